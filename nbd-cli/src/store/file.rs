@@ -1,0 +1,197 @@
+//! A file or a block device as a store.
+
+use std::fs::{File, Metadata, OpenOptions};
+use std::io;
+use std::num::NonZeroU64;
+use std::ops::ControlFlow;
+use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::path::Path;
+
+use rustix::fs::{Advice, FallocateFlags, SeekFrom, fadvise, fallocate, seek};
+use rustix::io::Errno;
+
+use super::{Capabilities, Store, StoreExtent, Zeroing, check_range, file_extents};
+
+/// What is written where the operating system has no quicker way to zero.
+static ZEROES: [u8; 256 << 10] = [0; 256 << 10];
+
+/// A regular file or a block device of the size it had when it was opened. No
+/// request makes it longer.
+#[derive(Debug)]
+pub(crate) struct FileStore {
+    file: File,
+    size: u64,
+    read_only: bool,
+    block_device: bool,
+}
+
+impl FileStore {
+    /// Opens the file or block device at `path`. Nothing is created.
+    ///
+    /// # Errors
+    ///
+    /// When the path cannot be opened or is neither; the message names it.
+    pub(crate) fn open(path: &Path, read_only: bool) -> io::Result<Self> {
+        Self::open_unnamed(path, read_only).map_err(|error| {
+            io::Error::new(
+                error.kind(),
+                format!("cannot open {}: {error}", path.display()),
+            )
+        })
+    }
+
+    fn open_unnamed(path: &Path, read_only: bool) -> io::Result<Self> {
+        // Looked at before it is opened: to open a pipe would wait for its
+        // other end.
+        let block_device = is_block_device(&path.metadata()?)?;
+        let file = OpenOptions::new().read(true).write(!read_only).open(path)?;
+        // The metadata of a block device says that its size is zero.
+        let size = seek(&file, SeekFrom::End(0))?;
+        Ok(Self {
+            file,
+            size,
+            read_only,
+            block_device,
+        })
+    }
+
+    /// Refuses a change of a range, before anything is changed.
+    fn check_change(&self, offset: u64, len: u64, beyond: Errno) -> io::Result<()> {
+        if self.read_only {
+            return Err(Errno::PERM.into());
+        }
+        check_range(self.size, offset, len, beyond)
+    }
+
+    /// Runs `fallocate` and tells whether it was done. False means that this
+    /// file, or this alignment of the range, does not support `mode`, and that
+    /// nothing was changed.
+    fn try_fallocate(&self, mode: FallocateFlags, offset: u64, len: u64) -> io::Result<bool> {
+        loop {
+            match fallocate(&self.file, mode | FallocateFlags::KEEP_SIZE, offset, len) {
+                Ok(()) => return Ok(true),
+                Err(Errno::INTR) => {}
+                // The range itself is valid, so EINVAL can only mean that a
+                // block device wants whole sectors.
+                Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => return Ok(false),
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+
+    /// Zeroes a valid range by writing.
+    pub(super) fn write_zeroes_slowly(&self, mut offset: u64, len: u64) -> io::Result<()> {
+        let end = offset + len;
+        while offset < end {
+            let length = (end - offset).min(ZEROES.len() as u64);
+            self.file
+                .write_all_at(&ZEROES[..length as usize], offset)
+                .map_err(with_number)?;
+            offset += length;
+        }
+        Ok(())
+    }
+}
+
+impl Store for FileStore {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read_only(&self) -> bool {
+        self.read_only
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            trim: !self.read_only,
+            fast_zero: !self.read_only,
+            cache: true,
+        }
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        check_range(self.size, offset, buf.len() as u64, Errno::INVAL)?;
+        self.file.read_exact_at(buf, offset).map_err(with_number)
+    }
+
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        self.check_change(offset, buf.len() as u64, Errno::NOSPC)?;
+        self.file.write_all_at(buf, offset).map_err(with_number)
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn trim(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.check_change(offset, len, Errno::INVAL)?;
+        if len > 0 {
+            // Advice that the file system cannot take is no error.
+            self.try_fallocate(FallocateFlags::PUNCH_HOLE, offset, len)?;
+        }
+        Ok(())
+    }
+
+    fn write_zeroes(&self, offset: u64, len: u64, zeroing: Zeroing) -> io::Result<()> {
+        self.check_change(offset, len, Errno::NOSPC)?;
+        if len == 0 {
+            return Ok(());
+        }
+        if zeroing.may_punch && self.try_fallocate(FallocateFlags::PUNCH_HOLE, offset, len)? {
+            return Ok(());
+        }
+        // On a block device without an offload the kernel itself writes the
+        // zeroes, which is not fast.
+        let surely_fast = !self.block_device;
+        if (surely_fast || !zeroing.fast_only)
+            && self.try_fallocate(FallocateFlags::ZERO_RANGE, offset, len)?
+        {
+            return Ok(());
+        }
+        if zeroing.fast_only {
+            return Err(Errno::OPNOTSUPP.into());
+        }
+        self.write_zeroes_slowly(offset, len)
+    }
+
+    fn cache(&self, offset: u64, len: u64) -> io::Result<()> {
+        check_range(self.size, offset, len, Errno::INVAL)?;
+        match NonZeroU64::new(len) {
+            Some(len) => Ok(fadvise(&self.file, offset, Some(len), Advice::WillNeed)?),
+            // A length of zero would mean "to the end of the file".
+            None => Ok(()),
+        }
+    }
+
+    fn extents(
+        &self,
+        offset: u64,
+        len: u64,
+        visit: &mut dyn FnMut(StoreExtent) -> ControlFlow<()>,
+    ) -> io::Result<()> {
+        check_range(self.size, offset, len, Errno::INVAL)?;
+        file_extents(&self.file, offset, len, visit)
+    }
+}
+
+/// Tells a block device from a regular file, and refuses all else.
+fn is_block_device(metadata: &Metadata) -> io::Result<bool> {
+    let kind = metadata.file_type();
+    if kind.is_file() || kind.is_block_device() {
+        return Ok(kind.is_block_device());
+    }
+    Err(io::Error::new(
+        io::ErrorKind::InvalidInput,
+        "it is neither a regular file nor a block device",
+    ))
+}
+
+/// Gives an error number to the errors that the standard library makes up: the
+/// end of the file came before the end of the store.
+fn with_number(error: io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(_) => error,
+        None => Errno::IO.into(),
+    }
+}
