@@ -1,0 +1,4 @@
+//! nbd-sim
+
+pub mod oracle;
+pub mod transcript;
