@@ -1,4 +1,6 @@
 //! nbd-sim
 
 pub mod oracle;
+#[cfg(feature = "peers")]
+pub mod peer;
 pub mod transcript;
