@@ -1,0 +1,79 @@
+//! Unix domain sockets, by path and by abstract name.
+
+use super::{ConnectError, Deadline, Step};
+use crate::connection::{Connection, Stream};
+use crate::endpoint::Endpoint;
+use rustix::io::Errno;
+use socket2::{Domain, SockAddr, Socket, Type};
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::Duration;
+
+pub(super) fn connect_path(
+    endpoint: &Endpoint,
+    path: &Path,
+    deadline: Deadline,
+) -> Result<Connection, ConnectError> {
+    let bytes = path.as_os_str().as_bytes();
+    // An empty path, or one that begins with NUL, would address something else.
+    if bytes.is_empty() || bytes.contains(&0) {
+        return Err(ConnectError::failed(endpoint, Errno::INVAL.into()));
+    }
+    connect(endpoint, path, deadline)
+}
+
+pub(super) fn connect_abstract(
+    endpoint: &Endpoint,
+    name: &[u8],
+    deadline: Deadline,
+) -> Result<Connection, ConnectError> {
+    if !cfg!(target_os = "linux") {
+        return Err(ConnectError::failed(endpoint, Errno::NOTSUP.into()));
+    }
+    if name.is_empty() {
+        return Err(ConnectError::failed(endpoint, Errno::INVAL.into()));
+    }
+    let bytes = [b"\0", name].concat();
+    connect(endpoint, Path::new(OsStr::from_bytes(&bytes)), deadline)
+}
+
+fn connect(
+    endpoint: &Endpoint,
+    path: &Path,
+    deadline: Deadline,
+) -> Result<Connection, ConnectError> {
+    // Making the address fails for one reason only: the path is too long.
+    let address = SockAddr::unix(path).map_err(|_| ConnectError::PathTooLong {
+        path: path.to_owned(),
+        len: path.as_os_str().len(),
+    })?;
+    let system = |error| ConnectError::system(endpoint, error);
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(system)?;
+    loop {
+        // A server whose backlog is full makes connect wait. A non-blocking connect would fail
+        // with nothing to poll for; the send timeout bounds a blocking one.
+        let left = deadline
+            .remaining()
+            .map(|left| left.max(Duration::from_millis(1)));
+        socket.set_write_timeout(left).map_err(system)?;
+        match socket.connect(&address) {
+            Ok(()) => break,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted && !deadline.has_passed() => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted || is_timeout(&error) => {
+                return Err(ConnectError::timed_out(endpoint, Step::Connect));
+            }
+            Err(error) => return Err(ConnectError::failed(endpoint, error)),
+        }
+    }
+    socket.set_write_timeout(None).map_err(system)?;
+    Stream::unix(socket).map(Connection::new).map_err(system)
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+    )
+}

@@ -1,0 +1,121 @@
+//! A connected socket and the process behind it.
+
+use crate::connect::ConnectError;
+use crate::process::PeerProcess;
+use rustix::io::Errno;
+use socket2::{Domain, Socket, Type};
+use std::io;
+use std::net::TcpStream;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+/// How much a Unix socket is asked to hold on its way out, in bytes. The default of the system
+/// is far below the size of a usual request and would cost a switch of processes each time.
+const UNIX_SEND_BUFFER: usize = 2 << 20;
+
+/// A connection to a server that has yet to greet us.
+#[derive(Debug)]
+pub struct Connection {
+    /// The socket. It comes first so that it closes before the process is told to end.
+    pub stream: Stream,
+    /// The process started for this connection, if any. Dropping it ends the process.
+    pub peer: Option<PeerProcess>,
+}
+
+/// A connected stream socket, in blocking mode and closed on exec.
+#[derive(Debug)]
+pub enum Stream {
+    /// TCP over IPv4 or IPv6, without delay of small segments.
+    Tcp(TcpStream),
+    /// A Unix domain socket.
+    Unix(UnixStream),
+    /// A vsock, for which the standard library has no type.
+    Vsock(OwnedFd),
+    /// Another family, handed over by the caller.
+    Other(OwnedFd),
+}
+
+impl Connection {
+    /// Takes over a connected stream socket, before any byte of NBD has passed.
+    ///
+    /// Blocking mode belongs to the socket and not to this descriptor of it: a duplicate kept
+    /// elsewhere changes too.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError::Socket`] when it is no socket, no stream, or not connected.
+    pub fn from_socket(socket: OwnedFd) -> Result<Self, ConnectError> {
+        adopt(Socket::from(socket)).map_err(|error| ConnectError::Socket { error })
+    }
+
+    pub(crate) const fn new(stream: Stream) -> Self {
+        Self { stream, peer: None }
+    }
+}
+
+fn adopt(socket: Socket) -> io::Result<Connection> {
+    if socket.r#type()? != Type::STREAM {
+        return Err(Errno::PROTOTYPE.into());
+    }
+    socket.peer_addr()?;
+    socket.set_cloexec(true)?;
+    let domain = socket.local_addr()?.domain();
+    let stream = match domain {
+        Domain::IPV4 | Domain::IPV6 => Stream::tcp(socket)?,
+        Domain::UNIX => Stream::unix(socket)?,
+        _ => {
+            socket.set_nonblocking(false)?;
+            if is_vsock(domain) {
+                Stream::Vsock(socket.into())
+            } else {
+                Stream::Other(socket.into())
+            }
+        }
+    };
+    Ok(Connection::new(stream))
+}
+
+#[cfg(target_os = "linux")]
+fn is_vsock(domain: Domain) -> bool {
+    domain == Domain::VSOCK
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_vsock(_: Domain) -> bool {
+    false
+}
+
+impl Stream {
+    pub(crate) fn tcp(socket: Socket) -> io::Result<Self> {
+        socket.set_nonblocking(false)?;
+        socket.set_tcp_nodelay(true)?;
+        Ok(Self::Tcp(socket.into()))
+    }
+
+    pub(crate) fn unix(socket: Socket) -> io::Result<Self> {
+        socket.set_nonblocking(false)?;
+        // An optimisation: the system may allow less, or refuse.
+        let _ = socket.set_send_buffer_size(UNIX_SEND_BUFFER);
+        Ok(Self::Unix(OwnedFd::from(socket).into()))
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+            Self::Vsock(fd) | Self::Other(fd) => fd.as_fd(),
+        }
+    }
+}
+
+impl From<Stream> for OwnedFd {
+    fn from(stream: Stream) -> Self {
+        match stream {
+            Stream::Tcp(stream) => stream.into(),
+            Stream::Unix(stream) => stream.into(),
+            Stream::Vsock(fd) | Stream::Other(fd) => fd,
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! From an NBD URI, or an endpoint, to a connected socket.
+//!
+//! ```text
+//!   "nbd://host/export"          [ "nbdkit", … ]        a socket you have
+//!           │ parse, all or nothing      │                     │
+//!        NbdUri ── UriPolicy::check      │                     │
+//!           │ endpoint()                 │                     │
+//!        Endpoint ◄──────────────────────┘                     │
+//!           │ connect(deadline)                                │ Connection::from_socket
+//!        Connection { stream: Tcp | Unix | Vsock | Other, peer: the child process, if any }
+//! ```
+//!
+//! Nothing here speaks the protocol: a [`Connection`] stands just before the first byte of the
+//! server's greeting. The stream is in blocking mode and closed on exec, of a kind that converts
+//! into the types of the standard library and of event loops.
+//!
+//! ```no_run
+//! use nbd_transport::NbdUri;
+//! use std::time::{Duration, Instant};
+//!
+//! let uri: NbdUri = "nbd://localhost/disk".parse()?;
+//! let connection = uri.endpoint().connect(Some(Instant::now() + Duration::from_secs(10)))?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod command;
+mod connect;
+mod connection;
+mod endpoint;
+mod process;
+mod ssh;
+mod uri;
+
+pub use command::{Activation, CommandSpec, FdName, FdNameError, PeerStderr};
+pub use connect::{Attempt, ConnectError, Step};
+pub use connection::{Connection, Stream};
+pub use endpoint::Endpoint;
+pub use process::{PeerProcess, Signal};
+pub use ssh::{SshRemote, SshTarget};
+pub use uri::{
+    AllowedTransports, MAX_PART_LEN, MAX_URI_LEN, NbdUri, TlsPolicy, Transport, UriAddress,
+    UriError, UriPolicy, UriTls,
+};
+
+/// The TCP and vsock port assigned to NBD, used where none is given.
+pub const DEFAULT_PORT: u16 = 10809;
+
+/// The vsock context id of the host, used where none is given.
+pub const VSOCK_HOST_CID: u32 = 2;

@@ -1,0 +1,109 @@
+//! Which URIs a program accepts from someone it does not trust.
+
+use super::NbdUri;
+use super::error::UriError;
+use super::scheme::Transport;
+
+/// The transports a URI may ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AllowedTransports {
+    /// `nbd` and `nbds`.
+    pub tcp: bool,
+    /// `nbd+unix` and `nbds+unix`.
+    pub unix: bool,
+    /// `nbd+vsock` and `nbds+vsock`.
+    pub vsock: bool,
+    /// `nbd+ssh` and `nbds+ssh`, which start a program.
+    pub ssh: bool,
+}
+
+impl AllowedTransports {
+    /// Every transport.
+    pub const ALL: Self = Self {
+        tcp: true,
+        unix: true,
+        vsock: true,
+        ssh: true,
+    };
+    /// No transport: a start from which to allow some.
+    pub const NONE: Self = Self {
+        tcp: false,
+        unix: false,
+        vsock: false,
+        ssh: false,
+    };
+
+    /// Whether `transport` is allowed.
+    #[must_use]
+    pub const fn contains(self, transport: Transport) -> bool {
+        match transport {
+            Transport::Tcp => self.tcp,
+            Transport::Unix => self.unix,
+            Transport::Vsock => self.vsock,
+            Transport::Ssh => self.ssh,
+        }
+    }
+}
+
+/// What a URI may say about TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TlsPolicy {
+    /// Refuse the `nbds` schemes.
+    Disable,
+    /// Accept both.
+    #[default]
+    Allow,
+    /// Refuse the plain `nbd` schemes.
+    Require,
+}
+
+/// Which URIs are accepted. The default allows every transport, TLS or not, and no local files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UriPolicy {
+    /// Transports accepted.
+    pub transports: AllowedTransports,
+    /// Schemes accepted, with or without TLS.
+    pub tls: TlsPolicy,
+    /// Whether the URI may name files to open (`tls-certificates`, `tls-psk-file`).
+    pub local_files: bool,
+}
+
+impl Default for UriPolicy {
+    fn default() -> Self {
+        Self {
+            transports: AllowedTransports::ALL,
+            tls: TlsPolicy::default(),
+            local_files: false,
+        }
+    }
+}
+
+impl UriPolicy {
+    /// Checks `uri` before anything is done with it.
+    ///
+    /// # Errors
+    ///
+    /// [`UriError::Policy`] for the first rule broken, in the order transport, TLS, local files.
+    pub fn check(&self, uri: &NbdUri) -> Result<(), UriError> {
+        let refused = |what| Err(UriError::Policy { what });
+        if !self.transports.contains(uri.transport()) {
+            return refused(match uri.transport() {
+                Transport::Tcp => "the TCP transport",
+                Transport::Unix => "the Unix socket transport",
+                Transport::Vsock => "the vsock transport",
+                Transport::Ssh => "the ssh transport",
+            });
+        }
+        match (self.tls, uri.tls_required()) {
+            (TlsPolicy::Disable, true) => return refused("TLS (an nbds scheme)"),
+            (TlsPolicy::Require, false) => {
+                return refused("a connection without TLS: use an nbds scheme");
+            }
+            (TlsPolicy::Allow, _) | (TlsPolicy::Disable, false) | (TlsPolicy::Require, true) => {}
+        }
+        if uri.tls().names_local_file() && !self.local_files {
+            return refused("local files (tls-certificates, tls-psk-file)");
+        }
+        Ok(())
+    }
+}
