@@ -1,0 +1,272 @@
+//! Programs started for a connection: commands, socket activation and ssh.
+
+mod support;
+
+use nbd_transport::{
+    Activation, CommandSpec, ConnectError, Endpoint, FdName, NbdUri, PeerStderr, Signal, Step,
+    Stream,
+};
+use rustix::io::Errno;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+use support::{LIMIT, assert_greets, shortly, soon};
+
+/// A shell script whose standard error is captured.
+fn script(text: &str) -> CommandSpec {
+    CommandSpec::new("sh", ["-c", text]).stderr(PeerStderr::Capture)
+}
+
+fn activation(spec: CommandSpec) -> Endpoint {
+    Endpoint::SocketActivation(spec.into())
+}
+
+fn fails(endpoint: &Endpoint) -> ConnectError {
+    endpoint
+        .connect(soon())
+        .expect_err("the program cannot serve")
+}
+
+/// Waits until `condition` holds.
+#[track_caller]
+fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + LIMIT;
+    while !condition() {
+        assert!(Instant::now() < end, "timed out: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Whether a process exists, be it as a zombie.
+fn exists(pid: u32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
+}
+
+#[test]
+fn command_serves_and_is_reaped_on_drop() {
+    let endpoint = Endpoint::Command(CommandSpec::new("nbdkit", ["-s", "memory", "1M"]));
+    for deadline in [None, soon()] {
+        let mut connection = endpoint.connect(deadline).expect("is nbdkit installed?");
+        assert_greets(&mut connection);
+        let peer = connection.peer.as_mut().unwrap();
+        assert!(peer.try_status().unwrap().is_none());
+        let pid = peer.pid();
+        drop(connection);
+        eventually("the server is reaped", || !exists(pid));
+    }
+}
+
+#[test]
+fn command_that_ends_by_itself_tells_its_status() {
+    let spec = script("printf x; read line; echo farewell >&2; exit 7");
+    let connection = Endpoint::Command(spec).connect(soon()).unwrap();
+    let mut peer = connection.peer.unwrap();
+    assert_eq!(peer.wait_until(shortly()).unwrap(), None);
+    drop(connection.stream);
+    assert_eq!(peer.wait_until(soon()).unwrap().unwrap().code(), Some(7));
+    assert_eq!(peer.try_status().unwrap().unwrap().code(), Some(7));
+    assert_eq!(peer.stderr_tail(), "farewell\n");
+    peer.kill(Signal::KILL)
+        .expect("a signal to what has ended goes nowhere");
+}
+
+#[test]
+fn command_can_be_signalled() {
+    let spec = script("printf x; exec sleep 60");
+    let mut peer = Endpoint::Command(spec)
+        .connect(soon())
+        .unwrap()
+        .peer
+        .unwrap();
+    peer.kill(Signal::KILL).unwrap();
+    assert_eq!(peer.wait_until(soon()).unwrap().unwrap().signal(), Some(9));
+}
+
+#[test]
+fn drop_does_not_wait_and_a_deaf_program_is_killed() {
+    let spec = script("trap '' TERM; printf x; while :; do sleep 0.1; done");
+    let connection = Endpoint::Command(spec).connect(soon()).unwrap();
+    let pid = connection.peer.as_ref().unwrap().pid();
+    let start = Instant::now();
+    drop(connection);
+    assert!(start.elapsed() < Duration::from_secs(1), "drop waited");
+    assert!(exists(pid), "the program ignores SIGTERM");
+    eventually("the program is killed", || !exists(pid));
+}
+
+#[test]
+fn program_that_does_not_exist_is_a_clear_error() {
+    let error = fails(&Endpoint::Command(CommandSpec::new(
+        "no-such-server",
+        ["-s"],
+    )));
+    assert!(matches!(error, ConnectError::Spawn { .. }), "{error:?}");
+    assert_eq!(error.errno(), Errno::NOENT.raw_os_error());
+    assert!(
+        error
+            .to_string()
+            .starts_with("cannot start \"no-such-server\": No such"),
+        "{error}"
+    );
+
+    let spec = CommandSpec::new("no-such-server", ["-s"]).stderr(PeerStderr::Capture);
+    let text = fails(&activation(spec)).to_string();
+    assert!(
+        text.contains("\"no-such-server\" closed the connection"),
+        "{text}"
+    );
+    assert!(text.contains("exit status: 127 (not found?)"), "{text}");
+    assert!(text.contains("it wrote: "), "{text}");
+}
+
+#[test]
+fn program_that_ends_early_is_told_with_status_and_words() {
+    let spec = script("echo reasons >&2; exit 3");
+    for endpoint in [Endpoint::Command(spec.clone()), activation(spec)] {
+        let start = Instant::now();
+        let error = fails(&endpoint);
+        assert!(start.elapsed() < LIMIT / 2);
+        assert_eq!(error.errno(), Errno::CONNRESET.raw_os_error());
+        let text = error.to_string();
+        assert_eq!(
+            text,
+            "\"sh\" closed the connection before it spoke NBD and ended: exit status: 3; it \
+             wrote: reasons"
+        );
+    }
+}
+
+#[test]
+fn silent_program_runs_into_the_deadline_and_is_reaped() {
+    let directory = tempfile::tempdir().unwrap();
+    let pid_file = directory.path().join("pid");
+    let text = format!("echo $$ >{}; exec sleep 60", pid_file.display());
+    for endpoint in [Endpoint::Command(script(&text)), activation(script(&text))] {
+        let start = Instant::now();
+        let error = endpoint.connect(shortly()).expect_err("it never greets");
+        assert!(start.elapsed() < LIMIT / 2, "the deadline did not hold");
+        assert!(
+            matches!(
+                error,
+                ConnectError::TimedOut {
+                    step: Step::Greeting,
+                    ..
+                }
+            ),
+            "{error:?}"
+        );
+        let pid: u32 = fs::read_to_string(&pid_file)
+            .unwrap()
+            .trim()
+            .parse()
+            .unwrap();
+        eventually("the program is reaped", || !exists(pid));
+    }
+}
+
+#[test]
+fn environment_and_standard_error() {
+    let spec = script("echo \"$GIVEN ${TAKEN-unset}\" >&2; exit 1")
+        .env("GIVEN", "given")
+        .env("TAKEN", "x")
+        .env_remove("TAKEN");
+    let text = fails(&Endpoint::Command(spec.clone())).to_string();
+    assert!(text.ends_with("it wrote: given unset"), "{text}");
+    let text = fails(&Endpoint::Command(spec.stderr(PeerStderr::Null))).to_string();
+    assert!(text.ends_with("exit status: 1"), "{text}");
+}
+
+#[test]
+fn standard_error_is_drained_and_its_end_kept() {
+    // Far more than a pipe holds: without a reader the program would never get to the end.
+    let spec = script("head -c 1000000 /dev/zero | tr '\\0' . >&2; echo the end >&2; exit 1");
+    let ConnectError::PeerClosed { stderr, .. } = fails(&Endpoint::Command(spec)) else {
+        panic!("the program did not end");
+    };
+    assert_eq!(stderr.len(), 16 * 1024);
+    assert!(stderr.ends_with("...the end\n"));
+}
+
+#[test]
+fn activation_serves_nbdkit_and_qemu_nbd_and_cleans_up() {
+    for spec in [
+        CommandSpec::new("nbdkit", ["memory", "1M"]),
+        CommandSpec::new("qemu-nbd", ["-t", "-e", "2", "-f", "raw", "null-co://"]),
+    ] {
+        let mut connection = activation(spec)
+            .connect(soon())
+            .expect("is the server installed?");
+        assert_greets(&mut connection);
+        let Stream::Unix(stream) = &connection.stream else {
+            panic!("not a Unix socket")
+        };
+        let address = stream.peer_addr().unwrap();
+        let socket = address.as_pathname().unwrap().to_owned();
+        let directory = socket.parent().unwrap();
+        let mode = fs::metadata(directory).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+
+        // The same server takes more connections.
+        assert_greets(&mut Endpoint::Unix(socket.clone()).connect(soon()).unwrap());
+
+        let pid = connection.peer.as_ref().unwrap().pid();
+        drop(connection);
+        assert!(!directory.exists(), "the directory is left behind");
+        eventually("the server is reaped", || !exists(pid));
+    }
+}
+
+#[test]
+fn activation_follows_the_systemd_convention() {
+    let tell = "[ \"$LISTEN_PID\" = $$ ] && [ -S /dev/fd/3 ] && [ ! -S /dev/fd/0 ] && \
+                echo \"$LISTEN_FDS $LISTEN_FDNAMES\"; exit 4";
+    // What is inherited from a caller that was itself activated must not shine through.
+    let spec = script(tell)
+        .env("LISTEN_PID", "1")
+        .env("LISTEN_FDS", "9")
+        .env("LISTEN_FDNAMES", "x");
+    let text = fails(&activation(spec.clone())).to_string();
+    assert!(text.ends_with("it wrote: 1 unknown"), "{text}");
+    let named = Activation::new(spec, FdName::new("disk0").unwrap());
+    let text = fails(&Endpoint::SocketActivation(named)).to_string();
+    assert!(text.ends_with("it wrote: 1 disk0"), "{text}");
+}
+
+#[test]
+fn ssh_is_run_as_a_command() {
+    let directory = tempfile::tempdir().unwrap();
+    let fake = directory.path().join("ssh");
+    fs::write(
+        &fake,
+        "#!/bin/sh\necho \"$#: $*\" >&2\nexec nbdkit -s memory 1M\n",
+    )
+    .unwrap();
+    fs::set_permissions(&fake, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!(
+        "{}:{}",
+        directory.path().display(),
+        std::env::var("PATH").unwrap()
+    );
+
+    let uri: NbdUri = "nbd+ssh://alice@box:2222/?socket=/run/my%20disk&compress=1"
+        .parse()
+        .unwrap();
+    let Endpoint::Ssh(target) = uri.endpoint() else {
+        panic!("not ssh")
+    };
+    let spec = target
+        .command()
+        .unwrap()
+        .env("PATH", path)
+        .stderr(PeerStderr::Capture);
+    let mut connection = Endpoint::Command(spec)
+        .connect(soon())
+        .expect("is nbdkit installed?");
+    assert_greets(&mut connection);
+    assert_eq!(
+        connection.peer.unwrap().stderr_tail(),
+        "8: -C -p 2222 -l alice -- box nc -U '/run/my disk'\n"
+    );
+}
