@@ -1,0 +1,120 @@
+//! `cargo xtask bench`: the same loads through `nbd bench` and through libnbd.
+//!
+//! Both programs talk to one nbdkit, which keeps the disk in memory. They take
+//! turns, so that a machine that slows down slows both down, and the medians
+//! of all rounds are compared. Instructions are counted by valgrind, which no
+//! other work on the machine can disturb.
+
+mod callgrind;
+mod contender;
+mod report;
+mod server;
+
+use crate::steps::run as command;
+use crate::workspace::{cargo, has_program};
+use crate::{Outcome, bench::contender::Contender, bench::report::Report, bench::server::Server};
+
+/// What to ask of the server.
+struct Load {
+    name: &'static str,
+    direction: &'static str,
+    /// Bytes in a request, with a unit.
+    size: &'static str,
+    /// Requests in flight.
+    depth: u32,
+    /// Requests in a round: about a second of work.
+    count: u32,
+}
+
+const LOADS: [Load; 3] = [
+    Load {
+        name: "random read 4 KiB, depth 64",
+        direction: "read",
+        size: "4k",
+        depth: 64,
+        count: 100_000,
+    },
+    Load {
+        name: "random read 256 KiB, depth 16",
+        direction: "read",
+        size: "256k",
+        depth: 16,
+        count: 10_000,
+    },
+    Load {
+        name: "random write 256 KiB, depth 16",
+        direction: "write",
+        size: "256k",
+        depth: 16,
+        count: 10_000,
+    },
+];
+
+/// Builds both programs, runs all rounds and prints one table.
+pub(crate) fn run(args: &[String]) -> Outcome {
+    let rounds = parse(args)?;
+    command(&mut cargo(["build", "--release", "-p", "nbd-cli"]))?;
+    let contenders = Contender::all()?;
+    let server = Server::start()?;
+    // The disk takes memory when it is first written to; that is no one's turn.
+    for load in &LOADS[1..] {
+        contenders[0].measure(load, server.uri())?;
+    }
+
+    let mut report = Report::new(contenders.iter().map(Contender::name).collect());
+    for load in &LOADS {
+        eprintln!("==> {}: {rounds} rounds", load.name);
+        let mut results = vec![Vec::with_capacity(rounds); contenders.len()];
+        for _ in 0..rounds {
+            for (contender, results) in contenders.iter().zip(&mut results) {
+                results.push(contender.measure(load, server.uri())?);
+            }
+        }
+        report.throughput(load.name, &results);
+    }
+    if has_program("valgrind") {
+        eprintln!("==> instructions");
+        let counts = contenders
+            .iter()
+            .map(|contender| {
+                callgrind::instructions_per_request(contender, &LOADS[0], server.uri())
+            })
+            .collect::<Outcome<Vec<_>>>()?;
+        report.instructions("user instructions per 4 KiB read", &counts);
+    } else {
+        eprintln!("valgrind is not installed: instructions are not counted");
+    }
+    print!("{report}");
+    Ok(())
+}
+
+fn parse(args: &[String]) -> Outcome<usize> {
+    match args {
+        [] => Ok(5),
+        [option, rounds] if option == "--rounds" => match rounds.parse() {
+            Ok(rounds) if rounds > 0 => Ok(rounds),
+            _ => Err(format!("--rounds wants a number above 0, not {rounds:?}")),
+        },
+        _ => Err("usage: cargo xtask bench [--rounds N]".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse;
+
+    #[test]
+    fn rounds_are_a_positive_number() {
+        let parse = |words: &[&str]| parse(&words.iter().map(|&w| w.into()).collect::<Vec<_>>());
+        assert_eq!(parse(&[]), Ok(5));
+        assert_eq!(parse(&["--rounds", "9"]), Ok(9));
+        for wrong in [
+            &["--rounds", "0"][..],
+            &["--rounds", "x"],
+            &["--rounds"],
+            &["x"],
+        ] {
+            assert!(parse(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! The table that a benchmark ends with.
+
+use std::fmt;
+
+use super::contender::Measurement;
+
+/// Rows of values, one for each program, and the ratio of the first two.
+pub(super) struct Report {
+    names: Vec<&'static str>,
+    rows: Vec<Row>,
+}
+
+struct Row {
+    label: String,
+    unit: &'static str,
+    values: Vec<Option<f64>>,
+}
+
+impl Report {
+    pub(super) fn new(names: Vec<&'static str>) -> Self {
+        Self {
+            names,
+            rows: Vec::new(),
+        }
+    }
+
+    /// Adds the medians of a load's rounds; `results` has a list for each program.
+    pub(super) fn throughput(&mut self, label: &str, results: &[Vec<Measurement>]) {
+        self.medians(label, "ops/s", results, |one| Some(one.ops_per_s));
+        self.medians("", "MiB/s", results, |one| Some(one.mib_per_s));
+        self.medians("", "system calls/op", results, |one| one.syscalls_per_op);
+    }
+
+    /// Adds a row of counts.
+    pub(super) fn instructions(&mut self, label: &str, counts: &[f64]) {
+        let values = counts.iter().copied().map(Some).collect();
+        self.rows.push(Row {
+            label: label.to_owned(),
+            unit: "Ir",
+            values,
+        });
+    }
+
+    fn medians(
+        &mut self,
+        label: &str,
+        unit: &'static str,
+        results: &[Vec<Measurement>],
+        value: fn(&Measurement) -> Option<f64>,
+    ) {
+        let values = results
+            .iter()
+            .map(|rounds| median(rounds.iter().filter_map(value)))
+            .collect();
+        self.rows.push(Row {
+            label: label.to_owned(),
+            unit,
+            values,
+        });
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:<34}{:<16}", "median of all rounds", "")?;
+        for name in &self.names {
+            write!(f, "{name:>12}")?;
+        }
+        writeln!(f, "{:>8}", "ratio")?;
+        for Row {
+            label,
+            unit,
+            values,
+        } in &self.rows
+        {
+            write!(f, "{label:<34}{unit:<16}")?;
+            for value in values {
+                match value {
+                    Some(value) => write!(f, "{value:>12.decimals$}", decimals = decimals(*value))?,
+                    None => write!(f, "{:>12}", "-")?,
+                }
+            }
+            match values[..] {
+                [Some(ours), Some(theirs), ..] => writeln!(f, "{:>8.2}", ours / theirs)?,
+                _ => writeln!(f)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Small numbers need their fraction, large ones would only be blurred by it.
+fn decimals(value: f64) -> usize {
+    if value < 100.0 { 2 } else { 0 }
+}
+
+/// The middle value, or the mean of the two in the middle.
+fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let mut sorted: Vec<f64> = values.collect();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    let upper = *sorted.get(middle)?;
+    Some(if sorted.len() % 2 == 1 {
+        upper
+    } else {
+        (sorted[middle - 1] + upper) / 2.0
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians() {
+        assert_eq!(median([3.0, 1.0, 2.0].into_iter()), Some(2.0));
+        assert_eq!(median([4.0, 1.0, 2.0, 3.0].into_iter()), Some(2.5));
+        assert_eq!(median([].into_iter()), None);
+    }
+
+    #[test]
+    fn a_table_has_a_ratio_where_both_have_a_value() {
+        let round = |ops_per_s, syscalls_per_op| Measurement {
+            ops_per_s,
+            mib_per_s: ops_per_s / 256.0,
+            syscalls_per_op,
+        };
+        let mut report = Report::new(vec!["nbd", "libnbd"]);
+        report.throughput(
+            "a load",
+            &[vec![round(300.0, Some(0.5))], vec![round(200.0, None)]],
+        );
+        let table = report.to_string();
+        let lines: Vec<Vec<&str>> = table
+            .lines()
+            .map(|l| l.split_whitespace().collect())
+            .collect();
+        assert_eq!(lines[1], ["a", "load", "ops/s", "300", "200", "1.50"]);
+        assert_eq!(lines[2], ["MiB/s", "1.17", "0.78", "1.50"]);
+        assert_eq!(lines[3], ["system", "calls/op", "0.50", "-"]);
+    }
+}

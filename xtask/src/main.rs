@@ -1,0 +1,64 @@
+//! The project's own tasks, started with `cargo xtask COMMAND`.
+//!
+//! Each command is a file of its own and one line of [`COMMANDS`].
+
+mod bench;
+mod packages;
+mod steps;
+mod test;
+mod workspace;
+
+use std::env;
+use std::process::ExitCode;
+
+/// A task's result; the error is one clear message for the person at the terminal.
+type Outcome<T = ()> = Result<T, String>;
+
+/// One task.
+struct Command {
+    name: &'static str,
+    about: &'static str,
+    run: fn(&[String]) -> Outcome,
+}
+
+const COMMANDS: [Command; 3] = [
+    Command {
+        name: "test",
+        about: "install what is missing, then check everything: format, lints, tests, documentation",
+        run: test::run,
+    },
+    Command {
+        name: "ci",
+        about: "the same for machines: no colours, no questions",
+        run: test::run_ci,
+    },
+    Command {
+        name: "bench",
+        about: "compare `nbd bench` with libnbd: throughput and instructions [--rounds N]",
+        run: bench::run,
+    },
+];
+
+fn main() -> ExitCode {
+    let args: Vec<String> = env::args().skip(1).collect();
+    let command = args.split_first().and_then(|(name, rest)| {
+        COMMANDS
+            .iter()
+            .find(|command| command.name == name)
+            .map(|command| (command, rest))
+    });
+    let Some((command, rest)) = command else {
+        eprintln!("usage: cargo xtask COMMAND\n");
+        for command in &COMMANDS {
+            eprintln!("  {:<8}{}", command.name, command.about);
+        }
+        return ExitCode::from(2);
+    };
+    match (command.run)(rest) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("xtask {}: {message}", command.name);
+            ExitCode::FAILURE
+        }
+    }
+}

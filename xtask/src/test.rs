@@ -1,0 +1,76 @@
+//! `cargo xtask test`: everything that must hold before a change is merged.
+
+use crate::steps::{Steps, run as command};
+use crate::workspace::{cargo, nbd_program, root};
+use crate::{Outcome, packages};
+
+/// The files at the root that every reader counts on.
+const DOCUMENTS: [&str; 6] = [
+    "README.md",
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "LICENSE-MIT",
+    "LICENSE-APACHE",
+];
+
+/// Runs every check, for a person.
+pub(crate) fn run(args: &[String]) -> Outcome {
+    check(args, "auto")
+}
+
+/// Runs every check, for a machine that keeps the log.
+pub(crate) fn run_ci(args: &[String]) -> Outcome {
+    check(args, "never")
+}
+
+fn check(args: &[String], colour: &str) -> Outcome {
+    if let [unexpected, ..] = args {
+        return Err(format!("unexpected argument {unexpected:?}"));
+    }
+    let cargo_step = |args: &[&str], variables: &[(&str, &std::ffi::OsStr)]| {
+        let mut cargo = cargo(["--color", colour]);
+        command(cargo.args(args).envs(variables.iter().copied()))
+    };
+    let nbd = nbd_program()?;
+    let mut steps = Steps::new(8);
+    steps.step("programs and libraries", packages::ensure)?;
+    steps.step("documents", documents)?;
+    steps.step("format", || cargo_step(&["fmt", "--all", "--check"], &[]))?;
+    steps.step("lints", || {
+        let lints = ["clippy", "--workspace", "--all-targets", "--all-features"];
+        cargo_step(&[&lints[..], &["--", "-D", "warnings"]].concat(), &[])
+    })?;
+    steps.step("protocol core without std", || {
+        cargo_step(&["build", "-p", "nbd-proto", "--no-default-features"], &[])
+    })?;
+    steps.step("release program", || {
+        cargo_step(&["build", "--release", "-p", "nbd-cli"], &[])
+    })?;
+    steps.step("tests", || {
+        cargo_step(
+            &["test", "--workspace", "--all-features"],
+            &[("NBD_PROGRAM", nbd.as_os_str())],
+        )
+    })?;
+    steps.step("documentation", || {
+        cargo_step(
+            &["doc", "--workspace", "--no-deps"],
+            &[("RUSTDOCFLAGS", "-D warnings".as_ref())],
+        )
+    })?;
+    steps.summarise();
+    Ok(())
+}
+
+fn documents() -> Outcome {
+    let missing: Vec<&str> = DOCUMENTS
+        .into_iter()
+        .filter(|name| !root().join(name).is_file())
+        .collect();
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("not there: {}", missing.join(" ")))
+    }
+}
