@@ -149,17 +149,14 @@ fn every_command_with_structured_replies() {
             &Outcome::Status(vec![(1, extents(&[(32768, 0)]))]),
         ]
     );
-    use Command::{Read, Trim, Write, WriteZeroes};
-    assert_eq!(
-        errors(&summary),
-        [
-            (Read, 22),
-            (Write, 28),
-            (WriteZeroes, 28),
-            (Trim, 22),
-            (Read, 22)
-        ]
-    );
+    let failed = [
+        (Command::Read, 22),
+        (Command::Write, 28),
+        (Command::WriteZeroes, 28),
+        (Command::Trim, 22),
+        (Command::Read, 22),
+    ];
+    assert_eq!(errors(&summary), failed);
 }
 
 #[test]
