@@ -59,6 +59,8 @@ qemu-io -f qcow2 -c 'w -P 2 64k 64k' top.qcow2 >/dev/null
 qemu-img bitmap --add --enable -f qcow2 top.qcow2 bitmap0
 qemu-img bitmap --add --enable -f qcow2 top.qcow2 bitmap1
 qemu-io -f qcow2 -c 'w -P 3 128k 64k' -c 'w -z 512k 64k' top.qcow2 >/dev/null
+# A server that is killed leaves the bitmaps of an image it wrote to unusable.
+cp top.qcow2 written.qcow2
 qemu-img create -q -f qcow2 big.qcow2 10T
 cat >ns.conf <<END
 [generic]
@@ -145,7 +147,7 @@ session nbdkit-starttls-refused 'STARTTLS refused, the client goes on without, n
     "nbdsh -c 'import os; h.set_tls(nbd.TLS_ALLOW); h.connect_unix(os.environ[\"C\"])' $reads -c 'h.shutdown()'"
 
 session qemu-structured 'Holes and several chunks, DF, an error with text, nbdsh.' \
-    'qemu-nbd -t -e 0 -k $S -f qcow2 -x hello -D world $W/top.qcow2' \
+    'qemu-nbd -t -e 0 -k $S -f qcow2 -x hello -D world $W/written.qcow2' \
     "nbdsh --base -u \"nbd+unix:///hello?socket=\$C\" $errors -c '
 h.pread_structured(1048576, 0, lambda b, o, s, e: print(o, len(b), s))
 h.pread_structured(262144, 65536, lambda b, o, s, e: print(o, len(b), s), nbd.CMD_FLAG_DF)
