@@ -85,6 +85,19 @@ fn command_can_be_signalled() {
 }
 
 #[test]
+fn drop_asks_a_program_to_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let told = directory.path().join("told");
+    let text = format!(
+        "trap 'echo >{}; exit' TERM; printf x; while :; do sleep 0.05; done",
+        told.display()
+    );
+    let connection = Endpoint::Command(script(&text)).connect(soon()).unwrap();
+    drop(connection);
+    eventually("the program is told by SIGTERM", || told.exists());
+}
+
+#[test]
 fn drop_does_not_wait_and_a_deaf_program_is_killed() {
     let spec = script("trap '' TERM; printf x; while :; do sleep 0.1; done");
     let connection = Endpoint::Command(spec).connect(soon()).unwrap();

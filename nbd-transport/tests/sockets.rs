@@ -208,10 +208,17 @@ fn busy_unix_server_runs_into_the_deadline() {
 
 #[test]
 fn passed_deadline_is_noticed_before_anything_is_tried() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let endpoint = Endpoint::Address(listener.local_addr().unwrap());
-    let error = endpoint.connect(Some(Instant::now())).unwrap_err();
-    assert!(matches!(error, ConnectError::TimedOut { .. }), "{error:?}");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("s");
+    let _unix = UnixListener::bind(&path).unwrap();
+    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    for endpoint in [
+        Endpoint::Unix(path),
+        Endpoint::Address(tcp.local_addr().unwrap()),
+    ] {
+        let error = endpoint.connect(Some(Instant::now())).unwrap_err();
+        assert!(matches!(error, ConnectError::TimedOut { .. }), "{error:?}");
+    }
 }
 
 #[test]

@@ -1,0 +1,4 @@
+//! nbd-cli
+mod store;
+
+fn main() {}

@@ -1,0 +1,80 @@
+//! One command between submission and completion.
+
+use super::coverage::Coverage;
+use super::status::StatusProgress;
+use crate::error::CommandError;
+use crate::types::Command;
+
+/// Where a command is in its life.
+///
+/// ```text
+///             reply first                sent
+///   InFlight ─────────────► Held ──────────────────┐
+///      │                                            ▼
+///      └── sent, then reply ─────────────────────► Done ──► taken
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// The final reply is still to come.
+    #[default]
+    InFlight,
+    /// The final reply overtook the command's own payload; the rest of that is
+    /// still to be sent, and the caller's buffer is still in use.
+    Held,
+    /// Finished; nobody has taken the result yet.
+    Done,
+}
+
+/// The state of a slot.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    pub(crate) command: Command,
+    pub(crate) stage: Stage,
+    /// The message's place in the outbox, until it is sent.
+    pub(crate) unsent: Option<u64>,
+    /// Nobody waits for it any more.
+    pub(crate) abandoned: bool,
+    /// The first error that was reported; later ones never replace it.
+    pub(crate) error: Option<CommandError>,
+    pub(crate) coverage: Coverage,
+    /// Content chunks of a read so far.
+    pub(crate) pieces: u32,
+    pub(crate) status: StatusProgress,
+}
+
+impl Default for Pending {
+    fn default() -> Self {
+        Self {
+            command: Command::flush(),
+            stage: Stage::InFlight,
+            unsent: None,
+            abandoned: false,
+            error: None,
+            coverage: Coverage::default(),
+            pieces: 0,
+            status: StatusProgress::default(),
+        }
+    }
+}
+
+impl Pending {
+    /// Makes a used slot ready for the next command; keeps what it has allocated.
+    pub(crate) fn reset(&mut self, command: Command) {
+        self.command = command;
+        self.stage = Stage::InFlight;
+        self.unsent = None;
+        self.abandoned = false;
+        self.error = None;
+        self.coverage.reset();
+        self.pieces = 0;
+        self.status = StatusProgress::default();
+    }
+
+    pub(crate) fn fail(&mut self, error: impl Into<CommandError>) {
+        self.error.get_or_insert_with(|| error.into());
+    }
+
+    pub(crate) fn result(&self) -> Result<(), CommandError> {
+        self.error.map_or(Ok(()), Err)
+    }
+}

@@ -1,0 +1,707 @@
+//! What the bytes from the server mean.
+//!
+//! ```text
+//!               ┌────────► Skip ─────────┐  unknown cookie, faulty chunk
+//!   Header ─────┤                        │
+//!     ▲         ├─ DataOffset ─► Data ───┤
+//!     │         ├─ Hole ─────────────────┤
+//!     │         ├─ ErrorHead ─► Message ─┤
+//!     │         ├─ StatusHead ─► Extents ┤
+//!     │         └─ simple read ─► Data ──┤
+//!     └──────────── end of chunk ◄───────┘
+//! ```
+//!
+//! Two kinds of fault are told apart. A message that contradicts itself or what
+//! was negotiated (a length that does not fit the type, a type that cannot answer
+//! the command, a range outside the request) means that the peer's idea of the
+//! stream is not ours: the connection ends, as the protocol text demands. A reply
+//! whose messages are sound but whose sum is wrong (an overlap, a gap, a context
+//! missing) leaves the framing certain: it fails its command with `EPROTO`, unless
+//! [`strict_peer`](crate::ClientConfig::strict_peer) asks for the end here too.
+
+use super::{Core, Life};
+use crate::engine::intake::{Role, Step};
+use crate::errno::Errno;
+use crate::error::{CommandError, Error, InvalidMessage, PeerMisbehaved, ReplyFault};
+use crate::payload::{ErrorReport, PayloadSink, ReadChunk};
+use crate::types::{ContextId, Extent, HeaderStyle, RequestId};
+use crate::wire::chunk::{ChunkType, ErrorHead, OffsetData, OffsetHole, StatusExtHead};
+use crate::wire::flags::{CommandFlags, ReplyFlags};
+use crate::wire::reply::{ChunkHeader, SimpleReply};
+use crate::wire::request::CommandType;
+use crate::wire::{MAX_STRING, SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC};
+
+/// What is expected next inside a reply.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Expect {
+    Header,
+    DataOffset(Chunk),
+    Hole(Chunk),
+    ErrorHead(Chunk),
+    /// The error's message and, in an ERROR_OFFSET chunk, the offset behind it.
+    ErrorBody {
+        chunk: Chunk,
+        errno: Errno,
+        message: usize,
+        offset: bool,
+        excess: u64,
+    },
+    StatusHead(Chunk),
+    Extents {
+        chunk: Chunk,
+        context: ContextId,
+        left: u64,
+    },
+    /// Payload on its way to the destination.
+    Data {
+        chunk: Chunk,
+        at: usize,
+        length: usize,
+    },
+    /// Bytes that are thrown away before the chunk, if it is one, ends.
+    Rest(Option<Chunk>),
+}
+
+impl Expect {
+    pub(super) const fn is_header(&self) -> bool {
+        matches!(self, Self::Header)
+    }
+}
+
+/// The chunk, or simple reply, that is being received.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Chunk {
+    id: RequestId,
+    kind: ChunkType,
+    length: u64,
+    done: bool,
+}
+
+impl<S: PayloadSink> Role<S> for Core {
+    fn parse(&mut self, bytes: &[u8], sink: &mut S) -> Result<(usize, Step), Error> {
+        match self.expect {
+            Expect::Header => self.header(bytes),
+            Expect::DataOffset(chunk) => self.data_offset(bytes, chunk),
+            Expect::Hole(chunk) => self.hole(bytes, chunk, sink),
+            Expect::ErrorHead(chunk) => self.error_head(bytes, chunk),
+            Expect::ErrorBody { .. } => self.error_body(bytes, sink),
+            Expect::StatusHead(chunk) => self.status_head(bytes, chunk),
+            Expect::Extents {
+                chunk,
+                context,
+                left,
+            } => self.extents(bytes, chunk, context, left, sink),
+            Expect::Data { .. } | Expect::Rest(_) => Ok((0, self.next_header())),
+        }
+    }
+
+    fn finished(&mut self, sink: &mut S) -> Result<Step, Error> {
+        match self.expect {
+            Expect::Data { chunk, at, length } => {
+                if self.is_wanted(chunk.id) {
+                    sink.chunk(
+                        chunk.id,
+                        ReadChunk {
+                            at,
+                            length,
+                            hole: false,
+                        },
+                    );
+                }
+                self.end_chunk(chunk)
+            }
+            Expect::Rest(Some(chunk)) => self.end_chunk(chunk),
+            Expect::Rest(None)
+            | Expect::Header
+            | Expect::DataOffset(_)
+            | Expect::Hole(_)
+            | Expect::ErrorHead(_)
+            | Expect::ErrorBody { .. }
+            | Expect::StatusHead(_)
+            | Expect::Extents { .. } => Ok(self.next_header()),
+        }
+    }
+
+    fn wants(&self, id: RequestId) -> bool {
+        self.is_wanted(id)
+    }
+
+    fn large_next(&self) -> Option<usize> {
+        let header = match self.facts.headers {
+            HeaderStyle::Simple => SimpleReply::LEN,
+            HeaderStyle::Structured => ChunkHeader::STRUCTURED_LEN + OffsetData::LEN,
+            HeaderStyle::Extended => ChunkHeader::EXTENDED_LEN + OffsetData::LEN,
+        };
+        let oldest = self.slots.front(&self.in_flight)?;
+        let current = match self.expect {
+            Expect::Data { chunk, .. } => Some((chunk.id, chunk.done)),
+            _ => None,
+        };
+        let next = match current {
+            Some((id, true)) if id == oldest => self.slots.after(oldest)?,
+            // More chunks of the same reply are to come.
+            Some((id, false)) => id,
+            _ => oldest,
+        };
+        let pending = self.slots.get(next)?;
+        let due = pending.coverage.missing_from_head(pending.command.length);
+        let large =
+            pending.command.kind == CommandType::Read && due >= self.limits.direct_min as u64;
+        large.then_some(header)
+    }
+}
+
+impl Core {
+    fn is_wanted(&self, id: RequestId) -> bool {
+        self.slots.get(id).is_some_and(|pending| !pending.abandoned)
+    }
+
+    fn next_header(&mut self) -> Step {
+        self.expect = Expect::Header;
+        Step::Parse {
+            need: self.first_need(),
+        }
+    }
+
+    fn expect(&mut self, expect: Expect, need: usize) -> Step {
+        self.expect = expect;
+        Step::Parse { need }
+    }
+
+    /// Reads over what is left of a chunk, then ends it.
+    fn skip(&mut self, chunk: Chunk, left: u64) -> Step {
+        self.expect = Expect::Rest(Some(chunk));
+        Step::Skip { left }
+    }
+
+    /// A fault that spoils one command.
+    fn fault(&mut self, id: RequestId, fault: ReplyFault) -> Result<(), Error> {
+        if self.strict_peer {
+            return Err(PeerMisbehaved::Strict(fault).into());
+        }
+        if let Some(pending) = self.slots.get_mut(id) {
+            pending.fail(fault);
+        }
+        Ok(())
+    }
+
+    fn header(&mut self, bytes: &[u8]) -> Result<(usize, Step), Error> {
+        if self.facts.headers == HeaderStyle::Extended {
+            let (head, _) = take::<{ ChunkHeader::EXTENDED_LEN }>(bytes)?;
+            let header = ChunkHeader::decode_extended(head).map_err(|error| {
+                match magic(bytes) {
+                    // A known form, but not the one that was agreed on.
+                    SIMPLE_REPLY_MAGIC | STRUCTURED_REPLY_MAGIC => {
+                        PeerMisbehaved::WrongReplyForm.into()
+                    }
+                    _ => Error::from(error),
+                }
+            })?;
+            return Ok((head.len(), self.chunk(header)?));
+        }
+        if magic(bytes) == STRUCTURED_REPLY_MAGIC {
+            if self.facts.headers == HeaderStyle::Simple {
+                return Err(PeerMisbehaved::WrongReplyForm.into());
+            }
+            if bytes.len() < ChunkHeader::STRUCTURED_LEN {
+                return Ok((
+                    0,
+                    Step::Parse {
+                        need: ChunkHeader::STRUCTURED_LEN,
+                    },
+                ));
+            }
+            let (head, _) = take::<{ ChunkHeader::STRUCTURED_LEN }>(bytes)?;
+            let header = ChunkHeader::decode_structured(head)?;
+            return Ok((head.len(), self.chunk(header)?));
+        }
+        let (head, _) = take::<{ SimpleReply::LEN }>(bytes)?;
+        let reply = SimpleReply::decode(head)?;
+        Ok((head.len(), self.simple(reply)?))
+    }
+
+    /// proto.md, "Simple reply message".
+    fn simple(&mut self, reply: SimpleReply) -> Result<Step, Error> {
+        self.messages_received += 1;
+        let id = RequestId::from_cookie(reply.cookie);
+        let errno = Errno::from_wire(reply.error);
+        let structured = self.facts.headers != HeaderStyle::Simple;
+        let Some(pending) = self
+            .slots
+            .get_mut(id)
+            .filter(|p| p.stage == super::Stage::InFlight)
+        else {
+            if self.life == Life::Disconnecting || errno.is_some() || structured {
+                // No payload can follow.
+                self.anomaly(ReplyFault::UnknownCookie, id)?;
+                return Ok(self.next_header());
+            }
+            return Err(PeerMisbehaved::UnknownCookie.into());
+        };
+        let command = pending.command;
+        let mut error = errno.map(CommandError::Server);
+        match command.kind {
+            CommandType::Read if error.is_none() => {
+                let length = usize::try_from(command.length).unwrap_or(usize::MAX);
+                let chunk = Chunk {
+                    id,
+                    kind: ChunkType::OffsetData,
+                    length: command.length,
+                    done: true,
+                };
+                if structured {
+                    // proto.md, "Structured reply chunk message": a read must not
+                    // be answered so. What such a server means is plain, but what
+                    // it sends is read through and not believed.
+                    self.fault(id, ReplyFault::SimpleReply)?;
+                    return Ok(self.skip(chunk, command.length));
+                }
+                if command.length > 0 {
+                    let whole = 0..command.length;
+                    if let Err(fault) = pending.coverage.add(whole, 1) {
+                        pending.fail(fault);
+                    }
+                }
+                self.expect = Expect::Data {
+                    chunk,
+                    at: 0,
+                    length,
+                };
+                return Ok(Step::Place {
+                    id,
+                    at: 0,
+                    left: length,
+                });
+            }
+            CommandType::BlockStatus if error.is_none() => {
+                error = Some(ReplyFault::SimpleReply.into());
+            }
+            CommandType::Read if structured && self.strict_peer => {
+                return Err(PeerMisbehaved::Strict(ReplyFault::SimpleReply).into());
+            }
+            _ => {}
+        }
+        self.close_command(id, error)?;
+        Ok(self.next_header())
+    }
+
+    /// The header of a structured or extended chunk.
+    fn chunk(&mut self, header: ChunkHeader) -> Result<Step, Error> {
+        self.messages_received += 1;
+        let ChunkHeader { length, .. } = header;
+        if length > self.limits.max_chunk() {
+            return Err(PeerMisbehaved::TooLong.into());
+        }
+        let Some(kind) = ChunkType::from_wire(header.kind) else {
+            // proto.md, "Structured reply types": the client must hard-disconnect.
+            return Err(PeerMisbehaved::UnknownChunkType.into());
+        };
+        let id = RequestId::from_cookie(header.cookie);
+        let Some(pending) = self
+            .slots
+            .get(id)
+            .filter(|p| p.stage == super::Stage::InFlight)
+        else {
+            self.anomaly(ReplyFault::UnknownCookie, id)?;
+            self.expect = Expect::Rest(None);
+            return Ok(Step::Skip { left: length });
+        };
+        let command = pending.command;
+        let done = header.flags.contains(ReplyFlags::DONE);
+        let chunk = Chunk {
+            id,
+            kind,
+            length,
+            done,
+        };
+        let extended = self.facts.headers == HeaderStyle::Extended;
+        check_form(
+            kind,
+            length,
+            command.kind,
+            done,
+            extended,
+            command.length == 0,
+        )?;
+        if extended && header.offset != command.offset {
+            self.fault(id, ReplyFault::WrongOffset)?;
+            return Ok(self.skip(chunk, length));
+        }
+        match kind {
+            ChunkType::None => self.end_chunk(chunk),
+            ChunkType::OffsetData => Ok(self.expect(Expect::DataOffset(chunk), OffsetData::LEN)),
+            ChunkType::OffsetHole => Ok(self.expect(Expect::Hole(chunk), OffsetHole::LEN)),
+            ChunkType::BlockStatus => Ok(self.expect(Expect::StatusHead(chunk), 4)),
+            ChunkType::BlockStatusExt => {
+                Ok(self.expect(Expect::StatusHead(chunk), StatusExtHead::LEN))
+            }
+            ChunkType::Error | ChunkType::ErrorOffset | ChunkType::OtherError(_) => {
+                Ok(self.expect(Expect::ErrorHead(chunk), ErrorHead::LEN))
+            }
+        }
+    }
+
+    fn data_offset(&mut self, bytes: &[u8], chunk: Chunk) -> Result<(usize, Step), Error> {
+        let (head, _) = take(bytes)?;
+        let OffsetData { offset } = OffsetData::decode(head);
+        let length = chunk.length - OffsetData::LEN as u64;
+        let step = match self.content(chunk.id, offset, length)? {
+            Some(at) => {
+                let length = usize::try_from(length).unwrap_or(usize::MAX);
+                self.expect = Expect::Data { chunk, at, length };
+                Step::Place {
+                    id: chunk.id,
+                    at,
+                    left: length,
+                }
+            }
+            None => self.skip(chunk, length),
+        };
+        Ok((head.len(), step))
+    }
+
+    fn hole<S: PayloadSink>(
+        &mut self,
+        bytes: &[u8],
+        chunk: Chunk,
+        sink: &mut S,
+    ) -> Result<(usize, Step), Error> {
+        let (head, _) = take(bytes)?;
+        let hole = OffsetHole::decode(head);
+        if hole.length == 0 {
+            // proto.md, "NBD_REPLY_TYPE_OFFSET_HOLE": must be at least 1.
+            return Err(InvalidMessage::ChunkLength.into());
+        }
+        if let Some(at) = self.content(chunk.id, hole.offset, u64::from(hole.length))?
+            && self.is_wanted(chunk.id)
+        {
+            let length = hole.length as usize;
+            sink.zeroes(chunk.id, at, length);
+            sink.chunk(
+                chunk.id,
+                ReadChunk {
+                    at,
+                    length,
+                    hole: true,
+                },
+            );
+        }
+        Ok((head.len(), self.end_chunk(chunk)?))
+    }
+
+    /// Checks where a piece of a read belongs; `None` if its bytes are not to be
+    /// used. proto.md, "NBD_CMD_READ".
+    fn content(&mut self, id: RequestId, offset: u64, length: u64) -> Result<Option<usize>, Error> {
+        let max_fragments = self.limits.max_fragments;
+        let Some(pending) = self.slots.get_mut(id) else {
+            return Ok(None);
+        };
+        let command = pending.command;
+        let inside = offset.checked_sub(command.offset).filter(|at| {
+            at.checked_add(length)
+                .is_some_and(|end| end <= command.length)
+        });
+        let Some(at) = inside else {
+            return Err(PeerMisbehaved::ChunkOutsideRequest.into());
+        };
+        pending.pieces += 1;
+        let fault = if command.flags.contains(CommandFlags::DF) && pending.pieces > 1 {
+            Some(ReplyFault::Fragmented)
+        } else if length == 0 {
+            None
+        } else {
+            pending.coverage.add(at..at + length, max_fragments).err()
+        };
+        match fault {
+            Some(fault) => {
+                self.fault(id, fault)?;
+                Ok(None)
+            }
+            None => Ok(usize::try_from(at).ok()),
+        }
+    }
+
+    fn error_head(&mut self, bytes: &[u8], chunk: Chunk) -> Result<(usize, Step), Error> {
+        let (head, _) = take(bytes)?;
+        let ErrorHead {
+            error,
+            message_length,
+        } = ErrorHead::decode(head);
+        let room = chunk.length - ErrorHead::LEN as u64;
+        let message = u64::from(message_length);
+        if message > room {
+            // proto.md, "Structured reply types".
+            return Err(InvalidMessage::ErrorMessageLength.into());
+        }
+        let errno = match Errno::from_wire(error) {
+            Some(errno) => {
+                if let Some(pending) = self.slots.get_mut(chunk.id) {
+                    pending.fail(CommandError::Server(errno));
+                }
+                errno
+            }
+            None => {
+                // proto.md, "NBD_REPLY_TYPE_ERROR": must be nonzero.
+                self.fault(chunk.id, ReplyFault::ErrorZero)?;
+                Errno::Proto
+            }
+        };
+        let offset = chunk.kind == ChunkType::ErrorOffset && room == message + 8;
+        let step = if message > MAX_STRING as u64 {
+            self.skip(chunk, room)
+        } else {
+            let message = usize::from(message_length);
+            let need = message + if offset { 8 } else { 0 };
+            let excess = room - need as u64;
+            self.expect(
+                Expect::ErrorBody {
+                    chunk,
+                    errno,
+                    message,
+                    offset,
+                    excess,
+                },
+                need,
+            )
+        };
+        Ok((head.len(), step))
+    }
+
+    fn error_body<S: PayloadSink>(
+        &mut self,
+        bytes: &[u8],
+        sink: &mut S,
+    ) -> Result<(usize, Step), Error> {
+        let Expect::ErrorBody {
+            chunk,
+            errno,
+            message,
+            offset,
+            excess,
+        } = self.expect
+        else {
+            return Ok((0, self.next_header()));
+        };
+        let (text, rest) = bytes
+            .split_at_checked(message)
+            .ok_or(InvalidMessage::Truncated)?;
+        let mut used = message;
+        let mut place = None;
+        if offset {
+            let (tail, _) = take(rest)?;
+            used += tail.len();
+            let OffsetData { offset } = OffsetData::decode(tail);
+            let command = self.slots.get(chunk.id).map(|pending| pending.command);
+            // An offset outside the request is told to nobody.
+            place = command.and_then(|command| {
+                let at = offset.checked_sub(command.offset)?;
+                (at < command.length).then_some(offset)
+            });
+        }
+        if self.is_wanted(chunk.id) {
+            sink.error(
+                chunk.id,
+                ErrorReport {
+                    errno,
+                    offset: place,
+                    message: text,
+                },
+            );
+        }
+        let step = if excess > 0 {
+            self.skip(chunk, excess)
+        } else {
+            self.end_chunk(chunk)?
+        };
+        Ok((used, step))
+    }
+
+    fn status_head(&mut self, bytes: &[u8], chunk: Chunk) -> Result<(usize, Step), Error> {
+        let (context, used, left) = if chunk.kind == ChunkType::BlockStatusExt {
+            let (head, _) = take(bytes)?;
+            let StatusExtHead { context, count } = StatusExtHead::decode(head);
+            let left = chunk.length - StatusExtHead::LEN as u64;
+            if u64::from(count) * Extent::EXTENDED_LEN as u64 != left {
+                return Err(InvalidMessage::ExtentCount.into());
+            }
+            (context, head.len(), left)
+        } else {
+            let (head, _) = take(bytes)?;
+            (
+                u32::from_be_bytes(*head),
+                head.len(),
+                chunk.length - head.len() as u64,
+            )
+        };
+        let index = self.contexts.index(context);
+        let Some(pending) = self.slots.get_mut(chunk.id) else {
+            return Ok((used, self.skip(chunk, left)));
+        };
+        if let Err(fault) = pending.status.begin(index) {
+            self.fault(chunk.id, fault)?;
+            return Ok((used, self.skip(chunk, left)));
+        }
+        let expect = Expect::Extents {
+            chunk,
+            context: ContextId(context),
+            left,
+        };
+        Ok((used, self.expect(expect, extent_len(chunk.kind))))
+    }
+
+    /// Streams the extents that are here to the sink, without collecting them.
+    fn extents<S: PayloadSink>(
+        &mut self,
+        bytes: &[u8],
+        chunk: Chunk,
+        context: ContextId,
+        left: u64,
+        sink: &mut S,
+    ) -> Result<(usize, Step), Error> {
+        let size = self.export.size;
+        let wanted = self.is_wanted(chunk.id);
+        let (mut rest, mut left) = (bytes, left);
+        while left > 0 {
+            let extent = if chunk.kind == ChunkType::BlockStatusExt {
+                let Some((head, tail)) = rest.split_first_chunk() else {
+                    break;
+                };
+                rest = tail;
+                left -= head.len() as u64;
+                Extent::decode_extended(head)
+            } else {
+                let Some((head, tail)) = rest.split_first_chunk() else {
+                    break;
+                };
+                rest = tail;
+                left -= head.len() as u64;
+                Extent::decode_compact(head)
+            };
+            let Some(pending) = self.slots.get_mut(chunk.id) else {
+                break;
+            };
+            if let Err(fault) = pending.status.add(extent, &pending.command, size) {
+                self.fault(chunk.id, fault)?;
+                return Ok((bytes.len() - rest.len(), self.skip(chunk, left)));
+            }
+            if wanted {
+                sink.extent(chunk.id, context, extent);
+            }
+        }
+        let used = bytes.len() - rest.len();
+        let step = if left == 0 {
+            self.end_chunk(chunk)?
+        } else {
+            self.expect(
+                Expect::Extents {
+                    chunk,
+                    context,
+                    left,
+                },
+                extent_len(chunk.kind),
+            )
+        };
+        Ok((used, step))
+    }
+
+    /// A chunk is read through; if it is the last one, so is the reply.
+    fn end_chunk(&mut self, chunk: Chunk) -> Result<Step, Error> {
+        if chunk.done {
+            self.close_command(chunk.id, None)?;
+        }
+        Ok(self.next_header())
+    }
+
+    /// The reply is complete: is the sum of its messages what was asked for?
+    fn close_command(&mut self, id: RequestId, error: Option<CommandError>) -> Result<(), Error> {
+        let Some(pending) = self.slots.get_mut(id) else {
+            return Ok(());
+        };
+        if let Some(error) = error {
+            pending.fail(error);
+        }
+        let fault = match (pending.error, pending.command.kind) {
+            (None, CommandType::Read) if !pending.coverage.is_complete(pending.command.length) => {
+                Some(ReplyFault::Incomplete)
+            }
+            (None, CommandType::BlockStatus) if !pending.status.is_complete() => {
+                Some(ReplyFault::MissingContext)
+            }
+            _ => None,
+        };
+        let shutdown = pending.error == Some(CommandError::Server(Errno::Shutdown));
+        if let Some(fault) = fault {
+            self.fault(id, fault)?;
+        }
+        if shutdown && self.life == Life::Open {
+            // proto.md, "Terminating the transmission phase": the client must
+            // start a soft disconnect.
+            self.life = Life::Draining;
+        }
+        self.conclude(id, None);
+        Ok(())
+    }
+}
+
+/// Whether a chunk of this type and length can answer the command at all
+/// (proto.md, "Structured reply types").
+fn check_form(
+    kind: ChunkType,
+    length: u64,
+    command: CommandType,
+    done: bool,
+    extended: bool,
+    empty_request: bool,
+) -> Result<(), Error> {
+    let (fits, sound) = match kind {
+        ChunkType::None => {
+            if !done {
+                return Err(PeerMisbehaved::NoneNotDone.into());
+            }
+            (true, length == 0)
+        }
+        ChunkType::OffsetData => {
+            let least = if empty_request { 8 } else { 9 };
+            (command == CommandType::Read, length >= least)
+        }
+        ChunkType::OffsetHole => (command == CommandType::Read, length == 12),
+        ChunkType::BlockStatus => (
+            command == CommandType::BlockStatus && !extended,
+            length >= 12 && (length - 4).is_multiple_of(8),
+        ),
+        ChunkType::BlockStatusExt => (
+            command == CommandType::BlockStatus && extended,
+            length >= 24 && (length - 8).is_multiple_of(16),
+        ),
+        ChunkType::Error | ChunkType::ErrorOffset | ChunkType::OtherError(_) => {
+            (true, length >= ErrorHead::LEN as u64)
+        }
+    };
+    if !fits {
+        return Err(PeerMisbehaved::UnexpectedChunkType.into());
+    }
+    if !sound {
+        return Err(InvalidMessage::ChunkLength.into());
+    }
+    Ok(())
+}
+
+const fn extent_len(kind: ChunkType) -> usize {
+    match kind {
+        ChunkType::BlockStatusExt => Extent::EXTENDED_LEN,
+        _ => Extent::COMPACT_LEN,
+    }
+}
+
+fn magic(bytes: &[u8]) -> u32 {
+    bytes
+        .first_chunk()
+        .map_or(0, |magic| u32::from_be_bytes(*magic))
+}
+
+/// The engine hands over at least as many bytes as were asked for.
+fn take<const N: usize>(bytes: &[u8]) -> Result<(&[u8; N], &[u8]), Error> {
+    bytes
+        .split_first_chunk()
+        .ok_or_else(|| InvalidMessage::Truncated.into())
+}

@@ -1,0 +1,319 @@
+//! Checks made before a command is queued, in libnbd's order, and queueing.
+
+use super::status::ContextSet;
+use super::{Client, Core, Life};
+use crate::config::StrictMode;
+use crate::engine::outbox::Outbox;
+use crate::error::SubmitError;
+use crate::types::{Command, ContextId, HeaderStyle, RequestId};
+use crate::wire::flags::{CommandFlags, TransmissionFlags};
+use crate::wire::request::{CommandType, RequestHeader};
+
+/// The longest payload a server takes that tells no maximum
+/// (proto.md, "Size constraints").
+const DEFAULT_MAX_PAYLOAD: u64 = 32 << 20;
+/// Every server takes payloads up to this size, whatever it calls its maximum.
+const ALWAYS_ACCEPTED: u64 = 1 << 20;
+
+impl Client {
+    /// Queues a command. Nothing is written by this call.
+    ///
+    /// A read's data lands in the [`PayloadSink`](crate::PayloadSink) and a write's
+    /// data comes from the [`PayloadSource`](crate::PayloadSource) of later calls,
+    /// under the id that is returned.
+    ///
+    /// # Errors
+    /// When the command cannot be sent, or would be wrong and the
+    /// [`StrictMode`] in force minds. Nothing has changed then.
+    pub fn submit(&mut self, command: Command) -> Result<RequestId, SubmitError> {
+        self.queue(command, None)
+    }
+
+    /// Queues a block status command that asks for some of the negotiated contexts
+    /// only. `contexts` must not be empty.
+    ///
+    /// # Errors
+    /// As [`submit`](Self::submit); [`SubmitError::NoFilter`] when extended headers
+    /// were not negotiated or the server does not offer the choice.
+    pub fn submit_filtered(
+        &mut self,
+        command: Command,
+        contexts: &[ContextId],
+    ) -> Result<RequestId, SubmitError> {
+        self.queue(command, Some(contexts))
+    }
+
+    fn queue(
+        &mut self,
+        mut command: Command,
+        filter: Option<&[ContextId]>,
+    ) -> Result<RequestId, SubmitError> {
+        let core = &mut self.core;
+        core.check_open()?;
+        if core.strict.contains(StrictMode::AUTO_FLAG) {
+            let payload = core.facts.headers == HeaderStyle::Extended
+                && (command.kind == CommandType::Write || filter.is_some());
+            command.flags.set(CommandFlags::PAYLOAD_LEN, payload);
+        }
+        core.check(&command)?;
+        let wanted = match filter {
+            Some(contexts) => core.check_filter(&command, contexts)?,
+            None => core.contexts.all(),
+        };
+        let style = core.facts.headers;
+        let (id, pending) = core.slots.claim().ok_or(SubmitError::Full)?;
+        pending.reset(command);
+        pending.status.wanted = wanted;
+        let header = RequestHeader {
+            flags: command.flags,
+            kind: command.kind.to_wire(),
+            cookie: id.to_cookie(),
+            offset: command.offset,
+            length: command.length,
+        };
+        let sequence = match filter {
+            Some(contexts) => push_filtered(&mut self.outbox, id, header, contexts),
+            None if command.kind == CommandType::Write => {
+                push_write(&mut self.outbox, style, id, header)
+            }
+            None => push_header(&mut self.outbox, style, Some(id), header),
+        };
+        pending.unsent = Some(sequence);
+        core.slots.push_back(&mut core.in_flight, id);
+        core.unfinished += 1;
+        Ok(id)
+    }
+}
+
+/// Queues a request without a payload.
+pub(super) fn push_header(
+    outbox: &mut Outbox,
+    style: HeaderStyle,
+    id: Option<RequestId>,
+    header: RequestHeader,
+) -> u64 {
+    match style {
+        HeaderStyle::Extended => outbox.push(id, &header.encode_extended()),
+        HeaderStyle::Simple | HeaderStyle::Structured => outbox.push(
+            id,
+            &header
+                .encode_compact()
+                .unwrap_or([0; RequestHeader::COMPACT_LEN]),
+        ),
+    }
+}
+
+fn push_write(
+    outbox: &mut Outbox,
+    style: HeaderStyle,
+    id: RequestId,
+    header: RequestHeader,
+) -> u64 {
+    let length = usize::try_from(header.length).unwrap_or(usize::MAX);
+    match (style, header.encode_compact()) {
+        (HeaderStyle::Simple | HeaderStyle::Structured, Some(compact)) => {
+            outbox.push_payload(id, &compact, 0, length)
+        }
+        _ => outbox.push_payload(id, &header.encode_extended(), 0, length),
+    }
+}
+
+/// A block status request whose payload lists contexts: the effect length, then
+/// the ids (extended-headers draft, "NBD_CMD_BLOCK_STATUS").
+fn push_filtered(
+    outbox: &mut Outbox,
+    id: RequestId,
+    mut header: RequestHeader,
+    contexts: &[ContextId],
+) -> u64 {
+    let effect = header.length;
+    header.length = 8 + 4 * contexts.len() as u64;
+    outbox.push_body(Some(id), &header.encode_extended(), |body| {
+        body.extend_from_slice(&effect.to_be_bytes());
+        for context in contexts {
+            body.extend_from_slice(&context.0.to_be_bytes());
+        }
+    })
+}
+
+impl Core {
+    fn check_open(&self) -> Result<(), SubmitError> {
+        match self.life {
+            Life::Open => Ok(()),
+            Life::Draining | Life::Disconnecting => Err(SubmitError::Disconnecting),
+            Life::Closed(_) => Err(SubmitError::NotConnected),
+        }
+    }
+
+    fn check(&self, command: &Command) -> Result<(), SubmitError> {
+        if self.strict.contains(StrictMode::COMMANDS) {
+            self.check_offered(command)?;
+        }
+        if self.strict.contains(StrictMode::FLAGS)
+            && !allowed_flags(command.kind).contains(command.flags)
+        {
+            return Err(SubmitError::BadFlag);
+        }
+        if self.slots.is_full() {
+            return Err(SubmitError::Full);
+        }
+        self.check_range(command)?;
+        self.check_length(command)
+    }
+
+    /// What the export's flags say about the command and its flags.
+    fn check_offered(&self, command: &Command) -> Result<(), SubmitError> {
+        let offered = |flag| self.export.flags.contains(flag);
+        let supported = match command.kind {
+            CommandType::Read | CommandType::Write => true,
+            CommandType::Disconnect => false,
+            CommandType::Flush => offered(TransmissionFlags::SEND_FLUSH),
+            CommandType::Trim => offered(TransmissionFlags::SEND_TRIM),
+            CommandType::Cache => offered(TransmissionFlags::SEND_CACHE),
+            CommandType::WriteZeroes => offered(TransmissionFlags::SEND_WRITE_ZEROES),
+            CommandType::BlockStatus => {
+                if self.facts.headers == HeaderStyle::Simple || self.contexts.is_empty() {
+                    return Err(SubmitError::NoMetaContext);
+                }
+                true
+            }
+        };
+        if !supported {
+            return Err(SubmitError::Unsupported);
+        }
+        if command.kind.modifies() && offered(TransmissionFlags::READ_ONLY) {
+            return Err(SubmitError::ReadOnly);
+        }
+        let needs = [
+            (CommandFlags::FUA, TransmissionFlags::SEND_FUA),
+            (CommandFlags::DF, TransmissionFlags::SEND_DF),
+            (CommandFlags::FAST_ZERO, TransmissionFlags::SEND_FAST_ZERO),
+        ];
+        if needs
+            .iter()
+            .any(|(flag, need)| command.flags.contains(*flag) && !offered(*need))
+        {
+            return Err(SubmitError::UnsupportedFlag);
+        }
+        if !self.strict.contains(StrictMode::AUTO_FLAG) {
+            // Whoever sets the flag by hand is told when it does not fit.
+            let carries = command.flags.contains(CommandFlags::PAYLOAD_LEN);
+            let extended = self.facts.headers == HeaderStyle::Extended;
+            let due = extended && command.kind == CommandType::Write;
+            if carries != due && (due || !extended) {
+                return Err(SubmitError::BadFlag);
+            }
+        }
+        Ok(())
+    }
+
+    fn check_range(&self, command: &Command) -> Result<(), SubmitError> {
+        let Command {
+            kind,
+            offset,
+            length,
+            ..
+        } = *command;
+        if matches!(kind, CommandType::Flush | CommandType::Disconnect) {
+            return Ok(());
+        }
+        if length == 0 && self.strict.contains(StrictMode::ZERO_SIZE) {
+            return Err(SubmitError::ZeroLength);
+        }
+        if self.strict.contains(StrictMode::BOUNDS)
+            && offset
+                .checked_add(length)
+                .is_none_or(|end| end > self.export.size)
+        {
+            let writes = kind.modifies();
+            return Err(if writes {
+                SubmitError::NoSpace
+            } else {
+                SubmitError::OutOfBounds
+            });
+        }
+        let mask = u64::from(self.export.minimum_block() - 1);
+        if self.strict.contains(StrictMode::ALIGN) && (offset | length) & mask != 0 {
+            return Err(SubmitError::Unaligned);
+        }
+        Ok(())
+    }
+
+    fn check_length(&self, command: &Command) -> Result<(), SubmitError> {
+        let Command { kind, length, .. } = *command;
+        match kind {
+            CommandType::Read | CommandType::Write => {
+                let told = self
+                    .export
+                    .block_sizes
+                    .map(|sizes| u64::from(sizes.maximum));
+                let server = match (kind, told) {
+                    (_, Some(maximum)) => maximum.max(ALWAYS_ACCEPTED),
+                    (CommandType::Write, None) => DEFAULT_MAX_PAYLOAD,
+                    // A server that tells nothing may still answer long reads.
+                    (_, None) => u64::MAX,
+                };
+                let strict = self.strict.contains(StrictMode::PAYLOAD) && length > server;
+                if strict || length > u64::from(self.limits.max_payload) {
+                    return Err(SubmitError::PayloadTooLong);
+                }
+            }
+            CommandType::Flush
+            | CommandType::Disconnect
+            | CommandType::Trim
+            | CommandType::Cache
+            | CommandType::WriteZeroes
+            | CommandType::BlockStatus => {
+                let extended = self.facts.headers == HeaderStyle::Extended;
+                if !extended && length > u64::from(u32::MAX) {
+                    return Err(SubmitError::LengthTooLong);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_filter(
+        &self,
+        command: &Command,
+        contexts: &[ContextId],
+    ) -> Result<ContextSet, SubmitError> {
+        if self.facts.headers != HeaderStyle::Extended
+            || command.kind != CommandType::BlockStatus
+            || contexts.is_empty()
+        {
+            return Err(SubmitError::NoFilter);
+        }
+        if self.strict.contains(StrictMode::COMMANDS)
+            && !self
+                .export
+                .flags
+                .contains(TransmissionFlags::BLOCK_STATUS_PAYLOAD)
+        {
+            return Err(SubmitError::NoFilter);
+        }
+        let mut wanted = ContextSet::default();
+        for context in contexts {
+            let index = self
+                .contexts
+                .index(context.0)
+                .ok_or(SubmitError::UnknownContext)?;
+            wanted.insert(index);
+        }
+        Ok(wanted)
+    }
+}
+
+/// proto.md, "Command flags" and the description of each command.
+const fn allowed_flags(kind: CommandType) -> CommandFlags {
+    match kind {
+        CommandType::Read => CommandFlags::DF,
+        CommandType::Write => CommandFlags::FUA.union(CommandFlags::PAYLOAD_LEN),
+        CommandType::Trim => CommandFlags::FUA,
+        CommandType::WriteZeroes => CommandFlags::FUA
+            .union(CommandFlags::NO_HOLE)
+            .union(CommandFlags::FAST_ZERO),
+        CommandType::BlockStatus => CommandFlags::REQ_ONE.union(CommandFlags::PAYLOAD_LEN),
+        CommandType::Flush | CommandType::Cache | CommandType::Disconnect => CommandFlags::empty(),
+    }
+}

@@ -1,0 +1,43 @@
+//! The two engines under every machine, and what they share.
+//!
+//! ```text
+//!   bytes in ──► intake ──► role (client, server, negotiation)
+//!                  │            │ slots
+//!                  ▼            ▼
+//!            PayloadSink     events
+//!
+//!   bytes out ◄── outbox ◄── role
+//!                  ▲
+//!            PayloadSource
+//! ```
+//!
+//! Receiving never waits for a half-sent message, nor the other way round: the
+//! engines share nothing but the table of slots, and only through the role.
+
+pub(crate) mod intake;
+pub(crate) mod outbox;
+pub(crate) mod scratch;
+pub(crate) mod slots;
+
+/// Counters of one connection; they only grow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Protocol bytes received.
+    pub bytes_received: u64,
+    /// Protocol bytes sent.
+    pub bytes_sent: u64,
+    /// Messages received: replies and chunks, or requests.
+    pub messages_received: u64,
+    /// Messages sent: requests, or replies and chunks.
+    pub messages_sent: u64,
+    /// Calls that delivered bytes, each one read from the transport.
+    pub reads: u64,
+    /// Calls that accounted for sent bytes, each one write to the transport.
+    pub writes: u64,
+    /// Payload bytes that were copied out of the scratch buffer.
+    pub bytes_copied: u64,
+    /// Payload bytes that the transport wrote straight to their destination.
+    pub bytes_placed: u64,
+    /// Replies that fitted no command and were skipped.
+    pub anomalies: u64,
+}

@@ -1,0 +1,224 @@
+//! The error numbers a user of NBD meets: those that travel on the wire and
+//! those a client raises by itself.
+
+use core::fmt;
+
+/// An error number, named as in `errno.h`.
+///
+/// The first nine variants are the only values the protocol lets a server send
+/// (proto.md, "Error values"); the rest describe failures found on this side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Errno {
+    /// Operation not permitted: above all a write to a read-only export.
+    Perm,
+    /// Input/output error.
+    Io,
+    /// Cannot allocate memory.
+    NoMem,
+    /// Invalid argument. Unknown wire values are read as this one.
+    Inval,
+    /// No space left on device: above all a write past the end of the export.
+    NoSpc,
+    /// Value too large: above all a read that cannot be answered in one chunk
+    /// though it must not be fragmented.
+    Overflow,
+    /// Operation not supported: above all a fast zero that would be slow.
+    NotSup,
+    /// The server is shutting down.
+    Shutdown,
+    /// The connection is gone, or was never made.
+    NotConn,
+    /// The peer broke the protocol in a way that spoils this command only.
+    Proto,
+    /// The request is larger than the protocol or the limits allow.
+    Range,
+    /// No such export.
+    NoEnt,
+    /// A name or a query is longer than 4096 bytes.
+    NameTooLong,
+    /// Nothing arrived within the time the user allowed.
+    TimedOut,
+    /// No room for one more command at this moment.
+    Again,
+}
+
+impl Errno {
+    /// The number sent on the wire, if the protocol has one for this error.
+    ///
+    /// An error that has none travels as `EINVAL`, as the protocol text asks of
+    /// whoever receives an unknown value.
+    #[must_use]
+    pub const fn to_wire(self) -> u32 {
+        match self {
+            Self::Perm => 1,
+            Self::Io => 5,
+            Self::NoMem => 12,
+            Self::NoSpc => 28,
+            Self::Overflow => 75,
+            Self::NotSup => 95,
+            Self::Shutdown => 108,
+            Self::Inval
+            | Self::NotConn
+            | Self::Proto
+            | Self::Range
+            | Self::NoEnt
+            | Self::NameTooLong
+            | Self::TimedOut
+            | Self::Again => 22,
+        }
+    }
+
+    /// Reads a wire value; `None` for 0, which means success.
+    ///
+    /// proto.md, "Error values": any value not listed there is treated as `EINVAL`.
+    #[must_use]
+    pub const fn from_wire(value: u32) -> Option<Self> {
+        match value {
+            0 => None,
+            1 => Some(Self::Perm),
+            5 => Some(Self::Io),
+            12 => Some(Self::NoMem),
+            28 => Some(Self::NoSpc),
+            75 => Some(Self::Overflow),
+            95 => Some(Self::NotSup),
+            108 => Some(Self::Shutdown),
+            _ => Some(Self::Inval),
+        }
+    }
+
+    /// Picks the error that tells a client most about an operating system error
+    /// number of Linux, for servers that pass on what their disk said.
+    #[must_use]
+    pub const fn from_linux(code: i32) -> Self {
+        match code {
+            // EPERM, EACCES, EROFS
+            1 | 13 | 30 => Self::Perm,
+            12 => Self::NoMem,
+            22 => Self::Inval,
+            // ENOSPC, EFBIG, EDQUOT
+            28 | 27 | 122 => Self::NoSpc,
+            75 => Self::Overflow,
+            95 => Self::NotSup,
+            108 => Self::Shutdown,
+            _ => Self::Io,
+        }
+    }
+
+    /// The symbolic name, such as `"EPERM"`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Perm => "EPERM",
+            Self::Io => "EIO",
+            Self::NoMem => "ENOMEM",
+            Self::Inval => "EINVAL",
+            Self::NoSpc => "ENOSPC",
+            Self::Overflow => "EOVERFLOW",
+            Self::NotSup => "ENOTSUP",
+            Self::Shutdown => "ESHUTDOWN",
+            Self::NotConn => "ENOTCONN",
+            Self::Proto => "EPROTO",
+            Self::Range => "ERANGE",
+            Self::NoEnt => "ENOENT",
+            Self::NameTooLong => "ENAMETOOLONG",
+            Self::TimedOut => "ETIMEDOUT",
+            Self::Again => "EAGAIN",
+        }
+    }
+
+    /// The same error as Linux numbers it. Other systems number some of these
+    /// differently; on them translate by [`name`](Self::name).
+    #[must_use]
+    pub const fn to_linux(self) -> i32 {
+        match self {
+            Self::Perm => 1,
+            Self::NoEnt => 2,
+            Self::Io => 5,
+            Self::Again => 11,
+            Self::NoMem => 12,
+            Self::Inval => 22,
+            Self::NoSpc => 28,
+            Self::Range => 34,
+            Self::NameTooLong => 36,
+            Self::Proto => 71,
+            Self::Overflow => 75,
+            Self::NotSup => 95,
+            Self::NotConn => 107,
+            Self::Shutdown => 108,
+            Self::TimedOut => 110,
+        }
+    }
+
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Perm => "operation not permitted",
+            Self::Io => "input/output error",
+            Self::NoMem => "cannot allocate memory",
+            Self::Inval => "invalid argument",
+            Self::NoSpc => "no space left on device",
+            Self::Overflow => "value too large",
+            Self::NotSup => "operation not supported",
+            Self::Shutdown => "server is shutting down",
+            Self::NotConn => "not connected",
+            Self::Proto => "protocol error",
+            Self::Range => "request too large",
+            Self::NoEnt => "no such export",
+            Self::NameTooLong => "name too long",
+            Self::TimedOut => "timed out",
+            Self::Again => "resource temporarily unavailable",
+        }
+    }
+}
+
+impl fmt::Display for Errno {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.text(), self.name())
+    }
+}
+
+#[cfg(feature = "std")]
+impl From<Errno> for std::io::ErrorKind {
+    fn from(errno: Errno) -> Self {
+        match errno {
+            Errno::Perm => Self::PermissionDenied,
+            Errno::NoMem => Self::OutOfMemory,
+            Errno::Inval | Errno::Range | Errno::NameTooLong => Self::InvalidInput,
+            Errno::NoSpc => Self::StorageFull,
+            Errno::NotSup => Self::Unsupported,
+            Errno::NotConn | Errno::Shutdown => Self::NotConnected,
+            Errno::Proto => Self::InvalidData,
+            Errno::NoEnt => Self::NotFound,
+            Errno::TimedOut => Self::TimedOut,
+            Errno::Again => Self::WouldBlock,
+            Errno::Io | Errno::Overflow => Self::Other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wire_values_are_those_of_the_protocol_text() {
+        let table = [
+            (Errno::Perm, 1),
+            (Errno::Io, 5),
+            (Errno::NoMem, 12),
+            (Errno::Inval, 22),
+            (Errno::NoSpc, 28),
+            (Errno::Overflow, 75),
+            (Errno::NotSup, 95),
+            (Errno::Shutdown, 108),
+        ];
+        for (errno, value) in table {
+            assert_eq!(errno.to_wire(), value);
+            assert_eq!(Errno::from_wire(value), Some(errno));
+            assert_eq!(errno.to_linux() as u32, value);
+        }
+        assert_eq!(Errno::from_wire(0), None);
+        assert_eq!(Errno::from_wire(71), Some(Errno::Inval));
+        assert_eq!(Errno::from_wire(u32::MAX), Some(Errno::Inval));
+    }
+}

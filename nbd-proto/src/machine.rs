@@ -1,0 +1,215 @@
+//! What all machines have in common: bytes in, bytes out.
+
+use alloc::vec::Vec;
+use core::ops::ControlFlow;
+
+use crate::engine::Stats;
+use crate::engine::intake::RecvBufs;
+use crate::error::Error;
+use crate::payload::{PayloadSink, PayloadSource};
+use crate::types::Direction;
+
+/// A state machine that is driven with bytes: [`Negotiation`](crate::Negotiation),
+/// [`Client`](crate::Client), [`ServerNegotiation`](crate::ServerNegotiation) and
+/// [`Server`](crate::Server).
+///
+/// Receiving and sending each come in two forms, which may be mixed:
+///
+/// | | pull: the machine says where | push: the caller has the bytes |
+/// |---|---|---|
+/// | receive | [`recv_bufs`](Self::recv_bufs), read, [`received`](Self::received) | [`feed`](Self::feed) |
+/// | send | [`for_each_unsent`](Self::for_each_unsent) or `send_bufs`, write, [`sent`](Self::sent) | [`drain`](Self::drain) |
+///
+/// With feature `std`, `notify_read` and `notify_write` do the pull form over any
+/// [`Read`](std::io::Read) and [`Write`](std::io::Write).
+///
+/// There is no order to keep: any call is legal at any time, nothing has to be
+/// drained before anything else, and what is reported waits in bounded storage.
+/// After an error the machine is dead and returns the same error again; events
+/// can still be taken from it.
+pub trait Machine {
+    /// Where the next bytes go. Both parts are empty when nothing is wanted.
+    fn recv_bufs<'a, S: PayloadSink>(&'a mut self, sink: &'a mut S) -> RecvBufs<'a>;
+
+    /// Where the next bytes go, for transports that take one buffer at a time.
+    /// Empty when nothing is wanted.
+    fn recv_buf<'a, S: PayloadSink>(&'a mut self, sink: &'a mut S) -> &'a mut [u8];
+
+    /// `n` bytes have been received into what was offered last, front to back.
+    /// All of them are consumed. `n` may be 0, to parse on after the machine
+    /// waited; end of file is told by [`eof`](Self::eof).
+    ///
+    /// # Errors
+    /// When the peer's bytes end the connection, and when `n` is more than was
+    /// offered.
+    fn received<S: PayloadSink>(&mut self, n: usize, sink: &mut S) -> Result<(), Error>;
+
+    /// Takes received bytes from a slice of the caller's. Returns how many; fewer
+    /// than given only while the machine waits for the caller, never on a
+    /// [`Client`](crate::Client).
+    ///
+    /// # Errors
+    /// When the peer's bytes end the connection.
+    fn feed<S: PayloadSink>(&mut self, bytes: &[u8], sink: &mut S) -> Result<usize, Error>;
+
+    /// The peer will send no more.
+    ///
+    /// # Errors
+    /// When something was still due.
+    fn eof(&mut self) -> Result<(), Error>;
+
+    /// Visits the bytes to send next, in order, until the visitor breaks off.
+    ///
+    /// # Errors
+    /// When the source lacks the payload that is due.
+    fn for_each_unsent<'a, P, F>(&'a self, source: &'a P, visit: F) -> Result<(), Error>
+    where
+        P: PayloadSource + ?Sized,
+        F: FnMut(&'a [u8]) -> ControlFlow<()>;
+
+    /// `n` bytes of those have been sent.
+    ///
+    /// # Errors
+    /// When `n` is more than there was to send.
+    fn sent(&mut self, n: usize) -> Result<(), Error>;
+
+    /// The transport takes no more bytes. What is queued is dropped; what the peer
+    /// has sent already can still be received.
+    fn send_failed(&mut self);
+
+    /// What the machine waits for: the interest to register with a poller. Empty
+    /// when the connection is over, or when only the caller can go on.
+    fn get_direction(&self) -> Direction;
+
+    /// The state in words, for diagnostics only.
+    fn state_name(&self) -> &'static str;
+
+    /// Counters.
+    fn stats(&self) -> &Stats;
+
+    /// Appends everything that is due to `out` and accounts for it as sent.
+    /// Returns how many bytes that was.
+    ///
+    /// # Errors
+    /// When the source lacks the payload that is due.
+    fn drain<P>(&mut self, out: &mut Vec<u8>, source: &P) -> Result<usize, Error>
+    where
+        P: PayloadSource + ?Sized,
+    {
+        let before = out.len();
+        self.for_each_unsent(source, |bytes| {
+            out.extend_from_slice(bytes);
+            ControlFlow::Continue(())
+        })?;
+        let n = out.len() - before;
+        self.sent(n)?;
+        Ok(n)
+    }
+
+    /// Fills `slices` with the bytes to send next, for a vectored write. Returns
+    /// how many slices were filled.
+    ///
+    /// # Errors
+    /// When the source lacks the payload that is due.
+    #[cfg(feature = "std")]
+    fn send_bufs<'a, P>(
+        &'a self,
+        source: &'a P,
+        slices: &mut [std::io::IoSlice<'a>],
+    ) -> Result<usize, Error>
+    where
+        P: PayloadSource + ?Sized,
+    {
+        let mut filled = 0;
+        self.for_each_unsent(source, |bytes| match slices.get_mut(filled) {
+            Some(slice) => {
+                *slice = std::io::IoSlice::new(bytes);
+                filled += 1;
+                ControlFlow::Continue(())
+            }
+            None => ControlFlow::Break(()),
+        })?;
+        Ok(filled)
+    }
+
+    /// Reads once. See [`notify_read`](Self::notify_read).
+    ///
+    /// # Errors
+    /// When reading fails for another reason than having nothing to read, and when
+    /// the peer's bytes end the connection.
+    #[cfg(feature = "std")]
+    fn read_from<R, S>(
+        &mut self,
+        io: &mut R,
+        sink: &mut S,
+        mode: crate::io::IoMode,
+    ) -> Result<crate::io::Progress, crate::io::DriveError>
+    where
+        R: std::io::Read + ?Sized,
+        S: PayloadSink,
+        Self: Sized,
+    {
+        crate::io::read_once(self, io, sink, mode)
+    }
+
+    /// Reads as long as there is something to read, within a budget. To be called
+    /// when a transport in non-blocking mode is readable.
+    ///
+    /// # Errors
+    /// As [`read_from`](Self::read_from).
+    #[cfg(feature = "std")]
+    fn notify_read<R, S>(
+        &mut self,
+        io: &mut R,
+        sink: &mut S,
+        mode: crate::io::IoMode,
+    ) -> Result<crate::io::Progress, crate::io::DriveError>
+    where
+        R: std::io::Read + ?Sized,
+        S: PayloadSink,
+        Self: Sized,
+    {
+        crate::io::notify_read(self, io, sink, mode)
+    }
+
+    /// Writes once. See [`notify_write`](Self::notify_write).
+    ///
+    /// # Errors
+    /// When writing fails for another reason than lack of room, and when the source
+    /// lacks the payload that is due.
+    #[cfg(feature = "std")]
+    fn write_to<W, P>(
+        &mut self,
+        io: &mut W,
+        source: &P,
+        mode: crate::io::IoMode,
+    ) -> Result<crate::io::Progress, crate::io::DriveError>
+    where
+        W: std::io::Write + ?Sized,
+        P: PayloadSource + ?Sized,
+        Self: Sized,
+    {
+        crate::io::write_once(self, io, source, mode)
+    }
+
+    /// Writes as long as something is due and there is room, within a budget. To be
+    /// called when a transport in non-blocking mode is writable, or right after
+    /// something was queued.
+    ///
+    /// # Errors
+    /// As [`write_to`](Self::write_to).
+    #[cfg(feature = "std")]
+    fn notify_write<W, P>(
+        &mut self,
+        io: &mut W,
+        source: &P,
+        mode: crate::io::IoMode,
+    ) -> Result<crate::io::Progress, crate::io::DriveError>
+    where
+        W: std::io::Write + ?Sized,
+        P: PayloadSource + ?Sized,
+        Self: Sized,
+    {
+        crate::io::notify_write(self, io, source, mode)
+    }
+}

@@ -1,0 +1,171 @@
+//! What both ends agreed on.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use crate::error::{Error, PeerMisbehaved};
+use crate::types::HeaderStyle;
+use crate::wire::flags::{HandshakeFlags, TransmissionFlags};
+use crate::wire::option::{BlockSizes, Info, MetaContext};
+
+/// Which negotiation was spoken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// No negotiation.
+    Oldstyle,
+    /// Newstyle without the fix: an export can be chosen and nothing else.
+    Newstyle,
+    /// Fixed newstyle.
+    #[default]
+    FixedNewstyle,
+}
+
+impl Protocol {
+    /// As libnbd names it: `"oldstyle"`, `"newstyle"`, `"newstyle-fixed"`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Oldstyle => "oldstyle",
+            Self::Newstyle => "newstyle",
+            Self::FixedNewstyle => "newstyle-fixed",
+        }
+    }
+}
+
+/// An export, as the server describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExportInfo {
+    /// Size in bytes.
+    pub size: u64,
+    /// What it can do, after [`Negotiated`] took out what cannot be used.
+    pub flags: TransmissionFlags,
+    /// Block sizes, if the server told sane ones.
+    pub block_sizes: Option<BlockSizes>,
+    /// The server's own name for it, if it was asked and told.
+    pub canonical_name: Option<String>,
+    /// Text for people, if it was asked and told.
+    pub description: Option<String>,
+}
+
+impl ExportInfo {
+    /// An export of `size` bytes with the given abilities.
+    #[must_use]
+    pub const fn new(size: u64, flags: TransmissionFlags) -> Self {
+        Self {
+            size,
+            flags,
+            block_sizes: None,
+            canonical_name: None,
+            description: None,
+        }
+    }
+
+    /// Offsets and lengths must be multiples of this many bytes.
+    #[must_use]
+    pub fn minimum_block(&self) -> u32 {
+        self.block_sizes.map_or(1, |sizes| sizes.minimum)
+    }
+}
+
+/// Everything that was agreed on, from the first byte to the present.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Negotiated {
+    /// Which negotiation was spoken.
+    pub protocol: Protocol,
+    /// Handshake flags both sides have.
+    pub handshake_flags: HandshakeFlags,
+    /// How the data phase talks.
+    pub headers: HeaderStyle,
+    /// TLS is in use.
+    pub tls: bool,
+    /// The export, once one was described.
+    pub export: Option<ExportInfo>,
+    /// The meta contexts that were granted.
+    pub contexts: Vec<MetaContext>,
+}
+
+impl Negotiated {
+    /// Forgets everything learned in clear (proto.md, "NBD_OPT_STARTTLS").
+    pub(crate) fn start_tls(&mut self) {
+        self.headers = HeaderStyle::Simple;
+        self.tls = true;
+        self.forget_export();
+        self.contexts.clear();
+    }
+
+    pub(crate) fn forget_export(&mut self) {
+        self.export = None;
+    }
+
+    /// Takes in size and flags, from whichever message brings them.
+    pub(crate) fn describe(&mut self, size: u64, flags: TransmissionFlags) -> Result<(), Error> {
+        // proto.md, "Transmission flags": bit 0 must be 1. A server that sets
+        // others but not that one is understood all the same.
+        if flags.is_empty() {
+            return Err(PeerMisbehaved::NoFlags.into());
+        }
+        match &mut self.export {
+            Some(export) => {
+                export.size = size;
+                export.flags = flags;
+            }
+            None => self.export = Some(ExportInfo::new(size, flags)),
+        }
+        Ok(())
+    }
+
+    /// Clears flags that cannot be used with what was negotiated.
+    pub(crate) fn normalise(&mut self) {
+        let Some(export) = &mut self.export else {
+            return;
+        };
+        if self.headers < HeaderStyle::Structured {
+            export.flags.remove(TransmissionFlags::SEND_DF);
+        }
+        if self.headers < HeaderStyle::Extended {
+            export.flags.remove(TransmissionFlags::BLOCK_STATUS_PAYLOAD);
+        }
+        if !export.flags.contains(TransmissionFlags::SEND_WRITE_ZEROES) {
+            export.flags.remove(TransmissionFlags::SEND_FAST_ZERO);
+        }
+    }
+}
+
+/// Facts about an export that may come before its size does.
+#[derive(Debug, Default)]
+pub(crate) struct Gathered {
+    size_and_flags: Option<(u64, TransmissionFlags)>,
+    block_sizes: Option<BlockSizes>,
+    name: Option<String>,
+    description: Option<String>,
+}
+
+impl Gathered {
+    pub(crate) fn add(&mut self, info: Info) {
+        match info {
+            Info::Export(size, flags) => self.size_and_flags = Some((size, flags)),
+            // Sizes that make no sense are as good as none; dividing by them
+            // would not be.
+            Info::BlockSize(sizes) => self.block_sizes = sizes.are_sane().then_some(sizes),
+            Info::Name(name) => self.name = Some(name),
+            Info::Description(text) => self.description = Some(text),
+            Info::Unknown(_) => {}
+        }
+    }
+
+    /// The server confirmed: all of it becomes the export.
+    ///
+    /// proto.md, "NBD_OPT_GO": the server must have sent `NBD_INFO_EXPORT`.
+    pub(crate) fn commit(self, facts: &mut Negotiated) -> Result<(), Error> {
+        let (size, flags) = self.size_and_flags.ok_or(PeerMisbehaved::NoExportInfo)?;
+        facts.forget_export();
+        facts.describe(size, flags)?;
+        if let Some(export) = &mut facts.export {
+            export.block_sizes = self.block_sizes;
+            export.canonical_name = self.name;
+            export.description = self.description;
+        }
+        facts.normalise();
+        Ok(())
+    }
+}

@@ -1,0 +1,388 @@
+//! Answers to requests, in whichever form was negotiated.
+
+use alloc::vec::Vec;
+
+use super::{Core, Received, Server, Stage};
+use crate::errno::Errno;
+use crate::error::ApiMisuse;
+use crate::types::{ContextId, Extent, HeaderStyle, RequestId};
+use crate::wire::MAX_STRING;
+use crate::wire::chunk::{ChunkType, ErrorHead, OffsetData, OffsetHole, StatusExtHead};
+use crate::wire::flags::{CommandFlags, ReplyFlags};
+use crate::wire::reply::{ChunkHeader, SimpleReply};
+use crate::wire::request::CommandType;
+
+impl Server {
+    /// Answers a request that returns nothing, or any request with an error.
+    ///
+    /// # Errors
+    /// [`ApiMisuse::NoSuchRequest`] when it is not open, and
+    /// [`ApiMisuse::WrongReply`] when a read or block status would succeed without
+    /// its data.
+    pub fn reply(&mut self, id: RequestId, result: Result<(), Errno>) -> Result<(), ApiMisuse> {
+        match result {
+            Err(errno) => self.reply_error(id, errno, ""),
+            Ok(()) => {
+                let received = self.core.open(id)?;
+                let command = received.command;
+                if matches!(command.kind, CommandType::Read | CommandType::BlockStatus) {
+                    return Err(ApiMisuse::WrongReply);
+                }
+                self.core.answer_success(id);
+                Ok(())
+            }
+        }
+    }
+
+    /// Answers a request with an error and a reason for people, of at most 4096
+    /// bytes, which is cut off beyond that and left out of simple replies.
+    ///
+    /// # Errors
+    /// [`ApiMisuse::NoSuchRequest`] when it is not open.
+    pub fn reply_error(
+        &mut self,
+        id: RequestId,
+        errno: Errno,
+        reason: &str,
+    ) -> Result<(), ApiMisuse> {
+        self.core.open(id)?;
+        self.core.answer_error(id, errno, reason);
+        Ok(())
+    }
+
+    /// Answers a read in one piece with the payload of the
+    /// [`PayloadSource`](crate::PayloadSource).
+    ///
+    /// # Errors
+    /// [`ApiMisuse::NoSuchRequest`] when it is not open, and
+    /// [`ApiMisuse::WrongReply`] when it is no read.
+    pub fn reply_data(&mut self, id: RequestId) -> Result<(), ApiMisuse> {
+        let simple = self.core.facts.headers == HeaderStyle::Simple;
+        let received = self.core.open(id)?;
+        let (command, cookie) = (received.command, received.cookie);
+        if command.kind != CommandType::Read {
+            return Err(ApiMisuse::WrongReply);
+        }
+        let length = usize::try_from(command.length).unwrap_or(usize::MAX);
+        if simple {
+            received.queued += 1;
+            received.stage = Stage::Answered;
+            let header = SimpleReply { error: 0, cookie }.encode();
+            self.core.outbox.push_payload(id, &header, 0, length);
+            return Ok(());
+        }
+        if length == 0 {
+            self.core.answer_success(id);
+            return Ok(());
+        }
+        self.send_data(id, 0, length, true)
+    }
+
+    /// Sends a part of a read: `length` bytes from `at` bytes into the request, with
+    /// the payload of the [`PayloadSource`](crate::PayloadSource) there. `last` ends
+    /// the reply.
+    ///
+    /// # Errors
+    /// [`ApiMisuse::NoSuchRequest`] when it is not open, and
+    /// [`ApiMisuse::WrongReply`] when it is no read, the part is empty or not inside
+    /// it, or structured replies were not negotiated.
+    pub fn send_data(
+        &mut self,
+        id: RequestId,
+        at: usize,
+        length: usize,
+        last: bool,
+    ) -> Result<(), ApiMisuse> {
+        let offset = self.core.part(id, at, length)?;
+        let body = OffsetData { offset }.encode();
+        self.core.chunk(
+            id,
+            ChunkType::OffsetData,
+            last,
+            &body,
+            Tail::Payload { at, length },
+        );
+        Ok(())
+    }
+
+    /// Sends a part of a read that is all zeroes. `last` ends the reply.
+    ///
+    /// # Errors
+    /// As [`send_data`](Self::send_data).
+    pub fn send_hole(
+        &mut self,
+        id: RequestId,
+        at: usize,
+        length: usize,
+        last: bool,
+    ) -> Result<(), ApiMisuse> {
+        let offset = self.core.part(id, at, length)?;
+        let length = u32::try_from(length).map_err(|_| ApiMisuse::WrongReply)?;
+        let body = OffsetHole { offset, length }.encode();
+        self.core
+            .chunk(id, ChunkType::OffsetHole, last, &body, Tail::Empty);
+        Ok(())
+    }
+
+    /// Reports an error at an offset, in bytes from the start of the export, without
+    /// ending the reply unless `last`.
+    ///
+    /// # Errors
+    /// [`ApiMisuse::NoSuchRequest`] when it is not open, and
+    /// [`ApiMisuse::WrongReply`] when structured replies were not negotiated.
+    pub fn send_error_at(
+        &mut self,
+        id: RequestId,
+        errno: Errno,
+        offset: u64,
+        reason: &str,
+        last: bool,
+    ) -> Result<(), ApiMisuse> {
+        self.core.open(id)?;
+        if self.core.facts.headers == HeaderStyle::Simple {
+            return Err(ApiMisuse::WrongReply);
+        }
+        let reason = cut(reason);
+        let head = ErrorHead {
+            error: errno.to_wire(),
+            message_length: reason.len() as u16,
+        };
+        let mut tail = Vec::from(reason.as_bytes());
+        tail.extend_from_slice(&offset.to_be_bytes());
+        self.core.chunk(
+            id,
+            ChunkType::ErrorOffset,
+            last,
+            &head.encode(),
+            Tail::Bytes(&tail),
+        );
+        Ok(())
+    }
+
+    /// Sends the extents of one meta context, in order from the start of the
+    /// request. `last` ends the reply. In compact form, lengths beyond 32 bits are
+    /// cut and the list ends there.
+    ///
+    /// # Errors
+    /// [`ApiMisuse::NoSuchRequest`] when it is not open, and
+    /// [`ApiMisuse::WrongReply`] when it is no block status or there are no extents.
+    pub fn send_extents(
+        &mut self,
+        id: RequestId,
+        context: ContextId,
+        extents: &[Extent],
+        last: bool,
+    ) -> Result<(), ApiMisuse> {
+        let command = self.core.open(id)?.command;
+        if command.kind != CommandType::BlockStatus || extents.is_empty() {
+            return Err(ApiMisuse::WrongReply);
+        }
+        let one = command.flags.contains(CommandFlags::REQ_ONE);
+        let extents = if one {
+            extents.get(..1).unwrap_or_default()
+        } else {
+            extents
+        };
+        let mut body = Vec::new();
+        if self.core.facts.headers == HeaderStyle::Extended {
+            for extent in extents {
+                body.extend_from_slice(&extent.encode_extended());
+            }
+            let head = StatusExtHead {
+                context: context.0,
+                count: extents.len() as u32,
+            };
+            let head = head.encode();
+            self.core.chunk(
+                id,
+                ChunkType::BlockStatusExt,
+                last,
+                &head,
+                Tail::Bytes(&body),
+            );
+        } else {
+            for extent in extents {
+                match extent.encode_compact() {
+                    Some(bytes) => body.extend_from_slice(&bytes),
+                    None => {
+                        body.extend_from_slice(&shortened(
+                            *extent,
+                            self.core.export.minimum_block(),
+                        ));
+                        break;
+                    }
+                }
+            }
+            let head = context.0.to_be_bytes();
+            self.core
+                .chunk(id, ChunkType::BlockStatus, last, &head, Tail::Bytes(&body));
+        }
+        Ok(())
+    }
+
+    /// Ends the reply to a read or a block status whose parts are all sent.
+    ///
+    /// # Errors
+    /// [`ApiMisuse::NoSuchRequest`] when it is not open, and
+    /// [`ApiMisuse::WrongReply`] when structured replies were not negotiated.
+    pub fn end_reply(&mut self, id: RequestId) -> Result<(), ApiMisuse> {
+        self.core.open(id)?;
+        if self.core.facts.headers == HeaderStyle::Simple {
+            return Err(ApiMisuse::WrongReply);
+        }
+        self.core.chunk(id, ChunkType::None, true, &[], Tail::Empty);
+        Ok(())
+    }
+}
+
+/// What follows the fixed part of a chunk.
+enum Tail<'a> {
+    Empty,
+    Bytes(&'a [u8]),
+    Payload { at: usize, length: usize },
+}
+
+impl Core {
+    fn open(&mut self, id: RequestId) -> Result<&mut Received, ApiMisuse> {
+        let received = self.slots.get_mut(id).ok_or(ApiMisuse::NoSuchRequest)?;
+        if received.stage == Stage::Open {
+            Ok(received)
+        } else {
+            Err(ApiMisuse::NoSuchRequest)
+        }
+    }
+
+    /// Checks a part of a read; returns its offset in the export.
+    fn part(&mut self, id: RequestId, at: usize, length: usize) -> Result<u64, ApiMisuse> {
+        let structured = self.facts.headers != HeaderStyle::Simple;
+        let command = self.open(id)?.command;
+        let end = at.checked_add(length).ok_or(ApiMisuse::WrongReply)? as u64;
+        let sound =
+            structured && command.kind == CommandType::Read && length > 0 && end <= command.length;
+        if sound {
+            Ok(command.offset + at as u64)
+        } else {
+            Err(ApiMisuse::WrongReply)
+        }
+    }
+
+    fn answer_success(&mut self, id: RequestId) {
+        if self.facts.headers == HeaderStyle::Extended {
+            self.chunk(id, ChunkType::None, true, &[], Tail::Empty);
+        } else if self.facts.headers == HeaderStyle::Structured
+            && self
+                .slots
+                .get(id)
+                .is_some_and(|r| r.command.kind == CommandType::Read)
+        {
+            // proto.md, "Structured reply chunk message": a read must not get a
+            // simple reply, not even one without data.
+            self.chunk(id, ChunkType::None, true, &[], Tail::Empty);
+        } else {
+            self.simple(id, 0);
+        }
+    }
+
+    pub(super) fn answer_error(&mut self, id: RequestId, errno: Errno, reason: &str) {
+        if self.facts.headers == HeaderStyle::Simple {
+            self.simple(id, errno.to_wire());
+            return;
+        }
+        let reason = cut(reason);
+        let head = ErrorHead {
+            error: errno.to_wire(),
+            message_length: reason.len() as u16,
+        };
+        self.chunk(
+            id,
+            ChunkType::Error,
+            true,
+            &head.encode(),
+            Tail::Bytes(reason.as_bytes()),
+        );
+    }
+
+    fn simple(&mut self, id: RequestId, error: u32) {
+        if let Some(received) = self.slots.get_mut(id) {
+            received.queued += 1;
+            received.stage = Stage::Answered;
+            let reply = SimpleReply {
+                error,
+                cookie: received.cookie,
+            };
+            self.outbox.push(Some(id), &reply.encode());
+        }
+    }
+
+    fn chunk(&mut self, id: RequestId, kind: ChunkType, last: bool, fixed: &[u8], tail: Tail<'_>) {
+        let Some(received) = self.slots.get_mut(id) else {
+            return;
+        };
+        let tail_length = match &tail {
+            Tail::Empty => 0,
+            Tail::Bytes(bytes) => bytes.len(),
+            Tail::Payload { length, .. } => *length,
+        };
+        let header = ChunkHeader {
+            flags: if last {
+                ReplyFlags::DONE
+            } else {
+                ReplyFlags::empty()
+            },
+            kind: kind.to_wire(),
+            cookie: received.cookie,
+            offset: received.command.offset,
+            length: (fixed.len() + tail_length) as u64,
+        };
+        received.queued += 1;
+        if last {
+            received.stage = Stage::Answered;
+        }
+        // Header and fixed part travel as one piece: at most 32 + 12 bytes.
+        let mut head = [0; 44];
+        let head_len = match self.facts.headers {
+            HeaderStyle::Extended => join(&mut head, &header.encode_extended(), fixed),
+            HeaderStyle::Simple | HeaderStyle::Structured => {
+                let header = header.encode_structured();
+                join(
+                    &mut head,
+                    &header.unwrap_or([0; ChunkHeader::STRUCTURED_LEN]),
+                    fixed,
+                )
+            }
+        };
+        let head = head.get(..head_len).unwrap_or_default();
+        match tail {
+            Tail::Empty => self.outbox.push(Some(id), head),
+            Tail::Bytes(bytes) => self
+                .outbox
+                .push_body(Some(id), head, |body| body.extend_from_slice(bytes)),
+            Tail::Payload { at, length } => self.outbox.push_payload(id, head, at, length),
+        };
+    }
+}
+
+fn join(out: &mut [u8; 44], header: &[u8], fixed: &[u8]) -> usize {
+    for (to, from) in out.iter_mut().zip(header.iter().chain(fixed)) {
+        *to = *from;
+    }
+    header.len() + fixed.len()
+}
+
+/// At most 4096 bytes of text, cut between characters.
+fn cut(text: &str) -> &str {
+    let end = (0..=MAX_STRING.min(text.len()))
+        .rev()
+        .find(|end| text.is_char_boundary(*end));
+    text.get(..end.unwrap_or(0)).unwrap_or_default()
+}
+
+/// The longest aligned start of an extent that 32 bits can express.
+fn shortened(extent: Extent, minimum_block: u32) -> [u8; Extent::COMPACT_LEN] {
+    let longest = u64::from(u32::MAX - (u32::MAX % minimum_block.max(512)));
+    let extent = Extent {
+        length: extent.length.min(longest),
+        status: extent.status & u64::from(u32::MAX),
+    };
+    extent.encode_compact().unwrap_or_default()
+}

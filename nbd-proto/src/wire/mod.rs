@@ -1,0 +1,71 @@
+//! The bytes of the protocol: constants, headers and bodies, both directions.
+//!
+//! Everything here is plain data. A header of fixed size is encoded to and
+//! decoded from an array of exactly that size, so there is no short buffer to
+//! mishandle: `encode(self) -> [u8; N]`, `decode(&[u8; N]) -> Result<Self, _>`.
+//! Bodies of variable length are appended to a `Vec<u8>` and decoded from a
+//! slice that holds the whole body and nothing else. All integers are
+//! big-endian (proto.md, "Conventions").
+//!
+//! | file | messages |
+//! |---|---|
+//! | [`greeting`] | what the server says first, oldstyle and newstyle, and the answer |
+//! | [`option`] | option requests and replies of the haggling phase |
+//! | [`request`] | compact and extended requests |
+//! | [`reply`] | headers of simple, structured and extended replies |
+//! | [`chunk`] | bodies of structured and extended reply chunks |
+//! | [`flags`] | every flag word |
+
+pub mod chunk;
+pub mod flags;
+pub mod greeting;
+pub mod option;
+pub(crate) mod reader;
+pub mod reply;
+pub mod request;
+
+/// `NBDMAGIC`, the first eight bytes any server sends.
+pub const INIT_MAGIC: u64 = 0x4e42_444d_4147_4943;
+/// `IHAVEOPT`: the server is newstyle; also starts every option request.
+pub const OPTION_MAGIC: u64 = 0x4948_4156_454f_5054;
+/// The server is oldstyle (`cliserv_magic`).
+pub const OLDSTYLE_MAGIC: u64 = 0x0000_4202_8186_1253;
+/// Starts every option reply.
+pub const OPTION_REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
+/// `NBD_REQUEST_MAGIC`: a compact request.
+pub const REQUEST_MAGIC: u32 = 0x2560_9513;
+/// `NBD_EXTENDED_REQUEST_MAGIC`.
+pub const EXTENDED_REQUEST_MAGIC: u32 = 0x21e4_1c71;
+/// `NBD_SIMPLE_REPLY_MAGIC`.
+pub const SIMPLE_REPLY_MAGIC: u32 = 0x6744_6698;
+/// `NBD_STRUCTURED_REPLY_MAGIC`.
+pub const STRUCTURED_REPLY_MAGIC: u32 = 0x668e_33ef;
+/// `NBD_EXTENDED_REPLY_MAGIC`.
+pub const EXTENDED_REPLY_MAGIC: u32 = 0x6e8a_278c;
+
+/// Longest name, query, description or message, in bytes
+/// (proto.md, "Conventions").
+pub const MAX_STRING: usize = 4096;
+
+/// The TCP port registered for NBD.
+pub const DEFAULT_PORT: u16 = 10809;
+
+/// The meta context every server with block status should know.
+pub const BASE_ALLOCATION: &str = "base:allocation";
+
+/// Copies `parts` one after the other into an array that they fill exactly.
+///
+/// Headers are a handful of fields of fixed size; writing them as a list keeps
+/// the layout of the protocol text visible at the place where it is encoded.
+pub(crate) fn concat<const N: usize>(parts: &[&[u8]]) -> [u8; N] {
+    let mut out = [0; N];
+    let mut rest = out.as_mut_slice();
+    for part in parts {
+        if let Some((head, tail)) = core::mem::take(&mut rest).split_at_mut_checked(part.len()) {
+            head.copy_from_slice(part);
+            rest = tail;
+        }
+    }
+    debug_assert!(rest.is_empty(), "a header's fields must fill it");
+    out
+}
