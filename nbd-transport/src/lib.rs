@@ -27,7 +27,10 @@ mod command;
 mod connect;
 mod connection;
 mod endpoint;
+mod handshake;
+mod link;
 mod process;
+mod socket;
 mod ssh;
 mod uri;
 
@@ -35,7 +38,10 @@ pub use command::{Activation, CommandSpec, FdName, FdNameError, PeerStderr};
 pub use connect::{Attempt, ConnectError, Step};
 pub use connection::{Connection, Stream};
 pub use endpoint::Endpoint;
+pub use handshake::Handshake;
+pub use link::{Link, LinkError};
 pub use process::{PeerProcess, Signal};
+pub use socket::SocketIo;
 pub use ssh::{SshRemote, SshTarget};
 pub use uri::{
     AllowedTransports, MAX_PART_LEN, MAX_URI_LEN, NbdUri, TlsPolicy, Transport, UriAddress,

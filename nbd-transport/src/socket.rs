@@ -1,0 +1,90 @@
+//! A connected socket as `Read` and `Write`, with the wish to wait decided call by call.
+
+use rustix::io::Errno;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags, recv, recvmsg, send, sendmsg,
+};
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::os::fd::BorrowedFd;
+
+/// A socket for the length of a few calls.
+///
+/// Whether a call may wait is not a mode of the socket here but of the call, so one thread can
+/// send without waiting and then wait for an answer, with no further system call in between. A
+/// peer that is gone is an error and never a signal.
+#[derive(Debug)]
+pub struct SocketIo<'a> {
+    socket: BorrowedFd<'a>,
+    receive: RecvFlags,
+    send: SendFlags,
+    calls: u64,
+}
+
+impl<'a> SocketIo<'a> {
+    /// Neither reading nor writing waits.
+    #[must_use]
+    pub const fn non_blocking(socket: BorrowedFd<'a>) -> Self {
+        let send = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
+        Self {
+            socket,
+            receive: RecvFlags::DONTWAIT,
+            send,
+            calls: 0,
+        }
+    }
+
+    /// Reading waits for something to read, as long as the socket's receive timeout allows;
+    /// writing does not wait.
+    #[must_use]
+    pub const fn blocking_read(socket: BorrowedFd<'a>) -> Self {
+        let send = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
+        Self {
+            socket,
+            receive: RecvFlags::empty(),
+            send,
+            calls: 0,
+        }
+    }
+
+    /// System calls made so far.
+    #[must_use]
+    pub const fn calls(&self) -> u64 {
+        self.calls
+    }
+}
+
+impl Read for SocketIo<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.calls += 1;
+        let (received, _) = recv(self.socket, buf, self.receive)?;
+        Ok(received)
+    }
+
+    fn read_vectored(&mut self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        self.calls += 1;
+        let mut control = RecvAncillaryBuffer::default();
+        Ok(recvmsg(self.socket, bufs, &mut control, self.receive)?.bytes)
+    }
+}
+
+impl Write for SocketIo<'_> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.calls += 1;
+        Ok(send(self.socket, buf, self.send)?)
+    }
+
+    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.calls += 1;
+        let mut control = SendAncillaryBuffer::default();
+        match sendmsg(self.socket, bufs, &mut control, self.send) {
+            // A reset shows up on whichever call comes first; what the peer sent before it can
+            // still be read.
+            Err(Errno::CONNRESET) => Err(Errno::PIPE.into()),
+            result => Ok(result?),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
