@@ -1,1 +1,43 @@
-//! nbd-client-blocking
+//! A Network Block Device client for threads.
+//!
+//! No runtime, no helper thread: the calling thread does the work, and data goes
+//! straight between the socket and the caller's memory.
+//!
+//! ```no_run
+//! use nbd_client_blocking::Client;
+//!
+//! let mut client = Client::connect("nbd://localhost/disk")?;
+//! let mut sector = [0; 512];
+//! client.read_at(0, &mut sector)?;
+//! client.disconnect()?;
+//! # Ok::<(), nbd_client_blocking::Error>(())
+//! ```
+//!
+//! | to | use |
+//! |---|---|
+//! | connect | [`Builder`], [`Client::connect`] |
+//! | do one thing at a time | [`Client`] |
+//! | keep many commands in flight | [`Pipeline`] |
+//! | see the export as a file | [`ExportFile`] |
+//! | walk over its extents | [`Extents`] |
+//! | ask before choosing an export | [`Options`] |
+
+mod builder;
+mod client;
+mod error;
+mod extents;
+mod options;
+mod pipeline;
+mod ports;
+mod pump;
+mod view;
+
+pub use builder::Builder;
+pub use client::Client;
+pub use error::{CommandFailure, Error};
+pub use extents::{Extents, PlacedExtent};
+pub use nbd_proto as proto;
+pub use nbd_transport as transport;
+pub use options::{GoError, Options};
+pub use pipeline::{Completion, Pipeline};
+pub use view::ExportFile;

@@ -18,6 +18,7 @@ pub struct SocketIo<'a> {
     receive: RecvFlags,
     send: SendFlags,
     calls: u64,
+    starved: bool,
 }
 
 impl<'a> SocketIo<'a> {
@@ -30,6 +31,7 @@ impl<'a> SocketIo<'a> {
             receive: RecvFlags::DONTWAIT,
             send,
             calls: 0,
+            starved: false,
         }
     }
 
@@ -43,6 +45,7 @@ impl<'a> SocketIo<'a> {
             receive: RecvFlags::empty(),
             send,
             calls: 0,
+            starved: false,
         }
     }
 
@@ -51,19 +54,30 @@ impl<'a> SocketIo<'a> {
     pub const fn calls(&self) -> u64 {
         self.calls
     }
+
+    /// Whether the last read found nothing: at once, or after the receive timeout.
+    #[must_use]
+    pub const fn starved(&self) -> bool {
+        self.starved
+    }
+
+    fn received<T>(&mut self, result: Result<T, Errno>) -> io::Result<T> {
+        self.calls += 1;
+        self.starved = matches!(result, Err(Errno::AGAIN));
+        Ok(result?)
+    }
 }
 
 impl Read for SocketIo<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.calls += 1;
-        let (received, _) = recv(self.socket, buf, self.receive)?;
-        Ok(received)
+        let result = recv(self.socket, buf, self.receive);
+        self.received(result).map(|(received, _)| received)
     }
 
     fn read_vectored(&mut self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
-        self.calls += 1;
         let mut control = RecvAncillaryBuffer::default();
-        Ok(recvmsg(self.socket, bufs, &mut control, self.receive)?.bytes)
+        let result = recvmsg(self.socket, bufs, &mut control, self.receive);
+        self.received(result).map(|message| message.bytes)
     }
 }
 

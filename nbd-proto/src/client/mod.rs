@@ -336,6 +336,23 @@ impl Client {
         }
     }
 
+    /// Abandons every command; see [`abandon`](Self::abandon).
+    pub fn abandon_all(&mut self) {
+        while let Some(id) = self.core.slots.front(&self.core.done) {
+            self.abandon(id);
+        }
+        let mut next = self.core.slots.front(&self.core.in_flight);
+        while let Some(id) = next {
+            next = self.core.slots.after(id);
+            self.abandon(id);
+        }
+        let mut next = self.core.slots.front(&self.core.held);
+        while let Some(id) = next {
+            next = self.core.slots.after(id);
+            self.abandon(id);
+        }
+    }
+
     /// The next thing to know, if there is one.
     #[must_use]
     pub fn poll_event(&mut self) -> Option<Event> {

@@ -1,0 +1,181 @@
+//! How to connect, and to what.
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use nbd_proto::{ClientConfig, Phase};
+use nbd_transport::{Connection, Endpoint, Handshake, Link, NbdUri, SocketIo, UriPolicy};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+
+use crate::client::Client;
+use crate::error::Error;
+use crate::options::Options;
+use crate::pump::Pump;
+
+/// Settings of a connection, then the connection itself.
+///
+/// ```no_run
+/// use nbd_client_blocking::Builder;
+/// use std::time::Duration;
+///
+/// let client = Builder::new()
+///     .meta_context("base:allocation")
+///     .timeout(Duration::from_secs(30))
+///     .connect_uri("nbd://localhost/disk")?;
+/// println!("{} bytes", client.size());
+/// # Ok::<(), nbd_client_blocking::Error>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Builder {
+    config: ClientConfig,
+    policy: UriPolicy,
+    timeout: Option<Duration>,
+}
+
+impl Builder {
+    /// Defaults: no TLS, no meta context, no timeout, and everything the server
+    /// offers.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Replaces everything that is asked for in the negotiation.
+    #[must_use]
+    pub fn config(mut self, config: ClientConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Name of the export; a URI's own name takes its place.
+    #[must_use]
+    pub fn export(mut self, name: impl Into<String>) -> Self {
+        self.config = self.config.export(name);
+        self
+    }
+
+    /// Adds a meta context to ask for, such as `base:allocation`.
+    #[must_use]
+    pub fn meta_context(mut self, name: impl Into<String>) -> Self {
+        self.config = self.config.meta_context(name);
+        self
+    }
+
+    /// What URIs may make this program do.
+    #[must_use]
+    pub fn uri_policy(mut self, policy: UriPolicy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// Longest time for connecting and negotiating together, and afterwards longest
+    /// silence of the server while a command is waited for (default: none).
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Connects to a URI, such as `nbd://host/export` or
+    /// `nbd+unix:///export?socket=/path`.
+    ///
+    /// # Errors
+    /// When the URI is malformed or forbidden, nobody answers, or the server refuses.
+    pub fn connect_uri(&self, uri: &str) -> Result<Client, Error> {
+        let (builder, endpoint) = self.clone().resolve(uri)?;
+        builder.connect(&endpoint)
+    }
+
+    /// Connects to an endpoint.
+    ///
+    /// # Errors
+    /// When nobody answers, or the server refuses.
+    pub fn connect(&self, endpoint: &Endpoint) -> Result<Client, Error> {
+        let deadline = self
+            .timeout
+            .map(|timeout| std::time::Instant::now() + timeout);
+        self.connect_over(endpoint.connect(deadline)?)
+    }
+
+    /// Negotiates over a connection that is there already.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub fn connect_over(&self, connection: Connection) -> Result<Client, Error> {
+        let config = self.config.clone().option_mode(false);
+        let handshake = Handshake::new(config)?;
+        let mut options = Options::new(handshake, self.pump(connection)?);
+        options.drive()?;
+        options.into_client()
+    }
+
+    /// Connects to a URI and stops for the caller to ask and choose, if the server
+    /// knows how to.
+    ///
+    /// # Errors
+    /// When the URI is malformed or forbidden, nobody answers, or the server refuses.
+    pub fn negotiate_uri(&self, uri: &str) -> Result<Options, Error> {
+        let (builder, endpoint) = self.clone().resolve(uri)?;
+        builder.negotiate(&endpoint)
+    }
+
+    /// Connects to an endpoint and stops for the caller to ask and choose.
+    ///
+    /// # Errors
+    /// When nobody answers, or the server refuses.
+    pub fn negotiate(&self, endpoint: &Endpoint) -> Result<Options, Error> {
+        let deadline = self
+            .timeout
+            .map(|timeout| std::time::Instant::now() + timeout);
+        self.negotiate_over(endpoint.connect(deadline)?)
+    }
+
+    /// Negotiates over a connection that is there already, and stops for the caller to
+    /// ask and choose.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub fn negotiate_over(&self, connection: Connection) -> Result<Options, Error> {
+        let config = self.config.clone().option_mode(true);
+        let handshake = Handshake::new(config)?;
+        let mut options = Options::new(handshake, self.pump(connection)?);
+        options.drive()?;
+        Ok(options)
+    }
+
+    fn resolve(mut self, uri: &str) -> Result<(Self, Endpoint), Error> {
+        let uri: NbdUri = uri.parse()?;
+        self.policy.check(&uri)?;
+        self.config = self.config.export(uri.export_name());
+        let endpoint = uri.endpoint();
+        Ok((self, endpoint))
+    }
+
+    fn pump(&self, connection: Connection) -> Result<Pump, Error> {
+        set_socket_timeout(connection.stream.as_fd(), Timeout::Recv, self.timeout)
+            .map_err(std::io::Error::from)?;
+        let timeout = self.timeout;
+        Ok(Pump {
+            link: Link::plain(),
+            connection,
+            timeout,
+            system_calls: 0,
+        })
+    }
+}
+
+/// Drives a handshake until it wants its caller.
+pub(crate) fn drive(handshake: &mut Handshake, pump: &mut Pump) -> Result<(), Error> {
+    let deadline = pump.deadline();
+    loop {
+        let mut io = SocketIo::non_blocking(pump.connection.stream.as_fd());
+        let result = handshake.drive(&mut io, nbd_proto::io::IoMode::Vectored);
+        pump.system_calls += io.calls();
+        let direction = result?;
+        if direction.is_empty() || handshake.phase() == Phase::Closed {
+            return Ok(());
+        }
+        let state = nbd_proto::Machine::state_name(handshake.negotiation());
+        pump.wait(direction, deadline, state)?;
+    }
+}

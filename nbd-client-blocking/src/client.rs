@@ -1,0 +1,402 @@
+//! The client: one call, one command.
+
+use std::time::Duration;
+
+use nbd_proto::{
+    Command, CommandError, CommandFlags, ContextId, Disconnect, Extent, Machine, Negotiated,
+    ReadChunk, RequestId, RequestStatus, Stats, TransmissionFlags,
+};
+use nbd_transport::Connection;
+use rustix::net::{Shutdown, shutdown};
+
+use crate::error::{CommandFailure, Error};
+use crate::extents::Extents;
+use crate::pipeline::Pipeline;
+use crate::ports::{Remark, Single};
+use crate::pump::Pump;
+
+/// The longest payload sent in one command when the server tells no maximum, in bytes.
+const MAX_REQUEST: u64 = 32 << 20;
+
+/// A connection to an export.
+///
+/// Each method sends one command, or as many as the length takes, and waits for the
+/// end. Data goes straight between the socket and the caller's slice. To keep many
+/// commands in flight, see [`pipeline`](Self::pipeline). Offsets and lengths are in
+/// bytes from the start of the export.
+///
+/// Dropping it closes the connection abruptly; [`disconnect`](Self::disconnect) does
+/// it in good order.
+#[derive(Debug)]
+pub struct Client {
+    pub(crate) core: nbd_proto::Client,
+    pub(crate) pump: Pump,
+}
+
+impl Client {
+    pub(crate) const fn new(core: nbd_proto::Client, pump: Pump) -> Self {
+        Self { core, pump }
+    }
+
+    /// Connects to a URI with the defaults of [`Builder`](crate::Builder).
+    ///
+    /// # Errors
+    /// When the URI is malformed or forbidden, nobody answers, or the server refuses.
+    pub fn connect(uri: &str) -> Result<Self, Error> {
+        crate::Builder::new().connect_uri(uri)
+    }
+
+    /// Size of the export in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.core.export().size
+    }
+
+    /// What the export can do.
+    #[must_use]
+    pub fn flags(&self) -> TransmissionFlags {
+        self.core.export().flags
+    }
+
+    /// Whether writes are refused.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        self.flags().contains(TransmissionFlags::READ_ONLY)
+    }
+
+    /// Everything that was negotiated: style, TLS, contexts, block sizes, names.
+    #[must_use]
+    pub fn negotiated(&self) -> &Negotiated {
+        self.core.negotiated()
+    }
+
+    /// The number of a meta context, if it was asked for and granted.
+    #[must_use]
+    pub fn context(&self, name: &str) -> Option<ContextId> {
+        self.core.context(name)
+    }
+
+    /// The longest read or write sent as one command, in bytes. Longer ones are split.
+    #[must_use]
+    pub fn max_request(&self) -> usize {
+        let sizes = self.core.export().block_sizes;
+        let maximum = sizes.map_or(MAX_REQUEST, |sizes| {
+            u64::from(sizes.maximum).min(MAX_REQUEST)
+        });
+        // Whole blocks, so that what follows a piece stays aligned.
+        let block = u64::from(self.core.export().minimum_block());
+        (maximum - maximum % block).max(block) as usize
+    }
+
+    /// Counters of the protocol.
+    #[must_use]
+    pub fn stats(&self) -> &Stats {
+        self.core.stats()
+    }
+
+    /// System calls made on this connection's behalf, waiting included.
+    #[must_use]
+    pub fn system_calls(&self) -> u64 {
+        self.pump.system_calls
+    }
+
+    /// The protocol machine.
+    #[must_use]
+    pub fn core(&self) -> &nbd_proto::Client {
+        &self.core
+    }
+
+    /// The connection: its socket, and the process behind it, if there is one.
+    #[must_use]
+    pub fn connection(&self) -> &Connection {
+        &self.pump.connection
+    }
+
+    /// Reads `buf.len()` bytes at `offset`.
+    ///
+    /// # Errors
+    /// When the range is not inside the export, the server fails the command, or the
+    /// connection fails. What is in the buffer then is undefined.
+    pub fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
+        let max = self.max_request();
+        let mut at = offset;
+        for piece in buf.chunks_mut(max) {
+            let length = piece.len();
+            let command = Command::read(at, length as u32);
+            self.run(
+                command,
+                Single {
+                    read: piece,
+                    ..Single::none()
+                },
+            )?;
+            at += length as u64;
+        }
+        Ok(())
+    }
+
+    /// Reads as [`read_at`](Self::read_at), in one command, and reports each part of
+    /// the reply as it comes: data or hole, in whatever order the server sends them.
+    ///
+    /// # Errors
+    /// As [`read_at`](Self::read_at).
+    pub fn read_structured(
+        &mut self,
+        offset: u64,
+        buf: &mut [u8],
+        flags: CommandFlags,
+        mut on_chunk: impl FnMut(ReadChunk),
+    ) -> Result<(), Error> {
+        let length = u32::try_from(buf.len()).unwrap_or(u32::MAX);
+        let command = Command::read(offset, length).with(flags);
+        self.run(
+            command,
+            Single {
+                read: buf,
+                on_chunk: Some(&mut on_chunk),
+                ..Single::none()
+            },
+        )
+    }
+
+    /// Writes all of `buf` at `offset`.
+    ///
+    /// # Errors
+    /// When the range is not inside the export, the export is read-only, the server
+    /// fails the command, or the connection fails. How much has been written then is
+    /// unknown.
+    pub fn write_at(&mut self, offset: u64, buf: &[u8]) -> Result<(), Error> {
+        self.write_at_with(offset, buf, CommandFlags::empty())
+    }
+
+    /// Writes as [`write_at`](Self::write_at), with flags such as
+    /// [`CommandFlags::FUA`].
+    ///
+    /// # Errors
+    /// As [`write_at`](Self::write_at).
+    pub fn write_at_with(
+        &mut self,
+        offset: u64,
+        buf: &[u8],
+        flags: CommandFlags,
+    ) -> Result<(), Error> {
+        let max = self.max_request();
+        let mut at = offset;
+        for piece in buf.chunks(max) {
+            let command = Command::write(at, piece.len() as u32).with(flags);
+            self.run(
+                command,
+                Single {
+                    write: piece,
+                    ..Single::none()
+                },
+            )?;
+            at += piece.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Makes everything durable that has been written on this connection, and on every
+    /// other one to an export with
+    /// [`CAN_MULTI_CONN`](TransmissionFlags::CAN_MULTI_CONN).
+    ///
+    /// # Errors
+    /// When the server does not offer it, fails it, or the connection fails.
+    pub fn flush(&mut self) -> Result<(), Error> {
+        self.submit_and_wait(Command::flush())
+    }
+
+    /// Tells the server that the data in a range is no longer needed.
+    ///
+    /// # Errors
+    /// When the server does not offer it, fails it, or the connection fails.
+    pub fn trim(&mut self, offset: u64, length: u64) -> Result<(), Error> {
+        self.submit_and_wait(Command::trim(offset, length))
+    }
+
+    /// Makes a range read as zeroes, with flags such as [`CommandFlags::NO_HOLE`].
+    ///
+    /// # Errors
+    /// When the server does not offer it, fails it, or the connection fails.
+    pub fn write_zeroes(
+        &mut self,
+        offset: u64,
+        length: u64,
+        flags: CommandFlags,
+    ) -> Result<(), Error> {
+        self.submit_and_wait(Command::write_zeroes(offset, length).with(flags))
+    }
+
+    /// Tells the server that a range will be read soon.
+    ///
+    /// # Errors
+    /// When the server does not offer it, fails it, or the connection fails.
+    pub fn cache(&mut self, offset: u64, length: u64) -> Result<(), Error> {
+        self.submit_and_wait(Command::cache(offset, length))
+    }
+
+    /// Asks for the extents of a range, for each meta context that was granted; they
+    /// are passed on in order for each context. The server may report less than was
+    /// asked for, but at least one extent. See [`extents`](Self::extents) for the whole.
+    ///
+    /// # Errors
+    /// When no meta context was granted, the server fails the command or sends extents
+    /// that cannot be true, or the connection fails.
+    pub fn block_status(
+        &mut self,
+        offset: u64,
+        length: u64,
+        flags: CommandFlags,
+        mut on_extent: impl FnMut(ContextId, Extent),
+    ) -> Result<(), Error> {
+        let command = Command::block_status(offset, length).with(flags);
+        self.run(
+            command,
+            Single {
+                on_extent: Some(&mut on_extent),
+                ..Single::none()
+            },
+        )
+    }
+
+    /// All extents of a range for one meta context, in order, neighbours of equal status
+    /// merged, asked for as far as they are taken.
+    ///
+    /// # Errors
+    /// When the context was not granted.
+    pub fn extents(
+        &mut self,
+        context: &str,
+        range: std::ops::Range<u64>,
+    ) -> Result<Extents<'_>, Error> {
+        Extents::new(self, context, range)
+    }
+
+    /// Sends one command without payload and waits for its end.
+    ///
+    /// # Errors
+    /// When it cannot be sent, the server fails it, or the connection fails.
+    pub fn submit_and_wait(&mut self, command: Command) -> Result<(), Error> {
+        self.run(command, Single::none())
+    }
+
+    /// Starts keeping many commands in flight.
+    pub fn pipeline<B: AsRef<[u8]> + AsMut<[u8]>>(&mut self) -> Pipeline<'_, B> {
+        Pipeline::new(self)
+    }
+
+    /// Ends the session: asks the server to, and waits until it has closed the
+    /// connection.
+    ///
+    /// # Errors
+    /// When the connection fails before that.
+    pub fn disconnect(mut self) -> Result<(), Error> {
+        self.core.disconnect(Disconnect::AfterReplies);
+        let mut ports = Single::none();
+        while !self.core.is_closed() {
+            self.pump.send(&mut self.core, &ports)?;
+            if self.core.state_name() == "disconnecting"
+                && !self
+                    .core
+                    .get_direction()
+                    .contains(nbd_proto::Direction::WRITE)
+            {
+                // Nothing more will be sent. A peer that is gone already is no loss.
+                let _ = shutdown(&self.pump.connection.stream, Shutdown::Write);
+            }
+            match self.pump.round(&mut self.core, &mut ports) {
+                // The end is what was wanted; how abrupt it is does not matter.
+                Err(Error::Io(_)) => return Ok(()),
+                result => result?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Changes the longest silence of the server while a command is waited for.
+    ///
+    /// # Errors
+    /// When the socket does not take it.
+    pub fn set_timeout(&mut self, timeout: Option<Duration>) -> Result<(), Error> {
+        let socket = &self.pump.connection.stream;
+        rustix::net::sockopt::set_socket_timeout(
+            socket,
+            rustix::net::sockopt::Timeout::Recv,
+            timeout,
+        )
+        .map_err(std::io::Error::from)?;
+        self.pump.timeout = timeout;
+        Ok(())
+    }
+
+    /// One command from submission to its end.
+    fn run(&mut self, command: Command, mut ports: Single<'_>) -> Result<(), Error> {
+        let id = self
+            .core
+            .submit(command)
+            .map_err(|error| self.not_sent(command, error))?;
+        ports.id = Some(id);
+        while self.core.status(id) == RequestStatus::InFlight {
+            if let Err(error) = self.pump.round(&mut self.core, &mut ports) {
+                self.give_up(id);
+                return Err(error);
+            }
+        }
+        match self.core.take(id) {
+            Some((_, Ok(()))) => Ok(()),
+            Some((_, Err(error))) => Err(self.failed(command, error, ports.remark.take())),
+            None => Err(Error::Protocol(nbd_proto::PeerMisbehaved::Closed.into())),
+        }
+    }
+
+    /// Why a command that was submitted did not succeed. What killed the connection says
+    /// more than that it is gone.
+    pub(crate) fn failed(
+        &self,
+        command: Command,
+        error: CommandError,
+        remark: Option<Remark>,
+    ) -> Error {
+        if error == CommandError::ConnectionLost
+            && let Some(cause) = self.core.error()
+        {
+            return Error::Protocol(cause.clone());
+        }
+        let Remark { message, offset } = remark.unwrap_or_default();
+        Error::Command(CommandFailure {
+            command,
+            error,
+            message,
+            offset,
+        })
+    }
+
+    pub(crate) fn not_sent(&self, command: Command, error: nbd_proto::SubmitError) -> Error {
+        match self.core.error() {
+            Some(cause) => Error::Protocol(cause.clone()),
+            None => Error::Submit { command, error },
+        }
+    }
+
+    /// Stops waiting for a command after the connection failed or was too slow. Its
+    /// memory is not ours any more.
+    pub(crate) fn give_up(&mut self, id: RequestId) {
+        let gone = self.core.abandon(id);
+        let unsent = self
+            .core
+            .get_direction()
+            .contains(nbd_proto::Direction::WRITE);
+        if !gone && unsent {
+            // A part of the request is still to be sent, from memory that we no longer
+            // have: the stream cannot go on.
+            self.kill();
+        }
+    }
+
+    /// Ends the connection on the spot.
+    pub(crate) fn kill(&mut self) {
+        // The state machine is told what the peer will see.
+        let _ = self.core.eof();
+        let _ = shutdown(&self.pump.connection.stream, Shutdown::Both);
+    }
+}

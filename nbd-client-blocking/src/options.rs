@@ -1,0 +1,249 @@
+//! Option mode: asking a server before choosing an export.
+
+use nbd_proto::{
+    ClientConfig, ExportEntry, MetaContext, Negotiated, Negotiation, NegotiationEvent, OptionCode,
+    Phase, Refusal,
+};
+use nbd_transport::Handshake;
+
+use crate::builder::drive;
+use crate::client::Client;
+use crate::error::Error;
+use crate::pump::Pump;
+
+/// A connection whose export is not chosen yet.
+///
+/// ```no_run
+/// use nbd_client_blocking::Builder;
+///
+/// let mut options = Builder::new().negotiate_uri("nbd://localhost")?;
+/// for export in options.list()? {
+///     println!("{} {}", export.name, export.description);
+/// }
+/// options.set_export_name("disk")?;
+/// let client = options.go().map_err(|failed| failed.error)?;
+/// # Ok::<(), nbd_client_blocking::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Options {
+    handshake: Handshake,
+    pump: Pump,
+}
+
+/// [`Options::go`] failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct GoError {
+    /// Why.
+    #[source]
+    pub error: Error,
+    /// The connection, when the server merely refused: ask for something else.
+    pub options: Option<Box<Options>>,
+}
+
+impl Options {
+    pub(crate) const fn new(handshake: Handshake, pump: Pump) -> Self {
+        Self { handshake, pump }
+    }
+
+    pub(crate) fn drive(&mut self) -> Result<(), Error> {
+        drive(&mut self.handshake, &mut self.pump)
+    }
+
+    pub(crate) fn into_client(self) -> Result<Client, Error> {
+        let Self {
+            handshake,
+            mut pump,
+        } = self;
+        match handshake.finish() {
+            Ok((core, link)) => {
+                pump.link = link;
+                Ok(Client::new(core, pump))
+            }
+            Err(_) => Err(nbd_proto::ApiMisuse::WrongState.into()),
+        }
+    }
+
+    /// Whether the server can be asked. One that speaks an older protocol cannot, and
+    /// only [`go`](Self::go) is left.
+    #[must_use]
+    pub fn is_negotiating(&self) -> bool {
+        self.handshake.phase() == Phase::Idle
+    }
+
+    /// What has been agreed on, and what is known of the export after
+    /// [`info`](Self::info).
+    pub fn negotiated(&mut self) -> &Negotiated {
+        self.handshake.negotiation().negotiated()
+    }
+
+    /// All exports with their descriptions.
+    ///
+    /// # Errors
+    /// When the server refuses, cannot be asked, or the connection fails.
+    pub fn list(&mut self) -> Result<Vec<ExportEntry>, Error> {
+        let mut exports = Vec::new();
+        self.ask(OptionCode::List, Negotiation::list, |event| {
+            if let NegotiationEvent::Export(entry) = event {
+                exports.push(entry);
+            }
+        })?;
+        Ok(exports)
+    }
+
+    /// What the export is like, without choosing it.
+    ///
+    /// # Errors
+    /// When the server refuses, cannot be asked, or the connection fails.
+    pub fn info(&mut self) -> Result<Negotiated, Error> {
+        self.ask(OptionCode::Info, Negotiation::info, drop)?;
+        Ok(self.negotiated().clone())
+    }
+
+    /// The meta contexts that match the queries; all of them if there are none.
+    ///
+    /// # Errors
+    /// When the server refuses, cannot be asked, or the connection fails.
+    pub fn list_meta_contexts(&mut self, queries: &[&str]) -> Result<Vec<MetaContext>, Error> {
+        self.contexts(OptionCode::ListMetaContext, |negotiation| {
+            negotiation.list_meta_contexts(queries)
+        })
+    }
+
+    /// Selects meta contexts in place of those selected before; returns those that
+    /// were granted. The selection survives [`go`](Self::go) only if
+    /// [`ClientConfig::request_meta_contexts`] is off.
+    ///
+    /// # Errors
+    /// When the server refuses, cannot be asked, or the connection fails.
+    pub fn set_meta_contexts(&mut self, queries: &[&str]) -> Result<Vec<MetaContext>, Error> {
+        self.contexts(OptionCode::SetMetaContext, |negotiation| {
+            negotiation.set_meta_contexts(queries)
+        })
+    }
+
+    /// Asks for structured replies; true if granted.
+    ///
+    /// # Errors
+    /// When the server cannot be asked, or the connection fails.
+    pub fn structured_replies(&mut self) -> Result<bool, Error> {
+        self.granted(OptionCode::StructuredReply, Negotiation::structured_replies)
+    }
+
+    /// Asks for extended headers; true if granted.
+    ///
+    /// # Errors
+    /// When the server cannot be asked, or the connection fails.
+    pub fn extended_headers(&mut self) -> Result<bool, Error> {
+        self.granted(OptionCode::ExtendedHeaders, Negotiation::extended_headers)
+    }
+
+    /// Asks for another export from now on.
+    ///
+    /// # Errors
+    /// When the name is too long or contains NUL.
+    pub fn set_export_name(&mut self, name: impl Into<String>) -> Result<(), Error> {
+        Ok(self.handshake.negotiation().set_export_name(name)?)
+    }
+
+    /// Changes what is asked for from now on.
+    ///
+    /// # Errors
+    /// When a name is too long or contains NUL.
+    pub fn reconfigure(
+        &mut self,
+        change: impl FnOnce(ClientConfig) -> ClientConfig,
+    ) -> Result<(), Error> {
+        Ok(self.handshake.negotiation().reconfigure(change)?)
+    }
+
+    /// Chooses the export. A refusal gives the connection back, to choose another one.
+    ///
+    /// # Errors
+    /// When the server refuses or the connection fails.
+    pub fn go(mut self) -> Result<Client, GoError> {
+        let result = match self.handshake.phase() {
+            // An oldstyle server has left no choice.
+            Phase::Established => Ok(()),
+            _ => self.ask(OptionCode::Go, Negotiation::go, drop),
+        };
+        match result {
+            Ok(()) => self.into_client().map_err(|error| GoError {
+                error,
+                options: None,
+            }),
+            Err(error) => {
+                let options = self.is_negotiating().then(|| Box::new(self));
+                Err(GoError { error, options })
+            }
+        }
+    }
+
+    /// Ends the connection in good order.
+    ///
+    /// # Errors
+    /// When the connection fails.
+    pub fn abort(mut self) -> Result<(), Error> {
+        if self.is_negotiating() {
+            self.handshake.negotiation().abort()?;
+            self.drive()?;
+        }
+        Ok(())
+    }
+
+    fn contexts(
+        &mut self,
+        option: OptionCode,
+        start: impl FnOnce(&mut Negotiation) -> Result<(), nbd_proto::Error>,
+    ) -> Result<Vec<MetaContext>, Error> {
+        let mut contexts = Vec::new();
+        self.ask(option, start, |event| {
+            if let NegotiationEvent::MetaContext(context) = event {
+                contexts.push(context);
+            }
+        })?;
+        Ok(contexts)
+    }
+
+    fn granted(
+        &mut self,
+        option: OptionCode,
+        start: impl FnOnce(&mut Negotiation) -> Result<(), nbd_proto::Error>,
+    ) -> Result<bool, Error> {
+        match self.ask(option, start, drop) {
+            Ok(()) => Ok(true),
+            Err(Error::Protocol(nbd_proto::Error::Refused(_))) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sends an option and waits for its end.
+    fn ask(
+        &mut self,
+        option: OptionCode,
+        start: impl FnOnce(&mut Negotiation) -> Result<(), nbd_proto::Error>,
+        mut take: impl FnMut(NegotiationEvent),
+    ) -> Result<(), Error> {
+        let negotiation = self.handshake.negotiation();
+        // What became of the automatic options is of no interest any more.
+        while negotiation.poll_event().is_some() {}
+        start(negotiation)?;
+        self.drive()?;
+        let mut refusal: Option<Refusal> = None;
+        while let Some(event) = self.handshake.negotiation().poll_event() {
+            match event {
+                NegotiationEvent::Finished {
+                    option: finished,
+                    result,
+                } if finished == option => {
+                    refusal = result.err();
+                }
+                other => take(other),
+            }
+        }
+        refusal.map_or(
+            Ok(()),
+            |refusal| Err(nbd_proto::Error::from(refusal).into()),
+        )
+    }
+}

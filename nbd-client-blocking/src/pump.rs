@@ -1,0 +1,137 @@
+//! Moves bytes until something happens: the only place of this crate that waits.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use nbd_proto::io::{IoMode, Progress};
+use nbd_proto::{Direction, Machine, PayloadSink, PayloadSource};
+use nbd_transport::{Connection, Link, SocketIo};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+use crate::error::Error;
+
+/// A connection, what carries its bytes, and how long it may be silent.
+#[derive(Debug)]
+pub(crate) struct Pump {
+    pub(crate) link: Link,
+    pub(crate) connection: Connection,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) system_calls: u64,
+}
+
+impl Pump {
+    /// One round: sends what is due, then waits for bytes from the server and takes
+    /// them in.
+    ///
+    /// Sending never waits while there may be something to read, so a server that
+    /// is stuck sending while we are stuck sending is no deadlock. When nothing is
+    /// left to send, the read itself is what waits: no poll before it.
+    pub(crate) fn round<M, P>(&mut self, machine: &mut M, ports: &mut P) -> Result<(), Error>
+    where
+        M: Machine,
+        P: PayloadSink + PayloadSource,
+    {
+        self.send(machine, ports)?;
+        let direction = self.link.direction(machine);
+        if !direction.contains(Direction::READ) {
+            return Ok(());
+        }
+        if direction.contains(Direction::WRITE) {
+            let ready = self.wait(direction, self.deadline(), machine.state_name())?;
+            if ready.contains(Direction::READ) {
+                self.receive(machine, ports, false)?;
+            }
+            return Ok(());
+        }
+        self.receive(machine, ports, true)
+    }
+
+    /// Sends what is due, as far as there is room.
+    pub(crate) fn send<M, P>(&mut self, machine: &mut M, source: &P) -> Result<(), Error>
+    where
+        M: Machine,
+        P: PayloadSource,
+    {
+        while self.link.direction(machine).contains(Direction::WRITE) {
+            let mut io = SocketIo::non_blocking(self.connection.stream.as_fd());
+            let result = self.link.write(machine, &mut io, source, IoMode::Vectored);
+            self.system_calls += io.calls();
+            if result? != Progress::More {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes in what has come; waits for it if asked to.
+    pub(crate) fn receive<M, P>(
+        &mut self,
+        machine: &mut M,
+        sink: &mut P,
+        wait: bool,
+    ) -> Result<(), Error>
+    where
+        M: Machine,
+        P: PayloadSink,
+    {
+        let socket = self.connection.stream.as_fd();
+        let mut io = if wait {
+            SocketIo::blocking_read(socket)
+        } else {
+            SocketIo::non_blocking(socket)
+        };
+        let result = self.link.read(machine, &mut io, sink, IoMode::Vectored);
+        self.system_calls += io.calls();
+        result?;
+        if wait && io.starved() {
+            // The socket's receive timeout has passed.
+            return Err(self.timed_out(machine.state_name()));
+        }
+        Ok(())
+    }
+
+    /// Waits until the socket is ready, no longer than the deadline.
+    pub(crate) fn wait(
+        &mut self,
+        direction: Direction,
+        deadline: Option<Instant>,
+        state: &'static str,
+    ) -> Result<Direction, Error> {
+        let mut events = PollFlags::empty();
+        events.set(PollFlags::IN, direction.contains(Direction::READ));
+        events.set(PollFlags::OUT, direction.contains(Direction::WRITE));
+        loop {
+            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            let limit = left.and_then(|left| Timespec::try_from(left).ok());
+            let mut fds = [PollFd::new(&self.connection.stream, events)];
+            self.system_calls += 1;
+            match poll(&mut fds, limit.as_ref()) {
+                Ok(0) => return Err(self.timed_out(state)),
+                Ok(_) => {
+                    let [fd] = fds;
+                    let mut ready = Direction::empty();
+                    // Errors and hang-ups show on whichever call comes next.
+                    let broken = PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL;
+                    let seen = fd.revents();
+                    ready.set(Direction::READ, seen.intersects(PollFlags::IN | broken));
+                    ready.set(Direction::WRITE, seen.intersects(PollFlags::OUT | broken));
+                    return Ok(ready);
+                }
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(Error::Io(error.into())),
+            }
+        }
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.timeout.map(|timeout| Instant::now() + timeout)
+    }
+
+    fn timed_out(&self, state: &'static str) -> Error {
+        Error::TimedOut {
+            state,
+            timeout: self.timeout.unwrap_or_default(),
+        }
+    }
+}
