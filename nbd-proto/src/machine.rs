@@ -81,6 +81,11 @@ pub trait Machine {
     /// when the connection is over, or when only the caller can go on.
     fn get_direction(&self) -> Direction;
 
+    /// Whether the connection is over, or ends by agreement: one side has said so
+    /// and nothing more is due from the peer. Only then may a transport that can tell the end
+    /// of a stream from its truncation, such as TLS, put up with either.
+    fn is_ending(&self) -> bool;
+
     /// The state in words, for diagnostics only.
     fn state_name(&self) -> &'static str;
 

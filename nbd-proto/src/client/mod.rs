@@ -608,6 +608,10 @@ impl Machine for Client {
         direction
     }
 
+    fn is_ending(&self) -> bool {
+        matches!(self.core.life, Life::Disconnecting | Life::Closed(_))
+    }
+
     fn state_name(&self) -> &'static str {
         match (
             &self.core.life,

@@ -364,6 +364,13 @@ impl Machine for Server {
         direction
     }
 
+    fn is_ending(&self) -> bool {
+        match self.core.life {
+            Life::Open => false,
+            Life::Leaving | Life::Dead(_) => true,
+        }
+    }
+
     fn state_name(&self) -> &'static str {
         match (&self.core.life, self.core.expect, self.core.slots.used()) {
             (Life::Open, Expect::Slot, _) => "waiting for replies to leave",

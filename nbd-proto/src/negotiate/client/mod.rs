@@ -490,7 +490,11 @@ impl Machine for Negotiation {
     fn received<S: PayloadSink>(&mut self, n: usize, sink: &mut S) -> Result<(), Error> {
         self.check_alive()?;
         let result = self.intake.received(n, &mut self.core, sink);
-        self.delivered(result)
+        self.delivered(result)?;
+        if self.phase() == Phase::StartTls && self.intake.has_unparsed() {
+            return Err(self.fail(PeerMisbehaved::PlaintextAfterStartTls.into()));
+        }
+        Ok(())
     }
 
     fn feed<S: PayloadSink>(&mut self, bytes: &[u8], sink: &mut S) -> Result<usize, Error> {
@@ -560,6 +564,11 @@ impl Machine for Negotiation {
         let reads = matches!(self.phase(), Phase::Busy | Phase::Idle);
         direction.set(Direction::READ, reads && !self.intake.is_waiting());
         direction
+    }
+
+    fn is_ending(&self) -> bool {
+        self.phase() == Phase::Closed
+            || matches!(self.core.expect, Expect::ReplyHeader(OptionCode::Abort))
     }
 
     fn state_name(&self) -> &'static str {

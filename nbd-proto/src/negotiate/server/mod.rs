@@ -463,7 +463,11 @@ impl Machine for ServerNegotiation {
     fn received<S: PayloadSink>(&mut self, n: usize, sink: &mut S) -> Result<(), Error> {
         self.check_alive()?;
         let result = self.intake.received(n, &mut self.core, sink);
-        self.delivered(result)
+        self.delivered(result)?;
+        if self.phase() == ServerPhase::StartTls && self.intake.has_unparsed() {
+            return Err(self.fail(PeerMisbehaved::PlaintextAfterStartTls.into()));
+        }
+        Ok(())
     }
 
     fn feed<S: PayloadSink>(&mut self, bytes: &[u8], sink: &mut S) -> Result<usize, Error> {
@@ -512,6 +516,10 @@ impl Machine for ServerNegotiation {
         direction.set(Direction::WRITE, !self.core.outbox.is_empty());
         direction.set(Direction::READ, self.phase() == ServerPhase::Busy);
         direction
+    }
+
+    fn is_ending(&self) -> bool {
+        self.phase() == ServerPhase::Closed
     }
 
     fn state_name(&self) -> &'static str {
