@@ -4,7 +4,7 @@ use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::num::NonZeroU64;
 use std::ops::ControlFlow;
-use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use rustix::fs::{Advice, FallocateFlags, SeekFrom, fadvise, fallocate, seek};
@@ -23,6 +23,7 @@ pub(crate) struct FileStore {
     size: u64,
     read_only: bool,
     block_device: bool,
+    preferred_block: u32,
 }
 
 impl FileStore {
@@ -43,7 +44,8 @@ impl FileStore {
     fn open_unnamed(path: &Path, read_only: bool) -> io::Result<Self> {
         // Looked at before it is opened: to open a pipe would wait for its
         // other end.
-        let block_device = is_block_device(&path.metadata()?)?;
+        let metadata = path.metadata()?;
+        let block_device = is_block_device(&metadata)?;
         let file = OpenOptions::new().read(true).write(!read_only).open(path)?;
         // The metadata of a block device says that its size is zero.
         let size = seek(&file, SeekFrom::End(0))?;
@@ -52,6 +54,7 @@ impl FileStore {
             size,
             read_only,
             block_device,
+            preferred_block: preferred_block(&metadata),
         })
     }
 
@@ -108,6 +111,10 @@ impl Store for FileStore {
             fast_zero: !self.read_only,
             cache: true,
         }
+    }
+
+    fn preferred_block(&self) -> u32 {
+        self.preferred_block
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
@@ -185,6 +192,12 @@ fn is_block_device(metadata: &Metadata) -> io::Result<bool> {
         io::ErrorKind::InvalidInput,
         "it is neither a regular file nor a block device",
     ))
+}
+
+/// What the file system calls the preferred size, where that makes sense.
+fn preferred_block(metadata: &Metadata) -> u32 {
+    let size = u32::try_from(metadata.blksize()).unwrap_or(u32::MAX);
+    size.clamp(4 << 10, 1 << 20).next_power_of_two()
 }
 
 /// Gives an error number to the errors that the standard library makes up: the

@@ -52,6 +52,12 @@ pub(crate) trait Store: Send + Sync {
     /// What the store can do beyond reading and writing.
     fn capabilities(&self) -> Capabilities;
 
+    /// The length in bytes that requests should be multiples of to be fast: a
+    /// power of two, from 512 bytes to 1 MiB.
+    fn preferred_block(&self) -> u32 {
+        4096
+    }
+
     /// Fills the whole of `buf` from `offset` (bytes), or fails.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
 
