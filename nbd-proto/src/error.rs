@@ -196,6 +196,9 @@ pub enum PeerIncompatible {
     /// The server wants TLS and it is not enabled on this side.
     #[error("the server wants TLS, which is not enabled")]
     TlsWanted,
+    /// Meta contexts need structured replies.
+    #[error("meta contexts need structured replies, which were not negotiated")]
+    NoStructuredReplies,
     /// The option needs fixed newstyle negotiation.
     #[error("the server does not speak fixed newstyle negotiation")]
     NotFixedNewstyle,

@@ -115,6 +115,9 @@ where
     R: Read + ?Sized,
     S: PayloadSink,
 {
+    if machine.has_buffered() {
+        machine.received(0, sink)?;
+    }
     loop {
         let (offered, result) = match mode {
             IoMode::Vectored => {

@@ -44,6 +44,13 @@ pub trait Machine {
     /// offered.
     fn received<S: PayloadSink>(&mut self, n: usize, sink: &mut S) -> Result<(), Error>;
 
+    /// Whether bytes that were received wait to be parsed: call
+    /// [`received`](Self::received) with 0, or [`feed`](Self::feed) with nothing,
+    /// before waiting for the peer, who may have said all there is to say. So it is
+    /// after one machine handed over to the next, and after a machine waited for its
+    /// caller.
+    fn has_buffered(&self) -> bool;
+
     /// Takes received bytes from a slice of the caller's. Returns how many; fewer
     /// than given only while the machine waits for the caller, never on a
     /// [`Client`](crate::Client).

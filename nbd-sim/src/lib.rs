@@ -1,6 +1,36 @@
-//! nbd-sim
+//! The test kit: everything that judges the protocol core without a socket.
+//!
+//! ```text
+//!                      seed
+//!                        │
+//!        ┌───────────────┼────────────────┐
+//!        ▼               ▼                ▼
+//!   client app ── Link ── pipe ── Link ── server app ── Disk
+//!    │  Model          │ schedule │            (reorders, cuts, fails)
+//!    ▼                 ▼          ▼
+//!  completions       Oracle     Oracle
+//! ```
+//!
+//! | module | what |
+//! |---|---|
+//! | [`oracle`] | an independent parser of whole sessions |
+//! | [`transcript`] | recorded sessions with real servers, and golden vectors |
+//! | [`rng`] | the one source of chance: a number in, a run out |
+//! | [`pipe`] | a connection in memory that delivers as badly as its schedule says |
+//! | [`link`] | one machine at one end of a pipe, driven by pull or by push |
+//! | [`disk`] | what a server serves and what a client knows of it |
+//! | [`pair`] | a client and a server over a pipe, and every invariant checked |
+//! | `peer` | real servers and tools, with feature `peers` |
+//!
+//! Nothing here reads a clock or asks the system for chance: the same seed gives
+//! the same run, byte for byte.
 
+pub mod disk;
+pub mod link;
 pub mod oracle;
+pub mod pair;
 #[cfg(feature = "peers")]
 pub mod peer;
+pub mod pipe;
+pub mod rng;
 pub mod transcript;

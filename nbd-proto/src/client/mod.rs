@@ -535,6 +535,10 @@ impl Machine for Client {
         self.delivered(result)
     }
 
+    fn has_buffered(&self) -> bool {
+        self.intake.has_parsable()
+    }
+
     fn feed<S: PayloadSink>(&mut self, bytes: &[u8], sink: &mut S) -> Result<usize, Error> {
         self.check_alive()?;
         let result = self.intake.feed(bytes, &mut self.core, sink);

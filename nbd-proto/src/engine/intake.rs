@@ -134,6 +134,26 @@ impl Intake {
         !self.scratch.is_empty()
     }
 
+    /// Whether what was received can be parsed on at once.
+    pub(crate) fn has_parsable(&self) -> bool {
+        match self.step {
+            Step::Parse { need } => self.scratch.filled().len() >= need,
+            Step::Place { .. } | Step::Skip { .. } => !self.scratch.is_empty(),
+            Step::Wait => false,
+        }
+    }
+
+    /// Room for the rest of what is to be parsed: when a large payload is expected
+    /// behind it, no more than that.
+    fn parse_window(&self, need: usize, header: Option<usize>) -> usize {
+        let have = self.scratch.filled().len();
+        match header.map(|header| header.max(need)) {
+            Some(end) if end > have => end - have,
+            // What is held already reaches into the payload.
+            Some(_) | None => usize::MAX,
+        }
+    }
+
     /// Stops: from now on nothing is read or parsed.
     pub(crate) const fn stop(&mut self) {
         self.step = Step::Wait;
@@ -147,13 +167,7 @@ impl Intake {
         let (payload, window): (&mut [u8], usize) = match self.step {
             Step::Wait => (&mut [], 0),
             Step::Skip { .. } => (&mut [], usize::MAX),
-            Step::Parse { need } => {
-                let have = self.scratch.filled().len();
-                let window = role
-                    .large_next()
-                    .map_or(usize::MAX, |header| header.max(need) - have);
-                (&mut [], window)
-            }
+            Step::Parse { need } => (&mut [], self.parse_window(need, role.large_next())),
             Step::Place { id, at, left } => {
                 let region = if role.wants(id) {
                     sink.region(id, at, left)
@@ -208,11 +222,7 @@ impl Intake {
         }
         let window = match self.step {
             Step::Wait => 0,
-            Step::Parse { need } => {
-                let have = self.scratch.filled().len();
-                role.large_next()
-                    .map_or(usize::MAX, |header| header.max(need) - have)
-            }
+            Step::Parse { need } => self.parse_window(need, role.large_next()),
             Step::Place { .. } | Step::Skip { .. } => usize::MAX,
         };
         let scratch = if window == 0 {

@@ -190,13 +190,6 @@ impl Server {
         }
     }
 
-    /// Whether bytes have been received that wait to be parsed: call
-    /// [`received`](Machine::received) with 0.
-    #[must_use]
-    pub fn has_buffered(&self) -> bool {
-        self.intake.has_unparsed() && !self.intake.is_waiting()
-    }
-
     /// Whether the connection is over and every reply has left, or never will.
     #[must_use]
     pub fn is_closed(&self) -> bool {
@@ -310,6 +303,10 @@ impl Machine for Server {
         self.check_alive()?;
         let result = self.intake.received(n, &mut self.core, sink);
         self.delivered(result)
+    }
+
+    fn has_buffered(&self) -> bool {
+        self.intake.has_parsable()
     }
 
     fn feed<S: PayloadSink>(&mut self, bytes: &[u8], sink: &mut S) -> Result<usize, Error> {

@@ -123,12 +123,16 @@ impl Core {
         }
         let payload = self.payload_length(&header)?;
         self.last_payload = usize::try_from(payload).unwrap_or(usize::MAX);
-        let command = Command {
+        let mut command = Command {
             kind: kind.unwrap_or(CommandType::Flush),
             flags: header.flags.difference(CommandFlags::PAYLOAD_LEN),
             offset: header.offset,
             length: header.length,
         };
+        if command.kind == CommandType::Flush {
+            // proto.md, "NBD_CMD_FLUSH": both are reserved, so nobody acts on them.
+            (command.offset, command.length) = (0, 0);
+        }
         let Some((id, received)) = self.slots.claim() else {
             return Ok(Step::Wait);
         };

@@ -41,7 +41,7 @@ use crate::error::{ApiMisuse, Error, PeerIncompatible, PeerMisbehaved, Refusal};
 use crate::machine::Machine;
 use crate::negotiate::facts::Protocol;
 use crate::payload::{PayloadSink, PayloadSource};
-use crate::types::Direction;
+use crate::types::{Direction, HeaderStyle};
 use crate::wire::greeting::Style;
 use crate::wire::option::{
     ExportEntry, MetaContext, MetaContextRequest, OptionCode, OptionHeader, RefusalCode,
@@ -291,8 +291,8 @@ impl Negotiation {
     /// none; each comes as [`NegotiationEvent::MetaContext`]. Changes nothing.
     ///
     /// # Errors
-    /// Outside [`Phase::Idle`], when the server is not fixed newstyle, and
-    /// [`ApiMisuse::BadName`].
+    /// Outside [`Phase::Idle`], when the server is not fixed newstyle or structured
+    /// replies were not negotiated, and [`ApiMisuse::BadName`].
     pub fn list_meta_contexts(&mut self, queries: &[&str]) -> Result<(), Error> {
         self.ask_contexts(OptionCode::ListMetaContext, queries)
     }
@@ -303,8 +303,8 @@ impl Negotiation {
     /// [`request_meta_contexts`](ClientConfig::request_meta_contexts).
     ///
     /// # Errors
-    /// Outside [`Phase::Idle`], when the server is not fixed newstyle, and
-    /// [`ApiMisuse::BadName`].
+    /// Outside [`Phase::Idle`], when the server is not fixed newstyle or structured
+    /// replies were not negotiated, and [`ApiMisuse::BadName`].
     pub fn set_meta_contexts(&mut self, queries: &[&str]) -> Result<(), Error> {
         self.ask_contexts(OptionCode::SetMetaContext, queries)
     }
@@ -400,6 +400,10 @@ impl Negotiation {
             return Err(ApiMisuse::BadName.into());
         }
         self.check_option()?;
+        // proto.md, "NBD_OPT_LIST_META_CONTEXT", "NBD_OPT_SET_META_CONTEXT".
+        if self.core.facts.headers == HeaderStyle::Simple {
+            return Err(PeerIncompatible::NoStructuredReplies.into());
+        }
         let queries = queries.iter().map(|query| String::from(*query)).collect();
         self.core.explicit = true;
         self.core.send_contexts(option, queries);
@@ -495,6 +499,10 @@ impl Machine for Negotiation {
             return Err(self.fail(PeerMisbehaved::PlaintextAfterStartTls.into()));
         }
         Ok(())
+    }
+
+    fn has_buffered(&self) -> bool {
+        self.intake.has_parsable()
     }
 
     fn feed<S: PayloadSink>(&mut self, bytes: &[u8], sink: &mut S) -> Result<usize, Error> {

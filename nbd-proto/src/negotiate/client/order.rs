@@ -172,6 +172,10 @@ impl Core {
             }
             if !self.config.option_mode {
                 self.give_up();
+                let unwanted = self.config.tls == TlsPolicy::Disable;
+                if unwanted && refusal.code == RefusalCode::TlsRequired {
+                    return Err(PeerIncompatible::TlsWanted.into());
+                }
                 return Err(refusal.into());
             }
         }

@@ -131,22 +131,25 @@ impl ServerNegotiation {
 
     /// A connection to an oldstyle client: there is nothing to negotiate.
     #[must_use]
-    pub fn oldstyle(config: ServerConfig, export: ExportInfo) -> Self {
-        let mut outbox = Outbox::new();
-        let header = ExportHeader {
-            size: export.size,
-            flags: export.flags | TransmissionFlags::HAS_FLAGS,
-        };
-        outbox.push_body(None, &Style::Oldstyle.encode(), |body| {
-            body.extend_from_slice(&header.encode_oldstyle());
-            body.extend_from_slice(&[0; ZERO_PADDING]);
-        });
+    pub fn oldstyle(config: ServerConfig, mut export: ExportInfo) -> Self {
+        export.flags |= TransmissionFlags::HAS_FLAGS;
         let mut facts = Negotiated {
             protocol: Protocol::Oldstyle,
             export: Some(export),
             ..Negotiated::default()
         };
         facts.normalise();
+        let mut outbox = Outbox::new();
+        if let Some(export) = &facts.export {
+            let header = ExportHeader {
+                size: export.size,
+                flags: export.flags,
+            };
+            outbox.push_body(None, &Style::Oldstyle.encode(), |body| {
+                body.extend_from_slice(&header.encode_oldstyle());
+                body.extend_from_slice(&[0; ZERO_PADDING]);
+            });
+        }
         Self::with(config, outbox, Expect::Established, facts)
     }
 
@@ -468,6 +471,10 @@ impl Machine for ServerNegotiation {
             return Err(self.fail(PeerMisbehaved::PlaintextAfterStartTls.into()));
         }
         Ok(())
+    }
+
+    fn has_buffered(&self) -> bool {
+        self.intake.has_parsable()
     }
 
     fn feed<S: PayloadSink>(&mut self, bytes: &[u8], sink: &mut S) -> Result<usize, Error> {

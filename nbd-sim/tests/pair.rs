@@ -1,0 +1,41 @@
+//! Simulated sessions: thousands of seeds, every invariant of `nbd_sim::pair`.
+
+use std::env;
+
+use nbd_proto::HeaderStyle;
+use nbd_sim::pair::{Plan, Report, run, run_seed};
+
+/// Seeds of an ordinary run; `NBD_SIM_SEEDS` asks for more.
+const SEEDS: u64 = 3000;
+
+#[test]
+fn every_invariant_holds_for_every_seed() {
+    let seeds = env::var("NBD_SIM_SEEDS").map_or(SEEDS, |text| text.parse().expect("a number"));
+    let reports: Vec<Report> = (0..seeds)
+        .map(|seed| run_seed(seed).unwrap_or_else(|failure| panic!("{failure}")))
+        .collect();
+    let sum = |part: fn(&Report) -> u64| reports.iter().map(part).sum::<u64>();
+    let reached = |style| reports.iter().filter(|r| r.headers == style).count() as u64;
+    // A simulation that does nothing would pass, too.
+    let each = seeds / 20;
+    assert!(reached(Some(HeaderStyle::Simple)) > each);
+    assert!(reached(Some(HeaderStyle::Structured)) > each);
+    assert!(reached(Some(HeaderStyle::Extended)) > each);
+    assert!(
+        reached(None) > seeds / 100,
+        "no fault struck the negotiation"
+    );
+    assert!(sum(|r| r.succeeded) > 5 * seeds);
+    assert!(sum(|r| r.failed) > each);
+    assert!(sum(|r| r.abandoned) > each);
+    assert!(sum(|r| r.holes) > each);
+    assert!(sum(|r| r.extents) > each);
+}
+
+#[test]
+fn the_same_seed_is_the_same_session() {
+    for seed in 0..40 {
+        let once = run(Plan::new(seed)).unwrap();
+        assert_eq!(once, run(Plan::new(seed)).unwrap());
+    }
+}
