@@ -43,7 +43,8 @@ pub struct ErrorReport<'a> {
 /// lengths come from the machine.
 pub trait PayloadSink {
     /// Memory for `len` bytes of request `id`, starting `at` bytes into its
-    /// payload.
+    /// payload. They are all that is left of it, or of the chunk it comes in, so
+    /// for a write that a server receives `at` 0 tells the length of the whole.
     ///
     /// It may be shorter than `len` when the destination is scattered; the
     /// machine asks again for the rest. It may be empty when the sink knows no

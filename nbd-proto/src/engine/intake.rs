@@ -367,7 +367,7 @@ where
             Step::Place { id, at, left } if !rest.is_empty() => {
                 let mut n = (*left).min(rest.len());
                 if role.wants(*id) {
-                    let region = sink.region(*id, *at, n);
+                    let region = sink.region(*id, *at, *left);
                     let room = region.len().min(n);
                     if room > 0 {
                         n = room;
