@@ -1,4 +1,70 @@
-//! nbd-cli
-mod store;
+//! `nbd`: looks at, copies, measures and serves network block devices.
 
-fn main() {}
+mod bench;
+mod copy;
+mod demo;
+mod failure;
+mod info;
+mod serve;
+mod size;
+mod store;
+mod target;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Network Block Device tool.
+#[derive(Debug, Parser)]
+#[command(name = "nbd", version, about, disable_help_subcommand = true)]
+struct Program {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show what a server offers: size, abilities, extents, exports
+    Info(info::Args),
+    /// Copy between servers, files and streams
+    Copy(copy::Args),
+    /// Measure a server
+    Bench(bench::Args),
+    /// Serve memory or a file
+    Serve(serve::Args),
+    /// Show it all at work, with nothing installed
+    Demo,
+}
+
+/// What every command that connects has in common.
+#[derive(Clone, Copy, Debug, Args)]
+struct Patience {
+    /// Longest time to connect and negotiate, and longest silence of a server afterwards
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    timeout: u64,
+}
+
+impl Patience {
+    fn duration(self) -> Duration {
+        // A socket takes 0 for "wait for ever", which is not what 0 seconds say.
+        Duration::from_secs(self.timeout).max(Duration::from_millis(1))
+    }
+}
+
+fn main() -> ExitCode {
+    let result = match Program::parse().command {
+        Command::Info(args) => info::run(&args),
+        Command::Copy(args) => copy::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Serve(args) => serve::run(args),
+        Command::Demo => demo::run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("nbd: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}

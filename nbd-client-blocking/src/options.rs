@@ -77,6 +77,11 @@ impl Options {
         self.handshake.negotiation().negotiated()
     }
 
+    /// The name of the export that is asked for.
+    pub fn export_name(&mut self) -> &str {
+        self.handshake.negotiation().export_name()
+    }
+
     /// All exports with their descriptions.
     ///
     /// # Errors

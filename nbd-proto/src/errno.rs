@@ -41,6 +41,8 @@ pub enum Errno {
     TimedOut,
     /// No room for one more command at this moment.
     Again,
+    /// The caller gave no memory for the data.
+    Fault,
 }
 
 impl Errno {
@@ -65,7 +67,8 @@ impl Errno {
             | Self::NoEnt
             | Self::NameTooLong
             | Self::TimedOut
-            | Self::Again => 22,
+            | Self::Again
+            | Self::Fault => 22,
         }
     }
 
@@ -124,6 +127,7 @@ impl Errno {
             Self::NameTooLong => "ENAMETOOLONG",
             Self::TimedOut => "ETIMEDOUT",
             Self::Again => "EAGAIN",
+            Self::Fault => "EFAULT",
         }
     }
 
@@ -137,6 +141,7 @@ impl Errno {
             Self::Io => 5,
             Self::Again => 11,
             Self::NoMem => 12,
+            Self::Fault => 14,
             Self::Inval => 22,
             Self::NoSpc => 28,
             Self::Range => 34,
@@ -167,6 +172,7 @@ impl Errno {
             Self::NameTooLong => "name too long",
             Self::TimedOut => "timed out",
             Self::Again => "resource temporarily unavailable",
+            Self::Fault => "bad address",
         }
     }
 }
@@ -183,7 +189,7 @@ impl From<Errno> for std::io::ErrorKind {
         match errno {
             Errno::Perm => Self::PermissionDenied,
             Errno::NoMem => Self::OutOfMemory,
-            Errno::Inval | Errno::Range | Errno::NameTooLong => Self::InvalidInput,
+            Errno::Inval | Errno::Range | Errno::NameTooLong | Errno::Fault => Self::InvalidInput,
             Errno::NoSpc => Self::StorageFull,
             Errno::NotSup => Self::Unsupported,
             Errno::NotConn | Errno::Shutdown => Self::NotConnected,

@@ -325,6 +325,10 @@ pub enum CommandError {
     /// is unknown.
     #[error("connection lost before the reply")]
     ConnectionLost,
+    /// The caller: the [`PayloadSink`](crate::PayloadSink) had no memory for the
+    /// data.
+    #[error("no memory was given for the data")]
+    NoDestination,
 }
 
 impl CommandError {
@@ -335,6 +339,7 @@ impl CommandError {
             Self::Server(errno) => *errno,
             Self::Fault(_) => Errno::Proto,
             Self::ConnectionLost => Errno::NotConn,
+            Self::NoDestination => Errno::Fault,
         }
     }
 }

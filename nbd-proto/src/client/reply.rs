@@ -122,6 +122,12 @@ impl<S: PayloadSink> Role<S> for Core {
         }
     }
 
+    fn unplaced(&mut self, id: RequestId) {
+        if let Some(pending) = self.slots.get_mut(id) {
+            pending.fail(CommandError::NoDestination);
+        }
+    }
+
     fn wants(&self, id: RequestId) -> bool {
         self.is_wanted(id)
     }

@@ -52,6 +52,9 @@ pub(crate) trait Role<S: PayloadSink> {
     /// A `Place` or `Skip` is complete.
     fn finished(&mut self, sink: &mut S) -> Result<Step, Error>;
 
+    /// The sink has no room for payload that is wanted: it is thrown away.
+    fn unplaced(&mut self, id: RequestId);
+
     /// Whether payload of this request is still wanted.
     fn wants(&self, id: RequestId) -> bool;
 
@@ -369,7 +372,9 @@ where
                 if role.wants(*id) {
                     let region = sink.region(*id, *at, *left);
                     let room = region.len().min(n);
-                    if room > 0 {
+                    if room == 0 {
+                        role.unplaced(*id);
+                    } else {
                         n = room;
                         if let (Some(to), Some(from)) = (region.get_mut(..n), rest.get(..n)) {
                             to.copy_from_slice(from);

@@ -80,6 +80,17 @@ impl<S: PayloadSink> Role<S> for Core {
         Ok(self.next_header())
     }
 
+    fn unplaced(&mut self, id: RequestId) {
+        if self.expect == Expect::Payload(id) {
+            let reason = "no memory for the payload";
+            self.expect = Expect::Refuse {
+                id,
+                errno: Errno::NoMem,
+                reason,
+            };
+        }
+    }
+
     fn wants(&self, id: RequestId) -> bool {
         self.slots.get(id).is_some()
     }

@@ -112,6 +112,8 @@ impl<S: PayloadSink> Role<S> for Core {
         Ok(self.expect.first_step())
     }
 
+    fn unplaced(&mut self, _id: RequestId) {}
+
     fn wants(&self, _id: RequestId) -> bool {
         false
     }

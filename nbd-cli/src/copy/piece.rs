@@ -1,0 +1,127 @@
+//! What travels from the source to the destination.
+
+use std::ops::Range;
+use std::sync::mpsc::{self, Receiver, Sender, SyncSender, TryRecvError};
+
+use crate::failure::{Failure, Result};
+
+/// A part of the copy. Parts come in any order and never overlap.
+#[derive(Debug)]
+pub(super) enum Piece {
+    /// Bytes to write at an offset.
+    Data { offset: u64, bytes: Slice },
+    /// A range that reads as zeroes.
+    Zeroes { offset: u64, length: u64 },
+}
+
+/// A part of a buffer that it owns.
+#[derive(Debug)]
+pub(super) struct Slice {
+    buffer: Vec<u8>,
+    range: Range<usize>,
+}
+
+impl Slice {
+    pub(super) fn new(buffer: Vec<u8>, range: Range<usize>) -> Self {
+        let end = range.end.min(buffer.len());
+        Self {
+            range: range.start.min(end)..end,
+            buffer,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.range.len()
+    }
+
+    pub(super) fn into_buffer(self) -> Vec<u8> {
+        self.buffer
+    }
+}
+
+impl AsRef<[u8]> for Slice {
+    fn as_ref(&self) -> &[u8] {
+        &self.buffer[self.range.clone()]
+    }
+}
+
+impl AsMut<[u8]> for Slice {
+    fn as_mut(&mut self) -> &mut [u8] {
+        &mut self.buffer[self.range.clone()]
+    }
+}
+
+/// The source's end: pieces out, used buffers back.
+#[derive(Debug)]
+pub(super) struct Outlet {
+    pieces: SyncSender<Piece>,
+    buffers: Receiver<Vec<u8>>,
+}
+
+/// The destination's end.
+#[derive(Debug)]
+pub(super) struct Inlet {
+    pieces: Receiver<Piece>,
+    buffers: Sender<Vec<u8>>,
+}
+
+/// What a look at the inlet found.
+#[derive(Debug)]
+pub(super) enum Next {
+    Piece(Piece),
+    /// None at the moment.
+    Empty,
+    /// The source is done.
+    End,
+}
+
+/// Holds as many pieces as there are requests, so that neither side runs far ahead.
+pub(super) fn channel(depth: usize) -> (Outlet, Inlet) {
+    let (pieces, inlet) = mpsc::sync_channel(depth);
+    let (buffers, returned) = mpsc::channel();
+    (
+        Outlet {
+            pieces,
+            buffers: returned,
+        },
+        Inlet {
+            pieces: inlet,
+            buffers,
+        },
+    )
+}
+
+impl Outlet {
+    pub(super) fn send(&self, piece: Piece) -> Result<()> {
+        self.pieces
+            .send(piece)
+            .map_err(|_| Failure::new("the destination has stopped"))
+    }
+
+    /// A buffer of this length, used before if there is one.
+    pub(super) fn buffer(&self, length: usize) -> Vec<u8> {
+        let mut buffer = self.buffers.try_recv().unwrap_or_default();
+        buffer.resize(length, 0);
+        buffer
+    }
+}
+
+impl Inlet {
+    /// The next piece, after waiting for it.
+    pub(super) fn wait(&self) -> Next {
+        self.pieces.recv().map_or(Next::End, Next::Piece)
+    }
+
+    pub(super) fn poll(&self) -> Next {
+        match self.pieces.try_recv() {
+            Ok(piece) => Next::Piece(piece),
+            Err(TryRecvError::Empty) => Next::Empty,
+            Err(TryRecvError::Disconnected) => Next::End,
+        }
+    }
+
+    pub(super) fn give_back(&self, bytes: Slice) {
+        // The source may be done and have no use for it.
+        let _ = self.buffers.send(bytes.into_buffer());
+    }
+}

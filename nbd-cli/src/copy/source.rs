@@ -1,0 +1,138 @@
+//! Reading: from a server, a file or standard input.
+
+use std::io::{self, Read};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::Plan;
+use super::piece::{Outlet, Piece, Slice};
+use super::server::ServerSource;
+use super::sparse;
+use crate::failure::{Context, Failure, Result};
+use crate::store::{ExtentKind, FileStore, Store};
+use crate::target::Target;
+
+/// Where the bytes come from.
+pub(crate) enum Source {
+    Server(Box<ServerSource>),
+    File { path: PathBuf, store: FileStore },
+    Stdin,
+}
+
+impl Source {
+    pub(crate) fn open(target: &Target, plan: &Plan, timeout: Duration) -> Result<Self> {
+        match target {
+            Target::Nbd(server) => Ok(Self::Server(Box::new(ServerSource::open(
+                server, plan, timeout,
+            )?))),
+            Target::File(path) => {
+                let store = FileStore::open(path, true).context("source")?;
+                Ok(Self::File {
+                    path: path.clone(),
+                    store,
+                })
+            }
+            Target::Stdio => Ok(Self::Stdin),
+            Target::Null => Err(Failure::new(
+                "null: has nothing to read; it can only be a destination",
+            )),
+        }
+    }
+
+    /// Bytes in all; unknown for a stream.
+    pub(crate) fn size(&self) -> Option<u64> {
+        match self {
+            Self::Server(server) => Some(server.size()),
+            Self::File { store, .. } => Some(store.size()),
+            Self::Stdin => None,
+        }
+    }
+
+    /// Sends every byte on.
+    pub(super) fn read_all(self, plan: &Plan, outlet: Outlet) -> Result<()> {
+        match self {
+            Self::Server(server) => server.read_all(plan, &outlet),
+            Self::File { path, store } => read_file(&path, &store, plan, &outlet),
+            Self::Stdin => read_stream(&mut io::stdin().lock(), plan, &outlet),
+        }
+    }
+}
+
+fn read_file(path: &Path, store: &FileStore, plan: &Plan, outlet: &Outlet) -> Result<()> {
+    let mut extents = Vec::new();
+    if plan.use_extents {
+        let collect = &mut |extent| {
+            extents.push(extent);
+            ControlFlow::Continue(())
+        };
+        store
+            .extents(0, store.size(), collect)
+            .context(path.display())?;
+    }
+    let mut offset = 0;
+    for extent in extents {
+        let end = offset + extent.length;
+        if extent.kind == ExtentKind::Data {
+            read_range(path, store, offset..end, plan, outlet)?;
+        } else {
+            outlet.send(Piece::Zeroes {
+                offset,
+                length: extent.length,
+            })?;
+        }
+        offset = end;
+    }
+    read_range(path, store, offset..store.size(), plan, outlet)
+}
+
+fn read_range(
+    path: &Path,
+    store: &FileStore,
+    range: std::ops::Range<u64>,
+    plan: &Plan,
+    outlet: &Outlet,
+) -> Result<()> {
+    let mut offset = range.start;
+    while offset < range.end {
+        let length = (range.end - offset).min(plan.request_size as u64);
+        let mut buffer = outlet.buffer(length as usize);
+        store.read_at(&mut buffer, offset).context(path.display())?;
+        sparse::send(outlet, offset, buffer, plan.sparse)?;
+        offset += length;
+    }
+    Ok(())
+}
+
+/// Reads until the stream ends; every piece but the last is full.
+fn read_stream(stream: &mut dyn Read, plan: &Plan, outlet: &Outlet) -> Result<()> {
+    let mut offset = 0;
+    loop {
+        let mut buffer = outlet.buffer(plan.request_size);
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match stream.read(&mut buffer[filled..]) {
+                Ok(0) => break,
+                Ok(n) => filled += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error).context("standard input"),
+            }
+        }
+        if filled == 0 {
+            return Ok(());
+        }
+        buffer.truncate(filled);
+        let last = filled < plan.request_size;
+        if last {
+            // A short piece is sent as it is: the end of a stream is data even when it is
+            // zeroes, so that the destination becomes as long.
+            outlet.send(Piece::Data {
+                offset,
+                bytes: Slice::new(buffer, 0..filled),
+            })?;
+            return Ok(());
+        }
+        sparse::send(outlet, offset, buffer, plan.sparse)?;
+        offset += filled as u64;
+    }
+}

@@ -1,0 +1,227 @@
+//! `nbd demo`: everything at work in one process, with nothing installed.
+
+use std::fs::File;
+use std::io::{IsTerminal, Read, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nbd_client_blocking::proto::{CommandFlags, Limits};
+use nbd_client_blocking::{Builder, Client, Error};
+use sha2::{Digest, Sha256};
+
+use crate::copy;
+use crate::failure::{Context, Failure, Result};
+use crate::serve::{Address, Export, Listener, Running};
+use crate::size;
+use crate::store::MemoryStore;
+use crate::target::Target;
+
+/// Size of the demonstrated disk.
+const DISK: u64 = 1 << 30;
+/// How much of it is filled, from the start; the rest stays a hole.
+const FILLED: u64 = 256 << 20;
+/// A range in the filled part that is zeroed again.
+const ZEROED: std::ops::Range<u64> = 64 << 20..96 << 20;
+const REQUEST: usize = 256 << 10;
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+pub(crate) fn run() -> Result<()> {
+    let directory = tempfile::tempdir().context("temporary directory")?;
+    let socket = directory.path().join("nbd.sock");
+    let server = serve(&socket).context("embedded server")?;
+    let result = demonstrate(server.uri(), directory.path());
+    server.stop().context("embedded server")?;
+    result?;
+    say("Everything was right. Next: nbd serve --help, nbd info --help, nbd copy --help.")
+}
+
+fn serve(socket: &Path) -> std::io::Result<Running> {
+    let export = Export {
+        name: "demo".to_owned(),
+        description: Some(format!("a disk of {} in memory", size::format(DISK))),
+        store: Arc::new(MemoryStore::new(DISK)),
+        read_only: false,
+    };
+    let listener = Listener::bind(&Address::Unix(socket.to_owned()))?;
+    Running::start(listener, export, 16)
+}
+
+fn demonstrate(uri: &str, directory: &Path) -> Result<()> {
+    say(&format!("Serving a disk in memory at\n  {uri}"))?;
+    list(uri)?;
+    let limits = Limits::default();
+    let config = nbd_client_blocking::proto::ClientConfig::new()
+        .meta_context("base:allocation")
+        .limits(limits);
+    let mut client = Builder::new()
+        .config(config)
+        .timeout(TIMEOUT)
+        .connect_uri(uri)
+        .context(uri)?;
+    fill(&mut client).context("filling the disk")?;
+    map(&mut client).context("mapping the disk")?;
+    measure(&mut client).context("reading at random")?;
+    client.disconnect().context(uri)?;
+    let image = directory.join("copy.img");
+    copy_out(uri, &image)?;
+    verify(uri, &image)
+}
+
+fn list(uri: &str) -> Result<()> {
+    let mut options = Builder::new()
+        .timeout(TIMEOUT)
+        .negotiate_uri(uri)
+        .context(uri)?;
+    say("Its exports:")?;
+    for export in options.list().context(uri)? {
+        say(&format!("  {}: {}", export.name, export.description))?;
+    }
+    options.abort().context(uri)
+}
+
+/// Writes data that differs from block to block, then zeroes a part of it.
+fn fill(client: &mut Client) -> std::result::Result<(), Error> {
+    let started = Instant::now();
+    let mut pipeline = client.pipeline();
+    let mut buffers: Vec<Vec<u8>> = (0..32).map(|_| vec![0; REQUEST]).collect();
+    let (mut offset, mut state) = (0, 1_u64);
+    loop {
+        while offset < FILLED {
+            let Some(mut buffer) = buffers.pop() else {
+                break;
+            };
+            for word in buffer.chunks_exact_mut(8) {
+                state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+                word.copy_from_slice(&state.to_be_bytes());
+            }
+            pipeline.write(offset, buffer)?;
+            offset += REQUEST as u64;
+        }
+        let Some(done) = pipeline.wait()? else { break };
+        done.result?;
+        buffers.extend(done.buffer);
+    }
+    drop(pipeline);
+    let length = ZEROED.end - ZEROED.start;
+    client.write_zeroes(ZEROED.start, length, CommandFlags::empty())?;
+    client.flush()?;
+    told(
+        &format!(
+            "Wrote {} in requests of {}",
+            size::format(FILLED),
+            size::format(REQUEST as u64)
+        ),
+        FILLED,
+        started,
+    );
+    Ok(())
+}
+
+fn map(client: &mut Client) -> std::result::Result<(), Error> {
+    println!("Its extents:");
+    let size = client.size();
+    for placed in client.extents("base:allocation", 0..size)? {
+        let placed = placed?;
+        let kind = match (placed.extent.is_hole(), placed.extent.is_zero()) {
+            (false, false) => "data",
+            (false, true) => "zeroes",
+            (true, _) => "hole",
+        };
+        let (offset, length) = (
+            size::format(placed.offset),
+            size::format(placed.extent.length),
+        );
+        println!("  {offset:>6} {length:>6}  {kind}");
+    }
+    Ok(())
+}
+
+/// Small reads all over the disk, many in flight.
+fn measure(client: &mut Client) -> std::result::Result<(), Error> {
+    const COUNT: u64 = 200_000;
+    let started = Instant::now();
+    let calls = client.system_calls();
+    let mut pipeline = client.pipeline();
+    let mut buffers: Vec<Vec<u8>> = (0..64).map(|_| vec![0; 4096]).collect();
+    let (mut submitted, mut state) = (0, 1_u64);
+    loop {
+        while submitted < COUNT {
+            let Some(buffer) = buffers.pop() else { break };
+            state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+            pipeline.read((state >> 32) % (DISK / 4096) * 4096, buffer)?;
+            submitted += 1;
+        }
+        let Some(done) = pipeline.wait()? else { break };
+        done.result?;
+        buffers.extend(done.buffer);
+    }
+    drop(pipeline);
+    let calls = (client.system_calls() - calls) as f64 / COUNT as f64;
+    let per_second = COUNT as f64 / started.elapsed().as_secs_f64();
+    println!(
+        "Read {COUNT} times 4K at random, 64 at once: {per_second:.0} per second, \
+         {calls:.2} system calls each"
+    );
+    Ok(())
+}
+
+fn copy_out(uri: &str, image: &Path) -> Result<()> {
+    let targets = Target::parse_all(&[uri.to_owned(), image.display().to_string()])?;
+    let [from, to] = &targets[..] else {
+        return Err(Failure::new(
+            "the demonstration's own paths are not understood",
+        ));
+    };
+    let started = Instant::now();
+    let copied = copy::between(from, to, TIMEOUT, std::io::stderr().is_terminal())?;
+    let text = format!(
+        "Copied it to a file: {} of data, {} known to be zeroes",
+        size::format(copied.data),
+        size::format(copied.zeroes)
+    );
+    told(&text, copied.data, started);
+    Ok(())
+}
+
+/// Reads the export and the file, and compares their checksums.
+fn verify(uri: &str, image: &Path) -> Result<()> {
+    let mut client = Builder::new()
+        .timeout(TIMEOUT)
+        .connect_uri(uri)
+        .context(uri)?;
+    let (mut disk, mut buffer, mut offset) = (Sha256::new(), vec![0; 4 << 20], 0);
+    let mut copy = Sha256::new();
+    let mut file = File::open(image).context(image.display())?;
+    let mut piece = vec![0; buffer.len()];
+    // The holes behind the data are zeroes on both sides; a part of them will do.
+    while offset < FILLED + (64 << 20) {
+        client.read_at(offset, &mut buffer).context(uri)?;
+        file.read_exact(&mut piece).context(image.display())?;
+        disk.update(&buffer);
+        copy.update(&piece);
+        offset += buffer.len() as u64;
+    }
+    client.disconnect().context(uri)?;
+    let (disk, copy) = (disk.finalize(), copy.finalize());
+    if disk != copy {
+        return Err(Failure::new("the copy differs from the disk"));
+    }
+    let hex: String = disk
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    say(&format!(
+        "The copy has the disk's checksum: sha256 {hex}..."
+    ))
+}
+
+fn told(what: &str, bytes: u64, started: Instant) {
+    let mib = bytes as f64 / f64::from(1 << 20) / started.elapsed().as_secs_f64();
+    println!("{what}: {mib:.0} MiB/s");
+}
+
+fn say(text: &str) -> Result<()> {
+    writeln!(std::io::stdout(), "{text}").context("standard output")
+}

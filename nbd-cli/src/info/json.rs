@@ -1,0 +1,40 @@
+//! For programs, with nbdinfo's keys.
+
+use nbd_client_blocking::proto::HeaderStyle;
+use serde_json::{Map, Value, json};
+
+use super::describe::{ABILITIES, Described, Session};
+
+pub(super) fn render(session: &Session, exports: &[Described]) -> String {
+    let value = json!({
+        "protocol": session.protocol,
+        "TLS": session.tls,
+        "structured": session.headers != HeaderStyle::Simple,
+        "extended": session.headers == HeaderStyle::Extended,
+        "exports": exports.iter().map(export).collect::<Vec<_>>(),
+    });
+    format!("{value:#}\n")
+}
+
+fn export(export: &Described) -> Value {
+    let mut map = Map::new();
+    map.insert("export-name".to_owned(), json!(export.name));
+    if let Some(text) = &export.description {
+        map.insert("description".to_owned(), json!(text));
+    }
+    map.insert("contexts".to_owned(), json!(export.contexts));
+    for (name, flag) in ABILITIES {
+        map.insert(name.to_owned(), json!(export.info.flags.contains(flag)));
+    }
+    if let Some(sizes) = export.info.block_sizes {
+        map.insert("block_size_minimum".to_owned(), json!(sizes.minimum));
+        map.insert("block_size_preferred".to_owned(), json!(sizes.preferred));
+        map.insert("block_size_maximum".to_owned(), json!(sizes.maximum));
+    }
+    map.insert("export-size".to_owned(), json!(export.info.size));
+    map.insert(
+        "export-size-str".to_owned(),
+        json!(crate::size::format(export.info.size)),
+    );
+    Value::Object(map)
+}

@@ -1,0 +1,50 @@
+//! For people.
+
+use std::fmt::Write;
+
+use nbd_client_blocking::proto::{HeaderStyle, escape};
+
+use super::describe::{ABILITIES, Described, Session};
+
+pub(super) fn render(session: &Session, exports: &[Described]) -> String {
+    let mut out = String::new();
+    let packets = match session.headers {
+        HeaderStyle::Simple => "simple",
+        HeaderStyle::Structured => "structured",
+        HeaderStyle::Extended => "extended",
+    };
+    let with = if session.tls { "with" } else { "without" };
+    // Writing to a string does not fail.
+    let _ = writeln!(
+        out,
+        "protocol: {} {with} TLS, using {packets} packets",
+        session.protocol
+    );
+    for export in exports {
+        describe(&mut out, export);
+    }
+    out
+}
+
+fn describe(out: &mut String, export: &Described) {
+    let _ = writeln!(out, "export=\"{}\":", escape(export.name.as_bytes()));
+    if let Some(text) = &export.description {
+        let _ = writeln!(out, "\tdescription: {}", escape(text.as_bytes()));
+    }
+    let size = export.info.size;
+    let _ = writeln!(out, "\texport-size: {size} ({})", crate::size::format(size));
+    if !export.contexts.is_empty() {
+        let _ = writeln!(out, "\tcontexts:");
+        for context in &export.contexts {
+            let _ = writeln!(out, "\t\t{}", escape(context.as_bytes()));
+        }
+    }
+    for (name, flag) in ABILITIES {
+        let _ = writeln!(out, "\t{name}: {}", export.info.flags.contains(flag));
+    }
+    if let Some(sizes) = export.info.block_sizes {
+        let _ = writeln!(out, "\tblock_size_minimum: {}", sizes.minimum);
+        let _ = writeln!(out, "\tblock_size_preferred: {}", sizes.preferred);
+        let _ = writeln!(out, "\tblock_size_maximum: {}", sizes.maximum);
+    }
+}

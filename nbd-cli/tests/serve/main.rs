@@ -1,0 +1,10 @@
+//! `nbd serve` against the clients people use, and against clients that do not
+//! behave.
+
+mod lifecycle;
+mod listening;
+mod raw;
+mod shell;
+mod support;
+mod tools;
+mod unruly;
