@@ -29,7 +29,6 @@ def refused(errno, command):
 h.set_strict_mode(0)
 refused("EINVAL", lambda: h.pread(512, size))
 refused("ENOSPC", lambda: h.pwrite(b"x" * 512, size - 511))
-refused("EINVAL", lambda: h.trim(512, size))
 refused("ENOSPC", lambda: h.zero(512, size))
 assert h.pread(1, 0) == b"\0"
 "#;
@@ -131,7 +130,7 @@ try:
     h.opt_info()
     raise AssertionError("an unknown export")
 except nbd.Error as error:
-    assert "no export" in str(error), error
+    assert error.errno == "ENOENT", error
 h.set_export_name("")
 h.set_full_info(True)
 h.opt_info()
