@@ -1,0 +1,376 @@
+//! A connection: the event source, its commands and their completions.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mio::Waker;
+use mio::event::Event;
+use nbd_proto::{
+    Client, Command, CommandError, CommandFlags, CommandType, ContextId, Direction, Disconnect,
+    Extent, Machine, Negotiation, RequestId, RequestStatus, SubmitError, Table,
+};
+
+use crate::drive::Registration;
+use crate::error::{CommandFailure, Error, Rejected};
+use crate::ports::{Ports, Remark};
+use crate::stage::{Open, Stage};
+use crate::submitter::{OnDone, Queue, Submitter};
+
+/// What a connection is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// There is no server yet.
+    Connecting,
+    /// Waiting for the server's answer to an option.
+    Negotiating,
+    /// Option mode: [`Connection::negotiation`] chooses what comes next.
+    Choosing,
+    /// Commands are accepted.
+    Ready,
+    /// Waiting for the last replies and for the server to close.
+    Disconnecting,
+    /// Over. Completions can still be taken.
+    Closed,
+}
+
+/// A command that is finished.
+#[derive(Debug)]
+pub struct Completion<B> {
+    /// The id its submission returned; it is free from now on.
+    pub id: RequestId,
+    /// What was asked for.
+    pub command: Command,
+    /// The buffer of a read or write.
+    pub buffer: Option<B>,
+    /// The extents of a block status.
+    pub extents: Vec<(ContextId, Extent)>,
+    /// How it went.
+    pub result: Result<(), Error>,
+}
+
+/// A connection to an export, as an event source. Made by [`Builder`](crate::Builder).
+///
+/// Register it with any interest: it follows what it waits for by itself, with as few
+/// calls to the registry as there are changes. The poller tells of each readiness
+/// once; so call [`drive`](Self::drive) after every event, after submitting, and
+/// as long as [`wants_again`](Self::wants_again).
+///
+/// Buffers are given up on submission and come back with the completion: `Vec<u8>`,
+/// `Box<[u8]>`, or anything else that is bytes. Offsets and lengths are in bytes.
+///
+/// Dropping it closes the connection abruptly; [`disconnect`](Self::disconnect) does
+/// it in good order.
+pub struct Connection<B> {
+    pub(crate) stage: Stage,
+    pub(crate) ports: Ports<B>,
+    /// Commands of other threads that are in flight.
+    pub(crate) remote: Table<OnDone<B>>,
+    pub(crate) queue: Arc<Queue<B>>,
+    /// When each command was submitted, oldest first; finished ones go late.
+    submitted: VecDeque<(RequestId, Instant)>,
+    pub(crate) registration: Option<Registration>,
+    /// What a negotiation waits for.
+    pub(crate) blocked: Direction,
+    pub(crate) last_byte: Instant,
+    pub(crate) peer_is_done: bool,
+    pub(crate) again: bool,
+}
+
+impl<B> Connection<B> {
+    pub(crate) fn new(stage: Stage) -> Self {
+        Self {
+            stage,
+            ports: Ports::new(),
+            remote: Table::new(),
+            queue: Arc::new(Queue::new()),
+            submitted: VecDeque::new(),
+            registration: None,
+            blocked: Direction::empty(),
+            last_byte: Instant::now(),
+            peer_is_done: false,
+            again: true,
+        }
+    }
+
+    /// What it is doing.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.stage.state()
+    }
+
+    /// The protocol machine, for questions about the export, its size, the negotiated
+    /// contexts and the commands in flight. `None` before [`State::Ready`].
+    #[must_use]
+    pub fn client(&self) -> Option<&Client> {
+        self.open().map(|open| &open.core)
+    }
+
+    /// The negotiation, in [`State::Choosing`]: ask for an option, drive, and take its
+    /// events.
+    pub fn negotiation(&mut self) -> Option<&mut Negotiation> {
+        match &mut self.stage {
+            Stage::Negotiating { handshake, .. } => {
+                self.last_byte = Instant::now();
+                self.again = true;
+                Some(handshake.negotiation())
+            }
+            _ => None,
+        }
+    }
+
+    /// Notes what the poller told. A call to [`drive`](Self::drive) is to follow.
+    pub fn note(&mut self, event: &Event) {
+        self.peer_is_done |= event.is_read_closed() || event.is_error();
+        self.again = true;
+    }
+
+    /// Whether there is something to do right now: an event was noted, something was
+    /// submitted, the last drive ended with its budget, or other threads have
+    /// commands in line. Drive it before polling again, or poll with no timeout.
+    #[must_use]
+    pub fn wants_again(&self) -> bool {
+        self.again || (self.takes_more() && !self.queue.is_empty())
+    }
+
+    /// Whether commands in line can be sent, or told that they never will be.
+    pub(crate) fn takes_more(&self) -> bool {
+        match self.state() {
+            State::Ready => self.open().is_some_and(|open| !open.core.is_full()),
+            State::Disconnecting | State::Closed => true,
+            State::Connecting | State::Negotiating | State::Choosing => false,
+        }
+    }
+
+    /// When the last byte came from the server, or waiting for it began.
+    #[must_use]
+    pub const fn last_byte(&self) -> Instant {
+        self.last_byte
+    }
+
+    /// The command that has been in flight for longest, and when it was submitted.
+    #[must_use]
+    pub fn oldest(&self) -> Option<(RequestId, Instant)> {
+        let core = self.client()?;
+        let mut submitted = self.submitted.iter();
+        submitted.find(|(id, _)| in_flight(core, *id)).copied()
+    }
+
+    /// When the server will have been silent for too long, if anything is expected of
+    /// it: the time to wake up at, and then to [`abandon`](Self::abandon) or to
+    /// [`close`](Self::close).
+    #[must_use]
+    pub fn deadline(&self, silence: Duration) -> Option<Instant> {
+        let since = match self.state() {
+            State::Choosing | State::Closed => None,
+            State::Ready => self.oldest().map(|(_, at)| at.max(self.last_byte)),
+            State::Connecting | State::Negotiating | State::Disconnecting => Some(self.last_byte),
+        };
+        since?.checked_add(silence)
+    }
+
+    /// A handle to submit commands from other threads. `waker` is that of the poll this
+    /// connection is registered with; after its event, drive every connection that
+    /// [wants it](Self::wants_again).
+    #[must_use]
+    pub fn submitter(&self, waker: Arc<Waker>) -> Submitter<B> {
+        Submitter::new(Arc::clone(&self.queue), waker)
+    }
+
+    /// Stops waiting for a command: there will be no completion. Returns its buffer
+    /// unless that is still to be sent from; then it is kept until the slot's next use.
+    pub fn abandon(&mut self, id: RequestId) -> Option<B> {
+        let Stage::Open(open) = &mut self.stage else {
+            return None;
+        };
+        let gone = open.core.abandon(id);
+        let sending = open.core.get_direction().contains(Direction::WRITE);
+        self.remote.remove(id);
+        if gone || !sending {
+            self.ports.buffers.remove(id)
+        } else {
+            None
+        }
+    }
+
+    /// Ends the session in good order: no command is accepted from now on, and once
+    /// the last reply has come the server is asked to close. Drive until
+    /// [`State::Closed`].
+    pub fn disconnect(&mut self) {
+        self.last_byte = Instant::now();
+        self.again = true;
+        let polite = match &mut self.stage {
+            Stage::Open(open) => {
+                open.leaving = true;
+                open.core.disconnect(Disconnect::AfterReplies);
+                true
+            }
+            Stage::Negotiating { handshake, .. } => handshake.negotiation().abort().is_ok(),
+            Stage::Dialing { .. } | Stage::Over => false,
+        };
+        if !polite {
+            self.close();
+        }
+    }
+
+    /// Ends the connection on the spot. What is in flight fails.
+    pub fn close(&mut self) {
+        match &mut self.stage {
+            Stage::Open(open) => open.kill(),
+            _ => self.stage = Stage::Over,
+        }
+    }
+
+    /// The next command that is finished. Those of other threads are passed on to them
+    /// on the way.
+    #[must_use]
+    pub fn next_completion(&mut self) -> Option<Completion<B>> {
+        loop {
+            let Stage::Open(open) = &mut self.stage else {
+                return None;
+            };
+            let nbd_proto::Event::Completed {
+                id,
+                command,
+                result,
+            } = open.core.poll_event()?
+            else {
+                // Anomalies are counted in the statistics, and the end of the connection
+                // shows in its state and on each command.
+                continue;
+            };
+            let remark = self.ports.remarks.remove(id);
+            let completion = Completion {
+                id,
+                command,
+                buffer: self.ports.buffers.remove(id),
+                extents: self.ports.extents.remove(id).unwrap_or_default(),
+                result: result.map_err(|error| failed(&open.core, command, error, remark)),
+            };
+            match self.remote.remove(id) {
+                Some(on_done) => on_done(Ok(completion)),
+                None => return Some(completion),
+            }
+        }
+    }
+
+    /// Passes every finished command to a handler, which may submit more.
+    pub fn for_each_completion(&mut self, mut handler: impl FnMut(&mut Self, Completion<B>)) {
+        while let Some(completion) = self.next_completion() {
+            handler(self, completion);
+        }
+    }
+
+    fn open(&self) -> Option<&Open> {
+        match &self.stage {
+            Stage::Open(open) => Some(open),
+            _ => None,
+        }
+    }
+}
+
+impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
+    /// Reads into the whole buffer.
+    ///
+    /// # Errors
+    /// When the command cannot be sent; the buffer comes back.
+    pub fn read(&mut self, offset: u64, buffer: B) -> Result<RequestId, Rejected<B>> {
+        // A length beyond 32 bits does not match the buffer's, which is refused.
+        let length = buffer.as_ref().len() as u32;
+        self.submit(Command::read(offset, length), Some(buffer))
+    }
+
+    /// Writes the whole buffer, with flags such as [`CommandFlags::FUA`] or none.
+    ///
+    /// # Errors
+    /// When the command cannot be sent; the buffer comes back.
+    pub fn write(
+        &mut self,
+        offset: u64,
+        buffer: B,
+        flags: CommandFlags,
+    ) -> Result<RequestId, Rejected<B>> {
+        let length = buffer.as_ref().len() as u32;
+        self.submit(Command::write(offset, length).with(flags), Some(buffer))
+    }
+
+    /// Submits any command; a read or write takes a buffer as long as it says.
+    ///
+    /// # Errors
+    /// When the command cannot be sent, [`SubmitError::Full`] among the reasons;
+    /// [`SubmitError::NotConnected`] outside [`State::Ready`]; and
+    /// [`Error::BufferLength`]. The buffer comes back.
+    pub fn submit(
+        &mut self,
+        command: Command,
+        buffer: Option<B>,
+    ) -> Result<RequestId, Rejected<B>> {
+        match self.try_submit(command, buffer.as_ref()) {
+            Ok(id) => {
+                if let Some(buffer) = buffer {
+                    self.ports.buffers.insert(id, buffer);
+                }
+                Ok(id)
+            }
+            Err(error) => Err(Rejected { error, buffer }),
+        }
+    }
+
+    fn try_submit(&mut self, command: Command, buffer: Option<&B>) -> Result<RequestId, Error> {
+        let payload = match command.kind {
+            CommandType::Read | CommandType::Write => command.length,
+            _ => 0,
+        };
+        let buffer = buffer.map_or(0, |buffer| buffer.as_ref().len());
+        if buffer as u64 != payload {
+            return Err(Error::BufferLength { command, buffer });
+        }
+        let error = SubmitError::NotConnected;
+        let Stage::Open(open) = &mut self.stage else {
+            return Err(Error::Submit { command, error });
+        };
+        let core = &mut open.core;
+        let id = core.submit(command).map_err(|error| match core.error() {
+            Some(cause) => Error::Protocol(cause.clone()),
+            None => Error::Submit { command, error },
+        })?;
+        if self.submitted.len() > 2 * core.in_flight() + 64 {
+            self.submitted.retain(|(id, _)| in_flight(core, *id));
+        }
+        self.submitted.push_back((id, Instant::now()));
+        self.again = true;
+        Ok(id)
+    }
+}
+
+impl<B> fmt::Debug for Connection<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("stage", &self.stage)
+            .field("queue", &self.queue)
+            .field("registration", &self.registration)
+            .finish_non_exhaustive()
+    }
+}
+
+fn in_flight(core: &Client, id: RequestId) -> bool {
+    core.status(id) == RequestStatus::InFlight
+}
+
+/// Why a command did not succeed. What killed the connection says more than that it is
+/// gone.
+fn failed(core: &Client, command: Command, error: CommandError, remark: Option<Remark>) -> Error {
+    if error == CommandError::ConnectionLost
+        && let Some(cause) = core.error()
+    {
+        return Error::Protocol(cause.clone());
+    }
+    let Remark { message, offset } = remark.unwrap_or_default();
+    Error::Command(CommandFailure {
+        command,
+        error,
+        message,
+        offset,
+    })
+}

@@ -1,0 +1,58 @@
+//! A Network Block Device client for [mio].
+//!
+//! A [`Connection`] is an event source. Connecting, negotiating and moving data all
+//! happen in [`Connection::drive`], which never waits, so that one thread serves as
+//! many connections as it likes.
+//!
+//! ```no_run
+//! use mio::{Events, Interest, Poll, Token};
+//! use nbd_client_mio::{Builder, Connection, State};
+//!
+//! let mut poll = Poll::new()?;
+//! let mut events = Events::with_capacity(64);
+//! let mut disk: Connection<Vec<u8>> = Builder::new().connect_uri("nbd://localhost/disk")?;
+//! poll.registry().register(&mut disk, Token(0), Interest::READABLE)?;
+//! let mut asked = false;
+//! loop {
+//!     let state = disk.drive(poll.registry())?;
+//!     if state == State::Ready && !asked {
+//!         disk.read(0, vec![0; 512])?;
+//!         asked = true;
+//!     }
+//!     while let Some(done) = disk.next_completion() {
+//!         done.result?;
+//!         println!("{:?}", done.buffer);
+//!         disk.disconnect();
+//!     }
+//!     if state == State::Closed {
+//!         break;
+//!     }
+//!     if !disk.wants_again() {
+//!         poll.poll(&mut events, None)?;
+//!         events.iter().for_each(|event| disk.note(event));
+//!     }
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! ```text
+//!   Poll ── event ──► note ──► drive ──► next_completion ──► Completion { buffer, result }
+//!                               ▲  ▲
+//!            read, write, … ────┘  └── wants_again: once more before the next poll
+//! ```
+
+mod builder;
+mod connection;
+mod dial;
+mod drive;
+mod error;
+mod ports;
+mod stage;
+mod submitter;
+
+pub use builder::Builder;
+pub use connection::{Completion, Connection, State};
+pub use error::{CommandFailure, Error, Rejected};
+pub use nbd_proto as proto;
+pub use nbd_transport as transport;
+pub use submitter::Submitter;

@@ -1,0 +1,102 @@
+//! Commands from other threads.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use mio::Waker;
+use nbd_proto::Command;
+
+use crate::connection::Completion;
+use crate::error::Rejected;
+
+/// What to do with the outcome of a command of another thread.
+pub(crate) type OnDone<B> = Box<dyn FnOnce(Result<Completion<B>, Rejected<B>>) + Send>;
+
+/// Submits commands to one connection from any thread.
+///
+/// They wait in line, first come first served, until the connection is ready and has
+/// room. The loop's thread sends them, and calls back when they are done.
+pub struct Submitter<B> {
+    queue: Arc<Queue<B>>,
+    waker: Arc<Waker>,
+}
+
+impl<B> Submitter<B> {
+    pub(crate) const fn new(queue: Arc<Queue<B>>, waker: Arc<Waker>) -> Self {
+        Self { queue, waker }
+    }
+
+    /// Submits a command; a read or write takes a buffer as long as it says. `on_done`
+    /// runs in the loop's thread and must not block. When the connection is dropped
+    /// first, `on_done` is dropped uncalled.
+    ///
+    /// # Errors
+    /// When the loop cannot be woken; the command is in the queue all the same.
+    pub fn submit(
+        &self,
+        command: Command,
+        buffer: Option<B>,
+        on_done: impl FnOnce(Result<Completion<B>, Rejected<B>>) + Send + 'static,
+    ) -> io::Result<()> {
+        let mut line = self.queue.lock();
+        line.push_back(Submission {
+            command,
+            buffer,
+            on_done: Box::new(on_done),
+        });
+        // Whoever came first in line has woken the loop, and it stops only at the end.
+        let first = line.len() == 1;
+        drop(line);
+        if first { self.waker.wake() } else { Ok(()) }
+    }
+}
+
+impl<B> Clone for Submitter<B> {
+    fn clone(&self) -> Self {
+        Self::new(Arc::clone(&self.queue), Arc::clone(&self.waker))
+    }
+}
+
+impl<B> fmt::Debug for Submitter<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Submitter")
+            .field("queue", &self.queue)
+            .finish_non_exhaustive()
+    }
+}
+
+pub(crate) struct Submission<B> {
+    pub(crate) command: Command,
+    pub(crate) buffer: Option<B>,
+    pub(crate) on_done: OnDone<B>,
+}
+
+/// Commands in line.
+pub(crate) struct Queue<B>(Mutex<VecDeque<Submission<B>>>);
+
+impl<B> Queue<B> {
+    pub(crate) const fn new() -> Self {
+        Self(Mutex::new(VecDeque::new()))
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    pub(crate) fn pop(&self) -> Option<Submission<B>> {
+        self.lock().pop_front()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Submission<B>>> {
+        // Each change is one call: nobody can leave it half done.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<B> fmt::Debug for Queue<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} in line", self.lock().len())
+    }
+}
