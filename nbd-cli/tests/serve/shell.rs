@@ -29,6 +29,7 @@ def refused(errno, command):
 h.set_strict_mode(0)
 refused("EINVAL", lambda: h.pread(512, size))
 refused("ENOSPC", lambda: h.pwrite(b"x" * 512, size - 511))
+refused("EINVAL", lambda: h.trim(512, size))
 refused("ENOSPC", lambda: h.zero(512, size))
 assert h.pread(1, 0) == b"\0"
 "#;

@@ -286,10 +286,15 @@ impl Core {
             .checked_add(length)
             .is_none_or(|end| end > self.export.size)
         {
-            let errno = if kind.modifies() {
-                Errno::NoSpc
-            } else {
-                Errno::Inval
+            // proto.md, "Error values": a trim counts with the reads here.
+            let errno = match kind {
+                CommandType::Write | CommandType::WriteZeroes => Errno::NoSpc,
+                CommandType::Read
+                | CommandType::Trim
+                | CommandType::Cache
+                | CommandType::BlockStatus
+                | CommandType::Flush
+                | CommandType::Disconnect => Errno::Inval,
             };
             return Err((errno, "range beyond the end of the export"));
         }
