@@ -17,7 +17,9 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use nbd_proto::io::Progress;
-use nbd_proto::{ApiMisuse, Command, Direction, Error, Machine, RequestId, Server, ServerEvent};
+use nbd_proto::{
+    ApiMisuse, Command, Direction, Error, Machine, PeerMisbehaved, RequestId, Server, ServerEvent,
+};
 use nbd_transport::LinkError;
 
 use super::answer::Answerer;
@@ -26,6 +28,10 @@ use super::export::MAX_PAYLOAD;
 use super::negotiate::negotiate;
 use super::running::Shared;
 use super::transport::Transport;
+
+/// How long a client may take over one message of the negotiation. Without a
+/// limit, sockets that never say anything would use up the connections.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// While there are replies to send, no more is read or answered when requests
 /// hold this many bytes: a write of full length that arrives, and as much again
@@ -55,6 +61,9 @@ pub(super) enum Fault {
     /// The client broke the protocol.
     #[error(transparent)]
     Protocol(#[from] Error),
+    /// The client vanished.
+    #[error("the client left while it had requests open")]
+    Gone,
     /// The negotiation came to a halt.
     #[error("the client said nothing for {} s during the negotiation", .0.as_secs())]
     Stalled(Duration),
@@ -85,7 +94,7 @@ impl From<LinkError> for Fault {
 ///
 /// Whatever ended the connection before its time.
 pub(super) fn serve(mut transport: Transport, shared: &Shared) -> Result<(), Fault> {
-    let Some(server) = negotiate(&mut transport, shared)? else {
+    let Some(server) = negotiate(&mut transport, shared, PATIENCE)? else {
         return Ok(());
     };
     let mut connection = Connection {
@@ -128,6 +137,9 @@ impl Connection<'_> {
             if interest.is_empty() {
                 return Ok(());
             }
+            if self.stopping.is_some_and(|end| end <= Instant::now()) {
+                return Err(Fault::Abandoned);
+            }
             let stop = self.stopping.is_none().then_some(&self.shared.stop);
             let woken = self
                 .transport
@@ -144,7 +156,7 @@ impl Connection<'_> {
                 self.stopping = Some(self.shared.deadline());
                 self.server.stop();
             } else if woken.ready.is_empty() {
-                self.time_is_up()?;
+                self.buffers.forget_unused();
             }
         }
     }
@@ -169,16 +181,6 @@ impl Connection<'_> {
         let idle = interest == Direction::READ && self.buffers.keeps_any();
         self.stopping
             .or_else(|| idle.then(|| Instant::now() + IDLE))
-    }
-
-    fn time_is_up(&mut self) -> Result<(), Fault> {
-        match self.stopping {
-            Some(_) => Err(Fault::Abandoned),
-            None => {
-                self.buffers.forget_unused();
-                Ok(())
-            }
-        }
     }
 
     /// Reads what has arrived, and answers after each read.
@@ -248,6 +250,9 @@ impl Connection<'_> {
                 ServerEvent::Request { id, command } => self.waiting.push_back((id, command)),
                 ServerEvent::Replied { id } => self.buffers.give_back(id),
                 ServerEvent::Disconnected { error: None } => {}
+                ServerEvent::Disconnected {
+                    error: Some(Error::Misbehaved(PeerMisbehaved::Closed)),
+                } => return Err(Fault::Gone),
                 ServerEvent::Disconnected { error: Some(error) } => return Err(error.into()),
             }
         }

@@ -15,19 +15,16 @@ use super::export::{ALLOCATION, Export};
 use super::running::Shared;
 use super::transport::Transport;
 
-/// How long a client may take over one message. Without a limit, sockets that
-/// never say anything would use up the connections.
-const PATIENCE: Duration = Duration::from_secs(30);
-
 /// Negotiates. Returns nothing when the client leaves without an export, or the
-/// server stops.
+/// server stops. A client may take as long as `patience` over each message.
 pub(super) fn negotiate(
     transport: &mut Transport,
     shared: &Shared,
+    patience: Duration,
 ) -> Result<Option<Server>, Fault> {
     let mut negotiation = ServerNegotiation::new(shared.config.clone());
     let mut messages = 0;
-    let mut deadline = Instant::now() + PATIENCE;
+    let mut deadline = Instant::now() + patience;
     loop {
         // What is due goes out before more is read or answered, so a client
         // that only ever asks cannot make replies pile up.
@@ -52,7 +49,7 @@ pub(super) fn negotiate(
             return Ok(None);
         }
         if woken.ready.is_empty() {
-            return Err(Fault::Stalled(PATIENCE));
+            return Err(Fault::Stalled(patience));
         }
         let progress = if interest == Direction::WRITE {
             transport.write(&mut negotiation, &Discard)
@@ -72,7 +69,7 @@ pub(super) fn negotiate(
         let received = negotiation.stats().messages_received;
         if received > messages {
             messages = received;
-            deadline = Instant::now() + PATIENCE;
+            deadline = Instant::now() + patience;
         }
     }
 }
@@ -122,4 +119,85 @@ fn answer(negotiation: &mut ServerNegotiation, export: &Export) -> Result<(), Ap
 fn lists_allocation(request: &MetaContextRequest) -> bool {
     let matches = |query: &String| query == "base:" || query == ALLOCATION;
     request.queries.is_empty() || request.queries.iter().any(matches)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::MemoryStore;
+    use std::io::{self, Read, Write};
+    use std::os::unix::net::UnixStream;
+    use std::sync::Arc;
+
+    const SHORT: Duration = Duration::from_millis(50);
+    const LONG: Duration = Duration::from_secs(20);
+
+    fn shared() -> (Shared, io::PipeWriter) {
+        let export = Export {
+            name: String::new(),
+            description: None,
+            store: Arc::new(MemoryStore::new(1)),
+            read_only: false,
+        };
+        let (stop, alive) = io::pipe().unwrap();
+        (Shared::new(export, stop), alive)
+    }
+
+    #[test]
+    fn a_client_that_stalls_is_cut() {
+        let (shared, _alive) = shared();
+        for said in [&[] as &[u8], &[0, 0, 0, 3], b"\0\0\0\x03IHAVEOPT\0\0"] {
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            theirs.write_all(said).unwrap();
+            let ended = negotiate(&mut Transport::plain(ours.into()), &shared, SHORT);
+            assert!(matches!(ended, Err(Fault::Stalled(SHORT))), "{ended:?}");
+        }
+    }
+
+    #[test]
+    fn a_client_that_never_reads_is_cut() {
+        let (shared, _alive) = shared();
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        theirs.write_all(&[0, 0, 0, 3]).unwrap();
+        // Far more lists than the answers have room in the socket.
+        let list = *b"IHAVEOPT\0\0\0\x03\0\0\0\0";
+        let asking = std::thread::spawn(move || {
+            let deadline = Instant::now() + LONG;
+            let mut sent = 0;
+            // Until the server has gone.
+            while Instant::now() < deadline {
+                match theirs.write(&list[sent..]) {
+                    Ok(n) => sent = (sent + n) % list.len(),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        std::thread::yield_now();
+                    }
+                    Err(_) => break,
+                }
+            }
+        });
+        let mut transport = Transport::plain(ours.into());
+        let ended = negotiate(&mut transport, &shared, SHORT);
+        assert!(matches!(ended, Err(Fault::Stalled(SHORT))), "{ended:?}");
+        drop(transport);
+        asking.join().unwrap();
+    }
+
+    #[test]
+    fn a_stop_ends_the_negotiation_at_once() {
+        let (shared, alive) = shared();
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.set_read_timeout(Some(LONG)).unwrap();
+        let begun = Instant::now();
+        std::thread::scope(|scope| {
+            let negotiating = scope.spawn(|| {
+                negotiate(&mut Transport::plain(ours.into()), &shared, LONG)
+                    .map(|server| server.is_none())
+            });
+            theirs.read_exact(&mut [0; 18]).unwrap();
+            drop(alive);
+            assert!(negotiating.join().unwrap().unwrap());
+        });
+        assert!(begun.elapsed() < LONG);
+    }
 }

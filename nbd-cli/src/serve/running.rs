@@ -39,6 +39,20 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    pub(super) fn new(export: Export, stop: PipeReader) -> Self {
+        let limits = Limits::default()
+            .max_payload(MAX_PAYLOAD)
+            .max_in_flight(IN_FLIGHT);
+        Self {
+            export,
+            config: ServerConfig::new().limits(limits),
+            stop,
+            deadline: OnceLock::new(),
+            connections: Mutex::new(0),
+            ended: Condvar::new(),
+        }
+    }
+
     /// When the connections of a stopping server are cut.
     pub(super) fn deadline(&self) -> Instant {
         *self.deadline.get_or_init(|| Instant::now() + GRACE)
@@ -74,17 +88,7 @@ impl Running {
     ) -> io::Result<Self> {
         let uri = listener.uri(&export.name)?;
         let (stop, alive) = io::pipe()?;
-        let limits = Limits::default()
-            .max_payload(MAX_PAYLOAD)
-            .max_in_flight(IN_FLIGHT);
-        let shared = Arc::new(Shared {
-            export,
-            config: ServerConfig::new().limits(limits),
-            stop,
-            deadline: OnceLock::new(),
-            connections: Mutex::new(0),
-            ended: Condvar::new(),
-        });
+        let shared = Arc::new(Shared::new(export, stop));
         let acceptor = Acceptor {
             listener,
             shared: Arc::clone(&shared),
