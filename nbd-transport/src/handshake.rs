@@ -1,6 +1,7 @@
 //! From a connected transport to the data phase.
 
 use crate::link::{Link, LinkError};
+use crate::tls::{TlsConnector, TlsError, TlsInfo};
 use nbd_proto::io::{IoMode, Progress};
 use nbd_proto::{ApiMisuse, Client, ClientConfig, Direction, Discard, Machine, Negotiation, Phase};
 use std::io::{Read, Write};
@@ -17,10 +18,20 @@ use std::io::{Read, Write};
 pub struct Handshake {
     negotiation: Box<Negotiation>,
     link: Link,
+    tls: Option<Credentials>,
+}
+
+/// What TLS is started with.
+#[derive(Debug)]
+struct Credentials {
+    connector: TlsConnector,
+    host: Option<String>,
 }
 
 impl Handshake {
-    /// A handshake of which nothing has happened yet.
+    /// A handshake of which nothing has happened yet, without credentials for TLS. If the
+    /// configuration asks for TLS all the same and the server agrees,
+    /// [`drive`](Self::drive) fails with [`TlsError::NotConfigured`].
     ///
     /// # Errors
     /// [`ApiMisuse::BadName`], see [`Negotiation::new`].
@@ -28,6 +39,28 @@ impl Handshake {
         Ok(Self {
             negotiation: Box::new(Negotiation::new(config)?),
             link: Link::plain(),
+            tls: None,
+        })
+    }
+
+    /// A handshake with credentials for TLS. Whether they are used is for the configuration
+    /// ([`ClientConfig::tls`]) and the server to say.
+    ///
+    /// `host` is the host that was connected to, with which the server's certificate is compared;
+    /// none for a transport without host names.
+    ///
+    /// # Errors
+    /// [`ApiMisuse::BadName`], see [`Negotiation::new`].
+    pub fn with_tls(
+        config: ClientConfig,
+        connector: TlsConnector,
+        host: Option<&str>,
+    ) -> Result<Self, ApiMisuse> {
+        let host = host.map(str::to_owned);
+        let tls = Some(Credentials { connector, host });
+        Ok(Self {
+            tls,
+            ..Self::new(config)?
         })
     }
 
@@ -42,40 +75,70 @@ impl Handshake {
         T: Read + Write + ?Sized,
     {
         loop {
-            while self
-                .link
-                .direction(&*self.negotiation)
-                .contains(Direction::WRITE)
-            {
-                let progress = self
-                    .link
-                    .write(&mut *self.negotiation, io, &Discard, mode)?;
-                if progress != Progress::More {
+            self.upgrade()?;
+            while self.direction().contains(Direction::WRITE) {
+                if self.write(io, mode)? != Progress::More {
                     break;
                 }
             }
-            let direction = self.link.direction(&*self.negotiation);
+            let direction = self.direction();
+            if self.negotiation.phase() == Phase::Idle {
+                // Nothing is due from the server until the caller asks.
+                return Ok(direction & Direction::WRITE);
+            }
             if !direction.contains(Direction::READ) {
+                if self.is_upgradable() {
+                    continue;
+                }
                 return Ok(direction);
             }
             let before = self.negotiation.stats().bytes_received;
-            if let Err(error) = self
+            let progress = match self
                 .link
                 .read(&mut *self.negotiation, io, &mut Discard, mode)
             {
-                // The machine may have a last word for the server; whether it arrives changes
-                // nothing.
-                let _ = self.link.write(&mut *self.negotiation, io, &Discard, mode);
-                return Err(error);
-            }
-            if self.negotiation.stats().bytes_received == before {
-                return Ok(self.link.direction(&*self.negotiation));
-            }
-            if self.negotiation.phase() == Phase::Idle {
-                // Nothing is due from the server until the caller asks.
-                return Ok(self.link.direction(&*self.negotiation) & Direction::WRITE);
+                Ok(progress) => progress,
+                Err(error) => {
+                    // There may be a last word for the server; whether it arrives changes nothing.
+                    let _ = self.write(io, mode);
+                    return Err(error);
+                }
+            };
+            let received = self.negotiation.stats().bytes_received > before;
+            if !received && progress != Progress::More {
+                return Ok(self.direction());
             }
         }
+    }
+
+    fn write<T>(&mut self, io: &mut T, mode: IoMode) -> Result<Progress, LinkError>
+    where
+        T: Write + ?Sized,
+    {
+        self.link.write(&mut *self.negotiation, io, &Discard, mode)
+    }
+
+    fn direction(&self) -> Direction {
+        self.link.direction(&*self.negotiation)
+    }
+
+    /// Whether TLS can be started, or its end be told to the negotiation.
+    fn is_upgradable(&self) -> bool {
+        self.negotiation.phase() == Phase::StartTls
+            && !self.negotiation.get_direction().contains(Direction::WRITE)
+            && !self.link.is_handshaking()
+    }
+
+    fn upgrade(&mut self) -> Result<(), LinkError> {
+        if !self.is_upgradable() {
+            return Ok(());
+        }
+        if self.link.is_tls() {
+            return Ok(self.negotiation.tls_ready()?);
+        }
+        let Credentials { connector, host } = self.tls.take().ok_or(TlsError::NotConfigured)?;
+        self.link.start_tls(connector.start(host.as_deref())?);
+        Ok(())
     }
 
     /// The negotiation, to ask for options and to learn what became of them.
@@ -89,6 +152,12 @@ impl Handshake {
         self.negotiation.phase()
     }
 
+    /// What was agreed on for TLS, once it is in use.
+    #[must_use]
+    pub fn tls_info(&self) -> Option<&TlsInfo> {
+        self.link.tls_info()
+    }
+
     /// The data phase, once established, and what carries its bytes.
     ///
     /// # Errors
@@ -99,6 +168,7 @@ impl Handshake {
             Err(negotiation) => Err(Self {
                 negotiation,
                 link: self.link,
+                tls: self.tls,
             }),
         }
     }

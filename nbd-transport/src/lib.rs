@@ -32,6 +32,7 @@ mod link;
 mod process;
 mod socket;
 mod ssh;
+pub mod tls;
 mod uri;
 
 pub use command::{Activation, CommandSpec, FdName, FdNameError, PeerStderr};
@@ -44,8 +45,8 @@ pub use process::{PeerProcess, Signal};
 pub use socket::SocketIo;
 pub use ssh::{SshRemote, SshTarget};
 pub use uri::{
-    AllowedTransports, MAX_PART_LEN, MAX_URI_LEN, NbdUri, TlsPolicy, Transport, UriAddress,
-    UriError, UriPolicy, UriTls,
+    AllowedTransports, MAX_PART_LEN, MAX_URI_LEN, NbdUri, Transport, UriAddress, UriError,
+    UriPolicy, UriTls,
 };
 
 /// The TCP and vsock port assigned to NBD, used where none is given.

@@ -1,7 +1,8 @@
 //! Every rule of the URI grammar, with the errno and the text of what breaks it.
 
+use nbd_proto::TlsPolicy;
 use nbd_transport::{
-    AllowedTransports, Endpoint, MAX_PART_LEN, NbdUri, SshRemote, TlsPolicy, UriError, UriPolicy,
+    AllowedTransports, Endpoint, MAX_PART_LEN, NbdUri, SshRemote, UriError, UriPolicy,
 };
 use rustix::io::Errno;
 use std::path::Path;

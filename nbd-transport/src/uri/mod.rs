@@ -14,7 +14,7 @@ mod text;
 mod tls;
 
 pub use error::{MAX_PART_LEN, MAX_URI_LEN, UriError};
-pub use policy::{AllowedTransports, TlsPolicy, UriPolicy};
+pub use policy::{AllowedTransports, UriPolicy};
 pub use scheme::Transport;
 pub use tls::UriTls;
 

@@ -3,6 +3,7 @@
 use super::NbdUri;
 use super::error::UriError;
 use super::scheme::Transport;
+use nbd_proto::TlsPolicy;
 
 /// The transports a URI may ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,24 +46,12 @@ impl AllowedTransports {
     }
 }
 
-/// What a URI may say about TLS.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum TlsPolicy {
-    /// Refuse the `nbds` schemes.
-    Disable,
-    /// Accept both.
-    #[default]
-    Allow,
-    /// Refuse the plain `nbd` schemes.
-    Require,
-}
-
 /// Which URIs are accepted. The default allows every transport, TLS or not, and no local files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UriPolicy {
     /// Transports accepted.
     pub transports: AllowedTransports,
-    /// Schemes accepted, with or without TLS.
+    /// Schemes accepted: only the plain `nbd` ones, both, or only the `nbds` ones.
     pub tls: TlsPolicy,
     /// Whether the URI may name files to open (`tls-certificates`, `tls-psk-file`).
     pub local_files: bool,
@@ -72,7 +61,7 @@ impl Default for UriPolicy {
     fn default() -> Self {
         Self {
             transports: AllowedTransports::ALL,
-            tls: TlsPolicy::default(),
+            tls: TlsPolicy::Allow,
             local_files: false,
         }
     }

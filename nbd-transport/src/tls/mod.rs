@@ -1,0 +1,53 @@
+//! TLS: certificates by rustls, pre-shared keys by OpenSSL, nothing in clear that should not be.
+//!
+//! ```text
+//!   TlsConfig ─ reads all files ─► TlsConnector ─┐ start
+//!                                                ├────────► TlsStage ─► Link
+//!   TlsServerConfig ─ likewise ──► TlsAcceptor ──┘          without IO
+//! ```
+//!
+//! A [`TlsStage`] stands between a machine and its transport and does no IO of its own.
+//! [`Handshake::with_tls`](crate::Handshake::with_tls) is the short way for clients;
+//! [`Link::start_tls`](crate::Link::start_tls) that for servers and for loops of one's own.
+//!
+//! Whether TLS is used at all is for [`nbd_proto::TlsPolicy`] to say. Once the server has agreed to
+//! it, there is no way back: every failure from there on ends the connection.
+//!
+//! | file | what |
+//! |---|---|
+//! | `stage` | the interface of a session |
+//! | `session` | drives it between a machine and a transport |
+//! | `wire` | ciphertext in and out |
+//! | `gather` | many small pieces, few records |
+//! | `client_config`, `server_config` | who one is and who one trusts |
+//! | `search` | where a client looks for that |
+//! | `pem` | credentials in files or in memory |
+//! | `info`, `error`, `config_error` | what was agreed on, and what can go wrong |
+//! | `rustls` | sessions with certificates, feature `tls` or `ring` |
+//! | `psk` | sessions with pre-shared keys, feature `psk` |
+
+mod client_config;
+mod config_error;
+mod error;
+#[cfg(any(feature = "x509", feature = "psk"))]
+mod gather;
+mod info;
+mod pem;
+mod psk;
+#[cfg(feature = "x509")]
+mod rustls;
+mod search;
+mod server_config;
+mod session;
+mod stage;
+mod wire;
+
+pub use client_config::{ServerCheck, TlsConfig, TlsConnector};
+pub use config_error::{Origin, PemFault, PskFault, TlsConfigError};
+pub use error::{CertificateFault, TlsError};
+pub use info::{TlsInfo, TlsPeer, TlsRole, TlsVersion};
+pub use pem::Pem;
+pub use server_config::{TlsAcceptor, TlsServerConfig};
+pub(crate) use session::Session;
+pub use stage::{IntoMachine, Opened, Plaintext, TlsStage};
+pub use wire::Wire;

@@ -1,0 +1,374 @@
+//! The stage over a rustls session.
+//!
+//! The library's unbuffered form is used: it decrypts in the buffer that was read into, and
+//! encrypts into the one that is written from, so a socket is read in large pieces and written in
+//! one. Its buffered form takes 4 KiB at a time.
+
+use super::super::gather::gather;
+use super::super::stage::{Opened, Plaintext, TlsStage};
+use super::super::wire::Outgoing;
+use super::super::{TlsError, TlsInfo, TlsPeer, TlsRole, TlsVersion, Wire};
+use super::fault::session_error;
+use crate::LinkError;
+use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
+use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
+use rustls::unbuffered::{
+    ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus, WriteTraffic,
+};
+use rustls::{CommonState, ProtocolVersion};
+use std::fmt;
+use std::io::IoSlice;
+
+/// The most plaintext that is encrypted ahead of the transport, in bytes.
+const AHEAD: usize = 256 << 10;
+
+/// The most that encryption adds to a record (RFC 5246, 6.2.3; RFC 8446, 5.2), with its header.
+const OVERHEAD: usize = 5 + 256;
+
+/// The most plaintext one record carries, in bytes.
+const RECORD: usize = 16 << 10;
+
+/// Either end of a connection.
+pub(super) trait Side: Send {
+    type Data;
+    const PEER: TlsRole;
+    const SUSPICION: &str;
+
+    fn process<'c, 'i>(
+        &'c mut self,
+        incoming: &'i mut [u8],
+    ) -> UnbufferedStatus<'c, 'i, Self::Data>;
+
+    fn common(&self) -> &CommonState;
+}
+
+impl Side for UnbufferedClientConnection {
+    type Data = ClientConnectionData;
+    const PEER: TlsRole = TlsRole::Server;
+    const SUSPICION: &str =
+        "does it want a client certificate, or another one, or a pre-shared key?";
+
+    fn process<'c, 'i>(
+        &'c mut self,
+        incoming: &'i mut [u8],
+    ) -> UnbufferedStatus<'c, 'i, Self::Data> {
+        self.process_tls_records(incoming)
+    }
+
+    fn common(&self) -> &CommonState {
+        self
+    }
+}
+
+impl Side for UnbufferedServerConnection {
+    type Data = ServerConnectionData;
+    const PEER: TlsRole = TlsRole::Client;
+    const SUSPICION: &str = "it may not trust our certificate";
+
+    fn process<'c, 'i>(
+        &'c mut self,
+        incoming: &'i mut [u8],
+    ) -> UnbufferedStatus<'c, 'i, Self::Data> {
+        self.process_tls_records(incoming)
+    }
+
+    fn common(&self) -> &CommonState {
+        self
+    }
+}
+
+pub(super) struct Stage<S> {
+    connection: S,
+    wire: Wire,
+    held: Held,
+    staging: Vec<u8>,
+    /// The peer has sent `close_notify`.
+    peer_closed: bool,
+    closing: bool,
+    info: Option<TlsInfo>,
+}
+
+/// Plaintext that nobody has taken yet. It never exceeds what fits in [`Wire`].
+#[derive(Default)]
+struct Held {
+    bytes: Vec<u8>,
+    at: usize,
+}
+
+impl Held {
+    fn rest(&self) -> &[u8] {
+        self.bytes.get(self.at..).unwrap_or_default()
+    }
+
+    fn taken(&mut self, n: usize) {
+        self.at += n;
+        if self.at >= self.bytes.len() {
+            self.bytes.clear();
+            self.at = 0;
+        }
+    }
+}
+
+/// What [`Stage::advance`] is for.
+enum Aim<'a> {
+    /// The end of the handshake.
+    Handshake,
+    /// All plaintext that has arrived, as far as it is taken.
+    Plaintext(&'a mut dyn Plaintext),
+    /// To encrypt these. How many bytes of them were taken is the result.
+    Seal(&'a [IoSlice<'a>]),
+    /// To say that nothing more comes.
+    Close,
+}
+
+impl<S: Side> Stage<S> {
+    pub(super) fn new(connection: S) -> Self {
+        Self {
+            connection,
+            wire: Wire::new(),
+            held: Held::default(),
+            staging: Vec::new(),
+            peer_closed: false,
+            closing: false,
+            info: None,
+        }
+    }
+
+    /// Goes from state to state until the aim is reached or more ciphertext is needed. Returns how
+    /// many bytes were encrypted.
+    fn advance(&mut self, mut aim: Aim<'_>) -> Result<usize, LinkError> {
+        loop {
+            let incoming = self.wire.incoming.bytes();
+            let outgoing = &mut self.wire.outgoing;
+            let UnbufferedStatus { mut discard, state } = self.connection.process(incoming);
+            let mut done = None;
+            let mut failed = None;
+            match state {
+                Ok(ConnectionState::ReadTraffic(mut traffic)) => {
+                    while let Some(record) = traffic.next_record() {
+                        let record = record.map_err(|error| fault::<S>(error))?;
+                        discard += record.discard;
+                        let taken = match &mut aim {
+                            Aim::Plaintext(to) if self.held.rest().is_empty() => {
+                                to.feed(record.payload)
+                            }
+                            _ => Ok(0),
+                        };
+                        match taken {
+                            Ok(taken) => {
+                                let rest = record.payload.get(taken..).unwrap_or_default();
+                                self.held.bytes.extend_from_slice(rest);
+                            }
+                            Err(error) => failed = Some(error.into()),
+                        }
+                    }
+                    if matches!(aim, Aim::Plaintext(_)) && !self.held.rest().is_empty() {
+                        done = Some(0);
+                    }
+                }
+                Ok(ConnectionState::EncodeTlsData(data)) => encode(data, outgoing)?,
+                Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
+                Ok(ConnectionState::BlockedHandshake | ConnectionState::Closed) => done = Some(0),
+                Ok(ConnectionState::PeerClosed) => self.peer_closed = true,
+                Ok(ConnectionState::WriteTraffic(mut traffic)) => {
+                    done = Some(match &aim {
+                        Aim::Handshake | Aim::Plaintext(_) => 0,
+                        Aim::Seal(pieces) => {
+                            let staging = &mut self.staging;
+                            gather(pieces, AHEAD, staging, |bytes| {
+                                encrypt(&mut traffic, bytes, outgoing)
+                            })?
+                        }
+                        Aim::Close => {
+                            close(&mut traffic, outgoing)?;
+                            0
+                        }
+                    });
+                }
+                Ok(_) => {
+                    let reason = "data before the handshake is done";
+                    failed = Some(TlsError::Library(reason.to_owned()).into());
+                }
+                Err(error) => failed = Some(fault::<S>(error).into()),
+            }
+            self.wire.incoming.consume(discard);
+            if let Some(error) = failed {
+                self.collect_alert();
+                return Err(error);
+            }
+            if let Some(n) = done {
+                return Ok(n);
+            }
+        }
+    }
+
+    /// What the library tells the peer about a failure comes after the failure.
+    fn collect_alert(&mut self) {
+        loop {
+            let UnbufferedStatus { discard, state } =
+                self.connection.process(self.wire.incoming.bytes());
+            let more = match state {
+                Ok(ConnectionState::EncodeTlsData(data)) => {
+                    encode(data, &mut self.wire.outgoing).is_ok()
+                }
+                Ok(ConnectionState::TransmitTlsData(data)) => {
+                    data.done();
+                    false
+                }
+                Ok(_) | Err(_) => false,
+            };
+            self.wire.incoming.consume(discard);
+            if !more {
+                return;
+            }
+        }
+    }
+
+    fn agreed(&self) -> Option<TlsInfo> {
+        let common = self.connection.common();
+        let version = match common.protocol_version()? {
+            ProtocolVersion::TLSv1_2 => TlsVersion::Tls12,
+            _ => TlsVersion::Tls13,
+        };
+        let suite = common.negotiated_cipher_suite()?.suite();
+        let certificate = common.peer_certificates().and_then(<[_]>::first);
+        Some(TlsInfo {
+            version,
+            cipher_suite: suite
+                .as_str()
+                .map_or_else(|| format!("{suite:?}"), str::to_owned),
+            peer: certificate.map_or(TlsPeer::Anonymous, |der| TlsPeer::Certificate {
+                der: der.to_vec(),
+            }),
+        })
+    }
+}
+
+impl<S: Side> TlsStage for Stage<S> {
+    fn wire(&self) -> &Wire {
+        &self.wire
+    }
+
+    fn wire_mut(&mut self) -> &mut Wire {
+        &mut self.wire
+    }
+
+    fn handshake(&mut self) -> Result<bool, TlsError> {
+        if self.info.is_none() {
+            self.advance(Aim::Handshake).map_err(tls_error)?;
+            if !self.connection.common().is_handshaking() {
+                self.info = self.agreed();
+            }
+        }
+        Ok(self.info.is_some())
+    }
+
+    fn open(&mut self, to: &mut dyn Plaintext) -> Result<Opened, LinkError> {
+        if !self.held.rest().is_empty() {
+            let taken = to.feed(self.held.rest())?;
+            self.held.taken(taken);
+        }
+        if self.held.rest().is_empty() {
+            self.advance(Aim::Plaintext(to))?;
+        }
+        Ok(if !self.held.rest().is_empty() {
+            Opened::Behind
+        } else if self.peer_closed {
+            Opened::Closed
+        } else {
+            Opened::Drained
+        })
+    }
+
+    fn seal(&mut self, pieces: &[IoSlice<'_>]) -> Result<usize, TlsError> {
+        if self.wire.unsent().len() >= AHEAD || self.closing {
+            return Ok(0);
+        }
+        self.advance(Aim::Seal(pieces)).map_err(tls_error)
+    }
+
+    fn close(&mut self) {
+        if !self.closing && self.info.is_some() {
+            self.closing = true;
+            // If that fails, the session is over anyhow.
+            let _ = self.advance(Aim::Close);
+        }
+    }
+
+    fn info(&self) -> Option<&TlsInfo> {
+        self.info.as_ref()
+    }
+
+    fn peer(&self) -> TlsRole {
+        S::PEER
+    }
+
+    fn suspicion(&self) -> &'static str {
+        S::SUSPICION
+    }
+}
+
+impl<S> fmt::Debug for Stage<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stage")
+            .field("wire", &self.wire)
+            .field("held", &self.held.rest().len())
+            .field("info", &self.info)
+            .finish_non_exhaustive()
+    }
+}
+
+fn fault<S: Side>(error: rustls::Error) -> TlsError {
+    session_error(error, S::PEER)
+}
+
+/// Only [`Aim::Plaintext`] brings errors of other kinds.
+fn tls_error(error: LinkError) -> TlsError {
+    match error {
+        LinkError::Tls(error) => error,
+        other => TlsError::Library(other.to_string()),
+    }
+}
+
+fn encode<D>(mut data: EncodeTlsData<'_, D>, outgoing: &mut Outgoing) -> Result<(), TlsError> {
+    let mut size = RECORD + OVERHEAD;
+    loop {
+        match data.encode(outgoing.room(size)) {
+            Ok(n) => {
+                outgoing.added(n);
+                return Ok(());
+            }
+            Err(EncodeError::InsufficientSize(error)) if error.required_size > size => {
+                size = error.required_size;
+            }
+            Err(error) => return Err(TlsError::Library(error.to_string())),
+        }
+    }
+}
+
+fn encrypt<D>(
+    traffic: &mut WriteTraffic<'_, D>,
+    bytes: &[u8],
+    outgoing: &mut Outgoing,
+) -> Result<(), TlsError> {
+    let records = bytes.len().div_ceil(RECORD) + 1;
+    put(outgoing, bytes.len() + records * OVERHEAD, |room| {
+        traffic.encrypt(bytes, room)
+    })
+}
+
+fn close<D>(traffic: &mut WriteTraffic<'_, D>, outgoing: &mut Outgoing) -> Result<(), TlsError> {
+    put(outgoing, 2 * OVERHEAD, |room| {
+        traffic.queue_close_notify(room)
+    })
+}
+
+fn put(
+    outgoing: &mut Outgoing,
+    size: usize,
+    write: impl FnOnce(&mut [u8]) -> Result<usize, EncryptError>,
+) -> Result<(), TlsError> {
+    let n = write(outgoing.room(size)).map_err(|error| TlsError::Library(error.to_string()))?;
+    outgoing.added(n);
+    Ok(())
+}
