@@ -20,12 +20,14 @@
 //! | [`link`] | one machine at one end of a pipe, driven by pull or by push |
 //! | [`disk`] | what a server serves and what a client knows of it |
 //! | [`pair`] | a client and a server over a pipe, and every invariant checked |
+//! | [`hostile`] | servers that break rules, as a table |
 //! | `peer` | real servers and tools, with feature `peers` |
 //!
 //! Nothing here reads a clock or asks the system for chance: the same seed gives
 //! the same run, byte for byte.
 
 pub mod disk;
+pub mod hostile;
 pub mod link;
 pub mod oracle;
 pub mod pair;
