@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use nbd_proto::ClientConfig;
+use nbd_proto::{ClientConfig, TlsPolicy};
+use nbd_transport::tls::{TlsConfig, TlsConnector};
 use nbd_transport::{Endpoint, Handshake, NbdUri, UriPolicy};
 
 use crate::connection::Connection;
@@ -24,6 +25,7 @@ use crate::stage::Stage;
 pub struct Builder {
     config: ClientConfig,
     policy: UriPolicy,
+    tls: Option<TlsConnector>,
     connect_timeout: Duration,
 }
 
@@ -32,6 +34,7 @@ impl Default for Builder {
         Self {
             config: ClientConfig::default(),
             policy: UriPolicy::default(),
+            tls: None,
             connect_timeout: Duration::from_secs(60),
         }
     }
@@ -74,6 +77,26 @@ impl Builder {
         self
     }
 
+    /// Whether TLS is used, and with what. A URI that asks for TLS makes
+    /// [`TlsPolicy::Require`] of any policy, and needs no connector.
+    ///
+    /// ```
+    /// use nbd_client_mio::Builder;
+    /// use nbd_client_mio::proto::TlsPolicy;
+    /// use nbd_client_mio::transport::tls::{TlsConfig, TlsConfigError};
+    ///
+    /// # fn example() -> Result<Builder, TlsConfigError> {
+    /// let connector = TlsConfig::new().directory("/etc/pki/disk").connector()?;
+    /// Ok(Builder::new().tls(TlsPolicy::Require, connector))
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn tls(mut self, policy: TlsPolicy, connector: TlsConnector) -> Self {
+        self.config = self.config.tls(policy);
+        self.tls = Some(connector);
+        self
+    }
+
     /// How long a helper thread may try to connect (default: a minute). Every other
     /// limit is the caller's: see [`Connection::deadline`].
     #[must_use]
@@ -83,14 +106,22 @@ impl Builder {
     }
 
     /// Starts connecting to a URI, such as `nbd://host/export` or
-    /// `nbd+unix:///export?socket=/path`.
+    /// `nbd+unix:///export?socket=/path`. For TLS without a
+    /// [connector](Self::tls), the files that the URI names are read here and now.
     ///
     /// # Errors
-    /// When the URI is malformed or forbidden, and as [`connect`](Self::connect).
+    /// When the URI is malformed or forbidden, its files cannot be used, and as
+    /// [`connect`](Self::connect).
     pub fn connect_uri<B>(&self, uri: &str) -> Result<Connection<B>, Error> {
         let uri: NbdUri = uri.parse()?;
         self.policy.check(&uri)?;
-        let builder = self.clone().export(uri.export_name());
+        let mut builder = self.clone().export(uri.export_name());
+        if uri.tls_required() {
+            builder.config = builder.config.tls(TlsPolicy::Require);
+            if builder.tls.is_none() {
+                builder.tls = Some(TlsConfig::from_uri(&uri).connector()?);
+            }
+        }
         builder.connect(&uri.endpoint())
     }
 
@@ -103,7 +134,12 @@ impl Builder {
     /// # Errors
     /// When connecting fails at once, or a name is too long or contains NUL.
     pub fn connect<B>(&self, endpoint: &Endpoint) -> Result<Connection<B>, Error> {
-        let handshake = Handshake::new(self.config.clone())?;
+        let host = match endpoint {
+            Endpoint::Tcp { host, .. } => Some(host.clone()),
+            Endpoint::Address(address) => Some(address.ip().to_string()),
+            _ => None,
+        };
+        let handshake = self.handshake(host.as_deref())?;
         let dial = Dial::start(endpoint, self.connect_timeout)?;
         Ok(Connection::new(Stage::Dialing { dial, handshake }))
     }
@@ -116,10 +152,17 @@ impl Builder {
         &self,
         connection: nbd_transport::Connection,
     ) -> Result<Connection<B>, Error> {
-        let handshake = Handshake::new(self.config.clone())?;
         Ok(Connection::new(Stage::Negotiating {
-            handshake,
+            handshake: self.handshake(None)?,
             connection,
         }))
+    }
+
+    fn handshake(&self, host: Option<&str>) -> Result<Handshake, Error> {
+        let config = self.config.clone();
+        Ok(match &self.tls {
+            Some(connector) => Handshake::with_tls(config, connector.clone(), host)?,
+            None => Handshake::new(config)?,
+        })
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -64,6 +65,8 @@ pub struct Completion<B> {
 /// it in good order.
 pub struct Connection<B> {
     pub(crate) stage: Stage,
+    /// Dropped after the connection, see [`Dialled`](crate::dial::Dialled).
+    pub(crate) keeper: Option<UnixStream>,
     pub(crate) ports: Ports<B>,
     /// Commands of other threads that are in flight.
     pub(crate) remote: Table<OnDone<B>>,
@@ -82,6 +85,7 @@ impl<B> Connection<B> {
     pub(crate) fn new(stage: Stage) -> Self {
         Self {
             stage,
+            keeper: None,
             ports: Ports::new(),
             remote: Table::new(),
             queue: Arc::new(Queue::new()),

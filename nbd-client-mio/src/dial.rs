@@ -6,7 +6,7 @@
 //! | path | is connected at once | |
 //! | all others | a helper thread | its bell is readable |
 
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -29,11 +29,18 @@ pub(crate) enum Dial {
         endpoint: Endpoint,
     },
     Helper {
-        /// The helper holds the other end. Closing it rings.
+        /// The helper holds the other end. Writing to it rings, and so does closing it.
         bell: UnixStream,
         result: Receiver<Result<Connection, ConnectError>>,
         endpoint: Endpoint,
     },
+}
+
+/// A connection, and what keeps the thread alive that started the program behind it.
+#[derive(Debug)]
+pub(crate) struct Dialled {
+    pub(crate) connection: Connection,
+    pub(crate) keeper: Option<UnixStream>,
 }
 
 impl Dial {
@@ -63,16 +70,23 @@ impl Dial {
             endpoint: endpoint.to_string(),
             error,
         };
-        let (bell, rope) = UnixStream::pair().map_err(system)?;
+        let (bell, mut rope) = UnixStream::pair().map_err(system)?;
         let (sender, result) = mpsc::channel();
         let target = endpoint.clone();
         let deadline = Instant::now().checked_add(limit);
         thread::Builder::new()
             .name("nbd-connect".to_owned())
             .spawn(move || {
+                let connected = target.connect(deadline);
+                let program = connected.as_ref().is_ok_and(|one| one.peer.is_some());
                 // Nobody listens any more once the caller has given up.
-                let _ = sender.send(target.connect(deadline));
-                drop(rope);
+                let _ = sender.send(connected);
+                if program && rope.write_all(&[0]).is_ok() {
+                    // Linux tells a program which wants to end with its parent about the
+                    // end of the thread that started it. So this one stays until
+                    // the bell is taken down.
+                    let _ = rope.read(&mut [0]);
+                }
             })
             .map_err(system)?;
         Ok(Self::Helper {
@@ -83,15 +97,15 @@ impl Dial {
     }
 
     /// The connection, or itself while that is still on its way.
-    pub(crate) fn finish(
-        self,
-        registry: &Registry,
-    ) -> Result<Result<Connection, Self>, ConnectError> {
+    pub(crate) fn finish(self, registry: &Registry) -> Result<Result<Dialled, Self>, ConnectError> {
         match self {
             Self::Socket { socket, endpoint } => {
                 let outcome = sockopt::socket_error(&socket).and_then(|outcome| outcome);
                 match outcome.and_then(|()| getpeername(&socket).map(drop)) {
-                    Ok(()) => Connection::from_socket(socket).map(Ok),
+                    Ok(()) => Ok(Ok(Dialled {
+                        connection: Connection::from_socket(socket)?,
+                        keeper: None,
+                    })),
                     Err(Errno::NOTCONN) => Ok(Err(Self::Socket { socket, endpoint })),
                     Err(error) => Err(failed(&endpoint, error.into())),
                 }
@@ -104,7 +118,9 @@ impl Dial {
                 Ok(connected) => {
                     // It may not have been registered; then there is nothing to undo.
                     let _ = SourceFd(&bell.as_raw_fd()).deregister(registry);
-                    connected.map(Ok)
+                    let connection = connected?;
+                    let keeper = connection.peer.is_some().then_some(bell);
+                    Ok(Ok(Dialled { connection, keeper }))
                 }
                 Err(TryRecvError::Empty) => Ok(Err(Self::Helper {
                     bell,

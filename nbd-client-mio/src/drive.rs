@@ -52,10 +52,11 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
         while !matches!(self.stage, Stage::Open(_)) {
             match mem::replace(&mut self.stage, Stage::Over) {
                 Stage::Dialing { dial, handshake } => match dial.finish(registry)? {
-                    Ok(connection) => {
+                    Ok(dialled) => {
+                        self.keeper = dialled.keeper;
                         self.stage = Stage::Negotiating {
                             handshake,
-                            connection,
+                            connection: dialled.connection,
                         };
                     }
                     Err(dial) => {

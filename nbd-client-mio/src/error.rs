@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 
 use nbd_proto::{ApiMisuse, Command, CommandError, CommandType, Errno, SubmitError};
+use nbd_transport::tls::TlsConfigError;
 use nbd_transport::{ConnectError, LinkError, UriError};
 
 /// Why a connection or a command failed.
@@ -13,6 +14,9 @@ pub enum Error {
     /// The caller: the URI cannot be understood, or policy forbids it.
     #[error(transparent)]
     Uri(#[from] UriError),
+    /// The caller: the credentials for TLS cannot be used.
+    #[error(transparent)]
+    TlsConfig(#[from] TlsConfigError),
     /// Nobody could be connected to.
     #[error(transparent)]
     Connect(#[from] ConnectError),
@@ -69,7 +73,9 @@ impl Error {
             Self::Link(_) => Errno::NotConn.to_linux(),
             Self::Submit { error, .. } => error.errno().to_linux(),
             Self::Command(failure) => failure.error.errno().to_linux(),
-            Self::Misuse(_) | Self::BufferLength { .. } => Errno::Inval.to_linux(),
+            Self::TlsConfig(_) | Self::Misuse(_) | Self::BufferLength { .. } => {
+                Errno::Inval.to_linux()
+            }
         }
     }
 }

@@ -1,0 +1,523 @@
+//! The mio client against servers nobody here wrote.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use nbd_client_mio::proto::{
+    ClientConfig, Command, CommandError, CommandFlags, Direction, HeaderStyle, Machine,
+    NegotiationEvent, SubmitError,
+};
+use nbd_client_mio::transport::{CommandSpec, Endpoint};
+use nbd_client_mio::{Builder, Error, State};
+use nbd_sim::peer::{Scratch, Server};
+use support::{Loop, noise};
+
+fn nbdkit(args: &[&str]) -> Server {
+    Server::nbdkit(args).start().expect("nbdkit")
+}
+
+fn builder() -> Builder {
+    Builder::new().meta_context("base:allocation")
+}
+
+/// Every command, on a server with an export of 1 MiB.
+fn every_command(server: &Server) {
+    let mut this = Loop::new();
+    let token = this.ready(&builder(), &server.uri());
+    let data = noise(1 << 20, 7);
+    let none = CommandFlags::empty();
+    let disk = this.disk(token);
+    disk.write(0, data.clone(), none).unwrap();
+    let done = this.next();
+    done.result.unwrap();
+    assert_eq!(done.buffer.unwrap(), data, "a write's buffer comes back");
+    for command in [
+        Command::write_zeroes(4096, 4096),
+        Command::trim(65536, 65536),
+        Command::cache(0, 4096),
+        Command::flush(),
+    ] {
+        this.disk(token).submit(command, None).unwrap();
+        let done = this.next();
+        assert_eq!(done.command, command);
+        done.result.unwrap();
+    }
+    this.disk(token).read(4000, vec![1; 5000]).unwrap();
+    let back = this.next().buffer.unwrap();
+    assert_eq!(back[..96], data[4000..4096]);
+    assert!(back[96..96 + 4096].iter().all(|byte| *byte == 0));
+    assert_eq!(back[96 + 4096..], data[8192..9000]);
+    if this
+        .disk(token)
+        .client()
+        .unwrap()
+        .context("base:allocation")
+        .is_some()
+    {
+        let status = Command::block_status(0, 1 << 20);
+        this.disk(token).submit(status, None).unwrap();
+        let done = this.next();
+        done.result.unwrap();
+        assert!(done.extents.iter().any(|(_, extent)| extent.length > 0));
+    }
+    this.disk(token).disconnect();
+    this.all(State::Closed);
+    assert!(this.errors.is_empty(), "{:?}", this.errors);
+}
+
+#[test]
+fn every_command_in_every_header_style() {
+    every_command(&nbdkit(&["memory", "1M"]));
+    every_command(&nbdkit(&["--no-sr", "memory", "1M"]));
+    every_command(&Server::nbdkit(&["memory", "1M"]).tcp().start().unwrap());
+    let scratch = Scratch::new().unwrap();
+    let image = scratch.qcow2_image("disk", 1 << 20).unwrap();
+    let args = ["-f", "qcow2", "--discard=unmap", image.to_str().unwrap()];
+    every_command(&Server::qemu_nbd(&args).start().unwrap());
+}
+
+#[test]
+fn sixty_four_deep_reads_return_what_is_there() {
+    let scratch = Scratch::new().unwrap();
+    let path = scratch.join("disk");
+    let data = noise(8 << 20, 3);
+    std::fs::write(&path, &data).unwrap();
+    let qemu = Server::qemu_nbd(&["-f", "raw", path.to_str().unwrap()])
+        .start()
+        .unwrap();
+    let mut this = Loop::new();
+    let token = this.ready(&builder(), &qemu.uri());
+    let style = this.disk(token).client().unwrap().negotiated().headers;
+    assert_eq!(style, HeaderStyle::Extended);
+    let lengths = [512, 4096, 70_000, 300_000, 8192];
+    let (mut offset, mut lengths, mut checked) = (0, lengths.iter().cycle(), 0);
+    while checked < data.len() {
+        let disk = this.disk(token);
+        while offset < data.len() && disk.client().unwrap().in_flight() < 64 {
+            let length = (*lengths.next().unwrap()).min(data.len() - offset);
+            disk.read(offset as u64, vec![0; length]).unwrap();
+            offset += length;
+        }
+        let done = this.next();
+        done.result.unwrap();
+        let (at, back) = (done.command.offset as usize, done.buffer.unwrap());
+        assert!(back == data[at..at + back.len()], "read at {at}");
+        checked += back.len();
+    }
+}
+
+#[test]
+fn two_hundred_connections_on_one_poll() {
+    let server = nbdkit(&["-t", "4", "memory", "1M"]);
+    let mut this = Loop::new();
+    for _ in 0..200 {
+        this.connect(&builder(), &server.uri());
+    }
+    this.all(State::Ready);
+    let poke = |token: usize| noise(512, token as u64 + 1);
+    for token in 0..200 {
+        let offset = token as u64 * 512;
+        let write = this
+            .disk(token)
+            .write(offset, poke(token), CommandFlags::empty());
+        write.unwrap();
+    }
+    for _ in 0..200 {
+        this.next().result.unwrap();
+    }
+    // Each reads what its neighbour wrote.
+    for token in 0..200 {
+        let offset = (token as u64 + 1) % 200 * 512;
+        this.disk(token).read(offset, vec![0; 512]).unwrap();
+    }
+    for _ in 0..200 {
+        let done = this.next();
+        assert!(done.buffer.unwrap() == poke(done.command.offset as usize / 512));
+    }
+    this.disks.values_mut().for_each(support::Disk::disconnect);
+    this.all(State::Closed);
+    assert!(this.errors.is_empty(), "{:?}", this.errors);
+}
+
+#[test]
+fn a_server_that_dies_takes_nothing_but_the_replies() {
+    let mut server = nbdkit(&["--filter=delay", "memory", "1M", "rdelay=60"]);
+    let mut this = Loop::new();
+    let token = this.ready(&builder(), &server.uri());
+    for index in 0..10 {
+        this.disk(token).read(index * 512, vec![7; 512]).unwrap();
+    }
+    this.until("all is sent", |this| {
+        this.disk(token).client().unwrap().get_direction() == Direction::READ
+    });
+    server.kill();
+    for _ in 0..10 {
+        let done = this.next();
+        assert_eq!(done.buffer.map(|buffer| buffer.len()), Some(512));
+        let error = done.result.unwrap_err();
+        assert_eq!(error.errno(), 107, "{error}");
+    }
+    assert_eq!(this.errors.len(), 1, "told once: {:?}", this.errors);
+    assert_eq!(this.disk(token).state(), State::Closed);
+    let rejected = this.disk(token).read(0, vec![7; 512]).unwrap_err();
+    assert_eq!(rejected.buffer, Some(vec![7; 512]));
+    assert_eq!(rejected.error.errno(), 107, "{rejected}");
+}
+
+/// The server is made of nothing but bytes: oldstyle, 1 MiB, one reply, then silence one
+/// way.
+#[test]
+fn a_half_closed_connection_is_noticed_with_the_last_bytes() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (ended, end) = mpsc::channel();
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut greeting = b"NBDMAGIC\x00\x00\x42\x02\x81\x86\x12\x53".to_vec();
+        greeting.extend((1_u64 << 20).to_be_bytes());
+        greeting.extend([0, 0, 0, 1]);
+        greeting.extend([0; 124]);
+        stream.write_all(&greeting).unwrap();
+        let mut requests = [0; 56];
+        stream.read_exact(&mut requests).unwrap();
+        // One reply and the end in one go: the client's read comes back short, and no
+        // event tells of the end again.
+        let mut reply = b"\x67\x44\x66\x98\x00\x00\x00\x00".to_vec();
+        reply.extend(&requests[8..16]);
+        reply.extend([0xab; 512]);
+        stream.write_all(&reply).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        ended.send(()).unwrap();
+        // Open the other way until the client leaves.
+        assert_eq!(stream.read(&mut [0; 1]).unwrap_or(0), 0);
+    });
+    let mut this = Loop::new();
+    let token = this.add(builder().connect(&Endpoint::Address(address)).unwrap());
+    this.until("ready", |this| this.disk(token).state() == State::Ready);
+    for offset in [0, 512] {
+        this.disk(token).read(offset, vec![0; 512]).unwrap();
+    }
+    this.turn(Instant::now());
+    end.recv().unwrap();
+    let first = this.next();
+    first.result.unwrap();
+    assert_eq!(first.buffer.unwrap(), [0xab; 512]);
+    let error = this.next().result.unwrap_err();
+    assert!(matches!(error, Error::Protocol(_)), "{error}");
+    drop(this);
+    server.join().unwrap();
+}
+
+#[test]
+fn a_slow_server_costs_no_turns_and_has_a_deadline() {
+    let server = nbdkit(&["--filter=delay", "memory", "1M", "rdelay=1"]);
+    let mut this = Loop::new();
+    let token = this.ready(&builder(), &server.uri());
+    let silence = Duration::from_millis(300);
+    assert_eq!(
+        this.disk(token).deadline(silence),
+        None,
+        "nothing is expected"
+    );
+    let id = this.disk(token).read(0, vec![0; 512]).unwrap();
+    let (oldest, at) = this.disk(token).oldest().unwrap();
+    assert_eq!(oldest, id);
+    let deadline = this.disk(token).deadline(silence).unwrap();
+    assert!(deadline >= at + silence && deadline <= Instant::now() + silence);
+    let before = this.turns;
+    while Instant::now() < deadline {
+        this.turn(deadline);
+    }
+    assert!(this.turns - before < 5, "{} turns", this.turns - before);
+    // Giving up spares the connection, and the next command gets its own reply.
+    assert_eq!(this.disk(token).abandon(id), Some(vec![0; 512]));
+    assert_eq!(this.disk(token).deadline(silence), None);
+    let next = this.disk(token).read(512, vec![1; 512]).unwrap();
+    let done = this.next();
+    assert_eq!(done.id, next);
+    done.result.unwrap();
+}
+
+#[test]
+fn writing_goes_on_while_replies_are_read() {
+    // One request at a time, and the replies are as large as the requests: a client
+    // that only wrote would never end.
+    let server = nbdkit(&["-t", "1", "memory", "64M"]);
+    let mut this = Loop::new();
+    let token = this.ready(&builder(), &server.uri());
+    let data = noise(1 << 20, 11);
+    let disk = this.disk(token);
+    for index in 0..16 {
+        disk.read(index << 20, vec![1; 1 << 20]).unwrap();
+        let offset = (16 + index) << 20;
+        disk.write(offset, data.clone(), CommandFlags::empty())
+            .unwrap();
+    }
+    for _ in 0..32 {
+        this.next().result.unwrap();
+    }
+    this.disk(token).read(31 << 20, vec![0; 1 << 20]).unwrap();
+    assert!(this.next().buffer.unwrap() == data);
+}
+
+#[test]
+fn other_threads_submit_wait_in_line_and_are_answered() {
+    let server = nbdkit(&["memory", "1M"]);
+    let mut this = Loop::new();
+    let waker = Arc::new(this.waker());
+    let limits = nbd_client_mio::proto::Limits::default().max_in_flight(4);
+    let builder = Builder::new().config(ClientConfig::new().limits(limits));
+    let token = this.connect(&builder, &server.uri());
+    let submitter = this.disk(token).submitter(waker);
+    let (sender, receiver) = mpsc::channel();
+    std::thread::scope(|scope| {
+        for thread in 0..4_u64 {
+            let (submitter, sender) = (submitter.clone(), sender.clone());
+            scope.spawn(move || {
+                for index in 0..100 {
+                    let offset = (thread * 100 + index) * 512;
+                    let sender = sender.clone();
+                    let buffer = noise(512, offset + 1);
+                    let command = Command::write(offset, 512);
+                    let on_done = move |outcome| sender.send(outcome).unwrap();
+                    submitter.submit(command, Some(buffer), on_done).unwrap();
+                }
+            });
+        }
+        let mut answered = 0;
+        this.until("all are answered", |_| {
+            for outcome in receiver.try_iter() {
+                let done = outcome.unwrap();
+                done.result.unwrap();
+                answered += 1;
+            }
+            answered == 400
+        });
+    });
+    this.disk(token).read(399 * 512, vec![0; 512]).unwrap();
+    assert!(this.next().buffer.unwrap() == noise(512, 399 * 512 + 1));
+    // After the end, the answer is no.
+    this.disk(token).disconnect();
+    this.all(State::Closed);
+    let (sender, late) = mpsc::channel();
+    let buffer = Some(vec![5; 512]);
+    let command = Command::read(0, 512);
+    let on_done = move |outcome| sender.send(outcome).unwrap();
+    submitter.submit(command, buffer, on_done).unwrap();
+    let mut outcome = None;
+    this.until("a rejection", |_| {
+        outcome = late.try_recv().ok();
+        outcome.is_some()
+    });
+    let rejected = outcome.unwrap().unwrap_err();
+    assert_eq!(rejected.buffer, Some(vec![5; 512]));
+}
+
+#[test]
+fn option_mode_asks_is_refused_and_goes() {
+    let server = nbdkit(&[
+        "--filter=exportname",
+        "memory",
+        "1M",
+        "exportname=hello",
+        "exportname-list=explicit",
+        "exportname-strict=true",
+    ]);
+    let mut this = Loop::new();
+    let builder = Builder::new().config(ClientConfig::new().option_mode(true));
+    let token = this.connect(&builder, &server.export_uri("nowhere"));
+    this.all(State::Choosing);
+    this.disk(token).negotiation().unwrap().list().unwrap();
+    let exports = answer(&mut this, token);
+    let found = |event: &NegotiationEvent| matches!(event, NegotiationEvent::Export(entry) if entry.name == "hello");
+    assert!(exports.iter().any(found), "{exports:?}");
+    this.disk(token).negotiation().unwrap().go().unwrap();
+    let refused = answer(&mut this, token);
+    let is_refusal = |event: &NegotiationEvent| {
+        matches!(event, NegotiationEvent::Finished { result: Err(_), .. })
+    };
+    assert!(refused.iter().any(is_refusal), "{refused:?}");
+    let negotiation = this.disk(token).negotiation().unwrap();
+    negotiation.set_export_name("hello").unwrap();
+    negotiation.go().unwrap();
+    this.all(State::Ready);
+    assert_eq!(this.disk(token).client().unwrap().export().size, 1 << 20);
+    // And leaving while choosing.
+    let leaving = this.connect(&builder, &server.uri());
+    this.until("choosing", |this| {
+        this.disk(leaving).state() == State::Choosing
+    });
+    this.disk(leaving).disconnect();
+    this.until("closed", |this| this.disk(leaving).state() == State::Closed);
+    assert!(this.errors.is_empty(), "{:?}", this.errors);
+}
+
+/// Drives until the caller is wanted again, and takes what was told.
+fn answer(this: &mut Loop, token: usize) -> Vec<NegotiationEvent> {
+    let mut events = Vec::new();
+    this.until("an answer", |this| {
+        if this.disk(token).wants_again() || this.disk(token).state() != State::Choosing {
+            return false;
+        }
+        let negotiation = this.disk(token).negotiation().unwrap();
+        while let Some(event) = negotiation.poll_event() {
+            events.push(event);
+        }
+        true
+    });
+    events
+}
+
+#[test]
+fn names_and_programs_are_dialled_beside_the_loop() {
+    let server = Server::nbdkit(&["memory", "1M"]).tcp().start().unwrap();
+    let port = server.tcp_address().unwrap().port();
+    let mut this = Loop::new();
+    let host = String::from("localhost");
+    let name = Endpoint::Tcp { host, port };
+    let program = Endpoint::Command(CommandSpec::new("nbdkit", ["-s", "memory", "1M"]));
+    for endpoint in [name, program] {
+        let token = this.add(builder().connect(&endpoint).unwrap());
+        assert_eq!(this.disk(token).state(), State::Connecting);
+    }
+    this.all(State::Ready);
+    for token in 0..2 {
+        this.disk(token).read(0, vec![1; 512]).unwrap();
+        assert_eq!(this.next().buffer.unwrap(), [0; 512]);
+    }
+    let host = String::from("no-such-host.invalid");
+    let nobody = Endpoint::Tcp { host, port };
+    let token = this.add(builder().connect(&nobody).unwrap());
+    this.until("an error", |this| !this.errors.is_empty());
+    let (_, error) = this.errors.remove(0);
+    assert!(
+        error.to_string().contains("no-such-host.invalid"),
+        "{error}"
+    );
+    assert_eq!(this.disk(token).state(), State::Closed);
+}
+
+#[test]
+fn refused_connections_and_refused_commands_are_typed() {
+    let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = unused.local_addr().unwrap();
+    drop(unused);
+    let mut this = Loop::new();
+    let error = match builder().connect(&Endpoint::Address(address)) {
+        Err(error) => error,
+        Ok(disk) => {
+            this.add(disk);
+            this.until("an error", |this| !this.errors.is_empty());
+            this.errors.remove(0).1
+        }
+    };
+    assert!(matches!(error, Error::Connect(_)), "{error}");
+    assert_eq!(error.errno(), 111);
+    this.disks.clear();
+
+    let server = nbdkit(&["-r", "memory", "1M"]);
+    let limits = nbd_client_mio::proto::Limits::default().max_in_flight(2);
+    let builder = Builder::new().config(ClientConfig::new().limits(limits));
+    let token = this.connect(&builder, &server.uri());
+    let early = this.disk(token).read(0, vec![0; 1]).unwrap_err();
+    let not_yet = SubmitError::NotConnected;
+    assert!(matches!(early.error, Error::Submit { error, .. } if error == not_yet));
+    this.all(State::Ready);
+    let disk = this.disk(token);
+    let flags = CommandFlags::empty();
+    assert_eq!(
+        disk.write(0, vec![0; 512], flags)
+            .unwrap_err()
+            .error
+            .errno(),
+        1
+    );
+    assert_eq!(
+        disk.read(1 << 20, vec![0; 1]).unwrap_err().error.errno(),
+        22
+    );
+    assert_eq!(disk.read(0, vec![]).unwrap_err().error.errno(), 22);
+    let short = disk
+        .submit(Command::read(0, 512), Some(vec![0; 511]))
+        .unwrap_err();
+    assert!(matches!(
+        short.error,
+        Error::BufferLength { buffer: 511, .. }
+    ));
+    disk.read(0, vec![0; 512]).unwrap();
+    disk.read(0, vec![0; 512]).unwrap();
+    let full = disk.read(0, vec![0; 512]).unwrap_err();
+    assert!(
+        matches!(
+            full.error,
+            Error::Submit {
+                error: SubmitError::Full,
+                ..
+            }
+        ),
+        "{full}"
+    );
+    this.next().result.unwrap();
+    this.next().result.unwrap();
+}
+
+#[test]
+fn a_servers_error_spares_the_connection() {
+    let server = nbdkit(&[
+        "--filter=error",
+        "memory",
+        "1M",
+        "error-pread=EIO",
+        "error-pread-rate=100%",
+    ]);
+    let mut this = Loop::new();
+    let token = this.ready(&builder(), &server.uri());
+    this.disk(token).read(0, vec![0; 512]).unwrap();
+    let done = this.next();
+    match done.result.unwrap_err() {
+        Error::Command(failure) => {
+            assert!(matches!(failure.error, CommandError::Server(_)));
+            assert!(
+                failure.to_string().starts_with("read of 512 bytes at 0: "),
+                "{failure}"
+            );
+        }
+        other => panic!("{other}"),
+    }
+    this.disk(token).submit(Command::flush(), None).unwrap();
+    this.next().result.unwrap();
+}
+
+#[test]
+fn a_handler_keeps_the_line_full() {
+    let server = nbdkit(&["memory", "1M"]);
+    let mut this = Loop::new();
+    let token = this.ready(&builder(), &server.uri());
+    let mut disk = this.disks.remove(&token).unwrap();
+    disk.read(0, vec![1; 4096]).unwrap();
+    let mut left = 500;
+    let mut events = mio::Events::with_capacity(4);
+    while disk.drive(this.poll.registry()).unwrap() != State::Closed {
+        disk.for_each_completion(|disk, done| {
+            left -= 1;
+            match left {
+                0 => disk.disconnect(),
+                _ => drop(disk.read(0, done.buffer.unwrap()).unwrap()),
+            }
+        });
+        if !disk.wants_again() {
+            this.poll
+                .poll(&mut events, Some(Duration::from_secs(20)))
+                .unwrap();
+            assert!(
+                !events.is_empty() || disk.state() == State::Closed,
+                "{disk:?}"
+            );
+            events.iter().for_each(|event| disk.note(event));
+        }
+    }
+    assert_eq!(left, 0);
+}

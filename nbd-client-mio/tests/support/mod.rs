@@ -1,0 +1,124 @@
+//! A loop as a program would write it, and data to tell places apart.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use mio::{Events, Interest, Poll, Token, Waker};
+use nbd_client_mio::{Builder, Completion, Connection, Error, State};
+
+pub(crate) type Disk = Connection<Vec<u8>>;
+
+/// Many connections on one poll.
+pub(crate) struct Loop {
+    pub poll: Poll,
+    events: Events,
+    pub disks: BTreeMap<usize, Disk>,
+    pub done: Vec<(usize, Completion<Vec<u8>>)>,
+    pub errors: Vec<(usize, Error)>,
+    /// Turns of the loop, to show that it does not spin.
+    pub turns: usize,
+}
+
+pub(crate) const WAKER: Token = Token(usize::MAX);
+
+impl Loop {
+    pub(crate) fn new() -> Self {
+        Self {
+            poll: Poll::new().unwrap(),
+            events: Events::with_capacity(16),
+            disks: BTreeMap::new(),
+            done: Vec::new(),
+            errors: Vec::new(),
+            turns: 0,
+        }
+    }
+
+    pub(crate) fn waker(&self) -> Waker {
+        Waker::new(self.poll.registry(), WAKER).unwrap()
+    }
+
+    /// Adds a connection and returns its token.
+    pub(crate) fn add(&mut self, mut disk: Disk) -> usize {
+        let token = self.disks.len();
+        self.poll
+            .registry()
+            .register(&mut disk, Token(token), Interest::READABLE)
+            .unwrap();
+        self.disks.insert(token, disk);
+        token
+    }
+
+    pub(crate) fn connect(&mut self, builder: &Builder, uri: &str) -> usize {
+        let disk = builder.connect_uri(uri).unwrap();
+        self.add(disk)
+    }
+
+    /// One turn: polls, drives what wants it, and takes completions.
+    pub(crate) fn turn(&mut self, until: Instant) {
+        self.turns += 1;
+        let busy = self.disks.values().any(Disk::wants_again);
+        let left = until.saturating_duration_since(Instant::now());
+        let wait = if busy { Duration::ZERO } else { left };
+        self.poll.poll(&mut self.events, Some(wait)).unwrap();
+        for event in &self.events {
+            if let Some(disk) = self.disks.get_mut(&event.token().0) {
+                disk.note(event);
+            }
+        }
+        for (token, disk) in &mut self.disks {
+            if disk.wants_again() {
+                if let Err(error) = disk.drive(self.poll.registry()) {
+                    self.errors.push((*token, error));
+                }
+                while let Some(completion) = disk.next_completion() {
+                    self.done.push((*token, completion));
+                }
+            }
+        }
+    }
+
+    /// Turns until `happened`, for at most 20 seconds.
+    pub(crate) fn until(&mut self, what: &str, mut happened: impl FnMut(&mut Self) -> bool) {
+        let end = Instant::now() + Duration::from_secs(20);
+        while !happened(self) {
+            assert!(Instant::now() < end, "never came: {what}; {:?}", self.disks);
+            self.turn(end);
+        }
+    }
+
+    /// Waits until all connections are in one state.
+    pub(crate) fn all(&mut self, state: State) {
+        self.until(&format!("{state:?}"), |this| {
+            this.disks.values().all(|disk| disk.state() == state)
+        });
+    }
+
+    /// One connection, ready.
+    pub(crate) fn ready(&mut self, builder: &Builder, uri: &str) -> usize {
+        let token = self.connect(builder, uri);
+        self.until("ready", |this| this.disk(token).state() == State::Ready);
+        token
+    }
+
+    pub(crate) fn disk(&mut self, token: usize) -> &mut Disk {
+        self.disks.get_mut(&token).unwrap()
+    }
+
+    /// The next completion of whichever connection.
+    pub(crate) fn next(&mut self) -> Completion<Vec<u8>> {
+        self.until("a completion", |this| !this.done.is_empty());
+        self.done.remove(0).1
+    }
+}
+
+/// Bytes that differ from place to place, so that a misplaced piece shows.
+pub(crate) fn noise(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed | 1;
+    let step = |_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 24) as u8
+    };
+    (0..len).map(step).collect()
+}
