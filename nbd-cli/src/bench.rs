@@ -184,20 +184,27 @@ impl<'a> Worker<'a> {
         let calls_before = client.system_calls();
         let mut pipeline = client.pipeline();
         let mut submitted = 0;
+        // What comes out of one read of the socket came at one moment, and what is
+        // submitted before the next write leaves at one: one look at the clock for each.
+        let mut now = Instant::now();
         loop {
             while submitted < count {
                 let Some(buffer) = buffers.pop() else { break };
                 let offset = self.offset(blocks);
                 let id = self.submit(&mut pipeline, offset, buffer)?;
                 if started.len() <= id.slot() {
-                    started.resize(id.slot() + 1, Instant::now());
+                    started.resize(id.slot() + 1, now);
                 }
-                started[id.slot()] = Instant::now();
+                started[id.slot()] = now;
                 submitted += 1;
             }
+            let waits = pipeline.completed() == 0;
             let Some(done) = pipeline.wait()? else { break };
             done.result?;
-            let nanos = started[done.id.slot()].elapsed().as_nanos();
+            if waits {
+                now = Instant::now();
+            }
+            let nanos = now.duration_since(started[done.id.slot()]).as_nanos();
             tally
                 .latency
                 .saturating_record(u64::try_from(nanos).unwrap_or(u64::MAX));

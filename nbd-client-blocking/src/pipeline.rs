@@ -1,7 +1,8 @@
 //! Many commands in flight.
 
 use nbd_proto::{
-    Command, CommandFlags, ContextId, Direction, Event, Extent, Machine, RequestId, SubmitError,
+    Command, CommandFlags, CommandType, ContextId, Direction, Extent, Machine, RequestId,
+    SubmitError,
 };
 
 use crate::client::Client;
@@ -185,28 +186,30 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
     }
 
     fn completion(&mut self) -> Option<Completion<B>> {
-        loop {
-            match self.client.core.poll_event()? {
-                Event::Completed {
-                    id,
-                    command,
-                    result,
-                } => {
-                    let remark = self.ports.remarks.remove(id);
-                    let result = result.map_err(|error| self.client.failed(command, error, remark));
-                    return Some(Completion {
-                        id,
-                        command,
-                        buffer: self.ports.buffers.remove(id),
-                        extents: self.ports.extents.remove(id).unwrap_or_default(),
-                        result,
-                    });
-                }
-                // Counted in the statistics; and the end of the connection shows on each
-                // command.
-                Event::Anomaly(_) | Event::Disconnected { .. } => {}
-            }
-        }
+        let id = self.client.core.peek_completed()?;
+        let (command, result) = self.client.core.take(id)?;
+        let extents = if command.kind == CommandType::BlockStatus {
+            self.ports.extents.remove(id).unwrap_or_default()
+        } else {
+            Vec::new()
+        };
+        let result = result.map_err(|error| {
+            let remark = self.ports.remarks.remove(id);
+            self.client.failed(command, error, remark)
+        });
+        Some(Completion {
+            id,
+            command,
+            buffer: self.ports.buffers.remove(id),
+            extents,
+            result,
+        })
+    }
+
+    /// Commands that are finished: waiting for them would not wait.
+    #[must_use]
+    pub fn completed(&self) -> usize {
+        self.client.core.completed()
     }
 
     fn length(&self, buffer: &B) -> Result<u32, Error> {

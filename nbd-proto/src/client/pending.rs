@@ -39,6 +39,7 @@ pub(crate) struct Pending {
     pub(crate) coverage: Coverage,
     /// Content chunks of a read so far.
     pub(crate) pieces: u32,
+    /// Of a block status; left from an earlier one in any other command.
     pub(crate) status: StatusProgress,
 }
 
@@ -67,7 +68,6 @@ impl Pending {
         self.error = None;
         self.coverage.reset();
         self.pieces = 0;
-        self.status = StatusProgress::default();
     }
 
     pub(crate) fn fail(&mut self, error: impl Into<CommandError>) {

@@ -203,7 +203,7 @@ impl Core {
                     _ => Error::from(error),
                 }
             })?;
-            return Ok((head.len(), self.chunk(header)?));
+            return self.chunk_and_offset(header, head.len(), bytes);
         }
         if magic(bytes) == STRUCTURED_REPLY_MAGIC {
             if self.facts.headers == HeaderStyle::Simple {
@@ -219,7 +219,7 @@ impl Core {
             }
             let (head, _) = take::<{ ChunkHeader::STRUCTURED_LEN }>(bytes)?;
             let header = ChunkHeader::decode_structured(head)?;
-            return Ok((head.len(), self.chunk(header)?));
+            return self.chunk_and_offset(header, head.len(), bytes);
         }
         let (head, _) = take::<{ SimpleReply::LEN }>(bytes)?;
         let reply = SimpleReply::decode(head)?;
@@ -289,6 +289,24 @@ impl Core {
         }
         self.close_command(id, error)?;
         Ok(self.next_header())
+    }
+
+    /// A chunk's header and, since they nearly always come together, the offset of its
+    /// data.
+    fn chunk_and_offset(
+        &mut self,
+        header: ChunkHeader,
+        used: usize,
+        bytes: &[u8],
+    ) -> Result<(usize, Step), Error> {
+        let step = self.chunk(header)?;
+        match (self.expect, bytes.get(used..)) {
+            (Expect::DataOffset(chunk), Some(rest)) if rest.len() >= OffsetData::LEN => {
+                let (more, step) = self.data_offset(rest, chunk)?;
+                Ok((used + more, step))
+            }
+            _ => Ok((used, step)),
+        }
     }
 
     /// The header of a structured or extended chunk.

@@ -70,9 +70,9 @@ impl Contexts {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct StatusProgress {
     /// Contexts asked for.
-    pub(crate) wanted: ContextSet,
+    wanted: ContextSet,
     /// Contexts reported.
-    pub(crate) seen: ContextSet,
+    seen: ContextSet,
     /// Bytes the current chunk's extents cover so far.
     covered: u64,
     /// Extents in the current chunk so far.
@@ -80,6 +80,13 @@ pub(crate) struct StatusProgress {
 }
 
 impl StatusProgress {
+    pub(crate) fn new(wanted: ContextSet) -> Self {
+        Self {
+            wanted,
+            ..Self::default()
+        }
+    }
+
     /// A chunk about this context starts.
     pub(crate) fn begin(&mut self, index: Option<usize>) -> Result<(), ReplyFault> {
         let index = index.filter(|i| self.wanted.contains(*i));

@@ -1,6 +1,6 @@
 //! Checks made before a command is queued, in libnbd's order, and queueing.
 
-use super::status::ContextSet;
+use super::status::{ContextSet, StatusProgress};
 use super::{Client, Core, Life};
 use crate::config::StrictMode;
 use crate::engine::outbox::Outbox;
@@ -57,13 +57,16 @@ impl Client {
         }
         core.check(&command)?;
         let wanted = match filter {
-            Some(contexts) => core.check_filter(&command, contexts)?,
-            None => core.contexts.all(),
+            Some(contexts) => Some(core.check_filter(&command, contexts)?),
+            None if command.kind == CommandType::BlockStatus => Some(core.contexts.all()),
+            None => None,
         };
         let style = core.facts.headers;
         let (id, pending) = core.slots.claim().ok_or(SubmitError::Full)?;
         pending.reset(command);
-        pending.status.wanted = wanted;
+        if let Some(wanted) = wanted {
+            pending.status = StatusProgress::new(wanted);
+        }
         let header = RequestHeader {
             flags: command.flags,
             kind: command.kind.to_wire(),
@@ -149,7 +152,8 @@ impl Core {
         if self.strict.contains(StrictMode::COMMANDS) {
             self.check_offered(command)?;
         }
-        if self.strict.contains(StrictMode::FLAGS)
+        if !command.flags.is_empty()
+            && self.strict.contains(StrictMode::FLAGS)
             && !allowed_flags(command.kind).contains(command.flags)
         {
             return Err(SubmitError::BadFlag);

@@ -2,65 +2,42 @@
 //! stop at any byte.
 //!
 //! ```text
-//!   front                                                    back
-//!   [header|payload] [header] [header|payload] [header|body] ...
-//!        ▲ cursor: bytes of the front message that are sent
+//!   messages   front                                            back
+//!              [fixed 28] [fixed 28 + payload 4096] [fixed 28] ...
+//!                  │            │            │           │
+//!   fixed      [28 bytes][28 bytes]          │       [28 bytes]    contiguous
+//!                                            ▼
+//!                                     PayloadSource                lent by the caller
 //! ```
 //!
-//! A header lies in the queue itself, a payload with whoever lends the
-//! [`PayloadSource`], so gathering a whole queue copies and allocates nothing.
-//! Bodies of variable length that belong to the protocol rather than to the user
-//! (options, extents, error texts) are kept in buffers that are used again.
+//! What belongs to the protocol (headers, options, extents, error texts) lies back
+//! to back in one buffer, so a run of messages without payload is one slice,
+//! however many they are. Payload stays with whoever lends the [`PayloadSource`].
+//! Nothing is copied twice, and nothing is allocated once the buffer and the queue
+//! have grown to what is in use.
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
-use core::ops::ControlFlow;
+use core::ops::{ControlFlow, Range};
 
 use crate::error::{ApiMisuse, Error};
 use crate::payload::PayloadSource;
 use crate::types::RequestId;
 
-/// The longest fixed part: an extended header with an OFFSET_HOLE body.
-const HEADER_MAX: usize = 44;
+/// Sent bytes at the front of the fixed buffer are moved out of the way when they
+/// are at least this many and half of it.
+const COMPACT_MIN: usize = 4096;
 
-#[derive(Debug)]
-enum Body {
-    Empty,
-    /// `len` bytes of the payload of the request, from `at`.
-    Payload {
-        at: usize,
-        len: usize,
-    },
-    Kept(Vec<u8>),
-}
-
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Message {
     id: Option<RequestId>,
-    header: [u8; HEADER_MAX],
-    header_len: usize,
-    body: Body,
+    /// Bytes in the fixed buffer.
+    fixed: usize,
+    /// Bytes of payload of the request, from `at`.
+    payload: usize,
+    at: usize,
     /// Taken back before its first byte was sent.
     cancelled: bool,
-}
-
-impl Message {
-    const fn len(&self) -> usize {
-        let body = match &self.body {
-            Body::Empty => 0,
-            Body::Payload { len, .. } => *len,
-            Body::Kept(bytes) => bytes.len(),
-        };
-        if self.cancelled {
-            0
-        } else {
-            self.header_len + body
-        }
-    }
-
-    fn header(&self) -> &[u8] {
-        self.header.get(..self.header_len).unwrap_or_default()
-    }
 }
 
 #[derive(Debug)]
@@ -68,9 +45,11 @@ pub(crate) struct Outbox {
     queue: VecDeque<Message>,
     /// Sequence number of the front message.
     front: u64,
+    /// Bytes of the front message that are sent.
     cursor: usize,
-    /// Emptied bodies, to be used again.
-    spare: Vec<Vec<u8>>,
+    fixed: Vec<u8>,
+    /// Where the front message starts in the fixed buffer.
+    fixed_start: usize,
 }
 
 impl Outbox {
@@ -79,7 +58,8 @@ impl Outbox {
             queue: VecDeque::new(),
             front: 0,
             cursor: 0,
-            spare: Vec::new(),
+            fixed: Vec::new(),
+            fixed_start: 0,
         }
     }
 
@@ -87,20 +67,22 @@ impl Outbox {
         self.queue.is_empty()
     }
 
-    /// Queues a message without a body. `id` is named when it is sent.
-    pub(crate) fn push(&mut self, id: Option<RequestId>, header: &[u8]) -> u64 {
-        self.push_message(id, header, Body::Empty)
+    /// Queues a message without payload. `id` is named when it is sent.
+    pub(crate) fn push(&mut self, id: Option<RequestId>, fixed: &[u8]) -> u64 {
+        self.fixed.extend_from_slice(fixed);
+        self.push_message(id, fixed.len(), 0, 0)
     }
 
-    /// Queues a message followed by payload of request `id`.
+    /// Queues a message followed by `len` bytes of payload of request `id`, from `at`.
     pub(crate) fn push_payload(
         &mut self,
         id: RequestId,
-        header: &[u8],
+        fixed: &[u8],
         at: usize,
         len: usize,
     ) -> u64 {
-        self.push_message(Some(id), header, Body::Payload { at, len })
+        self.fixed.extend_from_slice(fixed);
+        self.push_message(Some(id), fixed.len(), at, len)
     }
 
     /// Queues a message followed by bytes that `write` appends.
@@ -110,47 +92,46 @@ impl Outbox {
         header: &[u8],
         write: impl FnOnce(&mut Vec<u8>),
     ) -> u64 {
-        let mut body = self.spare.pop().unwrap_or_default();
-        write(&mut body);
-        self.push_message(id, header, Body::Kept(body))
+        let before = self.fixed.len();
+        self.fixed.extend_from_slice(header);
+        write(&mut self.fixed);
+        self.push_message(id, self.fixed.len() - before, 0, 0)
     }
 
-    fn push_message(&mut self, id: Option<RequestId>, fixed: &[u8], body: Body) -> u64 {
-        let mut header = [0; HEADER_MAX];
-        debug_assert!(fixed.len() <= HEADER_MAX);
-        let header_len = fixed.len().min(HEADER_MAX);
-        if let (Some(to), Some(from)) = (header.get_mut(..header_len), fixed.get(..header_len)) {
-            to.copy_from_slice(from);
-        }
+    fn push_message(
+        &mut self,
+        id: Option<RequestId>,
+        fixed: usize,
+        at: usize,
+        payload: usize,
+    ) -> u64 {
         self.queue.push_back(Message {
             id,
-            header,
-            header_len,
-            body,
+            fixed,
+            payload,
+            at,
             cancelled: false,
         });
         self.front + (self.queue.len() as u64 - 1)
     }
 
-    /// Takes a message back if none of its bytes has been sent. The last byte of
-    /// the queue being sent, the message is forgotten without being reported.
+    /// Takes a message back if none of its bytes has been sent.
     pub(crate) fn cancel(&mut self, sequence: u64) -> bool {
         let Some(index) = sequence.checked_sub(self.front) else {
             return false;
         };
         let begun = index == 0 && self.cursor > 0;
-        let Some(message) = usize::try_from(index)
+        let message = usize::try_from(index)
             .ok()
-            .and_then(|i| self.queue.get_mut(i))
-        else {
-            return false;
-        };
-        if begun {
-            return false;
+            .and_then(|i| self.queue.get_mut(i));
+        match message {
+            Some(message) if !begun => {
+                message.cancelled = true;
+                self.drop_cancelled();
+                true
+            }
+            _ => false,
         }
-        message.cancelled = true;
-        self.drop_cancelled();
-        true
     }
 
     fn drop_cancelled(&mut self) {
@@ -159,22 +140,29 @@ impl Outbox {
         }
     }
 
-    fn retire_front(&mut self) -> Option<RequestId> {
-        let message = self.queue.pop_front()?;
+    fn retire_front(&mut self) {
+        let Some(message) = self.queue.pop_front() else {
+            return;
+        };
         self.front += 1;
         self.cursor = 0;
-        if let Body::Kept(mut body) = message.body {
-            body.clear();
-            self.spare.push(body);
+        self.fixed_start += message.fixed;
+        if self.queue.is_empty() {
+            self.fixed.clear();
+            self.fixed_start = 0;
+        } else if self.fixed_start >= COMPACT_MIN && self.fixed_start * 2 >= self.fixed.len() {
+            self.fixed.drain(..self.fixed_start);
+            self.fixed_start = 0;
         }
-        if message.cancelled { None } else { message.id }
     }
 
-    /// Throws everything away that is not begun, or everything.
+    /// Throws everything away, begun or not.
     pub(crate) fn clear(&mut self) {
         self.front += self.queue.len() as u64;
         self.queue.clear();
         self.cursor = 0;
+        self.fixed.clear();
+        self.fixed_start = 0;
     }
 
     /// Visits the bytes to send next, in order, until the visitor stops.
@@ -190,59 +178,71 @@ impl Outbox {
         P: PayloadSource + ?Sized,
         F: FnMut(&'a [u8]) -> ControlFlow<()>,
     {
-        let mut skip = self.cursor;
-        let mut first = true;
-        for message in self.queue.iter().filter(|message| !message.cancelled) {
-            if let (Body::Payload { at, len }, Some(id)) = (&message.body, message.id)
-                && *len > 0
-                && skip < message.len()
-                && skip <= message.header_len
-                && source.bytes(id, *at, *len).is_empty()
-            {
-                return if first {
-                    Err(ApiMisuse::PayloadMissing.into())
-                } else {
-                    Ok(())
-                };
-            }
-            first = false;
-            if let Some(header) = message
-                .header()
-                .get(skip..)
-                .filter(|bytes| !bytes.is_empty())
-                && visit(header).is_break()
-            {
-                return Ok(());
-            }
-            let done = skip.saturating_sub(message.header_len);
-            skip = 0;
-            match &message.body {
-                Body::Empty => {}
-                Body::Kept(body) => {
-                    let rest = body.get(done..).unwrap_or_default();
-                    if !rest.is_empty() && visit(rest).is_break() {
+        let Some(front) = self.queue.front() else {
+            return Ok(());
+        };
+        // The fixed bytes of neighbours, from `start` to `end`, go out as one run.
+        let mut start = self.fixed_start + self.cursor.min(front.fixed);
+        let mut end = self.fixed_start;
+        let mut done = self.cursor.saturating_sub(front.fixed);
+        let mut idle = true;
+        for message in &self.queue {
+            let own = end;
+            end += message.fixed;
+            if message.cancelled {
+                if self.run(start..own, &mut visit).is_break() {
+                    return Ok(());
+                }
+                start = end;
+            } else if message.payload > 0 {
+                let Some(id) = message.id else { continue };
+                if source
+                    .bytes(id, message.at + done, message.payload - done)
+                    .is_empty()
+                {
+                    let _ = self.run(start..own, &mut visit);
+                    // Whatever stands before it can go out.
+                    let stuck = idle && start >= own;
+                    return if stuck {
+                        Err(ApiMisuse::PayloadMissing.into())
+                    } else {
+                        Ok(())
+                    };
+                }
+                if self.run(start..end, &mut visit).is_break() {
+                    return Ok(());
+                }
+                while done < message.payload {
+                    let left = message.payload - done;
+                    let bytes = source.bytes(id, message.at + done, left);
+                    let bytes = bytes.get(..left).unwrap_or(bytes);
+                    if bytes.is_empty() {
+                        // Begun and now gone: nothing after it may be sent.
+                        return Err(ApiMisuse::PayloadMissing.into());
+                    }
+                    done += bytes.len();
+                    if visit(bytes).is_break() {
                         return Ok(());
                     }
                 }
-                Body::Payload { at, len } => {
-                    let Some(id) = message.id else { continue };
-                    let mut done = done;
-                    while done < *len {
-                        let bytes = source.bytes(id, *at + done, *len - done);
-                        let bytes = bytes.get(..*len - done).unwrap_or(bytes);
-                        if bytes.is_empty() {
-                            // Begun and now gone: nothing after it may be sent.
-                            return Err(ApiMisuse::PayloadMissing.into());
-                        }
-                        done += bytes.len();
-                        if visit(bytes).is_break() {
-                            return Ok(());
-                        }
-                    }
-                }
+                start = end;
             }
+            idle = false;
+            done = 0;
         }
+        let _ = self.run(start..end, &mut visit);
         Ok(())
+    }
+
+    /// Visits a run of fixed bytes.
+    fn run<'a, F>(&'a self, range: Range<usize>, visit: &mut F) -> ControlFlow<()>
+    where
+        F: FnMut(&'a [u8]) -> ControlFlow<()>,
+    {
+        match self.fixed.get(range) {
+            Some(bytes) if !bytes.is_empty() => visit(bytes),
+            _ => ControlFlow::Continue(()),
+        }
     }
 
     /// `n` bytes were sent; reports the request of each message that left whole.
@@ -253,13 +253,13 @@ impl Outbox {
     ) -> Result<(), ApiMisuse> {
         let mut left = n;
         while let Some(message) = self.queue.front() {
-            let rest = message.len() - self.cursor;
+            let (id, rest) = (message.id, message.fixed + message.payload - self.cursor);
             if left < rest {
                 self.cursor += left;
                 return Ok(());
             }
             left -= rest;
-            let id = self.retire_front();
+            self.retire_front();
             done(id);
             self.drop_cancelled();
         }
@@ -267,6 +267,94 @@ impl Outbox {
             Ok(())
         } else {
             Err(ApiMisuse::SentTooMuch)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::payload::{Discard, Table};
+    use alloc::vec;
+    use proptest::prelude::*;
+
+    fn id(slot: u64) -> RequestId {
+        RequestId::from_cookie(slot | 1 << 32)
+    }
+
+    fn gather(outbox: &Outbox, table: &Table<Vec<u8>>) -> (Vec<u8>, usize) {
+        let (mut bytes, mut pieces) = (Vec::new(), 0);
+        outbox
+            .for_each_unsent(table, |piece| {
+                bytes.extend_from_slice(piece);
+                pieces += 1;
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+        (bytes, pieces)
+    }
+
+    #[test]
+    fn a_run_without_payload_is_one_piece() {
+        let mut outbox = Outbox::new();
+        for slot in 0..64 {
+            outbox.push(Some(id(slot)), &[slot as u8; 28]);
+        }
+        let (bytes, pieces) = gather(&outbox, &Table::new());
+        assert_eq!((bytes.len(), pieces), (64 * 28, 1));
+    }
+
+    #[test]
+    fn a_message_without_its_payload_is_not_begun() {
+        let mut outbox = Outbox::new();
+        outbox.push(None, b"first");
+        outbox.push_payload(id(0), b"second", 0, 4);
+        assert_eq!(gather(&outbox, &Table::new()).0, b"first");
+        outbox.sent(5, |_| {}).unwrap();
+        let nothing = outbox.for_each_unsent(&Discard, |_| ControlFlow::Continue(()));
+        assert_eq!(nothing, Err(ApiMisuse::PayloadMissing.into()));
+    }
+
+    proptest! {
+        /// Any mix of messages, cancelled here and there, sent in any pieces, is the
+        /// stream of those that were not cancelled.
+        #[test]
+        fn the_stream_is_the_messages(
+            messages in prop::collection::vec((0usize..40, 0usize..60, prop::bool::ANY), 1..20),
+            cuts in prop::collection::vec(1usize..50, 1..200),
+        ) {
+            let (mut outbox, mut table, mut expected) = (Outbox::new(), Table::new(), Vec::new());
+            let mut sequences = Vec::new();
+            for (i, (fixed, payload, cancel)) in messages.iter().enumerate() {
+                let fixed = vec![i as u8; *fixed + 1];
+                let data = vec![!(i as u8); *payload];
+                let sequence = outbox.push_payload(id(i as u64), &fixed, 0, data.len());
+                if !cancel {
+                    expected.extend_from_slice(&fixed);
+                    expected.extend_from_slice(&data);
+                }
+                table.insert(id(i as u64), data);
+                sequences.push((sequence, *cancel));
+            }
+            for (sequence, cancel) in sequences {
+                if cancel {
+                    prop_assert!(outbox.cancel(sequence));
+                }
+            }
+            let (mut stream, mut done) = (Vec::new(), Vec::new());
+            for cut in cuts.iter().cycle() {
+                let (bytes, _) = gather(&outbox, &table);
+                prop_assert!(expected.ends_with(&bytes));
+                let n = bytes.len().min(*cut);
+                stream.extend_from_slice(&bytes[..n]);
+                outbox.sent(n, |id| done.extend(id)).unwrap();
+                if outbox.is_empty() {
+                    break;
+                }
+            }
+            prop_assert_eq!(stream, expected);
+            prop_assert_eq!(done.len(), messages.iter().filter(|(_, _, cancel)| !cancel).count());
+            prop_assert_eq!(outbox.sent(1, |_| {}), Err(ApiMisuse::SentTooMuch));
         }
     }
 }

@@ -9,7 +9,7 @@
 //! ERROR_OFFSET      error:32 length:16 message offset:64
 //! ```
 
-use super::concat;
+use super::concat_be;
 use crate::types::Extent;
 
 /// What the body of a chunk is.
@@ -111,7 +111,7 @@ impl OffsetHole {
     /// Writes the body.
     #[must_use]
     pub fn encode(self) -> [u8; Self::LEN] {
-        concat(&[&self.offset.to_be_bytes(), &self.length.to_be_bytes()])
+        concat_be!(self.offset, self.length)
     }
 
     /// Reads the body.
@@ -141,10 +141,7 @@ impl ErrorHead {
     /// Writes the fields.
     #[must_use]
     pub fn encode(self) -> [u8; Self::LEN] {
-        concat(&[
-            &self.error.to_be_bytes(),
-            &self.message_length.to_be_bytes(),
-        ])
+        concat_be!(self.error, self.message_length)
     }
 
     /// Reads the fields.
@@ -174,7 +171,7 @@ impl StatusExtHead {
     /// Writes the fields.
     #[must_use]
     pub fn encode(self) -> [u8; Self::LEN] {
-        concat(&[&self.context.to_be_bytes(), &self.count.to_be_bytes()])
+        concat_be!(self.context, self.count)
     }
 
     /// Reads the fields.
@@ -199,7 +196,7 @@ impl Extent {
     pub fn encode_compact(self) -> Option<[u8; Self::COMPACT_LEN]> {
         let length = u32::try_from(self.length).ok()?;
         let status = u32::try_from(self.status).ok()?;
-        Some(concat(&[&length.to_be_bytes(), &status.to_be_bytes()]))
+        Some(concat_be!(length, status))
     }
 
     /// Reads the 32-bit form.
@@ -215,7 +212,7 @@ impl Extent {
     /// The 64-bit form.
     #[must_use]
     pub fn encode_extended(self) -> [u8; Self::EXTENDED_LEN] {
-        concat(&[&self.length.to_be_bytes(), &self.status.to_be_bytes()])
+        concat_be!(self.length, self.status)
     }
 
     /// Reads the 64-bit form.

@@ -8,7 +8,7 @@
 //! ```
 
 use super::flags::TransmissionFlags;
-use super::{INIT_MAGIC, OLDSTYLE_MAGIC, OPTION_MAGIC, concat};
+use super::{INIT_MAGIC, OLDSTYLE_MAGIC, OPTION_MAGIC, concat_be};
 use crate::error::InvalidMessage;
 
 /// Zero bytes that pad an oldstyle greeting and, unless both sides agreed to
@@ -35,7 +35,7 @@ impl Style {
             Self::Oldstyle => OLDSTYLE_MAGIC,
             Self::Newstyle => OPTION_MAGIC,
         };
-        concat(&[&INIT_MAGIC.to_be_bytes(), &second.to_be_bytes()])
+        concat_be!(INIT_MAGIC, second)
     }
 
     /// Reads the two magic numbers.
@@ -75,10 +75,7 @@ impl ExportHeader {
     /// The oldstyle form, without the padding that follows.
     #[must_use]
     pub fn encode_oldstyle(self) -> [u8; Self::OLDSTYLE_LEN] {
-        concat(&[
-            &self.size.to_be_bytes(),
-            &u32::from(self.flags.bits()).to_be_bytes(),
-        ])
+        concat_be!(self.size, u32::from(self.flags.bits()))
     }
 
     /// Reads the oldstyle form.
@@ -100,7 +97,7 @@ impl ExportHeader {
     /// The answer to `NBD_OPT_EXPORT_NAME`, without the padding that may follow.
     #[must_use]
     pub fn encode_newstyle(self) -> [u8; Self::NEWSTYLE_LEN] {
-        concat(&[&self.size.to_be_bytes(), &self.flags.bits().to_be_bytes()])
+        concat_be!(self.size, self.flags.bits())
     }
 
     /// Reads the answer to `NBD_OPT_EXPORT_NAME`.

@@ -53,19 +53,23 @@ pub const DEFAULT_PORT: u16 = 10809;
 /// The meta context every server with block status should know.
 pub const BASE_ALLOCATION: &str = "base:allocation";
 
-/// Copies `parts` one after the other into an array that they fill exactly.
+/// Puts fields one after the other into an array that they fill exactly.
 ///
-/// Headers are a handful of fields of fixed size; writing them as a list keeps
-/// the layout of the protocol text visible at the place where it is encoded.
-pub(crate) fn concat<const N: usize>(parts: &[&[u8]]) -> [u8; N] {
-    let mut out = [0; N];
-    let mut rest = out.as_mut_slice();
-    for part in parts {
-        if let Some((head, tail)) = core::mem::take(&mut rest).split_at_mut_checked(part.len()) {
-            head.copy_from_slice(part);
-            rest = tail;
-        }
-    }
-    debug_assert!(rest.is_empty(), "a header's fields must fill it");
-    out
+/// The sizes are those of the types, so the compiler sees every place and leaves
+/// neither a loop nor a check.
+macro_rules! concat_be {
+    ($($field:expr),+ $(,)?) => {{
+        let mut out = [0; _];
+        let mut rest: &mut [u8] = &mut out;
+        $(
+            let bytes = $field.to_be_bytes();
+            if let Some((head, tail)) = core::mem::take(&mut rest).split_first_chunk_mut() {
+                *head = bytes;
+                rest = tail;
+            }
+        )+
+        debug_assert!(rest.is_empty(), "a header's fields must fill it");
+        out
+    }};
 }
+pub(crate) use concat_be;

@@ -12,7 +12,7 @@ use core::fmt;
 
 use super::flags::TransmissionFlags;
 use super::reader::{Reader, text};
-use super::{OPTION_MAGIC, OPTION_REPLY_MAGIC, concat};
+use super::{OPTION_MAGIC, OPTION_REPLY_MAGIC, concat_be};
 use crate::errno::Errno;
 use crate::error::InvalidMessage;
 
@@ -253,11 +253,7 @@ impl OptionHeader {
     /// Writes the header.
     #[must_use]
     pub fn encode(self) -> [u8; Self::LEN] {
-        concat(&[
-            &OPTION_MAGIC.to_be_bytes(),
-            &self.option.to_be_bytes(),
-            &self.length.to_be_bytes(),
-        ])
+        concat_be!(OPTION_MAGIC, self.option, self.length)
     }
 
     /// Reads the header.
@@ -294,12 +290,7 @@ impl OptionReplyHeader {
     /// Writes the header.
     #[must_use]
     pub fn encode(self) -> [u8; Self::LEN] {
-        concat(&[
-            &OPTION_REPLY_MAGIC.to_be_bytes(),
-            &self.option.to_be_bytes(),
-            &self.kind.to_be_bytes(),
-            &self.length.to_be_bytes(),
-        ])
+        concat_be!(OPTION_REPLY_MAGIC, self.option, self.kind, self.length)
     }
 
     /// Reads the header.

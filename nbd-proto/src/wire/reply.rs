@@ -10,7 +10,7 @@
 
 use super::flags::ReplyFlags;
 use super::reader::Reader;
-use super::{EXTENDED_REPLY_MAGIC, SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC, concat};
+use super::{EXTENDED_REPLY_MAGIC, SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC, concat_be};
 use crate::error::InvalidMessage;
 
 /// Header of a simple reply; data follows only when a read succeeded.
@@ -29,11 +29,7 @@ impl SimpleReply {
     /// Writes the header.
     #[must_use]
     pub fn encode(self) -> [u8; Self::LEN] {
-        concat(&[
-            &SIMPLE_REPLY_MAGIC.to_be_bytes(),
-            &self.error.to_be_bytes(),
-            &self.cookie.to_be_bytes(),
-        ])
+        concat_be!(SIMPLE_REPLY_MAGIC, self.error, self.cookie)
     }
 
     /// Reads the header.
@@ -78,13 +74,13 @@ impl ChunkHeader {
     #[must_use]
     pub fn encode_structured(self) -> Option<[u8; Self::STRUCTURED_LEN]> {
         let length = u32::try_from(self.length).ok()?;
-        Some(concat(&[
-            &STRUCTURED_REPLY_MAGIC.to_be_bytes(),
-            &self.flags.bits().to_be_bytes(),
-            &self.kind.to_be_bytes(),
-            &self.cookie.to_be_bytes(),
-            &length.to_be_bytes(),
-        ]))
+        Some(concat_be!(
+            STRUCTURED_REPLY_MAGIC,
+            self.flags.bits(),
+            self.kind,
+            self.cookie,
+            length
+        ))
     }
 
     /// Reads the structured form.
@@ -108,14 +104,14 @@ impl ChunkHeader {
     /// The extended form.
     #[must_use]
     pub fn encode_extended(self) -> [u8; Self::EXTENDED_LEN] {
-        concat(&[
-            &EXTENDED_REPLY_MAGIC.to_be_bytes(),
-            &self.flags.bits().to_be_bytes(),
-            &self.kind.to_be_bytes(),
-            &self.cookie.to_be_bytes(),
-            &self.offset.to_be_bytes(),
-            &self.length.to_be_bytes(),
-        ])
+        concat_be!(
+            EXTENDED_REPLY_MAGIC,
+            self.flags.bits(),
+            self.kind,
+            self.cookie,
+            self.offset,
+            self.length
+        )
     }
 
     /// Reads the extended form.

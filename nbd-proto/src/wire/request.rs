@@ -8,7 +8,7 @@
 
 use super::flags::CommandFlags;
 use super::reader::Reader;
-use super::{EXTENDED_REQUEST_MAGIC, REQUEST_MAGIC, concat};
+use super::{EXTENDED_REQUEST_MAGIC, REQUEST_MAGIC, concat_be};
 use crate::error::InvalidMessage;
 
 /// What a request asks for (proto.md, "Request types").
@@ -103,14 +103,14 @@ impl RequestHeader {
     #[must_use]
     pub fn encode_compact(self) -> Option<[u8; Self::COMPACT_LEN]> {
         let length = u32::try_from(self.length).ok()?;
-        Some(concat(&[
-            &REQUEST_MAGIC.to_be_bytes(),
-            &self.flags.bits().to_be_bytes(),
-            &self.kind.to_be_bytes(),
-            &self.cookie.to_be_bytes(),
-            &self.offset.to_be_bytes(),
-            &length.to_be_bytes(),
-        ]))
+        Some(concat_be!(
+            REQUEST_MAGIC,
+            self.flags.bits(),
+            self.kind,
+            self.cookie,
+            self.offset,
+            length
+        ))
     }
 
     /// Reads the compact form.
@@ -134,14 +134,14 @@ impl RequestHeader {
     /// The extended form.
     #[must_use]
     pub fn encode_extended(self) -> [u8; Self::EXTENDED_LEN] {
-        concat(&[
-            &EXTENDED_REQUEST_MAGIC.to_be_bytes(),
-            &self.flags.bits().to_be_bytes(),
-            &self.kind.to_be_bytes(),
-            &self.cookie.to_be_bytes(),
-            &self.offset.to_be_bytes(),
-            &self.length.to_be_bytes(),
-        ])
+        concat_be!(
+            EXTENDED_REQUEST_MAGIC,
+            self.flags.bits(),
+            self.kind,
+            self.cookie,
+            self.offset,
+            self.length
+        )
     }
 
     /// Reads the extended form.

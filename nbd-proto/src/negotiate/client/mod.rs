@@ -219,6 +219,11 @@ impl Negotiation {
         }
         self.core.facts.start_tls();
         self.core.finish_option(OptionCode::StartTls, Ok(()));
+        if self.core.explicit {
+            // Who asked for TLS by hand asks for the rest again by hand, too.
+            self.core.expect = Expect::Nothing;
+            return self.follow();
+        }
         self.go_on()
     }
 
@@ -262,8 +267,9 @@ impl Negotiation {
         self.ask(OptionCode::Abort, |_| {})
     }
 
-    /// Asks for TLS. On success the phase is [`Phase::StartTls`]; a refusal is
-    /// reported and changes nothing.
+    /// Asks for TLS. On success the phase is [`Phase::StartTls`] and, after
+    /// [`tls_ready`](Self::tls_ready), idle again with everything forgotten that was
+    /// negotiated before; a refusal is reported and changes nothing.
     ///
     /// # Errors
     /// Outside [`Phase::Idle`], and when the server is not fixed newstyle.
