@@ -20,12 +20,15 @@
 //! | [`link`] | one machine at one end of a pipe, driven by pull or by push |
 //! | [`disk`] | what a server serves and what a client knows of it |
 //! | [`pair`] | a client and a server over a pipe, and every invariant checked |
+//! | [`delivery`] | the ways in which bytes can reach a machine |
+//! | [`replay`] | recorded sessions, played to either side |
 //! | [`hostile`] | servers that break rules, as a table |
 //! | `peer` | real servers and tools, with feature `peers` |
 //!
 //! Nothing here reads a clock or asks the system for chance: the same seed gives
 //! the same run, byte for byte.
 
+pub mod delivery;
 pub mod disk;
 pub mod hostile;
 pub mod link;
@@ -34,5 +37,6 @@ pub mod pair;
 #[cfg(feature = "peers")]
 pub mod peer;
 pub mod pipe;
+pub mod replay;
 pub mod rng;
 pub mod transcript;

@@ -2,22 +2,16 @@
 
 use std::collections::BTreeSet;
 
+use nbd_sim::delivery::Delivery;
 use nbd_sim::hostile::bytes::opt;
-use nbd_sim::hostile::{Case, Delivery, LOST, Outcome, WAITING, all};
-
-const DELIVERIES: [Delivery; 4] = [
-    Delivery::Whole,
-    Delivery::Bytes,
-    Delivery::Offered,
-    Delivery::OfferedBytes,
-];
+use nbd_sim::hostile::{Case, LOST, Outcome, WAITING, all};
 
 #[test]
 fn every_case_ends_as_the_table_says() {
     for case in all() {
-        let whole = case.play(Delivery::Whole);
-        for delivery in DELIVERIES {
-            let seen = case.play(delivery);
+        let whole = case.play(Delivery::Whole, None);
+        for delivery in Delivery::ALL {
+            let seen = case.play(delivery, None);
             let Case { id, outcome, .. } = &case;
             assert_eq!(seen.broken, None, "{id}, {delivery:?}");
             assert!(
@@ -42,9 +36,9 @@ fn each_case_has_a_name_of_its_own() {
 #[test]
 fn every_case_cut_at_every_length() {
     for case in all().iter().filter(|case| case.len() < 6000) {
-        let whole = case.play(Delivery::Whole);
+        let whole = case.play(Delivery::Whole, None);
         for length in 0..case.len() {
-            let seen = case.play(Delivery::CutAt(length));
+            let seen = case.play(Delivery::Whole, Some(length));
             let at = format!("{} cut at {length}: {seen:?}", case.id);
             assert_eq!(seen.broken, None, "{at}");
             let settled = seen.error.is_some() || seen.leaving || seen.listed.is_some();
@@ -64,7 +58,7 @@ fn a_refusal_is_answered_with_an_abort() {
     for case in all() {
         let said_no = matches!(case.outcome, Outcome::RefusedWith(_)) || case.id == "T11";
         if said_no {
-            let sent = case.play(Delivery::Whole).sent;
+            let sent = case.play(Delivery::Whole, None).sent;
             let abort = b"IHAVEOPT\0\0\0\x02\0\0\0\0";
             assert!(sent.ends_with(abort), "{}: {sent:x?}", case.id);
             refusals += 1;
@@ -78,7 +72,7 @@ fn a_refusal_is_answered_with_an_abort() {
 fn nothing_else_is_said_before_tls() {
     for case in all().iter().filter(|case| case.id.starts_with('T')) {
         if matches!(case.id, "T01" | "T05-require" | "T06" | "T09" | "T12") {
-            let sent = case.play(Delivery::Whole).sent;
+            let sent = case.play(Delivery::Whole, None).sent;
             let starttls = [&b"\0\0\0\x03IHAVEOPT"[..], &opt::STARTTLS.to_be_bytes()].concat();
             assert!(sent.starts_with(&starttls), "{}", case.id);
             let rest = &sent[starttls.len() + 4..];
@@ -96,7 +90,7 @@ fn nothing_else_is_said_before_tls() {
 fn errors_are_explained() {
     let reports = |id: &str| {
         let case = all().into_iter().find(|case| case.id == id).unwrap();
-        case.play(Delivery::Whole).reports
+        case.play(Delivery::Whole, None).reports
     };
     assert_eq!(reports("X20"), [(Some(100), b"here".to_vec())]);
     assert_eq!(reports("X21"), [(None, b"here".to_vec())]);

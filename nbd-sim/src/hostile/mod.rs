@@ -33,7 +33,7 @@ use nbd_proto::{
     ClientConfig, Command, CommandError, Errno, Error, Negotiated, RefusalCode, ReplyFault,
 };
 
-pub use player::{Delivery, Observed};
+pub use player::Observed;
 
 /// What every byte of data is that a scripted server sends.
 pub const DATA: u8 = 0x5a;

@@ -6,21 +6,7 @@ use nbd_proto::{
 };
 
 use super::{Answer, Case, DATA, Outcome};
-
-/// How bytes reach the client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Delivery {
-    /// Each burst in one piece, by `feed`.
-    Whole,
-    /// Byte by byte, by `feed`.
-    Bytes,
-    /// As much as the machine offers room for, by `recv_bufs`.
-    Offered,
-    /// Byte by byte, by `recv_bufs`.
-    OfferedBytes,
-    /// Each burst in one piece, but everything ends after so many bytes.
-    CutAt(usize),
-}
+use crate::delivery::Delivery;
 
 /// What came of a script.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -80,13 +66,10 @@ impl PayloadSource for Memory {
 }
 
 impl Case {
-    /// Plays the script.
-    pub fn play(&self, delivery: Delivery) -> Observed {
+    /// Plays the script; everything ends after `cut` bytes.
+    pub fn play(&self, delivery: Delivery, cut: Option<usize>) -> Observed {
         let mut seen = Observed::default();
-        let mut cut = match delivery {
-            Delivery::CutAt(bytes) => bytes,
-            _ => usize::MAX,
-        };
+        let mut cut = cut.unwrap_or(usize::MAX);
         let mut early = Vec::new();
         if let Some(client) = self.connect(delivery, &mut cut, &mut early, &mut seen) {
             self.talk(client, delivery, &mut cut, &early, &mut seen);
@@ -117,7 +100,7 @@ impl Case {
         let mut result = Ok(());
         for burst in &self.bursts {
             let burst = until_cut(burst, cut);
-            let taken = deliver(&mut negotiation, &mut Discard, burst, delivery);
+            let taken = delivery.deliver(&mut negotiation, &mut Discard, burst);
             result = taken.map(|taken| early.extend(&burst[taken..]));
             negotiation
                 .drain(&mut seen.sent, &Discard)
@@ -133,8 +116,7 @@ impl Case {
                 .drain(&mut seen.sent, &Discard)
                 .expect("no payload");
         }
-        let cut_here = *cut == 0 && delivery != Delivery::CutAt(usize::MAX);
-        let last = self.replies.is_empty() && self.closes || cut_here;
+        let last = self.replies.is_empty() && self.closes || *cut == 0;
         if last && result.is_ok() && negotiation.phase() != Phase::Established {
             result = negotiation.eof();
         }
@@ -176,7 +158,7 @@ impl Case {
         let mut result = client.feed(early, &mut memory);
         for burst in &self.replies {
             let burst = until_cut(burst, cut);
-            result = result.and_then(|_| deliver(&mut client, &mut memory, burst, delivery));
+            result = result.and_then(|_| delivery.deliver(&mut client, &mut memory, burst));
         }
         let mut result = result.map(|_| ());
         if (self.closes || *cut == 0) && result.is_ok() {
@@ -244,46 +226,6 @@ fn until_cut<'a>(burst: &'a [u8], cut: &mut usize) -> &'a [u8] {
     let burst = &burst[..burst.len().min(*cut)];
     *cut -= burst.len();
     burst
-}
-
-/// Hands over one burst; returns how much of it the machine took.
-fn deliver<M: Machine, S: PayloadSink>(
-    machine: &mut M,
-    sink: &mut S,
-    burst: &[u8],
-    delivery: Delivery,
-) -> Result<usize, Error> {
-    let most = match delivery {
-        Delivery::Whole | Delivery::CutAt(_) => return machine.feed(burst, sink),
-        Delivery::Bytes => {
-            return burst
-                .iter()
-                .try_fold(0, |taken, byte| Ok(taken + machine.feed(&[*byte], sink)?));
-        }
-        Delivery::Offered => usize::MAX,
-        Delivery::OfferedBytes => 1,
-    };
-    let mut taken = 0;
-    while taken < burst.len() {
-        let rest = &burst[taken..];
-        let mut bufs = machine.recv_bufs(sink);
-        let n = fill(&mut bufs.payload, rest, most);
-        let more = fill(&mut bufs.scratch, &rest[n..], most - n);
-        if n + more == 0 {
-            // The machine wants no more; a caller that has bytes all the same can
-            // only push them.
-            return Ok(taken + machine.feed(rest, sink)?);
-        }
-        machine.received(n + more, sink)?;
-        taken += n + more;
-    }
-    Ok(taken)
-}
-
-fn fill(buffer: &mut &mut [u8], bytes: &[u8], most: usize) -> usize {
-    let n = buffer.len().min(bytes.len()).min(most);
-    buffer[..n].copy_from_slice(&bytes[..n]);
-    n
 }
 
 impl Outcome {
