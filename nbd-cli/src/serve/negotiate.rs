@@ -1,5 +1,6 @@
 //! From the greeting to the data phase.
 
+use std::io;
 use std::time::{Duration, Instant};
 
 use nbd_proto::io::Progress;
@@ -61,6 +62,10 @@ pub(super) fn negotiate(
             // The client has gone between two messages: it only looked, as port
             // scanners and probes for readiness do.
             Err(LinkError::Protocol(Error::Misbehaved(PeerMisbehaved::Closed))) => {
+                return Ok(None);
+            }
+            // Nor did it read the greeting.
+            Err(LinkError::Io(error)) if error.kind() == io::ErrorKind::ConnectionReset => {
                 return Ok(None);
             }
             Ok(Progress::Blocked | Progress::More) => {}
@@ -125,7 +130,7 @@ fn lists_allocation(request: &MetaContextRequest) -> bool {
 mod tests {
     use super::*;
     use crate::store::MemoryStore;
-    use std::io::{self, Read, Write};
+    use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
     use std::sync::Arc;
 

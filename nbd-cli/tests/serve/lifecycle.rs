@@ -111,3 +111,23 @@ fn a_second_signal_ends_it_at_once() -> TestResult {
     );
     Ok(())
 }
+
+#[test]
+fn requests_that_come_too_late_take_no_reply_back() -> TestResult {
+    let mut server = serve(&["--memory", "64M"]).start()?;
+    let socket = server.unix_path().unwrap().to_owned();
+    let mut client = Raw::established(&server);
+    let length = 8 << 20;
+    client.write(&request(READ, 1, 0, length as u32));
+    assert_eq!(client.read(16), reply(0, 1));
+    terminate(&server);
+    eventually("the signal is obeyed", || !socket.exists());
+    // Read or not by the server, this is no whole request.
+    client.write(&request(READ, 2, 0, 1)[..20]);
+    let rest = client.rest().expect("an orderly end");
+    assert!(rest == vec![0; length], "{} bytes arrived", rest.len());
+    drop(client);
+    let status = server.wait_within(LIMIT).expect("the server did not stop");
+    assert!(status.success(), "{status}");
+    Ok(())
+}
