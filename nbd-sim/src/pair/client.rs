@@ -6,8 +6,8 @@ use std::ops::Range;
 use nbd_proto::io::DriveError;
 use nbd_proto::{
     Client, Command, CommandError, CommandFlags, CommandType, ContextId, Discard, Disconnect,
-    Error, Event, Machine, Negotiation, OptionCode, PeerIncompatible, Phase, RefusalCode,
-    RequestId, SubmitError,
+    Error, Event, Machine, Negotiated, Negotiation, OptionCode, PeerIncompatible, Phase,
+    RefusalCode, RequestId, SubmitError,
 };
 
 use super::buffers::{Buffer, Buffers};
@@ -59,6 +59,14 @@ impl ClientSide {
             open: BTreeMap::new(),
             left: false,
             report: Report::default(),
+        }
+    }
+
+    /// What was agreed on, while in the data phase.
+    pub(super) fn agreed(&self) -> Option<&Negotiated> {
+        match &self.life {
+            Life::Talking(client) => Some(client.negotiated()),
+            Life::Haggling(_) | Life::Over => None,
         }
     }
 

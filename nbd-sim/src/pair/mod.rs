@@ -8,6 +8,7 @@
 //! * each command completes exactly once, and none that was abandoned does;
 //! * no byte outside a command's range is touched;
 //! * a successful read returns what the client's own commands made of the disk;
+//! * both sides agree on what was negotiated;
 //! * no more commands are in flight than the limit allows;
 //! * without a fault no reply is found faulty and the session ends in good order;
 //! * after the last fault the session ends within a bounded number of steps;
@@ -39,7 +40,7 @@ mod verdict;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use nbd_proto::HeaderStyle;
+use nbd_proto::{HeaderStyle, Negotiated};
 
 use crate::link::Link;
 use crate::pipe::{End, Way, pipe};
@@ -165,6 +166,7 @@ impl Session {
             } else {
                 self.server.step(&self.plan)?;
             }
+            self.check_agreement()?;
             let calls = self.calls();
             idle = if calls == moved { idle + 1 } else { 0 };
             moved = calls;
@@ -175,6 +177,26 @@ impl Session {
             if self.steps > MAX_STEPS {
                 return Err(format!("no end after {MAX_STEPS} steps: {}", self.states()));
             }
+        }
+        Ok(())
+    }
+
+    /// Both sides must be of one mind about everything that was negotiated.
+    fn check_agreement(&self) -> Check {
+        let (Some(client), Some(server)) = (self.client.agreed(), self.server.agreed()) else {
+            return Ok(());
+        };
+        let facts = |facts: &Negotiated| {
+            let export = facts.export.as_ref();
+            (
+                (facts.protocol, facts.handshake_flags, facts.headers),
+                (facts.tls, facts.contexts.clone()),
+                export.map(|export| (export.size, export.flags)),
+            )
+        };
+        let (client, server) = (facts(client), facts(server));
+        if matches!(self.plan.fault, Fault::None) && client != server {
+            return Err(format!("the client has {client:?}, the server {server:?}"));
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! The application that answers: it reorders, cuts, leaves out zeroes and fails.
 
 use nbd_proto::{
-    Command, CommandType, Discard, Error, PayloadSink, RequestId, Server, ServerEvent,
+    Command, CommandType, Discard, Error, Negotiated, PayloadSink, RequestId, Server, ServerEvent,
     ServerNegotiation, ServerPhase, Table, part_mut,
 };
 
@@ -48,6 +48,14 @@ impl ServerSide {
             disk: plan.disk.clone(),
             memory: Table::new(),
             jobs: Vec::new(),
+        }
+    }
+
+    /// What was agreed on, while in the data phase.
+    pub(super) fn agreed(&self) -> Option<&Negotiated> {
+        match &self.life {
+            Life::Serving(server) => Some(server.negotiated()),
+            Life::Haggling(_) | Life::Leaving | Life::Over => None,
         }
     }
 
