@@ -83,6 +83,8 @@ pub enum CertificateFault {
     Missing,
     /// No trusted authority has signed it.
     UnknownIssuer,
+    /// An authority of that name is trusted, but another one of the same name has signed it.
+    BadSignature,
     /// It names others.
     WrongName {
         /// The name that was looked for.
@@ -117,6 +119,9 @@ impl fmt::Display for CertificateFault {
             Self::UnknownIssuer => {
                 f.write_str("no authority that is trusted here has signed it (wrong CA?)")
             }
+            Self::BadSignature => f.write_str(
+                "the authority of that name that is trusted here has not signed it (wrong CA?)",
+            ),
             Self::WrongName { expected, offered } if offered.is_empty() => write!(
                 f,
                 "it is not for {expected:?}: it has no subjectAltName, and the common name does \

@@ -147,8 +147,12 @@ impl Session {
                 })
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(Progress::Blocked),
-            // A peer that closes while we still send resets the connection.
-            Err(error) if error.kind() == ErrorKind::ConnectionReset && self.fresh => {
+            // A peer that closes without reading all that we sent, such as our `close_notify`,
+            // resets the connection.
+            Err(error)
+                if error.kind() == ErrorKind::ConnectionReset
+                    && (self.fresh || machine.is_ending()) =>
+            {
                 self.cut_off(machine)
             }
             Err(error) => Err(error.into()),

@@ -129,6 +129,8 @@ fn server_context(keys: Keys, claimed: Index<Ssl, String>) -> Result<SslContext,
     let mut builder = builder(SslMethod::tls_server())?;
     // Clients list their ciphers by other merits than speed on this processor.
     builder.set_options(SslOptions::CIPHER_SERVER_PREFERENCE);
+    // To the library a key is a session, and sessions need a name for what they are valid for.
+    builder.set_session_id_context(b"nbd")?;
     builder.set_psk_server_callback(move |ssl: &mut SslRef, identity, room| {
         let known = identity
             .and_then(|name| str::from_utf8(name).ok())

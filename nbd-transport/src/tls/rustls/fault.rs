@@ -5,6 +5,7 @@ use super::super::{CertificateFault, TlsError, TlsRole};
 use nbd_proto::escape;
 use rustls::pki_types::{ServerName, UnixTime};
 use rustls::{CertificateError, Error, PeerIncompatible};
+use std::net::IpAddr;
 
 /// What an error of a session with `peer` means.
 pub(super) fn session_error(error: Error, peer: TlsRole) -> TlsError {
@@ -63,6 +64,7 @@ fn incompatible(reason: &PeerIncompatible) -> String {
 fn certificate_fault(error: CertificateError) -> CertificateFault {
     match error {
         CertificateError::UnknownIssuer => CertificateFault::UnknownIssuer,
+        CertificateError::BadSignature => CertificateFault::BadSignature,
         CertificateError::NotValidForNameContext {
             expected,
             presented,
@@ -104,10 +106,14 @@ fn name(name: &ServerName<'_>) -> String {
     name.to_str().into_owned()
 }
 
-/// `DnsName("a.example")` is `a.example`, and `IpAddress(::1)` is `::1`.
+/// `DnsName("a.example")` is `a.example`, and `IpAddress(0::1)` is `::1`.
 fn offered(text: &str) -> String {
     let inner = text
         .split_once('(')
         .and_then(|(_, rest)| rest.strip_suffix(')'));
-    escape(inner.unwrap_or(text).trim_matches('"').as_bytes())
+    let bare = inner.unwrap_or(text).trim_matches('"');
+    match bare.parse::<IpAddr>() {
+        Ok(address) => address.to_string(),
+        Err(_) => escape(bare.as_bytes()),
+    }
 }

@@ -85,6 +85,8 @@ pub(super) struct Stage<S> {
     /// The peer has sent `close_notify`.
     peer_closed: bool,
     closing: bool,
+    /// Why it is over, if it went wrong.
+    failed: Option<TlsError>,
     info: Option<TlsInfo>,
 }
 
@@ -96,8 +98,16 @@ struct Held {
 }
 
 impl Held {
+    fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
     fn rest(&self) -> &[u8] {
         self.bytes.get(self.at..).unwrap_or_default()
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
     }
 
     fn taken(&mut self, n: usize) {
@@ -130,71 +140,77 @@ impl<S: Side> Stage<S> {
             staging: Vec::new(),
             peer_closed: false,
             closing: false,
+            failed: None,
             info: None,
         }
     }
 
-    /// Goes from state to state until the aim is reached or more ciphertext is needed. Returns how
-    /// many bytes were encrypted.
+    /// Pursues an aim, unless it has all gone wrong before. Returns how many bytes were encrypted.
+    fn pursue(&mut self, aim: Aim<'_>) -> Result<usize, LinkError> {
+        match &self.failed {
+            Some(error) => Err(error.clone().into()),
+            None => self.advance(aim).map_err(|error| self.fail(error)),
+        }
+    }
+
+    /// Goes from state to state until the aim is reached or more ciphertext is needed.
     fn advance(&mut self, mut aim: Aim<'_>) -> Result<usize, LinkError> {
         loop {
-            let incoming = self.wire.incoming.bytes();
-            let outgoing = &mut self.wire.outgoing;
-            let UnbufferedStatus { mut discard, state } = self.connection.process(incoming);
+            let Self {
+                connection,
+                wire: Wire { incoming, outgoing },
+                held,
+                staging,
+                ..
+            } = self;
+            let UnbufferedStatus { mut discard, state } = connection.process(incoming.bytes());
+            let mut refused = None;
             let mut done = None;
-            let mut failed = None;
-            match state {
-                Ok(ConnectionState::ReadTraffic(mut traffic)) => {
+            match state.map_err(fault::<S>)? {
+                ConnectionState::ReadTraffic(mut traffic) => {
                     while let Some(record) = traffic.next_record() {
-                        let record = record.map_err(|error| fault::<S>(error))?;
+                        let record = record.map_err(fault::<S>)?;
                         discard += record.discard;
                         let taken = match &mut aim {
-                            Aim::Plaintext(to) if self.held.rest().is_empty() => {
-                                to.feed(record.payload)
+                            Aim::Plaintext(to) if held.is_empty() && refused.is_none() => {
+                                to.feed(record.payload).unwrap_or_else(|error| {
+                                    refused = Some(error);
+                                    0
+                                })
                             }
-                            _ => Ok(0),
+                            _ => 0,
                         };
-                        match taken {
-                            Ok(taken) => {
-                                let rest = record.payload.get(taken..).unwrap_or_default();
-                                self.held.bytes.extend_from_slice(rest);
-                            }
-                            Err(error) => failed = Some(error.into()),
-                        }
+                        held.push(record.payload.get(taken..).unwrap_or_default());
                     }
-                    if matches!(aim, Aim::Plaintext(_)) && !self.held.rest().is_empty() {
+                    if matches!(aim, Aim::Plaintext(_)) && !held.is_empty() {
                         done = Some(0);
                     }
                 }
-                Ok(ConnectionState::EncodeTlsData(data)) => encode(data, outgoing)?,
-                Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
-                Ok(ConnectionState::BlockedHandshake | ConnectionState::Closed) => done = Some(0),
-                Ok(ConnectionState::PeerClosed) => self.peer_closed = true,
-                Ok(ConnectionState::WriteTraffic(mut traffic)) => {
+                ConnectionState::EncodeTlsData(data) => encode(data, outgoing)?,
+                ConnectionState::TransmitTlsData(data) => data.done(),
+                ConnectionState::BlockedHandshake | ConnectionState::Closed => done = Some(0),
+                ConnectionState::PeerClosed => self.peer_closed = true,
+                ConnectionState::WriteTraffic(mut traffic) => {
                     done = Some(match &aim {
                         Aim::Handshake | Aim::Plaintext(_) => 0,
-                        Aim::Seal(pieces) => {
-                            let staging = &mut self.staging;
-                            gather(pieces, AHEAD, staging, |bytes| {
-                                encrypt(&mut traffic, bytes, outgoing)
-                            })?
-                        }
-                        Aim::Close => {
-                            close(&mut traffic, outgoing)?;
-                            0
-                        }
+                        Aim::Seal(pieces) => gather(pieces, AHEAD, staging, |bytes| {
+                            encrypt(&mut traffic, bytes, outgoing)
+                        })?,
+                        Aim::Close => close(&mut traffic, outgoing)?,
                     });
                 }
-                Ok(_) => {
-                    let reason = "data before the handshake is done";
-                    failed = Some(TlsError::Library(reason.to_owned()).into());
+                _ => {
+                    let reason = String::from("data before the handshake was done");
+                    return Err(TlsError::Misbehaved {
+                        peer: S::PEER,
+                        reason,
+                    }
+                    .into());
                 }
-                Err(error) => failed = Some(fault::<S>(error).into()),
             }
-            self.wire.incoming.consume(discard);
-            if let Some(error) = failed {
-                self.collect_alert();
-                return Err(error);
+            incoming.consume(discard);
+            if let Some(error) = refused {
+                return Err(error.into());
             }
             if let Some(n) = done {
                 return Ok(n);
@@ -202,26 +218,32 @@ impl<S: Side> Stage<S> {
         }
     }
 
-    /// What the library tells the peer about a failure comes after the failure.
-    fn collect_alert(&mut self) {
-        loop {
+    /// What the library tells the peer about a failure is there only after the failure. Nothing
+    /// else may be asked of it then: it would look at the same bytes again.
+    fn fail(&mut self, error: LinkError) -> LinkError {
+        let LinkError::Tls(reason) = &error else {
+            return error;
+        };
+        self.failed = Some(reason.clone());
+        while self.connection.common().wants_write() {
             let UnbufferedStatus { discard, state } =
                 self.connection.process(self.wire.incoming.bytes());
-            let more = match state {
+            let encoded = match state {
                 Ok(ConnectionState::EncodeTlsData(data)) => {
                     encode(data, &mut self.wire.outgoing).is_ok()
                 }
-                Ok(ConnectionState::TransmitTlsData(data)) => {
-                    data.done();
-                    false
+                Ok(ConnectionState::ReadTraffic(mut traffic)) => {
+                    while traffic.next_record().is_some() {}
+                    true
                 }
                 Ok(_) | Err(_) => false,
             };
             self.wire.incoming.consume(discard);
-            if !more {
-                return;
+            if !encoded {
+                break;
             }
         }
+        error
     }
 
     fn agreed(&self) -> Option<TlsInfo> {
@@ -255,7 +277,7 @@ impl<S: Side> TlsStage for Stage<S> {
 
     fn handshake(&mut self) -> Result<bool, TlsError> {
         if self.info.is_none() {
-            self.advance(Aim::Handshake).map_err(tls_error)?;
+            self.pursue(Aim::Handshake).map_err(tls_error)?;
             if !self.connection.common().is_handshaking() {
                 self.info = self.agreed();
             }
@@ -264,14 +286,14 @@ impl<S: Side> TlsStage for Stage<S> {
     }
 
     fn open(&mut self, to: &mut dyn Plaintext) -> Result<Opened, LinkError> {
-        if !self.held.rest().is_empty() {
+        if !self.held.is_empty() {
             let taken = to.feed(self.held.rest())?;
             self.held.taken(taken);
         }
-        if self.held.rest().is_empty() {
-            self.advance(Aim::Plaintext(to))?;
+        if self.held.is_empty() {
+            self.pursue(Aim::Plaintext(to))?;
         }
-        Ok(if !self.held.rest().is_empty() {
+        Ok(if !self.held.is_empty() {
             Opened::Behind
         } else if self.peer_closed {
             Opened::Closed
@@ -284,14 +306,14 @@ impl<S: Side> TlsStage for Stage<S> {
         if self.wire.unsent().len() >= AHEAD || self.closing {
             return Ok(0);
         }
-        self.advance(Aim::Seal(pieces)).map_err(tls_error)
+        self.pursue(Aim::Seal(pieces)).map_err(tls_error)
     }
 
     fn close(&mut self) {
         if !self.closing && self.info.is_some() {
             self.closing = true;
             // If that fails, the session is over anyhow.
-            let _ = self.advance(Aim::Close);
+            let _ = self.pursue(Aim::Close);
         }
     }
 
@@ -357,10 +379,12 @@ fn encrypt<D>(
     })
 }
 
-fn close<D>(traffic: &mut WriteTraffic<'_, D>, outgoing: &mut Outgoing) -> Result<(), TlsError> {
+/// Takes none of the pieces.
+fn close<D>(traffic: &mut WriteTraffic<'_, D>, outgoing: &mut Outgoing) -> Result<usize, TlsError> {
     put(outgoing, 2 * OVERHEAD, |room| {
         traffic.queue_close_notify(room)
-    })
+    })?;
+    Ok(0)
 }
 
 fn put(
