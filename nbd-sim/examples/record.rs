@@ -37,11 +37,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let (client, _) = listener.accept()?;
         let server = reach(connect)?;
         let bursts = relay(&client, &server)?;
-        let name = if number == 1 {
-            output.clone()
-        } else {
-            format!("{output}-{number}")
-        };
+        let name = if number == 1 { output.clone() } else { format!("{output}-{number}") };
         let transcript = Transcript { name, bursts };
         let path = format!("{}.transcript", transcript.name);
         fs::write(path, transcript.to_text(&comments))?;
@@ -70,10 +66,7 @@ fn relay(client: &UnixStream, server: &UnixStream) -> io::Result<Vec<(Side, Vec<
     thread::scope(|scope| {
         let upward = scope.spawn(|| pass(Side::Client, client, server, &bursts));
         let downward = pass(Side::Server, server, client, &bursts);
-        upward
-            .join()
-            .map_err(|_| io::Error::other("the relay thread panicked"))?
-            .and(downward)
+        upward.join().map_err(|_| io::Error::other("the relay thread panicked"))?.and(downward)
     })?;
     Ok(bursts.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
@@ -101,11 +94,7 @@ fn pass(side: Side, mut from: &UnixStream, mut to: &UnixStream, bursts: &Bursts)
             }
         }
         if let Err(error) = to.write_all(bytes) {
-            return if error.kind() == io::ErrorKind::BrokenPipe {
-                Ok(())
-            } else {
-                Err(error)
-            };
+            return if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) };
         }
     }
 }

@@ -29,9 +29,5 @@ fn main() -> ExitCode {
         }
     }
     println!("{seeds} sessions, {commands} commands, {failures} failures");
-    if failures == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    if failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -131,15 +131,9 @@ mod tests {
 
     #[test]
     fn extents_follow_the_zeroes_and_cover_the_range() {
-        let mut disk = Disk {
-            bytes: vec![0; 2048],
-        };
+        let mut disk = Disk { bytes: vec![0; 2048] };
         disk.bytes_mut()[600] = 1;
-        let sizes: Vec<_> = disk
-            .extents(100..1500)
-            .iter()
-            .map(|e| (e.length, e.status))
-            .collect();
+        let sizes: Vec<_> = disk.extents(100..1500).iter().map(|e| (e.length, e.status)).collect();
         assert_eq!(sizes, [(412, 3), (512, 0), (476, 3)]);
     }
 

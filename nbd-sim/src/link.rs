@@ -46,13 +46,7 @@ pub struct Link {
 impl Link {
     /// Nothing is under way yet.
     pub const fn new(end: End, drive: Drive) -> Self {
-        Self {
-            end,
-            drive,
-            arrived: Vec::new(),
-            leaving: Vec::new(),
-            saw_end: false,
-        }
+        Self { end, drive, arrived: Vec::new(), leaving: Vec::new(), saw_end: false }
     }
 
     /// The end of the pipe.
@@ -126,9 +120,9 @@ impl Link {
         P: PayloadSource,
     {
         match self.drive {
-            Drive::Pull(mode) => machine
-                .write_to(&mut self.end, source, mode)
-                .map(|_: Progress| ()),
+            Drive::Pull(mode) => {
+                machine.write_to(&mut self.end, source, mode).map(|_: Progress| ())
+            }
             Drive::Push(_) => {
                 if self.leaving.is_empty() {
                     machine.drain(&mut self.leaving, source)?;

@@ -97,10 +97,8 @@ impl Flow {
         if self.blocks() {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        let before_end = self
-            .schedule
-            .eof_at
-            .map_or(usize::MAX, |end| (end - self.delivered) as usize);
+        let before_end =
+            self.schedule.eof_at.map_or(usize::MAX, |end| (end - self.delivered) as usize);
         let available = self.bytes.len().min(before_end);
         if available == 0 {
             return if before_end == 0 || self.writer_left {
@@ -180,12 +178,7 @@ pub fn pipe(rng: &mut Rng, to_server: Schedule, to_client: Schedule) -> (End, En
 
 impl End {
     const fn new(inbound: Rc<RefCell<Flow>>, outbound: Rc<RefCell<Flow>>) -> Self {
-        Self {
-            inbound,
-            outbound,
-            log: Vec::new(),
-            calls: 0,
-        }
+        Self { inbound, outbound, log: Vec::new(), calls: 0 }
     }
 
     /// Everything that passed this end, in order; neighbours that went the same way
@@ -310,15 +303,9 @@ mod tests {
 
     #[test]
     fn faults_strike_where_they_are_told_to() {
-        let end = Schedule {
-            eof_at: Some(3),
-            ..Schedule::SMOOTH
-        };
+        let end = Schedule { eof_at: Some(3), ..Schedule::SMOOTH };
         assert_eq!(run(end, &[1, 2, 3, 4]), [1, 2, 3]);
-        let flip = Schedule {
-            flip: Some((2, 0x80)),
-            ..Schedule::SMOOTH
-        };
+        let flip = Schedule { flip: Some((2, 0x80)), ..Schedule::SMOOTH };
         assert_eq!(run(flip, &[1, 2, 3, 4]), [1, 2, 0x83, 4]);
     }
 
@@ -341,10 +328,7 @@ mod tests {
         server.write_all(&[3]).unwrap();
         assert_eq!(client.waiting(), 1);
         client.read_exact(&mut [0]).unwrap();
-        assert_eq!(
-            client.log(),
-            [(Way::Sent, vec![1, 2]), (Way::Seen, vec![3])]
-        );
+        assert_eq!(client.log(), [(Way::Sent, vec![1, 2]), (Way::Seen, vec![3])]);
         assert_eq!(client.calls(), 3);
     }
 }

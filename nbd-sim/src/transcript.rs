@@ -180,22 +180,12 @@ impl Transcript {
 /// A file that cannot be read or does not follow the format.
 pub fn all() -> Result<Vec<Transcript>, TranscriptError> {
     let directory = directory();
-    let failed = |source| TranscriptError::Read {
-        path: directory.clone(),
-        source,
-    };
+    let failed = |source| TranscriptError::Read { path: directory.clone(), source };
     let mut names = Vec::new();
     for entry in fs::read_dir(&directory).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
-        if path
-            .extension()
-            .is_some_and(|extension| extension == EXTENSION)
-        {
-            names.extend(
-                path.file_stem()
-                    .and_then(|stem| stem.to_str())
-                    .map(str::to_owned),
-            );
+        if path.extension().is_some_and(|extension| extension == EXTENSION) {
+            names.extend(path.file_stem().and_then(|stem| stem.to_str()).map(str::to_owned));
         }
     }
     names.sort();
@@ -225,9 +215,7 @@ fn parse_vectors(file: &str, text: &str) -> Result<Vec<Vector>, TranscriptError>
     let mut total = 0;
     for (number, line) in numbered(text) {
         let syntax = |problem| syntax(file, number, problem);
-        let (name, hex) = line
-            .split_once('=')
-            .ok_or_else(|| syntax(Problem::NoName))?;
+        let (name, hex) = line.split_once('=').ok_or_else(|| syntax(Problem::NoName))?;
         let name = name.trim().to_owned();
         if name.is_empty() {
             return Err(syntax(Problem::NoName));
@@ -249,26 +237,17 @@ fn directory() -> PathBuf {
 }
 
 fn read(path: &Path) -> Result<String, TranscriptError> {
-    fs::read_to_string(path).map_err(|source| TranscriptError::Read {
-        path: path.to_owned(),
-        source,
-    })
+    fs::read_to_string(path)
+        .map_err(|source| TranscriptError::Read { path: path.to_owned(), source })
 }
 
 fn syntax(file: &str, line: usize, problem: Problem) -> TranscriptError {
-    TranscriptError::Syntax {
-        file: file.to_owned(),
-        line,
-        problem,
-    }
+    TranscriptError::Syntax { file: file.to_owned(), line, problem }
 }
 
 /// The lines that say something, each with its number.
 fn numbered(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    let lines = text
-        .lines()
-        .enumerate()
-        .map(|(index, line)| (index + 1, line.trim()));
+    let lines = text.lines().enumerate().map(|(index, line)| (index + 1, line.trim()));
     lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
 }
 
@@ -284,30 +263,18 @@ fn unfold(words: &str, total: &mut usize) -> Result<Vec<u8>, Problem> {
             },
         };
         let piece = pairs(hex).ok_or_else(|| Problem::BadHex(hex.to_owned()))?;
-        let more = piece
-            .len()
-            .checked_mul(times)
-            .and_then(|more| total.checked_add(more));
-        *total = more
-            .filter(|total| *total <= MAX_BYTES)
-            .ok_or(Problem::TooLong)?;
+        let more = piece.len().checked_mul(times).and_then(|more| total.checked_add(more));
+        *total = more.filter(|total| *total <= MAX_BYTES).ok_or(Problem::TooLong)?;
         bytes.extend(piece.repeat(times));
     }
     Ok(bytes)
 }
 
 fn pairs(hex: &str) -> Option<Vec<u8>> {
-    let digits: Option<Vec<u8>> = hex
-        .chars()
-        .map(|c| c.to_digit(16).and_then(|d| u8::try_from(d).ok()))
-        .collect();
+    let digits: Option<Vec<u8>> =
+        hex.chars().map(|c| c.to_digit(16).and_then(|d| u8::try_from(d).ok())).collect();
     let digits = digits.filter(|digits| !digits.is_empty() && digits.len() % 2 == 0)?;
-    Some(
-        digits
-            .chunks_exact(2)
-            .map(|pair| pair[0] << 4 | pair[1])
-            .collect(),
-    )
+    Some(digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect())
 }
 
 fn fold(bytes: &[u8], text: &mut String) {
@@ -335,11 +302,7 @@ mod tests {
 
     fn problem(text: &str) -> (usize, Problem) {
         match Transcript::parse("t", text) {
-            Err(TranscriptError::Syntax {
-                file,
-                line,
-                problem,
-            }) => {
+            Err(TranscriptError::Syntax { file, line, problem }) => {
                 assert_eq!(file, "t");
                 (line, problem)
             }
@@ -387,10 +350,7 @@ mod tests {
         assert_eq!(problem("# c\nname 00"), (2, Problem::NoName));
         assert_eq!(problem("= 00"), (1, Problem::NoName));
         assert_eq!(problem("a ="), (1, Problem::Empty));
-        assert_eq!(
-            problem("a = 00\na = 01"),
-            (2, Problem::NameTwice("a".into()))
-        );
+        assert_eq!(problem("a = 00\na = 01"), (2, Problem::NameTwice("a".into())));
         assert_eq!(problem("a = 0"), (1, Problem::BadHex("0".into())));
     }
 

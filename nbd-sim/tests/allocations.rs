@@ -109,18 +109,10 @@ fn nothing_is_allocated_per_request() {
     let region = Region::new(ALLOCATOR);
     drop(std::hint::black_box(Box::new(1)));
     assert_eq!(region.change().allocations, 1, "the allocator must count");
-    for style in [
-        HeaderStyle::Simple,
-        HeaderStyle::Structured,
-        HeaderStyle::Extended,
-    ] {
+    for style in [HeaderStyle::Simple, HeaderStyle::Structured, HeaderStyle::Extended] {
         let (client, server) = connect(style);
-        let mut pair = Pair {
-            client,
-            server,
-            wire: Vec::new(),
-            memory: Memory([0x5a; LENGTH as usize]),
-        };
+        let mut pair =
+            Pair { client, server, wire: Vec::new(), memory: Memory([0x5a; LENGTH as usize]) };
         for _ in 0..4 {
             pair.round();
         }
@@ -130,11 +122,6 @@ fn nothing_is_allocated_per_request() {
         }
         let change = region.change();
         let calls = change.allocations + change.reallocations;
-        assert_eq!(
-            calls,
-            0,
-            "{style:?}: {change:?} for {} requests",
-            100 * DEPTH
-        );
+        assert_eq!(calls, 0, "{style:?}: {change:?} for {} requests", 100 * DEPTH);
     }
 }

@@ -14,10 +14,7 @@ fn every_case_ends_as_the_table_says() {
             let seen = case.play(delivery, None);
             let Case { id, outcome, .. } = &case;
             assert_eq!(seen.broken, None, "{id}, {delivery:?}");
-            assert!(
-                outcome.is(&seen),
-                "{id}, {delivery:?}: {outcome:?}, but {seen:?}"
-            );
+            assert!(outcome.is(&seen), "{id}, {delivery:?}: {outcome:?}, but {seen:?}");
             assert_eq!(seen, whole, "{id}: {delivery:?} differs from one piece");
         }
     }
@@ -76,11 +73,7 @@ fn nothing_else_is_said_before_tls() {
             let starttls = [&b"\0\0\0\x03IHAVEOPT"[..], &opt::STARTTLS.to_be_bytes()].concat();
             assert!(sent.starts_with(&starttls), "{}", case.id);
             let rest = &sent[starttls.len() + 4..];
-            assert!(
-                rest.is_empty() || rest.starts_with(b"IHAVEOPT\0\0\0\x02"),
-                "{}",
-                case.id
-            );
+            assert!(rest.is_empty() || rest.starts_with(b"IHAVEOPT\0\0\0\x02"), "{}", case.id);
         }
     }
 }

@@ -37,18 +37,10 @@ impl Pair {
         let mut server = ServerNegotiation::new(ServerConfig::new());
         let mode = IoMode::Vectored;
         while client.phase() != Phase::Established {
-            server
-                .notify_write(&mut server_end, &Discard, mode)
-                .unwrap();
-            client
-                .notify_read(&mut client_end, &mut Discard, mode)
-                .unwrap();
-            client
-                .notify_write(&mut client_end, &Discard, mode)
-                .unwrap();
-            server
-                .notify_read(&mut server_end, &mut Discard, mode)
-                .unwrap();
+            server.notify_write(&mut server_end, &Discard, mode).unwrap();
+            client.notify_read(&mut client_end, &mut Discard, mode).unwrap();
+            client.notify_write(&mut client_end, &Discard, mode).unwrap();
+            server.notify_read(&mut server_end, &mut Discard, mode).unwrap();
             if let Some(Question::Go(_)) = server.question() {
                 let export = ExportInfo::new(1 << 30, TransmissionFlags::HAS_FLAGS);
                 server.describe(export).unwrap();
@@ -74,43 +66,24 @@ impl Pair {
     fn turn(&mut self) -> usize {
         let mode = IoMode::Vectored;
         let all = |result: Result<Progress, _>| result.unwrap() == Progress::More;
-        while all(self
-            .client
-            .notify_write(&mut self.client_end, &self.buffers, mode))
-        {}
+        while all(self.client.notify_write(&mut self.client_end, &self.buffers, mode)) {}
         while self.server_end.waiting() > 0 {
-            self.server
-                .notify_read(&mut self.server_end, &mut self.pit, mode)
-                .unwrap();
+            self.server.notify_read(&mut self.server_end, &mut self.pit, mode).unwrap();
         }
         self.serve();
-        while all(self
-            .server
-            .notify_write(&mut self.server_end, &self.data, mode))
-        {}
+        while all(self.server.notify_write(&mut self.server_end, &self.data, mode)) {}
         self.serve();
         while self.client_end.waiting() > 0 {
-            self.client
-                .notify_read(&mut self.client_end, &mut self.buffers, mode)
-                .unwrap();
+            self.client.notify_read(&mut self.client_end, &mut self.buffers, mode).unwrap();
         }
         let mut done = 0;
         while let Some(event) = self.client.poll_event() {
-            let Event::Completed {
-                id,
-                command,
-                result,
-            } = event
-            else {
+            let Event::Completed { id, command, result } = event else {
                 panic!("{event:?}");
             };
             assert_eq!(result, Ok(()));
             let buffer = self.buffers.remove(id).unwrap();
-            let wanted = if command.kind == CommandType::Read {
-                0x77
-            } else {
-                0x11
-            };
+            let wanted = if command.kind == CommandType::Read { 0x77 } else { 0x11 };
             assert!(buffer.iter().all(|byte| *byte == wanted));
             done += 1;
         }
@@ -166,10 +139,6 @@ fn large_payloads_land_where_they_belong() {
     let (calls, stats) = pair.run(Command::read(0, 256 << 10), 16, 20);
     let all = stats.bytes_placed + stats.bytes_copied;
     assert_eq!(all, 16 * 20 * (256 << 10));
-    assert!(
-        stats.bytes_placed * 100 >= all * 99,
-        "{} of {all} bytes placed",
-        stats.bytes_placed
-    );
+    assert!(stats.bytes_placed * 100 >= all * 99, "{} of {all} bytes placed", stats.bytes_placed);
     assert!(calls <= 2.2, "{calls} calls for each read");
 }

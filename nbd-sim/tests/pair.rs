@@ -21,10 +21,7 @@ fn every_invariant_holds_for_every_seed() {
     assert!(reached(Some(HeaderStyle::Simple)) > each);
     assert!(reached(Some(HeaderStyle::Structured)) > each);
     assert!(reached(Some(HeaderStyle::Extended)) > each);
-    assert!(
-        reached(None) > seeds / 100,
-        "no fault struck the negotiation"
-    );
+    assert!(reached(None) > seeds / 100, "no fault struck the negotiation");
     assert!(sum(|r| r.succeeded) > 5 * seeds);
     assert!(sum(|r| r.failed) > each);
     assert!(sum(|r| r.abandoned) > each);

@@ -24,10 +24,7 @@ fn own(seed: u64) -> Option<Transcript> {
         Way::Sent => (Side::Client, bytes),
         Way::Seen => (Side::Server, bytes),
     });
-    Some(Transcript {
-        name: format!("seed {seed}"),
-        bursts: bursts.collect(),
-    })
+    Some(Transcript { name: format!("seed {seed}"), bursts: bursts.collect() })
 }
 
 fn sessions() -> Vec<Transcript> {

@@ -150,10 +150,7 @@ impl Server {
             told: false,
         };
         let first = core.first_step();
-        Self {
-            intake: Intake::new(scratch, first, stats),
-            core,
-        }
+        Self { intake: Intake::new(scratch, first, stats), core }
     }
 
     /// What was negotiated.
@@ -179,13 +176,9 @@ impl Server {
     pub fn contexts(&self, id: RequestId) -> Vec<ContextId> {
         match self.core.slots.get(id) {
             Some(received) if !received.filter.is_empty() => received.filter.clone(),
-            Some(_) => self
-                .core
-                .facts
-                .contexts
-                .iter()
-                .map(|context| ContextId(context.id))
-                .collect(),
+            Some(_) => {
+                self.core.facts.contexts.iter().map(|context| ContextId(context.id)).collect()
+            }
             None => Vec::new(),
         }
     }
@@ -200,11 +193,18 @@ impl Server {
         }
     }
 
-    /// Takes no more requests. Those that have arrived are still to be answered.
+    /// Takes no more requests. Those that have arrived are still to be answered; one
+    /// whose payload is still arriving is dropped.
     pub fn stop(&mut self) {
         if self.core.life == Life::Open {
             self.core.life = Life::Leaving;
             self.intake.stop();
+            match self.core.expect {
+                Expect::Payload(id) | Expect::Filter { id, .. } | Expect::Refuse { id, .. } => {
+                    self.core.slots.release(id);
+                }
+                Expect::Header | Expect::Slot => {}
+            }
         }
     }
 
@@ -220,13 +220,13 @@ impl Server {
             }
             return Some(ServerEvent::Replied { id });
         }
-        if let Some(id) = core.slots.pop_front(&mut core.fresh) {
+        // On a dead connection nobody can be answered.
+        if !core.is_dead()
+            && let Some(id) = core.slots.pop_front(&mut core.fresh)
+        {
             let received = core.slots.get_mut(id)?;
             received.stage = Stage::Open;
-            return Some(ServerEvent::Request {
-                id,
-                command: received.command,
-            });
+            return Some(ServerEvent::Request { id, command: received.command });
         }
         if self.is_closed() && !self.core.told {
             self.core.told = true;
@@ -263,6 +263,10 @@ impl Server {
 }
 
 impl Core {
+    const fn is_dead(&self) -> bool {
+        matches!(self.life, Life::Dead(_))
+    }
+
     const fn header_len(&self) -> usize {
         match self.facts.headers {
             HeaderStyle::Simple | HeaderStyle::Structured => RequestHeader::COMPACT_LEN,
@@ -271,9 +275,7 @@ impl Core {
     }
 
     const fn first_step(&self) -> Step {
-        Step::Parse {
-            need: self.header_len(),
-        }
+        Step::Parse { need: self.header_len() }
     }
 
     /// One message of a reply is sent.
@@ -295,8 +297,7 @@ impl Machine for Server {
     }
 
     fn recv_buf<'a, S: PayloadSink>(&'a mut self, sink: &'a mut S) -> &'a mut [u8] {
-        self.intake
-            .recv_buf(&self.core, sink, self.core.limits.direct_min)
+        self.intake.recv_buf(&self.core, sink, self.core.limits.direct_min)
     }
 
     fn received<S: PayloadSink>(&mut self, n: usize, sink: &mut S) -> Result<(), Error> {
@@ -330,6 +331,10 @@ impl Machine for Server {
         P: PayloadSource + ?Sized,
         F: FnMut(&'a [u8]) -> ControlFlow<()>,
     {
+        if self.core.is_dead() {
+            // Answers to requests that were taken before the end go nowhere.
+            return Ok(());
+        }
         self.core.outbox.for_each_unsent(source, visit)
     }
 
@@ -355,7 +360,8 @@ impl Machine for Server {
 
     fn get_direction(&self) -> Direction {
         let mut direction = Direction::empty();
-        direction.set(Direction::WRITE, !self.core.outbox.is_empty());
+        let writes = !self.core.is_dead() && !self.core.outbox.is_empty();
+        direction.set(Direction::WRITE, writes);
         let reads = self.core.life == Life::Open && !self.intake.is_waiting();
         direction.set(Direction::READ, reads);
         direction

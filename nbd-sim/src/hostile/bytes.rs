@@ -138,12 +138,7 @@ pub fn server(name: &[u8], description: &[u8]) -> Vec<u8> {
 
 /// A simple reply.
 pub fn simple(error: u32, cookie: u64, data: &[u8]) -> Vec<u8> {
-    join(&[
-        &0x6744_6698u32.to_be_bytes(),
-        &error.to_be_bytes(),
-        &cookie.to_be_bytes(),
-        data,
-    ])
+    join(&[&0x6744_6698u32.to_be_bytes(), &error.to_be_bytes(), &cookie.to_be_bytes(), data])
 }
 
 /// A structured chunk whose length field says `length`.

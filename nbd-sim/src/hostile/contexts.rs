@@ -12,33 +12,19 @@ use super::{Case, Outcome, connecting, refuse};
 pub(super) fn meta_cases() -> Vec<Case> {
     let end = ack(opt::SET_META_CONTEXT);
     let meta = |id, parts: &[Vec<u8>], outcome| {
-        let bursts = vec![
-            greeting(3),
-            ack(opt::STRUCTURED_REPLY),
-            parts.concat(),
-            granted(),
-        ];
+        let bursts = vec![greeting(3), ack(opt::STRUCTURED_REPLY), parts.concat(), granted()];
         connecting(id, bursts, outcome).with(|config| {
-            config
-                .structured_replies(true)
-                .meta_context("base:allocation")
-                .meta_context("x:")
+            config.structured_replies(true).meta_context("base:allocation").meta_context("x:")
         })
     };
     let base = |id| context(id, b"base:allocation");
     let without = || Outcome::Connects(|facts| facts.contexts.is_empty());
     let inconsistent = || refuse(PeerMisbehaved::MetaContexts);
     let unsup = reply(opt::SET_META_CONTEXT, rep::ERR_UNSUP, &[]);
-    let many: Vec<Vec<u8>> = (0..300)
-        .map(|id| context(id, format!("x:{id}").as_bytes()))
-        .collect();
+    let many: Vec<Vec<u8>> = (0..300).map(|id| context(id, format!("x:{id}").as_bytes())).collect();
     vec![
         meta("M01", &[unsup], without()),
-        meta(
-            "M02",
-            &[context(1, b"")],
-            refuse(InvalidMessage::ContextName),
-        ),
+        meta("M02", &[context(1, b"")], refuse(InvalidMessage::ContextName)),
         meta(
             "M03",
             &[reply(opt::SET_META_CONTEXT, rep::META_CONTEXT, &[0; 3])],
@@ -50,22 +36,11 @@ pub(super) fn meta_cases() -> Vec<Case> {
         meta("M09", &many, refuse(PeerMisbehaved::TooManyReplies))
             .with(|config| config.limits(Limits::default().max_option_replies(200))),
         meta("M09-slots", &many, refuse(PeerMisbehaved::TooManyReplies)),
-        meta(
-            "M10",
-            &[context(1, b"x:\xff\0")],
-            refuse(InvalidMessage::NotText),
-        ),
-        meta(
-            "M12",
-            &[context(1, b"xy")],
-            refuse(InvalidMessage::ContextName),
-        ),
+        meta("M10", &[context(1, b"x:\xff\0")], refuse(InvalidMessage::NotText)),
+        meta("M12", &[context(1, b"xy")], refuse(InvalidMessage::ContextName)),
         meta(
             "M13-error-after-one",
-            &[
-                base(1),
-                reply(opt::SET_META_CONTEXT, rep::ERR_INVALID, b"no"),
-            ],
+            &[base(1), reply(opt::SET_META_CONTEXT, rep::ERR_INVALID, b"no")],
             without(),
         ),
         meta(
@@ -85,67 +60,30 @@ pub(super) fn list_cases() -> Vec<Case> {
     };
     let end = || ack(opt::LIST);
     let numbered = |count: usize| -> Vec<Vec<u8>> {
-        let mut parts: Vec<_> = (0..count)
-            .map(|n| server(format!("export {n}").as_bytes(), b""))
-            .collect();
+        let mut parts: Vec<_> =
+            (0..count).map(|n| server(format!("export {n}").as_bytes(), b"")).collect();
         parts.push(end());
         parts
     };
     let hides = b"a\nb\"c\x1b[2J";
     vec![
         list("L01", &[end()], Outcome::Lists(0, Ok(()))),
-        list(
-            "L02",
-            &[server_claim(100, b"abc")],
-            refuse(InvalidMessage::Truncated),
-        ),
-        list(
-            "L05",
-            &[server(&[b'x'; 4096], b""), end()],
-            Outcome::Lists(1, Ok(())),
-        ),
-        list(
-            "L06",
-            &[server(&[b'x'; 4097], b"")],
-            refuse(InvalidMessage::StringTooLong),
-        ),
-        list(
-            "L07",
-            &[server(b"x", &[b'x'; 4097])],
-            refuse(InvalidMessage::StringTooLong),
-        ),
+        list("L02", &[server_claim(100, b"abc")], refuse(InvalidMessage::Truncated)),
+        list("L05", &[server(&[b'x'; 4096], b""), end()], Outcome::Lists(1, Ok(()))),
+        list("L06", &[server(&[b'x'; 4097], b"")], refuse(InvalidMessage::StringTooLong)),
+        list("L07", &[server(b"x", &[b'x'; 4097])], refuse(InvalidMessage::StringTooLong)),
         list(
             "L07-both",
             &[server(&[b'x'; 4096], &[b'x'; 5000])],
             refuse(InvalidMessage::StringTooLong),
         ),
-        list(
-            "L08",
-            &[server(b"\xff\xfe", b"\xff")],
-            refuse(InvalidMessage::NotText),
-        ),
-        list(
-            "L10",
-            &[server(b"x", b""), server(b"x", b""), end()],
-            Outcome::Lists(2, Ok(())),
-        ),
-        list(
-            "L11",
-            &[server(hides, hides), end()],
-            Outcome::Lists(1, Ok(())),
-        ),
+        list("L08", &[server(b"\xff\xfe", b"\xff")], refuse(InvalidMessage::NotText)),
+        list("L10", &[server(b"x", b""), server(b"x", b""), end()], Outcome::Lists(2, Ok(()))),
+        list("L11", &[server(hides, hides), end()], Outcome::Lists(1, Ok(()))),
         list("L12", &numbered(20_000), Outcome::Lists(20_000, Ok(()))),
-        list(
-            "L13",
-            &[server_claim(u32::MAX, b"abc")],
-            refuse(InvalidMessage::Truncated),
-        ),
-        list(
-            "L15",
-            &numbered(300),
-            refuse(PeerMisbehaved::TooManyReplies),
-        )
-        .with(|config| config.limits(Limits::default().max_option_replies(200))),
+        list("L13", &[server_claim(u32::MAX, b"abc")], refuse(InvalidMessage::Truncated)),
+        list("L15", &numbered(300), refuse(PeerMisbehaved::TooManyReplies))
+            .with(|config| config.limits(Limits::default().max_option_replies(200))),
         list(
             "L16",
             &[server(b"x", b""), reply(opt::LIST, rep::ERR_SHUTDOWN, &[])],
@@ -156,11 +94,7 @@ pub(super) fn list_cases() -> Vec<Case> {
             &[reply(opt::LIST, rep::ERR_POLICY, &[])],
             Outcome::Lists(0, Err(RefusalCode::Policy)),
         ),
-        list(
-            "L18-ack-twice",
-            &[end(), end()],
-            refuse(PeerMisbehaved::WrongOption),
-        ),
+        list("L18-ack-twice", &[end(), end()], refuse(PeerMisbehaved::WrongOption)),
         list("L19", &[server(b"x", b"")], refuse(PeerMisbehaved::Closed)).closing(),
     ]
 }
@@ -180,20 +114,10 @@ pub(super) fn tls_cases() -> Vec<Case> {
     let wants_tls = reply(opt::GO, rep::ERR_TLS_REQD, &[]);
     let mut old = tls("T04", require, &[], refuse(PeerIncompatible::NoTls));
     old.bursts = vec![oldstyle(1, &[0; 124])];
-    let mut not_fixed = tls(
-        "T04-newstyle",
-        require,
-        &[],
-        refuse(PeerIncompatible::NoTls),
-    );
+    let mut not_fixed = tls("T04-newstyle", require, &[], refuse(PeerIncompatible::NoTls));
     not_fixed.bursts = vec![greeting(0)];
     vec![
-        tls(
-            "T01",
-            require,
-            &[no(rep::ERR_UNSUP)],
-            Outcome::RefusedWith(RefusalCode::Unsupported),
-        ),
+        tls("T01", require, &[no(rep::ERR_UNSUP)], Outcome::RefusedWith(RefusalCode::Unsupported)),
         tls("T02", allow, &[no(rep::ERR_POLICY), granted()], in_clear()),
         old,
         not_fixed,
@@ -207,23 +131,8 @@ pub(super) fn tls_cases() -> Vec<Case> {
             refuse(PeerMisbehaved::AckWithData),
         ),
         tls("T10", allow, &[yes(), vec![0xff; 40]], injected()),
-        tls(
-            "T11",
-            TlsPolicy::Disable,
-            &[wants_tls],
-            refuse(PeerIncompatible::TlsWanted),
-        ),
-        tls(
-            "T12",
-            require,
-            &[no(rep::ERR_INVALID)],
-            Outcome::RefusedWith(RefusalCode::Invalid),
-        ),
-        tls(
-            "T13",
-            allow,
-            &[no(rep::ERR_TLS_REQD), granted()],
-            in_clear(),
-        ),
+        tls("T11", TlsPolicy::Disable, &[wants_tls], refuse(PeerIncompatible::TlsWanted)),
+        tls("T12", require, &[no(rep::ERR_INVALID)], Outcome::RefusedWith(RefusalCode::Invalid)),
+        tls("T13", allow, &[no(rep::ERR_TLS_REQD), granted()], in_clear()),
     ]
 }

@@ -23,11 +23,7 @@ fn without_sizes(facts: &Negotiated) -> bool {
 }
 
 fn sized(id: &'static str, minimum: u32, preferred: u32, maximum: u32) -> Case {
-    let parts = [
-        export(SIZE, FLAGS),
-        block_size(minimum, preferred, maximum),
-        ack(opt::GO),
-    ];
+    let parts = [export(SIZE, FLAGS), block_size(minimum, preferred, maximum), ack(opt::GO)];
     go(id, &parts, Outcome::Connects(without_sizes))
 }
 
@@ -46,11 +42,7 @@ fn facts() -> Vec<Case> {
     vec![
         go("O13", &[ack(opt::GO)], refuse(PeerMisbehaved::NoExportInfo)),
         go("O14", &[odd_export(11)], refuse(InvalidMessage::Truncated)),
-        go(
-            "O15",
-            &[odd_export(13)],
-            refuse(InvalidMessage::TrailingBytes),
-        ),
+        go("O15", &[odd_export(13)], refuse(InvalidMessage::TrailingBytes)),
         go("O17", &with(SIZE, 0), refuse(PeerMisbehaved::NoFlags)),
         // Without HAS_FLAGS the other bits are believed all the same.
         go(
@@ -95,29 +87,13 @@ fn facts() -> Vec<Case> {
         ),
         go("O33", &[info(42, &[7; 40]), granted()], anything()),
         go("O34", &[info(42, &[7; 1 << 20]), granted()], anything()),
-        go(
-            "O35",
-            &[reply(opt::GO, rep::INFO, &[0])],
-            refuse(InvalidMessage::Truncated),
-        ),
-        go(
-            "O36",
-            &[reply(opt::GO, rep::INFO, &[])],
-            refuse(InvalidMessage::Truncated),
-        ),
-        go(
-            "O38",
-            &[info(1, &[b'x'; 4097]), granted()],
-            refuse(InvalidMessage::StringTooLong),
-        ),
+        go("O35", &[reply(opt::GO, rep::INFO, &[0])], refuse(InvalidMessage::Truncated)),
+        go("O36", &[reply(opt::GO, rep::INFO, &[])], refuse(InvalidMessage::Truncated)),
+        go("O38", &[info(1, &[b'x'; 4097]), granted()], refuse(InvalidMessage::StringTooLong)),
         go("O39", &[endless], refuse(PeerMisbehaved::TooManyReplies))
             .with(|config| config.limits(Limits::default().max_option_replies(200))),
-        go(
-            "O39-bytes",
-            &[info(42, &[7; 9000]).repeat(9)],
-            refuse(PeerMisbehaved::TooLong),
-        )
-        .with(|config| config.limits(Limits::default().max_option_bytes(50_000))),
+        go("O39-bytes", &[info(42, &[7; 9000]).repeat(9)], refuse(PeerMisbehaved::TooLong))
+            .with(|config| config.limits(Limits::default().max_option_bytes(50_000))),
         go(
             "O40",
             &[reply(opt::GO, rep::SERVER, &[0, 0, 0, 0])],
@@ -141,23 +117,11 @@ fn sizes() -> Vec<Case> {
         sized("O29", 512, 4096, 0),
         go(
             "O30",
-            &[
-                export(SIZE, FLAGS),
-                block_size(1, 4096, u32::MAX),
-                ack(opt::GO),
-            ],
+            &[export(SIZE, FLAGS), block_size(1, 4096, u32::MAX), ack(opt::GO)],
             Outcome::Connects(|facts| !without_sizes(facts)),
         ),
-        go(
-            "O32",
-            &[info(3, &[0; 11])],
-            refuse(InvalidMessage::Truncated),
-        ),
-        go(
-            "O32-15-bytes",
-            &[info(3, &[0; 13])],
-            refuse(InvalidMessage::TrailingBytes),
-        ),
+        go("O32", &[info(3, &[0; 11])], refuse(InvalidMessage::Truncated)),
+        go("O32-15-bytes", &[info(3, &[0; 13])], refuse(InvalidMessage::TrailingBytes)),
     ]
 }
 
@@ -186,16 +150,8 @@ fn ends() -> Vec<Case> {
     zeroes.commands = vec![Command::read(0, 1 << 16)];
     zeroes.replies = vec![simple(0, cookie(0), &[])];
     vec![
-        refused(
-            "O42",
-            rep::ERR_UNKNOWN,
-            Outcome::RefusedWith(RefusalCode::UnknownExport),
-        ),
-        refused(
-            "O43",
-            rep::ERR_POLICY,
-            Outcome::RefusedWith(RefusalCode::Policy),
-        ),
+        refused("O42", rep::ERR_UNKNOWN, Outcome::RefusedWith(RefusalCode::UnknownExport)),
+        refused("O43", rep::ERR_POLICY, Outcome::RefusedWith(RefusalCode::Policy)),
         refused(
             "O44",
             rep::ERR_BLOCK_SIZE_REQD,

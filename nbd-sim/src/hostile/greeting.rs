@@ -32,18 +32,10 @@ pub(super) fn cases() -> Vec<Case> {
                 facts.protocol == Protocol::Newstyle && facts.headers == HeaderStyle::Simple
             }),
         )
-        .with(|config| {
-            config
-                .structured_replies(true)
-                .meta_context("base:allocation")
-        }),
+        .with(|config| config.structured_replies(true).meta_context("base:allocation")),
         connecting("H10", vec![greeting(2), export_name_reply(0)], stands()),
         connecting("H11", vec![], Outcome::Waits),
-        connecting(
-            "H12-flags-unknown",
-            vec![greeting(0xffff), granted()],
-            stands(),
-        ),
+        connecting("H12-flags-unknown", vec![greeting(0xffff), granted()], stands()),
         connecting(
             "H13",
             vec![oldstyle(0x0d, &[0; 124])],
@@ -54,28 +46,15 @@ pub(super) fn cases() -> Vec<Case> {
             vec![oldstyle(0x0003_000d, &[0; 124])],
             refuse(InvalidMessage::OldstyleFlags),
         ),
-        connecting(
-            "H15",
-            vec![oldstyle(0, &[0; 124])],
-            refuse(PeerMisbehaved::NoFlags),
-        ),
-        connecting(
-            "H17",
-            vec![oldstyle(1, &[0; 100])],
-            refuse(PeerMisbehaved::ClosedMidMessage),
-        )
-        .closing(),
+        connecting("H15", vec![oldstyle(0, &[0; 124])], refuse(PeerMisbehaved::NoFlags)),
+        connecting("H17", vec![oldstyle(1, &[0; 100])], refuse(PeerMisbehaved::ClosedMidMessage))
+            .closing(),
         connecting("H18", vec![oldstyle(1, &[0xff; 124])], stands()),
     ]
 }
 
 fn stands() -> Outcome {
-    Outcome::Connects(|facts| {
-        facts
-            .export
-            .as_ref()
-            .is_some_and(|export| export.size == SIZE)
-    })
+    Outcome::Connects(|facts| facts.export.as_ref().is_some_and(|export| export.size == SIZE))
 }
 
 pub(super) fn option_cases() -> Vec<Case> {
@@ -102,10 +81,7 @@ pub(super) fn option_cases() -> Vec<Case> {
             refuse(PeerMisbehaved::AckWithData),
         ),
         then_go("O06", reply(opt::STRUCTURED_REPLY, rep::ERR_UNSUP, &[])),
-        then_go(
-            "O07",
-            reply(opt::STRUCTURED_REPLY, rep::ERR_INVALID, &[b'x'; 4096]),
-        ),
+        then_go("O07", reply(opt::STRUCTURED_REPLY, rep::ERR_INVALID, &[b'x'; 4096])),
         structured(
             "O08-text-of-4097",
             reply(opt::STRUCTURED_REPLY, rep::ERR_INVALID, &[b'x'; 4097]),
@@ -137,12 +113,8 @@ pub(super) fn option_cases() -> Vec<Case> {
             reply(opt::GO, 77, &[]),
             refuse(PeerMisbehaved::WrongReplyType),
         ),
-        go(
-            "O55",
-            export(SIZE, FLAGS)[..25].to_vec(),
-            refuse(PeerMisbehaved::ClosedMidMessage),
-        )
-        .closing(),
+        go("O55", export(SIZE, FLAGS)[..25].to_vec(), refuse(PeerMisbehaved::ClosedMidMessage))
+            .closing(),
         go(
             "O56-flags-of-every-kind",
             join(&[&export(SIZE, 0xffff), &ack(opt::GO)]),

@@ -146,9 +146,7 @@ fn succeeds() -> Outcome {
 
 /// A client that asks for nothing but the export.
 fn plain() -> ClientConfig {
-    ClientConfig::new()
-        .structured_replies(false)
-        .extended_headers(false)
+    ClientConfig::new().structured_replies(false).extended_headers(false)
 }
 
 /// A case of connecting: the server sends `bursts` and stays.
@@ -196,9 +194,7 @@ enum Form {
 
 impl Form {
     fn config(self) -> ClientConfig {
-        let structured = plain()
-            .structured_replies(true)
-            .meta_context("base:allocation");
+        let structured = plain().structured_replies(true).meta_context("base:allocation");
         match self {
             Self::Simple => plain(),
             Self::Structured => structured,
@@ -213,24 +209,18 @@ impl Form {
         let end = ack(opt::SET_META_CONTEXT);
         match self {
             Self::Simple => vec![greeting(3), granted()],
-            Self::Structured => vec![
-                greeting(3),
-                ack(opt::STRUCTURED_REPLY),
-                join(&[&one, &end]),
-                granted(),
-            ],
+            Self::Structured => {
+                vec![greeting(3), ack(opt::STRUCTURED_REPLY), join(&[&one, &end]), granted()]
+            }
             Self::TwoContexts => vec![
                 greeting(3),
                 ack(opt::STRUCTURED_REPLY),
                 join(&[&one, &context(7, b"x:y"), &end]),
                 granted(),
             ],
-            Self::Extended => vec![
-                greeting(3),
-                ack(opt::EXTENDED_HEADERS),
-                join(&[&one, &end]),
-                granted(),
-            ],
+            Self::Extended => {
+                vec![greeting(3), ack(opt::EXTENDED_HEADERS), join(&[&one, &end]), granted()]
+            }
         }
     }
 }

@@ -102,9 +102,7 @@ impl Case {
             let burst = until_cut(burst, cut);
             let taken = delivery.deliver(&mut negotiation, &mut Discard, burst);
             result = taken.map(|taken| early.extend(&burst[taken..]));
-            negotiation
-                .drain(&mut seen.sent, &Discard)
-                .expect("no payload");
+            negotiation.drain(&mut seen.sent, &Discard).expect("no payload");
             if result.is_err() {
                 break;
             }
@@ -112,9 +110,7 @@ impl Case {
                 asked = true;
                 negotiation.list().expect("idle");
             }
-            negotiation
-                .drain(&mut seen.sent, &Discard)
-                .expect("no payload");
+            negotiation.drain(&mut seen.sent, &Discard).expect("no payload");
         }
         let last = self.replies.is_empty() && self.closes || *cut == 0;
         if last && result.is_ok() && negotiation.phase() != Phase::Established {
@@ -150,9 +146,7 @@ impl Case {
         for command in &self.commands {
             let id = client.submit(*command).expect("a sound command");
             let payload = command.length.min(1 << 25) as usize;
-            memory
-                .buffers
-                .push((id, vec![BEFORE; payload + 2 * MARGIN]));
+            memory.buffers.push((id, vec![BEFORE; payload + 2 * MARGIN]));
         }
         client.drain(&mut seen.sent, &memory).expect("payload");
         let mut result = client.feed(early, &mut memory);

@@ -33,29 +33,17 @@ fn forms() -> Vec<Case> {
     let length = || dies(InvalidMessage::ChunkLength);
     let gap = |flags, offset, length| chunk(flags, kind::OFFSET_HOLE, ID, &hole(offset, length));
     vec![
-        read(
-            "X09",
-            &[simple(0, ID, &[DATA; 1024])],
-            spoilt(ReplyFault::SimpleReply),
-        ),
+        read("X09", &[simple(0, ID, &[DATA; 1024])], spoilt(ReplyFault::SimpleReply)),
         read("X10", &[simple(5, ID, &[])], fails(Errno::Io)),
         read("X23", &[piece(DONE, 4096, 0)], length()),
-        read(
-            "X24",
-            &[chunk(DONE, kind::OFFSET_DATA, ID, &[0; 7])],
-            length(),
-        ),
+        read("X24", &[chunk(DONE, kind::OFFSET_DATA, ID, &[0; 7])], length()),
         read("X25", &[piece(DONE, 4608, 1024)], outside()),
         read("X26", &[piece(DONE, 4095, 8)], outside()),
         read("X27", &[piece(DONE, u64::MAX - 3, 8)], outside()),
         read("X28", &[gap(DONE, 4096, 0)], length()),
         read("X29-hole-past-the-end", &[gap(DONE, 4096, 1025)], outside()),
         read("X30-hole-of-all", &[gap(DONE, 4096, 1024)], succeeds()),
-        read(
-            "X31",
-            &[chunk(DONE, kind::OFFSET_HOLE, ID, &[0; 11])],
-            length(),
-        ),
+        read("X31", &[chunk(DONE, kind::OFFSET_HOLE, ID, &[0; 11])], length()),
         read(
             "X35-claims-4-GiB",
             &[chunk_claim(DONE, kind::OFFSET_DATA, ID, u32::MAX, &[0; 8])],
@@ -66,12 +54,7 @@ fn forms() -> Vec<Case> {
             &[chunk(DONE, kind::BLOCK_STATUS, ID, &[0; 12])],
             dies(PeerMisbehaved::UnexpectedChunkType),
         ),
-        read(
-            "X43",
-            &[piece(MORE, 4096, 1024)],
-            dies(PeerMisbehaved::Closed),
-        )
-        .closing(),
+        read("X43", &[piece(MORE, 4096, 1024)], dies(PeerMisbehaved::Closed)).closing(),
         read(
             "X49",
             &[piece(DONE, 4096, 1024)[..500].to_vec()],
@@ -100,59 +83,24 @@ fn coverage() -> Vec<Case> {
         Outcome::Lives(vec![DONE_WELL, DONE_WELL]),
     );
     vec![
-        read(
-            "X32",
-            &[piece(MORE, 4096, 600), piece(DONE, 4608, 512)],
-            spoilt(ReplyFault::Overlap),
-        ),
-        read(
-            "X33",
-            &[piece(MORE, 4096, 512), piece(DONE, 4096, 512)],
-            spoilt(ReplyFault::Overlap),
-        ),
-        read(
-            "X34-one-half",
-            &[piece(DONE, 4096, 512)],
-            spoilt(ReplyFault::Incomplete),
-        ),
+        read("X32", &[piece(MORE, 4096, 600), piece(DONE, 4608, 512)], spoilt(ReplyFault::Overlap)),
+        read("X33", &[piece(MORE, 4096, 512), piece(DONE, 4096, 512)], spoilt(ReplyFault::Overlap)),
+        read("X34-one-half", &[piece(DONE, 4096, 512)], spoilt(ReplyFault::Incomplete)),
         read("X34-nothing", &[end()], spoilt(ReplyFault::Incomplete)),
         df(
             "X44",
             &[piece(MORE, 4096, 512), piece(DONE, 4608, 512)],
             spoilt(ReplyFault::Fragmented),
         ),
-        df(
-            "X45",
-            &[chunk(DONE, kind::ERROR, ID, &error(75, b""))],
-            fails(Errno::Overflow),
-        ),
-        read(
-            "X55-anomaly-first",
-            &[other, piece(DONE, 4096, 1024)],
-            succeeds(),
-        ),
-        read(
-            "X56",
-            &[piece(MORE, 4608, 512), piece(MORE, 4096, 512), end()],
-            succeeds(),
-        ),
+        df("X45", &[chunk(DONE, kind::ERROR, ID, &error(75, b""))], fails(Errno::Overflow)),
+        read("X55-anomaly-first", &[other, piece(DONE, 4096, 1024)], succeeds()),
+        read("X56", &[piece(MORE, 4608, 512), piece(MORE, 4096, 512), end()], succeeds()),
         read("X57", &[bytes.concat(), end()], succeeds()),
-        read(
-            "X58",
-            &[piece(MORE, 4096, 1024), failed(DONE)],
-            fails(Errno::Io),
-        ),
-        read(
-            "X59",
-            &[failed(MORE), piece(DONE, 4096, 1024)],
-            fails(Errno::Io),
-        ),
+        read("X58", &[piece(MORE, 4096, 1024), failed(DONE)], fails(Errno::Io)),
+        read("X59", &[failed(MORE), piece(DONE, 4096, 1024)], fails(Errno::Io)),
         read(
             "X60-first-error-counts",
-            &[
-                failed(MORE),
-                chunk(DONE, kind::ERROR, ID, &error(28, b"full")),
-            ],
+            &[failed(MORE), chunk(DONE, kind::ERROR, ID, &error(28, b"full"))],
             fails(Errno::Io),
         ),
         interleaved,

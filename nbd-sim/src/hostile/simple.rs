@@ -18,16 +18,8 @@ pub(super) fn cases() -> Vec<Case> {
         one("X00-sound", data(cookie(0)), succeeds()),
         one("X01", vec![0x11; 16], dies(InvalidMessage::ReplyMagic)),
         one("X02", historic, dies(InvalidMessage::ReplyMagic)),
-        one(
-            "X03",
-            simple(0, 0xdead, &[]),
-            dies(PeerMisbehaved::UnknownCookie),
-        ),
-        one(
-            "X04",
-            join(&[&simple(5, 0xdead, &[]), &data(cookie(0))]),
-            succeeds(),
-        ),
+        one("X03", simple(0, 0xdead, &[]), dies(PeerMisbehaved::UnknownCookie)),
+        one("X04", join(&[&simple(5, 0xdead, &[]), &data(cookie(0))]), succeeds()),
         two(
             "X07",
             join(&[&data(cookie(0)), &data(cookie(0)), &data(cookie(1))]),
@@ -38,22 +30,10 @@ pub(super) fn cases() -> Vec<Case> {
             join(&[&answer(5), &answer(5), &data(cookie(1))]),
             Outcome::Lives(vec![told(Errno::Io), DONE_WELL]),
         ),
-        one(
-            "X11",
-            chunk(DONE, kind::NONE, cookie(0), &[]),
-            dies(PeerMisbehaved::WrongReplyForm),
-        ),
+        one("X11", chunk(DONE, kind::NONE, cookie(0), &[]), dies(PeerMisbehaved::WrongReplyForm)),
         one("X12-unknown-error", answer(71), fails(Errno::Inval)),
-        one(
-            "X13-wrong-generation",
-            simple(0, 2 << 32, &[]),
-            dies(PeerMisbehaved::UnknownCookie),
-        ),
-        one(
-            "X47",
-            answer(108),
-            Outcome::Leaves(vec![told(Errno::Shutdown)]),
-        ),
+        one("X13-wrong-generation", simple(0, 2 << 32, &[]), dies(PeerMisbehaved::UnknownCookie)),
+        one("X47", answer(108), Outcome::Leaves(vec![told(Errno::Shutdown)])),
         one("X48", Vec::new(), dies(PeerMisbehaved::Closed)).closing(),
         one(
             "X48-in-data",
@@ -62,11 +42,7 @@ pub(super) fn cases() -> Vec<Case> {
         )
         .closing(),
         one("X52", Vec::new(), Outcome::Lives(vec![super::WAITING])),
-        one(
-            "X53",
-            join(&[&simple(5, 0, &[]), &data(cookie(0))]),
-            succeeds(),
-        ),
+        one("X53", join(&[&simple(5, 0, &[]), &data(cookie(0))]), succeeds()),
         two(
             "X56-out-of-order",
             join(&[&data(cookie(1)), &data(cookie(0))]),
@@ -74,12 +50,6 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         talking("X40-simple", Form::Simple, &[write], answer(0), succeeds()),
         // A structured session may answer anything but a read so.
-        talking(
-            "X40-mixed",
-            Form::Structured,
-            &[write],
-            answer(0),
-            succeeds(),
-        ),
+        talking("X40-mixed", Form::Structured, &[write], answer(0), succeeds()),
     ]
 }

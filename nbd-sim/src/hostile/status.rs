@@ -31,37 +31,18 @@ pub(super) fn cases() -> Vec<Case> {
     let end = chunk(DONE, kind::NONE, ID, &[]);
     let wide = status_ext(1, 1, &[(8192, 0)]);
     vec![
-        map(
-            "S00-sound",
-            report(DONE, 1, &[(4096, 0), (4096, 3)]),
-            succeeds(),
-        ),
+        map("S00-sound", report(DONE, 1, &[(4096, 0), (4096, 3)]), succeeds()),
         raw("S01", &status(1, &[])),
         raw("S02", &[0; 7]),
         raw("S03", &[0; 15]),
-        map(
-            "S05",
-            report(DONE, 9, &[(8192, 0)]),
-            spoilt(ReplyFault::UnknownContext),
-        ),
+        map("S05", report(DONE, 9, &[(8192, 0)]), spoilt(ReplyFault::UnknownContext)),
         map(
             "S06",
-            join(&[
-                &report(MORE, 1, &[(8192, 0)]),
-                &report(DONE, 1, &[(8192, 0)]),
-            ]),
+            join(&[&report(MORE, 1, &[(8192, 0)]), &report(DONE, 1, &[(8192, 0)])]),
             spoilt(ReplyFault::DuplicateContext),
         ),
-        map(
-            "S07",
-            report(DONE, 1, &[(0, 0), (8192, 0)]),
-            spoilt(ReplyFault::EmptyExtent),
-        ),
-        map(
-            "S08-last-reaches-beyond",
-            report(DONE, 1, &[(65536, 0)]),
-            succeeds(),
-        ),
+        map("S07", report(DONE, 1, &[(0, 0), (8192, 0)]), spoilt(ReplyFault::EmptyExtent)),
+        map("S08-last-reaches-beyond", report(DONE, 1, &[(65536, 0)]), succeeds()),
         map("S09", report(DONE, 1, &[(u32::MAX, 0); 3]), excess()),
         map("S10", report(DONE, 1, &[(8192, 0xffff_fffc)]), succeeds()),
         one("S11", report(DONE, 1, &[(4096, 0), (4096, 0)]), excess()),
@@ -73,10 +54,7 @@ pub(super) fn cases() -> Vec<Case> {
         map("S18-simple-error", simple(5, ID, &[]), fails(Errno::Io)),
         map(
             "S19",
-            join(&[
-                &report(MORE, 1, &[(8192, 0)]),
-                &chunk(DONE, kind::ERROR, ID, &error(5, b"")),
-            ]),
+            join(&[&report(MORE, 1, &[(8192, 0)]), &chunk(DONE, kind::ERROR, ID, &error(5, b""))]),
             fails(Errno::Io),
         ),
         map(
@@ -84,17 +62,10 @@ pub(super) fn cases() -> Vec<Case> {
             chunk(DONE, kind::BLOCK_STATUS_EXT, ID, &wide),
             dies(PeerMisbehaved::UnexpectedChunkType),
         ),
-        two(
-            "S21",
-            report(DONE, 1, &[(8192, 0)]),
-            spoilt(ReplyFault::MissingContext),
-        ),
+        two("S21", report(DONE, 1, &[(8192, 0)]), spoilt(ReplyFault::MissingContext)),
         two(
             "S22-both",
-            join(&[
-                &report(MORE, 7, &[(8192, 0)]),
-                &report(DONE, 1, &[(8192, 0)]),
-            ]),
+            join(&[&report(MORE, 7, &[(8192, 0)]), &report(DONE, 1, &[(8192, 0)])]),
             succeeds(),
         ),
     ]

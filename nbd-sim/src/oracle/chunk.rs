@@ -17,15 +17,8 @@ impl Oracle {
         let kind = reader.u16()?;
         let cookie = reader.u64()?;
         let offset = if extended { Some(reader.u64()?) } else { None };
-        let length = if extended {
-            reader.u64()?
-        } else {
-            u64::from(reader.u32()?)
-        };
-        let progress = self
-            .in_flight
-            .get(&cookie)
-            .ok_or(Fault::CookieUnknown(cookie))?;
+        let length = if extended { reader.u64()? } else { u64::from(reader.u32()?) };
+        let progress = self.in_flight.get(&cookie).ok_or(Fault::CookieUnknown(cookie))?;
         let request = &self.summary.requests[progress.index].request;
         let command = request.command;
         let sent = request.offset;
@@ -52,13 +45,7 @@ impl Oracle {
             self.check_width(*context, extents)?;
         }
         self.apply(flags, cookie, &body)?;
-        Ok(Message::Chunk {
-            flags,
-            kind,
-            cookie,
-            offset,
-            body,
-        })
+        Ok(Message::Chunk { flags, kind, cookie, offset, body })
     }
 
     /// "A server MUST NOT send a chunk where any variable-length portion of the chunk is
@@ -82,10 +69,7 @@ impl Oracle {
             let mut contexts = self.summary.contexts.iter();
             contexts.any(|context| context.id == id && context.name.starts_with("base:"))
         };
-        match extents
-            .iter()
-            .find(|extent| extent.flags > u64::from(u32::MAX))
-        {
+        match extents.iter().find(|extent| extent.flags > u64::from(u32::MAX)) {
             Some(extent) if base(context) => Err(Fault::WideStatus(extent.flags)),
             _ => Ok(()),
         }
@@ -113,10 +97,7 @@ fn parse_body(kind: u16, payload: &mut Reader<'_>) -> Result<ChunkBody, Stop> {
             if payload.left() == 0 {
                 return Err(Stop::Short);
             }
-            ChunkBody::Data {
-                offset,
-                data: payload.rest().to_vec(),
-            }
+            ChunkBody::Data { offset, data: payload.rest().to_vec() }
         }
         chunk::OFFSET_HOLE => match (payload.u64()?, payload.u32()?) {
             (_, 0) => return Err(Fault::Empty.into()),
@@ -152,24 +133,12 @@ fn parse_body(kind: u16, payload: &mut Reader<'_>) -> Result<ChunkBody, Stop> {
             let length = payload.u16()?;
             let message = string(payload.bytes(u64::from(length))?)?;
             let has_offset = kind == chunk::ERROR_OFFSET;
-            let offset = if has_offset {
-                Some(payload.u64()?)
-            } else {
-                None
-            };
-            ChunkBody::Error {
-                error,
-                message,
-                offset,
-            }
+            let offset = if has_offset { Some(payload.u64()?) } else { None };
+            ChunkBody::Error { error, message, offset }
         }
     })
 }
 
 fn extent(length: u64, flags: u64) -> Result<Extent, Fault> {
-    if length == 0 {
-        Err(Fault::Empty)
-    } else {
-        Ok(Extent { length, flags })
-    }
+    if length == 0 { Err(Fault::Empty) } else { Ok(Extent { length, flags }) }
 }

@@ -105,10 +105,7 @@ impl Oracle {
     pub(super) fn heed(&mut self, option: u32, reply: &OptionReply) -> Result<(), Fault> {
         match reply {
             OptionReply::Server { name, description } => {
-                self.haggling
-                    .heard
-                    .exports
-                    .push((name.clone(), description.clone()));
+                self.haggling.heard.exports.push((name.clone(), description.clone()));
             }
             OptionReply::Info(info) => self.heed_info(info)?,
             OptionReply::Context(context) => self.heed_context(option, context)?,
@@ -139,13 +136,7 @@ impl Oracle {
             if self.haggling.asked.as_ref().is_some_and(no_query) {
                 return Err(Fault::ContextUnasked);
             }
-            if self
-                .haggling
-                .heard
-                .contexts
-                .iter()
-                .any(|other| other.id == context.id)
-            {
+            if self.haggling.heard.contexts.iter().any(|other| other.id == context.id) {
                 return Err(Fault::ContextTwice(context.id));
             }
         }
@@ -257,20 +248,12 @@ impl Oracle {
             || has(flag::FAST_ZERO) && !has(flag::WRITE_ZEROES)
             || has(flag::DF) && !chunks
             || has(flag::BLOCK_STATUS_PAYLOAD) && !self.summary.extended;
-        if lies {
-            Err(Fault::TransmissionFlags(flags))
-        } else {
-            Ok(())
-        }
+        if lies { Err(Fault::TransmissionFlags(flags)) } else { Ok(()) }
     }
 }
 
 fn padding(reader: &mut Reader<'_>) -> Result<(), Stop> {
-    if reader
-        .bytes(numbers::PADDING)?
-        .iter()
-        .any(|byte| *byte != 0)
-    {
+    if reader.bytes(numbers::PADDING)?.iter().any(|byte| *byte != 0) {
         return Err(Fault::Padding.into());
     }
     Ok(())

@@ -72,11 +72,7 @@ impl Oracle {
         let length = reader.u32()?;
         let bytes = reader.bytes(u64::from(length))?;
         if option != sent {
-            return Err(Fault::ReplyOption {
-                sent,
-                found: option,
-            }
-            .into());
+            return Err(Fault::ReplyOption { sent, found: option }.into());
         }
         let mut body = Reader::new(bytes);
         let reply = match parse_reply(option, kind, &mut body) {
@@ -130,17 +126,13 @@ fn parse_reply(option: u32, kind: u32, body: &mut Reader<'_>) -> Result<OptionRe
         matches!(option, opt::EXPORT_NAME..=opt::LIST | opt::STARTTLS..=opt::EXTENDED_HEADERS);
     Ok(match (option, kind) {
         (_, rep::ACK) => OptionReply::Ack,
-        (_, code) if code & rep::ERROR_BIT != 0 => OptionReply::Error {
-            code,
-            text: string(body.rest())?,
-        },
+        (_, code) if code & rep::ERROR_BIT != 0 => {
+            OptionReply::Error { code, text: string(body.rest())? }
+        }
         (opt::LIST, rep::SERVER) => {
             let length = body.u32()?;
             let name = string(body.bytes(u64::from(length))?)?;
-            OptionReply::Server {
-                name,
-                description: string(body.rest())?,
-            }
+            OptionReply::Server { name, description: string(body.rest())? }
         }
         (opt::INFO | opt::GO, rep::INFO) => OptionReply::Info(parse_info(body)?),
         (opt::LIST_META_CONTEXT | opt::SET_META_CONTEXT, rep::META_CONTEXT) => {
@@ -152,20 +144,14 @@ fn parse_reply(option: u32, kind: u32, body: &mut Reader<'_>) -> Result<OptionRe
             OptionReply::Context(Context { id, name })
         }
         (option, kind) if defined => return Err(Fault::ReplyKind { option, kind }.into()),
-        (_, kind) => OptionReply::Other {
-            kind,
-            data: body.rest().to_vec(),
-        },
+        (_, kind) => OptionReply::Other { kind, data: body.rest().to_vec() },
     })
 }
 
 /// `NBD_REP_INFO`. The lengths of the fixed types follow from their layouts.
 fn parse_info(body: &mut Reader<'_>) -> Result<Info, Stop> {
     Ok(match body.u16()? {
-        info::EXPORT => Info::Export {
-            size: body.u64()?,
-            flags: body.u16()?,
-        },
+        info::EXPORT => Info::Export { size: body.u64()?, flags: body.u16()? },
         info::NAME => Info::Name(string(body.rest())?),
         info::DESCRIPTION => Info::Description(string(body.rest())?),
         info::BLOCK_SIZE => {
@@ -176,22 +162,10 @@ fn parse_info(body: &mut Reader<'_>) -> Result<Info, Stop> {
                 && preferred >= minimum.max(512)
                 && maximum >= preferred;
             if !legal {
-                return Err(Fault::BlockSizes {
-                    minimum,
-                    preferred,
-                    maximum,
-                }
-                .into());
+                return Err(Fault::BlockSizes { minimum, preferred, maximum }.into());
             }
-            Info::BlockSize(BlockSizes {
-                minimum,
-                preferred,
-                maximum,
-            })
+            Info::BlockSize(BlockSizes { minimum, preferred, maximum })
         }
-        kind => Info::Other {
-            kind,
-            data: body.rest().to_vec(),
-        },
+        kind => Info::Other { kind, data: body.rest().to_vec() },
     })
 }

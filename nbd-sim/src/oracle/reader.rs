@@ -52,24 +52,15 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn u16(&mut self) -> Result<u16, Stop> {
-        Ok(self
-            .bytes(2)?
-            .iter()
-            .fold(0, |number, byte| number << 8 | u16::from(*byte)))
+        Ok(self.bytes(2)?.iter().fold(0, |number, byte| number << 8 | u16::from(*byte)))
     }
 
     pub(super) fn u32(&mut self) -> Result<u32, Stop> {
-        Ok(self
-            .bytes(4)?
-            .iter()
-            .fold(0, |number, byte| number << 8 | u32::from(*byte)))
+        Ok(self.bytes(4)?.iter().fold(0, |number, byte| number << 8 | u32::from(*byte)))
     }
 
     pub(super) fn u64(&mut self) -> Result<u64, Stop> {
-        Ok(self
-            .bytes(8)?
-            .iter()
-            .fold(0, |number, byte| number << 8 | u64::from(*byte)))
+        Ok(self.bytes(8)?.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)))
     }
 }
 
@@ -85,6 +76,5 @@ pub(super) fn string(bytes: &[u8]) -> Result<String, Fault> {
 /// section "Metadata querying" wants it.
 pub(super) fn has_namespace(name: &str) -> bool {
     let unprintable = |c: char| c.is_whitespace() || c.is_control();
-    name.split_once(':')
-        .is_some_and(|(space, _)| !space.is_empty() && !space.contains(unprintable))
+    name.split_once(':').is_some_and(|(space, _)| !space.is_empty() && !space.contains(unprintable))
 }

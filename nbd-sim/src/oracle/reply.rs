@@ -25,14 +25,7 @@ pub(super) struct Progress {
 impl Progress {
     pub(super) fn new(index: usize, wanted: Vec<u32>) -> Self {
         let (pieces, status, failures) = Default::default();
-        Self {
-            index,
-            wanted,
-            begun: false,
-            pieces,
-            status,
-            failures,
-        }
+        Self { index, wanted, begun: false, pieces, status, failures }
     }
 }
 
@@ -54,10 +47,7 @@ impl Oracle {
     fn simple_reply(&mut self, chunks: bool, reader: &mut Reader<'_>) -> Result<Message, Stop> {
         let error = reader.u32()?;
         let cookie = reader.u64()?;
-        let progress = self
-            .in_flight
-            .get(&cookie)
-            .ok_or(Fault::CookieUnknown(cookie))?;
+        let progress = self.in_flight.get(&cookie).ok_or(Fault::CookieUnknown(cookie))?;
         let exchange = &self.summary.requests[progress.index];
         let command = exchange.request.command;
         if progress.begun {
@@ -79,18 +69,12 @@ impl Oracle {
                 Outcome::Read(vec![Piece::Data(exchange.request.offset, data.clone())])
             }
             (true, _) => Outcome::Done,
-            (false, _) => Outcome::Failed(vec![Failure {
-                error,
-                message: String::new(),
-                offset: None,
-            }]),
+            (false, _) => {
+                Outcome::Failed(vec![Failure { error, message: String::new(), offset: None }])
+            }
         };
         self.settle(cookie, outcome)?;
-        Ok(Message::SimpleReply {
-            error,
-            cookie,
-            data,
-        })
+        Ok(Message::SimpleReply { error, cookie, data })
     }
 
     /// Takes a chunk's payload into account; the last chunk settles the request.
@@ -119,20 +103,12 @@ impl Oracle {
                 check_extents(exchange, extents)?;
                 progress.status.push((*context, extents.clone()));
             }
-            ChunkBody::Error {
-                error,
-                message,
-                offset,
-            } => {
+            ChunkBody::Error { error, message, offset } => {
                 if let Some(offset) = *offset {
                     within(exchange, offset, 1)?;
                 }
                 let message = message.clone();
-                progress.failures.push(Failure {
-                    error: *error,
-                    message,
-                    offset: *offset,
-                });
+                progress.failures.push(Failure { error: *error, message, offset: *offset });
             }
         }
         if flags & DONE == 0 {
@@ -143,16 +119,10 @@ impl Oracle {
     }
 
     fn settle(&mut self, cookie: u64, outcome: Outcome) -> Result<(), Fault> {
-        let progress = self
-            .in_flight
-            .remove(&cookie)
-            .ok_or(Fault::CookieUnknown(cookie))?;
+        let progress = self.in_flight.remove(&cookie).ok_or(Fault::CookieUnknown(cookie))?;
         let exchange = &mut self.summary.requests[progress.index];
         let command = exchange.request.command;
-        let writes = matches!(
-            command,
-            Command::Write | Command::Trim | Command::WriteZeroes
-        );
+        let writes = matches!(command, Command::Write | Command::Trim | Command::WriteZeroes);
         let read_only = self.summary.flags.unwrap_or(0) & flag::READ_ONLY != 0;
         if writes && read_only && outcome == Outcome::Done {
             return Err(Fault::ReadOnly(command));
@@ -169,11 +139,7 @@ fn within(exchange: &Exchange, offset: u64, length: u64) -> Result<(), Fault> {
         .checked_sub(start)
         .and_then(|skip| skip.checked_add(length))
         .is_some_and(|end| end <= exchange.effect);
-    if inside {
-        Ok(())
-    } else {
-        Err(Fault::OutsideRequest { offset, length })
-    }
+    if inside { Ok(()) } else { Err(Fault::OutsideRequest { offset, length }) }
 }
 
 /// Puts content where it belongs; it must not overlap what came before.
@@ -194,9 +160,7 @@ fn place(progress: &mut Progress, exchange: &Exchange, piece: Piece) -> Result<(
     if exchange.request.flags & cmd_flag::DF != 0 && !progress.pieces.is_empty() {
         return Err(Fault::Fragmented);
     }
-    let index = progress
-        .pieces
-        .partition_point(|other| other.offset() < offset);
+    let index = progress.pieces.partition_point(|other| other.offset() < offset);
     progress.pieces.insert(index, piece);
     Ok(())
 }
@@ -225,11 +189,7 @@ fn conclude(progress: &mut Progress, exchange: &Exchange) -> Result<Outcome, Fau
     }
     match exchange.request.command {
         Command::Read => {
-            let found = progress
-                .pieces
-                .iter()
-                .map(Piece::length)
-                .fold(0, u64::saturating_add);
+            let found = progress.pieces.iter().map(Piece::length).fold(0, u64::saturating_add);
             let wanted = exchange.effect;
             if found != wanted {
                 return Err(Fault::Gap { found, wanted });

@@ -12,11 +12,7 @@ impl Oracle {
     /// "Request message".
     pub(super) fn request(&mut self, reader: &mut Reader<'_>) -> Result<Message, Stop> {
         let extended = self.summary.extended;
-        let due = if extended {
-            numbers::EXTENDED_REQUEST
-        } else {
-            numbers::REQUEST
-        };
+        let due = if extended { numbers::EXTENDED_REQUEST } else { numbers::REQUEST };
         let magic = reader.u32()?;
         if magic != due {
             return Err(Fault::Magic(u64::from(magic)).into());
@@ -25,25 +21,13 @@ impl Oracle {
         let command = Command::from_wire(reader.u16()?);
         let cookie = reader.u64()?;
         let offset = reader.u64()?;
-        let length = if extended {
-            reader.u64()?
-        } else {
-            u64::from(reader.u32()?)
-        };
+        let length = if extended { reader.u64()? } else { u64::from(reader.u32()?) };
         // "the write command always sends a payload of the bytes to be written", so a
         // client that forgets the flag is understood; `judge` notes it.
         let payload_flag = extended && flags & cmd_flag::PAYLOAD_LEN != 0;
         let has_payload = command == Command::Write || payload_flag;
         let payload = reader.bytes(if has_payload { length } else { 0 })?.to_vec();
-        let request = Request {
-            extended,
-            flags,
-            command,
-            cookie,
-            offset,
-            length,
-            payload,
-        };
+        let request = Request { extended, flags, command, cookie, offset, length, payload };
         if command == Command::Disconnect {
             self.judge(&request, 0);
             self.summary.ended = true;
@@ -55,26 +39,16 @@ impl Oracle {
         }
         let (effect, contexts) = self.scope(&request);
         self.judge(&request, effect);
-        self.in_flight
-            .insert(cookie, Progress::new(self.summary.requests.len(), contexts));
+        self.in_flight.insert(cookie, Progress::new(self.summary.requests.len(), contexts));
         let outcome = Outcome::Pending;
-        self.summary.requests.push(Exchange {
-            request: request.clone(),
-            effect,
-            outcome,
-        });
+        self.summary.requests.push(Exchange { request: request.clone(), effect, outcome });
         Ok(Message::Request(request))
     }
 
     /// How many bytes of the export a request is about, and the contexts whose status it
     /// asks for. A block status request may carry both in its payload.
     fn scope(&mut self, request: &Request) -> (u64, Vec<u32>) {
-        let selected: Vec<u32> = self
-            .summary
-            .contexts
-            .iter()
-            .map(|context| context.id)
-            .collect();
+        let selected: Vec<u32> = self.summary.contexts.iter().map(|context| context.id).collect();
         if request.command != Command::BlockStatus {
             return (request.length, Vec::new());
         }
@@ -92,12 +66,7 @@ impl Oracle {
 
     /// Notes every rule for clients that the request breaks.
     fn judge(&mut self, request: &Request, effect: u64) {
-        let Request {
-            command,
-            flags,
-            offset,
-            ..
-        } = *request;
+        let Request { command, flags, offset, .. } = *request;
         let offered = |bit| self.summary.flags.unwrap_or(0) & bit != 0;
         let mut breaches = Vec::new();
         let stray = flags & !self.allowed_flags(command);
@@ -144,11 +113,7 @@ impl Oracle {
     /// "Size constraints", and the end of the export.
     fn judge_range(&self, request: &Request, effect: u64, breaches: &mut Vec<Breach>) {
         let size = self.summary.size.unwrap_or(u64::MAX);
-        if request
-            .offset
-            .checked_add(effect)
-            .is_none_or(|end| end > size)
-        {
+        if request.offset.checked_add(effect).is_none_or(|end| end > size) {
             breaches.push(Breach::BeyondEnd);
         }
         let Some(sizes) = self.summary.block_sizes else {

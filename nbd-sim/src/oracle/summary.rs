@@ -161,8 +161,6 @@ impl Exchange {
 impl Summary {
     /// Every exchange of one command, in the order in which they were sent.
     pub fn exchanges(&self, command: Command) -> impl Iterator<Item = &Exchange> {
-        self.requests
-            .iter()
-            .filter(move |exchange| exchange.request.command == command)
+        self.requests.iter().filter(move |exchange| exchange.request.command == command)
     }
 }

@@ -34,10 +34,7 @@ const REASON: &str = "the disk is made of chance";
 impl Job {
     /// Success without data.
     pub(super) fn done(id: RequestId) -> Self {
-        Self {
-            id,
-            pieces: vec![Piece::Done],
-        }
+        Self { id, pieces: vec![Piece::Done] }
     }
 
     /// An error, perhaps after a part of a read.
@@ -69,10 +66,7 @@ impl Job {
         data: &[u8],
     ) -> Self {
         if !is_structured(server) || rng.one_in(3) {
-            return Self {
-                id,
-                pieces: vec![Piece::Whole],
-            };
+            return Self { id, pieces: vec![Piece::Whole] };
         }
         let most = if command.flags.contains(CommandFlags::DF) {
             usize::MAX
@@ -83,11 +77,7 @@ impl Job {
         let mut at = 0;
         while at < data.len() {
             let left = data.len() - at;
-            let length = if most == usize::MAX {
-                left
-            } else {
-                rng.between(1, most.min(left))
-            };
+            let length = if most == usize::MAX { left } else { rng.between(1, most.min(left)) };
             let zero = data[at..at + length].iter().all(|byte| *byte == 0);
             pieces.push(if zero && rng.one_in(2) {
                 Piece::Hole { at, length }
@@ -180,10 +170,7 @@ fn stripes(range: std::ops::Range<usize>) -> Vec<Extent> {
     let mut at = range.start;
     while at < range.end {
         let end = (at + 1024 - at % 1024).min(range.end);
-        extents.push(Extent {
-            length: (end - at) as u64,
-            status: (at / 1024 % 2) as u64,
-        });
+        extents.push(Extent { length: (end - at) as u64, status: (at / 1024 % 2) as u64 });
         at = end;
     }
     extents

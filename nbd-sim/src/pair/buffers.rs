@@ -25,12 +25,7 @@ impl Buffer {
     pub(super) fn new(command: Command, payload: usize, rng: &mut Rng) -> Self {
         let mut bytes = vec![CANARY; payload + 2 * MARGIN];
         rng.fill(&mut bytes[MARGIN..MARGIN + payload]);
-        Self {
-            command,
-            bytes,
-            extents: Vec::new(),
-            holes: 0,
-        }
+        Self { command, bytes, extents: Vec::new(), holes: 0 }
     }
 
     pub(super) fn payload(&self) -> &[u8] {
@@ -59,12 +54,7 @@ pub(super) struct Buffers {
 impl Buffers {
     pub(super) fn new(mut rng: Rng) -> Self {
         let scattered = rng.one_in(3);
-        Self {
-            slots: Vec::new(),
-            rng,
-            scattered,
-            broken: None,
-        }
+        Self { slots: Vec::new(), rng, scattered, broken: None }
     }
 
     pub(super) fn insert(&mut self, id: RequestId, buffer: Buffer) {
@@ -76,19 +66,16 @@ impl Buffers {
 
     pub(super) fn remove(&mut self, id: RequestId) -> Option<Buffer> {
         let slot = self.slots.get_mut(id.slot())?;
-        slot.take_if(|(owner, _)| *owner == id)
-            .map(|(_, buffer)| buffer)
+        slot.take_if(|(owner, _)| *owner == id).map(|(_, buffer)| buffer)
     }
 
     pub(super) fn is_write(&mut self, id: RequestId) -> bool {
-        self.find(id)
-            .is_some_and(|buffer| buffer.command.kind == CommandType::Write)
+        self.find(id).is_some_and(|buffer| buffer.command.kind == CommandType::Write)
     }
 
     fn find(&mut self, id: RequestId) -> Option<&mut Buffer> {
         let slot = self.slots.get_mut(id.slot())?.as_mut();
-        slot.filter(|(owner, _)| *owner == id)
-            .map(|(_, buffer)| buffer)
+        slot.filter(|(owner, _)| *owner == id).map(|(_, buffer)| buffer)
     }
 
     fn blame(&mut self, what: String) {
@@ -122,9 +109,7 @@ impl PayloadSink for Buffers {
         let end = chunk.at + chunk.length;
         let length = buffer.payload().len();
         if end > length {
-            self.blame(format!(
-                "a chunk up to {end} of {id:?}, which has {length} bytes"
-            ));
+            self.blame(format!("a chunk up to {end} of {id:?}, which has {length} bytes"));
         }
     }
 
@@ -151,11 +136,7 @@ impl PayloadSource for Buffers {
     fn bytes(&self, id: RequestId, at: usize, len: usize) -> &[u8] {
         match self.slots.get(id.slot()) {
             Some(Some((owner, buffer))) if *owner == id => {
-                let len = if self.scattered {
-                    len.min(1 + at % 700)
-                } else {
-                    len
-                };
+                let len = if self.scattered { len.min(1 + at % 700) } else { len };
                 part(buffer.payload(), at, len)
             }
             _ => &[],

@@ -241,11 +241,9 @@ impl ClientSide {
     fn take_events(&mut self, plan: &Plan, client: &mut Client) -> Result<bool, String> {
         while let Some(event) = client.poll_event() {
             match event {
-                Event::Completed {
-                    id,
-                    command,
-                    result,
-                } => self.completed(plan, client, id, command, result)?,
+                Event::Completed { id, command, result } => {
+                    self.completed(plan, client, id, command, result)?
+                }
                 Event::Anomaly(anomaly) => {
                     if matches!(plan.fault, Fault::None) {
                         return Err(format!("{anomaly:?} without a fault"));
@@ -367,10 +365,7 @@ fn command_without_payload_flag(mut command: Command) -> Command {
 
 fn lock_of(command: &Command) -> Lock {
     let start = command.offset as usize;
-    Lock {
-        range: start..start + command.length as usize,
-        changes: command.kind.modifies(),
-    }
+    Lock { range: start..start + command.length as usize, changes: command.kind.modifies() }
 }
 
 /// Errors of a pipe end a machine's life as the pipe's end does.

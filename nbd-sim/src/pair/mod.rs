@@ -148,13 +148,7 @@ impl Session {
         let (a, b) = pipe(&mut rng, to_server, to_client);
         let client = ClientSide::new(&plan, Link::new(a, plan.client_drive), rng.fork());
         let server = ServerSide::new(&plan, Link::new(b, plan.server_drive), rng.fork());
-        Self {
-            plan,
-            rng,
-            client,
-            server,
-            steps: 0,
-        }
+        Self { plan, rng, client, server, steps: 0 }
     }
 
     fn run(&mut self) -> Check {

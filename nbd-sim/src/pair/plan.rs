@@ -123,23 +123,11 @@ impl Plan {
         match self.fault {
             Fault::None => {}
             Fault::End { at_client, after } => {
-                let flow = if at_client {
-                    &mut to_client
-                } else {
-                    &mut to_server
-                };
+                let flow = if at_client { &mut to_client } else { &mut to_server };
                 flow.eof_at = Some(after);
             }
-            Fault::Flip {
-                to_client: client,
-                at,
-                bits,
-            } => {
-                let flow = if client {
-                    &mut to_client
-                } else {
-                    &mut to_server
-                };
+            Fault::Flip { to_client: client, at, bits } => {
+                let flow = if client { &mut to_client } else { &mut to_server };
                 flow.flip = Some((at, bits));
             }
         }
@@ -152,32 +140,23 @@ fn fault(rng: &mut Rng) -> Fault {
     let reach = rng.pick(&[64, 400, 4000, 60_000]);
     let at = rng.below(reach) as u64;
     match rng.below(8) {
-        0 => Fault::End {
-            at_client: true,
-            after: at,
-        },
-        1 => Fault::End {
-            at_client: false,
-            after: at,
-        },
-        2 | 3 => Fault::Flip {
-            to_client: true,
-            at,
-            bits: 1 << rng.below(8),
-        },
-        4 => Fault::Flip {
-            to_client: false,
-            at,
-            bits: 1 << rng.below(8),
-        },
+        0 => Fault::End { at_client: true, after: at },
+        1 => Fault::End { at_client: false, after: at },
+        2 | 3 => Fault::Flip { to_client: true, at, bits: 1 << rng.below(8) },
+        4 => Fault::Flip { to_client: false, at, bits: 1 << rng.below(8) },
         _ => Fault::None,
     }
 }
 
 fn limits(rng: &mut Rng) -> Limits {
-    Limits::default()
-        .scratch_len(16 << 10)
-        .direct_min(rng.pick(&[0, 1, 512, 4096, 32 << 10, usize::MAX]))
+    Limits::default().scratch_len(16 << 10).direct_min(rng.pick(&[
+        0,
+        1,
+        512,
+        4096,
+        32 << 10,
+        usize::MAX,
+    ]))
 }
 
 fn client_config(rng: &mut Rng, depth: u32, tls: bool) -> ClientConfig {

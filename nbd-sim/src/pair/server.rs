@@ -103,10 +103,8 @@ impl ServerSide {
         if let Err(error) = result {
             let _ = self.link.write(&mut *negotiation, &Discard);
             self.link.close();
-            let known = matches!(
-                error,
-                Error::Misbehaved(_) | Error::Invalid(_) | Error::Incompatible(_)
-            );
+            let known =
+                matches!(error, Error::Misbehaved(_) | Error::Invalid(_) | Error::Incompatible(_));
             return if known {
                 Ok(())
             } else {

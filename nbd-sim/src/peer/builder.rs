@@ -94,36 +94,20 @@ impl Server {
     #[must_use]
     pub fn nbd_server(exports: &str) -> ServerBuilder {
         let exports = exports.to_owned();
-        ServerBuilder::new(
-            Kind::NbdServer {
-                generic: String::new(),
-                exports,
-            },
-            &[],
-        )
+        ServerBuilder::new(Kind::NbdServer { generic: String::new(), exports }, &[])
     }
 
     /// Any program that listens on `{socket}` and stays in the foreground. It
     /// is ready when the socket accepts a connection.
     #[must_use]
     pub fn command(program: &str, args: &[&str]) -> ServerBuilder {
-        ServerBuilder::new(
-            Kind::Other {
-                program: program.to_owned(),
-            },
-            args,
-        )
+        ServerBuilder::new(Kind::Other { program: program.to_owned() }, args)
     }
 }
 
 impl ServerBuilder {
     fn new(kind: Kind, args: &[&str]) -> Self {
-        Self {
-            kind,
-            args: args.iter().map(Into::into).collect(),
-            env: Vec::new(),
-            tcp: None,
-        }
+        Self { kind, args: args.iter().map(Into::into).collect(), env: Vec::new(), tcp: None }
     }
 
     /// Adds one argument, taken literally when it is not UTF-8.
@@ -186,10 +170,7 @@ impl ServerBuilder {
         command.args(["--pdeathsig", "KILL"]);
         match listener {
             Some(socket) => {
-                command
-                    .arg(program::find("sh")?)
-                    .args(["-c", ACTIVATE, "sh"])
-                    .stdin(socket);
+                command.arg(program::find("sh")?).args(["-c", ACTIVATE, "sh"]).stdin(socket);
             }
             None => {
                 command.stdin(Stdio::null());
@@ -220,15 +201,11 @@ impl ServerBuilder {
         match self.kind {
             Kind::Nbdkit | Kind::QemuNbd => {}
             Kind::StorageDaemon | Kind::NbdServer { .. } | Kind::Other { .. } => {
-                return Err(PeerError::NoTcp {
-                    program: self.kind.program().to_owned(),
-                });
+                return Err(PeerError::NoTcp { program: self.kind.program().to_owned() });
             }
         }
         let listener = TcpListener::bind(address).map_err(while_doing("binding a TCP port"))?;
-        let bound = listener
-            .local_addr()
-            .map_err(while_doing("asking for the TCP port"))?;
+        let bound = listener.local_addr().map_err(while_doing("asking for the TCP port"))?;
         Ok((Endpoint::Tcp(bound), Some(listener.into())))
     }
 
@@ -291,12 +268,7 @@ impl ServerBuilder {
             .map_err(|errno| while_doing("becoming a subreaper")(errno.into()))?;
 
         let mut command = Command::new(path);
-        command
-            .arg("-C")
-            .arg(&config_path)
-            .arg("-p")
-            .arg(&pid_path)
-            .args(&self.args);
+        command.arg("-C").arg(&config_path).arg("-p").arg(&pid_path).args(&self.args);
         self.set_environment(&mut command);
         let starting = || while_doing(format!("starting `{program}`"));
         let stderr = log.try_clone().map_err(while_doing("sharing the log"))?;
@@ -304,24 +276,14 @@ impl ServerBuilder {
         let status = command.status().map_err(starting())?;
         let log = || fs::read_to_string(scratch.join(LOG)).unwrap_or_default();
         if !status.success() {
-            return Err(PeerError::Exited {
-                program: program.to_owned(),
-                status,
-                log: log(),
-            });
+            return Err(PeerError::Exited { program: program.to_owned(), status, log: log() });
         }
         let pid = wait_until(READY_WITHIN, || read_pid(&pid_path)).ok_or_else(|| {
-            PeerError::NotReady {
-                program: program.to_owned(),
-                waited: READY_WITHIN,
-                log: log(),
-            }
+            PeerError::NotReady { program: program.to_owned(), waited: READY_WITHIN, log: log() }
         })?;
         let mut server = Server::new(Process::adopt(program, pid)?, endpoint, scratch);
         wait_until_ready(&mut server, |server| {
-            server
-                .unix_path()
-                .is_some_and(|path| UnixStream::connect(path).is_ok())
+            server.unix_path().is_some_and(|path| UnixStream::connect(path).is_ok())
         })?;
         Ok(server)
     }
@@ -336,26 +298,14 @@ fn wait_until_ready(server: &mut Server, ready: impl Fn(&Server) -> bool) -> Res
     let program = server.program().to_owned();
     match ended {
         Some(None) => Ok(()),
-        Some(Some(status)) => Err(PeerError::Exited {
-            program,
-            status,
-            log: server.log(),
-        }),
-        None => Err(PeerError::NotReady {
-            program,
-            waited: READY_WITHIN,
-            log: server.log(),
-        }),
+        Some(Some(status)) => Err(PeerError::Exited { program, status, log: server.log() }),
+        None => Err(PeerError::NotReady { program, waited: READY_WITHIN, log: server.log() }),
     }
 }
 
 /// The number in a pid file, once it has been written in full.
 fn read_pid(path: &PathBuf) -> Option<u32> {
-    fs::read_to_string(path)
-        .ok()?
-        .strip_suffix('\n')?
-        .parse()
-        .ok()
+    fs::read_to_string(path).ok()?.strip_suffix('\n')?.parse().ok()
 }
 
 fn fill_in(arg: OsString, scratch: &Scratch) -> OsString {

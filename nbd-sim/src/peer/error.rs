@@ -83,8 +83,5 @@ pub enum PeerError {
 
 /// Turns an IO error into a [`PeerError::Io`] that says what was being done.
 pub(super) fn while_doing(doing: impl Into<String>) -> impl FnOnce(io::Error) -> PeerError {
-    move |source| PeerError::Io {
-        doing: doing.into(),
-        source,
-    }
+    move |source| PeerError::Io { doing: doing.into(), source }
 }

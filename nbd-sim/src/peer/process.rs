@@ -34,10 +34,7 @@ pub(super) struct Process {
 impl Process {
     /// Starts `command` as the leader of a new group.
     pub(super) fn spawn(program: &str, command: &mut Command) -> Result<Self, PeerError> {
-        let child = command
-            .process_group(0)
-            .spawn()
-            .map_err(starting(program))?;
+        let child = command.process_group(0).spawn().map_err(starting(program))?;
         Self::adopt(program, child.id())
     }
 
@@ -77,11 +74,7 @@ impl Process {
             .and_then(Pid::from_raw)
             .ok_or_else(|| io::Error::other(format!("{pid} is no process id")))
             .map_err(starting(program))?;
-        Ok(Self {
-            program: program.to_owned(),
-            pid,
-            status: None,
-        })
+        Ok(Self { program: program.to_owned(), pid, status: None })
     }
 
     pub(super) fn pid(&self) -> u32 {
@@ -122,10 +115,7 @@ impl Process {
     /// belong to another group.
     fn has_ended(&self) -> bool {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        !matches!(
-            waitid(WaitId::Pid(self.pid), options),
-            Ok(None) | Err(Errno::INTR)
-        )
+        !matches!(waitid(WaitId::Pid(self.pid), options), Ok(None) | Err(Errno::INTR))
     }
 
     /// Kills what is left of the group and reaps every member that is ours.
@@ -151,9 +141,7 @@ impl Drop for Process {
             return;
         }
         // A stopped process acts on SIGTERM only once it goes on.
-        let asked = self
-            .signal(Signal::TERM)
-            .and_then(|()| self.signal(Signal::CONT));
+        let asked = self.signal(Signal::TERM).and_then(|()| self.signal(Signal::CONT));
         if asked.is_err() || self.wait_within(GRACE).is_none() {
             self.kill();
         }

@@ -74,9 +74,7 @@ pub fn nbd_program() -> Result<PathBuf, PeerError> {
         return if is_program(&path) {
             Ok(path)
         } else {
-            Err(PeerError::NotBuilt {
-                looked_in: path.display().to_string(),
-            })
+            Err(PeerError::NotBuilt { looked_in: path.display().to_string() })
         };
     }
     let test = env::current_exe().map_err(while_doing("finding the running test"))?;
@@ -86,12 +84,9 @@ pub fn nbd_program() -> Result<PathBuf, PeerError> {
         .take(2)
         .map(|dir| dir.join("nbd"))
         .find(|p| is_program(p))
-        .ok_or_else(|| PeerError::NotBuilt {
-            looked_in: dir.display().to_string(),
-        })
+        .ok_or_else(|| PeerError::NotBuilt { looked_in: dir.display().to_string() })
 }
 
 fn is_program(path: &Path) -> bool {
-    path.metadata()
-        .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+    path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }

@@ -62,10 +62,7 @@ impl Scratch {
     pub fn qcow2_image(&self, name: &str, len: u64) -> Result<PathBuf, PeerError> {
         let path = self.join(name);
         let mut create = tool("qemu-img")?;
-        create
-            .args(["create", "-q", "-f", "qcow2"])
-            .arg(&path)
-            .arg(len.to_string());
+        create.args(["create", "-q", "-f", "qcow2"]).arg(&path).arg(len.to_string());
         run(&mut create)?.success()?;
         Ok(path)
     }

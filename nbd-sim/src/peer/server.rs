@@ -34,11 +34,7 @@ pub struct Server {
 
 impl Server {
     pub(super) fn new(process: Process, endpoint: Endpoint, scratch: Scratch) -> Self {
-        Self {
-            process,
-            endpoint,
-            scratch,
-        }
+        Self { process, endpoint, scratch }
     }
 
     /// The NBD URI of the default export.

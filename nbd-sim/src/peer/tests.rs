@@ -46,11 +46,7 @@ fn tcp_servers_get_a_free_port() -> TestResult {
         Server::qemu_nbd(&["-f", "raw"]).arg(image).tcp().start()?,
     ];
     for server in &servers {
-        assert!(
-            server
-                .tcp_address()
-                .is_some_and(|address| address.port() != 0)
-        );
+        assert!(server.tcp_address().is_some_and(|address| address.port() != 0));
         assert!(server.unix_path().is_none());
         assert_eq!(size(&server.uri())?, "1048576", "{}", server.uri());
     }
@@ -64,9 +60,7 @@ fn qemu_nbd_serves_raw_and_qcow2() -> TestResult {
     let qcow2 = scratch.qcow2_image("disk.qcow2", 3 * MEGABYTE)?;
     let server = Server::qemu_nbd(&["-f", "raw"]).arg(raw).start()?;
     assert_eq!(size(&server.uri())?, "1048576");
-    let server = Server::qemu_nbd(&["-f", "qcow2", "-x", "name"])
-        .arg(qcow2)
-        .start()?;
+    let server = Server::qemu_nbd(&["-f", "qcow2", "-x", "name"]).arg(qcow2).start()?;
     assert_eq!(size(&server.export_uri("name"))?, "3145728");
     Ok(())
 }
@@ -90,9 +84,7 @@ fn nbd_server_serves_two_at_once_and_is_reaped() -> TestResult {
     let image = scratch.raw_image("disk.img", MEGABYTE)?;
     let exports = format!("[a b]\nexportname = {}\n", image.display());
     let one = Server::nbd_server(&exports).start()?;
-    let two = Server::nbd_server(&exports)
-        .generic("maxconnections = 2")
-        .start()?;
+    let two = Server::nbd_server(&exports).generic("maxconnections = 2").start()?;
     for server in [one, two] {
         assert_eq!(size(&server.export_uri("a b"))?, "1048576");
         let pid = server.pid();
@@ -127,16 +119,12 @@ fn a_frozen_server_answers_nothing_until_it_goes_on() -> TestResult {
     let path = server.unix_path().expect("it listens on a Unix socket");
     server.stop()?;
     let mut client = UnixStream::connect(path).expect("the kernel accepts");
-    client
-        .set_read_timeout(Some(Duration::from_millis(100)))
-        .expect("a timeout is set");
+    client.set_read_timeout(Some(Duration::from_millis(100))).expect("a timeout is set");
     let mut greeting = [0; 18];
     let silence = io::Read::read_exact(&mut client, &mut greeting).map_err(|error| error.kind());
     assert_eq!(silence, Err(io::ErrorKind::WouldBlock));
     server.cont()?;
-    client
-        .set_read_timeout(Some(Duration::from_secs(10)))
-        .expect("a timeout is set");
+    client.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout is set");
     io::Read::read_exact(&mut client, &mut greeting).expect("the greeting comes");
     assert_eq!(&greeting[..8], b"NBDMAGIC");
     // Dropped while frozen, it must still end within the grace period.
@@ -145,14 +133,10 @@ fn a_frozen_server_answers_nothing_until_it_goes_on() -> TestResult {
 
 #[test]
 fn an_early_end_is_told_in_the_servers_own_words() -> TestResult {
-    let error = Server::nbdkit(&["no-such-plugin"])
-        .start()
-        .expect_err("there is no such plugin");
+    let error = Server::nbdkit(&["no-such-plugin"]).start().expect_err("there is no such plugin");
     assert!(matches!(error, PeerError::Exited { .. }), "{error}");
     assert!(error.to_string().contains("no-such-plugin"), "{error}");
-    let error = Server::nbd_server("[a]\nreadonly = true\n")
-        .start()
-        .expect_err("no exportname");
+    let error = Server::nbd_server("[a]\nreadonly = true\n").start().expect_err("no exportname");
     assert!(matches!(error, PeerError::Exited { .. }), "{error}");
     assert!(error.to_string().contains("exportname"), "{error}");
     Ok(())
@@ -160,9 +144,7 @@ fn an_early_end_is_told_in_the_servers_own_words() -> TestResult {
 
 #[test]
 fn a_missing_program_is_named() {
-    let error = tool("no-such-tool")
-        .expect_err("there is no such tool")
-        .to_string();
+    let error = tool("no-such-tool").expect_err("there is no such tool").to_string();
     assert!(error.contains("`no-such-tool` is not installed"), "{error}");
 }
 
@@ -171,10 +153,7 @@ fn a_tool_that_hangs_is_killed_with_its_children() -> TestResult {
     let mut hang = tool("sh")?;
     hang.args(["-c", "echo begun; sleep 1000 & wait"]);
     let error = run_within(Duration::from_millis(200), &mut hang).expect_err("it hangs");
-    assert!(
-        matches!(&error, PeerError::TimedOut { output, .. } if output == "begun\n"),
-        "{error}"
-    );
+    assert!(matches!(&error, PeerError::TimedOut { output, .. } if output == "begun\n"), "{error}");
     Ok(())
 }
 
@@ -182,15 +161,9 @@ fn a_tool_that_hangs_is_killed_with_its_children() -> TestResult {
 fn a_failing_tool_is_an_error_only_when_success_is_asked_for() -> TestResult {
     let finished = run(tool("sh")?.args(["-c", "echo out; echo err >&2; exit 3"]))?;
     assert_eq!(finished.status.code(), Some(3));
-    assert_eq!(
-        (&finished.stdout[..], &finished.stderr[..]),
-        (&b"out\n"[..], &b"err\n"[..])
-    );
+    assert_eq!((&finished.stdout[..], &finished.stderr[..]), (&b"out\n"[..], &b"err\n"[..]));
     let error = finished.success().expect_err("3 is no success").to_string();
-    assert!(
-        error.contains("exit status: 3") && error.contains("err"),
-        "{error}"
-    );
+    assert!(error.contains("exit status: 3") && error.contains("err"), "{error}");
     Ok(())
 }
 
@@ -199,11 +172,7 @@ fn a_crash_is_seen() -> TestResult {
     let mut server = Server::nbdkit(&["memory", "1M"]).start()?;
     assert_eq!(server.try_wait(), None);
     server.kill();
-    assert!(
-        server
-            .try_wait()
-            .is_some_and(|status: ExitStatus| !status.success())
-    );
+    assert!(server.try_wait().is_some_and(|status: ExitStatus| !status.success()));
     Ok(())
 }
 

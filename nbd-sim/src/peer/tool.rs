@@ -21,9 +21,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// [`PeerError::Missing`], naming the Debian package.
 pub fn tool(name: &str) -> Result<Command, PeerError> {
     let mut command = Command::new(program::find(name)?);
-    command
-        .env("PATH", program::search_path())
-        .stdin(Stdio::null());
+    command.env("PATH", program::search_path()).stdin(Stdio::null());
     Ok(command)
 }
 
@@ -48,11 +46,7 @@ impl Finished {
     pub fn success(self) -> Result<String, PeerError> {
         if !self.status.success() {
             let output = both(&self.stdout, &self.stderr);
-            return Err(PeerError::Failed {
-                program: self.program,
-                status: self.status,
-                output,
-            });
+            return Err(PeerError::Failed { program: self.program, status: self.status, output });
         }
         let mut text = String::from_utf8_lossy(&self.stdout).into_owned();
         text.truncate(text.trim_end_matches('\n').len());
@@ -91,18 +85,9 @@ pub fn run_within(limit: Duration, command: &mut Command) -> Result<Finished, Pe
     let stdout = read_back(&mut stdout).map_err(capturing())?;
     let stderr = read_back(&mut stderr).map_err(capturing())?;
     if ended.is_none() {
-        return Err(PeerError::TimedOut {
-            program,
-            limit,
-            output: both(&stdout, &stderr),
-        });
+        return Err(PeerError::TimedOut { program, limit, output: both(&stdout, &stderr) });
     }
-    Ok(Finished {
-        program,
-        status,
-        stdout,
-        stderr,
-    })
+    Ok(Finished { program, status, stdout, stderr })
 }
 
 fn output_file() -> io::Result<(File, Stdio)> {

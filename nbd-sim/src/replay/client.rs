@@ -147,9 +147,9 @@ impl Player {
                 }
                 Ok(())
             }
-            Life::Talking(client) => delivery
-                .deliver(&mut **client, &mut self.trace, bytes)
-                .map(|_| ()),
+            Life::Talking(client) => {
+                delivery.deliver(&mut **client, &mut self.trace, bytes).map(|_| ())
+            }
             Life::Over => Ok(()),
         }
     }
@@ -181,11 +181,7 @@ impl Player {
             Life::Haggling(negotiation) => {
                 self.trace.negotiated = negotiation.negotiated().clone();
                 // A session that ends in the negotiation need not be aborted.
-                if negotiation.phase() == Phase::Busy {
-                    negotiation.eof()
-                } else {
-                    Ok(())
-                }
+                if negotiation.phase() == Phase::Busy { negotiation.eof() } else { Ok(()) }
             }
             Life::Talking(client) => {
                 let end = client.eof();
@@ -215,24 +211,12 @@ fn negotiate(negotiation: &mut Negotiation, action: &Action) -> Result<(), Error
         Action::Option(opt::STRUCTURED_REPLY) => negotiation.structured_replies(),
         Action::Option(opt::EXTENDED_HEADERS) => negotiation.extended_headers(),
         Action::Option(_) => negotiation.abort(),
-        Action::Export {
-            go,
-            name,
-            block_sizes,
-            full_info,
-        } => {
+        Action::Export { go, name, block_sizes, full_info } => {
             negotiation.set_export_name(name.clone())?;
             negotiation.reconfigure(|config| {
-                config
-                    .export(name.clone())
-                    .block_sizes(*block_sizes)
-                    .full_info(*full_info)
+                config.export(name.clone()).block_sizes(*block_sizes).full_info(*full_info)
             })?;
-            if *go {
-                negotiation.go()
-            } else {
-                negotiation.info()
-            }
+            if *go { negotiation.go() } else { negotiation.info() }
         }
         Action::Contexts { set, name, queries } => {
             negotiation.reconfigure(|config| config.export(name.clone()))?;

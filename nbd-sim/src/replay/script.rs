@@ -101,11 +101,7 @@ impl ClientScript {
             .request_meta_contexts(false)
             .option_mode(true)
             .handshake_flags(offered);
-        Ok(Self {
-            config,
-            items,
-            summary: oracle.summary().clone(),
-        })
+        Ok(Self { config, items, summary: oracle.summary().clone() })
     }
 
     /// How many bytes the server sends.
@@ -119,13 +115,10 @@ impl ClientScript {
 }
 
 fn options_of(oracle: &Oracle) -> Vec<u32> {
-    let options = oracle
-        .messages()
-        .iter()
-        .filter_map(|message| match message {
-            Message::Option { option, .. } => Some(*option),
-            _ => None,
-        });
+    let options = oracle.messages().iter().filter_map(|message| match message {
+        Message::Option { option, .. } => Some(*option),
+        _ => None,
+    });
     options.collect()
 }
 
@@ -221,9 +214,8 @@ impl Rewriter {
                 Message::Chunk { cookie, offset, .. } => {
                     let (header, field) = if offset.is_some() { (32, 8) } else { (20, 4) };
                     let length = &self.rest[header - field..header];
-                    let body = length
-                        .iter()
-                        .fold(0usize, |sum, byte| sum << 8 | usize::from(*byte));
+                    let body =
+                        length.iter().fold(0usize, |sum, byte| sum << 8 | usize::from(*byte));
                     (header + body, cookie)
                 }
                 // The negotiation has no cookies.

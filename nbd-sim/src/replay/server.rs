@@ -47,11 +47,7 @@ impl ServerScript {
             Message::Greeting { flags } => Some(HandshakeFlags::from_bits_truncate(*flags)),
             _ => None,
         });
-        let tls = if summary.tls == Tls::Started {
-            TlsPolicy::Allow
-        } else {
-            TlsPolicy::Disable
-        };
+        let tls = if summary.tls == Tls::Started { TlsPolicy::Allow } else { TlsPolicy::Disable };
         let config = ServerConfig::new()
             .structured_replies(summary.structured || summary.extended)
             .extended_headers(summary.extended)
@@ -127,9 +123,7 @@ struct Player {
 
 impl Player {
     fn arrive(&mut self, bytes: &[u8], delivery: Delivery) -> Result<(), Error> {
-        self.oracle
-            .client_bytes(bytes)
-            .expect("the recorded client is sound");
+        self.oracle.client_bytes(bytes).expect("the recorded client is sound");
         let mut bytes = [std::mem::take(&mut self.early), bytes.to_vec()].concat();
         while !bytes.is_empty() {
             let taken = match &mut self.life {
@@ -171,9 +165,7 @@ impl Player {
                 }
                 Life::Over => false,
             };
-            self.oracle
-                .server_bytes(&sent)
-                .unwrap_or_else(|error| panic!("our server: {error}"));
+            self.oracle.server_bytes(&sent).unwrap_or_else(|error| panic!("our server: {error}"));
             let more = self.settle()?;
             if !again && !more {
                 return Ok(());
@@ -219,11 +211,7 @@ impl Player {
         };
         let summary = self.oracle.finish().expect("whole messages").clone();
         ServerTrace {
-            outcomes: summary
-                .requests
-                .iter()
-                .map(|exchange| exchange.outcome.clone())
-                .collect(),
+            outcomes: summary.requests.iter().map(|exchange| exchange.outcome.clone()).collect(),
             summary,
             disk: self.disk,
             end: result.and(ended).err(),
@@ -296,10 +284,7 @@ fn perform(
             server.reply_data(id)
         }
         CommandType::BlockStatus => {
-            let extent = Extent {
-                length: command.length,
-                status: 0,
-            };
+            let extent = Extent { length: command.length, status: 0 };
             for context in server.contexts(id) {
                 server.send_extents(id, context, &[extent], false)?;
             }

@@ -105,27 +105,22 @@ fn option(name: &str) -> Vec<u8> {
         "list" => (OptionCode::List, Vec::new()),
         "starttls" => (OptionCode::StartTls, Vec::new()),
         "info" => (OptionCode::Info, info("disk", &[])),
-        "info-requests" => (
-            OptionCode::Info,
-            info("disk", &[Kind::Name, Kind::Description, Kind::BlockSize]),
-        ),
+        "info-requests" => {
+            (OptionCode::Info, info("disk", &[Kind::Name, Kind::Description, Kind::BlockSize]))
+        }
         "go" => (OptionCode::Go, info("disk", &[Kind::BlockSize])),
         "go-default" => (OptionCode::Go, info("", &[])),
         "structured-reply" => (OptionCode::StructuredReply, Vec::new()),
         "list-meta-context" => (OptionCode::ListMetaContext, contexts("disk", &[])),
         "list-meta-context-query" => (OptionCode::ListMetaContext, contexts("disk", &["base:"])),
-        "set-meta-context" => (
-            OptionCode::SetMetaContext,
-            contexts("disk", &["base:allocation", "x:y"]),
-        ),
+        "set-meta-context" => {
+            (OptionCode::SetMetaContext, contexts("disk", &["base:allocation", "x:y"]))
+        }
         "set-meta-context-none" => (OptionCode::SetMetaContext, contexts("", &[])),
         "extended-headers" => (OptionCode::ExtendedHeaders, Vec::new()),
         _ => unknown(name),
     };
-    let header = OptionHeader {
-        option: option.to_wire(),
-        length: data.len() as u32,
-    };
+    let header = OptionHeader { option: option.to_wire(), length: data.len() as u32 };
     join(&[&header.encode(), &data])
 }
 
@@ -149,15 +144,8 @@ fn reply(name: &str) -> Vec<u8> {
     };
     let info = |option, info: Info| (option, ReplyType::Info, written(|out| info.encode(out)));
     let server = |description: &str| {
-        let entry = ExportEntry {
-            name: "disk".to_owned(),
-            description: description.to_owned(),
-        };
-        (
-            Opt::List,
-            ReplyType::Server,
-            written(|out| entry.encode(out)),
-        )
+        let entry = ExportEntry { name: "disk".to_owned(), description: description.to_owned() };
+        (Opt::List, ReplyType::Server, written(|out| entry.encode(out)))
     };
     let context = |option, id, name: &str| {
         let name = name.to_owned();
@@ -188,11 +176,7 @@ fn reply(name: &str) -> Vec<u8> {
         "info-description" => info(Opt::Go, Info::Description("Hi".to_owned())),
         "info-block-size" => info(
             Opt::Go,
-            Info::BlockSize(BlockSizes {
-                minimum: 512,
-                preferred: 4096,
-                maximum: 32 << 20,
-            }),
+            Info::BlockSize(BlockSizes { minimum: 512, preferred: 4096, maximum: 32 << 20 }),
         ),
         "meta-context-list" => context(Opt::ListMetaContext, 0, "base:allocation"),
         "meta-context" => context(Opt::SetMetaContext, 1, "base:allocation"),
@@ -225,15 +209,10 @@ fn written(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
 
 fn export_name_reply(name: &str) -> Vec<u8> {
     use TransmissionFlags as Flag;
-    let header = |flags| ExportHeader {
-        size: 1 << 20,
-        flags,
-    };
+    let header = |flags| ExportHeader { size: 1 << 20, flags };
     match name {
         "zeroes" => join(&[&header(Flag::HAS_FLAGS).encode_newstyle(), &[0; 124]]),
-        "no-zeroes" => header(Flag::HAS_FLAGS | Flag::READ_ONLY)
-            .encode_newstyle()
-            .to_vec(),
+        "no-zeroes" => header(Flag::HAS_FLAGS | Flag::READ_ONLY).encode_newstyle().to_vec(),
         _ => unknown(name),
     }
 }
@@ -243,11 +222,7 @@ fn request(name: &str, extended: bool) -> Vec<u8> {
     use CommandType as Kind;
     let wide = |length: u64, compact: u64| if extended { length } else { compact };
     let fast = Flag::FUA | Flag::FAST_ZERO;
-    let write = if extended {
-        Flag::FUA | Flag::PAYLOAD_LEN
-    } else {
-        Flag::FUA
-    };
+    let write = if extended { Flag::FUA | Flag::PAYLOAD_LEN } else { Flag::FUA };
     let (kind, flags, length) = match name {
         "read" => (Kind::Read, Flag::empty(), 8),
         "read-df" => (Kind::Read, Flag::DF, 8),
@@ -317,18 +292,11 @@ fn chunk(name: &str, extended: bool) -> Vec<u8> {
     let offset = OffsetData { offset: 1 << 16 }.encode();
     let hole = |offset, length| OffsetHole { offset, length }.encode().to_vec();
     let error = |errno: Errno, text: &str| {
-        let head = ErrorHead {
-            error: errno.to_wire(),
-            message_length: text.len() as u16,
-        };
+        let head = ErrorHead { error: errno.to_wire(), message_length: text.len() as u16 };
         join(&[&head.encode(), text.as_bytes()])
     };
     let at = |offset: u64| offset.to_be_bytes();
-    let status_kind = if extended {
-        Kind::BlockStatusExt
-    } else {
-        Kind::BlockStatus
-    };
+    let status_kind = if extended { Kind::BlockStatusExt } else { Kind::BlockStatus };
     let wide = |length: u64, compact: u64| if extended { length } else { compact };
     let done = !matches!(
         name,
@@ -342,10 +310,7 @@ fn chunk(name: &str, extended: bool) -> Vec<u8> {
         "offset-hole" => (Kind::OffsetHole, hole(65536, 8)),
         "block-status" => {
             let length = wide(1 << 32, 4096);
-            (
-                status_kind,
-                status(1, &[(length, 0), (length, 3)], extended),
-            )
+            (status_kind, status(1, &[(length, 0), (length, 3)], extended))
         }
         "block-status-last" => {
             let (length, flags) = (wide(1 << 33, 8192), wide((1 << 32) + 1, 1));
@@ -374,11 +339,7 @@ fn chunk(name: &str, extended: bool) -> Vec<u8> {
         }
     };
     let header = ChunkHeader {
-        flags: if done {
-            ReplyFlags::DONE
-        } else {
-            ReplyFlags::empty()
-        },
+        flags: if done { ReplyFlags::DONE } else { ReplyFlags::empty() },
         kind: kind.to_wire(),
         cookie: COOKIE,
         offset: if name == "none-flush" { 0 } else { 1 << 16 },
@@ -399,10 +360,7 @@ fn status(context: u32, extents: &[(u64, u64)], extended: bool) -> Vec<u8> {
         context.to_be_bytes().to_vec()
     };
     for (length, status) in extents {
-        let extent = Extent {
-            length: *length,
-            status: *status,
-        };
+        let extent = Extent { length: *length, status: *status };
         if extended {
             body.extend(extent.encode_extended());
         } else {

@@ -45,11 +45,7 @@ pub(crate) fn read_and_written(name: &str, bytes: &[u8]) -> Vec<u8> {
         "chunk" => {
             let (head, body) = bytes.split_first_chunk().unwrap();
             let header = ChunkHeader::decode_structured(head).unwrap();
-            [
-                header.encode_structured().unwrap().as_slice(),
-                &chunk(header, body),
-            ]
-            .concat()
+            [header.encode_structured().unwrap().as_slice(), &chunk(header, body)].concat()
         }
         "xchunk" => {
             let (head, body) = bytes.split_first_chunk().unwrap();
@@ -68,11 +64,7 @@ fn greeting(bytes: &[u8]) -> Vec<u8> {
         Style::Newstyle => out.extend(rest),
         Style::Oldstyle => {
             let (head, padding) = rest.split_first_chunk().unwrap();
-            out.extend(
-                ExportHeader::decode_oldstyle(head)
-                    .unwrap()
-                    .encode_oldstyle(),
-            );
+            out.extend(ExportHeader::decode_oldstyle(head).unwrap().encode_oldstyle());
             out.extend(padding);
         }
     }

@@ -39,11 +39,7 @@ fn option_data() {
         let line = format!("C: 49484156454f5054 {rest}");
         breaching(FIXED, &[&line], &[Breach::OptionData(option)]);
     }
-    breaching(
-        FIXED,
-        &["C option.set-meta-context"],
-        &[Breach::ContextsTooEarly],
-    );
+    breaching(FIXED, &["C option.set-meta-context"], &[Breach::ContextsTooEarly]);
     breaching(CHUNKS, &["C option.set-meta-context"], &[]);
 }
 
@@ -62,20 +58,12 @@ fn command_flags() {
     let payload = wide!("0020 0004", "0000000000010000 0000000000000001 00");
     breaching(EXTENDED, &[payload], &[Breach::CommandFlags(0x20)]);
     // An export that offers nothing.
-    let bare = [
-        FIXED,
-        &["C option.go", "S reply.info-export", "S reply.ack-go"],
-    ]
-    .concat();
+    let bare = [FIXED, &["C option.go", "S reply.info-export", "S reply.ack-go"]].concat();
     breaching(&bare, &["C request.write"], &[Breach::CommandFlags(1)]);
     let zeroes = request!("0010 0006", "0000000000010000 00000008");
     let offered = Breach::NotOffered(Command::WriteZeroes);
     breaching(&bare, &[zeroes], &[Breach::CommandFlags(16), offered]);
-    breaching(
-        &bare,
-        &["C request.flush"],
-        &[Breach::NotOffered(Command::Flush)],
-    );
+    breaching(&bare, &["C request.flush"], &[Breach::NotOffered(Command::Flush)]);
     let trim = request!("0000 0004", "0000000000010000 00000008");
     breaching(&bare, &[trim], &[Breach::NotOffered(Command::Trim)]);
     breaching(&bare, &["C request.cache"], &[]);
@@ -101,11 +89,7 @@ fn ranges() {
     ] {
         breaching(SIMPLE, &[line], &[Breach::BeyondEnd]);
     }
-    breaching(
-        SIMPLE,
-        &[request!("0000 0000", "000000ffffffffff 00000001")],
-        &[],
-    );
+    breaching(SIMPLE, &[request!("0000 0000", "000000ffffffffff 00000001")], &[]);
     let zeroes = wide!("0000 0006", "0000000000000001 ffffffffffffffff");
     breaching(EXTENDED, &[zeroes], &[Breach::BeyondEnd]);
 }
@@ -113,16 +97,7 @@ fn ranges() {
 #[test]
 fn size_constraints() {
     let sizes = "S: 0003e889045565a9 00000007 00000003 0000000e 0003 00000200 00000200 00000400";
-    let start = [
-        FIXED,
-        &[
-            "C option.go",
-            sizes,
-            "S reply.info-export",
-            "S reply.ack-go",
-        ],
-    ]
-    .concat();
+    let start = [FIXED, &["C option.go", sizes, "S reply.info-export", "S reply.ack-go"]].concat();
     for line in [
         request!("0000 0000", "0000000000000100 00000200"),
         request!("0000 0000", "0000000000000200 00000201"),

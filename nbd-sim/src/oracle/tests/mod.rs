@@ -92,10 +92,7 @@ fn play(script: &[&str]) -> Result<Oracle, OracleError> {
 
 fn named(vectors: &[crate::transcript::Vector], name: &str) -> Vec<u8> {
     let found = vectors.iter().find(|vector| vector.name == name);
-    found
-        .unwrap_or_else(|| panic!("no vector {name}"))
-        .bytes
-        .clone()
+    found.unwrap_or_else(|| panic!("no vector {name}")).bytes.clone()
 }
 
 /// The end of the script must be what breaks it, in this way.
@@ -114,9 +111,6 @@ fn faulty(start: &[&str], end: &[&str], fault: Fault) {
 fn breaching(start: &[&str], end: &[&str], breaches: &[Breach]) {
     let oracle = play(&[start, end].concat()).unwrap_or_else(|error| panic!("{end:?}: {error}"));
     let last = oracle.messages().len() - 1;
-    let expected: Vec<_> = breaches
-        .iter()
-        .map(|breach| (last, breach.clone()))
-        .collect();
+    let expected: Vec<_> = breaches.iter().map(|breach| (last, breach.clone())).collect();
     assert_eq!(oracle.summary().breaches, expected, "{end:?}");
 }

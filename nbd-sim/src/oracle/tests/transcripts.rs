@@ -16,16 +16,11 @@ fn summary(name: &str) -> Summary {
 
 fn errors(summary: &Summary) -> Vec<(Command, u32)> {
     let failed = summary.requests.iter();
-    failed
-        .filter_map(|exchange| Some((exchange.request.command, exchange.error()?)))
-        .collect()
+    failed.filter_map(|exchange| Some((exchange.request.command, exchange.error()?))).collect()
 }
 
 fn extents(pairs: &[(u64, u64)]) -> Vec<Extent> {
-    pairs
-        .iter()
-        .map(|&(length, flags)| Extent { length, flags })
-        .collect()
+    pairs.iter().map(|&(length, flags)| Extent { length, flags }).collect()
 }
 
 #[test]
@@ -60,12 +55,7 @@ fn bytes_may_be_cut_anywhere() {
                     }
                 }
             }
-            assert_eq!(
-                oracle.finish().unwrap(),
-                whole.summary(),
-                "{}",
-                transcript.name
-            );
+            assert_eq!(oracle.finish().unwrap(), whole.summary(), "{}", transcript.name);
             assert_eq!(oracle.messages(), whole.messages(), "{}", transcript.name);
         }
     }
@@ -75,12 +65,7 @@ fn bytes_may_be_cut_anywhere() {
 fn the_three_old_handshakes() {
     for (name, style, no_zeroes, export) in [
         ("nbdkit-oldstyle", Style::Oldstyle, false, None),
-        (
-            "nbdkit-newstyle-zeroes",
-            Style::Newstyle,
-            false,
-            Some("name"),
-        ),
+        ("nbdkit-newstyle-zeroes", Style::Newstyle, false, Some("name")),
         ("nbdkit-newstyle-no-zeroes", Style::Newstyle, true, Some("")),
     ] {
         let summary = summary(name);
@@ -89,17 +74,8 @@ fn the_three_old_handshakes() {
         assert_eq!(summary.export_name.as_deref(), export, "{name}");
         assert_eq!(summary.size, Some(1 << 20), "{name}");
         assert!(!summary.structured && !summary.extended, "{name}");
-        let read = summary
-            .exchanges(Command::Read)
-            .next()
-            .unwrap()
-            .bytes()
-            .unwrap();
-        assert_eq!(
-            read,
-            [&[0; 4][..], &[b'Z'; 16], &[0; 12]].concat(),
-            "{name}"
-        );
+        let read = summary.exchanges(Command::Read).next().unwrap().bytes().unwrap();
+        assert_eq!(read, [&[0; 4][..], &[b'Z'; 16], &[0; 12]].concat(), "{name}");
     }
     assert_eq!(errors(&summary("nbdkit-oldstyle")), [(Command::Flush, 22)]);
 }
@@ -120,10 +96,7 @@ fn every_command_with_structured_replies() {
     let summary = summary("nbdkit-structured");
     assert!(summary.structured && !summary.extended);
     assert_eq!(summary.contexts.len(), 1);
-    assert_eq!(
-        (summary.contexts[0].id, summary.contexts[0].name.as_str()),
-        (1, "base:allocation")
-    );
+    assert_eq!((summary.contexts[0].id, summary.contexts[0].name.as_str()), (1, "base:allocation"));
     for command in [
         Command::Read,
         Command::Write,
@@ -133,15 +106,9 @@ fn every_command_with_structured_replies() {
         Command::WriteZeroes,
         Command::BlockStatus,
     ] {
-        assert!(
-            summary.exchanges(command).next().unwrap().error().is_none(),
-            "{command:?}"
-        );
+        assert!(summary.exchanges(command).next().unwrap().error().is_none(), "{command:?}");
     }
-    let status: Vec<_> = summary
-        .exchanges(Command::BlockStatus)
-        .map(|e| &e.outcome)
-        .collect();
+    let status: Vec<_> = summary.exchanges(Command::BlockStatus).map(|e| &e.outcome).collect();
     assert_eq!(
         status,
         [
@@ -163,21 +130,14 @@ fn every_command_with_structured_replies() {
 fn errors_of_a_failing_backend() {
     use Command::{Cache, Read, Write, WriteZeroes};
     let failing = summary("nbdkit-errors");
-    assert_eq!(
-        errors(&failing),
-        [(Read, 1), (Write, 28), (WriteZeroes, 12), (Cache, 5)]
-    );
+    assert_eq!(errors(&failing), [(Read, 1), (Write, 28), (WriteZeroes, 12), (Cache, 5)]);
     assert_eq!(errors(&summary("nbdkit-fast-zero")), [(WriteZeroes, 95)]);
 }
 
 #[test]
 fn block_sizes_bind_a_copy() {
     let summary = summary("nbdkit-block-size");
-    let sizes = BlockSizes {
-        minimum: 512,
-        preferred: 4096,
-        maximum: 1 << 20,
-    };
+    let sizes = BlockSizes { minimum: 512, preferred: 4096, maximum: 1 << 20 };
     assert_eq!(summary.block_sizes, Some(sizes));
     assert!(summary.breaches.is_empty());
 }
@@ -186,10 +146,7 @@ fn block_sizes_bind_a_copy() {
 fn lists_refusals_and_descriptions() {
     let listed = |name: &str, text: &str| (name.to_owned(), text.to_owned());
     let nbdkit = summary("nbdkit-list");
-    assert_eq!(
-        nbdkit.exports,
-        [listed("hello", "world"), listed("goodbye", "world")]
-    );
+    assert_eq!(nbdkit.exports, [listed("hello", "world"), listed("goodbye", "world")]);
     assert_eq!(nbdkit.refusals, [(6, 0x8000_0006, String::new())]);
     assert_eq!((nbdkit.size, nbdkit.ended), (None, true));
 
@@ -201,11 +158,7 @@ fn lists_refusals_and_descriptions() {
 
     let qemu = summary("qemu-info");
     assert_eq!(qemu.exports, [listed("hello", "world")]);
-    let codes: Vec<_> = qemu
-        .refusals
-        .iter()
-        .map(|(option, code, _)| (*option, *code))
-        .collect();
+    let codes: Vec<_> = qemu.refusals.iter().map(|(option, code, _)| (*option, *code)).collect();
     assert_eq!(codes, [(6, 0x8000_0008), (6, 0x8000_0006)]);
     assert_eq!(qemu.refusals[1].2, "export 'none' not present");
 
@@ -217,10 +170,7 @@ fn lists_refusals_and_descriptions() {
 
 #[test]
 fn starttls_is_refused() {
-    assert_eq!(
-        summary("nbdkit-starttls-refused").tls,
-        Tls::Refused(0x8000_0002)
-    );
+    assert_eq!(summary("nbdkit-starttls-refused").tls, Tls::Refused(0x8000_0002));
     assert_eq!(summary("nbdkit-simple").tls, Tls::NotAsked);
 }
 
@@ -228,32 +178,18 @@ fn starttls_is_refused() {
 fn holes_several_chunks_and_an_error_with_text() {
     let summary = summary("qemu-structured");
     let reads: Vec<_> = summary.exchanges(Command::Read).collect();
-    let Outcome::Read(pieces) = &reads[0].outcome else {
-        panic!("{:?}", reads[0].outcome)
-    };
-    let holes = pieces
-        .iter()
-        .filter(|piece| matches!(piece, Piece::Hole(..)))
-        .count();
+    let Outcome::Read(pieces) = &reads[0].outcome else { panic!("{:?}", reads[0].outcome) };
+    let holes = pieces.iter().filter(|piece| matches!(piece, Piece::Hole(..))).count();
     assert_eq!((pieces.len(), holes), (5, 3));
     let bytes = reads[0].bytes().unwrap();
     assert_eq!(bytes.len(), 1 << 20);
-    assert_eq!(
-        (bytes[0], bytes[65536], bytes[131_072], bytes[196_608]),
-        (1, 2, 3, 0)
-    );
+    assert_eq!((bytes[0], bytes[65536], bytes[131_072], bytes[196_608]), (1, 2, 3, 0));
     assert_eq!(reads[1].request.flags, 4);
     assert!(matches!(&reads[1].outcome, Outcome::Read(pieces) if pieces.len() == 1));
     assert_eq!(reads[2].outcome, Outcome::Read(Vec::new()));
-    let Outcome::Failed(failures) = &reads[3].outcome else {
-        panic!("{:?}", reads[3].outcome)
-    };
+    let Outcome::Failed(failures) = &reads[3].outcome else { panic!("{:?}", reads[3].outcome) };
     assert_eq!(failures[0].error, 22);
-    assert!(
-        failures[0].message.contains("past EOF"),
-        "{}",
-        failures[0].message
-    );
+    assert!(failures[0].message.contains("past EOF"), "{}", failures[0].message);
 }
 
 #[test]
@@ -262,32 +198,13 @@ fn several_contexts_at_once() {
     let mut ids: Vec<_> = summary.contexts.iter().map(|context| context.id).collect();
     ids.sort_unstable();
     assert_eq!(ids, [0, 1, 2, 3]);
-    let id_of = |name| {
-        summary
-            .contexts
-            .iter()
-            .find(|context| context.name == name)
-            .unwrap()
-            .id
-    };
+    let id_of = |name| summary.contexts.iter().find(|context| context.name == name).unwrap().id;
     let status: Vec<_> = summary.exchanges(Command::BlockStatus).collect();
-    let Outcome::Status(contexts) = &status[0].outcome else {
-        panic!("{:?}", status[0])
-    };
-    let bitmap = contexts
-        .iter()
-        .find(|(id, _)| *id == id_of("qemu:dirty-bitmap:bitmap0"));
-    let dirty = [
-        (131_072, 0),
-        (65536, 1),
-        (327_680, 0),
-        (65536, 1),
-        (458_752, 0),
-    ];
+    let Outcome::Status(contexts) = &status[0].outcome else { panic!("{:?}", status[0]) };
+    let bitmap = contexts.iter().find(|(id, _)| *id == id_of("qemu:dirty-bitmap:bitmap0"));
+    let dirty = [(131_072, 0), (65536, 1), (327_680, 0), (65536, 1), (458_752, 0)];
     assert_eq!(bitmap.unwrap().1, extents(&dirty));
-    let Outcome::Status(contexts) = &status[1].outcome else {
-        panic!("{:?}", status[1])
-    };
+    let Outcome::Status(contexts) = &status[1].outcome else { panic!("{:?}", status[1]) };
     assert!(contexts.iter().all(|(_, extents)| extents.len() == 1));
 }
 
@@ -316,10 +233,9 @@ fn extended_headers() {
 fn extended_block_status() {
     let summary = summary("qemu-extended-map");
     let wide = |exchange: &super::super::Exchange| match &exchange.outcome {
-        Outcome::Status(contexts) => contexts
-            .iter()
-            .flat_map(|(_, extents)| extents)
-            .any(|e| e.length > u64::from(u32::MAX)),
+        Outcome::Status(contexts) => {
+            contexts.iter().flat_map(|(_, extents)| extents).any(|e| e.length > u64::from(u32::MAX))
+        }
         other => panic!("{other:?}"),
     };
     assert!(summary.exchanges(Command::BlockStatus).any(wide));

@@ -18,11 +18,8 @@ fn before(name: &str) -> (&'static str, Vec<&'static str>) {
         "option" => ("C", FIXED.to_vec()),
         "reply" => ("S", before_reply(rest)),
         "export-name-reply" => {
-            let flags = if rest == "zeroes" {
-                "C client-flags.fixed"
-            } else {
-                "C client-flags.both"
-            };
+            let flags =
+                if rest == "zeroes" { "C client-flags.fixed" } else { "C client-flags.both" };
             ("S", vec!["S greeting.both", flags, "C option.export-name"])
         }
         "request" => ("C", STRUCTURED.to_vec()),
@@ -93,10 +90,7 @@ fn before_extended_chunk(name: &str) -> &'static [&'static str] {
 /// The message that the oracle makes of a vector.
 fn message(name: &str) -> Message {
     let (side, mut script) = before(name);
-    let count = play(&script)
-        .unwrap_or_else(|error| panic!("{name}: {error}"))
-        .messages()
-        .len();
+    let count = play(&script).unwrap_or_else(|error| panic!("{name}: {error}")).messages().len();
     let line = format!("{side} {name}");
     script.push(&line);
     let oracle = play(&script).unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -120,89 +114,31 @@ fn handshake_vectors_have_their_values() {
     let base = "base:allocation".to_owned();
     let queries = vec![base.clone(), "x:y".to_owned()];
     let name = "disk".to_owned();
-    let sizes = BlockSizes {
-        minimum: 512,
-        preferred: 4096,
-        maximum: 1 << 25,
-    };
-    let contexts = OptionData::Contexts {
-        name: name.clone(),
-        queries,
-    };
-    let go = OptionData::Export {
-        name: name.clone(),
-        requests: vec![3],
-    };
+    let sizes = BlockSizes { minimum: 512, preferred: 4096, maximum: 1 << 25 };
+    let contexts = OptionData::Contexts { name: name.clone(), queries };
+    let go = OptionData::Export { name: name.clone(), requests: vec![3] };
     let size = i64::MAX.unsigned_abs();
     let description = "Hi".to_owned();
     for (vector, expected) in [
-        (
-            "greeting.oldstyle-flags",
-            Message::OldstyleGreeting { size, flags: 0x3f },
-        ),
+        ("greeting.oldstyle-flags", Message::OldstyleGreeting { size, flags: 0x3f }),
         ("greeting.both", Message::Greeting { flags: 3 }),
         ("client-flags.no-zeroes", Message::ClientFlags { flags: 2 }),
-        (
-            "option.go",
-            Message::Option {
-                option: 7,
-                data: go,
-            },
-        ),
-        (
-            "option.set-meta-context",
-            Message::Option {
-                option: 10,
-                data: contexts,
-            },
-        ),
-        (
-            "option.abort",
-            Message::Option {
-                option: 2,
-                data: OptionData::None,
-            },
-        ),
+        ("option.go", Message::Option { option: 7, data: go }),
+        ("option.set-meta-context", Message::Option { option: 10, data: contexts }),
+        ("option.abort", Message::Option { option: 2, data: OptionData::None }),
         ("reply.ack-list", reply(3, OptionReply::Ack)),
-        (
-            "reply.server-description",
-            reply(3, OptionReply::Server { name, description }),
-        ),
+        ("reply.server-description", reply(3, OptionReply::Server { name, description })),
         (
             "reply.info-export",
-            reply(
-                7,
-                OptionReply::Info(Info::Export {
-                    size: 1 << 20,
-                    flags: 1,
-                }),
-            ),
+            reply(7, OptionReply::Info(Info::Export { size: 1 << 20, flags: 1 })),
         ),
-        (
-            "reply.info-block-size",
-            reply(7, OptionReply::Info(Info::BlockSize(sizes))),
-        ),
-        (
-            "reply.meta-context",
-            reply(10, OptionReply::Context(Context { id: 1, name: base })),
-        ),
+        ("reply.info-block-size", reply(7, OptionReply::Info(Info::BlockSize(sizes)))),
+        ("reply.meta-context", reply(10, OptionReply::Context(Context { id: 1, name: base }))),
         (
             "reply.err-unknown",
-            reply(
-                7,
-                OptionReply::Error {
-                    code: 0x8000_0006,
-                    text: "No".into(),
-                },
-            ),
+            reply(7, OptionReply::Error { code: 0x8000_0006, text: "No".into() }),
         ),
-        (
-            "export-name-reply.no-zeroes",
-            Message::ExportNameReply {
-                size: 1 << 20,
-                flags: 3,
-            },
-        ),
+        ("export-name-reply.no-zeroes", Message::ExportNameReply { size: 1 << 20, flags: 3 }),
     ] {
         assert_eq!(message(vector), expected, "{vector}");
     }
@@ -215,99 +151,27 @@ fn transmission_vectors_have_their_values() {
     let data = (1..=8).collect::<Vec<u8>>();
     let request = |extended, flags, command, length, payload: &[u8]| {
         let payload = payload.to_vec();
-        Message::Request(Request {
-            extended,
-            flags,
-            command,
-            cookie,
-            offset: at,
-            length,
-            payload,
-        })
+        Message::Request(Request { extended, flags, command, cookie, offset: at, length, payload })
     };
-    let chunk = |flags, kind, body| Message::Chunk {
-        flags,
-        kind,
-        cookie,
-        offset: None,
-        body,
-    };
-    let wide = |flags, kind, body| Message::Chunk {
-        flags,
-        kind,
-        cookie,
-        offset: Some(at),
-        body,
-    };
+    let chunk = |flags, kind, body| Message::Chunk { flags, kind, cookie, offset: None, body };
+    let wide = |flags, kind, body| Message::Chunk { flags, kind, cookie, offset: Some(at), body };
     let extents = |pairs: &[(u64, u64)]| {
-        pairs
-            .iter()
-            .map(|&(length, flags)| Extent { length, flags })
-            .collect::<Vec<_>>()
+        pairs.iter().map(|&(length, flags)| Extent { length, flags }).collect::<Vec<_>>()
     };
-    let bad = |offset| ChunkBody::Error {
-        error: 5,
-        message: "bad".into(),
-        offset,
-    };
-    let two = ChunkBody::Status {
-        context: 1,
-        extents: extents(&[(4096, 0), (4096, 3)]),
-    };
+    let bad = |offset| ChunkBody::Error { error: 5, message: "bad".into(), offset };
+    let two = ChunkBody::Status { context: 1, extents: extents(&[(4096, 0), (4096, 3)]) };
     let filter = [0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 7];
-    let huge = ChunkBody::Status {
-        context: 7,
-        extents: extents(&[(1 << 33, (1 << 32) + 1)]),
-    };
+    let huge = ChunkBody::Status { context: 7, extents: extents(&[(1 << 33, (1 << 32) + 1)]) };
     for (vector, expected) in [
         ("request.read-df", request(false, 4, Command::Read, 8, &[])),
-        (
-            "request.write",
-            request(false, 1, Command::Write, 4, &[0xde, 0xad, 0xbe, 0xef]),
-        ),
-        (
-            "request.block-status-one",
-            request(false, 8, Command::BlockStatus, 8192, &[]),
-        ),
-        (
-            "xrequest.write-zeroes",
-            request(true, 2, Command::WriteZeroes, 6 << 30, &[]),
-        ),
-        (
-            "xrequest.block-status-payload",
-            request(true, 32, Command::BlockStatus, 12, &filter),
-        ),
-        (
-            "simple.read",
-            Message::SimpleReply {
-                error: 0,
-                cookie,
-                data: data.clone(),
-            },
-        ),
-        (
-            "simple.enotsup",
-            Message::SimpleReply {
-                error: 95,
-                cookie,
-                data: Vec::new(),
-            },
-        ),
-        (
-            "chunk.offset-data",
-            chunk(1, 1, ChunkBody::Data { offset: at, data }),
-        ),
-        (
-            "chunk.offset-hole",
-            chunk(
-                1,
-                2,
-                ChunkBody::Hole {
-                    offset: at,
-                    length: 8,
-                },
-            ),
-        ),
+        ("request.write", request(false, 1, Command::Write, 4, &[0xde, 0xad, 0xbe, 0xef])),
+        ("request.block-status-one", request(false, 8, Command::BlockStatus, 8192, &[])),
+        ("xrequest.write-zeroes", request(true, 2, Command::WriteZeroes, 6 << 30, &[])),
+        ("xrequest.block-status-payload", request(true, 32, Command::BlockStatus, 12, &filter)),
+        ("simple.read", Message::SimpleReply { error: 0, cookie, data: data.clone() }),
+        ("simple.enotsup", Message::SimpleReply { error: 95, cookie, data: Vec::new() }),
+        ("chunk.offset-data", chunk(1, 1, ChunkBody::Data { offset: at, data })),
+        ("chunk.offset-hole", chunk(1, 2, ChunkBody::Hole { offset: at, length: 8 })),
         ("chunk.block-status", chunk(0, 5, two)),
         ("chunk.error-eio", chunk(1, 0x8001, bad(None))),
         ("chunk.error-offset", chunk(1, 0x8002, bad(Some(at + 4)))),

@@ -1,0 +1,132 @@
+//! What a client owes its user at the edges: replies that overtake their request,
+//! TLS that makes it forget, bytes that arrive before they are due.
+
+use nbd_proto::{
+    Client, ClientConfig, Command, CommandError, Discard, Errno, Error, Event, HeaderStyle,
+    InvalidMessage, Machine, Negotiation, PeerMisbehaved, Phase, RequestStatus, Table,
+};
+use nbd_sim::hostile::bytes::{ack, cookie, granted, greeting, join, opt, simple};
+
+fn negotiation(config: ClientConfig, bursts: &[Vec<u8>]) -> Negotiation {
+    let mut negotiation = Negotiation::new(config).unwrap();
+    for burst in bursts {
+        negotiation.feed(burst, &mut Discard).unwrap();
+        negotiation.drain(&mut Vec::new(), &Discard).unwrap();
+    }
+    negotiation
+}
+
+fn plain() -> ClientConfig {
+    ClientConfig::new().structured_replies(false).extended_headers(false)
+}
+
+fn client() -> Client {
+    negotiation(plain(), &[greeting(3), granted()]).finish().unwrap()
+}
+
+/// X63: the caller's buffer is in use until the last byte has left, so the command
+/// completes then, and once.
+#[test]
+fn a_reply_that_overtakes_its_payload_waits_for_it() {
+    let mut client = client();
+    let mut table = Table::new();
+    let id = client.submit(Command::write(0, 4096)).unwrap();
+    table.insert(id, vec![0x5a; 4096]);
+    client.sent(1000).unwrap();
+    client.feed(&simple(28, cookie(0), &[]), &mut Discard).unwrap();
+    assert_eq!(client.poll_event(), None);
+    assert_eq!(client.status(id), RequestStatus::InFlight);
+    assert_eq!(client.drain(&mut Vec::new(), &table), Ok(28 + 4096 - 1000));
+    let Some(Event::Completed { result, .. }) = client.poll_event() else {
+        panic!("{client:?}");
+    };
+    assert_eq!(result, Err(CommandError::Server(Errno::NoSpc)));
+    assert_eq!(client.in_flight(), 0);
+}
+
+/// X64: the same, and then the server is gone; its error is the better answer.
+#[test]
+fn a_reply_that_overtakes_its_payload_outlives_the_connection() {
+    for (error, result) in
+        [(28, CommandError::Server(Errno::NoSpc)), (0, CommandError::ConnectionLost)]
+    {
+        let mut client = client();
+        let id = client.submit(Command::write(0, 4096)).unwrap();
+        client.sent(1000).unwrap();
+        client.feed(&simple(error, cookie(0), &[]), &mut Discard).unwrap();
+        client.send_failed();
+        assert_eq!(client.eof(), Err(PeerMisbehaved::Closed.into()));
+        assert_eq!(client.take(id).unwrap().1, Err(result));
+    }
+}
+
+/// A read whose buffer is gone is read over; its slot is free only then.
+#[test]
+fn an_abandoned_read_is_read_over() {
+    let mut client = client();
+    let id = client.submit(Command::read(0, 512)).unwrap();
+    client.drain(&mut Vec::new(), &Discard).unwrap();
+    assert!(!client.abandon(id));
+    assert_eq!((client.status(id), client.in_flight()), (RequestStatus::Retired, 1));
+    client.feed(&simple(0, cookie(0), &[1; 512]), &mut Discard).unwrap();
+    assert_eq!((client.poll_event(), client.in_flight()), (None, 0));
+    let unsent = client.submit(Command::read(0, 512)).unwrap();
+    assert_ne!(unsent, id);
+    assert!(client.abandon(unsent));
+    assert_eq!(client.drain(&mut Vec::new(), &Discard), Ok(0));
+}
+
+/// E14: what was agreed on in clear is forgotten, and asked for again by hand.
+#[test]
+fn tls_by_hand_forgets_extended_headers() {
+    let config = ClientConfig::new().option_mode(true);
+    let mut negotiation = negotiation(config, &[greeting(3), ack(opt::EXTENDED_HEADERS)]);
+    assert_eq!(negotiation.negotiated().headers, HeaderStyle::Extended);
+    negotiation.start_tls().unwrap();
+    negotiation.drain(&mut Vec::new(), &Discard).unwrap();
+    negotiation.feed(&ack(opt::STARTTLS), &mut Discard).unwrap();
+    assert_eq!(negotiation.phase(), Phase::StartTls);
+    negotiation.tls_ready().unwrap();
+    assert_eq!(negotiation.phase(), Phase::Idle);
+    assert_eq!(negotiation.negotiated().headers, HeaderStyle::Simple);
+    assert!(negotiation.negotiated().tls);
+    assert_eq!(negotiation.drain(&mut Vec::new(), &Discard), Ok(0));
+}
+
+/// T14: the server agrees to TLS inside TLS.
+#[test]
+fn tls_is_not_started_twice() {
+    let config = plain().option_mode(true);
+    let mut negotiation = negotiation(config, &[greeting(3)]);
+    for round in 0..2 {
+        negotiation.start_tls().unwrap();
+        negotiation.drain(&mut Vec::new(), &Discard).unwrap();
+        let result = negotiation.feed(&ack(opt::STARTTLS), &mut Discard);
+        if round == 0 {
+            result.unwrap();
+            negotiation.tls_ready().unwrap();
+        } else {
+            assert_eq!(result, Err(PeerMisbehaved::TlsTwice.into()));
+        }
+    }
+}
+
+/// O51 by a driver: zeroes behind the end of the negotiation are in the buffer when
+/// the client begins, more of them than a header takes.
+#[test]
+fn what_came_with_the_last_option_is_not_lost() {
+    let mut negotiation = negotiation(plain(), &[greeting(3)]);
+    let burst = join(&[&granted(), &[0; 124]]);
+    let mut sink = Discard;
+    let bufs = negotiation.recv_bufs(&mut sink);
+    bufs.scratch[..burst.len()].copy_from_slice(&burst);
+    negotiation.received(burst.len(), &mut Discard).unwrap();
+    let mut client = negotiation.finish().unwrap();
+    assert!(client.has_buffered());
+    let id = client.submit(Command::read(0, 64 << 10)).unwrap();
+    assert!(!client.recv_bufs(&mut Discard).is_empty());
+    let error = Error::from(InvalidMessage::ReplyMagic);
+    assert_eq!(client.received(0, &mut Discard), Err(error.clone()));
+    assert_eq!(client.take(id).unwrap().1, Err(CommandError::ConnectionLost));
+    assert_eq!(client.error(), Some(&error));
+}
