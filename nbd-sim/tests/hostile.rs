@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use nbd_proto::{CommandError, PeerMisbehaved};
 use nbd_sim::delivery::Delivery;
 use nbd_sim::hostile::bytes::opt;
 use nbd_sim::hostile::{Case, LOST, Outcome, WAITING, all};
@@ -46,6 +47,29 @@ fn every_case_cut_at_every_length() {
             }
         }
     }
+}
+
+/// Under strict checking of the peer, a fault that would spoil one command ends the
+/// connection.
+#[test]
+fn a_strict_client_bears_no_fault() {
+    let mut faults = 0;
+    for mut case in all() {
+        let Outcome::Lives(answers) = &case.outcome else {
+            continue;
+        };
+        let [Some(Err(CommandError::Fault(fault)))] = answers[..] else {
+            continue;
+        };
+        case.config = case.config.strict_peer(true);
+        let seen = case.play(Delivery::Whole, None);
+        let error = PeerMisbehaved::Strict(fault).into();
+        assert_eq!(seen.error, Some(error), "{}", case.id);
+        assert_eq!(seen.answers.len(), 1, "{}", case.id);
+        assert!(matches!(seen.answers[0], Some(Err(_))), "{}", case.id);
+        faults += 1;
+    }
+    assert!(faults > 15, "{faults}");
 }
 
 /// A client that gives up on the options says so before it goes.

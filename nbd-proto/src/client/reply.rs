@@ -245,7 +245,7 @@ impl Core {
             return Err(PeerMisbehaved::UnknownCookie.into());
         };
         let command = pending.command;
-        let mut error = errno.map(CommandError::Server);
+        let error = errno.map(CommandError::Server);
         match command.kind {
             CommandType::Read if error.is_none() => {
                 let length = usize::try_from(command.length).unwrap_or(usize::MAX);
@@ -280,7 +280,7 @@ impl Core {
                 });
             }
             CommandType::BlockStatus if error.is_none() => {
-                error = Some(ReplyFault::SimpleReply.into());
+                self.fault(id, ReplyFault::SimpleReply)?;
             }
             CommandType::Read if structured && self.strict_peer => {
                 return Err(PeerMisbehaved::Strict(ReplyFault::SimpleReply).into());
