@@ -152,10 +152,7 @@ impl Builder {
         &self,
         connection: nbd_transport::Connection,
     ) -> Result<Connection<B>, Error> {
-        Ok(Connection::new(Stage::Negotiating {
-            handshake: self.handshake(None)?,
-            connection,
-        }))
+        Ok(Connection::new(Stage::Negotiating { handshake: self.handshake(None)?, connection }))
     }
 
     fn handshake(&self, host: Option<&str>) -> Result<Handshake, Error> {

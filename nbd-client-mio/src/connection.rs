@@ -191,11 +191,7 @@ impl<B> Connection<B> {
         let gone = open.core.abandon(id);
         let sending = open.core.get_direction().contains(Direction::WRITE);
         self.remote.remove(id);
-        if gone || !sending {
-            self.ports.buffers.remove(id)
-        } else {
-            None
-        }
+        if gone || !sending { self.ports.buffers.remove(id) } else { None }
     }
 
     /// Ends the session in good order: no command is accepted from now on, and once
@@ -234,11 +230,7 @@ impl<B> Connection<B> {
             let Stage::Open(open) = &mut self.stage else {
                 return None;
             };
-            let nbd_proto::Event::Completed {
-                id,
-                command,
-                result,
-            } = open.core.poll_event()?
+            let nbd_proto::Event::Completed { id, command, result } = open.core.poll_event()?
             else {
                 // Anomalies are counted in the statistics, and the end of the connection
                 // shows in its state and on each command.
@@ -371,10 +363,5 @@ fn failed(core: &Client, command: Command, error: CommandError, remark: Option<R
         return Error::Protocol(cause.clone());
     }
     let Remark { message, offset } = remark.unwrap_or_default();
-    Error::Command(CommandFailure {
-        command,
-        error,
-        message,
-        offset,
-    })
+    Error::Command(CommandFailure { command, error, message, offset })
 }

@@ -66,10 +66,7 @@ impl Dial {
     }
 
     fn help(endpoint: &Endpoint, limit: Duration) -> Result<Self, ConnectError> {
-        let system = |error| ConnectError::System {
-            endpoint: endpoint.to_string(),
-            error,
-        };
+        let system = |error| ConnectError::System { endpoint: endpoint.to_string(), error };
         let (bell, mut rope) = UnixStream::pair().map_err(system)?;
         let (sender, result) = mpsc::channel();
         let target = endpoint.clone();
@@ -89,11 +86,7 @@ impl Dial {
                 }
             })
             .map_err(system)?;
-        Ok(Self::Helper {
-            bell,
-            result,
-            endpoint: endpoint.clone(),
-        })
+        Ok(Self::Helper { bell, result, endpoint: endpoint.clone() })
     }
 
     /// The connection, or itself while that is still on its way.
@@ -110,11 +103,7 @@ impl Dial {
                     Err(error) => Err(failed(&endpoint, error.into())),
                 }
             }
-            Self::Helper {
-                bell,
-                result,
-                endpoint,
-            } => match result.try_recv() {
+            Self::Helper { bell, result, endpoint } => match result.try_recv() {
                 Ok(connected) => {
                     // It may not have been registered; then there is nothing to undo.
                     let _ = SourceFd(&bell.as_raw_fd()).deregister(registry);
@@ -122,11 +111,7 @@ impl Dial {
                     let keeper = connection.peer.is_some().then_some(bell);
                     Ok(Ok(Dialled { connection, keeper }))
                 }
-                Err(TryRecvError::Empty) => Ok(Err(Self::Helper {
-                    bell,
-                    result,
-                    endpoint,
-                })),
+                Err(TryRecvError::Empty) => Ok(Err(Self::Helper { bell, result, endpoint })),
                 Err(TryRecvError::Disconnected) => {
                     let error = io::Error::other("the helper thread ended without an answer");
                     Err(failed(&endpoint, error))
@@ -149,8 +134,5 @@ fn tcp(address: SocketAddr) -> io::Result<OwnedFd> {
 
 fn failed(endpoint: &Endpoint, error: io::Error) -> ConnectError {
     let address = endpoint.to_string();
-    ConnectError::Failed {
-        endpoint: address.clone(),
-        attempts: vec![Attempt { address, error }],
-    }
+    ConnectError::Failed { endpoint: address.clone(), attempts: vec![Attempt { address, error }] }
 }

@@ -54,20 +54,15 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
                 Stage::Dialing { dial, handshake } => match dial.finish(registry)? {
                     Ok(dialled) => {
                         self.keeper = dialled.keeper;
-                        self.stage = Stage::Negotiating {
-                            handshake,
-                            connection: dialled.connection,
-                        };
+                        self.stage =
+                            Stage::Negotiating { handshake, connection: dialled.connection };
                     }
                     Err(dial) => {
                         self.stage = Stage::Dialing { dial, handshake };
                         return Ok(());
                     }
                 },
-                Stage::Negotiating {
-                    mut handshake,
-                    connection,
-                } => {
+                Stage::Negotiating { mut handshake, connection } => {
                     let before = handshake.negotiation().stats().bytes_received;
                     let mut io = SocketIo::non_blocking(connection.stream.as_fd());
                     self.blocked = handshake.drive(&mut io, IoMode::Vectored)?;
@@ -84,10 +79,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
                             }));
                         }
                         Err(handshake) => {
-                            self.stage = Stage::Negotiating {
-                                handshake,
-                                connection,
-                            };
+                            self.stage = Stage::Negotiating { handshake, connection };
                             return Ok(());
                         }
                     }
@@ -149,11 +141,7 @@ impl<B> Source for Connection<B> {
         let fd = self.stage.raw_fd().ok_or(io::ErrorKind::NotConnected)?;
         let interest = interest | self.stage.interest(self.blocked);
         SourceFd(&fd).register(registry, token, interest)?;
-        self.registration = Some(Registration {
-            token,
-            interest,
-            fd,
-        });
+        self.registration = Some(Registration { token, interest, fd });
         Ok(())
     }
 
@@ -166,11 +154,7 @@ impl<B> Source for Connection<B> {
         let fd = self.stage.raw_fd().ok_or(io::ErrorKind::NotConnected)?;
         let interest = interest | self.stage.interest(self.blocked);
         SourceFd(&fd).reregister(registry, token, interest)?;
-        self.registration = Some(Registration {
-            token,
-            interest,
-            fd,
-        });
+        self.registration = Some(Registration { token, interest, fd });
         Ok(())
     }
 

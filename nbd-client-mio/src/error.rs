@@ -39,10 +39,7 @@ pub enum Error {
     },
     /// The caller: a read or write came with a buffer of another length, or another
     /// command with one.
-    #[error(
-        "{} not sent: it came with a buffer of {buffer} bytes",
-        describe(command)
-    )]
+    #[error("{} not sent: it came with a buffer of {buffer} bytes", describe(command))]
     BufferLength {
         /// What was asked for.
         command: Command,
@@ -66,9 +63,7 @@ impl Error {
         match self {
             Self::Uri(error) => error.errno(),
             Self::Connect(error) => error.errno(),
-            Self::Io(error) => error
-                .raw_os_error()
-                .unwrap_or_else(|| Errno::NotConn.to_linux()),
+            Self::Io(error) => error.raw_os_error().unwrap_or_else(|| Errno::NotConn.to_linux()),
             Self::Protocol(error) => error.errno().to_linux(),
             Self::Link(_) => Errno::NotConn.to_linux(),
             Self::Submit { error, .. } => error.errno().to_linux(),
@@ -121,12 +116,7 @@ impl std::error::Error for CommandFailure {}
 fn describe(command: &Command) -> String {
     match command.kind {
         kind @ (CommandType::Flush | CommandType::Disconnect) => kind.name().to_owned(),
-        kind => format!(
-            "{} of {} bytes at {}",
-            kind.name(),
-            command.length,
-            command.offset
-        ),
+        kind => format!("{} of {} bytes at {}", kind.name(), command.length, command.offset),
     }
 }
 

@@ -21,11 +21,7 @@ pub(crate) struct Ports<B> {
 
 impl<B> Ports<B> {
     pub(crate) const fn new() -> Self {
-        Self {
-            buffers: Table::new(),
-            extents: Table::new(),
-            remarks: Table::new(),
-        }
+        Self { buffers: Table::new(), extents: Table::new(), remarks: Table::new() }
     }
 }
 

@@ -64,11 +64,7 @@ impl Stage {
             Self::Open(open) => open.link.direction(&open.core).contains(Direction::WRITE),
             Self::Over => false,
         };
-        if write {
-            Interest::READABLE | Interest::WRITABLE
-        } else {
-            Interest::READABLE
-        }
+        if write { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE }
     }
 }
 
@@ -93,12 +89,7 @@ impl Open {
     where
         P: PayloadSink + PayloadSource,
     {
-        let Self {
-            core,
-            link,
-            connection,
-            leaving,
-        } = self;
+        let Self { core, link, connection, leaving } = self;
         let mut io = SocketIo::non_blocking(connection.stream.as_fd());
         let (mut reading, mut writing) = (true, true);
         for _ in 0..BUDGET {

@@ -41,11 +41,7 @@ impl<B> Submitter<B> {
         on_done: impl FnOnce(Result<Completion<B>, Rejected<B>>) + Send + 'static,
     ) -> io::Result<()> {
         let mut line = self.queue.lock();
-        line.push_back(Submission {
-            command,
-            buffer,
-            on_done: Box::new(on_done),
-        });
+        line.push_back(Submission { command, buffer, on_done: Box::new(on_done) });
         // Whoever came first in line has woken the loop, and it stops only at the end.
         let first = line.len() == 1;
         drop(line);
@@ -61,9 +57,7 @@ impl<B> Clone for Submitter<B> {
 
 impl<B> fmt::Debug for Submitter<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Submitter")
-            .field("queue", &self.queue)
-            .finish_non_exhaustive()
+        f.debug_struct("Submitter").field("queue", &self.queue).finish_non_exhaustive()
     }
 }
 

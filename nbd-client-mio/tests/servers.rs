@@ -50,13 +50,7 @@ fn every_command(server: &Server) {
     assert_eq!(back[..96], data[4000..4096]);
     assert!(back[96..96 + 4096].iter().all(|byte| *byte == 0));
     assert_eq!(back[96 + 4096..], data[8192..9000]);
-    if this
-        .disk(token)
-        .client()
-        .unwrap()
-        .context("base:allocation")
-        .is_some()
-    {
+    if this.disk(token).client().unwrap().context("base:allocation").is_some() {
         let status = Command::block_status(0, 1 << 20);
         this.disk(token).submit(status, None).unwrap();
         let done = this.next();
@@ -85,9 +79,7 @@ fn sixty_four_deep_reads_return_what_is_there() {
     let path = scratch.join("disk");
     let data = noise(8 << 20, 3);
     std::fs::write(&path, &data).unwrap();
-    let qemu = Server::qemu_nbd(&["-f", "raw", path.to_str().unwrap()])
-        .start()
-        .unwrap();
+    let qemu = Server::qemu_nbd(&["-f", "raw", path.to_str().unwrap()]).start().unwrap();
     let mut this = Loop::new();
     let token = this.ready(&builder(), &qemu.uri());
     let style = this.disk(token).client().unwrap().negotiated().headers;
@@ -120,9 +112,7 @@ fn two_hundred_connections_on_one_poll() {
     let poke = |token: usize| noise(512, token as u64 + 1);
     for token in 0..200 {
         let offset = token as u64 * 512;
-        let write = this
-            .disk(token)
-            .write(offset, poke(token), CommandFlags::empty());
+        let write = this.disk(token).write(offset, poke(token), CommandFlags::empty());
         write.unwrap();
     }
     for _ in 0..200 {
@@ -173,6 +163,7 @@ fn a_server_that_dies_takes_nothing_but_the_replies() {
 fn a_half_closed_connection_is_noticed_with_the_last_bytes() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
+    let (go, gone) = mpsc::channel();
     let (ended, end) = mpsc::channel();
     let server = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
@@ -183,6 +174,7 @@ fn a_half_closed_connection_is_noticed_with_the_last_bytes() {
         stream.write_all(&greeting).unwrap();
         let mut requests = [0; 56];
         stream.read_exact(&mut requests).unwrap();
+        gone.recv().unwrap();
         // One reply and the end in one go: the client's read comes back short, and no
         // event tells of the end again.
         let mut reply = b"\x67\x44\x66\x98\x00\x00\x00\x00".to_vec();
@@ -201,6 +193,7 @@ fn a_half_closed_connection_is_noticed_with_the_last_bytes() {
         this.disk(token).read(offset, vec![0; 512]).unwrap();
     }
     this.turn(Instant::now());
+    go.send(()).unwrap();
     end.recv().unwrap();
     let first = this.next();
     first.result.unwrap();
@@ -217,11 +210,7 @@ fn a_slow_server_costs_no_turns_and_has_a_deadline() {
     let mut this = Loop::new();
     let token = this.ready(&builder(), &server.uri());
     let silence = Duration::from_millis(300);
-    assert_eq!(
-        this.disk(token).deadline(silence),
-        None,
-        "nothing is expected"
-    );
+    assert_eq!(this.disk(token).deadline(silence), None, "nothing is expected");
     let id = this.disk(token).read(0, vec![0; 512]).unwrap();
     let (oldest, at) = this.disk(token).oldest().unwrap();
     assert_eq!(oldest, id);
@@ -253,8 +242,7 @@ fn writing_goes_on_while_replies_are_read() {
     for index in 0..16 {
         disk.read(index << 20, vec![1; 1 << 20]).unwrap();
         let offset = (16 + index) << 20;
-        disk.write(offset, data.clone(), CommandFlags::empty())
-            .unwrap();
+        disk.write(offset, data.clone(), CommandFlags::empty()).unwrap();
     }
     for _ in 0..32 {
         this.next().result.unwrap();
@@ -347,9 +335,7 @@ fn option_mode_asks_is_refused_and_goes() {
     assert_eq!(this.disk(token).client().unwrap().export().size, 1 << 20);
     // And leaving while choosing.
     let leaving = this.connect(&builder, &server.uri());
-    this.until("choosing", |this| {
-        this.disk(leaving).state() == State::Choosing
-    });
+    this.until("choosing", |this| this.disk(leaving).state() == State::Choosing);
     this.disk(leaving).disconnect();
     this.until("closed", |this| this.disk(leaving).state() == State::Closed);
     assert!(this.errors.is_empty(), "{:?}", this.errors);
@@ -393,10 +379,7 @@ fn names_and_programs_are_dialled_beside_the_loop() {
     let token = this.add(builder().connect(&nobody).unwrap());
     this.until("an error", |this| !this.errors.is_empty());
     let (_, error) = this.errors.remove(0);
-    assert!(
-        error.to_string().contains("no-such-host.invalid"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("no-such-host.invalid"), "{error}");
     assert_eq!(this.disk(token).state(), State::Closed);
 }
 
@@ -428,51 +411,23 @@ fn refused_connections_and_refused_commands_are_typed() {
     this.all(State::Ready);
     let disk = this.disk(token);
     let flags = CommandFlags::empty();
-    assert_eq!(
-        disk.write(0, vec![0; 512], flags)
-            .unwrap_err()
-            .error
-            .errno(),
-        1
-    );
-    assert_eq!(
-        disk.read(1 << 20, vec![0; 1]).unwrap_err().error.errno(),
-        22
-    );
+    assert_eq!(disk.write(0, vec![0; 512], flags).unwrap_err().error.errno(), 1);
+    assert_eq!(disk.read(1 << 20, vec![0; 1]).unwrap_err().error.errno(), 22);
     assert_eq!(disk.read(0, vec![]).unwrap_err().error.errno(), 22);
-    let short = disk
-        .submit(Command::read(0, 512), Some(vec![0; 511]))
-        .unwrap_err();
-    assert!(matches!(
-        short.error,
-        Error::BufferLength { buffer: 511, .. }
-    ));
+    let short = disk.submit(Command::read(0, 512), Some(vec![0; 511])).unwrap_err();
+    assert!(matches!(short.error, Error::BufferLength { buffer: 511, .. }));
     disk.read(0, vec![0; 512]).unwrap();
     disk.read(0, vec![0; 512]).unwrap();
     let full = disk.read(0, vec![0; 512]).unwrap_err();
-    assert!(
-        matches!(
-            full.error,
-            Error::Submit {
-                error: SubmitError::Full,
-                ..
-            }
-        ),
-        "{full}"
-    );
+    assert!(matches!(full.error, Error::Submit { error: SubmitError::Full, .. }), "{full}");
     this.next().result.unwrap();
     this.next().result.unwrap();
 }
 
 #[test]
 fn a_servers_error_spares_the_connection() {
-    let server = nbdkit(&[
-        "--filter=error",
-        "memory",
-        "1M",
-        "error-pread=EIO",
-        "error-pread-rate=100%",
-    ]);
+    let server =
+        nbdkit(&["--filter=error", "memory", "1M", "error-pread=EIO", "error-pread-rate=100%"]);
     let mut this = Loop::new();
     let token = this.ready(&builder(), &server.uri());
     this.disk(token).read(0, vec![0; 512]).unwrap();
@@ -480,10 +435,7 @@ fn a_servers_error_spares_the_connection() {
     match done.result.unwrap_err() {
         Error::Command(failure) => {
             assert!(matches!(failure.error, CommandError::Server(_)));
-            assert!(
-                failure.to_string().starts_with("read of 512 bytes at 0: "),
-                "{failure}"
-            );
+            assert!(failure.to_string().starts_with("read of 512 bytes at 0: "), "{failure}");
         }
         other => panic!("{other}"),
     }
@@ -509,13 +461,8 @@ fn a_handler_keeps_the_line_full() {
             }
         });
         if !disk.wants_again() {
-            this.poll
-                .poll(&mut events, Some(Duration::from_secs(20)))
-                .unwrap();
-            assert!(
-                !events.is_empty() || disk.state() == State::Closed,
-                "{disk:?}"
-            );
+            this.poll.poll(&mut events, Some(Duration::from_secs(20))).unwrap();
+            assert!(!events.is_empty() || disk.state() == State::Closed, "{disk:?}");
             events.iter().for_each(|event| disk.note(event));
         }
     }

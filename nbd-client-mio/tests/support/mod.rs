@@ -40,10 +40,7 @@ impl Loop {
     /// Adds a connection and returns its token.
     pub(crate) fn add(&mut self, mut disk: Disk) -> usize {
         let token = self.disks.len();
-        self.poll
-            .registry()
-            .register(&mut disk, Token(token), Interest::READABLE)
-            .unwrap();
+        self.poll.registry().register(&mut disk, Token(token), Interest::READABLE).unwrap();
         self.disks.insert(token, disk);
         token
     }

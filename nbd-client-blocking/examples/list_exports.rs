@@ -1,0 +1,19 @@
+//! Lists the exports of a server, with their descriptions.
+//!
+//! ```text
+//! list_exports nbd://localhost
+//! ```
+
+use std::error::Error;
+
+use nbd_client_blocking::Builder;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let uri = std::env::args().nth(1).ok_or("usage: list_exports URI")?;
+    let mut options = Builder::new().negotiate_uri(&uri)?;
+    for export in options.list()? {
+        println!("{}\t{}", export.name, export.description);
+    }
+    options.abort()?;
+    Ok(())
+}

@@ -1,0 +1,63 @@
+//! Prints the SHA-256 of an export, reading with many requests in flight.
+//!
+//! ```text
+//! mio_checksum nbd://localhost/disk
+//! ```
+
+use std::collections::BTreeMap;
+use std::error::Error;
+
+use mio::{Events, Interest, Poll, Token};
+use nbd_client_mio::{Builder, Connection, State};
+use sha2::{Digest, Sha256};
+
+const DEPTH: usize = 64;
+const CHUNK: u64 = 256 << 10;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let uri = std::env::args().nth(1).ok_or("usage: mio_checksum URI")?;
+    let mut poll = Poll::new()?;
+    let mut events = Events::with_capacity(4);
+    let mut disk: Connection<Vec<u8>> = Builder::new().connect_uri(&uri)?;
+    poll.registry().register(&mut disk, Token(0), Interest::READABLE)?;
+
+    let mut hash = Sha256::new();
+    // Replies come in any order; a hash wants them in one.
+    let mut early: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
+    let (mut asked, mut hashed, mut end) = (0, 0, None);
+    while disk.drive(poll.registry())? != State::Closed {
+        while let Some(done) = disk.next_completion() {
+            done.result?;
+            early.insert(done.command.offset, done.buffer.unwrap_or_default());
+        }
+        while let Some(data) = early.remove(&hashed) {
+            hash.update(&data);
+            hashed += data.len() as u64;
+        }
+        if disk.state() == State::Ready
+            && let Some(client) = disk.client()
+        {
+            let size = client.export().size;
+            end = Some(size);
+            let mut room = DEPTH.saturating_sub(client.in_flight() + early.len());
+            while room > 0 && asked < size {
+                let length = CHUNK.min(size - asked);
+                disk.read(asked, vec![0; length as usize])?;
+                asked += length;
+                room -= 1;
+            }
+            if hashed == size {
+                disk.disconnect();
+            }
+        }
+        if !disk.wants_again() {
+            poll.poll(&mut events, None)?;
+            events.iter().for_each(|event| disk.note(event));
+        }
+    }
+    if end != Some(hashed) {
+        return Err("the server closed the connection too early".into());
+    }
+    println!("{:x}", hash.finalize());
+    Ok(())
+}
