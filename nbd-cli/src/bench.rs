@@ -59,10 +59,7 @@ enum Pattern {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let server = Target::server(&args.server)?;
     if args.connections > 1 && server.is_command() {
-        return Err(Failure::new(format!(
-            "{}: takes one connection only",
-            server.name
-        )));
+        return Err(Failure::new(format!("{}: takes one connection only", server.name)));
     }
     let mut clients = Vec::new();
     for _ in 0..args.connections {
@@ -79,10 +76,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                 scope.spawn(move || Worker::new(args, index, workers).run(client, share))
             })
             .collect();
-        threads
-            .into_iter()
-            .map(std::thread::ScopedJoinHandle::join)
-            .collect()
+        threads.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
     });
     let elapsed = started.elapsed();
     let mut total = Tally::new();
@@ -100,16 +94,10 @@ fn connect(args: &Args, server: &Server) -> Result<Client> {
     let client = server.connect(config, args.patience.duration())?;
     let refuse = |why: String| Err(Failure::new(format!("{}: {why}", server.name)));
     if args.size == 0 || args.size > client.max_request() as u64 {
-        return refuse(format!(
-            "--size must be from 1 to {} bytes",
-            client.max_request()
-        ));
+        return refuse(format!("--size must be from 1 to {} bytes", client.max_request()));
     }
     if client.size() < args.size {
-        return refuse(format!(
-            "the export has {} bytes, less than one request",
-            client.size()
-        ));
+        return refuse(format!("the export has {} bytes, less than one request", client.size()));
     }
     if args.rw == Direction::Write && client.is_read_only() {
         return refuse("the export is read-only".to_owned());
@@ -120,6 +108,9 @@ fn connect(args: &Args, server: &Server) -> Result<Client> {
 /// What one connection, or all of them, measured.
 struct Tally {
     latency: Histogram<u64>,
+    /// A latency that was seen so many times in a row: what travels together takes
+    /// equally long.
+    run: (u64, u64),
     operations: u64,
     system_calls: u64,
     stats: Stats,
@@ -131,10 +122,25 @@ impl Tally {
         let latency = Histogram::new_with_bounds(1, 3_600_000_000_000, 3);
         Self {
             latency: latency.expect("bounds in order and at most five digits"),
+            run: (0, 0),
             operations: 0,
             system_calls: 0,
             stats: Stats::default(),
         }
+    }
+
+    fn record(&mut self, nanos: u64) {
+        if nanos == self.run.0 {
+            self.run.1 += 1;
+        } else {
+            self.end_run();
+            self.run = (nanos, 1);
+        }
+    }
+
+    fn end_run(&mut self) {
+        let (nanos, count) = std::mem::take(&mut self.run);
+        self.latency.saturating_record_n(nanos, count);
     }
 
     fn add(&mut self, other: &Self) {
@@ -159,13 +165,7 @@ struct Worker<'a> {
 
 impl<'a> Worker<'a> {
     fn new(args: &'a Args, index: u64, workers: u64) -> Self {
-        Self {
-            args,
-            index,
-            workers,
-            random: Random(0x9e37_79b9_7f4a_7c15 ^ (index + 1)),
-            next: 0,
-        }
+        Self { args, index, workers, random: Random(0x9e37_79b9_7f4a_7c15 ^ (index + 1)), next: 0 }
     }
 
     fn run(mut self, mut client: Client, count: u64) -> std::result::Result<Tally, Error> {
@@ -180,13 +180,15 @@ impl<'a> Worker<'a> {
                 buffer
             })
             .collect();
-        let mut started = vec![Instant::now(); depth.max(1)];
+        // Nanoseconds since the start, by slot.
+        let mut started = vec![0_u64; depth.max(1)];
         let calls_before = client.system_calls();
         let mut pipeline = client.pipeline();
         let mut submitted = 0;
         // What comes out of one read of the socket came at one moment, and what is
         // submitted before the next write leaves at one: one look at the clock for each.
-        let mut now = Instant::now();
+        let begin = Instant::now();
+        let mut now = 0;
         loop {
             while submitted < count {
                 let Some(buffer) = buffers.pop() else { break };
@@ -202,15 +204,13 @@ impl<'a> Worker<'a> {
             let Some(done) = pipeline.wait()? else { break };
             done.result?;
             if waits {
-                now = Instant::now();
+                now = u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX);
             }
-            let nanos = now.duration_since(started[done.id.slot()]).as_nanos();
-            tally
-                .latency
-                .saturating_record(u64::try_from(nanos).unwrap_or(u64::MAX));
+            tally.record(now - started[done.id.slot()]);
             tally.operations += 1;
             buffers.extend(done.buffer);
         }
+        tally.end_run();
         drop(pipeline);
         tally.system_calls = client.system_calls() - calls_before;
         tally.stats = *client.stats();
@@ -287,11 +287,7 @@ fn report(args: &Args, total: &Tally, elapsed: Duration) -> String {
         });
         return format!("{value:#}");
     }
-    let direction = if args.rw == Direction::Read {
-        "read"
-    } else {
-        "write"
-    };
+    let direction = if args.rw == Direction::Read { "read" } else { "write" };
     format!(
         "{} {direction}s of {} in {seconds:.2} s: {per_second:.0} per second, {mib:.1} MiB/s\n\
          latency: p50 {:.1} us, p99 {:.1} us, p99.9 {:.1} us\n\

@@ -54,11 +54,8 @@ fn demonstrate(uri: &str, directory: &Path) -> Result<()> {
     let config = nbd_client_blocking::proto::ClientConfig::new()
         .meta_context("base:allocation")
         .limits(limits);
-    let mut client = Builder::new()
-        .config(config)
-        .timeout(TIMEOUT)
-        .connect_uri(uri)
-        .context(uri)?;
+    let mut client =
+        Builder::new().config(config).timeout(TIMEOUT).connect_uri(uri).context(uri)?;
     fill(&mut client).context("filling the disk")?;
     map(&mut client).context("mapping the disk")?;
     measure(&mut client).context("reading at random")?;
@@ -69,10 +66,7 @@ fn demonstrate(uri: &str, directory: &Path) -> Result<()> {
 }
 
 fn list(uri: &str) -> Result<()> {
-    let mut options = Builder::new()
-        .timeout(TIMEOUT)
-        .negotiate_uri(uri)
-        .context(uri)?;
+    let mut options = Builder::new().timeout(TIMEOUT).negotiate_uri(uri).context(uri)?;
     say("Its exports:")?;
     for export in options.list().context(uri)? {
         say(&format!("  {}: {}", export.name, export.description))?;
@@ -107,11 +101,7 @@ fn fill(client: &mut Client) -> std::result::Result<(), Error> {
     client.write_zeroes(ZEROED.start, length, CommandFlags::empty())?;
     client.flush()?;
     told(
-        &format!(
-            "Wrote {} in requests of {}",
-            size::format(FILLED),
-            size::format(REQUEST as u64)
-        ),
+        &format!("Wrote {} in requests of {}", size::format(FILLED), size::format(REQUEST as u64)),
         FILLED,
         started,
     );
@@ -128,10 +118,7 @@ fn map(client: &mut Client) -> std::result::Result<(), Error> {
             (false, true) => "zeroes",
             (true, _) => "hole",
         };
-        let (offset, length) = (
-            size::format(placed.offset),
-            size::format(placed.extent.length),
-        );
+        let (offset, length) = (size::format(placed.offset), size::format(placed.extent.length));
         println!("  {offset:>6} {length:>6}  {kind}");
     }
     Ok(())
@@ -169,9 +156,7 @@ fn measure(client: &mut Client) -> std::result::Result<(), Error> {
 fn copy_out(uri: &str, image: &Path) -> Result<()> {
     let targets = Target::parse_all(&[uri.to_owned(), image.display().to_string()])?;
     let [from, to] = &targets[..] else {
-        return Err(Failure::new(
-            "the demonstration's own paths are not understood",
-        ));
+        return Err(Failure::new("the demonstration's own paths are not understood"));
     };
     let started = Instant::now();
     let copied = copy::between(from, to, TIMEOUT, std::io::stderr().is_terminal())?;
@@ -186,10 +171,7 @@ fn copy_out(uri: &str, image: &Path) -> Result<()> {
 
 /// Reads the export and the file, and compares their checksums.
 fn verify(uri: &str, image: &Path) -> Result<()> {
-    let mut client = Builder::new()
-        .timeout(TIMEOUT)
-        .connect_uri(uri)
-        .context(uri)?;
+    let mut client = Builder::new().timeout(TIMEOUT).connect_uri(uri).context(uri)?;
     let (mut disk, mut buffer, mut offset) = (Sha256::new(), vec![0; 4 << 20], 0);
     let mut copy = Sha256::new();
     let mut file = File::open(image).context(image.display())?;
@@ -207,14 +189,8 @@ fn verify(uri: &str, image: &Path) -> Result<()> {
     if disk != copy {
         return Err(Failure::new("the copy differs from the disk"));
     }
-    let hex: String = disk
-        .iter()
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    say(&format!(
-        "The copy has the disk's checksum: sha256 {hex}..."
-    ))
+    let hex: String = disk.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    say(&format!("The copy has the disk's checksum: sha256 {hex}..."))
 }
 
 fn told(what: &str, bytes: u64, started: Instant) {

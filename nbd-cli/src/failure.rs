@@ -17,12 +17,7 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Whatever is quoted in it, it stays one line.
-        for part in self
-            .0
-            .split(['\n', '\r'])
-            .filter(|part| !part.is_empty())
-            .enumerate()
-        {
+        for part in self.0.split(['\n', '\r']).filter(|part| !part.is_empty()).enumerate() {
             match part {
                 (0, text) => f.write_str(text)?,
                 (_, text) => write!(f, "; {}", text.trim_start())?,

@@ -3,14 +3,7 @@
 //! The units are powers of 1024, with or without `iB` or `B` behind them.
 
 /// The units and the powers of two they stand for.
-const UNITS: [(char, u32); 6] = [
-    ('K', 10),
-    ('M', 20),
-    ('G', 30),
-    ('T', 40),
-    ('P', 50),
-    ('E', 60),
-];
+const UNITS: [(char, u32); 6] = [('K', 10), ('M', 20), ('G', 30), ('T', 40), ('P', 50), ('E', 60)];
 
 /// Why a text is no size.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -49,10 +42,7 @@ pub(crate) fn parse(text: &str) -> Result<u64, SizeError> {
 /// Writes a size so that [`parse`] reads the same number: with the largest unit
 /// that leaves no remainder.
 pub(crate) fn format(size: u64) -> String {
-    let exact = UNITS
-        .iter()
-        .rev()
-        .find(|(_, shift)| size != 0 && size.trailing_zeros() >= *shift);
+    let exact = UNITS.iter().rev().find(|(_, shift)| size != 0 && size.trailing_zeros() >= *shift);
     match exact {
         Some((unit, shift)) => format!("{}{unit}", size >> shift),
         None => size.to_string(),

@@ -81,22 +81,16 @@ impl Target {
             (Some(Self::Stdio | Self::Null), true) => {
                 Err(Failure::new("an NBD URI or [ COMMAND ] is needed here"))
             }
-            (Some(_), false) => Err(Failure::new(
-                "one NBD URI or [ COMMAND ] is needed, not more",
-            )),
+            (Some(_), false) => Err(Failure::new("one NBD URI or [ COMMAND ] is needed, not more")),
             (None, _) => Err(Failure::new("an NBD URI or [ COMMAND ] is needed")),
         }
     }
 }
 
 fn is_uri(word: &str) -> bool {
-    let scheme = word
-        .split_once("://")
-        .map(|(scheme, _)| scheme.to_ascii_lowercase());
+    let scheme = word.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
     scheme.is_some_and(|scheme| {
-        let base = scheme
-            .split_once('+')
-            .map_or(scheme.as_str(), |(base, _)| base);
+        let base = scheme.split_once('+').map_or(scheme.as_str(), |(base, _)| base);
         matches!(base, "nbd" | "nbds")
     })
 }
@@ -105,10 +99,7 @@ impl Server {
     fn uri(word: &str) -> Result<Self> {
         let uri: NbdUri = word.parse().context(word)?;
         // The user wrote the URI, so it may name the user's files.
-        let policy = UriPolicy {
-            local_files: true,
-            ..UriPolicy::default()
-        };
+        let policy = UriPolicy { local_files: true, ..UriPolicy::default() };
         policy.check(&uri).context(word)?;
         Ok(Self {
             name: word.to_owned(),
@@ -131,30 +122,21 @@ impl Server {
 
     /// Whether the server lives and dies with the connection, so that one is all there is.
     pub(crate) fn is_command(&self) -> bool {
-        matches!(
-            self.endpoint,
-            Endpoint::SocketActivation(_) | Endpoint::Command(_)
-        )
+        matches!(self.endpoint, Endpoint::SocketActivation(_) | Endpoint::Command(_))
     }
 
     /// Connects and negotiates with this configuration; the export is that of the URI.
     pub(crate) fn connect(&self, config: ClientConfig, timeout: Duration) -> Result<Client> {
-        self.builder(config, timeout)
-            .connect(&self.endpoint)
-            .context(&self.name)
+        self.builder(config, timeout).connect(&self.endpoint).context(&self.name)
     }
 
     /// Connects and stops before an export is chosen.
     pub(crate) fn negotiate(&self, config: ClientConfig, timeout: Duration) -> Result<Options> {
-        self.builder(config, timeout)
-            .negotiate(&self.endpoint)
-            .context(&self.name)
+        self.builder(config, timeout).negotiate(&self.endpoint).context(&self.name)
     }
 
     fn builder(&self, config: ClientConfig, timeout: Duration) -> Builder {
-        Builder::new()
-            .config(config.export(&self.export))
-            .timeout(timeout)
+        Builder::new().config(config.export(&self.export)).timeout(timeout)
     }
 }
 
@@ -170,30 +152,17 @@ mod tests {
     #[test]
     fn brackets_make_one_target() {
         let targets = parse(&["[", "nbdkit", "memory", "1M", "]", "disk.img"]).unwrap();
-        assert!(
-            matches!(&targets[..], [Target::Nbd(server), Target::File(_)]
-            if server.name == "[ nbdkit memory 1M ]")
-        );
+        assert!(matches!(&targets[..], [Target::Nbd(server), Target::File(_)]
+            if server.name == "[ nbdkit memory 1M ]"));
     }
 
     #[test]
     fn every_kind_is_told_apart() {
-        let targets = parse(&[
-            "NBD://localhost",
-            "-",
-            "null:",
-            "./nbd:x",
-            "nbds+unix:///?socket=s",
-        ]);
+        let targets =
+            parse(&["NBD://localhost", "-", "null:", "./nbd:x", "nbds+unix:///?socket=s"]);
         assert!(matches!(
             &targets.unwrap()[..],
-            [
-                Target::Nbd(_),
-                Target::Stdio,
-                Target::Null,
-                Target::File(_),
-                Target::Nbd(_)
-            ]
+            [Target::Nbd(_), Target::Stdio, Target::Null, Target::File(_), Target::Nbd(_)]
         ));
     }
 

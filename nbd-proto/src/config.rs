@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use bitflags::bitflags;
 
+use crate::error::ApiMisuse;
 use crate::wire::MAX_STRING;
 use crate::wire::flags::HandshakeFlags;
 
@@ -239,6 +240,19 @@ impl ClientConfig {
         self
     }
 
+    /// Takes back every meta context.
+    #[must_use]
+    pub fn clear_meta_contexts(mut self) -> Self {
+        self.meta_contexts.clear();
+        self
+    }
+
+    /// The meta contexts to ask for, in the order they were added.
+    #[must_use]
+    pub fn meta_contexts(&self) -> &[String] {
+        &self.meta_contexts
+    }
+
     /// Whether [`Negotiation`](crate::Negotiation) selects the meta contexts by
     /// itself before `info` and `go` (default: yes). Switched off by those who
     /// select them by hand.
@@ -360,6 +374,12 @@ impl Default for ServerConfig {
 }
 
 /// Whether text may travel as a name or query (proto.md, "Conventions").
-pub(crate) fn is_sendable(text: &str) -> bool {
-    text.len() <= MAX_STRING && !text.contains('\0')
+pub(crate) fn check_sendable(text: &str) -> Result<(), ApiMisuse> {
+    if text.len() > MAX_STRING {
+        Err(ApiMisuse::NameTooLong)
+    } else if text.contains('\0') {
+        Err(ApiMisuse::BadName)
+    } else {
+        Ok(())
+    }
 }

@@ -51,7 +51,7 @@ impl Error {
             Self::Misbehaved(_) => Errno::Proto,
             Self::Incompatible(_) => Errno::NotSup,
             Self::Refused(refusal) => refusal.code.errno(),
-            Self::Misuse(_) => Errno::Inval,
+            Self::Misuse(misuse) => misuse.errno(),
         }
     }
 }
@@ -251,8 +251,11 @@ pub enum ApiMisuse {
     /// negotiation.
     #[error("no option can be sent in this state")]
     WrongState,
-    /// A name or query is longer than 4096 bytes or contains NUL.
-    #[error("a name or query longer than 4096 bytes or with NUL in it")]
+    /// A name or query is longer than 4096 bytes.
+    #[error("a name or query longer than 4096 bytes")]
+    NameTooLong,
+    /// A name or query contains NUL.
+    #[error("a name or query with NUL in it")]
     BadName,
     /// The id names no request, or one in another state.
     #[error("no such request")]
@@ -263,6 +266,24 @@ pub enum ApiMisuse {
     /// `tls_ready` without an upgrade under way.
     #[error("no upgrade to TLS is under way")]
     NotUpgrading,
+}
+
+impl ApiMisuse {
+    /// The error number a user of libnbd would see.
+    #[must_use]
+    pub const fn errno(&self) -> Errno {
+        match self {
+            Self::NameTooLong => Errno::NameTooLong,
+            Self::ReceivedTooMuch
+            | Self::SentTooMuch
+            | Self::PayloadMissing
+            | Self::WrongState
+            | Self::BadName
+            | Self::NoSuchRequest
+            | Self::WrongReply
+            | Self::NotUpgrading => Errno::Inval,
+        }
+    }
 }
 
 /// A fault in a reply that spoils one command; the framing is beyond doubt.

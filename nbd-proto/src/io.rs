@@ -189,11 +189,7 @@ where
             Ok(n) => {
                 machine.sent(n)?;
                 let more = machine.get_direction().contains(Direction::WRITE);
-                return Ok(if more {
-                    Progress::More
-                } else {
-                    Progress::Blocked
-                });
+                return Ok(if more { Progress::More } else { Progress::Blocked });
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -236,17 +232,9 @@ where
             to.copy_from_slice(from);
         }
         staged += n;
-        if n < bytes.len() {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
+        if n < bytes.len() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
-    let bytes = if direct.is_empty() {
-        staging.get(..staged).unwrap_or_default()
-    } else {
-        direct
-    };
+    let bytes = if direct.is_empty() { staging.get(..staged).unwrap_or_default() } else { direct };
     Ok(io.write(bytes))
 }
 
@@ -267,10 +255,7 @@ where
         if progress != Progress::More {
             return Ok(progress);
         }
-        debug_assert!(
-            machine.stats().bytes_sent > before,
-            "a write must make progress"
-        );
+        debug_assert!(machine.stats().bytes_sent > before, "a write must make progress");
     }
     Ok(Progress::More)
 }

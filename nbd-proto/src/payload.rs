@@ -206,29 +206,18 @@ impl<B> Table<B> {
 
     /// Takes the buffer of a request out.
     pub fn remove(&mut self, id: RequestId) -> Option<B> {
-        self.slots
-            .get_mut(id.slot())?
-            .take_if(|(owner, _)| *owner == id)
-            .map(|(_, b)| b)
+        self.slots.get_mut(id.slot())?.take_if(|(owner, _)| *owner == id).map(|(_, b)| b)
     }
 
     /// The buffer of a request.
     #[must_use]
     pub fn get(&self, id: RequestId) -> Option<&B> {
-        self.slots
-            .get(id.slot())?
-            .as_ref()
-            .filter(|(owner, _)| *owner == id)
-            .map(|(_, b)| b)
+        self.slots.get(id.slot())?.as_ref().filter(|(owner, _)| *owner == id).map(|(_, b)| b)
     }
 
     /// The buffer of a request, to change.
     pub fn get_mut(&mut self, id: RequestId) -> Option<&mut B> {
-        self.slots
-            .get_mut(id.slot())?
-            .as_mut()
-            .filter(|(owner, _)| *owner == id)
-            .map(|(_, b)| b)
+        self.slots.get_mut(id.slot())?.as_mut().filter(|(owner, _)| *owner == id).map(|(_, b)| b)
     }
 }
 
@@ -241,10 +230,7 @@ impl<B> Default for Table<B> {
 impl<B> fmt::Debug for Table<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let used = self.slots.iter().filter(|slot| slot.is_some()).count();
-        f.debug_struct("Table")
-            .field("used", &used)
-            .field("slots", &self.slots.len())
-            .finish()
+        f.debug_struct("Table").field("used", &used).field("slots", &self.slots.len()).finish()
     }
 }
 
@@ -259,8 +245,7 @@ impl<B: AsMut<[u8]>> PayloadSink for Table<B> {
 
 impl<B: AsRef<[u8]>> PayloadSource for Table<B> {
     fn bytes(&self, id: RequestId, at: usize, len: usize) -> &[u8] {
-        self.get(id)
-            .map_or(&[], |buffer| part(buffer.as_ref(), at, len))
+        self.get(id).map_or(&[], |buffer| part(buffer.as_ref(), at, len))
     }
 }
 

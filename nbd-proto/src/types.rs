@@ -34,10 +34,7 @@ impl RequestId {
     /// The id behind a cookie that may or may not have been issued.
     #[must_use]
     pub const fn from_cookie(cookie: u64) -> Self {
-        Self {
-            slot: cookie as u32,
-            generation: (cookie >> 32) as u32,
-        }
+        Self { slot: cookie as u32, generation: (cookie >> 32) as u32 }
     }
 }
 
@@ -64,12 +61,7 @@ pub struct Command {
 
 impl Command {
     const fn new(kind: CommandType, offset: u64, length: u64) -> Self {
-        Self {
-            kind,
-            flags: CommandFlags::empty(),
-            offset,
-            length,
-        }
+        Self { kind, flags: CommandFlags::empty(), offset, length }
     }
 
     /// Read `length` bytes; they land in the [`PayloadSink`](crate::PayloadSink).

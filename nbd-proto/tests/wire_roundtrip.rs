@@ -74,11 +74,7 @@ fn info() -> impl Strategy<Value = Info> {
         text().prop_map(Info::Name),
         text().prop_map(Info::Description),
         any::<[u32; 3]>().prop_map(|[minimum, preferred, maximum]| {
-            Info::BlockSize(BlockSizes {
-                minimum,
-                preferred,
-                maximum,
-            })
+            Info::BlockSize(BlockSizes { minimum, preferred, maximum })
         }),
         (4u16..).prop_map(Info::Unknown),
     ]
@@ -212,34 +208,13 @@ fn wrong_magic_numbers_are_told_apart() {
     let mut greeting = Style::Newstyle.encode();
     greeting[15] ^= 1;
     assert_eq!(Style::decode(&greeting), Err(InvalidMessage::GreetingMagic));
-    assert_eq!(
-        OptionHeader::decode(&[0; 16]),
-        Err(InvalidMessage::OptionMagic)
-    );
-    assert_eq!(
-        OptionReplyHeader::decode(&[0; 20]),
-        Err(InvalidMessage::OptionReplyMagic)
-    );
-    assert_eq!(
-        RequestHeader::decode_compact(&[0; 28]),
-        Err(InvalidMessage::RequestMagic)
-    );
-    assert_eq!(
-        RequestHeader::decode_extended(&[0; 32]),
-        Err(InvalidMessage::RequestMagic)
-    );
-    assert_eq!(
-        SimpleReply::decode(&[0; 16]),
-        Err(InvalidMessage::ReplyMagic)
-    );
-    assert_eq!(
-        ChunkHeader::decode_structured(&[0; 20]),
-        Err(InvalidMessage::ReplyMagic)
-    );
-    assert_eq!(
-        ChunkHeader::decode_extended(&[0; 32]),
-        Err(InvalidMessage::ReplyMagic)
-    );
+    assert_eq!(OptionHeader::decode(&[0; 16]), Err(InvalidMessage::OptionMagic));
+    assert_eq!(OptionReplyHeader::decode(&[0; 20]), Err(InvalidMessage::OptionReplyMagic));
+    assert_eq!(RequestHeader::decode_compact(&[0; 28]), Err(InvalidMessage::RequestMagic));
+    assert_eq!(RequestHeader::decode_extended(&[0; 32]), Err(InvalidMessage::RequestMagic));
+    assert_eq!(SimpleReply::decode(&[0; 16]), Err(InvalidMessage::ReplyMagic));
+    assert_eq!(ChunkHeader::decode_structured(&[0; 20]), Err(InvalidMessage::ReplyMagic));
+    assert_eq!(ChunkHeader::decode_extended(&[0; 32]), Err(InvalidMessage::ReplyMagic));
 }
 
 #[test]
@@ -257,8 +232,5 @@ fn strings_have_a_limit_and_are_text() {
         ExportEntry::decode(&[0xff, 0xff, 0xff, 0xff, b'x']),
         Err(InvalidMessage::Truncated)
     );
-    assert_eq!(
-        MetaContext::decode(b"\0\0\0\x01name"),
-        Err(InvalidMessage::ContextName)
-    );
+    assert_eq!(MetaContext::decode(b"\0\0\0\x01name"), Err(InvalidMessage::ContextName));
 }

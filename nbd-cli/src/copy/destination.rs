@@ -55,11 +55,7 @@ impl Destination {
             if size.is_some_and(|size| size > store.size()) {
                 return Err(too_small(&named(), store.size(), size));
             }
-            return Ok(Self::File {
-                path: path.to_owned(),
-                store,
-                is_zero: false,
-            });
+            return Ok(Self::File { path: path.to_owned(), store, is_zero: false });
         }
         // Emptied and set to the size of the source, a file is all hole.
         let file = OpenOptions::new()
@@ -70,34 +66,20 @@ impl Destination {
             .open(path)
             .context(named())?;
         let Some(size) = size else {
-            return Ok(Self::Growing {
-                path: path.to_owned(),
-                file,
-            });
+            return Ok(Self::Growing { path: path.to_owned(), file });
         };
         file.set_len(size).context(named())?;
         let store = FileStore::open(path, false).context("destination")?;
-        Ok(Self::File {
-            path: path.to_owned(),
-            store,
-            is_zero: true,
-        })
+        Ok(Self::File { path: path.to_owned(), store, is_zero: true })
     }
 
     /// Writes every piece; returns what there was.
     pub(super) fn write_all(self, plan: &Plan, inlet: Inlet, bar: &ProgressBar) -> Result<Copied> {
         match self {
             Self::Server(server) => server.write_all(plan, &inlet, bar),
-            Self::File {
-                path,
-                store,
-                is_zero,
-            } => {
+            Self::File { path, store, is_zero } => {
                 let skip = (is_zero || plan.skip_zeroes) && !plan.allocated;
-                let zeroing = Zeroing {
-                    may_punch: !plan.allocated,
-                    fast_only: false,
-                };
+                let zeroing = Zeroing { may_punch: !plan.allocated, fast_only: false };
                 each(&inlet, bar, |piece| match piece {
                     Piece::Data { offset, bytes } => store.write_at(bytes.as_ref(), *offset),
                     Piece::Zeroes { .. } if skip => Ok(()),
@@ -114,11 +96,7 @@ impl Destination {
                     Piece::Data { offset, bytes } => file.write_all_at(bytes.as_ref(), *offset),
                     Piece::Zeroes { offset, length } => {
                         let end = offset + length;
-                        if file.metadata()?.len() < end {
-                            file.set_len(end)
-                        } else {
-                            Ok(())
-                        }
+                        if file.metadata()?.len() < end { file.set_len(end) } else { Ok(()) }
                     }
                 })
                 .context(path.display())
@@ -134,9 +112,7 @@ pub(super) fn too_small(name: &str, room: u64, size: Option<u64>) -> Failure {
         Some(size) => Failure::new(format!(
             "{name}: has room for {room} bytes, but the source has {size}; nothing was written"
         )),
-        None => Failure::new(format!(
-            "{name}: the source has more than the {room} bytes it holds"
-        )),
+        None => Failure::new(format!("{name}: the source has more than the {room} bytes it holds")),
     }
 }
 

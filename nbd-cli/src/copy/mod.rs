@@ -94,15 +94,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     };
     let request_size = usize::try_from(args.request_size).unwrap_or(usize::MAX);
     if !(512..=32 << 20).contains(&request_size) || !request_size.is_power_of_two() {
-        return Err(Failure::new(
-            "--request-size must be a power of two from 512 to 32M",
-        ));
+        return Err(Failure::new("--request-size must be a power of two from 512 to 32M"));
     }
     let sparse = usize::try_from(args.sparse).unwrap_or(usize::MAX);
     if sparse != 0 && (!sparse.is_power_of_two() || sparse < 512) {
-        return Err(Failure::new(
-            "--sparse must be 0 or a power of two from 512",
-        ));
+        return Err(Failure::new("--sparse must be 0 or a power of two from 512"));
     }
     let plan = Plan {
         requests: args.requests as usize,
@@ -124,11 +120,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 /// A progress bar over so many bytes, or a counter where the size is unknown.
 pub(crate) fn progress_bar(size: Option<u64>, show: bool) -> ProgressBar {
-    let target = if show {
-        ProgressDrawTarget::stderr()
-    } else {
-        ProgressDrawTarget::hidden()
-    };
+    let target = if show { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
     let bar = ProgressBar::with_draw_target(size, target);
     let template = match size {
         Some(_) => "{bar:40} {percent:>3}% {bytes}/{total_bytes} {bytes_per_sec} {eta}",

@@ -24,10 +24,7 @@ pub(super) struct Slice {
 impl Slice {
     pub(super) fn new(buffer: Vec<u8>, range: Range<usize>) -> Self {
         let end = range.end.min(buffer.len());
-        Self {
-            range: range.start.min(end)..end,
-            buffer,
-        }
+        Self { range: range.start.min(end)..end, buffer }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -79,23 +76,12 @@ pub(super) enum Next {
 pub(super) fn channel(depth: usize) -> (Outlet, Inlet) {
     let (pieces, inlet) = mpsc::sync_channel(depth);
     let (buffers, returned) = mpsc::channel();
-    (
-        Outlet {
-            pieces,
-            buffers: returned,
-        },
-        Inlet {
-            pieces: inlet,
-            buffers,
-        },
-    )
+    (Outlet { pieces, buffers: returned }, Inlet { pieces: inlet, buffers })
 }
 
 impl Outlet {
     pub(super) fn send(&self, piece: Piece) -> Result<()> {
-        self.pieces
-            .send(piece)
-            .map_err(|_| Failure::new("the destination has stopped"))
+        self.pieces.send(piece).map_err(|_| Failure::new("the destination has stopped"))
     }
 
     /// A buffer of this length, used before if there is one.

@@ -53,11 +53,7 @@ impl ServerSource {
         }
         let client = server.connect(config, timeout)?;
         let allocation = client.context(ALLOCATION);
-        Ok(Self {
-            name: server.name.clone(),
-            client,
-            allocation,
-        })
+        Ok(Self { name: server.name.clone(), client, allocation })
     }
 
     pub(super) fn size(&self) -> u64 {
@@ -65,18 +61,10 @@ impl ServerSource {
     }
 
     pub(super) fn read_all(self, plan: &Plan, outlet: &Outlet) -> Result<()> {
-        let Self {
-            name,
-            mut client,
-            allocation,
-        } = self;
+        let Self { name, mut client, allocation } = self;
         let mut map = Map {
             allocation,
-            mapped: if allocation.is_some() {
-                0
-            } else {
-                client.size()
-            },
+            mapped: if allocation.is_some() { 0 } else { client.size() },
             asked: None,
             size: client.size(),
             block: u64::from(client.core().export().minimum_block()),
@@ -158,10 +146,7 @@ impl Map {
             let to = self.mapped - self.mapped % self.block;
             if extent.is_zero() && from < to {
                 self.read(start..from);
-                outlet.send(Piece::Zeroes {
-                    offset: from,
-                    length: to - from,
-                })?;
+                outlet.send(Piece::Zeroes { offset: from, length: to - from })?;
                 self.read(to..self.mapped);
             } else {
                 self.read(start..self.mapped);
@@ -203,9 +188,7 @@ impl ServerDestination {
         let client = server.connect(ClientConfig::new(), timeout)?;
         let name = server.name.clone();
         if client.is_read_only() {
-            return Err(crate::failure::Failure::new(format!(
-                "{name}: the export is read-only"
-            )));
+            return Err(crate::failure::Failure::new(format!("{name}: the export is read-only")));
         }
         if size.is_some_and(|size| size > client.size()) {
             return Err(too_small(&name, client.size(), size));
@@ -222,11 +205,7 @@ impl ServerDestination {
             longest: longest_range(&client),
             can_zero: flags.contains(TransmissionFlags::SEND_WRITE_ZEROES),
             skip_zeroes: plan.skip_zeroes,
-            zero_flags: if plan.allocated {
-                CommandFlags::NO_HOLE
-            } else {
-                CommandFlags::empty()
-            },
+            zero_flags: if plan.allocated { CommandFlags::NO_HOLE } else { CommandFlags::empty() },
             depth: plan.requests,
         };
         let mut pipeline = client.pipeline();
@@ -262,11 +241,7 @@ impl Writer {
         loop {
             // Everything that is at hand goes out together; only then is an answer waited
             // for, and only with nothing under way, the source.
-            let next = if pipeline.in_flight() == 0 {
-                inlet.wait()
-            } else {
-                inlet.poll()
-            };
+            let next = if pipeline.in_flight() == 0 { inlet.wait() } else { inlet.poll() };
             match next {
                 Next::Piece(piece) => {
                     copied.count(&piece, bar);
@@ -326,11 +301,7 @@ impl Writer {
         length: u64,
         inlet: &Inlet,
     ) -> Result<()> {
-        let step = if self.can_zero {
-            self.longest
-        } else {
-            self.request
-        };
+        let step = if self.can_zero { self.longest } else { self.request };
         let (mut at, end) = (offset, offset + length);
         while at < end {
             let length = (end - at).min(step);

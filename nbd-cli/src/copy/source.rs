@@ -23,20 +23,17 @@ pub(crate) enum Source {
 impl Source {
     pub(crate) fn open(target: &Target, plan: &Plan, timeout: Duration) -> Result<Self> {
         match target {
-            Target::Nbd(server) => Ok(Self::Server(Box::new(ServerSource::open(
-                server, plan, timeout,
-            )?))),
+            Target::Nbd(server) => {
+                Ok(Self::Server(Box::new(ServerSource::open(server, plan, timeout)?)))
+            }
             Target::File(path) => {
                 let store = FileStore::open(path, true).context("source")?;
-                Ok(Self::File {
-                    path: path.clone(),
-                    store,
-                })
+                Ok(Self::File { path: path.clone(), store })
             }
             Target::Stdio => Ok(Self::Stdin),
-            Target::Null => Err(Failure::new(
-                "null: has nothing to read; it can only be a destination",
-            )),
+            Target::Null => {
+                Err(Failure::new("null: has nothing to read; it can only be a destination"))
+            }
         }
     }
 
@@ -66,9 +63,7 @@ fn read_file(path: &Path, store: &FileStore, plan: &Plan, outlet: &Outlet) -> Re
             extents.push(extent);
             ControlFlow::Continue(())
         };
-        store
-            .extents(0, store.size(), collect)
-            .context(path.display())?;
+        store.extents(0, store.size(), collect).context(path.display())?;
     }
     let mut offset = 0;
     for extent in extents {
@@ -76,10 +71,7 @@ fn read_file(path: &Path, store: &FileStore, plan: &Plan, outlet: &Outlet) -> Re
         if extent.kind == ExtentKind::Data {
             read_range(path, store, offset..end, plan, outlet)?;
         } else {
-            outlet.send(Piece::Zeroes {
-                offset,
-                length: extent.length,
-            })?;
+            outlet.send(Piece::Zeroes { offset, length: extent.length })?;
         }
         offset = end;
     }
@@ -126,10 +118,7 @@ fn read_stream(stream: &mut dyn Read, plan: &Plan, outlet: &Outlet) -> Result<()
         if last {
             // A short piece is sent as it is: the end of a stream is data even when it is
             // zeroes, so that the destination becomes as long.
-            outlet.send(Piece::Data {
-                offset,
-                bytes: Slice::new(buffer, 0..filled),
-            })?;
+            outlet.send(Piece::Data { offset, bytes: Slice::new(buffer, 0..filled) })?;
             return Ok(());
         }
         sparse::send(outlet, offset, buffer, plan.sparse)?;

@@ -7,9 +7,7 @@ use crate::failure::Result;
 pub(super) fn is_zero(bytes: &[u8]) -> bool {
     // Blocks without an early exit inside are compared many bytes at a time.
     let (blocks, rest) = bytes.as_chunks::<64>();
-    blocks
-        .iter()
-        .all(|block| block.iter().fold(0, |any, byte| any | byte) == 0)
+    blocks.iter().all(|block| block.iter().fold(0, |any, byte| any | byte) == 0)
         && rest.iter().all(|byte| *byte == 0)
 }
 
@@ -33,25 +31,16 @@ pub(super) fn send(
         let (start, stop) = (run.start, run.end);
         let at = offset + start as u64;
         if run.zero {
-            outlet.send(Piece::Zeroes {
-                offset: at,
-                length: (stop - start) as u64,
-            })?;
+            outlet.send(Piece::Zeroes { offset: at, length: (stop - start) as u64 })?;
         } else if Some(i) == last_data {
             if let Some(buffer) = buffer.take() {
-                outlet.send(Piece::Data {
-                    offset: at,
-                    bytes: Slice::new(buffer, start..stop),
-                })?;
+                outlet.send(Piece::Data { offset: at, bytes: Slice::new(buffer, start..stop) })?;
             }
         } else if let Some(buffer) = &buffer {
             // Data before the last run travels in a buffer of its own.
             let mut own = outlet.buffer(stop - start);
             own.copy_from_slice(&buffer[start..stop]);
-            outlet.send(Piece::Data {
-                offset: at,
-                bytes: Slice::new(own, 0..stop - start),
-            })?;
+            outlet.send(Piece::Data { offset: at, bytes: Slice::new(own, 0..stop - start) })?;
         }
     }
     Ok(())

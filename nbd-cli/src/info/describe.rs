@@ -1,7 +1,8 @@
 //! What is known of one export, and of the connection it was asked over.
 
 use nbd_client_blocking::proto::{
-    ExportInfo, HeaderStyle, Negotiated, Refusal, RefusalCode, TransmissionFlags,
+    Error as ProtocolError, ExportInfo, HeaderStyle, Negotiated, Protocol, Refusal, RefusalCode,
+    TransmissionFlags,
 };
 use nbd_client_blocking::{Error, Options};
 
@@ -15,11 +16,7 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) fn of(facts: &Negotiated) -> Self {
-        Self {
-            protocol: facts.protocol.name(),
-            tls: facts.tls,
-            headers: facts.headers,
-        }
+        Self { protocol: facts.protocol.name(), tls: facts.tls, headers: facts.headers }
     }
 }
 
@@ -37,10 +34,7 @@ pub(super) struct Described {
 pub(super) const ABILITIES: [(&str, TransmissionFlags); 11] = [
     ("is_rotational", TransmissionFlags::ROTATIONAL),
     ("is_read_only", TransmissionFlags::READ_ONLY),
-    (
-        "can_block_status_payload",
-        TransmissionFlags::BLOCK_STATUS_PAYLOAD,
-    ),
+    ("can_block_status_payload", TransmissionFlags::BLOCK_STATUS_PAYLOAD),
     ("can_cache", TransmissionFlags::SEND_CACHE),
     ("can_df", TransmissionFlags::SEND_DF),
     ("can_fast_zero", TransmissionFlags::SEND_FAST_ZERO),
@@ -57,10 +51,7 @@ impl Described {
         let info = info.unwrap_or_else(|| ExportInfo::new(0, TransmissionFlags::empty()));
         let description = info.description.clone();
         Self {
-            name: info
-                .canonical_name
-                .clone()
-                .unwrap_or_else(|| name.to_owned()),
+            name: info.canonical_name.clone().unwrap_or_else(|| name.to_owned()),
             description,
             info,
             contexts,
@@ -68,27 +59,59 @@ impl Described {
     }
 }
 
-/// The export the URI names.
-pub(super) fn chosen(options: &mut Options) -> Result<Described, Error> {
-    let facts = options.info()?;
-    let contexts = contexts(options)?;
+/// Whether the server knows options: those of fixed newstyle do.
+pub(super) fn can_be_asked(options: &mut Options) -> bool {
+    options.negotiated().protocol == Protocol::FixedNewstyle
+}
+
+/// The export the URI names. A server that does not know `NBD_OPT_INFO` tells about an
+/// export only when it is chosen.
+pub(super) fn chosen(mut options: Options) -> Result<(Session, Vec<Described>), Error> {
+    let mut contexts = Vec::new();
+    if can_be_asked(&mut options) {
+        match one(&mut options) {
+            Err(Error::Protocol(ProtocolError::Refused(Refusal {
+                code: RefusalCode::Unsupported,
+                ..
+            }))) => contexts = self::contexts(&mut options)?,
+            result => return Ok((finish(options)?, vec![result?])),
+        }
+    }
     let name = options.export_name().to_owned();
-    Ok(Described::of(&name, &facts, contexts))
+    let client = options.go().map_err(|failed| failed.error)?;
+    let facts = client.negotiated().clone();
+    client.disconnect()?;
+    let export = Described::of(&name, &facts, contexts);
+    Ok((Session::of(&facts), vec![export]))
 }
 
 /// Every export the server lists.
-pub(super) fn all(options: &mut Options) -> Result<Vec<Described>, Error> {
+pub(super) fn all(mut options: Options) -> Result<(Session, Vec<Described>), Error> {
     let mut exports = Vec::new();
     for entry in options.list()? {
         options.set_export_name(&entry.name)?;
-        let mut described = chosen(options)?;
+        let mut described = one(&mut options)?;
         described.name = entry.name;
         if described.description.is_none() && !entry.description.is_empty() {
             described.description = Some(entry.description);
         }
         exports.push(described);
     }
-    Ok(exports)
+    Ok((finish(options)?, exports))
+}
+
+fn finish(mut options: Options) -> Result<Session, Error> {
+    let session = Session::of(options.negotiated());
+    options.abort()?;
+    Ok(session)
+}
+
+/// The export that is asked for at the moment.
+fn one(options: &mut Options) -> Result<Described, Error> {
+    let facts = options.info()?;
+    let contexts = contexts(options)?;
+    let name = options.export_name().to_owned();
+    Ok(Described::of(&name, &facts, contexts))
 }
 
 /// The names of all meta contexts; none from a server that has no such thing.
@@ -98,7 +121,7 @@ fn contexts(options: &mut Options) -> Result<Vec<String>, Error> {
     }
     match options.list_meta_contexts(&[]) {
         Ok(contexts) => Ok(contexts.into_iter().map(|context| context.name).collect()),
-        Err(Error::Protocol(nbd_client_blocking::proto::Error::Refused(Refusal {
+        Err(Error::Protocol(ProtocolError::Refused(Refusal {
             code: RefusalCode::Unsupported | RefusalCode::Invalid | RefusalCode::Policy,
             ..
         }))) => Ok(Vec::new()),

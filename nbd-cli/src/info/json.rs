@@ -32,9 +32,6 @@ fn export(export: &Described) -> Value {
         map.insert("block_size_maximum".to_owned(), json!(sizes.maximum));
     }
     map.insert("export-size".to_owned(), json!(export.info.size));
-    map.insert(
-        "export-size-str".to_owned(),
-        json!(crate::size::format(export.info.size)),
-    );
+    map.insert("export-size-str".to_owned(), json!(crate::size::format(export.info.size)));
     Value::Object(map)
 }

@@ -19,9 +19,7 @@ pub(super) fn run(
     let mut client = server.connect(config, timeout)?;
     if client.context(context).is_none() {
         let name = &server.name;
-        return Err(Failure::new(format!(
-            "{name}: the server has no meta context `{context}`"
-        )));
+        return Err(Failure::new(format!("{name}: the server has no meta context `{context}`")));
     }
     let size = client.size();
     let mut rows = Vec::new();
@@ -45,11 +43,7 @@ pub(super) fn run(
         }
     }
     client.disconnect().context(&server.name)?;
-    Ok(if as_json {
-        format!("{:#}\n", Value::Array(rows))
-    } else {
-        text
-    })
+    Ok(if as_json { format!("{:#}\n", Value::Array(rows)) } else { text })
 }
 
 /// What a status means, where the context is a known one.

@@ -14,12 +14,13 @@ mod map;
 mod text;
 
 use std::io::Write;
+use std::time::Duration;
 
 use nbd_client_blocking::proto::ClientConfig;
 
 use crate::Patience;
 use crate::failure::{Context, Failure, Result};
-use crate::target::Target;
+use crate::target::{Server, Target};
 
 use describe::{Described, Session};
 
@@ -58,47 +59,31 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     } else if let Some(context) = &args.map {
         map::run(&server, context, args.json, timeout)?
     } else {
-        let config = ClientConfig::new().full_info(true);
-        let mut options = server.negotiate(config, timeout)?;
-        let exports = if !options.is_negotiating() {
-            if args.list {
-                return Err(Failure::new(format!(
-                    "{}: the server speaks an older protocol that cannot list exports",
-                    server.name
-                )));
-            }
-            let client = options
-                .go()
-                .map_err(|failed| failed.error)
-                .context(&server.name)?;
-            let facts = client.negotiated().clone();
-            client.disconnect().context(&server.name)?;
-            let export = Described::of("", &facts, Vec::new());
-            return print(&render(args, &Session::of(&facts), &[export]));
-        } else if args.list {
-            describe::all(&mut options).context(&server.name)?
-        } else {
-            vec![describe::chosen(&mut options).context(&server.name)?]
-        };
-        let session = Session::of(options.negotiated());
-        options.abort().context(&server.name)?;
-        render(args, &session, &exports)
+        describe(args, &server, timeout)?
     };
     print(&output)
 }
 
-fn render(args: &Args, session: &Session, exports: &[Described]) -> String {
-    if args.json {
-        json::render(session, exports)
-    } else {
-        text::render(session, exports)
+fn describe(args: &Args, server: &Server, timeout: Duration) -> Result<String> {
+    let config = ClientConfig::new().full_info(true);
+    let mut options = server.negotiate(config, timeout)?;
+    if args.list && !describe::can_be_asked(&mut options) {
+        return Err(Failure::new(format!(
+            "{}: the server speaks an older protocol that cannot list exports",
+            server.name
+        )));
     }
+    let (session, exports) =
+        if args.list { describe::all(options) } else { describe::chosen(options) }
+            .context(&server.name)?;
+    Ok(render(args, &session, &exports))
+}
+
+fn render(args: &Args, session: &Session, exports: &[Described]) -> String {
+    if args.json { json::render(session, exports) } else { text::render(session, exports) }
 }
 
 fn print(output: &str) -> Result<()> {
     let mut stdout = std::io::stdout().lock();
-    stdout
-        .write_all(output.as_bytes())
-        .and_then(|()| stdout.flush())
-        .context("standard output")
+    stdout.write_all(output.as_bytes()).and_then(|()| stdout.flush()).context("standard output")
 }

@@ -15,11 +15,7 @@ pub(super) fn render(session: &Session, exports: &[Described]) -> String {
     };
     let with = if session.tls { "with" } else { "without" };
     // Writing to a string does not fail.
-    let _ = writeln!(
-        out,
-        "protocol: {} {with} TLS, using {packets} packets",
-        session.protocol
-    );
+    let _ = writeln!(out, "protocol: {} {with} TLS, using {packets} packets", session.protocol);
     for export in exports {
         describe(&mut out, export);
     }

@@ -185,10 +185,7 @@ impl Answerer {
                 // The store was changed meanwhile.
                 Some(last) if last.status == status => last.length += extent.length,
                 _ if full => return ControlFlow::Break(()),
-                _ => self.extents.push(Extent {
-                    length: extent.length,
-                    status,
-                }),
+                _ => self.extents.push(Extent { length: extent.length, status }),
             }
             ControlFlow::Continue(())
         });

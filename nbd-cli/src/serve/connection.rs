@@ -141,9 +141,7 @@ impl Connection<'_> {
                 return Err(Fault::Abandoned);
             }
             let stop = self.stopping.is_none().then_some(&self.shared.stop);
-            let woken = self
-                .transport
-                .wait(interest, stop, self.deadline(interest))?;
+            let woken = self.transport.wait(interest, stop, self.deadline(interest))?;
             if woken.ready.contains(Direction::WRITE) {
                 self.send()?;
             }
@@ -179,8 +177,7 @@ impl Connection<'_> {
 
     fn deadline(&self, interest: Direction) -> Option<Instant> {
         let idle = interest == Direction::READ && self.buffers.keeps_any();
-        self.stopping
-            .or_else(|| idle.then(|| Instant::now() + IDLE))
+        self.stopping.or_else(|| idle.then(|| Instant::now() + IDLE))
     }
 
     /// Reads what has arrived, and answers after each read.
@@ -220,8 +217,7 @@ impl Connection<'_> {
         let store = &*self.shared.export.store;
         let enough = self.buffers.held() + BURST;
         while let Some((id, command)) = self.waiting.pop_front() {
-            self.answerer
-                .answer(id, command, &mut self.server, &mut self.buffers, store)?;
+            self.answerer.answer(id, command, &mut self.server, &mut self.buffers, store)?;
             if self.buffers.held() >= enough {
                 break;
             }
@@ -230,11 +226,7 @@ impl Connection<'_> {
     }
 
     fn send(&mut self) -> Result<(), Fault> {
-        while self
-            .transport
-            .direction(&self.server)
-            .contains(Direction::WRITE)
-        {
+        while self.transport.direction(&self.server).contains(Direction::WRITE) {
             let progress = self.transport.write(&mut self.server, &self.buffers)?;
             self.take_events()?;
             if progress != Progress::More {

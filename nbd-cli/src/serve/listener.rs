@@ -59,15 +59,10 @@ impl Listener {
     /// When the export's name cannot be part of a URI.
     pub(super) fn uri(&self, export: &str) -> io::Result<String> {
         let address = match self {
-            Self::Unix(_, file) => UriAddress::Unix {
-                path: file.path.clone(),
-            },
+            Self::Unix(_, file) => UriAddress::Unix { path: file.path.clone() },
             Self::Tcp(listener) => {
                 let bound = listener.local_addr()?;
-                UriAddress::Tcp {
-                    host: reachable(bound.ip()).to_string(),
-                    port: bound.port(),
-                }
+                UriAddress::Tcp { host: reachable(bound.ip()).to_string(), port: bound.port() }
             }
         };
         NbdUri::new(address, false)

@@ -132,8 +132,7 @@ impl Source {
     }
 
     fn description(&self) -> Option<String> {
-        self.memory
-            .map(|size| format!("{} of memory", size::format(size)))
+        self.memory.map(|size| format!("{} of memory", size::format(size)))
     }
 }
 

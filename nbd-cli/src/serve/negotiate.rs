@@ -91,10 +91,7 @@ fn answer(negotiation: &mut ServerNegotiation, export: &Export) -> Result<(), Ap
         Question::ListMetaContext(request) | Question::SetMetaContext(request) => &request.export,
     };
     if !export.is_called(name) {
-        return negotiation.refuse(
-            RefusalCode::UnknownExport,
-            "there is no export of that name",
-        );
+        return negotiation.refuse(RefusalCode::UnknownExport, "there is no export of that name");
     }
     match question {
         Question::List => {

@@ -40,9 +40,7 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn new(export: Export, stop: PipeReader) -> Self {
-        let limits = Limits::default()
-            .max_payload(MAX_PAYLOAD)
-            .max_in_flight(IN_FLIGHT);
+        let limits = Limits::default().max_payload(MAX_PAYLOAD).max_in_flight(IN_FLIGHT);
         Self {
             export,
             config: ServerConfig::new().limits(limits),
@@ -59,9 +57,7 @@ impl Shared {
     }
 
     fn connections(&self) -> MutexGuard<'_, usize> {
-        self.connections
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -89,20 +85,10 @@ impl Running {
         let uri = listener.uri(&export.name)?;
         let (stop, alive) = io::pipe()?;
         let shared = Arc::new(Shared::new(export, stop));
-        let acceptor = Acceptor {
-            listener,
-            shared: Arc::clone(&shared),
-            max_connections,
-        };
-        let acceptor = thread::Builder::new()
-            .name("accept".to_owned())
-            .spawn(move || acceptor.run())?;
-        Ok(Self {
-            uri,
-            shared,
-            alive: Some(alive),
-            acceptor: Some(acceptor),
-        })
+        let acceptor = Acceptor { listener, shared: Arc::clone(&shared), max_connections };
+        let acceptor =
+            thread::Builder::new().name("accept".to_owned()).spawn(move || acceptor.run())?;
+        Ok(Self { uri, shared, alive: Some(alive), acceptor: Some(acceptor) })
     }
 
     /// The URI to connect to.
@@ -227,9 +213,7 @@ impl Place {
             return None;
         }
         *connections += 1;
-        Some(Self {
-            shared: Arc::clone(shared),
-        })
+        Some(Self { shared: Arc::clone(shared) })
     }
 }
 

@@ -31,10 +31,7 @@ pub(super) struct Woken {
 impl Transport {
     /// A connection in clear.
     pub(super) const fn plain(socket: OwnedFd) -> Self {
-        Self {
-            socket,
-            link: Link::plain(),
-        }
+        Self { socket, link: Link::plain() }
     }
 
     /// Reads once, without waiting.
@@ -95,10 +92,7 @@ impl Transport {
         let mut ready = Direction::empty();
         ready.set(Direction::READ, seen.intersects(PollFlags::IN | failed));
         ready.set(Direction::WRITE, seen.intersects(PollFlags::OUT | failed));
-        Ok(Woken {
-            ready: ready & interest,
-            stop: used == 2 && !fds[1].revents().is_empty(),
-        })
+        Ok(Woken { ready: ready & interest, stop: used == 2 && !fds[1].revents().is_empty() })
     }
 
     /// Ends a connection of which the client does not know yet. To close a

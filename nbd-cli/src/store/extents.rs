@@ -52,10 +52,7 @@ pub(crate) fn file_extents(
     let mut position = offset;
     while position < end {
         let (kind, until) = extent_at(file, position, end)?;
-        let extent = StoreExtent {
-            length: until - position,
-            kind,
-        };
+        let extent = StoreExtent { length: until - position, kind };
         if visit(extent).is_break() {
             break;
         }

@@ -34,10 +34,7 @@ impl FileStore {
     /// When the path cannot be opened or is neither; the message names it.
     pub(crate) fn open(path: &Path, read_only: bool) -> io::Result<Self> {
         Self::open_unnamed(path, read_only).map_err(|error| {
-            io::Error::new(
-                error.kind(),
-                format!("cannot open {}: {error}", path.display()),
-            )
+            io::Error::new(error.kind(), format!("cannot open {}: {error}", path.display()))
         })
     }
 
@@ -87,9 +84,7 @@ impl FileStore {
         let end = offset + len;
         while offset < end {
             let length = (end - offset).min(ZEROES.len() as u64);
-            self.file
-                .write_all_at(&ZEROES[..length as usize], offset)
-                .map_err(with_number)?;
+            self.file.write_all_at(&ZEROES[..length as usize], offset).map_err(with_number)?;
             offset += length;
         }
         Ok(())
@@ -106,11 +101,7 @@ impl Store for FileStore {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            trim: !self.read_only,
-            fast_zero: !self.read_only,
-            cache: true,
-        }
+        Capabilities { trim: !self.read_only, fast_zero: !self.read_only, cache: true }
     }
 
     fn preferred_block(&self) -> u32 {

@@ -206,11 +206,7 @@ impl Store for MemoryStore {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            trim: true,
-            fast_zero: true,
-            cache: false,
-        }
+        Capabilities { trim: true, fast_zero: true, cache: false }
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
@@ -279,10 +275,7 @@ impl Store for MemoryStore {
             // The index is not locked during the visit, which may be slow or
             // may ask the store for more.
             let (kind, until) = self.extent_at(position, end);
-            let extent = StoreExtent {
-                length: until - position,
-                kind,
-            };
+            let extent = StoreExtent { length: until - position, kind };
             if visit(extent).is_break() {
                 break;
             }
@@ -311,20 +304,14 @@ fn pieces(offset: u64, len: usize) -> impl Iterator<Item = Piece> {
         let length = (PAGE_SIZE - start).min(len - done);
         let in_buffer = done..done + length;
         done += length;
-        Some(Piece {
-            page: position / PAGE,
-            in_page: start..start + length,
-            in_buffer,
-        })
+        Some(Piece { page: position / PAGE, in_page: start..start + length, in_buffer })
     })
 }
 
 fn is_zero(bytes: &[u8]) -> bool {
     // A step at a time without a branch, which the compiler turns into vector
     // instructions.
-    bytes
-        .chunks(512)
-        .all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)
+    bytes.chunks(512).all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)
 }
 
 /// Locks for reading. A thread that panicked cannot have left a page or the

@@ -45,9 +45,7 @@ impl Coverage {
         if range.start < self.head {
             return Err(ReplyFault::Overlap);
         }
-        let next = self
-            .islands
-            .partition_point(|island| island.start < range.start);
+        let next = self.islands.partition_point(|island| island.start < range.start);
         let before = next.checked_sub(1).and_then(|i| self.islands.get(i));
         let touches_before = match before {
             Some(island) if island.end > range.start => return Err(ReplyFault::Overlap),

@@ -12,6 +12,7 @@
 //! |---|---|
 //! | `submit` | checks made before a command is queued |
 //! | `reply` | what the bytes from the server mean |
+//! | `whole` | the same for the common reply, in one go |
 //! | `pending` | one command between submission and completion |
 //! | `coverage` | which bytes of a read have come |
 //! | `status` | validation of block status |
@@ -21,6 +22,7 @@ mod pending;
 mod reply;
 mod status;
 mod submit;
+mod whole;
 
 use alloc::collections::VecDeque;
 use core::fmt;
@@ -43,6 +45,7 @@ use crate::wire::request::{CommandType, RequestHeader};
 use pending::{Pending, Stage};
 use reply::Expect;
 use status::Contexts;
+use submit::Gate;
 
 pub(crate) use status::MAX_CONTEXTS;
 
@@ -76,6 +79,7 @@ struct Core {
     facts: Negotiated,
     export: ExportInfo,
     contexts: Contexts,
+    gate: Gate,
     strict: StrictMode,
     strict_peer: bool,
     limits: Limits,
@@ -92,6 +96,8 @@ struct Core {
     anomalies: VecDeque<Anomaly>,
     anomaly_count: u64,
     messages_received: u64,
+    /// Payload that bypassed the intake's own count.
+    bytes_copied: u64,
     life: Life,
     end: End,
 }
@@ -134,7 +140,9 @@ pub enum RequestStatus {
     InFlight,
     /// Finished; its completion has not been taken.
     Completed,
-    /// Never issued, or its completion has been taken.
+    /// Its completion has been taken, or it was abandoned.
+    Retired,
+    /// Never issued.
     Unknown,
 }
 
@@ -147,8 +155,9 @@ impl Client {
         stats: Stats,
     ) -> Self {
         scratch.grow(config.limits.scratch_len);
-        let core = Core {
+        let mut core = Core {
             contexts: Contexts::new(&facts.contexts),
+            gate: Gate::default(),
             strict: config.strict,
             strict_peer: config.strict_peer,
             limits: config.limits,
@@ -162,19 +171,15 @@ impl Client {
             anomalies: VecDeque::new(),
             anomaly_count: 0,
             messages_received: 0,
+            bytes_copied: 0,
             life: Life::Open,
             end: End::Untold,
             facts,
             export,
         };
-        let first = Step::Parse {
-            need: core.first_need(),
-        };
-        Self {
-            intake: Intake::new(scratch, first, stats),
-            outbox: Outbox::new(),
-            core,
-        }
+        core.gate = Gate::new(&core);
+        let first = Step::Parse { need: core.first_need() };
+        Self { intake: Intake::new(scratch, first, stats), outbox: Outbox::new(), core }
     }
 
     /// What was negotiated.
@@ -192,12 +197,7 @@ impl Client {
     /// The number replies use for a meta context, if it was granted.
     #[must_use]
     pub fn context(&self, name: &str) -> Option<ContextId> {
-        let context = self
-            .core
-            .facts
-            .contexts
-            .iter()
-            .find(|context| context.name == name)?;
+        let context = self.core.facts.contexts.iter().find(|context| context.name == name)?;
         Some(ContextId(context.id))
     }
 
@@ -225,6 +225,22 @@ impl Client {
         matches!(self.core.life, Life::Closed(_))
     }
 
+    /// Whether the end has been asked for and has not come yet.
+    #[must_use]
+    pub fn is_disconnecting(&self) -> bool {
+        matches!(self.core.life, Life::Draining | Life::Disconnecting)
+    }
+
+    /// Whether a request is partly sent, or waits to be, or a reply has been received
+    /// in part.
+    #[must_use]
+    pub fn is_processing(&self) -> bool {
+        !self.is_closed()
+            && (!self.outbox.is_empty()
+                || self.intake.mid_message()
+                || !self.core.expect.is_header())
+    }
+
     /// Why the connection is over, if it ended in error.
     #[must_use]
     pub fn error(&self) -> Option<&Error> {
@@ -237,13 +253,10 @@ impl Client {
     /// What is known about an id.
     #[must_use]
     pub fn status(&self, id: RequestId) -> RequestStatus {
-        match self
-            .core
-            .slots
-            .get(id)
-            .map(|pending| (pending.stage, pending.abandoned))
-        {
-            None | Some((_, true)) => RequestStatus::Unknown,
+        match self.core.slots.get(id).map(|pending| (pending.stage, pending.abandoned)) {
+            None if self.core.slots.is_retired(id) => RequestStatus::Retired,
+            None => RequestStatus::Unknown,
+            Some((_, true)) => RequestStatus::Retired,
             Some((Stage::InFlight | Stage::Held, false)) => RequestStatus::InFlight,
             Some((Stage::Done, false)) => RequestStatus::Completed,
         }
@@ -270,10 +283,7 @@ impl Client {
                     let Some(pending) = self.core.slots.get_mut(id) else {
                         continue;
                     };
-                    if pending
-                        .unsent
-                        .is_some_and(|sequence| self.outbox.cancel(sequence))
-                    {
+                    if pending.unsent.is_some_and(|sequence| self.outbox.cancel(sequence)) {
                         pending.unsent = None;
                         self.core.conclude(id, Some(CommandError::ConnectionLost));
                     }
@@ -322,9 +332,7 @@ impl Client {
             }
             Stage::Held => false,
             Stage::InFlight => {
-                let cancelled = pending
-                    .unsent
-                    .is_some_and(|sequence| self.outbox.cancel(sequence));
+                let cancelled = pending.unsent.is_some_and(|sequence| self.outbox.cancel(sequence));
                 if cancelled {
                     self.core.slots.unlink(&mut self.core.in_flight, id);
                     self.core.unfinished -= 1;
@@ -358,20 +366,14 @@ impl Client {
     pub fn poll_event(&mut self) -> Option<Event> {
         let core = &mut self.core;
         if let Some(id) = core.slots.front(&core.done) {
-            return core.take(id).map(|(command, result)| Event::Completed {
-                id,
-                command,
-                result,
-            });
+            return core.take(id).map(|(command, result)| Event::Completed { id, command, result });
         }
         if let Some(anomaly) = core.anomalies.pop_front() {
             return Some(Event::Anomaly(anomaly));
         }
         if let (Life::Closed(error), End::Untold) = (&core.life, core.end) {
             core.end = End::Told;
-            return Some(Event::Disconnected {
-                error: error.clone(),
-            });
+            return Some(Event::Disconnected { error: error.clone() });
         }
         None
     }
@@ -400,6 +402,7 @@ impl Client {
         match result {
             Ok(()) => {
                 self.intake.stats.messages_received = self.core.messages_received;
+                self.intake.stats.bytes_copied += core::mem::take(&mut self.core.bytes_copied);
                 self.intake.stats.anomalies = self.core.anomaly_count;
                 self.disconnect_when_drained();
                 Ok(())
@@ -475,10 +478,7 @@ impl Core {
     }
 
     fn take(&mut self, id: RequestId) -> Option<(Command, Result<(), CommandError>)> {
-        let pending = self
-            .slots
-            .get(id)
-            .filter(|pending| pending.stage == Stage::Done)?;
+        let pending = self.slots.get(id).filter(|pending| pending.stage == Stage::Done)?;
         let taken = (pending.command, pending.result());
         self.slots.unlink(&mut self.done, id);
         self.slots.release(id);
@@ -525,8 +525,7 @@ impl Machine for Client {
     }
 
     fn recv_buf<'a, S: PayloadSink>(&'a mut self, sink: &'a mut S) -> &'a mut [u8] {
-        self.intake
-            .recv_buf(&self.core, sink, self.core.limits.direct_min)
+        self.intake.recv_buf(&self.core, sink, self.core.limits.direct_min)
     }
 
     fn received<S: PayloadSink>(&mut self, n: usize, sink: &mut S) -> Result<(), Error> {
@@ -577,11 +576,7 @@ impl Machine for Client {
     }
 
     fn sent(&mut self, n: usize) -> Result<(), Error> {
-        let Self {
-            outbox,
-            core,
-            intake,
-        } = self;
+        let Self { outbox, core, intake } = self;
         let mut messages = 0;
         let result = outbox.sent(n, |id| {
             messages += 1;
@@ -617,11 +612,7 @@ impl Machine for Client {
     }
 
     fn state_name(&self) -> &'static str {
-        match (
-            &self.core.life,
-            self.core.unfinished,
-            self.core.expect.is_header(),
-        ) {
+        match (&self.core.life, self.core.unfinished, self.core.expect.is_header()) {
             (Life::Open, 0, _) => "ready",
             (Life::Open, _, true) => "waiting for replies",
             (Life::Open, _, false) => "receiving a reply",

@@ -79,6 +79,10 @@ pub(super) struct Chunk {
 
 impl<S: PayloadSink> Role<S> for Core {
     fn parse(&mut self, bytes: &[u8], sink: &mut S) -> Result<(usize, Step), Error> {
+        let used = self.whole_reads(bytes, sink);
+        if used > 0 {
+            return Ok((used, self.next_header()));
+        }
         match self.expect {
             Expect::Header => self.header(bytes),
             Expect::DataOffset(chunk) => self.data_offset(bytes, chunk),
@@ -86,11 +90,9 @@ impl<S: PayloadSink> Role<S> for Core {
             Expect::ErrorHead(chunk) => self.error_head(bytes, chunk),
             Expect::ErrorBody { .. } => self.error_body(bytes, sink),
             Expect::StatusHead(chunk) => self.status_head(bytes, chunk),
-            Expect::Extents {
-                chunk,
-                context,
-                left,
-            } => self.extents(bytes, chunk, context, left, sink),
+            Expect::Extents { chunk, context, left } => {
+                self.extents(bytes, chunk, context, left, sink)
+            }
             Expect::Data { .. } | Expect::Rest(_) => Ok((0, self.next_header())),
         }
     }
@@ -99,14 +101,7 @@ impl<S: PayloadSink> Role<S> for Core {
         match self.expect {
             Expect::Data { chunk, at, length } => {
                 if self.is_wanted(chunk.id) {
-                    sink.chunk(
-                        chunk.id,
-                        ReadChunk {
-                            at,
-                            length,
-                            hole: false,
-                        },
-                    );
+                    sink.chunk(chunk.id, ReadChunk { at, length, hole: false });
                 }
                 self.end_chunk(chunk)
             }
@@ -164,9 +159,7 @@ impl Core {
 
     fn next_header(&mut self) -> Step {
         self.expect = Expect::Header;
-        Step::Parse {
-            need: self.first_need(),
-        }
+        Step::Parse { need: self.first_need() }
     }
 
     fn expect(&mut self, expect: Expect, need: usize) -> Step {
@@ -210,12 +203,7 @@ impl Core {
                 return Err(PeerMisbehaved::WrongReplyForm.into());
             }
             if bytes.len() < ChunkHeader::STRUCTURED_LEN {
-                return Ok((
-                    0,
-                    Step::Parse {
-                        need: ChunkHeader::STRUCTURED_LEN,
-                    },
-                ));
+                return Ok((0, Step::Parse { need: ChunkHeader::STRUCTURED_LEN }));
             }
             let (head, _) = take::<{ ChunkHeader::STRUCTURED_LEN }>(bytes)?;
             let header = ChunkHeader::decode_structured(head)?;
@@ -232,10 +220,7 @@ impl Core {
         let id = RequestId::from_cookie(reply.cookie);
         let errno = Errno::from_wire(reply.error);
         let structured = self.facts.headers != HeaderStyle::Simple;
-        let Some(pending) = self
-            .slots
-            .get_mut(id)
-            .filter(|p| p.stage == super::Stage::InFlight)
+        let Some(pending) = self.slots.get_mut(id).filter(|p| p.stage == super::Stage::InFlight)
         else {
             if self.life == Life::Disconnecting || errno.is_some() || structured {
                 // No payload can follow.
@@ -249,12 +234,8 @@ impl Core {
         match command.kind {
             CommandType::Read if error.is_none() => {
                 let length = usize::try_from(command.length).unwrap_or(usize::MAX);
-                let chunk = Chunk {
-                    id,
-                    kind: ChunkType::OffsetData,
-                    length: command.length,
-                    done: true,
-                };
+                let chunk =
+                    Chunk { id, kind: ChunkType::OffsetData, length: command.length, done: true };
                 if structured {
                     // proto.md, "Structured reply chunk message": a read must not
                     // be answered so. What such a server means is plain, but what
@@ -268,16 +249,8 @@ impl Core {
                         pending.fail(fault);
                     }
                 }
-                self.expect = Expect::Data {
-                    chunk,
-                    at: 0,
-                    length,
-                };
-                return Ok(Step::Place {
-                    id,
-                    at: 0,
-                    left: length,
-                });
+                self.expect = Expect::Data { chunk, at: 0, length };
+                return Ok(Step::Place { id, at: 0, left: length });
             }
             CommandType::BlockStatus if error.is_none() => {
                 self.fault(id, ReplyFault::SimpleReply)?;
@@ -321,32 +294,16 @@ impl Core {
             return Err(PeerMisbehaved::UnknownChunkType.into());
         };
         let id = RequestId::from_cookie(header.cookie);
-        let Some(pending) = self
-            .slots
-            .get(id)
-            .filter(|p| p.stage == super::Stage::InFlight)
-        else {
+        let Some(pending) = self.slots.get(id).filter(|p| p.stage == super::Stage::InFlight) else {
             self.anomaly(ReplyFault::UnknownCookie, id)?;
             self.expect = Expect::Rest(None);
             return Ok(Step::Skip { left: length });
         };
         let command = pending.command;
         let done = header.flags.contains(ReplyFlags::DONE);
-        let chunk = Chunk {
-            id,
-            kind,
-            length,
-            done,
-        };
+        let chunk = Chunk { id, kind, length, done };
         let extended = self.facts.headers == HeaderStyle::Extended;
-        check_form(
-            kind,
-            length,
-            command.kind,
-            done,
-            extended,
-            command.length == 0,
-        )?;
+        check_form(kind, length, command.kind, done, extended, command.length == 0)?;
         if extended && header.offset != command.offset {
             self.fault(id, ReplyFault::WrongOffset)?;
             return Ok(self.skip(chunk, length));
@@ -373,11 +330,7 @@ impl Core {
             Some(at) => {
                 let length = usize::try_from(length).unwrap_or(usize::MAX);
                 self.expect = Expect::Data { chunk, at, length };
-                Step::Place {
-                    id: chunk.id,
-                    at,
-                    left: length,
-                }
+                Step::Place { id: chunk.id, at, left: length }
             }
             None => self.skip(chunk, length),
         };
@@ -401,14 +354,7 @@ impl Core {
         {
             let length = hole.length as usize;
             sink.zeroes(chunk.id, at, length);
-            sink.chunk(
-                chunk.id,
-                ReadChunk {
-                    at,
-                    length,
-                    hole: true,
-                },
-            );
+            sink.chunk(chunk.id, ReadChunk { at, length, hole: true });
         }
         Ok((head.len(), self.end_chunk(chunk)?))
     }
@@ -421,10 +367,9 @@ impl Core {
             return Ok(None);
         };
         let command = pending.command;
-        let inside = offset.checked_sub(command.offset).filter(|at| {
-            at.checked_add(length)
-                .is_some_and(|end| end <= command.length)
-        });
+        let inside = offset
+            .checked_sub(command.offset)
+            .filter(|at| at.checked_add(length).is_some_and(|end| end <= command.length));
         let Some(at) = inside else {
             return Err(PeerMisbehaved::ChunkOutsideRequest.into());
         };
@@ -447,10 +392,7 @@ impl Core {
 
     fn error_head(&mut self, bytes: &[u8], chunk: Chunk) -> Result<(usize, Step), Error> {
         let (head, _) = take(bytes)?;
-        let ErrorHead {
-            error,
-            message_length,
-        } = ErrorHead::decode(head);
+        let ErrorHead { error, message_length } = ErrorHead::decode(head);
         let room = chunk.length - ErrorHead::LEN as u64;
         let message = u64::from(message_length);
         if message > room {
@@ -477,16 +419,7 @@ impl Core {
             let message = usize::from(message_length);
             let need = message + if offset { 8 } else { 0 };
             let excess = room - need as u64;
-            self.expect(
-                Expect::ErrorBody {
-                    chunk,
-                    errno,
-                    message,
-                    offset,
-                    excess,
-                },
-                need,
-            )
+            self.expect(Expect::ErrorBody { chunk, errno, message, offset, excess }, need)
         };
         Ok((head.len(), step))
     }
@@ -496,19 +429,10 @@ impl Core {
         bytes: &[u8],
         sink: &mut S,
     ) -> Result<(usize, Step), Error> {
-        let Expect::ErrorBody {
-            chunk,
-            errno,
-            message,
-            offset,
-            excess,
-        } = self.expect
-        else {
+        let Expect::ErrorBody { chunk, errno, message, offset, excess } = self.expect else {
             return Ok((0, self.next_header()));
         };
-        let (text, rest) = bytes
-            .split_at_checked(message)
-            .ok_or(InvalidMessage::Truncated)?;
+        let (text, rest) = bytes.split_at_checked(message).ok_or(InvalidMessage::Truncated)?;
         let mut used = message;
         let mut place = None;
         if offset {
@@ -523,20 +447,9 @@ impl Core {
             });
         }
         if self.is_wanted(chunk.id) {
-            sink.error(
-                chunk.id,
-                ErrorReport {
-                    errno,
-                    offset: place,
-                    message: text,
-                },
-            );
+            sink.error(chunk.id, ErrorReport { errno, offset: place, message: text });
         }
-        let step = if excess > 0 {
-            self.skip(chunk, excess)
-        } else {
-            self.end_chunk(chunk)?
-        };
+        let step = if excess > 0 { self.skip(chunk, excess) } else { self.end_chunk(chunk)? };
         Ok((used, step))
     }
 
@@ -551,11 +464,7 @@ impl Core {
             (context, head.len(), left)
         } else {
             let (head, _) = take(bytes)?;
-            (
-                u32::from_be_bytes(*head),
-                head.len(),
-                chunk.length - head.len() as u64,
-            )
+            (u32::from_be_bytes(*head), head.len(), chunk.length - head.len() as u64)
         };
         let index = self.contexts.index(context);
         let Some(pending) = self.slots.get_mut(chunk.id) else {
@@ -565,11 +474,7 @@ impl Core {
             self.fault(chunk.id, fault)?;
             return Ok((used, self.skip(chunk, left)));
         }
-        let expect = Expect::Extents {
-            chunk,
-            context: ContextId(context),
-            left,
-        };
+        let expect = Expect::Extents { chunk, context: ContextId(context), left };
         Ok((used, self.expect(expect, extent_len(chunk.kind))))
     }
 
@@ -616,14 +521,7 @@ impl Core {
         let step = if left == 0 {
             self.end_chunk(chunk)?
         } else {
-            self.expect(
-                Expect::Extents {
-                    chunk,
-                    context,
-                    left,
-                },
-                extent_len(chunk.kind),
-            )
+            self.expect(Expect::Extents { chunk, context, left }, extent_len(chunk.kind))
         };
         Ok((used, step))
     }
@@ -718,14 +616,10 @@ const fn extent_len(kind: ChunkType) -> usize {
 }
 
 fn magic(bytes: &[u8]) -> u32 {
-    bytes
-        .first_chunk()
-        .map_or(0, |magic| u32::from_be_bytes(*magic))
+    bytes.first_chunk().map_or(0, |magic| u32::from_be_bytes(*magic))
 }
 
 /// The engine hands over at least as many bytes as were asked for.
 fn take<const N: usize>(bytes: &[u8]) -> Result<(&[u8; N], &[u8]), Error> {
-    bytes
-        .split_first_chunk()
-        .ok_or_else(|| InvalidMessage::Truncated.into())
+    bytes.split_first_chunk().ok_or_else(|| InvalidMessage::Truncated.into())
 }

@@ -29,9 +29,7 @@ impl ContextSet {
     }
 
     pub(crate) fn contains(&self, index: usize) -> bool {
-        self.0
-            .get(index / 64)
-            .is_some_and(|word| word & 1 << (index % 64) != 0)
+        self.0.get(index / 64).is_some_and(|word| word & 1 << (index % 64) != 0)
     }
 }
 
@@ -81,10 +79,7 @@ pub(crate) struct StatusProgress {
 
 impl StatusProgress {
     pub(crate) fn new(wanted: ContextSet) -> Self {
-        Self {
-            wanted,
-            ..Self::default()
-        }
+        Self { wanted, ..Self::default() }
     }
 
     /// A chunk about this context starts.

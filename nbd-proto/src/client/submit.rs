@@ -55,7 +55,9 @@ impl Client {
                 && (command.kind == CommandType::Write || filter.is_some());
             command.flags.set(CommandFlags::PAYLOAD_LEN, payload);
         }
-        core.check(&command)?;
+        if !core.gate.passes(&command) {
+            core.check(&command)?;
+        }
         let wanted = match filter {
             Some(contexts) => Some(core.check_filter(&command, contexts)?),
             None if command.kind == CommandType::BlockStatus => Some(core.contexts.all()),
@@ -97,12 +99,7 @@ pub(super) fn push_header(
 ) -> u64 {
     match style {
         HeaderStyle::Extended => outbox.push(id, &header.encode_extended()),
-        HeaderStyle::Simple | HeaderStyle::Structured => outbox.push(
-            id,
-            &header
-                .encode_compact()
-                .unwrap_or([0; RequestHeader::COMPACT_LEN]),
-        ),
+        HeaderStyle::Simple | HeaderStyle::Structured => outbox.push(id, &compact(header)),
     }
 }
 
@@ -113,12 +110,18 @@ fn push_write(
     header: RequestHeader,
 ) -> u64 {
     let length = usize::try_from(header.length).unwrap_or(usize::MAX);
-    match (style, header.encode_compact()) {
-        (HeaderStyle::Simple | HeaderStyle::Structured, Some(compact)) => {
-            outbox.push_payload(id, &compact, 0, length)
+    match style {
+        HeaderStyle::Extended => outbox.push_payload(id, &header.encode_extended(), 0, length),
+        HeaderStyle::Simple | HeaderStyle::Structured => {
+            outbox.push_payload(id, &compact(header), 0, length)
         }
-        _ => outbox.push_payload(id, &header.encode_extended(), 0, length),
     }
+}
+
+/// The compact form. The length fits: it was checked against 32 bits on the way in.
+fn compact(mut header: RequestHeader) -> [u8; RequestHeader::COMPACT_LEN] {
+    header.length &= u64::from(u32::MAX);
+    header.encode_compact().unwrap_or([0; RequestHeader::COMPACT_LEN])
 }
 
 /// A block status request whose payload lists contexts: the effect length, then
@@ -137,6 +140,47 @@ fn push_filtered(
             body.extend_from_slice(&context.0.to_be_bytes());
         }
     })
+}
+
+/// What a plain read or write must fulfil, worked out once. Whatever passes is beyond
+/// doubt; whatever does not is looked at in detail.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Gate {
+    size: u64,
+    /// Bits of offset and length that must be clear.
+    mask: u64,
+    max_read: u64,
+    max_write: u64,
+    write_flags: CommandFlags,
+}
+
+impl Gate {
+    pub(super) fn new(core: &Core) -> Self {
+        let longest = |kind| core.longest_payload(kind).min(u64::from(core.limits.max_payload));
+        let read_only = core.export.flags.contains(TransmissionFlags::READ_ONLY);
+        Self {
+            size: core.export.size,
+            mask: u64::from(core.export.minimum_block() - 1),
+            max_read: longest(CommandType::Read),
+            max_write: if read_only { 0 } else { longest(CommandType::Write) },
+            write_flags: if core.facts.headers == HeaderStyle::Extended {
+                CommandFlags::PAYLOAD_LEN
+            } else {
+                CommandFlags::empty()
+            },
+        }
+    }
+
+    fn passes(&self, command: &Command) -> bool {
+        let Command { kind, flags, offset, length } = *command;
+        let (plain, max) = match kind {
+            CommandType::Read => (flags.is_empty(), self.max_read),
+            CommandType::Write => (flags == self.write_flags, self.max_write),
+            _ => return false,
+        };
+        let inside = length <= self.size && offset <= self.size - length;
+        plain && inside && length > 0 && length <= max && (offset | length) & self.mask == 0
+    }
 }
 
 impl Core {
@@ -188,14 +232,10 @@ impl Core {
         if command.kind.modifies() && offered(TransmissionFlags::READ_ONLY) {
             return Err(SubmitError::ReadOnly);
         }
-        let needs = [
-            (CommandFlags::FUA, TransmissionFlags::SEND_FUA),
-            (CommandFlags::DF, TransmissionFlags::SEND_DF),
-            (CommandFlags::FAST_ZERO, TransmissionFlags::SEND_FAST_ZERO),
-        ];
-        if needs
-            .iter()
-            .any(|(flag, need)| command.flags.contains(*flag) && !offered(*need))
+        let unmet = |flag, need| command.flags.contains(flag) && !offered(need);
+        if unmet(CommandFlags::FUA, TransmissionFlags::SEND_FUA)
+            || unmet(CommandFlags::DF, TransmissionFlags::SEND_DF)
+            || unmet(CommandFlags::FAST_ZERO, TransmissionFlags::SEND_FAST_ZERO)
         {
             return Err(SubmitError::UnsupportedFlag);
         }
@@ -212,12 +252,7 @@ impl Core {
     }
 
     fn check_range(&self, command: &Command) -> Result<(), SubmitError> {
-        let Command {
-            kind,
-            offset,
-            length,
-            ..
-        } = *command;
+        let Command { kind, offset, length, .. } = *command;
         if matches!(kind, CommandType::Flush | CommandType::Disconnect) {
             return Ok(());
         }
@@ -225,16 +260,10 @@ impl Core {
             return Err(SubmitError::ZeroLength);
         }
         if self.strict.contains(StrictMode::BOUNDS)
-            && offset
-                .checked_add(length)
-                .is_none_or(|end| end > self.export.size)
+            && offset.checked_add(length).is_none_or(|end| end > self.export.size)
         {
             let writes = kind.modifies();
-            return Err(if writes {
-                SubmitError::NoSpace
-            } else {
-                SubmitError::OutOfBounds
-            });
+            return Err(if writes { SubmitError::NoSpace } else { SubmitError::OutOfBounds });
         }
         let mask = u64::from(self.export.minimum_block() - 1);
         if self.strict.contains(StrictMode::ALIGN) && (offset | length) & mask != 0 {
@@ -247,17 +276,8 @@ impl Core {
         let Command { kind, length, .. } = *command;
         match kind {
             CommandType::Read | CommandType::Write => {
-                let told = self
-                    .export
-                    .block_sizes
-                    .map(|sizes| u64::from(sizes.maximum));
-                let server = match (kind, told) {
-                    (_, Some(maximum)) => maximum.max(ALWAYS_ACCEPTED),
-                    (CommandType::Write, None) => DEFAULT_MAX_PAYLOAD,
-                    // A server that tells nothing may still answer long reads.
-                    (_, None) => u64::MAX,
-                };
-                let strict = self.strict.contains(StrictMode::PAYLOAD) && length > server;
+                let strict = self.strict.contains(StrictMode::PAYLOAD)
+                    && length > self.longest_payload(kind);
                 if strict || length > u64::from(self.limits.max_payload) {
                     return Err(SubmitError::PayloadTooLong);
                 }
@@ -277,6 +297,17 @@ impl Core {
         Ok(())
     }
 
+    /// The longest payload the server takes in such a command, or sends.
+    fn longest_payload(&self, kind: CommandType) -> u64 {
+        let told = self.export.block_sizes.map(|sizes| u64::from(sizes.maximum));
+        match (kind, told) {
+            (_, Some(maximum)) => maximum.max(ALWAYS_ACCEPTED),
+            (CommandType::Write, None) => DEFAULT_MAX_PAYLOAD,
+            // A server that tells nothing may still answer long reads.
+            (_, None) => u64::MAX,
+        }
+    }
+
     fn check_filter(
         &self,
         command: &Command,
@@ -289,19 +320,13 @@ impl Core {
             return Err(SubmitError::NoFilter);
         }
         if self.strict.contains(StrictMode::COMMANDS)
-            && !self
-                .export
-                .flags
-                .contains(TransmissionFlags::BLOCK_STATUS_PAYLOAD)
+            && !self.export.flags.contains(TransmissionFlags::BLOCK_STATUS_PAYLOAD)
         {
             return Err(SubmitError::NoFilter);
         }
         let mut wanted = ContextSet::default();
         for context in contexts {
-            let index = self
-                .contexts
-                .index(context.0)
-                .ok_or(SubmitError::UnknownContext)?;
+            let index = self.contexts.index(context.0).ok_or(SubmitError::UnknownContext)?;
             wanted.insert(index);
         }
         Ok(wanted)
@@ -314,10 +339,53 @@ const fn allowed_flags(kind: CommandType) -> CommandFlags {
         CommandType::Read => CommandFlags::DF,
         CommandType::Write => CommandFlags::FUA.union(CommandFlags::PAYLOAD_LEN),
         CommandType::Trim => CommandFlags::FUA,
-        CommandType::WriteZeroes => CommandFlags::FUA
-            .union(CommandFlags::NO_HOLE)
-            .union(CommandFlags::FAST_ZERO),
+        CommandType::WriteZeroes => {
+            CommandFlags::FUA.union(CommandFlags::NO_HOLE).union(CommandFlags::FAST_ZERO)
+        }
         CommandType::BlockStatus => CommandFlags::REQ_ONE.union(CommandFlags::PAYLOAD_LEN),
         CommandType::Flush | CommandType::Cache | CommandType::Disconnect => CommandFlags::empty(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ClientConfig;
+    use crate::engine::Stats;
+    use crate::engine::scratch::Scratch;
+    use crate::negotiate::facts::{ExportInfo, Negotiated};
+    use crate::wire::option::BlockSizes;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// What the gate lets through, the detailed checks let through.
+        #[test]
+        fn the_gate_is_no_laxer_than_the_checks(
+            kind in 0u16..8,
+            flags in prop::sample::select(&[0u16, 1, 4, 32][..]),
+            offset in 0u64..5000,
+            length in 0u64..5000,
+            size in 0u64..5000,
+            export_flags in any::<u16>(),
+            minimum in prop::sample::select(&[0u32, 1, 512][..]),
+            extended in any::<bool>(),
+        ) {
+            let flags_offered = TransmissionFlags::from_bits_retain(export_flags);
+            let mut export = ExportInfo::new(size, flags_offered);
+            let sizes = BlockSizes { minimum, preferred: 4096, maximum: 4096 };
+            export.block_sizes = (minimum > 0).then_some(sizes);
+            let mut facts = Negotiated::default();
+            if extended {
+                facts.headers = HeaderStyle::Extended;
+            }
+            let config = ClientConfig::new();
+            let client = Client::new(facts, export, &config, Scratch::new(64), Stats::default());
+            let kind = CommandType::from_wire(kind).unwrap();
+            let flags = CommandFlags::from_bits_retain(flags);
+            let command = Command { kind, flags, offset, length };
+            if client.core.gate.passes(&command) {
+                prop_assert_eq!(client.core.check(&command), Ok(()));
+            }
+        }
     }
 }

@@ -32,11 +32,7 @@ pub(crate) enum Step {
     /// Something to parse; it takes at least `need` contiguous bytes.
     Parse { need: usize },
     /// `left` bytes of payload of `id`, from `at` bytes into it.
-    Place {
-        id: RequestId,
-        at: usize,
-        left: usize,
-    },
+    Place { id: RequestId, at: usize, left: usize },
     /// `left` bytes nobody wants.
     Skip { left: u64 },
     /// Nothing is read until [`Intake::resume`].
@@ -90,10 +86,7 @@ impl<'a> RecvBufs<'a> {
     /// Both parts for a vectored read, in order.
     #[must_use]
     pub fn as_io_slices(&mut self) -> [std::io::IoSliceMut<'_>; 2] {
-        [
-            std::io::IoSliceMut::new(self.payload),
-            std::io::IoSliceMut::new(self.scratch),
-        ]
+        [std::io::IoSliceMut::new(self.payload), std::io::IoSliceMut::new(self.scratch)]
     }
 }
 
@@ -108,13 +101,7 @@ pub(crate) struct Intake {
 
 impl Intake {
     pub(crate) fn new(scratch: Scratch, step: Step, stats: Stats) -> Self {
-        Self {
-            scratch,
-            step,
-            offered_payload: 0,
-            offered_scratch: 0,
-            stats,
-        }
+        Self { scratch, step, offered_payload: 0, offered_scratch: 0, stats }
     }
 
     /// Gives up the buffer with whatever is not parsed yet, for the machine that
@@ -172,11 +159,7 @@ impl Intake {
             Step::Skip { .. } => (&mut [], usize::MAX),
             Step::Parse { need } => (&mut [], self.parse_window(need, role.large_next())),
             Step::Place { id, at, left } => {
-                let region = if role.wants(id) {
-                    sink.region(id, at, left)
-                } else {
-                    &mut []
-                };
+                let region = if role.wants(id) { sink.region(id, at, left) } else { &mut [] };
                 let room = region.len().min(left);
                 let region = region.get_mut(..room).unwrap_or_default();
                 if room == 0 {
@@ -189,11 +172,7 @@ impl Intake {
                 }
             }
         };
-        let scratch = if window == 0 {
-            &mut []
-        } else {
-            self.scratch.window(window)
-        };
+        let scratch = if window == 0 { &mut [] } else { self.scratch.window(window) };
         self.offered_payload = payload.len();
         self.offered_scratch = scratch.len();
         RecvBufs { payload, scratch }
@@ -228,11 +207,7 @@ impl Intake {
             Step::Parse { need } => self.parse_window(need, role.large_next()),
             Step::Place { .. } | Step::Skip { .. } => usize::MAX,
         };
-        let scratch = if window == 0 {
-            &mut []
-        } else {
-            self.scratch.window(window)
-        };
+        let scratch = if window == 0 { &mut [] } else { self.scratch.window(window) };
         self.offered_payload = 0;
         self.offered_scratch = scratch.len();
         scratch
@@ -282,13 +257,7 @@ impl Intake {
         S: PayloadSink,
         R: Role<S>,
     {
-        let consumed = drive(
-            &mut self.step,
-            &mut self.stats,
-            role,
-            sink,
-            self.scratch.filled(),
-        )?;
+        let consumed = drive(&mut self.step, &mut self.stats, role, sink, self.scratch.filled())?;
         self.scratch.consume(consumed);
         Ok(())
     }
@@ -319,9 +288,7 @@ impl Intake {
         while let (Step::Parse { need }, false, false) =
             (self.step, self.scratch.is_empty(), rest.is_empty())
         {
-            let missing = need
-                .saturating_sub(self.scratch.filled().len())
-                .min(rest.len());
+            let missing = need.saturating_sub(self.scratch.filled().len()).min(rest.len());
             let (head, tail) = rest.split_at_checked(missing).unwrap_or((rest, &[]));
             self.scratch.push(head);
             rest = tail;

@@ -54,13 +54,7 @@ pub(crate) struct Outbox {
 
 impl Outbox {
     pub(crate) const fn new() -> Self {
-        Self {
-            queue: VecDeque::new(),
-            front: 0,
-            cursor: 0,
-            fixed: Vec::new(),
-            fixed_start: 0,
-        }
+        Self { queue: VecDeque::new(), front: 0, cursor: 0, fixed: Vec::new(), fixed_start: 0 }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -105,13 +99,7 @@ impl Outbox {
         at: usize,
         payload: usize,
     ) -> u64 {
-        self.queue.push_back(Message {
-            id,
-            fixed,
-            payload,
-            at,
-            cancelled: false,
-        });
+        self.queue.push_back(Message { id, fixed, payload, at, cancelled: false });
         self.front + (self.queue.len() as u64 - 1)
     }
 
@@ -121,9 +109,7 @@ impl Outbox {
             return false;
         };
         let begun = index == 0 && self.cursor > 0;
-        let message = usize::try_from(index)
-            .ok()
-            .and_then(|i| self.queue.get_mut(i));
+        let message = usize::try_from(index).ok().and_then(|i| self.queue.get_mut(i));
         match message {
             Some(message) if !begun => {
                 message.cancelled = true;
@@ -134,19 +120,24 @@ impl Outbox {
         }
     }
 
+    /// Messages at the front that were taken back are gone.
     fn drop_cancelled(&mut self) {
         while self.queue.front().is_some_and(|message| message.cancelled) {
             self.retire_front();
         }
+        self.compact();
     }
 
     fn retire_front(&mut self) {
-        let Some(message) = self.queue.pop_front() else {
-            return;
-        };
-        self.front += 1;
-        self.cursor = 0;
-        self.fixed_start += message.fixed;
+        if let Some(message) = self.queue.pop_front() {
+            self.front += 1;
+            self.cursor = 0;
+            self.fixed_start += message.fixed;
+        }
+    }
+
+    /// Makes room in the fixed buffer, seldom enough to cost nothing.
+    fn compact(&mut self) {
         if self.queue.is_empty() {
             self.fixed.clear();
             self.fixed_start = 0;
@@ -196,18 +187,11 @@ impl Outbox {
                 start = end;
             } else if message.payload > 0 {
                 let Some(id) = message.id else { continue };
-                if source
-                    .bytes(id, message.at + done, message.payload - done)
-                    .is_empty()
-                {
+                if source.bytes(id, message.at + done, message.payload - done).is_empty() {
                     let _ = self.run(start..own, &mut visit);
                     // Whatever stands before it can go out.
                     let stuck = idle && start >= own;
-                    return if stuck {
-                        Err(ApiMisuse::PayloadMissing.into())
-                    } else {
-                        Ok(())
-                    };
+                    return if stuck { Err(ApiMisuse::PayloadMissing.into()) } else { Ok(()) };
                 }
                 if self.run(start..end, &mut visit).is_break() {
                     return Ok(());
@@ -253,21 +237,20 @@ impl Outbox {
     ) -> Result<(), ApiMisuse> {
         let mut left = n;
         while let Some(message) = self.queue.front() {
-            let (id, rest) = (message.id, message.fixed + message.payload - self.cursor);
-            if left < rest {
-                self.cursor += left;
-                return Ok(());
+            if !message.cancelled {
+                let (id, rest) = (message.id, message.fixed + message.payload - self.cursor);
+                if left < rest {
+                    self.cursor += left;
+                    left = 0;
+                    break;
+                }
+                left -= rest;
+                done(id);
             }
-            left -= rest;
             self.retire_front();
-            done(id);
-            self.drop_cancelled();
         }
-        if left == 0 {
-            Ok(())
-        } else {
-            Err(ApiMisuse::SentTooMuch)
-        }
+        self.compact();
+        if left == 0 { Ok(()) } else { Err(ApiMisuse::SentTooMuch) }
     }
 }
 

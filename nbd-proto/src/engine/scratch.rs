@@ -19,11 +19,7 @@ pub(crate) struct Scratch {
 
 impl Scratch {
     pub(crate) fn new(len: usize) -> Self {
-        Self {
-            buffer: alloc::vec![0; len],
-            start: 0,
-            end: 0,
-        }
+        Self { buffer: alloc::vec![0; len], start: 0, end: 0 }
     }
 
     /// Makes the buffer at least `len` bytes long.

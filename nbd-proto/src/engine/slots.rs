@@ -36,12 +36,7 @@ pub(crate) struct List {
 
 impl<T: Default> Slots<T> {
     pub(crate) const fn new(capacity: u32) -> Self {
-        Self {
-            entries: Vec::new(),
-            free: NONE,
-            capacity,
-            used: 0,
-        }
+        Self { entries: Vec::new(), free: NONE, capacity, used: 0 }
     }
 
     pub(crate) const fn used(&self) -> u32 {
@@ -76,13 +71,7 @@ impl<T: Default> Slots<T> {
         entry.occupied = true;
         entry.next = NONE;
         entry.prev = NONE;
-        Some((
-            RequestId {
-                slot,
-                generation: entry.generation,
-            },
-            &mut entry.value,
-        ))
+        Some((RequestId { slot, generation: entry.generation }, &mut entry.value))
     }
 
     /// Gives a slot back; its id is never valid again.
@@ -98,6 +87,16 @@ impl<T: Default> Slots<T> {
             self.free = id.slot;
             self.used -= 1;
         }
+    }
+
+    /// Whether the id was issued once and has been given back.
+    pub(crate) fn is_retired(&self, id: RequestId) -> bool {
+        let Some(entry) = self.entries.get(id.slot as usize) else {
+            return false;
+        };
+        // Generations wrap around; what is less than half of them ago is the past.
+        let age = entry.generation.wrapping_sub(id.generation);
+        id.generation != 0 && age != 0 && age < 1 << 31
     }
 
     pub(crate) fn get(&self, id: RequestId) -> Option<&T> {
@@ -121,34 +120,27 @@ impl<T: Default> Slots<T> {
 
     fn id_at(&self, slot: u32) -> Option<RequestId> {
         let entry = self.entries.get(slot as usize)?;
-        Some(RequestId {
-            slot,
-            generation: entry.generation,
-        })
+        Some(RequestId { slot, generation: entry.generation })
     }
 
-    /// Appends an entry that is in no list.
+    /// Appends an entry that is in no list. The id must be valid.
     pub(crate) fn push_back(&mut self, list: &mut List, id: RequestId) {
         let tail = list.tail;
-        if let Some(entry) = self.entry_mut(id) {
+        match self.at(tail) {
+            Some(last) => last.next = id.slot,
+            None => list.head = id.slot,
+        }
+        list.tail = id.slot;
+        if let Some(entry) = self.at(id.slot) {
             entry.prev = tail;
             entry.next = NONE;
-            match self.at(tail) {
-                Some(last) => last.next = id.slot,
-                None => list.head = id.slot,
-            }
-            list.tail = id.slot;
         }
     }
 
-    /// Takes an entry out of the list it is in.
+    /// Takes an entry out of the list it is in. The id must be valid.
     pub(crate) fn unlink(&mut self, list: &mut List, id: RequestId) {
-        let Some(entry) = self.entry_mut(id) else {
-            return;
-        };
+        let Some(entry) = self.at(id.slot) else { return };
         let (prev, next) = (entry.prev, entry.next);
-        entry.prev = NONE;
-        entry.next = NONE;
         match self.at(prev) {
             Some(before) => before.next = next,
             None => list.head = next,
@@ -176,10 +168,7 @@ impl<T: Default> Slots<T> {
 
 impl List {
     pub(crate) const fn new() -> Self {
-        Self {
-            head: NONE,
-            tail: NONE,
-        }
+        Self { head: NONE, tail: NONE }
     }
 }
 
@@ -197,10 +186,7 @@ mod tests {
         assert_ne!(a, b);
         assert!(slots.get(a).is_none() && slots.get(b).is_some());
         slots.release(a);
-        assert!(
-            slots.get(b).is_some(),
-            "a stale id must not release the new owner"
-        );
+        assert!(slots.get(b).is_some(), "a stale id must not release the new owner");
     }
 
     #[test]

@@ -51,13 +51,7 @@ impl ExportInfo {
     /// An export of `size` bytes with the given abilities.
     #[must_use]
     pub const fn new(size: u64, flags: TransmissionFlags) -> Self {
-        Self {
-            size,
-            flags,
-            block_sizes: None,
-            canonical_name: None,
-            description: None,
-        }
+        Self { size, flags, block_sizes: None, canonical_name: None, description: None }
     }
 
     /// Offsets and lengths must be multiples of this many bytes.

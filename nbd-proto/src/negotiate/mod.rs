@@ -6,6 +6,7 @@
 //! | `client` | the client's side: greeting, options, automatic order |
 //! | `server` | the server's side |
 
+mod abilities;
 pub(crate) mod client;
 pub(crate) mod facts;
 pub(crate) mod server;

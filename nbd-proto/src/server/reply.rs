@@ -95,13 +95,7 @@ impl Server {
     ) -> Result<(), ApiMisuse> {
         let offset = self.core.part(id, at, length)?;
         let body = OffsetData { offset }.encode();
-        self.core.chunk(
-            id,
-            ChunkType::OffsetData,
-            last,
-            &body,
-            Tail::Payload { at, length },
-        );
+        self.core.chunk(id, ChunkType::OffsetData, last, &body, Tail::Payload { at, length });
         Ok(())
     }
 
@@ -119,8 +113,7 @@ impl Server {
         let offset = self.core.part(id, at, length)?;
         let length = u32::try_from(length).map_err(|_| ApiMisuse::WrongReply)?;
         let body = OffsetHole { offset, length }.encode();
-        self.core
-            .chunk(id, ChunkType::OffsetHole, last, &body, Tail::Empty);
+        self.core.chunk(id, ChunkType::OffsetHole, last, &body, Tail::Empty);
         Ok(())
     }
 
@@ -143,19 +136,10 @@ impl Server {
             return Err(ApiMisuse::WrongReply);
         }
         let reason = cut(reason);
-        let head = ErrorHead {
-            error: errno.to_wire(),
-            message_length: reason.len() as u16,
-        };
+        let head = ErrorHead { error: errno.to_wire(), message_length: reason.len() as u16 };
         let mut tail = Vec::from(reason.as_bytes());
         tail.extend_from_slice(&offset.to_be_bytes());
-        self.core.chunk(
-            id,
-            ChunkType::ErrorOffset,
-            last,
-            &head.encode(),
-            Tail::Bytes(&tail),
-        );
+        self.core.chunk(id, ChunkType::ErrorOffset, last, &head.encode(), Tail::Bytes(&tail));
         Ok(())
     }
 
@@ -178,28 +162,15 @@ impl Server {
             return Err(ApiMisuse::WrongReply);
         }
         let one = command.flags.contains(CommandFlags::REQ_ONE);
-        let extents = if one {
-            extents.get(..1).unwrap_or_default()
-        } else {
-            extents
-        };
+        let extents = if one { extents.get(..1).unwrap_or_default() } else { extents };
         let mut body = Vec::new();
         if self.core.facts.headers == HeaderStyle::Extended {
             for extent in extents {
                 body.extend_from_slice(&extent.encode_extended());
             }
-            let head = StatusExtHead {
-                context: context.0,
-                count: extents.len() as u32,
-            };
+            let head = StatusExtHead { context: context.0, count: extents.len() as u32 };
             let head = head.encode();
-            self.core.chunk(
-                id,
-                ChunkType::BlockStatusExt,
-                last,
-                &head,
-                Tail::Bytes(&body),
-            );
+            self.core.chunk(id, ChunkType::BlockStatusExt, last, &head, Tail::Bytes(&body));
         } else {
             for extent in extents {
                 match extent.encode_compact() {
@@ -214,8 +185,7 @@ impl Server {
                 }
             }
             let head = context.0.to_be_bytes();
-            self.core
-                .chunk(id, ChunkType::BlockStatus, last, &head, Tail::Bytes(&body));
+            self.core.chunk(id, ChunkType::BlockStatus, last, &head, Tail::Bytes(&body));
         }
         Ok(())
     }
@@ -245,11 +215,7 @@ enum Tail<'a> {
 impl Core {
     fn open(&mut self, id: RequestId) -> Result<&mut Received, ApiMisuse> {
         let received = self.slots.get_mut(id).ok_or(ApiMisuse::NoSuchRequest)?;
-        if received.stage == Stage::Open {
-            Ok(received)
-        } else {
-            Err(ApiMisuse::NoSuchRequest)
-        }
+        if received.stage == Stage::Open { Ok(received) } else { Err(ApiMisuse::NoSuchRequest) }
     }
 
     /// Checks a part of a read; returns its offset in the export.
@@ -259,21 +225,14 @@ impl Core {
         let end = at.checked_add(length).ok_or(ApiMisuse::WrongReply)? as u64;
         let sound =
             structured && command.kind == CommandType::Read && length > 0 && end <= command.length;
-        if sound {
-            Ok(command.offset + at as u64)
-        } else {
-            Err(ApiMisuse::WrongReply)
-        }
+        if sound { Ok(command.offset + at as u64) } else { Err(ApiMisuse::WrongReply) }
     }
 
     fn answer_success(&mut self, id: RequestId) {
         if self.facts.headers == HeaderStyle::Extended {
             self.chunk(id, ChunkType::None, true, &[], Tail::Empty);
         } else if self.facts.headers == HeaderStyle::Structured
-            && self
-                .slots
-                .get(id)
-                .is_some_and(|r| r.command.kind == CommandType::Read)
+            && self.slots.get(id).is_some_and(|r| r.command.kind == CommandType::Read)
         {
             // proto.md, "Structured reply chunk message": a read must not get a
             // simple reply, not even one without data.
@@ -289,27 +248,15 @@ impl Core {
             return;
         }
         let reason = cut(reason);
-        let head = ErrorHead {
-            error: errno.to_wire(),
-            message_length: reason.len() as u16,
-        };
-        self.chunk(
-            id,
-            ChunkType::Error,
-            true,
-            &head.encode(),
-            Tail::Bytes(reason.as_bytes()),
-        );
+        let head = ErrorHead { error: errno.to_wire(), message_length: reason.len() as u16 };
+        self.chunk(id, ChunkType::Error, true, &head.encode(), Tail::Bytes(reason.as_bytes()));
     }
 
     fn simple(&mut self, id: RequestId, error: u32) {
         if let Some(received) = self.slots.get_mut(id) {
             received.queued += 1;
             received.stage = Stage::Answered;
-            let reply = SimpleReply {
-                error,
-                cookie: received.cookie,
-            };
+            let reply = SimpleReply { error, cookie: received.cookie };
             self.outbox.push(Some(id), &reply.encode());
         }
     }
@@ -324,11 +271,7 @@ impl Core {
             Tail::Payload { length, .. } => *length,
         };
         let header = ChunkHeader {
-            flags: if last {
-                ReplyFlags::DONE
-            } else {
-                ReplyFlags::empty()
-            },
+            flags: if last { ReplyFlags::DONE } else { ReplyFlags::empty() },
             kind: kind.to_wire(),
             cookie: received.cookie,
             offset: received.command.offset,
@@ -344,19 +287,15 @@ impl Core {
             HeaderStyle::Extended => join(&mut head, &header.encode_extended(), fixed),
             HeaderStyle::Simple | HeaderStyle::Structured => {
                 let header = header.encode_structured();
-                join(
-                    &mut head,
-                    &header.unwrap_or([0; ChunkHeader::STRUCTURED_LEN]),
-                    fixed,
-                )
+                join(&mut head, &header.unwrap_or([0; ChunkHeader::STRUCTURED_LEN]), fixed)
             }
         };
         let head = head.get(..head_len).unwrap_or_default();
         match tail {
             Tail::Empty => self.outbox.push(Some(id), head),
-            Tail::Bytes(bytes) => self
-                .outbox
-                .push_body(Some(id), head, |body| body.extend_from_slice(bytes)),
+            Tail::Bytes(bytes) => {
+                self.outbox.push_body(Some(id), head, |body| body.extend_from_slice(bytes))
+            }
             Tail::Payload { at, length } => self.outbox.push_payload(id, head, at, length),
         };
     }
@@ -371,18 +310,14 @@ fn join(out: &mut [u8; 44], header: &[u8], fixed: &[u8]) -> usize {
 
 /// At most 4096 bytes of text, cut between characters.
 fn cut(text: &str) -> &str {
-    let end = (0..=MAX_STRING.min(text.len()))
-        .rev()
-        .find(|end| text.is_char_boundary(*end));
+    let end = (0..=MAX_STRING.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
     text.get(..end.unwrap_or(0)).unwrap_or_default()
 }
 
 /// The longest aligned start of an extent that 32 bits can express.
 fn shortened(extent: Extent, minimum_block: u32) -> [u8; Extent::COMPACT_LEN] {
     let longest = u64::from(u32::MAX - (u32::MAX % minimum_block.max(512)));
-    let extent = Extent {
-        length: extent.length.min(longest),
-        status: extent.status & u64::from(u32::MAX),
-    };
+    let extent =
+        Extent { length: extent.length.min(longest), status: extent.status & u64::from(u32::MAX) };
     extent.encode_compact().unwrap_or_default()
 }

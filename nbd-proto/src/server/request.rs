@@ -49,9 +49,7 @@ type Refused = (Errno, &'static str);
 impl<S: PayloadSink> Role<S> for Core {
     fn parse(&mut self, bytes: &[u8], _sink: &mut S) -> Result<(usize, Step), Error> {
         if let Expect::Filter { id, length } = self.expect {
-            let body = usize::try_from(length)
-                .ok()
-                .and_then(|len| bytes.get(..len));
+            let body = usize::try_from(length).ok().and_then(|len| bytes.get(..len));
             let body = body.ok_or(InvalidMessage::Truncated)?;
             self.filter(id, body);
             return Ok((body.len(), self.next_header()));
@@ -83,11 +81,7 @@ impl<S: PayloadSink> Role<S> for Core {
     fn unplaced(&mut self, id: RequestId) {
         if self.expect == Expect::Payload(id) {
             let reason = "no memory for the payload";
-            self.expect = Expect::Refuse {
-                id,
-                errno: Errno::NoMem,
-                reason,
-            };
+            self.expect = Expect::Refuse { id, errno: Errno::NoMem, reason };
         }
     }
 
@@ -165,13 +159,8 @@ impl Core {
                 Ok(Step::Skip { left: payload })
             }
             Ok(()) if filtered => {
-                self.expect = Expect::Filter {
-                    id,
-                    length: payload,
-                };
-                Ok(Step::Parse {
-                    need: usize::try_from(payload).unwrap_or(usize::MAX),
-                })
+                self.expect = Expect::Filter { id, length: payload };
+                Ok(Step::Parse { need: usize::try_from(payload).unwrap_or(usize::MAX) })
             }
             Ok(()) if payload > 0 => {
                 self.expect = Expect::Payload(id);
@@ -192,11 +181,7 @@ impl Core {
         // Extended-headers draft, "NBD_CMD_FLAG_PAYLOAD_LEN": a write must set it.
         // QEMU's client does not, and its payload follows all the same.
         let extended = self.facts.headers == HeaderStyle::Extended;
-        let payload = if write || (extended && flagged) {
-            header.length
-        } else {
-            0
-        };
+        let payload = if write || (extended && flagged) { header.length } else { 0 };
         if payload > u64::from(u32::MAX) {
             return Err(PeerMisbehaved::TooLong.into());
         }
@@ -204,11 +189,7 @@ impl Core {
     }
 
     fn check_filter(&self, payload: u64) -> Result<(), Refused> {
-        if !self
-            .export
-            .flags
-            .contains(TransmissionFlags::BLOCK_STATUS_PAYLOAD)
-        {
+        if !self.export.flags.contains(TransmissionFlags::BLOCK_STATUS_PAYLOAD) {
             return Err((Errno::Inval, "block status takes no payload here"));
         }
         if !(12..=MAX_FILTER).contains(&payload) || !payload.is_multiple_of(4) {
@@ -222,22 +203,11 @@ impl Core {
         let Some((effect, ids)) = body.split_first_chunk() else {
             return;
         };
-        let filter: Vec<ContextId> = ids
-            .as_chunks()
-            .0
-            .iter()
-            .map(|bytes| ContextId(u32::from_be_bytes(*bytes)))
-            .collect();
+        let filter: Vec<ContextId> =
+            ids.as_chunks().0.iter().map(|bytes| ContextId(u32::from_be_bytes(*bytes))).collect();
         let known = filter.iter().enumerate().all(|(i, wanted)| {
-            let unique = filter
-                .get(..i)
-                .is_some_and(|before| !before.contains(wanted));
-            unique
-                && self
-                    .facts
-                    .contexts
-                    .iter()
-                    .any(|context| context.id == wanted.0)
+            let unique = filter.get(..i).is_some_and(|before| !before.contains(wanted));
+            unique && self.facts.contexts.iter().any(|context| context.id == wanted.0)
         });
         let Some(received) = self.slots.get_mut(id) else {
             return;
@@ -255,12 +225,7 @@ impl Core {
     /// Whether the export offers the command, its flags and its range
     /// (proto.md, "Request types", "Size constraints").
     fn check(&self, command: &Command) -> Result<(), Refused> {
-        let Command {
-            kind,
-            flags,
-            offset,
-            length,
-        } = *command;
+        let Command { kind, flags, offset, length } = *command;
         let offered = |flag| self.export.flags.contains(flag);
         let supported = match kind {
             CommandType::Read | CommandType::Write | CommandType::Disconnect => true,
@@ -282,10 +247,7 @@ impl Core {
         if kind == CommandType::Flush {
             return Ok(());
         }
-        if offset
-            .checked_add(length)
-            .is_none_or(|end| end > self.export.size)
-        {
+        if offset.checked_add(length).is_none_or(|end| end > self.export.size) {
             // proto.md, "Error values": a trim counts with the reads here.
             let errno = match kind {
                 CommandType::Write | CommandType::WriteZeroes => Errno::NoSpc,
@@ -304,11 +266,7 @@ impl Core {
         }
         let carries = matches!(kind, CommandType::Read | CommandType::Write);
         if carries && length > u64::from(self.limits.max_payload) {
-            let errno = if kind == CommandType::Read {
-                Errno::Overflow
-            } else {
-                Errno::Inval
-            };
+            let errno = if kind == CommandType::Read { Errno::Overflow } else { Errno::Inval };
             return Err((errno, "payload too long"));
         }
         Ok(())

@@ -89,9 +89,7 @@ impl OffsetData {
     /// Reads the field.
     #[must_use]
     pub const fn decode(bytes: &[u8; Self::LEN]) -> Self {
-        Self {
-            offset: u64::from_be_bytes(*bytes),
-        }
+        Self { offset: u64::from_be_bytes(*bytes) }
     }
 }
 
@@ -118,10 +116,7 @@ impl OffsetHole {
     #[must_use]
     pub const fn decode(bytes: &[u8; Self::LEN]) -> Self {
         let [offset @ .., l0, l1, l2, l3] = *bytes;
-        Self {
-            offset: u64::from_be_bytes(offset),
-            length: u32::from_be_bytes([l0, l1, l2, l3]),
-        }
+        Self { offset: u64::from_be_bytes(offset), length: u32::from_be_bytes([l0, l1, l2, l3]) }
     }
 }
 
@@ -148,10 +143,7 @@ impl ErrorHead {
     #[must_use]
     pub const fn decode(bytes: &[u8; Self::LEN]) -> Self {
         let [error @ .., m0, m1] = *bytes;
-        Self {
-            error: u32::from_be_bytes(error),
-            message_length: u16::from_be_bytes([m0, m1]),
-        }
+        Self { error: u32::from_be_bytes(error), message_length: u16::from_be_bytes([m0, m1]) }
     }
 }
 
@@ -178,10 +170,7 @@ impl StatusExtHead {
     #[must_use]
     pub const fn decode(bytes: &[u8; Self::LEN]) -> Self {
         let [context @ .., c0, c1, c2, c3] = *bytes;
-        Self {
-            context: u32::from_be_bytes(context),
-            count: u32::from_be_bytes([c0, c1, c2, c3]),
-        }
+        Self { context: u32::from_be_bytes(context), count: u32::from_be_bytes([c0, c1, c2, c3]) }
     }
 }
 
@@ -203,10 +192,7 @@ impl Extent {
     #[must_use]
     pub const fn decode_compact(bytes: &[u8; Self::COMPACT_LEN]) -> Self {
         let both = u64::from_be_bytes(*bytes);
-        Self {
-            length: both >> 32,
-            status: both & 0xffff_ffff,
-        }
+        Self { length: both >> 32, status: both & 0xffff_ffff }
     }
 
     /// The 64-bit form.
@@ -219,9 +205,6 @@ impl Extent {
     #[must_use]
     pub const fn decode_extended(bytes: &[u8; Self::EXTENDED_LEN]) -> Self {
         let both = u128::from_be_bytes(*bytes);
-        Self {
-            length: (both >> 64) as u64,
-            status: both as u64,
-        }
+        Self { length: (both >> 64) as u64, status: both as u64 }
     }
 }

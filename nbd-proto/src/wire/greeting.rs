@@ -88,10 +88,7 @@ impl ExportHeader {
         let mut body = super::reader::Reader::new(bytes);
         let (size, flags) = (body.u64()?, body.u32()?);
         let flags = u16::try_from(flags).map_err(|_| InvalidMessage::OldstyleFlags)?;
-        Ok(Self {
-            size,
-            flags: TransmissionFlags::from_bits_retain(flags),
-        })
+        Ok(Self { size, flags: TransmissionFlags::from_bits_retain(flags) })
     }
 
     /// The answer to `NBD_OPT_EXPORT_NAME`, without the padding that may follow.

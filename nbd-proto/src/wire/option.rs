@@ -265,10 +265,7 @@ impl OptionHeader {
         if body.u64()? != OPTION_MAGIC {
             return Err(InvalidMessage::OptionMagic);
         }
-        Ok(Self {
-            option: body.u32()?,
-            length: body.u32()?,
-        })
+        Ok(Self { option: body.u32()?, length: body.u32()? })
     }
 }
 
@@ -302,11 +299,7 @@ impl OptionReplyHeader {
         if body.u64()? != OPTION_REPLY_MAGIC {
             return Err(InvalidMessage::OptionReplyMagic);
         }
-        Ok(Self {
-            option: body.u32()?,
-            kind: body.u32()?,
-            length: body.u32()?,
-        })
+        Ok(Self { option: body.u32()?, kind: body.u32()?, length: body.u32()? })
     }
 }
 
@@ -560,10 +553,7 @@ impl MetaContext {
         if !name.contains(':') {
             return Err(InvalidMessage::ContextName);
         }
-        Ok(Self {
-            id,
-            name: String::from(name),
-        })
+        Ok(Self { id, name: String::from(name) })
     }
 }
 

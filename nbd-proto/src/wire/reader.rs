@@ -24,10 +24,7 @@ impl<'a> Reader<'a> {
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], InvalidMessage> {
-        let (head, tail) = self
-            .rest
-            .split_first_chunk()
-            .ok_or(InvalidMessage::Truncated)?;
+        let (head, tail) = self.rest.split_first_chunk().ok_or(InvalidMessage::Truncated)?;
         self.rest = tail;
         Ok(*head)
     }
@@ -45,10 +42,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn bytes(&mut self, len: usize) -> Result<&'a [u8], InvalidMessage> {
-        let (head, tail) = self
-            .rest
-            .split_at_checked(len)
-            .ok_or(InvalidMessage::Truncated)?;
+        let (head, tail) = self.rest.split_at_checked(len).ok_or(InvalidMessage::Truncated)?;
         self.rest = tail;
         Ok(head)
     }
@@ -61,11 +55,7 @@ impl<'a> Reader<'a> {
 
     /// The body must end here.
     pub(crate) fn end(self) -> Result<(), InvalidMessage> {
-        if self.is_empty() {
-            Ok(())
-        } else {
-            Err(InvalidMessage::TrailingBytes)
-        }
+        if self.is_empty() { Ok(()) } else { Err(InvalidMessage::TrailingBytes) }
     }
 }
 

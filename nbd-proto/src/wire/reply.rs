@@ -41,10 +41,7 @@ impl SimpleReply {
         if body.u32()? != SIMPLE_REPLY_MAGIC {
             return Err(InvalidMessage::ReplyMagic);
         }
-        Ok(Self {
-            error: body.u32()?,
-            cookie: body.u64()?,
-        })
+        Ok(Self { error: body.u32()?, cookie: body.u64()? })
     }
 }
 
@@ -74,13 +71,7 @@ impl ChunkHeader {
     #[must_use]
     pub fn encode_structured(self) -> Option<[u8; Self::STRUCTURED_LEN]> {
         let length = u32::try_from(self.length).ok()?;
-        Some(concat_be!(
-            STRUCTURED_REPLY_MAGIC,
-            self.flags.bits(),
-            self.kind,
-            self.cookie,
-            length
-        ))
+        Some(concat_be!(STRUCTURED_REPLY_MAGIC, self.flags.bits(), self.kind, self.cookie, length))
     }
 
     /// Reads the structured form.

@@ -16,9 +16,7 @@ const MIB: u64 = 1 << 20;
 fn sparse_file(size: u64) -> (TempDir, PathBuf) {
     let directory = TempDir::new().expect("a temporary directory");
     let path = directory.path().join("disk");
-    File::create(&path)
-        .and_then(|file| file.set_len(size))
-        .expect("a file of the size");
+    File::create(&path).and_then(|file| file.set_len(size)).expect("a file of the size");
     (directory, path)
 }
 
@@ -28,11 +26,7 @@ fn refuses_ranges_outside() {
         let (_directory, path) = sparse_file(size);
         let store = FileStore::open(&path, false).expect("the file");
         check_bounds(&store);
-        assert_eq!(
-            path.metadata().expect("its metadata").len(),
-            size,
-            "the file grew"
-        );
+        assert_eq!(path.metadata().expect("its metadata").len(), size, "the file grew");
     }
 }
 
@@ -48,10 +42,7 @@ fn a_read_only_store_refuses_every_change() {
     assert_errno(store.trim(0, 4096), Errno::PERM);
     for may_punch in [false, true] {
         for fast_only in [false, true] {
-            let zeroing = Zeroing {
-                may_punch,
-                fast_only,
-            };
+            let zeroing = Zeroing { may_punch, fast_only };
             assert_errno(store.write_zeroes(0, 4096, zeroing), Errno::PERM);
         }
     }
@@ -68,16 +59,8 @@ fn a_file_that_cannot_be_opened_is_named() {
     assert!(error.to_string().contains("no such disk"), "{error}");
 
     let error = FileStore::open(directory.path(), true).expect_err("a directory is no disk");
-    assert!(
-        error
-            .to_string()
-            .contains(&*directory.path().to_string_lossy()),
-        "{error}"
-    );
-    assert!(
-        error.to_string().contains("neither a regular file nor"),
-        "{error}"
-    );
+    assert!(error.to_string().contains(&*directory.path().to_string_lossy()), "{error}");
+    assert!(error.to_string().contains("neither a regular file nor"), "{error}");
 }
 
 #[test]
@@ -93,15 +76,10 @@ fn a_pipe_is_refused_without_waiting() {
 fn holes_come_and_go_in_the_file() {
     let (_directory, path) = sparse_file(4 * MIB + 5);
     let store = FileStore::open(&path, false).expect("the file");
-    assert_eq!(
-        extents(&store, 0, 4 * MIB + 5),
-        [(4 * MIB + 5, ExtentKind::Hole)]
-    );
+    assert_eq!(extents(&store, 0, 4 * MIB + 5), [(4 * MIB + 5, ExtentKind::Hole)]);
 
     store.write_at(&vec![1; 2 << 20], MIB).expect("a write");
-    store
-        .write_at(&[1], 4 * MIB + 4)
-        .expect("a write of the last byte");
+    store.write_at(&[1], 4 * MIB + 4).expect("a write of the last byte");
     store.flush().expect("a flush");
     let expected = [
         (MIB, ExtentKind::Hole),
@@ -114,9 +92,7 @@ fn holes_come_and_go_in_the_file() {
     assert_eq!(extents(&store, 3 * MIB, 2), [(2, ExtentKind::Hole)]);
 
     store.trim(MIB, MIB).expect("a trim");
-    store
-        .write_zeroes(2 * MIB, 2 * MIB + 5, PUNCH)
-        .expect("zeroes");
+    store.write_zeroes(2 * MIB, 2 * MIB + 5, PUNCH).expect("zeroes");
     // A file system may keep the block that the file ends in.
     assert_eq!(extents(&store, 0, 4 * MIB), [(4 * MIB, ExtentKind::Hole)]);
     assert_eq!(fs::read(&path).expect("the file"), vec![0; (4 << 20) + 5]);
@@ -132,11 +108,7 @@ fn provisioned_zeroes_take_up_storage() {
     store.flush().expect("a flush");
     let metadata = path.metadata().expect("its metadata");
     assert_eq!(metadata.len(), MIB + 777);
-    assert!(
-        metadata.blocks() * 512 >= MIB + 777,
-        "{} blocks",
-        metadata.blocks()
-    );
+    assert!(metadata.blocks() * 512 >= MIB + 777, "{} blocks", metadata.blocks());
     assert_eq!(fs::read(&path).expect("the file"), vec![0; (1 << 20) + 777]);
 }
 
@@ -156,11 +128,7 @@ fn zeroes_are_written_where_nothing_quicker_works() {
 fn a_file_cut_short_fails_with_an_error_number() {
     let (_directory, path) = sparse_file(MIB);
     let store = FileStore::open(&path, false).expect("the file");
-    File::options()
-        .write(true)
-        .open(&path)
-        .and_then(|file| file.set_len(10))
-        .expect("a cut");
+    File::options().write(true).open(&path).and_then(|file| file.set_len(10)).expect("a cut");
     assert_errno(store.read_at(&mut [0; 11], 0), Errno::IO);
     // The part that is gone is no hole: its reader must get to see the error.
     let (last, kind) = *extents(&store, 0, MIB).last().expect("an extent");
@@ -172,8 +140,7 @@ fn threads_share_one_file() {
     let (_directory, path) = sparse_file(4 * MIB);
     let file = File::options().write(true).open(&path).expect("the file");
     for offset in [MIB, 3 * MIB] {
-        file.write_all_at(&vec![1; 1 << 20], offset)
-            .expect("a write");
+        file.write_all_at(&vec![1; 1 << 20], offset).expect("a write");
     }
     let store = FileStore::open(&path, true).expect("the file");
     let expected = extents(&store, 0, 4 * MIB);

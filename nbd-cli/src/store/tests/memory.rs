@@ -35,12 +35,8 @@ fn a_huge_disk_costs_what_is_written() {
     for size in [HUGE, u64::MAX] {
         let store = MemoryStore::new(size);
         assert_eq!(extents(&store, 0, size), [(size, ExtentKind::Hole)]);
-        store
-            .write_at(b"end", size - 3)
-            .expect("a write at the end");
-        store
-            .write_at(b"middle", 1 << 60)
-            .expect("a write in the middle");
+        store.write_at(b"end", size - 3).expect("a write at the end");
+        store.write_at(b"middle", 1 << 60).expect("a write in the middle");
         assert_eq!(read(&store, size - 4, 4), b"\0end");
         let last_page = (size - 1) / PAGE * PAGE;
         assert_eq!(
@@ -52,17 +48,10 @@ fn a_huge_disk_costs_what_is_written() {
                 (size - last_page, ExtentKind::Data),
             ]
         );
-        let fast = Zeroing {
-            may_punch: true,
-            fast_only: true,
-        };
-        store
-            .write_zeroes(1, size - 1, fast)
-            .expect("zeroes all over");
+        let fast = Zeroing { may_punch: true, fast_only: true };
+        store.write_zeroes(1, size - 1, fast).expect("zeroes all over");
         assert_eq!(extents(&store, 0, size), [(size, ExtentKind::Hole)]);
-        store
-            .write_at(b"end", size - 3)
-            .expect("a write at the end");
+        store.write_at(b"end", size - 3).expect("a write at the end");
         store.trim(0, size).expect("a trim of all");
         assert_eq!(extents(&store, 0, size), [(size, ExtentKind::Hole)]);
     }
@@ -71,15 +60,9 @@ fn a_huge_disk_costs_what_is_written() {
 #[test]
 fn tells_data_zeroes_and_holes_apart() {
     let store = MemoryStore::new(8 * PAGE);
-    store
-        .write_at(&vec![1; 2 * PAGE_SIZE], PAGE)
-        .expect("a write");
-    store
-        .write_zeroes(3 * PAGE, 2 * PAGE, PROVISION)
-        .expect("provisioned zeroes");
-    store
-        .write_at(&vec![0; PAGE_SIZE], 6 * PAGE)
-        .expect("zeroes over a hole");
+    store.write_at(&vec![1; 2 * PAGE_SIZE], PAGE).expect("a write");
+    store.write_zeroes(3 * PAGE, 2 * PAGE, PROVISION).expect("provisioned zeroes");
+    store.write_at(&vec![0; PAGE_SIZE], 6 * PAGE).expect("zeroes over a hole");
     assert_eq!(
         extents(&store, 0, 8 * PAGE),
         [
@@ -90,9 +73,7 @@ fn tells_data_zeroes_and_holes_apart() {
         ]
     );
     assert_eq!(extents(&store, 2 * PAGE + 1, 2), [(2, ExtentKind::Data)]);
-    store
-        .write_zeroes(PAGE, 7 * PAGE, PROVISION)
-        .expect("zeroes over all kinds");
+    store.write_zeroes(PAGE, 7 * PAGE, PROVISION).expect("zeroes over all kinds");
     assert_eq!(
         extents(&store, 0, 8 * PAGE),
         [(PAGE, ExtentKind::Hole), (7 * PAGE, ExtentKind::Zero)]
@@ -113,23 +94,17 @@ fn small_trims_free_a_page_in_the_end() {
 #[test]
 fn memory_is_limited() {
     let store = MemoryStore::with_limit(HUGE, 3 * PAGE);
-    store
-        .write_at(&vec![1; 2 * PAGE_SIZE], 0)
-        .expect("two pages");
+    store.write_at(&vec![1; 2 * PAGE_SIZE], 0).expect("two pages");
     // Provisioning fails before it changes anything, however much was asked.
     for len in [3 * PAGE + 1, 4 * PAGE, HUGE] {
         assert_errno(store.write_zeroes(0, len, PROVISION), Errno::NOSPC);
     }
     assert_eq!(read(&store, 0, 2 * PAGE_SIZE), vec![1; 2 * PAGE_SIZE]);
-    store
-        .write_zeroes(PAGE, 2 * PAGE, PROVISION)
-        .expect("the third page");
+    store.write_zeroes(PAGE, 2 * PAGE, PROVISION).expect("the third page");
     assert_errno(store.write_at(&[1], 3 * PAGE), Errno::NOSPC);
     // What was provisioned can be written, what is there overwritten, and what
     // was freed used again.
-    store
-        .write_at(&vec![2; 3 * PAGE_SIZE], 0)
-        .expect("three pages");
+    store.write_at(&vec![2; 3 * PAGE_SIZE], 0).expect("three pages");
     store.write_zeroes(0, PAGE, PUNCH).expect("a hole");
     store.write_at(&[1], 3 * PAGE).expect("another page");
     assert_errno(store.write_at(&[1], 0), Errno::NOSPC);
@@ -152,14 +127,8 @@ fn a_visit_may_stop_and_may_use_the_store() {
     store
         .extents(0, 9 * PAGE, &mut |_| {
             visits += 1;
-            store
-                .write_at(&[1], 8 * PAGE)
-                .expect("a write during the visit");
-            if visits == 3 {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
+            store.write_at(&[1], 8 * PAGE).expect("a write during the visit");
+            if visits == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })
         .expect("extents");
     assert_eq!(visits, 3);

@@ -36,10 +36,8 @@ fn range() -> impl Strategy<Value = (usize, usize)> {
 }
 
 fn request() -> impl Strategy<Value = Request> {
-    let zeroing = (any::<bool>(), any::<bool>()).prop_map(|(may_punch, fast_only)| Zeroing {
-        may_punch,
-        fast_only,
-    });
+    let zeroing = (any::<bool>(), any::<bool>())
+        .prop_map(|(may_punch, fast_only)| Zeroing { may_punch, fast_only });
     prop_oneof![
         2 => range().prop_map(|(at, len)| Request::Read(at, len)),
         // The byte is zero now and then.
@@ -77,25 +75,17 @@ fn check_extents(store: &dyn Store, model: &[u8], at: usize, len: usize) {
 fn apply(store: &dyn Store, model: &mut [u8], request: Request) {
     match request {
         Request::Read(at, len) => {
-            assert!(
-                read(store, at as u64, len) == model[at..at + len],
-                "read at {at}"
-            );
+            assert!(read(store, at as u64, len) == model[at..at + len], "read at {at}");
         }
         Request::Write(at, len, byte) => {
             // Not one byte repeated, so that data in the wrong place is seen.
-            let bytes: Vec<u8> = (0..len)
-                .map(|i| if byte == 0 { 0 } else { byte ^ (i / 64) as u8 })
-                .collect();
-            store
-                .write_at(&bytes, at as u64)
-                .expect("a write within the store");
+            let bytes: Vec<u8> =
+                (0..len).map(|i| if byte == 0 { 0 } else { byte ^ (i / 64) as u8 }).collect();
+            store.write_at(&bytes, at as u64).expect("a write within the store");
             model[at..at + len].copy_from_slice(&bytes);
         }
         Request::Trim(at, len) => {
-            store
-                .trim(at as u64, len as u64)
-                .expect("a trim within the store");
+            store.trim(at as u64, len as u64).expect("a trim within the store");
             let now = read(store, at as u64, len);
             for (known, read) in model[at..at + len].iter_mut().zip(now) {
                 assert!(read == 0 || read == *known, "trim made up a byte");
@@ -115,9 +105,7 @@ fn apply(store: &dyn Store, model: &mut [u8], request: Request) {
         Request::Extents(at, len) => check_extents(store, model, at, len),
         Request::Flush => store.flush().expect("a flush"),
         Request::Cache(at, len) => {
-            store
-                .cache(at as u64, len as u64)
-                .expect("a cache within the store");
+            store.cache(at as u64, len as u64).expect("a cache within the store");
         }
     }
 }

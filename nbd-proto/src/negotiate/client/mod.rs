@@ -32,7 +32,7 @@ use core::ops::ControlFlow;
 use super::SCRATCH;
 use super::facts::{Gathered, Negotiated};
 use crate::client::Client;
-use crate::config::{ClientConfig, is_sendable};
+use crate::config::{ClientConfig, check_sendable};
 use crate::engine::Stats;
 use crate::engine::intake::{Intake, RecvBufs, Step};
 use crate::engine::outbox::Outbox;
@@ -124,12 +124,11 @@ impl Negotiation {
     /// A connection on which nothing has been sent or received yet.
     ///
     /// # Errors
-    /// [`ApiMisuse::BadName`] when the export's name or a meta context's is longer
-    /// than 4096 bytes or contains NUL.
+    /// [`ApiMisuse::NameTooLong`] and [`ApiMisuse::BadName`] when the export's name or
+    /// a meta context's is longer than 4096 bytes or contains NUL.
     pub fn new(config: ClientConfig) -> Result<Self, ApiMisuse> {
-        if !is_sendable(&config.export) || !config.meta_contexts.iter().all(|q| is_sendable(q)) {
-            return Err(ApiMisuse::BadName);
-        }
+        check_sendable(&config.export)?;
+        check_all(&config.meta_contexts)?;
         let core = Core {
             export: config.export.clone(),
             config,
@@ -298,7 +297,7 @@ impl Negotiation {
     ///
     /// # Errors
     /// Outside [`Phase::Idle`], when the server is not fixed newstyle or structured
-    /// replies were not negotiated, and [`ApiMisuse::BadName`].
+    /// replies were not negotiated, and for a bad name.
     pub fn list_meta_contexts(&mut self, queries: &[&str]) -> Result<(), Error> {
         self.ask_contexts(OptionCode::ListMetaContext, queries)
     }
@@ -310,7 +309,7 @@ impl Negotiation {
     ///
     /// # Errors
     /// Outside [`Phase::Idle`], when the server is not fixed newstyle or structured
-    /// replies were not negotiated, and [`ApiMisuse::BadName`].
+    /// replies were not negotiated, and for a bad name.
     pub fn set_meta_contexts(&mut self, queries: &[&str]) -> Result<(), Error> {
         self.ask_contexts(OptionCode::SetMetaContext, queries)
     }
@@ -319,13 +318,11 @@ impl Negotiation {
     /// before, its meta contexts included.
     ///
     /// # Errors
-    /// Outside [`Phase::Idle`], and [`ApiMisuse::BadName`].
+    /// Outside [`Phase::Idle`], and for a bad name.
     pub fn set_export_name(&mut self, name: impl Into<String>) -> Result<(), Error> {
         self.check_idle()?;
         let name = name.into();
-        if !is_sendable(&name) {
-            return Err(ApiMisuse::BadName.into());
-        }
+        check_sendable(&name)?;
         if name != self.core.export {
             self.core.facts.forget_export();
             self.core.facts.contexts.clear();
@@ -337,16 +334,14 @@ impl Negotiation {
     /// Changes the configuration of what is still to come.
     ///
     /// # Errors
-    /// Outside [`Phase::Idle`], and [`ApiMisuse::BadName`].
+    /// Outside [`Phase::Idle`], and for a bad name.
     pub fn reconfigure(
         &mut self,
         change: impl FnOnce(ClientConfig) -> ClientConfig,
     ) -> Result<(), Error> {
         self.check_idle()?;
         let config = change(self.core.config.clone());
-        if !config.meta_contexts.iter().all(|query| is_sendable(query)) {
-            return Err(ApiMisuse::BadName.into());
-        }
+        check_all(&config.meta_contexts)?;
         let name = config.export.clone();
         self.core.config = config;
         self.set_export_name(name)
@@ -364,24 +359,14 @@ impl Negotiation {
             return Err(Box::new(self));
         };
         let (scratch, stats) = self.intake.into_parts();
-        Ok(Client::new(
-            self.core.facts,
-            export,
-            &self.core.config,
-            scratch,
-            stats,
-        ))
+        Ok(Client::new(self.core.facts, export, &self.core.config, scratch, stats))
     }
 
     fn check_idle(&self) -> Result<(), Error> {
         if let Some(error) = &self.core.error {
             return Err(error.clone());
         }
-        if self.phase() == Phase::Idle {
-            Ok(())
-        } else {
-            Err(ApiMisuse::WrongState.into())
-        }
+        if self.phase() == Phase::Idle { Ok(()) } else { Err(ApiMisuse::WrongState.into()) }
     }
 
     fn check_option(&self) -> Result<(), Error> {
@@ -402,9 +387,7 @@ impl Negotiation {
     }
 
     fn ask_contexts(&mut self, option: OptionCode, queries: &[&str]) -> Result<(), Error> {
-        if !queries.iter().all(|query| is_sendable(query)) {
-            return Err(ApiMisuse::BadName.into());
-        }
+        check_all(queries)?;
         self.check_option()?;
         // proto.md, "NBD_OPT_LIST_META_CONTEXT", "NBD_OPT_SET_META_CONTEXT".
         if self.core.facts.headers == HeaderStyle::Simple {
@@ -450,17 +433,17 @@ impl Negotiation {
     }
 }
 
+fn check_all(names: &[impl AsRef<str>]) -> Result<(), ApiMisuse> {
+    names.iter().try_for_each(|name| check_sendable(name.as_ref()))
+}
+
 impl Core {
     /// Queues an option and expects its replies.
     fn send_option(&mut self, option: OptionCode, write: impl FnOnce(&mut Vec<u8>)) {
         let mut data = Vec::new();
         write(&mut data);
-        let header = OptionHeader {
-            option: option.to_wire(),
-            length: data.len() as u32,
-        };
-        self.outbox
-            .push_body(None, &header.encode(), |body| body.append(&mut data));
+        let header = OptionHeader { option: option.to_wire(), length: data.len() as u32 };
+        self.outbox.push_body(None, &header.encode(), |body| body.append(&mut data));
         self.replies = 0;
         self.bytes = 0;
         self.gathered = Gathered::default();
@@ -469,10 +452,7 @@ impl Core {
     }
 
     fn send_contexts(&mut self, option: OptionCode, queries: Vec<String>) {
-        let request = MetaContextRequest {
-            export: self.export.clone(),
-            queries,
-        };
+        let request = MetaContextRequest { export: self.export.clone(), queries };
         self.send_option(option, |data| request.encode(data));
         self.queries = request.queries;
         if option == OptionCode::SetMetaContext {
@@ -483,8 +463,7 @@ impl Core {
     }
 
     fn finish_option(&mut self, option: OptionCode, result: Result<(), Refusal>) {
-        self.events
-            .push_back(NegotiationEvent::Finished { option, result });
+        self.events.push_back(NegotiationEvent::Finished { option, result });
     }
 }
 

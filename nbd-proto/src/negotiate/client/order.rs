@@ -100,15 +100,8 @@ impl Core {
             (InfoType::Name, self.config.full_info),
             (InfoType::Description, self.config.full_info),
         ];
-        let info = wanted
-            .iter()
-            .filter(|(_, ask)| *ask)
-            .map(|(kind, _)| kind.to_wire())
-            .collect();
-        let request = InfoRequest {
-            export: self.export.clone(),
-            info,
-        };
+        let info = wanted.iter().filter(|(_, ask)| *ask).map(|(kind, _)| kind.to_wire()).collect();
+        let request = InfoRequest { export: self.export.clone(), info };
         self.send_option(option, |data| request.encode(data));
     }
 
@@ -116,9 +109,7 @@ impl Core {
     /// close.
     pub(super) fn send_export_name(&mut self) {
         let name = self.export.clone();
-        self.send_option(OptionCode::ExportName, |data| {
-            data.extend_from_slice(name.as_bytes())
-        });
+        self.send_option(OptionCode::ExportName, |data| data.extend_from_slice(name.as_bytes()));
         self.expect = Expect::ExportHeader;
     }
 

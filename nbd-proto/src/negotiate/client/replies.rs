@@ -75,23 +75,13 @@ impl<S: PayloadSink> Role<S> for Core {
                 self.facts.describe(export.size, export.flags)?;
                 self.facts.normalise();
                 self.expect = Expect::Padding;
-                return Ok((
-                    head.len(),
-                    Step::Skip {
-                        left: ZERO_PADDING as u64,
-                    },
-                ));
+                return Ok((head.len(), Step::Skip { left: ZERO_PADDING as u64 }));
             }
             Expect::HandshakeFlags => self.handshake_flags(bytes)?,
             Expect::ReplyHeader(option) => return self.reply_header(bytes, option),
-            Expect::ReplyBody {
-                option,
-                kind,
-                length,
-            } => {
-                let (body, rest) = bytes
-                    .split_at_checked(length as usize)
-                    .ok_or(InvalidMessage::Truncated)?;
+            Expect::ReplyBody { option, kind, length } => {
+                let (body, rest) =
+                    bytes.split_at_checked(length as usize).ok_or(InvalidMessage::Truncated)?;
                 self.reply(option, kind, body)?;
                 self.check_silence(rest)?;
                 body.len()
@@ -101,18 +91,9 @@ impl<S: PayloadSink> Role<S> for Core {
                 let export = ExportHeader::decode_newstyle(head);
                 self.facts.describe(export.size, export.flags)?;
                 self.facts.normalise();
-                if !self
-                    .facts
-                    .handshake_flags
-                    .contains(HandshakeFlags::NO_ZEROES)
-                {
+                if !self.facts.handshake_flags.contains(HandshakeFlags::NO_ZEROES) {
                     self.expect = Expect::Padding;
-                    return Ok((
-                        head.len(),
-                        Step::Skip {
-                            left: ZERO_PADDING as u64,
-                        },
-                    ));
+                    return Ok((head.len(), Step::Skip { left: ZERO_PADDING as u64 }));
                 }
                 self.expect = Expect::Established;
                 head.len()
@@ -153,19 +134,11 @@ impl Core {
     pub(super) const fn first_step(&self) -> Step {
         match self.expect {
             Expect::Magic => Step::Parse { need: Style::LEN },
-            Expect::Oldstyle => Step::Parse {
-                need: ExportHeader::OLDSTYLE_LEN,
-            },
+            Expect::Oldstyle => Step::Parse { need: ExportHeader::OLDSTYLE_LEN },
             Expect::HandshakeFlags => Step::Parse { need: 2 },
-            Expect::ReplyHeader(_) => Step::Parse {
-                need: OptionReplyHeader::LEN,
-            },
-            Expect::ReplyBody { length, .. } => Step::Parse {
-                need: length as usize,
-            },
-            Expect::ExportHeader => Step::Parse {
-                need: ExportHeader::NEWSTYLE_LEN,
-            },
+            Expect::ReplyHeader(_) => Step::Parse { need: OptionReplyHeader::LEN },
+            Expect::ReplyBody { length, .. } => Step::Parse { need: length as usize },
+            Expect::ExportHeader => Step::Parse { need: ExportHeader::NEWSTYLE_LEN },
             Expect::Nothing => Step::Parse { need: 1 },
             Expect::SkippedBody(_) | Expect::Padding => Step::Skip { left: 0 },
             Expect::Tls | Expect::Established | Expect::Closed => Step::Wait,
@@ -232,10 +205,7 @@ impl Core {
             ReplyType::Server => option == OptionCode::List,
             ReplyType::Info => matches!(option, OptionCode::Info | OptionCode::Go),
             ReplyType::MetaContext => {
-                matches!(
-                    option,
-                    OptionCode::ListMetaContext | OptionCode::SetMetaContext
-                )
+                matches!(option, OptionCode::ListMetaContext | OptionCode::SetMetaContext)
             }
         };
         if !fits {
@@ -248,22 +218,13 @@ impl Core {
             // proto.md, "NBD_REP_INFO": unknown kinds are ignored, whatever their
             // length; no known one is so long.
             self.expect = Expect::SkippedBody(option);
-            return Ok((
-                head.len(),
-                Step::Skip {
-                    left: u64::from(length),
-                },
-            ));
+            return Ok((head.len(), Step::Skip { left: u64::from(length) }));
         }
         if length == 0 {
             self.reply(option, kind, &[])?;
             self.check_silence(rest)?;
         } else {
-            self.expect = Expect::ReplyBody {
-                option,
-                kind,
-                length,
-            };
+            self.expect = Expect::ReplyBody { option, kind, length };
         }
         Ok((head.len(), self.first_step()))
     }
@@ -276,11 +237,9 @@ impl Core {
                 Err(PeerMisbehaved::TlsTwice.into())
             }
             ReplyType::Ack => self.granted(option),
-            ReplyType::Refused(code) => self.refused(Refusal {
-                option,
-                code,
-                message: escape(body),
-            }),
+            ReplyType::Refused(code) => {
+                self.refused(Refusal { option, code, message: escape(body) })
+            }
             ReplyType::Server => {
                 let entry = ExportEntry::decode(body)?;
                 self.events.push_back(NegotiationEvent::Export(entry));
@@ -298,16 +257,9 @@ impl Core {
     /// asked for.
     fn meta_context(&mut self, option: OptionCode, context: MetaContext) -> Result<(), Error> {
         if option == OptionCode::SetMetaContext {
-            let known = self
-                .granted
-                .iter()
-                .any(|old| old.id == context.id || old.name == context.name);
-            if known
-                || !self
-                    .queries
-                    .iter()
-                    .any(|query| answers(&context.name, query))
-            {
+            let known =
+                self.granted.iter().any(|old| old.id == context.id || old.name == context.name);
+            if known || !self.queries.iter().any(|query| answers(&context.name, query)) {
                 return Err(PeerMisbehaved::MetaContexts.into());
             }
             if self.granted.len() >= crate::client::MAX_CONTEXTS {
@@ -316,8 +268,7 @@ impl Core {
             self.granted.push(context.clone());
         }
         if self.explicit {
-            self.events
-                .push_back(NegotiationEvent::MetaContext(context));
+            self.events.push_back(NegotiationEvent::MetaContext(context));
         }
         Ok(())
     }
@@ -351,7 +302,5 @@ fn answers(name: &str, query: &str) -> bool {
 }
 
 fn take<const N: usize>(bytes: &[u8]) -> Result<(&[u8; N], &[u8]), Error> {
-    bytes
-        .split_first_chunk()
-        .ok_or_else(|| InvalidMessage::Truncated.into())
+    bytes.split_first_chunk().ok_or_else(|| InvalidMessage::Truncated.into())
 }

@@ -141,10 +141,7 @@ impl ServerNegotiation {
         facts.normalise();
         let mut outbox = Outbox::new();
         if let Some(export) = &facts.export {
-            let header = ExportHeader {
-                size: export.size,
-                flags: export.flags,
-            };
+            let header = ExportHeader { size: export.size, flags: export.flags };
             outbox.push_body(None, &Style::Oldstyle.encode(), |body| {
                 body.extend_from_slice(&header.encode_oldstyle());
                 body.extend_from_slice(&[0; ZERO_PADDING]);
@@ -165,10 +162,7 @@ impl ServerNegotiation {
             error: None,
         };
         let first = core.first_step();
-        Self {
-            intake: Intake::new(Scratch::new(SCRATCH), first, Stats::default()),
-            core,
-        }
+        Self { intake: Intake::new(Scratch::new(SCRATCH), first, Stats::default()), core }
     }
 
     /// What it waits for.
@@ -213,10 +207,7 @@ impl ServerNegotiation {
         if self.core.question != Some(Question::List) {
             return Err(ApiMisuse::WrongState);
         }
-        self.core
-            .reply(OptionCode::List.to_wire(), ReplyType::Server, |data| {
-                entry.encode(data)
-            });
+        self.core.reply(OptionCode::List.to_wire(), ReplyType::Server, |data| entry.encode(data));
         Ok(())
     }
 
@@ -232,18 +223,12 @@ impl ServerNegotiation {
             }
             _ => return Err(ApiMisuse::WrongState),
         };
-        let mut context = MetaContext {
-            id: 0,
-            name: String::from(name),
-        };
+        let mut context = MetaContext { id: 0, name: String::from(name) };
         if option == OptionCode::SetMetaContext {
             context.id = self.core.facts.contexts.len() as u32 + 1;
             self.core.facts.contexts.push(context.clone());
         }
-        self.core
-            .reply(option.to_wire(), ReplyType::MetaContext, |data| {
-                context.encode(data)
-            });
+        self.core.reply(option.to_wire(), ReplyType::MetaContext, |data| context.encode(data));
         Ok(ContextId(context.id))
     }
 
@@ -258,8 +243,7 @@ impl ServerNegotiation {
                 | Question::ListMetaContext(_)
                 | Question::SetMetaContext(_)),
             ) => {
-                self.core
-                    .reply(question.option().to_wire(), ReplyType::Ack, |_| {});
+                self.core.reply(question.option().to_wire(), ReplyType::Ack, |_| {});
                 self.answered(Expect::OptionHeader);
                 Ok(())
             }
@@ -280,13 +264,9 @@ impl ServerNegotiation {
         let (request, option) = match self.core.question.take() {
             Some(Question::Info(request)) => (request, OptionCode::Info),
             Some(Question::Go(request)) => (request, OptionCode::Go),
-            Some(Question::ExportName(name)) => (
-                InfoRequest {
-                    export: name,
-                    info: Vec::new(),
-                },
-                OptionCode::ExportName,
-            ),
+            Some(Question::ExportName(name)) => {
+                (InfoRequest { export: name, info: Vec::new() }, OptionCode::ExportName)
+            }
             other => {
                 self.core.question = other;
                 return Err(ApiMisuse::WrongState);
@@ -366,13 +346,7 @@ impl ServerNegotiation {
             return Err(Box::new(self));
         };
         let (scratch, stats) = self.intake.into_parts();
-        Ok(Server::new(
-            self.core.facts,
-            export,
-            &self.core.config,
-            scratch,
-            stats,
-        ))
+        Ok(Server::new(self.core.facts, export, &self.core.config, scratch, stats))
     }
 
     fn answered(&mut self, next: Expect) {
@@ -400,13 +374,8 @@ impl Core {
     fn reply(&mut self, option: u32, kind: ReplyType, write: impl FnOnce(&mut Vec<u8>)) {
         let mut data = Vec::new();
         write(&mut data);
-        let header = OptionReplyHeader {
-            option,
-            kind: kind.to_wire(),
-            length: data.len() as u32,
-        };
-        self.outbox
-            .push_body(None, &header.encode(), |body| body.append(&mut data));
+        let header = OptionReplyHeader { option, kind: kind.to_wire(), length: data.len() as u32 };
+        self.outbox.push_body(None, &header.encode(), |body| body.append(&mut data));
     }
 
     fn refuse(&mut self, option: u32, code: RefusalCode, message: &str) {
@@ -433,20 +402,13 @@ impl Core {
     }
 
     fn send_export_header(&mut self, export: &ExportInfo) {
-        let header = ExportHeader {
-            size: export.size,
-            flags: export.flags,
-        };
-        let padded = !self
-            .facts
-            .handshake_flags
-            .contains(HandshakeFlags::NO_ZEROES);
-        self.outbox
-            .push_body(None, &header.encode_newstyle(), |body| {
-                if padded {
-                    body.extend_from_slice(&[0; ZERO_PADDING]);
-                }
-            });
+        let header = ExportHeader { size: export.size, flags: export.flags };
+        let padded = !self.facts.handshake_flags.contains(HandshakeFlags::NO_ZEROES);
+        self.outbox.push_body(None, &header.encode_newstyle(), |body| {
+            if padded {
+                body.extend_from_slice(&[0; ZERO_PADDING]);
+            }
+        });
     }
 
     const fn is_extended(&self) -> bool {

@@ -41,12 +41,8 @@ impl Expect {
     pub(super) const fn first_step(self) -> Step {
         match self {
             Self::ClientFlags => Step::Parse { need: 4 },
-            Self::OptionHeader => Step::Parse {
-                need: OptionHeader::LEN,
-            },
-            Self::OptionData { length, .. } => Step::Parse {
-                need: length as usize,
-            },
+            Self::OptionHeader => Step::Parse { need: OptionHeader::LEN },
+            Self::OptionData { length, .. } => Step::Parse { need: length as usize },
             Self::Oversized(_) => Step::Skip { left: 0 },
             Self::Answer | Self::Tls | Self::Established | Self::Closed => Step::Wait,
         }
@@ -66,12 +62,7 @@ impl<S: PayloadSink> Role<S> for Core {
                 }
                 if length > MAX_DATA {
                     self.expect = Expect::Oversized(option);
-                    return Ok((
-                        head.len(),
-                        Step::Skip {
-                            left: u64::from(length),
-                        },
-                    ));
+                    return Ok((head.len(), Step::Skip { left: u64::from(length) }));
                 }
                 if length == 0 {
                     self.option(option, &[])?;
@@ -81,9 +72,7 @@ impl<S: PayloadSink> Role<S> for Core {
                 head.len()
             }
             Expect::OptionData { option, length } => {
-                let data = bytes
-                    .get(..length as usize)
-                    .ok_or(InvalidMessage::Truncated)?;
+                let data = bytes.get(..length as usize).ok_or(InvalidMessage::Truncated)?;
                 self.option(option, data)?;
                 data.len()
             }
@@ -248,11 +237,7 @@ impl Core {
             self.facts.contexts.clear();
         }
         if self.facts.headers == HeaderStyle::Simple {
-            self.refuse(
-                number,
-                RefusalCode::Invalid,
-                "negotiate structured replies first",
-            );
+            self.refuse(number, RefusalCode::Invalid, "negotiate structured replies first");
             return;
         }
         match MetaContextRequest::decode(data) {
