@@ -3,14 +3,17 @@
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use nbd_proto::{ClientConfig, Phase};
+use nbd_proto::{ClientConfig, Phase, TlsPolicy};
+use nbd_transport::tls::{TlsConfig, TlsConnector};
 use nbd_transport::{Connection, Endpoint, Handshake, Link, NbdUri, SocketIo, UriPolicy};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 use crate::client::Client;
 use crate::error::Error;
 use crate::options::Options;
+use crate::origin::Origin;
 use crate::pump::Pump;
+use crate::trace::Trace;
 
 /// Settings of a connection, then the connection itself.
 ///
@@ -30,6 +33,10 @@ pub struct Builder {
     config: ClientConfig,
     policy: UriPolicy,
     timeout: Option<Duration>,
+    tls: Option<TlsConnector>,
+    name: Option<String>,
+    /// The URI that the next connection is made from.
+    uri: Option<Box<NbdUri>>,
 }
 
 impl Builder {
@@ -40,7 +47,21 @@ impl Builder {
         Self::default()
     }
 
-    /// Replaces everything that is asked for in the negotiation.
+    /// Replaces everything that is asked for in the negotiation: which options, which
+    /// checks before a command is sent, which limits. [`export`](Self::export),
+    /// [`meta_context`](Self::meta_context) and [`tls`](Self::tls) change parts of it.
+    ///
+    /// ```
+    /// use nbd_client_blocking::Builder;
+    /// use nbd_client_blocking::proto::{ClientConfig, StrictMode};
+    ///
+    /// // For a test of a server: no check of alignment, and names told in full.
+    /// let config = ClientConfig::new()
+    ///     .full_info(true)
+    ///     .extended_headers(false)
+    ///     .strict(StrictMode::all() - StrictMode::ALIGN);
+    /// let builder = Builder::new().config(config);
+    /// ```
     #[must_use]
     pub fn config(mut self, config: ClientConfig) -> Self {
         self.config = config;
@@ -58,6 +79,35 @@ impl Builder {
     #[must_use]
     pub fn meta_context(mut self, name: impl Into<String>) -> Self {
         self.config = self.config.meta_context(name);
+        self
+    }
+
+    /// Whether TLS is used, and with what. A URI that asks for TLS makes
+    /// [`TlsPolicy::Require`] of any policy, and needs no connector. With
+    /// [`TlsPolicy::Disable`] the connector is for
+    /// [`Options::start_tls`](crate::Options::start_tls) alone.
+    ///
+    /// ```no_run
+    /// use nbd_client_blocking::Builder;
+    /// use nbd_client_blocking::proto::TlsPolicy;
+    /// use nbd_client_blocking::transport::tls::TlsConfig;
+    ///
+    /// let connector = TlsConfig::new().directory("/etc/pki/disk").connector()?;
+    /// let builder = Builder::new().tls(TlsPolicy::Require, connector);
+    /// # Ok::<(), nbd_client_blocking::transport::tls::TlsConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn tls(mut self, policy: TlsPolicy, connector: TlsConnector) -> Self {
+        self.config = self.config.tls(policy);
+        self.tls = Some(connector);
+        self
+    }
+
+    /// Name of the connection in what it tells with feature `tracing` (default: `nbd1`,
+    /// `nbd2` and so on).
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
         self
     }
 
@@ -91,10 +141,7 @@ impl Builder {
     /// # Errors
     /// When nobody answers, or the server refuses.
     pub fn connect(&self, endpoint: &Endpoint) -> Result<Client, Error> {
-        let deadline = self
-            .timeout
-            .map(|timeout| std::time::Instant::now() + timeout);
-        self.connect_over(endpoint.connect(deadline)?)
+        self.begin_at(endpoint, false)?.into_client()
     }
 
     /// Negotiates over a connection that is there already.
@@ -102,11 +149,7 @@ impl Builder {
     /// # Errors
     /// When the server refuses.
     pub fn connect_over(&self, connection: Connection) -> Result<Client, Error> {
-        let config = self.config.clone().option_mode(false);
-        let handshake = Handshake::new(config)?;
-        let mut options = Options::new(handshake, self.pump(connection)?);
-        options.drive()?;
-        options.into_client()
+        self.begin(connection, Origin::Given, None, false)?.into_client()
     }
 
     /// Connects to a URI and stops for the caller to ask and choose, if the server
@@ -124,10 +167,7 @@ impl Builder {
     /// # Errors
     /// When nobody answers, or the server refuses.
     pub fn negotiate(&self, endpoint: &Endpoint) -> Result<Options, Error> {
-        let deadline = self
-            .timeout
-            .map(|timeout| std::time::Instant::now() + timeout);
-        self.negotiate_over(endpoint.connect(deadline)?)
+        self.begin_at(endpoint, true)
     }
 
     /// Negotiates over a connection that is there already, and stops for the caller to
@@ -136,19 +176,60 @@ impl Builder {
     /// # Errors
     /// When the server refuses.
     pub fn negotiate_over(&self, connection: Connection) -> Result<Options, Error> {
-        let config = self.config.clone().option_mode(true);
-        let handshake = Handshake::new(config)?;
-        let mut options = Options::new(handshake, self.pump(connection)?);
-        options.drive()?;
-        Ok(options)
+        self.begin(connection, Origin::Given, None, true)
     }
 
+    /// Takes over what a URI says, once all of it is known to be right.
     fn resolve(mut self, uri: &str) -> Result<(Self, Endpoint), Error> {
         let uri: NbdUri = uri.parse()?;
         self.policy.check(&uri)?;
         self.config = self.config.export(uri.export_name());
+        if uri.tls_required() {
+            self.config = self.config.tls(TlsPolicy::Require);
+            if self.tls.is_none() {
+                self.tls = Some(TlsConfig::from_uri(&uri).connector()?);
+            }
+        }
         let endpoint = uri.endpoint();
+        self.uri = Some(Box::new(uri));
         Ok((self, endpoint))
+    }
+
+    fn begin_at(&self, endpoint: &Endpoint, pause: bool) -> Result<Options, Error> {
+        let deadline = self.timeout.map(|timeout| std::time::Instant::now() + timeout);
+        let connection = endpoint.connect(deadline)?;
+        let origin = match &self.uri {
+            Some(uri) => Origin::Uri(uri.clone()),
+            None => Origin::Endpoint(endpoint.clone()),
+        };
+        let host = match endpoint {
+            Endpoint::Tcp { host, .. } => Some(host.clone()),
+            Endpoint::Address(address) => Some(address.ip().to_string()),
+            Endpoint::Unix(_)
+            | Endpoint::UnixAbstract(_)
+            | Endpoint::Vsock { .. }
+            | Endpoint::Command(_)
+            | Endpoint::SocketActivation(_)
+            | Endpoint::Ssh(_) => None,
+        };
+        self.begin(connection, origin, host.as_deref(), pause)
+    }
+
+    fn begin(
+        &self,
+        connection: Connection,
+        origin: Origin,
+        host: Option<&str>,
+        pause: bool,
+    ) -> Result<Options, Error> {
+        let config = self.config.clone().option_mode(pause);
+        let handshake = match &self.tls {
+            Some(connector) => Handshake::with_tls(config, connector.clone(), host)?,
+            None => Handshake::new(config)?,
+        };
+        let mut options = Options::new(handshake, self.pump(connection)?, origin);
+        options.drive()?;
+        Ok(options)
     }
 
     fn pump(&self, connection: Connection) -> Result<Pump, Error> {
@@ -160,6 +241,7 @@ impl Builder {
             connection,
             timeout,
             system_calls: 0,
+            trace: Trace::new(self.name.as_deref()),
         })
     }
 }

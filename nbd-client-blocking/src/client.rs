@@ -1,19 +1,24 @@
 //! The client: one call, one command.
 
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use nbd_proto::{
-    Command, CommandError, CommandFlags, ContextId, Disconnect, Extent, Machine, Negotiated,
-    ReadChunk, RequestId, RequestStatus, Stats, TransmissionFlags,
+    Command, CommandError, CommandFlags, ContextId, Disconnect, ExportInfo, Extent, Machine,
+    Negotiated, ReadChunk, RequestId, RequestStatus, Stats, StrictMode, SubmitError,
+    TransmissionFlags,
 };
-use nbd_transport::Connection;
+use nbd_transport::tls::TlsInfo;
+use nbd_transport::{Connection, NbdUri, PeerProcess, UriError};
 use rustix::net::{Shutdown, shutdown};
 
 use crate::error::{CommandFailure, Error};
-use crate::extents::Extents;
+use crate::extents::{Extents, Survey};
+use crate::origin::Origin;
 use crate::pipeline::Pipeline;
 use crate::ports::{Remark, Single};
 use crate::pump::Pump;
+use crate::state::State;
 
 /// The longest payload sent in one command when the server tells no maximum, in bytes.
 const MAX_REQUEST: u64 = 32 << 20;
@@ -31,11 +36,18 @@ const MAX_REQUEST: u64 = 32 << 20;
 pub struct Client {
     pub(crate) core: nbd_proto::Client,
     pub(crate) pump: Pump,
+    origin: Origin,
+    export: String,
 }
 
 impl Client {
-    pub(crate) const fn new(core: nbd_proto::Client, pump: Pump) -> Self {
-        Self { core, pump }
+    pub(crate) const fn new(
+        core: nbd_proto::Client,
+        pump: Pump,
+        origin: Origin,
+        export: String,
+    ) -> Self {
+        Self { core, pump, origin, export }
     }
 
     /// Connects to a URI with the defaults of [`Builder`](crate::Builder).
@@ -44,6 +56,58 @@ impl Client {
     /// When the URI is malformed or forbidden, nobody answers, or the server refuses.
     pub fn connect(uri: &str) -> Result<Self, Error> {
         crate::Builder::new().connect_uri(uri)
+    }
+
+    /// Where the connection stands.
+    #[must_use]
+    pub fn state(&self) -> State {
+        State::of(&self.core)
+    }
+
+    /// Name of the connection, see [`Builder::name`](crate::Builder::name).
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.pump.trace.name()
+    }
+
+    /// The name of the export that was asked for. What the server calls it is in
+    /// [`ExportInfo::canonical_name`].
+    #[must_use]
+    pub fn export_name(&self) -> &str {
+        &self.export
+    }
+
+    /// A URI that leads to the same export, with the same credentials for TLS as long as
+    /// those came from a URI.
+    ///
+    /// # Errors
+    /// [`UriError::NoUri`] when the server has no address: a program that speaks on its
+    /// standard input and output, or a socket of another kind that was handed over.
+    pub fn to_uri(&self) -> Result<NbdUri, UriError> {
+        let tls = self.negotiated().tls;
+        self.origin.to_uri(&self.pump.connection.stream, &self.export, tls)
+    }
+
+    /// The export: size, flags, block sizes, names, and what it can do.
+    #[must_use]
+    pub fn export(&self) -> &ExportInfo {
+        self.core.export()
+    }
+
+    /// What was agreed on for TLS, if it is in use.
+    #[must_use]
+    pub fn tls_info(&self) -> Option<&TlsInfo> {
+        self.pump.link.tls_info()
+    }
+
+    /// The process that was started for this connection, to watch it or to signal it.
+    pub fn peer_process(&mut self) -> Option<&mut PeerProcess> {
+        self.pump.connection.peer.as_mut()
+    }
+
+    /// Changes the checks made before a command is sent.
+    pub fn set_strict(&mut self, mode: StrictMode) {
+        self.core.set_strict(mode);
     }
 
     /// Size of the export in bytes.
@@ -80,9 +144,7 @@ impl Client {
     #[must_use]
     pub fn max_request(&self) -> usize {
         let sizes = self.core.export().block_sizes;
-        let maximum = sizes.map_or(MAX_REQUEST, |sizes| {
-            u64::from(sizes.maximum).min(MAX_REQUEST)
-        });
+        let maximum = sizes.map_or(MAX_REQUEST, |sizes| u64::from(sizes.maximum).min(MAX_REQUEST));
         // Whole blocks, so that what follows a piece stays aligned.
         let block = u64::from(self.core.export().minimum_block());
         (maximum - maximum % block).max(block) as usize
@@ -123,13 +185,7 @@ impl Client {
         for piece in buf.chunks_mut(max) {
             let length = piece.len();
             let command = Command::read(at, length as u32);
-            self.run(
-                command,
-                Single {
-                    read: piece,
-                    ..Single::none()
-                },
-            )?;
+            self.run(command, Single { read: piece, ..Single::none() })?;
             at += length as u64;
         }
         Ok(())
@@ -149,14 +205,7 @@ impl Client {
     ) -> Result<(), Error> {
         let length = u32::try_from(buf.len()).unwrap_or(u32::MAX);
         let command = Command::read(offset, length).with(flags);
-        self.run(
-            command,
-            Single {
-                read: buf,
-                on_chunk: Some(&mut on_chunk),
-                ..Single::none()
-            },
-        )
+        self.run(command, Single { read: buf, on_chunk: Some(&mut on_chunk), ..Single::none() })
     }
 
     /// Writes all of `buf` at `offset`.
@@ -184,13 +233,7 @@ impl Client {
         let mut at = offset;
         for piece in buf.chunks(max) {
             let command = Command::write(at, piece.len() as u32).with(flags);
-            self.run(
-                command,
-                Single {
-                    write: piece,
-                    ..Single::none()
-                },
-            )?;
+            self.run(command, Single { write: piece, ..Single::none() })?;
             at += piece.len() as u64;
         }
         Ok(())
@@ -250,17 +293,34 @@ impl Client {
         mut on_extent: impl FnMut(ContextId, Extent),
     ) -> Result<(), Error> {
         let command = Command::block_status(offset, length).with(flags);
-        self.run(
+        self.run(command, Single { on_extent: Some(&mut on_extent), ..Single::none() })
+    }
+
+    /// Asks as [`block_status`](Self::block_status) does, but for some of the meta
+    /// contexts only, by the numbers [`context`](Self::context) tells.
+    ///
+    /// # Errors
+    /// As [`block_status`](Self::block_status), and when
+    /// [`ExportInfo::can_block_status_payload`] is not so.
+    pub fn block_status_filtered(
+        &mut self,
+        offset: u64,
+        length: u64,
+        flags: CommandFlags,
+        contexts: &[ContextId],
+        mut on_extent: impl FnMut(ContextId, Extent),
+    ) -> Result<(), Error> {
+        let command = Command::block_status(offset, length).with(flags);
+        let submitted = self.core.submit_filtered(command, contexts);
+        self.finish(
             command,
-            Single {
-                on_extent: Some(&mut on_extent),
-                ..Single::none()
-            },
+            submitted,
+            Single { on_extent: Some(&mut on_extent), ..Single::none() },
         )
     }
 
     /// All extents of a range for one meta context, in order, neighbours of equal status
-    /// merged, asked for as far as they are taken.
+    /// merged. Several requests are in flight at any time.
     ///
     /// # Errors
     /// When the context was not granted.
@@ -269,7 +329,20 @@ impl Client {
         context: &str,
         range: std::ops::Range<u64>,
     ) -> Result<Extents<'_>, Error> {
-        Extents::new(self, context, range)
+        Survey::new(self, &[context], range).map(Extents)
+    }
+
+    /// What several meta contexts say of a range, in order and cut where any of them
+    /// changes; of all contexts that were granted, when none is named.
+    ///
+    /// # Errors
+    /// When one of the contexts was not granted.
+    pub fn survey(
+        &mut self,
+        contexts: &[&str],
+        range: std::ops::Range<u64>,
+    ) -> Result<Survey<'_>, Error> {
+        Survey::new(self, contexts, range)
     }
 
     /// Sends one command without payload and waits for its end.
@@ -286,7 +359,8 @@ impl Client {
     }
 
     /// Ends the session: asks the server to, and waits until it has closed the
-    /// connection.
+    /// connection. A [`Pipeline`] with commands in flight has a
+    /// [`disconnect`](Pipeline::disconnect) of its own, which says what becomes of them.
     ///
     /// # Errors
     /// When the connection fails before that.
@@ -296,10 +370,7 @@ impl Client {
         while !self.core.is_closed() {
             self.pump.send(&mut self.core, &ports)?;
             if self.core.state_name() == "disconnecting"
-                && !self
-                    .core
-                    .get_direction()
-                    .contains(nbd_proto::Direction::WRITE)
+                && !self.core.get_direction().contains(nbd_proto::Direction::WRITE)
             {
                 // Nothing more will be sent. A peer that is gone already is no loss.
                 let _ = shutdown(&self.pump.connection.stream, Shutdown::Write);
@@ -330,23 +401,37 @@ impl Client {
     }
 
     /// One command from submission to its end.
-    fn run(&mut self, command: Command, mut ports: Single<'_>) -> Result<(), Error> {
-        let id = self
-            .core
-            .submit(command)
-            .map_err(|error| self.not_sent(command, error))?;
+    fn run(&mut self, command: Command, ports: Single<'_>) -> Result<(), Error> {
+        let submitted = self.core.submit(command);
+        self.finish(command, submitted, ports)
+    }
+
+    fn finish(
+        &mut self,
+        command: Command,
+        submitted: Result<RequestId, SubmitError>,
+        mut ports: Single<'_>,
+    ) -> Result<(), Error> {
+        let id = submitted.map_err(|error| self.not_sent(command, error))?;
+        self.pump.trace.submitted(id, &command);
         ports.id = Some(id);
         while self.core.status(id) == RequestStatus::InFlight {
             if let Err(error) = self.pump.round(&mut self.core, &mut ports) {
+                if !matches!(error, Error::TimedOut { .. }) {
+                    self.kill();
+                }
                 self.give_up(id);
+                self.pump.trace.finished(id, Err(&error));
                 return Err(error);
             }
         }
-        match self.core.take(id) {
+        let result = match self.core.take(id) {
             Some((_, Ok(()))) => Ok(()),
             Some((_, Err(error))) => Err(self.failed(command, error, ports.remark.take())),
             None => Err(Error::Protocol(nbd_proto::PeerMisbehaved::Closed.into())),
-        }
+        };
+        self.pump.trace.finished(id, result.as_ref().copied());
+        result
     }
 
     /// Why a command that was submitted did not succeed. What killed the connection says
@@ -363,15 +448,10 @@ impl Client {
             return Error::Protocol(cause.clone());
         }
         let Remark { message, offset } = remark.unwrap_or_default();
-        Error::Command(CommandFailure {
-            command,
-            error,
-            message,
-            offset,
-        })
+        Error::Command(CommandFailure { command, error, message, offset })
     }
 
-    pub(crate) fn not_sent(&self, command: Command, error: nbd_proto::SubmitError) -> Error {
+    pub(crate) fn not_sent(&self, command: Command, error: SubmitError) -> Error {
         match self.core.error() {
             Some(cause) => Error::Protocol(cause.clone()),
             None => Error::Submit { command, error },
@@ -382,10 +462,7 @@ impl Client {
     /// memory is not ours any more.
     pub(crate) fn give_up(&mut self, id: RequestId) {
         let gone = self.core.abandon(id);
-        let unsent = self
-            .core
-            .get_direction()
-            .contains(nbd_proto::Direction::WRITE);
+        let unsent = self.core.get_direction().contains(nbd_proto::Direction::WRITE);
         if !gone && unsent {
             // A part of the request is still to be sent, from memory that we no longer
             // have: the stream cannot go on.
@@ -395,8 +472,17 @@ impl Client {
 
     /// Ends the connection on the spot.
     pub(crate) fn kill(&mut self) {
+        self.pump.trace.killed();
         // The state machine is told what the peer will see.
         let _ = self.core.eof();
         let _ = shutdown(&self.pump.connection.stream, Shutdown::Both);
+    }
+}
+
+impl AsFd for Client {
+    /// The socket, for a poller of one's own; see
+    /// [`Pipeline::direction`](crate::Pipeline::direction).
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pump.connection.stream.as_fd()
     }
 }

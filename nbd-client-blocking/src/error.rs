@@ -5,6 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use nbd_proto::{ApiMisuse, Command, CommandError, Errno, SubmitError};
+use nbd_transport::tls::TlsConfigError;
 use nbd_transport::{ConnectError, LinkError, UriError};
 
 /// Why connecting or a command failed.
@@ -14,6 +15,9 @@ pub enum Error {
     /// The caller: the URI cannot be understood, or policy forbids it.
     #[error(transparent)]
     Uri(#[from] UriError),
+    /// The caller: the credentials for TLS cannot be used.
+    #[error(transparent)]
+    TlsConfig(#[from] TlsConfigError),
     /// Nobody could be connected to.
     #[error(transparent)]
     Connect(#[from] ConnectError),
@@ -59,15 +63,14 @@ impl Error {
         match self {
             Self::Uri(error) => error.errno(),
             Self::Connect(error) => error.errno(),
-            Self::Io(error) => error
-                .raw_os_error()
-                .unwrap_or_else(|| Errno::NotConn.to_linux()),
+            Self::Io(error) => error.raw_os_error().unwrap_or_else(|| Errno::NotConn.to_linux()),
             Self::Protocol(error) => error.errno().to_linux(),
             Self::Link(_) => Errno::NotConn.to_linux(),
             Self::Submit { error, .. } => error.errno().to_linux(),
             Self::Command(failure) => failure.error.errno().to_linux(),
             Self::TimedOut { .. } => Errno::TimedOut.to_linux(),
-            Self::Misuse(_) => Errno::Inval.to_linux(),
+            Self::TlsConfig(_) => Errno::Inval.to_linux(),
+            Self::Misuse(misuse) => misuse.errno().to_linux(),
         }
     }
 }
@@ -86,7 +89,7 @@ impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         let kind = match &error {
             Error::Io(inner) => inner.kind(),
-            Error::Uri(_) | Error::Misuse(_) => io::ErrorKind::InvalidInput,
+            Error::Uri(_) | Error::TlsConfig(_) | Error::Misuse(_) => io::ErrorKind::InvalidInput,
             Error::Connect(_) | Error::Link(_) => io::ErrorKind::NotConnected,
             Error::Protocol(inner) => inner.errno().into(),
             Error::Submit { error: inner, .. } => inner.errno().into(),
@@ -130,11 +133,6 @@ fn describe(command: &Command) -> String {
         nbd_proto::CommandType::Flush | nbd_proto::CommandType::Disconnect => {
             String::from(command.kind.name())
         }
-        kind => format!(
-            "{} of {} bytes at {}",
-            kind.name(),
-            command.length,
-            command.offset
-        ),
+        kind => format!("{} of {} bytes at {}", kind.name(), command.length, command.offset),
     }
 }

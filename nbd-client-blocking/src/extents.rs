@@ -1,32 +1,37 @@
-//! The extents of a whole range, however many replies they take.
+//! The extents of a whole range, however many requests and replies they take.
+//!
+//! ```text
+//!   range   ├────────────────────────────────────────────────────┤
+//!   windows ├──── 64 MiB ────┼────── 128 MiB ───────┼── ...        asked for at once
+//!   replies ├─a─┼──b──┤ short: the rest is asked for again
+//!   result  ├─a─┼─────────b─────────┼─c─┤                          neighbours merged
+//! ```
 
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use nbd_proto::{Command, CommandFlags, ContextId, Extent, HeaderStyle, SubmitError};
+use nbd_proto::{Command, ContextId, Extent, HeaderStyle, RequestId, SubmitError};
 
 use crate::client::Client;
 use crate::error::Error;
+use crate::pipeline::{Completion, Pipeline};
+
+/// Requests in flight. Each reply may hold a million extents.
+const DEPTH: usize = 4;
+
+/// The first requests ask about this many bytes; those after replies that told little ask
+/// about more.
+const FIRST_WINDOW: u64 = 64 << 20;
+
+/// A reply of so few extents tells little.
+const FEW: usize = 64;
 
 /// The longest range one block status can ask about in compact headers, kept a
 /// multiple of any block size.
 const MAX_COMPACT: u64 = (u32::MAX as u64 + 1) - (1 << 16);
 
-/// Extents of one meta context in order. Made by [`Client::extents`].
-///
-/// Neighbours of equal status are one, and nothing reaches beyond the range. After
-/// an error it ends.
-#[derive(Debug)]
-pub struct Extents<'c> {
-    client: &'c mut Client,
-    context: ContextId,
-    /// Where the next extent starts.
-    next: u64,
-    /// Up to where extents have been asked for and received.
-    known: u64,
-    end: u64,
-    ready: VecDeque<Extent>,
-}
+/// The same of extended headers, where only the arithmetic sets a bound.
+const MAX_EXTENDED: u64 = 1 << 62;
 
 /// One extent and where it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,55 +42,224 @@ pub struct PlacedExtent {
     pub extent: Extent,
 }
 
-impl<'c> Extents<'c> {
+/// A run of bytes for which no meta context changes its status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Where it starts, in bytes from the start of the export.
+    pub offset: u64,
+    /// Length in bytes.
+    pub length: u64,
+    /// The status by each context, in the order of [`Survey::contexts`].
+    pub statuses: Vec<u64>,
+}
+
+/// Extents of one meta context in order. Made by [`Client::extents`].
+///
+/// Neighbours of equal status are one, and nothing reaches beyond the range. After
+/// an error it ends.
+#[derive(Debug)]
+pub struct Extents<'c>(pub(crate) Survey<'c>);
+
+/// What several meta contexts say of a range, in order. Made by [`Client::survey`].
+///
+/// Several requests are in flight at any time. Neighbours of equal statuses are one, and
+/// nothing reaches beyond the range. After an error it ends.
+#[derive(Debug)]
+pub struct Survey<'c> {
+    pipeline: Pipeline<'c, Vec<u8>>,
+    contexts: Vec<ContextId>,
+    /// The server is asked for these contexts only.
+    filtered: bool,
+    windows: VecDeque<Window>,
+    window: u64,
+    max_window: u64,
+    /// Where the next window starts.
+    next: u64,
+    end: u64,
+    /// The last segment found: it may go on.
+    last: Option<Segment>,
+    fault: Option<Error>,
+}
+
+/// A part of the range that was asked about.
+#[derive(Debug)]
+struct Window {
+    id: RequestId,
+    /// Up to where its statuses are known.
+    known: u64,
+    end: u64,
+    found: VecDeque<Segment>,
+}
+
+impl<'c> Survey<'c> {
     pub(crate) fn new(
         client: &'c mut Client,
-        context: &str,
+        names: &[&str],
         range: Range<u64>,
     ) -> Result<Self, Error> {
-        let command = Command::block_status(range.start, range.end.saturating_sub(range.start));
-        let context = client.context(context).ok_or(Error::Submit {
-            command,
+        let facts = client.negotiated();
+        let (granted, extended) = (facts.contexts.len(), facts.headers == HeaderStyle::Extended);
+        let contexts: Option<Vec<ContextId>> = if names.is_empty() {
+            let all = facts.contexts.iter();
+            Some(all.map(|context| ContextId(context.id)).collect())
+        } else {
+            names.iter().map(|name| client.context(name)).collect()
+        };
+        let contexts = contexts.filter(|list| !list.is_empty()).ok_or_else(|| Error::Submit {
+            command: Command::block_status(range.start, range.end.saturating_sub(range.start)),
             error: SubmitError::NoMetaContext,
         })?;
         Ok(Self {
-            client,
-            context,
+            filtered: contexts.len() < granted && client.export().can_block_status_payload(),
+            pipeline: client.pipeline(),
+            contexts,
+            windows: VecDeque::with_capacity(DEPTH),
+            window: FIRST_WINDOW,
+            max_window: if extended { MAX_EXTENDED } else { MAX_COMPACT },
             next: range.start,
-            known: range.start,
             end: range.end,
-            ready: VecDeque::new(),
+            last: None,
+            fault: None,
         })
     }
 
-    fn ask(&mut self) -> Result<(), Error> {
-        let left = self.end - self.known;
-        let extended = self.client.negotiated().headers == HeaderStyle::Extended;
-        let length = if extended {
-            left
+    /// The contexts, in the order of [`Segment::statuses`].
+    #[must_use]
+    pub fn contexts(&self) -> &[ContextId] {
+        &self.contexts
+    }
+
+    fn ask(&mut self, at: u64, end: u64) -> Result<RequestId, Error> {
+        let command = Command::block_status(at, end - at);
+        if self.filtered {
+            self.pipeline.submit_filtered(command, &self.contexts)
         } else {
-            left.min(MAX_COMPACT)
-        };
-        let (context, ready) = (self.context, &mut self.ready);
-        let mut told = 0;
-        self.client.block_status(
-            self.known,
-            length,
-            CommandFlags::empty(),
-            |id, mut extent| {
-                if id != context || told >= length {
-                    return;
-                }
-                extent.length = extent.length.min(length - told);
-                told += extent.length;
-                match ready.back_mut() {
-                    Some(last) if last.status == extent.status => last.length += extent.length,
-                    _ => ready.push_back(extent),
-                }
-            },
-        )?;
-        self.known += told;
+            self.pipeline.submit(command, None)
+        }
+    }
+
+    fn ask_ahead(&mut self) -> Result<(), Error> {
+        while self.windows.len() < DEPTH && self.next < self.end {
+            let (known, end) = (self.next, self.next + self.window.min(self.end - self.next));
+            let id = self.ask(known, end)?;
+            self.next = end;
+            self.windows.push_back(Window { id, known, end, found: VecDeque::new() });
+        }
         Ok(())
+    }
+
+    fn take_in(&mut self, completion: Completion<Vec<u8>>) -> Result<(), Error> {
+        completion.result?;
+        let mut windows = self.windows.iter_mut();
+        let Some(window) = windows.find(|window| window.id == completion.id) else {
+            return Ok(());
+        };
+        let before = window.known;
+        align(window, &self.contexts, &completion.extents);
+        if window.known == window.end {
+            if completion.extents.len() <= FEW {
+                self.window = (self.window * 2).min(self.max_window);
+            }
+            return Ok(());
+        }
+        // Each context was reported with an extent that is not empty, or the command
+        // would have failed; so every answer leads further.
+        debug_assert!(window.known > before, "an answer that says nothing");
+        let (id, known, end) = (window.id, window.known, window.end);
+        let again = self.ask(known, end)?;
+        if let Some(window) = self.windows.iter_mut().find(|window| window.id == id) {
+            window.id = again;
+        }
+        Ok(())
+    }
+
+    /// The next segment found, not yet merged.
+    fn advance(&mut self) -> Result<Option<Segment>, Error> {
+        loop {
+            self.ask_ahead()?;
+            let Some(window) = self.windows.front_mut() else {
+                return Ok(None);
+            };
+            if let Some(segment) = window.found.pop_front() {
+                return Ok(Some(segment));
+            }
+            if window.known == window.end {
+                self.windows.pop_front();
+                continue;
+            }
+            match self.pipeline.wait()? {
+                Some(completion) => self.take_in(completion)?,
+                None => return Ok(None),
+            }
+        }
+    }
+}
+
+/// Cuts the extents of all contexts at each other's ends, as far as all of them reach
+/// and the window goes.
+fn align(window: &mut Window, contexts: &[ContextId], extents: &[(ContextId, Extent)]) {
+    let mut lists: Vec<_> = contexts
+        .iter()
+        .map(|context| extents.iter().filter(move |(id, _)| id == context))
+        .collect();
+    let mut heads: Vec<Extent> = Vec::with_capacity(lists.len());
+    for list in &mut lists {
+        let Some((_, first)) = list.next() else {
+            return;
+        };
+        heads.push(*first);
+    }
+    while window.known < window.end {
+        let room = window.end - window.known;
+        let length = heads.iter().map(|head| head.length).fold(room, u64::min);
+        window.found.push_back(Segment {
+            offset: window.known,
+            length,
+            statuses: heads.iter().map(|head| head.status).collect(),
+        });
+        window.known += length;
+        for (head, list) in heads.iter_mut().zip(&mut lists) {
+            head.length -= length;
+            if head.length == 0 {
+                let Some((_, next)) = list.next() else {
+                    return;
+                };
+                *head = *next;
+            }
+        }
+    }
+}
+
+impl Iterator for Survey<'_> {
+    type Item = Result<Segment, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(fault) = self.fault.take() {
+                return Some(Err(fault));
+            }
+            let segment = match self.advance() {
+                Ok(Some(segment)) => segment,
+                Ok(None) => return self.last.take().map(Ok),
+                Err(fault) => {
+                    self.next = self.end;
+                    self.windows.clear();
+                    self.fault = Some(fault);
+                    match self.last.take() {
+                        Some(last) => return Some(Ok(last)),
+                        None => continue,
+                    }
+                }
+            };
+            match &mut self.last {
+                Some(last) if last.statuses == segment.statuses => last.length += segment.length,
+                last => {
+                    if let Some(done) = last.replace(segment) {
+                        return Some(Ok(done));
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -93,17 +267,13 @@ impl Iterator for Extents<'_> {
     type Item = Result<PlacedExtent, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        // The last one known may go on in the next reply.
-        while self.ready.len() < 2 && self.known < self.end {
-            if let Err(error) = self.ask() {
-                self.end = self.known;
-                self.ready.clear();
-                return Some(Err(error));
-            }
-        }
-        let extent = self.ready.pop_front()?;
-        let offset = self.next;
-        self.next += extent.length;
-        Some(Ok(PlacedExtent { offset, extent }))
+        let segment = self.0.next()?;
+        Some(segment.map(|segment| PlacedExtent {
+            offset: segment.offset,
+            extent: Extent {
+                length: segment.length,
+                status: segment.statuses.first().copied().unwrap_or_default(),
+            },
+        }))
     }
 }

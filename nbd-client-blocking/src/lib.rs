@@ -19,25 +19,38 @@
 //! | do one thing at a time | [`Client`] |
 //! | keep many commands in flight | [`Pipeline`] |
 //! | see the export as a file | [`ExportFile`] |
-//! | walk over its extents | [`Extents`] |
+//! | walk over its extents | [`Extents`], [`Survey`] |
 //! | ask before choosing an export | [`Options`] |
+//!
+//! With feature `tracing` every connection tells what it does in a span `nbd` of its own,
+//! whose field `name` is [`Builder::name`]. Feature `psk` brings TLS with pre-shared keys.
 
 mod builder;
 mod client;
 mod error;
 mod extents;
 mod options;
+mod origin;
 mod pipeline;
 mod ports;
 mod pump;
+mod state;
+mod trace;
 mod view;
 
 pub use builder::Builder;
 pub use client::Client;
 pub use error::{CommandFailure, Error};
-pub use extents::{Extents, PlacedExtent};
+pub use extents::{Extents, PlacedExtent, Segment, Survey};
 pub use nbd_proto as proto;
 pub use nbd_transport as transport;
 pub use options::{GoError, Options};
-pub use pipeline::{Completion, Pipeline};
+pub use pipeline::{Completion, Pipeline, Woken};
+pub use state::State;
 pub use view::ExportFile;
+
+/// The name of this library.
+pub const PACKAGE: &str = env!("CARGO_PKG_NAME");
+
+/// The version of this library, such as `0.1.0`.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

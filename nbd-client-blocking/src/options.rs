@@ -5,11 +5,14 @@ use nbd_proto::{
     Phase, Refusal,
 };
 use nbd_transport::Handshake;
+use nbd_transport::tls::TlsInfo;
 
 use crate::builder::drive;
 use crate::client::Client;
 use crate::error::Error;
+use crate::origin::Origin;
 use crate::pump::Pump;
+use crate::state::State;
 
 /// A connection whose export is not chosen yet.
 ///
@@ -28,6 +31,7 @@ use crate::pump::Pump;
 pub struct Options {
     handshake: Handshake,
     pump: Pump,
+    origin: Origin,
 }
 
 /// [`Options::go`] failed.
@@ -42,8 +46,8 @@ pub struct GoError {
 }
 
 impl Options {
-    pub(crate) const fn new(handshake: Handshake, pump: Pump) -> Self {
-        Self { handshake, pump }
+    pub(crate) const fn new(handshake: Handshake, pump: Pump, origin: Origin) -> Self {
+        Self { handshake, pump, origin }
     }
 
     pub(crate) fn drive(&mut self) -> Result<(), Error> {
@@ -51,14 +55,13 @@ impl Options {
     }
 
     pub(crate) fn into_client(self) -> Result<Client, Error> {
-        let Self {
-            handshake,
-            mut pump,
-        } = self;
+        let Self { mut handshake, mut pump, origin } = self;
+        let export = handshake.negotiation().export_name().to_owned();
         match handshake.finish() {
             Ok((core, link)) => {
                 pump.link = link;
-                Ok(Client::new(core, pump))
+                pump.trace.established(core.negotiated());
+                Ok(Client::new(core, pump, origin, export))
             }
             Err(_) => Err(nbd_proto::ApiMisuse::WrongState.into()),
         }
@@ -69,6 +72,33 @@ impl Options {
     #[must_use]
     pub fn is_negotiating(&self) -> bool {
         self.handshake.phase() == Phase::Idle
+    }
+
+    /// Where the connection stands.
+    pub fn state(&mut self) -> State {
+        match self.handshake.phase() {
+            Phase::Idle | Phase::Established => State::Negotiating,
+            Phase::Busy | Phase::StartTls => State::Connecting,
+            Phase::Closed if self.handshake.negotiation().error().is_some() => State::Dead,
+            Phase::Closed => State::Closed,
+        }
+    }
+
+    /// Name of the connection, see [`Builder::name`](crate::Builder::name).
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.pump.trace.name()
+    }
+
+    /// What was agreed on for TLS, if it is in use.
+    #[must_use]
+    pub fn tls_info(&self) -> Option<&TlsInfo> {
+        self.handshake.tls_info()
+    }
+
+    /// What is asked for.
+    pub fn config(&mut self) -> &ClientConfig {
+        self.handshake.negotiation().config()
     }
 
     /// What has been agreed on, and what is known of the export after
@@ -115,6 +145,26 @@ impl Options {
         })
     }
 
+    /// The meta contexts that match those of
+    /// [`ClientConfig::meta_context`]; all there are if there are none.
+    ///
+    /// # Errors
+    /// When the server refuses, cannot be asked, or the connection fails.
+    pub fn list_configured_meta_contexts(&mut self) -> Result<Vec<MetaContext>, Error> {
+        let queries = self.config().meta_contexts().to_vec();
+        self.list_meta_contexts(&strs(&queries))
+    }
+
+    /// Selects the meta contexts of [`ClientConfig::meta_context`], here and now; see
+    /// [`set_meta_contexts`](Self::set_meta_contexts).
+    ///
+    /// # Errors
+    /// When the server refuses, cannot be asked, or the connection fails.
+    pub fn set_configured_meta_contexts(&mut self) -> Result<Vec<MetaContext>, Error> {
+        let queries = self.config().meta_contexts().to_vec();
+        self.set_meta_contexts(&strs(&queries))
+    }
+
     /// Selects meta contexts in place of those selected before; returns those that
     /// were granted. The selection survives [`go`](Self::go) only if
     /// [`ClientConfig::request_meta_contexts`] is off.
@@ -125,6 +175,16 @@ impl Options {
         self.contexts(OptionCode::SetMetaContext, |negotiation| {
             negotiation.set_meta_contexts(queries)
         })
+    }
+
+    /// Asks for TLS; true if granted, and then the connection is encrypted and all is
+    /// forgotten that was agreed on in clear. Takes the connector of
+    /// [`Builder::tls`](crate::Builder::tls).
+    ///
+    /// # Errors
+    /// When the server cannot be asked, the TLS handshake fails, or the connection fails.
+    pub fn start_tls(&mut self) -> Result<bool, Error> {
+        self.granted(OptionCode::StartTls, Negotiation::start_tls)
     }
 
     /// Asks for structured replies; true if granted.
@@ -173,10 +233,7 @@ impl Options {
             _ => self.ask(OptionCode::Go, Negotiation::go, drop),
         };
         match result {
-            Ok(()) => self.into_client().map_err(|error| GoError {
-                error,
-                options: None,
-            }),
+            Ok(()) => self.into_client().map_err(|error| GoError { error, options: None }),
             Err(error) => {
                 let options = self.is_negotiating().then(|| Box::new(self));
                 Err(GoError { error, options })
@@ -237,18 +294,18 @@ impl Options {
         let mut refusal: Option<Refusal> = None;
         while let Some(event) = self.handshake.negotiation().poll_event() {
             match event {
-                NegotiationEvent::Finished {
-                    option: finished,
-                    result,
-                } if finished == option => {
+                NegotiationEvent::Finished { option: finished, result } if finished == option => {
                     refusal = result.err();
                 }
                 other => take(other),
             }
         }
-        refusal.map_or(
-            Ok(()),
-            |refusal| Err(nbd_proto::Error::from(refusal).into()),
-        )
+        let result = refusal.map_or(Ok(()), |refusal| Err(nbd_proto::Error::from(refusal).into()));
+        self.pump.trace.option(option, result.as_ref().copied());
+        result
     }
+}
+
+fn strs(names: &[String]) -> Vec<&str> {
+    names.iter().map(String::as_str).collect()
 }

@@ -1,12 +1,17 @@
 //! Many commands in flight.
 
+use std::collections::BTreeMap;
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
 use nbd_proto::{
-    Command, CommandFlags, CommandType, ContextId, Direction, Extent, Machine, RequestId,
-    SubmitError,
+    Command, CommandError, CommandFlags, CommandType, ContextId, Direction, Disconnect, Extent,
+    Machine, ReadChunk, RequestId, RequestStatus, SubmitError,
 };
 
 use crate::client::Client;
-use crate::error::Error;
+use crate::error::{CommandFailure, Error};
 use crate::ports::Many;
 
 /// Keeps many commands in flight on one connection.
@@ -37,11 +42,43 @@ use crate::ports::Many;
 /// # Ok::<(), nbd_client_blocking::Error>(())
 /// ```
 ///
+/// # In a poll loop of one's own
+///
+/// The pipeline's [descriptor](AsFd) is watched for what [`direction`](Self::direction)
+/// says, which changes whenever something was submitted, sent or received. When it is
+/// ready, [`notify_read`](Self::notify_read) or [`notify_write`](Self::notify_write) do
+/// what goes without waiting, and [`next_completed`](Self::next_completed) tells what
+/// came of it.
+///
 /// Dropping it abandons what is in flight.
 #[derive(Debug)]
 pub struct Pipeline<'c, B: AsRef<[u8]> + AsMut<[u8]>> {
     client: &'c mut Client,
     ports: Many<B>,
+    callbacks: BTreeMap<RequestId, Callback<'c, B>>,
+}
+
+/// What is called with a command's completion, in place of giving it back.
+struct Callback<'c, B> {
+    command: Command,
+    call: Box<dyn FnOnce(Completion<B>) + 'c>,
+}
+
+impl<B> fmt::Debug for Callback<'_, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Callback").field("command", &self.command).finish_non_exhaustive()
+    }
+}
+
+/// What [`Pipeline::poll`] ended with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Woken {
+    /// Something was sent or received.
+    Progress,
+    /// The other descriptor has something to read.
+    Other,
+    /// The time is over.
+    TimedOut,
 }
 
 /// A command that is finished.
@@ -55,16 +92,15 @@ pub struct Completion<B> {
     pub buffer: Option<B>,
     /// The extents of a block status.
     pub extents: Vec<(ContextId, Extent)>,
+    /// The parts of a [structured read](Pipeline::read_structured), as they came.
+    pub chunks: Vec<ReadChunk>,
     /// How it went.
     pub result: Result<(), Error>,
 }
 
 impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
     pub(crate) const fn new(client: &'c mut Client) -> Self {
-        Self {
-            client,
-            ports: Many::new(),
-        }
+        Self { client, ports: Many::new(), callbacks: BTreeMap::new() }
     }
 
     /// Reads into the whole buffer.
@@ -99,17 +135,72 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
         self.submit(Command::write(offset, length).with(flags), Some(buffer))
     }
 
+    /// Reads as [`read`](Self::read), and reports each part of the reply in
+    /// [`Completion::chunks`]: data or hole, in whatever order the server sends them.
+    ///
+    /// # Errors
+    /// When the command cannot be sent; the buffer is lost.
+    pub fn read_structured(
+        &mut self,
+        offset: u64,
+        buffer: B,
+        flags: CommandFlags,
+    ) -> Result<RequestId, Error> {
+        let length = self.length(&buffer)?;
+        let id = self.submit(Command::read(offset, length).with(flags), Some(buffer))?;
+        self.ports.chunks.insert(id, Vec::new());
+        Ok(id)
+    }
+
     /// Submits any command; a read or write takes a buffer as long as it says.
     ///
     /// # Errors
     /// When the command cannot be sent, [`SubmitError::Full`] among the reasons; the
     /// buffer is lost.
     pub fn submit(&mut self, command: Command, buffer: Option<B>) -> Result<RequestId, Error> {
-        let id = self
-            .client
-            .core
-            .submit(command)
-            .map_err(|error| self.client.not_sent(command, error))?;
+        let submitted = self.client.core.submit(command);
+        self.submitted(command, submitted, buffer)
+    }
+
+    /// Submits a block status command that asks for some of the meta contexts only.
+    ///
+    /// # Errors
+    /// As [`Client::block_status_filtered`].
+    pub fn submit_filtered(
+        &mut self,
+        command: Command,
+        contexts: &[ContextId],
+    ) -> Result<RequestId, Error> {
+        let submitted = self.client.core.submit_filtered(command, contexts);
+        self.submitted(command, submitted, None)
+    }
+
+    /// Submits any command whose completion goes to `call`, and is not given back by
+    /// [`wait`](Self::wait) and its like, from which `call` is called. It is called exactly
+    /// once: when the pipeline is dropped before, with [`CommandError::ConnectionLost`].
+    ///
+    /// # Errors
+    /// When the command cannot be sent; the buffer is lost, and `call` is not called.
+    pub fn submit_then(
+        &mut self,
+        command: Command,
+        buffer: Option<B>,
+        call: impl FnOnce(Completion<B>) + 'c,
+    ) -> Result<RequestId, Error> {
+        let id = self.submit(command, buffer)?;
+        let call = Box::new(call);
+        self.callbacks.insert(id, Callback { command, call });
+        Ok(id)
+    }
+
+    fn submitted(
+        &mut self,
+        command: Command,
+        submitted: Result<RequestId, SubmitError>,
+        buffer: Option<B>,
+    ) -> Result<RequestId, Error> {
+        let id = submitted.map_err(|error| self.client.not_sent(command, error))?;
+        self.client.pump.trace.submitted(id, &command);
         if let Some(buffer) = buffer {
             self.ports.buffers.insert(id, buffer);
         }
@@ -128,6 +219,18 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
         self.client.core.is_full()
     }
 
+    /// What is known about a command.
+    #[must_use]
+    pub fn status(&self, id: RequestId) -> RequestStatus {
+        self.client.core.status(id)
+    }
+
+    /// The command that finished first among those whose completion has not been taken.
+    #[must_use]
+    pub fn peek_completed(&self) -> Option<RequestId> {
+        self.client.core.peek_completed()
+    }
+
     /// The export's connection, for questions.
     #[must_use]
     pub fn client(&self) -> &Client {
@@ -142,17 +245,13 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
     /// of the connection, waiting goes on to give back every command with its buffer.
     pub fn wait(&mut self) -> Result<Option<Completion<B>>, Error> {
         loop {
-            if let Some(completion) = self.completion() {
+            if let Some(completion) = self.next_completed() {
                 return Ok(Some(completion));
             }
             if self.client.core.in_flight() == 0 {
                 return Ok(None);
             }
-            if let Err(error) = self
-                .client
-                .pump
-                .round(&mut self.client.core, &mut self.ports)
-            {
+            if let Err(error) = self.client.pump.round(&mut self.client.core, &mut self.ports) {
                 if matches!(error, Error::TimedOut { .. }) {
                     return Err(error);
                 }
@@ -168,25 +267,111 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
     /// # Errors
     /// When the connection fails.
     pub fn try_wait(&mut self) -> Result<Option<Completion<B>>, Error> {
-        if let Some(completion) = self.completion() {
+        if let Some(completion) = self.next_completed() {
             return Ok(Some(completion));
         }
-        let Client { core, pump } = &mut *self.client;
-        let round = pump.send(core, &self.ports).and_then(|()| {
-            if core.get_direction().contains(Direction::READ) {
-                pump.receive(core, &mut self.ports, false)?;
-            }
-            Ok(())
-        });
-        if let Err(error) = round {
-            self.client.kill();
-            return Err(error);
-        }
-        Ok(self.completion())
+        self.notify_write()?;
+        self.notify_read()?;
+        Ok(self.next_completed())
     }
 
-    fn completion(&mut self) -> Option<Completion<B>> {
-        let id = self.client.core.peek_completed()?;
+    /// What a poller is to watch the [descriptor](AsFd) for.
+    #[must_use]
+    pub fn direction(&self) -> Direction {
+        self.client.pump.link.direction(&self.client.core)
+    }
+
+    /// Receives as much as goes without waiting.
+    ///
+    /// # Errors
+    /// When the connection fails. Every command is completed then.
+    pub fn notify_read(&mut self) -> Result<(), Error> {
+        if !self.direction().contains(Direction::READ) {
+            return Ok(());
+        }
+        let Client { core, pump, .. } = &mut *self.client;
+        let result = pump.receive(core, &mut self.ports, false);
+        self.kill_unless(result)
+    }
+
+    /// Sends as much as goes without waiting.
+    ///
+    /// # Errors
+    /// When the connection fails. Every command is completed then.
+    pub fn notify_write(&mut self) -> Result<(), Error> {
+        let Client { core, pump, .. } = &mut *self.client;
+        let result = pump.send(core, &self.ports);
+        self.kill_unless(result)
+    }
+
+    /// Waits until something can be sent or received, does it, and returns; for ever
+    /// without a timeout.
+    ///
+    /// # Errors
+    /// When the connection fails, or is over so that there is nothing to wait for.
+    pub fn poll(&mut self, timeout: Option<Duration>) -> Result<Woken, Error> {
+        self.turn(None, timeout)
+    }
+
+    /// Waits as [`poll`](Self::poll) does, and also until another descriptor has
+    /// something to read, such as a pipe by which another thread ends the wait.
+    ///
+    /// # Errors
+    /// As [`poll`](Self::poll).
+    pub fn poll_with(
+        &mut self,
+        other: impl AsFd,
+        timeout: Option<Duration>,
+    ) -> Result<Woken, Error> {
+        self.turn(Some(other.as_fd()), timeout)
+    }
+
+    fn turn(
+        &mut self,
+        other: Option<BorrowedFd<'_>>,
+        timeout: Option<Duration>,
+    ) -> Result<Woken, Error> {
+        let direction = self.direction();
+        if direction.is_empty() {
+            return Err(Error::Protocol(nbd_proto::PeerMisbehaved::Closed.into()));
+        }
+        let deadline = timeout.map(|timeout| Instant::now() + timeout);
+        let waited = self.client.pump.wait_either(direction, other, deadline);
+        let Some(ready) = self.kill_unless(waited)? else {
+            return Ok(Woken::TimedOut);
+        };
+        if ready.socket.contains(Direction::WRITE) {
+            self.notify_write()?;
+        }
+        if ready.socket.contains(Direction::READ) {
+            self.notify_read()?;
+        }
+        Ok(if ready.extra { Woken::Other } else { Woken::Progress })
+    }
+
+    /// Asks for the end of the session and returns at once; no command is accepted from
+    /// now on. Those in flight go on to be completed as `when` says:
+    /// [`wait`](Self::wait) for them, then [`Client::disconnect`].
+    pub fn disconnect(&mut self, when: Disconnect) {
+        self.client.core.disconnect(when);
+    }
+
+    /// The completion of a command that is finished, if there is one. Sends and receives
+    /// nothing.
+    pub fn next_completed(&mut self) -> Option<Completion<B>> {
+        loop {
+            let id = self.peek_completed()?;
+            let completion = self.take(id)?;
+            match self.callbacks.remove(&id) {
+                Some(callback) => (callback.call)(completion),
+                None => return Some(completion),
+            }
+        }
+    }
+
+    /// Takes the completion of one command, out of turn and past its callback; `None`
+    /// unless [`status`](Self::status) says [`RequestStatus::Completed`].
+    pub fn take(&mut self, id: RequestId) -> Option<Completion<B>> {
         let (command, result) = self.client.core.take(id)?;
         let extents = if command.kind == CommandType::BlockStatus {
             self.ports.extents.remove(id).unwrap_or_default()
@@ -197,13 +382,22 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
             let remark = self.ports.remarks.remove(id);
             self.client.failed(command, error, remark)
         });
+        self.client.pump.trace.finished(id, result.as_ref().copied());
         Some(Completion {
             id,
             command,
             buffer: self.ports.buffers.remove(id),
             extents,
+            chunks: self.ports.chunks.remove(id).unwrap_or_default(),
             result,
         })
+    }
+
+    fn kill_unless<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
+        if result.is_err() {
+            self.client.kill();
+        }
+        result
     }
 
     /// Commands that are finished: waiting for them would not wait.
@@ -221,25 +415,41 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
     }
 }
 
+impl<B: AsRef<[u8]> + AsMut<[u8]>> AsFd for Pipeline<'_, B> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.client.as_fd()
+    }
+}
+
 impl<B: AsRef<[u8]> + AsMut<[u8]>> Drop for Pipeline<'_, B> {
     fn drop(&mut self) {
-        // Completions nobody took are nobody's any more.
-        while self.completion().is_some() {}
-        if self.client.core.in_flight() == 0 {
-            return;
-        }
+        // Completions nobody took are nobody's any more, but for the callbacks.
+        while self.next_completed().is_some() {}
         self.client.core.abandon_all();
         // A write that is partly sent still needs its buffer, which goes with us.
-        while self.client.core.get_direction().contains(Direction::WRITE) {
-            if self
-                .client
-                .pump
-                .round(&mut self.client.core, &mut self.ports)
-                .is_err()
-            {
+        while self.client.core.in_flight() > 0
+            && self.client.core.get_direction().contains(Direction::WRITE)
+        {
+            let Client { core, pump, .. } = &mut *self.client;
+            if pump.round(core, &mut self.ports).is_err() {
                 self.client.kill();
-                return;
             }
+        }
+        for (id, Callback { command, call }) in std::mem::take(&mut self.callbacks) {
+            let failure = CommandFailure {
+                command,
+                error: CommandError::ConnectionLost,
+                message: String::new(),
+                offset: None,
+            };
+            call(Completion {
+                id,
+                command,
+                buffer: self.ports.buffers.remove(id),
+                extents: Vec::new(),
+                chunks: Vec::new(),
+                result: Err(failure.into()),
+            });
         }
     }
 }

@@ -14,10 +14,7 @@ pub(crate) struct Remark {
 
 impl Remark {
     fn of(report: ErrorReport<'_>) -> Self {
-        Self {
-            message: escape(report.message),
-            offset: report.offset,
-        }
+        Self { message: escape(report.message), offset: report.offset }
     }
 }
 
@@ -33,24 +30,13 @@ pub(crate) struct Single<'a> {
 
 impl Single<'_> {
     pub(crate) fn none() -> Self {
-        Self {
-            id: None,
-            read: &mut [],
-            write: &[],
-            on_extent: None,
-            on_chunk: None,
-            remark: None,
-        }
+        Self { id: None, read: &mut [], write: &[], on_extent: None, on_chunk: None, remark: None }
     }
 }
 
 impl PayloadSink for Single<'_> {
     fn region(&mut self, id: RequestId, at: usize, len: usize) -> &mut [u8] {
-        if Some(id) == self.id {
-            part_mut(self.read, at, len)
-        } else {
-            &mut []
-        }
+        if Some(id) == self.id { part_mut(self.read, at, len) } else { &mut [] }
     }
 
     fn chunk(&mut self, id: RequestId, chunk: ReadChunk) {
@@ -78,11 +64,7 @@ impl PayloadSink for Single<'_> {
 
 impl PayloadSource for Single<'_> {
     fn bytes(&self, id: RequestId, at: usize, len: usize) -> &[u8] {
-        if Some(id) == self.id {
-            part(self.write, at, len)
-        } else {
-            &[]
-        }
+        if Some(id) == self.id { part(self.write, at, len) } else { &[] }
     }
 }
 
@@ -91,6 +73,9 @@ impl PayloadSource for Single<'_> {
 pub(crate) struct Many<B> {
     pub(crate) buffers: Table<B>,
     pub(crate) extents: Table<Vec<(ContextId, Extent)>>,
+    /// For the reads whose parts are to be reported. A part costs less memory than the
+    /// bytes it came with.
+    pub(crate) chunks: Table<Vec<ReadChunk>>,
     pub(crate) remarks: Table<Remark>,
 }
 
@@ -99,6 +84,7 @@ impl<B> Many<B> {
         Self {
             buffers: Table::new(),
             extents: Table::new(),
+            chunks: Table::new(),
             remarks: Table::new(),
         }
     }
@@ -107,6 +93,12 @@ impl<B> Many<B> {
 impl<B: AsMut<[u8]>> PayloadSink for Many<B> {
     fn region(&mut self, id: RequestId, at: usize, len: usize) -> &mut [u8] {
         self.buffers.region(id, at, len)
+    }
+
+    fn chunk(&mut self, id: RequestId, chunk: ReadChunk) {
+        if let Some(list) = self.chunks.get_mut(id) {
+            list.push(chunk);
+        }
     }
 
     fn extent(&mut self, id: RequestId, context: ContextId, extent: Extent) {

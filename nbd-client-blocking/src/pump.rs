@@ -1,6 +1,6 @@
 //! Moves bytes until something happens: the only place of this crate that waits.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nbd_proto::io::{IoMode, Progress};
@@ -10,6 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use crate::error::Error;
+use crate::trace::Trace;
 
 /// A connection, what carries its bytes, and how long it may be silent.
 #[derive(Debug)]
@@ -18,6 +19,16 @@ pub(crate) struct Pump {
     pub(crate) connection: Connection,
     pub(crate) timeout: Option<Duration>,
     pub(crate) system_calls: u64,
+    pub(crate) trace: Trace,
+}
+
+/// What a wait ended with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Readiness {
+    /// The socket.
+    pub(crate) socket: Direction,
+    /// The other descriptor has something to read.
+    pub(crate) extra: bool,
 }
 
 impl Pump {
@@ -76,11 +87,8 @@ impl Pump {
         P: PayloadSink,
     {
         let socket = self.connection.stream.as_fd();
-        let mut io = if wait {
-            SocketIo::blocking_read(socket)
-        } else {
-            SocketIo::non_blocking(socket)
-        };
+        let mut io =
+            if wait { SocketIo::blocking_read(socket) } else { SocketIo::non_blocking(socket) };
         let result = self.link.read(machine, &mut io, sink, IoMode::Vectored);
         self.system_calls += io.calls();
         result?;
@@ -98,25 +106,49 @@ impl Pump {
         deadline: Option<Instant>,
         state: &'static str,
     ) -> Result<Direction, Error> {
+        match self.wait_either(direction, None, deadline)? {
+            Some(ready) => Ok(ready.socket),
+            None => Err(self.timed_out(state)),
+        }
+    }
+
+    /// Waits until the socket is ready or another descriptor has something to read; `None`
+    /// at the deadline.
+    pub(crate) fn wait_either(
+        &mut self,
+        direction: Direction,
+        extra: Option<BorrowedFd<'_>>,
+        deadline: Option<Instant>,
+    ) -> Result<Option<Readiness>, Error> {
         let mut events = PollFlags::empty();
         events.set(PollFlags::IN, direction.contains(Direction::READ));
         events.set(PollFlags::OUT, direction.contains(Direction::WRITE));
+        let socket = self.connection.stream.as_fd();
         loop {
             let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
             let limit = left.and_then(|left| Timespec::try_from(left).ok());
-            let mut fds = [PollFd::new(&self.connection.stream, events)];
+            // Without another descriptor the socket stands in for it, wanted for nothing.
+            let other = extra.map_or(PollFlags::empty(), |_| PollFlags::IN);
+            let mut fds = [
+                PollFd::from_borrowed_fd(socket, events),
+                PollFd::from_borrowed_fd(extra.unwrap_or(socket), other),
+            ];
+            let (used, _) = fds.split_at_mut(if extra.is_some() { 2 } else { 1 });
             self.system_calls += 1;
-            match poll(&mut fds, limit.as_ref()) {
-                Ok(0) => return Err(self.timed_out(state)),
+            match poll(used, limit.as_ref()) {
+                Ok(0) => return Ok(None),
                 Ok(_) => {
-                    let [fd] = fds;
+                    let [socket, other] = fds;
                     let mut ready = Direction::empty();
                     // Errors and hang-ups show on whichever call comes next.
                     let broken = PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL;
-                    let seen = fd.revents();
+                    let seen = socket.revents();
                     ready.set(Direction::READ, seen.intersects(PollFlags::IN | broken));
                     ready.set(Direction::WRITE, seen.intersects(PollFlags::OUT | broken));
-                    return Ok(ready);
+                    return Ok(Some(Readiness {
+                        socket: ready,
+                        extra: !other.revents().is_empty(),
+                    }));
                 }
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(Error::Io(error.into())),
@@ -129,9 +161,6 @@ impl Pump {
     }
 
     fn timed_out(&self, state: &'static str) -> Error {
-        Error::TimedOut {
-            state,
-            timeout: self.timeout.unwrap_or_default(),
-        }
+        Error::TimedOut { state, timeout: self.timeout.unwrap_or_default() }
     }
 }

@@ -34,11 +34,7 @@ impl<C: BorrowMut<Client>> ExportFile<C> {
     /// A view that starts at offset 0. Takes a client or a `&mut` of one.
     #[must_use]
     pub const fn new(client: C) -> Self {
-        Self {
-            client,
-            position: 0,
-            bounce: Vec::new(),
-        }
+        Self { client, position: 0, bounce: Vec::new() }
     }
 
     /// The client back.
@@ -61,10 +57,7 @@ impl<C: BorrowMut<Client>> ExportFile<C> {
             Some(blocks) => {
                 self.bounce.resize(blocks.length, 0);
                 client.read_at(blocks.start, &mut self.bounce)?;
-                let from = self
-                    .bounce
-                    .get(blocks.skip..blocks.skip + length)
-                    .unwrap_or_default();
+                let from = self.bounce.get(blocks.skip..blocks.skip + length).unwrap_or_default();
                 buf.copy_from_slice(from);
             }
         }
@@ -102,9 +95,7 @@ fn clamp(client: &Client, offset: u64, length: usize) -> usize {
     let block = client.core.export().minimum_block() as usize;
     // Room for the blocks around an unaligned range.
     let max = client.max_request().saturating_sub(2 * block).max(block);
-    length
-        .min(max)
-        .min(usize::try_from(room).unwrap_or(usize::MAX))
+    length.min(max).min(usize::try_from(room).unwrap_or(usize::MAX))
 }
 
 /// Whole blocks around a range.
@@ -128,11 +119,7 @@ impl Blocks {
         if length == 0 || (skip == 0 && whole == length as u64) {
             return None;
         }
-        Some(Self {
-            start,
-            length: whole as usize,
-            skip: skip as usize,
-        })
+        Some(Self { start, length: whole as usize, skip: skip as usize })
     }
 }
 
@@ -153,10 +140,7 @@ impl<C: BorrowMut<Client>> Write for ExportFile<C> {
 
     fn flush(&mut self) -> io::Result<()> {
         let client = self.client.borrow_mut();
-        if client
-            .flags()
-            .contains(nbd_proto::TransmissionFlags::SEND_FLUSH)
-        {
+        if client.flags().contains(nbd_proto::TransmissionFlags::SEND_FLUSH) {
             client.flush()?;
         }
         Ok(())

@@ -49,6 +49,18 @@ pub use uri::{
     UriPolicy, UriTls,
 };
 
+/// What this build can do.
+pub mod supports {
+    /// TLS with certificates: feature `tls` or `ring`.
+    pub const TLS: bool = cfg!(feature = "x509");
+
+    /// TLS with pre-shared keys: feature `psk`.
+    pub const PSK: bool = cfg!(feature = "psk");
+
+    /// Sockets between a virtual machine and its host.
+    pub const VSOCK: bool = cfg!(target_os = "linux");
+}
+
 /// The TCP and vsock port assigned to NBD, used where none is given.
 pub const DEFAULT_PORT: u16 = 10809;
 

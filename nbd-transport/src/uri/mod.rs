@@ -93,9 +93,7 @@ impl NbdUri {
             UriAddress::Unix { path } => check_given("socket path", path_bytes(path))?,
             // An abstract name is any bytes, even NUL, but none at all would mean "any name".
             UriAddress::UnixAbstract { name } if name.is_empty() => {
-                return Err(UriError::Empty {
-                    part: "abstract socket name",
-                });
+                return Err(UriError::Empty { part: "abstract socket name" });
             }
             UriAddress::UnixAbstract { name } if name.len() >= MAX_PART_LEN => {
                 return Err(UriError::TooLong {
@@ -115,13 +113,14 @@ impl NbdUri {
             | UriAddress::Vsock { .. } => None,
         };
         let (export_name, tls) = (String::new(), UriTls::default());
-        Ok(Self {
-            address,
-            tls_required,
-            username,
-            export_name,
-            tls,
-        })
+        Ok(Self { address, tls_required, username, export_name, tls })
+    }
+
+    /// Whether `text` begins like an NBD URI. It may still be refused: this is for programs
+    /// that take file names, too, and have to tell the two apart.
+    #[must_use]
+    pub fn is_uri(text: &str) -> bool {
+        text.split_once("://").is_some_and(|(scheme, _)| Scheme::parse(scheme).is_some())
     }
 
     /// The URI that leads to `endpoint`.
@@ -131,20 +130,14 @@ impl NbdUri {
     /// [`UriError::NoUri`] for a command or socket activation, and what [`NbdUri::new`] finds.
     pub fn from_endpoint(endpoint: &Endpoint, tls_required: bool) -> Result<Self, UriError> {
         let address = match endpoint {
-            Endpoint::Tcp { host, port } => UriAddress::Tcp {
-                host: host.clone(),
-                port: *port,
-            },
+            Endpoint::Tcp { host, port } => UriAddress::Tcp { host: host.clone(), port: *port },
             Endpoint::Address(address) => UriAddress::Tcp {
                 host: address.ip().to_string() + &scope(address),
                 port: address.port(),
             },
             Endpoint::Unix(path) => UriAddress::Unix { path: path.clone() },
             Endpoint::UnixAbstract(name) => UriAddress::UnixAbstract { name: name.clone() },
-            Endpoint::Vsock { cid, port } => UriAddress::Vsock {
-                cid: *cid,
-                port: *port,
-            },
+            Endpoint::Vsock { cid, port } => UriAddress::Vsock { cid: *cid, port: *port },
             Endpoint::Ssh(target) => UriAddress::Ssh(target.clone()),
             Endpoint::Command(_) | Endpoint::SocketActivation(_) => {
                 return Err(UriError::NoUri(endpoint.to_string()));
@@ -270,11 +263,7 @@ fn scope(address: &std::net::SocketAddr) -> String {
 fn check_port(part: &'static str, port: u16) -> Result<(), UriError> {
     if port == 0 {
         let expected = "a port from 1 to 65535";
-        return Err(UriError::Value {
-            part,
-            value: "0".to_owned(),
-            expected,
-        });
+        return Err(UriError::Value { part, value: "0".to_owned(), expected });
     }
     Ok(())
 }
@@ -294,9 +283,6 @@ fn check_ssh(target: &SshTarget) -> Result<(), UriError> {
         check_port("ssh port", port)?;
     }
     target.unsafe_part().map_or(Ok(()), |(part, value)| {
-        Err(UriError::SshUnsafe {
-            part,
-            value: error::shorten(value),
-        })
+        Err(UriError::SshUnsafe { part, value: error::shorten(value) })
     })
 }
