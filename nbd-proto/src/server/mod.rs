@@ -92,6 +92,8 @@ enum Life {
 struct Received {
     command: Command,
     cookie: u64,
+    /// The offset field as it was sent, which extended replies repeat.
+    offset: u64,
     /// Contexts a block status asks for, if not for all.
     filter: Vec<ContextId>,
     /// Messages of the reply that are queued and not sent.
@@ -118,6 +120,7 @@ impl Default for Received {
         Self {
             command: Command::flush(),
             cookie: 0,
+            offset: 0,
             filter: Vec::new(),
             queued: 0,
             stage: Stage::Arriving,

@@ -274,7 +274,7 @@ impl Core {
             flags: if last { ReplyFlags::DONE } else { ReplyFlags::empty() },
             kind: kind.to_wire(),
             cookie: received.cookie,
-            offset: received.command.offset,
+            offset: received.offset,
             length: (fixed.len() + tail_length) as u64,
         };
         received.queued += 1;

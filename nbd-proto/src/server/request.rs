@@ -143,6 +143,7 @@ impl Core {
         };
         received.command = command;
         received.cookie = header.cookie;
+        received.offset = header.offset;
         received.filter.clear();
         received.queued = 0;
         received.stage = Stage::Arriving;
