@@ -24,9 +24,7 @@ fn activation(spec: CommandSpec) -> Endpoint {
 }
 
 fn fails(endpoint: &Endpoint) -> ConnectError {
-    endpoint
-        .connect(soon())
-        .expect_err("the program cannot serve")
+    endpoint.connect(soon()).expect_err("the program cannot serve")
 }
 
 /// Waits until `condition` holds.
@@ -58,6 +56,21 @@ fn command_serves_and_is_reaped_on_drop() {
     }
 }
 
+/// `nbdkit -s` asks the kernel to be killed when the thread that started it ends.
+#[test]
+fn a_server_outlives_the_thread_that_connected_to_it() {
+    let endpoint = Endpoint::Command(CommandSpec::new("nbdkit", ["-s", "memory", "1M"]));
+    let connect = std::thread::spawn(move || endpoint.connect(soon()));
+    let mut connection = connect.join().unwrap().expect("is nbdkit installed?");
+    assert_greets(&mut connection);
+    // Were the server to be killed, it would be at once: its end of the socket would close.
+    let Stream::Unix(socket) = &connection.stream else { panic!("{:?}", connection.stream) };
+    socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    let closed = std::io::Read::read(&mut &*socket, &mut [0]);
+    assert!(closed.is_err(), "the server is gone: {closed:?}");
+    assert!(connection.peer.as_mut().unwrap().try_status().unwrap().is_none());
+}
+
 #[test]
 fn command_that_ends_by_itself_tells_its_status() {
     let spec = script("printf x; read line; echo farewell >&2; exit 7");
@@ -68,18 +81,13 @@ fn command_that_ends_by_itself_tells_its_status() {
     assert_eq!(peer.wait_until(soon()).unwrap().unwrap().code(), Some(7));
     assert_eq!(peer.try_status().unwrap().unwrap().code(), Some(7));
     assert_eq!(peer.stderr_tail(), "farewell\n");
-    peer.kill(Signal::KILL)
-        .expect("a signal to what has ended goes nowhere");
+    peer.kill(Signal::KILL).expect("a signal to what has ended goes nowhere");
 }
 
 #[test]
 fn command_can_be_signalled() {
     let spec = script("printf x; exec sleep 60");
-    let mut peer = Endpoint::Command(spec)
-        .connect(soon())
-        .unwrap()
-        .peer
-        .unwrap();
+    let mut peer = Endpoint::Command(spec).connect(soon()).unwrap().peer.unwrap();
     peer.kill(Signal::KILL).unwrap();
     assert_eq!(peer.wait_until(soon()).unwrap().unwrap().signal(), Some(9));
 }
@@ -111,25 +119,14 @@ fn drop_does_not_wait_and_a_deaf_program_is_killed() {
 
 #[test]
 fn program_that_does_not_exist_is_a_clear_error() {
-    let error = fails(&Endpoint::Command(CommandSpec::new(
-        "no-such-server",
-        ["-s"],
-    )));
+    let error = fails(&Endpoint::Command(CommandSpec::new("no-such-server", ["-s"])));
     assert!(matches!(error, ConnectError::Spawn { .. }), "{error:?}");
     assert_eq!(error.errno(), Errno::NOENT.raw_os_error());
-    assert!(
-        error
-            .to_string()
-            .starts_with("cannot start \"no-such-server\": No such"),
-        "{error}"
-    );
+    assert!(error.to_string().starts_with("cannot start \"no-such-server\": No such"), "{error}");
 
     let spec = CommandSpec::new("no-such-server", ["-s"]).stderr(PeerStderr::Capture);
     let text = fails(&activation(spec)).to_string();
-    assert!(
-        text.contains("\"no-such-server\" closed the connection"),
-        "{text}"
-    );
+    assert!(text.contains("\"no-such-server\" closed the connection"), "{text}");
     assert!(text.contains("exit status: 127 (not found?)"), "{text}");
     assert!(text.contains("it wrote: "), "{text}");
 }
@@ -160,21 +157,8 @@ fn silent_program_runs_into_the_deadline_and_is_reaped() {
         let start = Instant::now();
         let error = endpoint.connect(shortly()).expect_err("it never greets");
         assert!(start.elapsed() < LIMIT / 2, "the deadline did not hold");
-        assert!(
-            matches!(
-                error,
-                ConnectError::TimedOut {
-                    step: Step::Greeting,
-                    ..
-                }
-            ),
-            "{error:?}"
-        );
-        let pid: u32 = fs::read_to_string(&pid_file)
-            .unwrap()
-            .trim()
-            .parse()
-            .unwrap();
+        assert!(matches!(error, ConnectError::TimedOut { step: Step::Greeting, .. }), "{error:?}");
+        let pid: u32 = fs::read_to_string(&pid_file).unwrap().trim().parse().unwrap();
         eventually("the program is reaped", || !exists(pid));
     }
 }
@@ -208,13 +192,9 @@ fn activation_serves_nbdkit_and_qemu_nbd_and_cleans_up() {
         CommandSpec::new("nbdkit", ["memory", "1M"]),
         CommandSpec::new("qemu-nbd", ["-t", "-e", "2", "-f", "raw", "null-co://"]),
     ] {
-        let mut connection = activation(spec)
-            .connect(soon())
-            .expect("is the server installed?");
+        let mut connection = activation(spec).connect(soon()).expect("is the server installed?");
         assert_greets(&mut connection);
-        let Stream::Unix(stream) = &connection.stream else {
-            panic!("not a Unix socket")
-        };
+        let Stream::Unix(stream) = &connection.stream else { panic!("not a Unix socket") };
         let address = stream.peer_addr().unwrap();
         let socket = address.as_pathname().unwrap().to_owned();
         let directory = socket.parent().unwrap();
@@ -236,10 +216,8 @@ fn activation_follows_the_systemd_convention() {
     let tell = "[ \"$LISTEN_PID\" = $$ ] && [ -S /dev/fd/3 ] && [ ! -S /dev/fd/0 ] && \
                 echo \"$LISTEN_FDS $LISTEN_FDNAMES\"; exit 4";
     // What is inherited from a caller that was itself activated must not shine through.
-    let spec = script(tell)
-        .env("LISTEN_PID", "1")
-        .env("LISTEN_FDS", "9")
-        .env("LISTEN_FDNAMES", "x");
+    let spec =
+        script(tell).env("LISTEN_PID", "1").env("LISTEN_FDS", "9").env("LISTEN_FDNAMES", "x");
     let text = fails(&activation(spec.clone())).to_string();
     assert!(text.ends_with("it wrote: 1 unknown"), "{text}");
     let named = Activation::new(spec, FdName::new("disk0").unwrap());
@@ -251,32 +229,14 @@ fn activation_follows_the_systemd_convention() {
 fn ssh_is_run_as_a_command() {
     let directory = tempfile::tempdir().unwrap();
     let fake = directory.path().join("ssh");
-    fs::write(
-        &fake,
-        "#!/bin/sh\necho \"$#: $*\" >&2\nexec nbdkit -s memory 1M\n",
-    )
-    .unwrap();
+    fs::write(&fake, "#!/bin/sh\necho \"$#: $*\" >&2\nexec nbdkit -s memory 1M\n").unwrap();
     fs::set_permissions(&fake, fs::Permissions::from_mode(0o755)).unwrap();
-    let path = format!(
-        "{}:{}",
-        directory.path().display(),
-        std::env::var("PATH").unwrap()
-    );
+    let path = format!("{}:{}", directory.path().display(), std::env::var("PATH").unwrap());
 
-    let uri: NbdUri = "nbd+ssh://alice@box:2222/?socket=/run/my%20disk&compress=1"
-        .parse()
-        .unwrap();
-    let Endpoint::Ssh(target) = uri.endpoint() else {
-        panic!("not ssh")
-    };
-    let spec = target
-        .command()
-        .unwrap()
-        .env("PATH", path)
-        .stderr(PeerStderr::Capture);
-    let mut connection = Endpoint::Command(spec)
-        .connect(soon())
-        .expect("is nbdkit installed?");
+    let uri: NbdUri = "nbd+ssh://alice@box:2222/?socket=/run/my%20disk&compress=1".parse().unwrap();
+    let Endpoint::Ssh(target) = uri.endpoint() else { panic!("not ssh") };
+    let spec = target.command().unwrap().env("PATH", path).stderr(PeerStderr::Capture);
+    let mut connection = Endpoint::Command(spec).connect(soon()).expect("is nbdkit installed?");
     assert_greets(&mut connection);
     assert_eq!(
         connection.peer.unwrap().stderr_tail(),

@@ -1,6 +1,7 @@
 //! The process behind a connection: watched, signalled, and never left a zombie.
 
 mod reaper;
+mod spawner;
 mod stderr;
 
 pub use rustix::process::Signal;
@@ -29,15 +30,10 @@ pub struct PeerProcess {
 }
 
 impl PeerProcess {
-    pub(crate) fn spawn(mut command: Command) -> io::Result<Self> {
-        let mut child = command.spawn()?;
+    pub(crate) fn spawn(command: Command) -> io::Result<Self> {
+        let mut child = spawner::spawn(command)?;
         let (pid, pipe) = (child.id(), child.stderr.take());
-        let mut peer = Self {
-            child: Some(child),
-            pid,
-            stderr: None,
-            directory: None,
-        };
+        let mut peer = Self { child: Some(child), pid, stderr: None, directory: None };
         peer.stderr = pipe.map(StderrTail::follow).transpose()?;
         Ok(peer)
     }
@@ -74,9 +70,7 @@ impl PeerProcess {
     }
 
     pub(crate) fn wait(&mut self, deadline: Deadline) -> io::Result<Option<ExitStatus>> {
-        self.child
-            .as_mut()
-            .map_or(Ok(None), |child| reaper::wait(child, deadline))
+        self.child.as_mut().map_or(Ok(None), |child| reaper::wait(child, deadline))
     }
 
     /// Sends `signal` to the process, unless it has ended.
@@ -100,9 +94,7 @@ impl PeerProcess {
     /// to a fifth of a second.
     pub fn stderr_tail(&mut self) -> String {
         let ended = matches!(self.try_status(), Ok(Some(_)));
-        self.stderr
-            .as_ref()
-            .map_or_else(String::new, |tail| tail.text(ended))
+        self.stderr.as_ref().map_or_else(String::new, |tail| tail.text(ended))
     }
 }
 

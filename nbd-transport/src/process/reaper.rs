@@ -37,15 +37,13 @@ pub(super) fn retire(mut child: Child) {
         return;
     }
     let pid = Pid::from_child(&child);
-    let reaper = thread::Builder::new()
-        .name("nbd-reaper".to_owned())
-        .spawn(move || {
-            if let Ok(None) = wait(&mut child, Deadline::after(GRACE)) {
-                // Neither can fail in a way that leaves anything to do.
-                let _ = child.kill();
-                let _ = child.wait();
-            }
-        });
+    let reaper = thread::Builder::new().name("nbd-reaper".to_owned()).spawn(move || {
+        if let Ok(None) = wait(&mut child, Deadline::after(GRACE)) {
+            // Neither can fail in a way that leaves anything to do.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    });
     if reaper.is_err() {
         // No thread to be patient with: the process ends now. Nobody has collected it, so the
         // id is still its own.

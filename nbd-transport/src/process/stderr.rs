@@ -35,21 +35,19 @@ impl StderrTail {
     pub(super) fn follow(mut pipe: ChildStderr) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let ours = Arc::clone(&shared);
-        thread::Builder::new()
-            .name("nbd-stderr".to_owned())
-            .spawn(move || {
-                let mut chunk = [0; 4096];
-                loop {
-                    match pipe.read(&mut chunk) {
-                        Ok(0) => break,
-                        Ok(read) => ours.lock().append(&chunk[..read]),
-                        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                        Err(_) => break,
-                    }
+        thread::Builder::new().name("nbd-stderr".to_owned()).spawn(move || {
+            let mut chunk = [0; 4096];
+            loop {
+                match pipe.read(&mut chunk) {
+                    Ok(0) => break,
+                    Ok(read) => ours.lock().append(&chunk[..read]),
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(_) => break,
                 }
-                ours.lock().ended = true;
-                ours.at_end.notify_all();
-            })?;
+            }
+            ours.lock().ended = true;
+            ours.at_end.notify_all();
+        })?;
         Ok(Self(shared))
     }
 
