@@ -248,7 +248,11 @@ impl Options {
     pub fn abort(mut self) -> Result<(), Error> {
         if self.is_negotiating() {
             self.handshake.negotiation().abort()?;
-            self.drive()?;
+            return match self.drive() {
+                // The end is what was wanted; how abrupt it is does not matter.
+                Err(Error::Io(_)) => Ok(()),
+                result => result,
+            };
         }
         Ok(())
     }
