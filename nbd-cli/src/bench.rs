@@ -10,8 +10,12 @@ use serde_json::json;
 
 use crate::Patience;
 use crate::failure::{Context, Failure, Result};
+use crate::output::print;
 use crate::size;
 use crate::target::{Server, Target};
+
+/// The most that all buffers together may take, in bytes.
+const MAX_MEMORY: u128 = 4 << 30;
 
 /// Measure a server.
 #[derive(Debug, clap::Args)]
@@ -61,6 +65,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.connections > 1 && server.is_command() {
         return Err(Failure::new(format!("{}: takes one connection only", server.name)));
     }
+    let memory = u128::from(args.size) * u128::from(args.depth) * u128::from(args.connections);
+    if memory > MAX_MEMORY {
+        return Err(Failure::new(format!(
+            "--size, --depth and --connections together take {memory} bytes of memory; the \
+             most is {MAX_MEMORY}"
+        )));
+    }
     let mut clients = Vec::new();
     for _ in 0..args.connections {
         clients.push(connect(args, &server)?);
@@ -84,8 +95,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let tally = result.map_err(|_| Failure::new("a measuring thread failed"))?;
         total.add(&tally.context(&server.name)?);
     }
-    println!("{}", report(args, &total, elapsed));
-    Ok(())
+    print(&report(args, &total, elapsed))
 }
 
 fn connect(args: &Args, server: &Server) -> Result<Client> {
@@ -285,13 +295,13 @@ fn report(args: &Args, total: &Tally, elapsed: Duration) -> String {
             "syscalls_per_op": calls,
             "placed_share": share,
         });
-        return format!("{value:#}");
+        return format!("{value:#}\n");
     }
     let direction = if args.rw == Direction::Read { "read" } else { "write" };
     format!(
         "{} {direction}s of {} in {seconds:.2} s: {per_second:.0} per second, {mib:.1} MiB/s\n\
          latency: p50 {:.1} us, p99 {:.1} us, p99.9 {:.1} us\n\
-         system calls per request: {calls:.3}",
+         system calls per request: {calls:.3}\n",
         total.operations,
         size::format(args.size),
         micros(0.5),

@@ -1,7 +1,7 @@
 //! `nbd demo`: everything at work in one process, with nothing installed.
 
 use std::fs::File;
-use std::io::{IsTerminal, Read, Write};
+use std::io::{IsTerminal, Read};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,13 +12,14 @@ use sha2::{Digest, Sha256};
 
 use crate::copy;
 use crate::failure::{Context, Failure, Result};
+use crate::output::print;
 use crate::serve::{Address, Export, Listener, Running};
 use crate::size;
 use crate::store::MemoryStore;
 use crate::target::Target;
 
 /// Size of the demonstrated disk.
-const DISK: u64 = 1 << 30;
+const DISK: u64 = 512 << 20;
 /// How much of it is filled, from the start; the rest stays a hole.
 const FILLED: u64 = 256 << 20;
 /// A range in the filled part that is zeroed again.
@@ -56,9 +57,14 @@ fn demonstrate(uri: &str, directory: &Path) -> Result<()> {
         .limits(limits);
     let mut client =
         Builder::new().config(config).timeout(TIMEOUT).connect_uri(uri).context(uri)?;
+    let started = Instant::now();
     fill(&mut client).context("filling the disk")?;
-    map(&mut client).context("mapping the disk")?;
-    measure(&mut client).context("reading at random")?;
+    let (disk, request) = (size::format(FILLED), size::format(REQUEST as u64));
+    let text = format!("Wrote {disk} in requests of {request}");
+    told(&text, FILLED, started)?;
+    say("Its extents:")?;
+    print(&map(&mut client).context("mapping the disk")?)?;
+    say(&measure(&mut client).context("reading at random")?)?;
     client.disconnect().context(uri)?;
     let image = directory.join("copy.img");
     copy_out(uri, &image)?;
@@ -76,7 +82,6 @@ fn list(uri: &str) -> Result<()> {
 
 /// Writes data that differs from block to block, then zeroes a part of it.
 fn fill(client: &mut Client) -> std::result::Result<(), Error> {
-    let started = Instant::now();
     let mut pipeline = client.pipeline();
     let mut buffers: Vec<Vec<u8>> = (0..32).map(|_| vec![0; REQUEST]).collect();
     let (mut offset, mut state) = (0, 1_u64);
@@ -99,17 +104,12 @@ fn fill(client: &mut Client) -> std::result::Result<(), Error> {
     drop(pipeline);
     let length = ZEROED.end - ZEROED.start;
     client.write_zeroes(ZEROED.start, length, CommandFlags::empty())?;
-    client.flush()?;
-    told(
-        &format!("Wrote {} in requests of {}", size::format(FILLED), size::format(REQUEST as u64)),
-        FILLED,
-        started,
-    );
-    Ok(())
+    client.flush()
 }
 
-fn map(client: &mut Client) -> std::result::Result<(), Error> {
-    println!("Its extents:");
+/// The extents, a line for each.
+fn map(client: &mut Client) -> std::result::Result<String, Error> {
+    let mut lines = String::new();
     let size = client.size();
     for placed in client.extents("base:allocation", 0..size)? {
         let placed = placed?;
@@ -119,13 +119,13 @@ fn map(client: &mut Client) -> std::result::Result<(), Error> {
             (true, _) => "hole",
         };
         let (offset, length) = (size::format(placed.offset), size::format(placed.extent.length));
-        println!("  {offset:>6} {length:>6}  {kind}");
+        lines += &format!("  {offset:>6} {length:>6}  {kind}\n");
     }
-    Ok(())
+    Ok(lines)
 }
 
-/// Small reads all over the disk, many in flight.
-fn measure(client: &mut Client) -> std::result::Result<(), Error> {
+/// Small reads all over the disk, many in flight; tells how fast they were.
+fn measure(client: &mut Client) -> std::result::Result<String, Error> {
     const COUNT: u64 = 200_000;
     let started = Instant::now();
     let calls = client.system_calls();
@@ -146,11 +146,10 @@ fn measure(client: &mut Client) -> std::result::Result<(), Error> {
     drop(pipeline);
     let calls = (client.system_calls() - calls) as f64 / COUNT as f64;
     let per_second = COUNT as f64 / started.elapsed().as_secs_f64();
-    println!(
+    Ok(format!(
         "Read {COUNT} times 4K at random, 64 at once: {per_second:.0} per second, \
          {calls:.2} system calls each"
-    );
-    Ok(())
+    ))
 }
 
 fn copy_out(uri: &str, image: &Path) -> Result<()> {
@@ -165,8 +164,7 @@ fn copy_out(uri: &str, image: &Path) -> Result<()> {
         size::format(copied.data),
         size::format(copied.zeroes)
     );
-    told(&text, copied.data, started);
-    Ok(())
+    told(&text, copied.data, started)
 }
 
 /// Reads the export and the file, and compares their checksums.
@@ -176,8 +174,7 @@ fn verify(uri: &str, image: &Path) -> Result<()> {
     let mut copy = Sha256::new();
     let mut file = File::open(image).context(image.display())?;
     let mut piece = vec![0; buffer.len()];
-    // The holes behind the data are zeroes on both sides; a part of them will do.
-    while offset < FILLED + (64 << 20) {
+    while offset < DISK {
         client.read_at(offset, &mut buffer).context(uri)?;
         file.read_exact(&mut piece).context(image.display())?;
         disk.update(&buffer);
@@ -185,19 +182,20 @@ fn verify(uri: &str, image: &Path) -> Result<()> {
         offset += buffer.len() as u64;
     }
     client.disconnect().context(uri)?;
+    let excess = file.read(&mut piece).context(image.display())?;
     let (disk, copy) = (disk.finalize(), copy.finalize());
-    if disk != copy {
+    if disk != copy || excess > 0 {
         return Err(Failure::new("the copy differs from the disk"));
     }
     let hex: String = disk.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     say(&format!("The copy has the disk's checksum: sha256 {hex}..."))
 }
 
-fn told(what: &str, bytes: u64, started: Instant) {
+fn told(what: &str, bytes: u64, started: Instant) -> Result<()> {
     let mib = bytes as f64 / f64::from(1 << 20) / started.elapsed().as_secs_f64();
-    println!("{what}: {mib:.0} MiB/s");
+    say(&format!("{what}: {mib:.0} MiB/s"))
 }
 
 fn say(text: &str) -> Result<()> {
-    writeln!(std::io::stdout(), "{text}").context("standard output")
+    print(&format!("{text}\n"))
 }

@@ -5,11 +5,13 @@ mod copy;
 mod demo;
 mod failure;
 mod info;
+mod output;
 mod serve;
 mod size;
 mod store;
 mod target;
 
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -37,11 +39,15 @@ enum Command {
     Demo,
 }
 
+/// In seconds. Longer ones overflow clocks, and nobody waits for them.
+const YEAR: u64 = 365 * 24 * 60 * 60;
+
 /// What every command that connects has in common.
 #[derive(Clone, Copy, Debug, Args)]
 struct Patience {
     /// Longest time to connect and negotiate, and longest silence of a server afterwards
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 30,
+          value_parser = clap::value_parser!(u64).range(..=YEAR))]
     timeout: u64,
 }
 
@@ -63,7 +69,8 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("nbd: {failure}");
+            // With nowhere to say it, the exit status still tells.
+            let _ = writeln!(std::io::stderr(), "nbd: {failure}");
             ExitCode::FAILURE
         }
     }

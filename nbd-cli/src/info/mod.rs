@@ -13,13 +13,13 @@ mod json;
 mod map;
 mod text;
 
-use std::io::Write;
 use std::time::Duration;
 
 use nbd_client_blocking::proto::ClientConfig;
 
 use crate::Patience;
 use crate::failure::{Context, Failure, Result};
+use crate::output::print;
 use crate::target::{Server, Target};
 
 use describe::{Described, Session};
@@ -81,9 +81,4 @@ fn describe(args: &Args, server: &Server, timeout: Duration) -> Result<String> {
 
 fn render(args: &Args, session: &Session, exports: &[Described]) -> String {
     if args.json { json::render(session, exports) } else { text::render(session, exports) }
-}
-
-fn print(output: &str) -> Result<()> {
-    let mut stdout = std::io::stdout().lock();
-    stdout.write_all(output.as_bytes()).and_then(|()| stdout.flush()).context("standard output")
 }
