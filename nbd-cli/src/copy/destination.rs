@@ -47,6 +47,14 @@ impl Destination {
         }
     }
 
+    /// What writes must be whole multiples of, in bytes.
+    pub(super) fn block(&self) -> usize {
+        match self {
+            Self::Server(server) => server.block(),
+            Self::File { .. } | Self::Growing { .. } | Self::Stdout | Self::Null => 1,
+        }
+    }
+
     fn file(path: &Path, size: Option<u64>) -> Result<Self> {
         let named = || format!("destination {}", path.display());
         let existing = fs::metadata(path).ok().filter(|data| !data.is_file());

@@ -14,7 +14,7 @@
 //! | `sparse` | finds zeroes in data |
 //! | `source` | reading from a file or stream |
 //! | `destination` | writing to a file, stream or nothing |
-//! | `server` | both, with an NBD server |
+//! | `server/` | both, with an NBD server |
 
 mod destination;
 mod piece;
@@ -22,7 +22,10 @@ mod server;
 mod source;
 mod sparse;
 
+use std::fs;
 use std::io::IsTerminal;
+use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -73,10 +76,27 @@ pub(super) struct Plan {
     pub(super) requests: usize,
     pub(super) request_size: usize,
     pub(super) sparse: usize,
+    /// Pieces start and end on multiples of this many bytes, a power of two.
+    pub(super) block: usize,
     pub(super) use_extents: bool,
     pub(super) skip_zeroes: bool,
     pub(super) allocated: bool,
 }
+
+impl Plan {
+    /// In whole blocks of the destination.
+    fn for_blocks_of(mut self, block: usize) -> Self {
+        self.block = block;
+        self.request_size = self.request_size.max(block);
+        if self.sparse > 0 {
+            self.sparse = self.sparse.max(block);
+        }
+        self
+    }
+}
+
+/// The most that requests may hold in memory, in bytes.
+const MAX_MEMORY: usize = 4 << 30;
 
 /// What was copied.
 #[derive(Clone, Copy, Debug, Default)]
@@ -96,30 +116,44 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if !(512..=32 << 20).contains(&request_size) || !request_size.is_power_of_two() {
         return Err(Failure::new("--request-size must be a power of two from 512 to 32M"));
     }
+    let requests = args.requests as usize;
+    if requests * request_size > MAX_MEMORY {
+        return Err(Failure::new("--requests times --request-size must not be more than 4G"));
+    }
     let sparse = usize::try_from(args.sparse).unwrap_or(usize::MAX);
     if sparse != 0 && (!sparse.is_power_of_two() || sparse < 512) {
         return Err(Failure::new("--sparse must be 0 or a power of two from 512"));
     }
+    if is_same_file(&from, &to) {
+        return Err(Failure::new("the source and the destination are one file"));
+    }
     let plan = Plan {
-        requests: args.requests as usize,
+        requests,
         request_size,
         sparse,
+        block: 1,
         use_extents: !args.no_extents,
         skip_zeroes: args.destination_is_zero,
         allocated: args.allocated,
     };
-    let timeout = args.patience.duration();
-    let source = Source::open(&from, &plan, timeout)?;
-    let destination = Destination::open(&to, source.size(), timeout)?;
     let show = args.progress || std::io::stderr().is_terminal();
-    let bar = progress_bar(source.size(), show);
-    let result = transfer(source, destination, &plan, &bar);
-    bar.finish_and_clear();
-    result.map(|_| ())
+    copy(&from, &to, plan, args.patience.duration(), show).map(|_| ())
+}
+
+/// To write to it would destroy what is still to be read.
+fn is_same_file(from: &Target, to: &Target) -> bool {
+    let (Target::File(from), Target::File(to)) = (from, to) else {
+        return false;
+    };
+    match (fs::metadata(from), fs::metadata(to)) {
+        (Ok(from), Ok(to)) => (from.dev(), from.ino()) == (to.dev(), to.ino()),
+        // Whatever is wrong shows when it is opened.
+        _ => false,
+    }
 }
 
 /// A progress bar over so many bytes, or a counter where the size is unknown.
-pub(crate) fn progress_bar(size: Option<u64>, show: bool) -> ProgressBar {
+fn progress_bar(size: Option<u64>, show: bool) -> ProgressBar {
     let target = if show { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
     let bar = ProgressBar::with_draw_target(size, target);
     let template = match size {
@@ -133,7 +167,7 @@ pub(crate) fn progress_bar(size: Option<u64>, show: bool) -> ProgressBar {
 }
 
 /// Copies all of it.
-pub(crate) fn transfer(
+fn transfer(
     source: Source,
     destination: Destination,
     plan: &Plan,
@@ -155,22 +189,23 @@ pub(crate) fn transfer(
 }
 
 /// Copies between two targets with the defaults, for `nbd demo`.
-pub(crate) fn between(
-    from: &Target,
-    to: &Target,
-    timeout: std::time::Duration,
-    show: bool,
-) -> Result<Copied> {
+pub(crate) fn between(from: &Target, to: &Target, timeout: Duration, show: bool) -> Result<Copied> {
     let plan = Plan {
         requests: 64,
         request_size: 256 << 10,
         sparse: 4096,
+        block: 1,
         use_extents: true,
         skip_zeroes: false,
         allocated: false,
     };
+    copy(from, to, plan, timeout, show)
+}
+
+fn copy(from: &Target, to: &Target, plan: Plan, timeout: Duration, show: bool) -> Result<Copied> {
     let source = Source::open(from, &plan, timeout)?;
     let destination = Destination::open(to, source.size(), timeout)?;
+    let plan = plan.for_blocks_of(destination.block());
     let bar = progress_bar(source.size(), show);
     let copied = transfer(source, destination, &plan, &bar);
     bar.finish_and_clear();

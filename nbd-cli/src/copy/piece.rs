@@ -1,7 +1,7 @@
 //! What travels from the source to the destination.
 
 use std::ops::Range;
-use std::sync::mpsc::{self, Receiver, Sender, SyncSender, TryRecvError};
+use std::sync::mpsc::{self, Receiver, SyncSender, TryRecvError};
 
 use crate::failure::{Failure, Result};
 
@@ -59,7 +59,7 @@ pub(super) struct Outlet {
 #[derive(Debug)]
 pub(super) struct Inlet {
     pieces: Receiver<Piece>,
-    buffers: Sender<Vec<u8>>,
+    buffers: SyncSender<Vec<u8>>,
 }
 
 /// What a look at the inlet found.
@@ -75,7 +75,7 @@ pub(super) enum Next {
 /// Holds as many pieces as there are requests, so that neither side runs far ahead.
 pub(super) fn channel(depth: usize) -> (Outlet, Inlet) {
     let (pieces, inlet) = mpsc::sync_channel(depth);
-    let (buffers, returned) = mpsc::channel();
+    let (buffers, returned) = mpsc::sync_channel(depth);
     (Outlet { pieces, buffers: returned }, Inlet { pieces: inlet, buffers })
 }
 
@@ -107,7 +107,7 @@ impl Inlet {
     }
 
     pub(super) fn give_back(&self, bytes: Slice) {
-        // The source may be done and have no use for it.
-        let _ = self.buffers.send(bytes.into_buffer());
+        // The source may be done, or have enough of them.
+        let _ = self.buffers.try_send(bytes.into_buffer());
     }
 }

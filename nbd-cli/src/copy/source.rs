@@ -65,17 +65,22 @@ fn read_file(path: &Path, store: &FileStore, plan: &Plan, outlet: &Outlet) -> Re
         };
         store.extents(0, store.size(), collect).context(path.display())?;
     }
-    let mut offset = 0;
+    let block = plan.block as u64;
+    // All before `read` has been sent on, and all before `start` is known.
+    let (mut read, mut start) = (0, 0);
     for extent in extents {
-        let end = offset + extent.length;
-        if extent.kind == ExtentKind::Data {
-            read_range(path, store, offset..end, plan, outlet)?;
-        } else {
-            outlet.send(Piece::Zeroes { offset, length: extent.length })?;
+        let end = start + extent.length;
+        // Blocks that are zeroes only in part are read.
+        let zeroes = start.next_multiple_of(block)..end - end % block;
+        start = end;
+        if extent.kind == ExtentKind::Data || zeroes.is_empty() {
+            continue;
         }
-        offset = end;
+        read_range(path, store, read..zeroes.start, plan, outlet)?;
+        outlet.send(Piece::Zeroes { offset: zeroes.start, length: zeroes.end - zeroes.start })?;
+        read = zeroes.end;
     }
-    read_range(path, store, offset..store.size(), plan, outlet)
+    read_range(path, store, read..store.size(), plan, outlet)
 }
 
 fn read_range(

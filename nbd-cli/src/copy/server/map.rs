@@ -1,0 +1,113 @@
+//! What of an export is to be read.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use nbd_client_blocking::proto::{Command, ContextId, Extent};
+use nbd_client_blocking::{Client, Error, Pipeline};
+
+use super::longest_range;
+use crate::copy::Plan;
+use crate::copy::piece::{Outlet, Piece};
+use crate::failure::Result;
+
+/// What is known of the source's holes, and what is still to be read.
+pub(super) struct Map {
+    allocation: Option<ContextId>,
+    /// Everything below is known.
+    mapped: u64,
+    /// The length asked about at `mapped`, while the answer is under way.
+    asked: Option<u64>,
+    size: u64,
+    /// Reads are in whole blocks of this size.
+    block: u64,
+    longest: u64,
+    /// Ranges to read, in order.
+    data: VecDeque<Range<u64>>,
+}
+
+impl Map {
+    pub(super) fn new(client: &Client, allocation: Option<ContextId>, plan: &Plan) -> Self {
+        let block = u64::from(client.core().export().minimum_block());
+        let mut map = Self {
+            allocation,
+            mapped: 0,
+            asked: None,
+            size: client.size(),
+            block: block.max(plan.block as u64),
+            longest: longest_range(client),
+            data: VecDeque::new(),
+        };
+        if allocation.is_none() {
+            map.give_up();
+        }
+        map
+    }
+
+    /// Asks about what comes next, early enough that reading does not wait for it.
+    pub(super) fn ask(
+        &mut self,
+        pipeline: &mut Pipeline<'_, Vec<u8>>,
+    ) -> std::result::Result<(), Error> {
+        if self.asked.is_some() || self.mapped == self.size || self.data.len() > 64 {
+            return Ok(());
+        }
+        let length = (self.size - self.mapped).min(self.longest);
+        pipeline.submit(Command::block_status(self.mapped, length), None)?;
+        self.asked = Some(length);
+        Ok(())
+    }
+
+    /// Takes in an answer: zeroes go straight to the destination.
+    pub(super) fn learn(&mut self, extents: &[(ContextId, Extent)], outlet: &Outlet) -> Result<()> {
+        let end = self.mapped + self.asked.take().unwrap_or(0);
+        for (context, extent) in extents {
+            let length = extent.length.min(end - self.mapped);
+            if Some(*context) != self.allocation || length == 0 {
+                continue;
+            }
+            let start = self.mapped;
+            self.mapped += length;
+            // Extents need not end on a block; blocks that are zeroes only in part are
+            // read.
+            let from = start.next_multiple_of(self.block);
+            let to = self.mapped - self.mapped % self.block;
+            if extent.is_zero() && from < to {
+                self.read(start..from);
+                outlet.send(Piece::Zeroes { offset: from, length: to - from })?;
+                self.read(to..self.mapped);
+            } else {
+                self.read(start..self.mapped);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads all that is not known.
+    pub(super) fn give_up(&mut self) {
+        self.asked = None;
+        self.read(self.mapped..self.size);
+        self.mapped = self.size;
+    }
+
+    fn read(&mut self, range: Range<u64>) {
+        match self.data.back_mut() {
+            _ if range.is_empty() => {}
+            Some(last) if last.end == range.start => last.end = range.end,
+            _ => self.data.push_back(range),
+        }
+    }
+
+    /// The next range to read, no longer than a request and ending on a multiple of it.
+    pub(super) fn next(&mut self, request: u64) -> Option<Range<u64>> {
+        let range = self.data.front_mut()?;
+        let start = range.start;
+        let boundary = (start - start % request).saturating_add(request);
+        let end = range.end.min(boundary);
+        range.start = end;
+        if range.is_empty() {
+            self.data.pop_front();
+        }
+        Some(start..end)
+    }
+}

@@ -1,0 +1,40 @@
+//! Both ends of a copy with an NBD server: many requests in flight.
+//!
+//! | file | what |
+//! |---|---|
+//! | `mod` | how long requests may be |
+//! | `source` | reading an export |
+//! | `map` | what of it is to be read |
+//! | `destination` | writing an export |
+
+mod destination;
+mod map;
+mod source;
+
+use nbd_client_blocking::Client;
+use nbd_client_blocking::proto::HeaderStyle;
+
+use super::Plan;
+
+pub(crate) use destination::ServerDestination;
+pub(crate) use source::ServerSource;
+
+/// The longest range asked about, or zeroed, in one compact request: a multiple of any
+/// block size.
+const MAX_COMPACT: u64 = (1 << 32) - (1 << 16);
+/// The longest one in an extended request. Progress should still be seen.
+const MAX_EXTENDED: u64 = 1 << 40;
+
+fn longest_range(client: &Client) -> u64 {
+    match client.negotiated().headers {
+        HeaderStyle::Extended => MAX_EXTENDED,
+        HeaderStyle::Simple | HeaderStyle::Structured => MAX_COMPACT,
+    }
+}
+
+/// Bytes per request that the server takes, in whole blocks if one of them fits.
+fn request_size(client: &Client, plan: &Plan) -> u64 {
+    let size = plan.request_size.min(client.max_request());
+    let part = size % plan.block;
+    (if part < size { size - part } else { size }) as u64
+}

@@ -1,0 +1,113 @@
+//! Reading an export.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use nbd_client_blocking::proto::{ClientConfig, CommandType, ContextId};
+use nbd_client_blocking::{Client, Error};
+
+use super::map::Map;
+use super::request_size;
+use crate::copy::Plan;
+use crate::copy::piece::Outlet;
+use crate::copy::sparse;
+use crate::failure::{Context, Result};
+use crate::target::Server;
+
+const ALLOCATION: &str = "base:allocation";
+
+/// How many reads may overtake the oldest, for each one in flight. What comes early is kept
+/// by a destination that needs it in order.
+const OVERTAKING: usize = 4;
+
+/// An export that is read.
+pub(crate) struct ServerSource {
+    name: String,
+    client: Client,
+    allocation: Option<ContextId>,
+}
+
+impl ServerSource {
+    pub(in crate::copy) fn open(server: &Server, plan: &Plan, timeout: Duration) -> Result<Self> {
+        let mut config = ClientConfig::new();
+        if plan.use_extents {
+            config = config.meta_context(ALLOCATION);
+        }
+        let client = server.connect(config, timeout)?;
+        let allocation = client.context(ALLOCATION);
+        Ok(Self { name: server.name.clone(), client, allocation })
+    }
+
+    pub(in crate::copy) fn size(&self) -> u64 {
+        self.client.size()
+    }
+
+    pub(in crate::copy) fn read_all(self, plan: &Plan, outlet: &Outlet) -> Result<()> {
+        let Self { name, mut client, allocation } = self;
+        let mut map = Map::new(&client, allocation, plan);
+        let request = request_size(&client, plan);
+        let mut pipeline = client.pipeline::<Vec<u8>>();
+        let mut order = Order::new(plan.requests * OVERTAKING);
+        loop {
+            map.ask(&mut pipeline).context(&name)?;
+            while pipeline.in_flight() < plan.requests && order.has_room() {
+                let Some(range) = map.next(request) else {
+                    break;
+                };
+                let buffer = outlet.buffer((range.end - range.start) as usize);
+                pipeline.read(range.start, buffer).context(&name)?;
+                order.submitted(range.start);
+            }
+            let Some(done) = pipeline.wait().context(&name)? else {
+                break;
+            };
+            if done.command.kind == CommandType::BlockStatus {
+                match done.result {
+                    // To know of holes only saves reading them.
+                    Err(Error::Command(_)) => map.give_up(),
+                    result => {
+                        result.context(&name)?;
+                        map.learn(&done.extents, outlet)?;
+                    }
+                }
+                continue;
+            }
+            done.result.context(&name)?;
+            order.finished(done.command.offset);
+            if let Some(buffer) = done.buffer {
+                sparse::send(outlet, done.command.offset, buffer, plan.sparse)?;
+            }
+        }
+        drop(pipeline);
+        client.disconnect().context(&name)
+    }
+}
+
+/// Keeps reads from overtaking the oldest by too much.
+struct Order {
+    limit: usize,
+    submitted: usize,
+    /// Offsets of the reads in flight, and how many were submitted before each.
+    in_flight: BTreeMap<u64, usize>,
+}
+
+impl Order {
+    const fn new(limit: usize) -> Self {
+        Self { limit, submitted: 0, in_flight: BTreeMap::new() }
+    }
+
+    fn has_room(&self) -> bool {
+        // Reads are submitted in order of their offsets.
+        let oldest = self.in_flight.first_key_value();
+        oldest.is_none_or(|(_, before)| self.submitted - before < self.limit)
+    }
+
+    fn submitted(&mut self, offset: u64) {
+        self.in_flight.insert(offset, self.submitted);
+        self.submitted += 1;
+    }
+
+    fn finished(&mut self, offset: u64) {
+        self.in_flight.remove(&offset);
+    }
+}
