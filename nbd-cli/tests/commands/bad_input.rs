@@ -1,0 +1,208 @@
+//! Arguments nobody should have given: one line that says what is wrong with them.
+
+use std::fs;
+use std::net::TcpListener;
+use std::process::Command;
+
+use nbd_sim::peer::{Scratch, Server, run_within};
+
+use super::support::{LIMIT, NBD, TestResult, arg, fail, nbd, told_in_one_line};
+
+#[test]
+fn uris() -> TestResult {
+    let table = [
+        ("nbd://", "Connection refused"),
+        ("nbd://127.0.0.1:99999/", "\"99999\" is not a valid port"),
+        ("nbd://%zz/", "not followed by two hexadecimal digits"),
+        ("nbd://[::1/", "nbd://[::1/: "),
+        ("nbd://a b/", "nbd://a b/: "),
+        ("nbd+unix:///disk", "socket"),
+        ("nbd+unix:///disk?socket=", "the socket path is empty"),
+        ("nbd+unix://host/disk?socket=/x", "host"),
+        ("nbd+carrier-pigeon://coop/", "carrier-pigeon"),
+        ("nbd://no-such-host.invalid/", "cannot resolve host"),
+        ("http://127.0.0.1/", "is no NBD URI; write nbd://HOST/EXPORT"),
+        ("disk.img", "is no NBD URI"),
+        ("nbd:unix:/run/socket", "is no NBD URI"),
+        ("-", "an NBD URI or [ COMMAND ] is needed"),
+        ("null:", "an NBD URI or [ COMMAND ] is needed"),
+        ("[", "without a `]`"),
+    ];
+    for (uri, expected) in table {
+        // Nothing listens on the default port here.
+        for command in [&["info"][..], &["info", "--map"], &["bench"]] {
+            let told = fail(&[command, &["--timeout=5", uri]].concat())?;
+            assert!(told.contains(expected), "{uri}: {told}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn commands() -> TestResult {
+    let table: [(&[&str], &str); 5] = [
+        (&["[", "]"], "`[ ]` names no command"),
+        (&["[", "nbdkit", "memory"], "without a `]`"),
+        (&["[", "false", "]"], "\"false\" closed the connection before it spoke NBD"),
+        (&["nbd://127.0.0.1/", "nbd://127.0.0.1/"], "not more"),
+        (&["[", "cat", "]", "disk.img"], "not more"),
+    ];
+    for (words, expected) in table {
+        let told = fail(&[&["info"], words].concat())?;
+        assert!(told.contains(expected), "{words:?}: {told}");
+    }
+    let two = ["bench", "--connections=2", "[", "nbdkit", "memory", "1M", "]"];
+    assert!(fail(&two)?.ends_with("takes one connection only"));
+    Ok(())
+}
+
+#[test]
+fn where_nobody_listens() -> TestResult {
+    let scratch = Scratch::new()?;
+    let plain_file = arg(&scratch.raw_image("file", 1)?);
+    let missing = arg(&scratch.join("missing"));
+    // Bound, so nobody else takes it, and closed right before it is used.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap();
+    drop(listener);
+    let table = [
+        (format!("nbd://{port}"), "cannot connect to 127.0.0.1:", "Connection refused"),
+        (format!("nbd+unix:///?socket={missing}"), &missing, "No such file or directory"),
+        (format!("nbd+unix:///?socket={plain_file}"), &plain_file, "Connection refused"),
+    ];
+    for (uri, who, what) in table {
+        let copy = ["copy", &uri, "null:"];
+        for args in [&["info", &uri][..], &["info", "--list", &uri], &copy, &["bench", &uri]] {
+            let told = fail(args)?;
+            assert!(told.starts_with(&uri), "{told}");
+            assert!(told.contains(who) && told.contains(what), "{told}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn files() -> TestResult {
+    let scratch = Scratch::new()?;
+    let image = arg(&scratch.raw_image("image", 512)?);
+    let missing = arg(&scratch.join("missing"));
+    let directory = arg(scratch.path());
+    let nowhere = arg(&scratch.join("none/file"));
+    let table: [(&[&str], &str); 8] = [
+        (&[&missing, "null:"], "No such file or directory"),
+        (&[&directory, "null:"], "neither a regular file nor a block device"),
+        (&[&image, &nowhere], "No such file or directory"),
+        (&[&image, &directory], "neither a regular file nor a block device"),
+        (&[&image, "/dev/full"], "neither a regular file nor a block device"),
+        (&["null:", &image], "null: has nothing to read"),
+        (&[&image, &image, &image], "one source and one destination"),
+        (&["--request-size=3", &image, "null:"], "--request-size must be a power of two"),
+    ];
+    for (words, expected) in table {
+        let told = fail(&[&["copy"], words].concat())?;
+        assert!(told.contains(expected), "{words:?}: {told}");
+    }
+    assert!(!scratch.join("missing").exists());
+    assert_eq!(fs::read(&image).unwrap(), [0; 512]);
+    Ok(())
+}
+
+#[test]
+fn exports_that_are_not_there() -> TestResult {
+    let scratch = Scratch::new()?;
+    let raw = arg(&scratch.raw_image("raw", 512)?);
+    let config = format!("[there]\nexportname = {raw}\n");
+    let servers = [
+        Server::qemu_nbd(&["-f", "raw", "-x", "there", &raw]),
+        Server::nbd_server(&config),
+        Server::command(NBD, &["serve", "--unix", "{socket}", "--memory=1M", "--export=there"]),
+        Server::nbdkit(&[
+            "--filter=exportname",
+            "memory",
+            "1M",
+            "exportname-strict=true",
+            "exportname=there",
+        ]),
+    ];
+    for server in servers {
+        let server = server.start()?;
+        let uri = server.export_uri("elsewhere");
+        for args in [&["info", &uri][..], &["info", "--size", &uri], &["copy", &uri, "null:"]] {
+            let told = fail(args)?;
+            assert!(told.starts_with(&uri), "{told}");
+            assert!(told.contains("server"), "{told}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn measurements_that_make_no_sense() -> TestResult {
+    let server = Server::nbdkit(&["-r", "memory", "64K"]).start()?;
+    let uri = server.uri();
+    let table: [(&[&str], &str); 5] = [
+        (&["--size=0"], "--size must be from 1"),
+        (&["--size=64M"], "--size must be from 1"),
+        (&["--size=128K"], "less than one request"),
+        (&["--rw=write"], "the export is read-only"),
+        (&["--size=32M", "--depth=65536"], "bytes of memory"),
+    ];
+    for (options, expected) in table {
+        let told = fail(&[&["bench"], options, &[&uri]].concat())?;
+        assert!(told.contains(expected), "{options:?}: {told}");
+    }
+    Ok(())
+}
+
+/// What the command line alone shows to be wrong.
+#[test]
+fn usage() -> TestResult {
+    let table: [&[&str]; 12] = [
+        &[],
+        &["frobnicate"],
+        &["info"],
+        &["info", "--frobnicate", "nbd://h"],
+        &["info", "--timeout=never", "nbd://h"],
+        &["info", "--timeout=18446744073709551615", "nbd://h"],
+        &["info", "--list", "--map", "nbd://h"],
+        &["copy", "only-one"],
+        &["copy", "--requests=0", "a", "b"],
+        &["bench", "--size=4X", "nbd://h"],
+        &["bench", "--depth=0", "nbd://h"],
+        &["bench", "--rw=sideways", "nbd://h"],
+    ];
+    for args in table {
+        let finished = nbd(args)?;
+        let told = String::from_utf8_lossy(&finished.stderr);
+        assert_eq!(finished.status.code(), Some(2), "{args:?}: {told}");
+        assert!(!told.contains("panicked") && !told.is_empty(), "{told}");
+        assert!(finished.stdout.is_empty());
+    }
+    Ok(())
+}
+
+/// Runs with standard output on a device that is always full.
+#[test]
+fn nowhere_to_print_to() -> TestResult {
+    let scratch = Scratch::new()?;
+    let image = arg(&scratch.raw_image("image", 512)?);
+    let server = Server::nbdkit(&["memory", "1M"]).start()?;
+    let uri = server.uri();
+    let table: [&[&str]; 6] = [
+        &["info", &uri],
+        &["info", "--map", &uri],
+        &["bench", "--count=10", &uri],
+        &["copy", &uri, "-"],
+        &["copy", &image, "-"],
+        &["demo"],
+    ];
+    for args in table {
+        // The test kit captures standard output itself, so a shell redirects it.
+        let script = "exec \"$@\" > /dev/full";
+        let mut shell = Command::new("sh");
+        shell.args(["-c", script, "sh", NBD]).args(args);
+        let told = told_in_one_line(&run_within(LIMIT, &mut shell)?, args);
+        assert!(told.contains("standard output"), "{told}");
+    }
+    Ok(())
+}

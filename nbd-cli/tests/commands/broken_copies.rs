@@ -1,0 +1,180 @@
+//! `nbd copy` when something goes wrong, before or after the first byte.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::process::Command;
+use std::thread;
+
+use nbd_sim::peer::{Scratch, Server, run_within};
+
+use super::support::{
+    Content, LIMIT, MIB, NBD, TestResult, arg, eventually, fail, succeed, told_in_one_line,
+};
+
+#[test]
+fn a_destination_that_is_too_small_is_not_touched() -> TestResult {
+    let scratch = Scratch::new()?;
+    let image = arg(&Content::Random.image(&scratch, "image", MIB + 1));
+    let source = Server::nbdkit(&["pattern", "2M"]).start()?;
+    let destination = Server::nbdkit(&["memory", "1M"]).start()?;
+    for from in [&image, &source.uri()] {
+        let told = fail(&["copy", from, &destination.uri()])?;
+        assert!(told.starts_with(&destination.uri()), "{told}");
+        assert!(told.contains("has room for 1048576 bytes"), "{told}");
+        assert!(told.ends_with("nothing was written"), "{told}");
+    }
+    let back = scratch.join("back");
+    succeed(&["copy", &destination.uri(), &arg(&back)])?;
+    assert!(fs::read(back).unwrap() == vec![0; MIB as usize]);
+    Ok(())
+}
+
+#[test]
+fn a_stream_that_is_too_long() -> TestResult {
+    let destination = Server::nbdkit(&["memory", "1M"]).start()?;
+    let mut copy = Command::new(NBD);
+    let endless = fs::File::open("/dev/urandom").unwrap();
+    let uri = destination.uri();
+    copy.args(["copy", "-", &uri]).stdin(endless);
+    let told = told_in_one_line(&run_within(LIMIT, &mut copy)?, &["copy", "-"]);
+    assert!(told.contains("more than the 1048576 bytes it holds"), "{told}");
+    Ok(())
+}
+
+#[test]
+fn a_size_in_parts_of_blocks() -> TestResult {
+    let scratch = Scratch::new()?;
+    let image = arg(&Content::Random.image(&scratch, "image", 4097));
+    let blocks = ["--filter=blocksize-policy", "memory", "1M", "blocksize-minimum=4096"];
+    let server = Server::nbdkit(&blocks).arg("blocksize-preferred=4096");
+    let server = server.arg("blocksize-maximum=1M").start()?;
+    let told = fail(&["copy", &image, &server.uri()])?;
+    assert!(told.contains("whole blocks of 4096 bytes"), "{told}");
+    assert!(told.ends_with("nothing was written"), "{told}");
+    Ok(())
+}
+
+#[test]
+fn a_destination_that_cannot_be_written() -> TestResult {
+    let scratch = Scratch::new()?;
+    let image = arg(&Content::Random.image(&scratch, "image", MIB));
+    let read_only = Server::nbdkit(&["-r", "memory", "1M"]).start()?;
+    let told = fail(&["copy", &image, &read_only.uri()])?;
+    assert!(told.ends_with("the export is read-only"), "{told}");
+    let failing = ["--filter=error", "memory", "1M", "error-pwrite=ENOSPC", "error-rate=100%"];
+    let failing = Server::nbdkit(&failing).start()?;
+    let told = fail(&["copy", &image, &failing.uri()])?;
+    assert!(told.starts_with(&failing.uri()), "{told}");
+    assert!(told.contains("no space left on device (ENOSPC)"), "{told}");
+    Ok(())
+}
+
+#[test]
+fn a_file_is_not_copied_onto_itself() -> TestResult {
+    let scratch = Scratch::new()?;
+    let image = Content::Random.image(&scratch, "image", 10_000);
+    let link = scratch.join("link");
+    fs::hard_link(&image, &link).unwrap();
+    let before = fs::read(&image).unwrap();
+    let told = fail(&["copy", &arg(&image), &arg(&link)])?;
+    assert!(told.contains("one file"), "{told}");
+    assert!(fs::read(&image).unwrap() == before);
+    Ok(())
+}
+
+/// Every read from the middle on fails.
+const BAD_MIDDLE: [&str; 3] = [
+    "eval",
+    "get_size=echo 4M",
+    "pread=[ $4 -lt 2097152 ] || { echo EIO the disk is scratched >&2; exit 1; }; head -c $3 /dev/zero",
+];
+
+#[test]
+fn a_source_that_fails_half_way() -> TestResult {
+    let scratch = Scratch::new()?;
+    let source = Server::nbdkit(&BAD_MIDDLE).start()?;
+    let memory = Server::nbdkit(&["memory", "4M"]).start()?;
+    let file = arg(&scratch.join("file"));
+    for to in [&file, &memory.uri(), "null:"] {
+        let told = fail(&["copy", &source.uri(), to])?;
+        assert!(told.starts_with(&source.uri()), "{told}");
+        assert!(told.contains("read of 262144 bytes at "), "{told}");
+        assert!(told.contains("input/output error (EIO)"), "{told}");
+    }
+    Ok(())
+}
+
+/// To know of holes only saves reading them.
+#[test]
+fn a_source_that_does_not_tell_its_holes() -> TestResult {
+    let scratch = Scratch::new()?;
+    let source =
+        ["--filter=error", "pattern", "1M", "error-extents=EIO", "error-extents-rate=100%"];
+    let source = Server::nbdkit(&source).start()?;
+    let (copy, plain) = (scratch.join("copy"), scratch.join("plain"));
+    succeed(&["copy", &source.uri(), &arg(&copy)])?;
+    succeed(&["copy", "--no-extents", &source.uri(), &arg(&plain)])?;
+    assert!(fs::read(copy).unwrap() == fs::read(plain).unwrap());
+    Ok(())
+}
+
+#[test]
+fn a_source_that_dies_half_way() -> TestResult {
+    let scratch = Scratch::new()?;
+    let slow = ["--filter=rate", "pattern", "1G", "rate=64M"];
+    let mut source = Server::nbdkit(&slow).start()?;
+    let (uri, file) = (source.uri(), scratch.join("file"));
+    let args = ["copy", &uri, &arg(&file)];
+    let told = thread::scope(|scope| {
+        let copy = scope.spawn(|| fail(&args));
+        eventually("data has arrived", || fs::metadata(&file).is_ok_and(|file| file.blocks() > 0));
+        source.kill();
+        copy.join().unwrap()
+    })?;
+    assert!(told.starts_with(&uri), "{told}");
+    assert!(told.contains("connection"), "{told}");
+    Ok(())
+}
+
+#[test]
+fn a_destination_that_dies_half_way() -> TestResult {
+    let scratch = Scratch::new()?;
+    let image = arg(&Content::Random.image(&scratch, "image", 16 * MIB));
+    let log = scratch.join("log");
+    let slow = ["--filter=log", "--filter=rate", "memory", "1G", "rate=16M"];
+    let logfile = format!("logfile={}", log.display());
+    let mut destination = Server::nbdkit(&slow).arg(&logfile).start()?;
+    let uri = destination.uri();
+    let args = ["copy", &image, &uri];
+    let told = thread::scope(|scope| {
+        let copy = scope.spawn(|| fail(&args));
+        eventually("a write is done", || {
+            fs::read_to_string(&log).is_ok_and(|log| log.contains("...Write"))
+        });
+        destination.kill();
+        copy.join().unwrap()
+    })?;
+    assert!(told.starts_with(&uri), "{told}");
+    assert!(told.contains("connection"), "{told}");
+    Ok(())
+}
+
+/// It keeps its connections and says nothing more.
+#[test]
+fn a_source_that_freezes() -> TestResult {
+    let scratch = Scratch::new()?;
+    let slow = ["--filter=rate", "pattern", "1G", "rate=64M"];
+    let source = Server::nbdkit(&slow).start()?;
+    let (uri, file) = (source.uri(), scratch.join("file"));
+    let args = ["copy", "--timeout=1", &uri, &arg(&file)];
+    let told = thread::scope(|scope| {
+        let copy = scope.spawn(|| fail(&args));
+        eventually("data has arrived", || fs::metadata(&file).is_ok_and(|file| file.blocks() > 0));
+        source.stop()?;
+        copy.join().unwrap()
+    })?;
+    source.cont()?;
+    assert!(told.starts_with(&uri), "{told}");
+    assert!(told.contains("no answer from the server for 1s"), "{told}");
+    Ok(())
+}
