@@ -85,10 +85,7 @@ impl CommandSpec {
     /// The program started by a shell script which finds it, and its arguments, in `"$@"`.
     pub(crate) fn to_scripted_command(&self, script: &str) -> Command {
         let mut command = Command::new("/bin/sh");
-        command
-            .args(["-c", script, "sh"])
-            .arg(&self.program)
-            .args(&self.args);
+        command.args(["-c", script, "sh"]).arg(&self.program).args(&self.args);
         self.apply(&mut command);
         command
     }

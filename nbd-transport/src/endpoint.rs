@@ -68,11 +68,7 @@ impl fmt::Display for Endpoint {
             Self::Vsock { cid, port } => write!(f, "vsock {cid}:{port}"),
             Self::Command(command) => write!(f, "command {}", command.program().display()),
             Self::SocketActivation(activation) => {
-                write!(
-                    f,
-                    "socket-activated {}",
-                    activation.command().program().display()
-                )
+                write!(f, "socket-activated {}", activation.command().program().display())
             }
             Self::Ssh(target) => target.fmt(f),
         }

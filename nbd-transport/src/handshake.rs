@@ -58,10 +58,7 @@ impl Handshake {
     ) -> Result<Self, ApiMisuse> {
         let host = host.map(str::to_owned);
         let tls = Some(Credentials { connector, host });
-        Ok(Self {
-            tls,
-            ..Self::new(config)?
-        })
+        Ok(Self { tls, ..Self::new(config)? })
     }
 
     /// Writes what is due and reads what has come, as long as there is any. Returns what to wait
@@ -93,10 +90,7 @@ impl Handshake {
                 return Ok(direction);
             }
             let before = self.negotiation.stats().bytes_received;
-            let progress = match self
-                .link
-                .read(&mut *self.negotiation, io, &mut Discard, mode)
-            {
+            let progress = match self.link.read(&mut *self.negotiation, io, &mut Discard, mode) {
                 Ok(progress) => progress,
                 Err(error) => {
                     // There may be a last word for the server; whether it arrives changes nothing.
@@ -165,11 +159,7 @@ impl Handshake {
     pub fn finish(self) -> Result<(Client, Link), Self> {
         match self.negotiation.finish() {
             Ok(client) => Ok((client, self.link)),
-            Err(negotiation) => Err(Self {
-                negotiation,
-                link: self.link,
-                tls: self.tls,
-            }),
+            Err(negotiation) => Err(Self { negotiation, link: self.link, tls: self.tls }),
         }
     }
 }

@@ -26,13 +26,7 @@ impl<'a> SocketIo<'a> {
     #[must_use]
     pub const fn non_blocking(socket: BorrowedFd<'a>) -> Self {
         let send = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
-        Self {
-            socket,
-            receive: RecvFlags::DONTWAIT,
-            send,
-            calls: 0,
-            starved: false,
-        }
+        Self { socket, receive: RecvFlags::DONTWAIT, send, calls: 0, starved: false }
     }
 
     /// Reading waits for something to read, as long as the socket's receive timeout allows;
@@ -40,13 +34,7 @@ impl<'a> SocketIo<'a> {
     #[must_use]
     pub const fn blocking_read(socket: BorrowedFd<'a>) -> Self {
         let send = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
-        Self {
-            socket,
-            receive: RecvFlags::empty(),
-            send,
-            calls: 0,
-            starved: false,
-        }
+        Self { socket, receive: RecvFlags::empty(), send, calls: 0, starved: false }
     }
 
     /// System calls made so far.

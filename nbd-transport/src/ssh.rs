@@ -43,10 +43,7 @@ impl SshTarget {
     /// [`ConnectError::SshUnsafe`] when the host or the user could be taken for an option.
     pub fn command(&self) -> Result<CommandSpec, ConnectError> {
         if let Some((part, value)) = self.unsafe_part() {
-            return Err(ConnectError::SshUnsafe {
-                part,
-                value: value.to_owned(),
-            });
+            return Err(ConnectError::SshUnsafe { part, value: value.to_owned() });
         }
         let mut args: Vec<OsString> = Vec::new();
         if self.compress {
@@ -58,11 +55,7 @@ impl SshTarget {
         if let Some(user) = &self.user {
             args.extend(["-l".into(), user.into()]);
         }
-        args.extend([
-            "--".into(),
-            OsString::from(&self.host),
-            self.remote_command(),
-        ]);
+        args.extend(["--".into(), OsString::from(&self.host), self.remote_command()]);
         Ok(CommandSpec::new("ssh", args))
     }
 
@@ -138,19 +131,13 @@ mod tests {
 
     fn words(target: &SshTarget) -> Vec<String> {
         let spec = target.command().unwrap();
-        spec.args()
-            .iter()
-            .map(|word| word.to_str().unwrap().to_owned())
-            .collect()
+        spec.args().iter().map(|word| word.to_str().unwrap().to_owned()).collect()
     }
 
     #[test]
     fn plain_target_uses_nc_on_the_default_port() {
         assert_eq!(target().command().unwrap().program(), "ssh");
-        assert_eq!(
-            words(&target()),
-            ["--", "box.example", "nc localhost 10809"]
-        );
+        assert_eq!(words(&target()), ["--", "box.example", "nc localhost 10809"]);
     }
 
     #[test]
@@ -164,52 +151,28 @@ mod tests {
         };
         assert_eq!(
             words(&full),
-            [
-                "-C",
-                "-p",
-                "2222",
-                "-l",
-                "alice",
-                "--",
-                "box.example",
-                r"nc -U '/run/it'\''s here'"
-            ]
+            ["-C", "-p", "2222", "-l", "alice", "--", "box.example", r"nc -U '/run/it'\''s here'"]
         );
     }
 
     #[test]
     fn remote_path_cannot_be_an_option_of_nc() {
-        let dash = SshTarget {
-            remote: SshRemote::Unix("-e".into()),
-            ..target()
-        };
+        let dash = SshTarget { remote: SshRemote::Unix("-e".into()), ..target() };
         assert_eq!(words(&dash).last().unwrap(), "nc -U './-e'");
     }
 
     #[test]
     fn option_like_and_shell_special_names_are_refused() {
         for name in ["-oProxyCommand=x", "a b", "$(id)", "a`id`", "a\nb"] {
-            let host = SshTarget {
-                host: name.into(),
-                ..target()
-            };
+            let host = SshTarget { host: name.into(), ..target() };
             assert!(matches!(
                 host.command(),
-                Err(ConnectError::SshUnsafe {
-                    part: "ssh host",
-                    ..
-                })
+                Err(ConnectError::SshUnsafe { part: "ssh host", .. })
             ));
-            let user = SshTarget {
-                user: Some(name.into()),
-                ..target()
-            };
+            let user = SshTarget { user: Some(name.into()), ..target() };
             assert!(matches!(
                 user.command(),
-                Err(ConnectError::SshUnsafe {
-                    part: "user name",
-                    ..
-                })
+                Err(ConnectError::SshUnsafe { part: "user name", .. })
             ));
         }
     }

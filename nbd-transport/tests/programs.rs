@@ -56,10 +56,11 @@ fn command_serves_and_is_reaped_on_drop() {
     }
 }
 
-/// `nbdkit -s` asks the kernel to be killed when the thread that started it ends.
+/// nbdkit can ask the kernel to be killed when the thread that started it ends.
 #[test]
 fn a_server_outlives_the_thread_that_connected_to_it() {
-    let endpoint = Endpoint::Command(CommandSpec::new("nbdkit", ["-s", "memory", "1M"]));
+    let arguments = ["-s", "--exit-with-parent", "memory", "1M"];
+    let endpoint = Endpoint::Command(CommandSpec::new("nbdkit", arguments));
     let connect = std::thread::spawn(move || endpoint.connect(soon()));
     let mut connection = connect.join().unwrap().expect("is nbdkit installed?");
     assert_greets(&mut connection);

@@ -42,9 +42,7 @@ impl Drop for Nbdkit {
 
 fn connect(uri: &str) -> Connection {
     let uri: NbdUri = uri.parse().unwrap();
-    uri.endpoint()
-        .connect(soon())
-        .unwrap_or_else(|error| panic!("{uri}: {error}"))
+    uri.endpoint().connect(soon()).unwrap_or_else(|error| panic!("{uri}: {error}"))
 }
 
 fn refused(endpoint: &Endpoint) -> ConnectError {
@@ -59,19 +57,15 @@ fn assert_blocking_and_closed_on_exec(stream: &Stream) {
 
 #[test]
 fn tcp_over_ipv4_ipv6_and_by_name() {
-    for (address, host) in [
-        ("127.0.0.1:0", "127.0.0.1"),
-        ("[::1]:0", "[::1]"),
-        ("127.0.0.1:0", "localhost"),
-    ] {
+    for (address, host) in
+        [("127.0.0.1:0", "127.0.0.1"), ("[::1]:0", "[::1]"), ("127.0.0.1:0", "localhost")]
+    {
         let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
         let _server = Nbdkit::listening_on(listener);
         let mut connection = connect(&format!("nbd://{host}:{}", address.port()));
         assert_blocking_and_closed_on_exec(&connection.stream);
-        let Stream::Tcp(stream) = &connection.stream else {
-            panic!("not TCP")
-        };
+        let Stream::Tcp(stream) = &connection.stream else { panic!("not TCP") };
         assert!(stream.nodelay().unwrap());
         assert_greets(&mut connection);
         assert!(connection.peer.is_none());
@@ -103,18 +97,14 @@ fn abstract_unix_socket() {
     let address = net::SocketAddr::from_abstract_name(&name).unwrap();
     let _server = Nbdkit::listening_on(UnixListener::bind_addr(&address).unwrap());
     let endpoint = Endpoint::UnixAbstract(name.into_bytes());
-    assert_greets(&mut connect(
-        &NbdUri::from_endpoint(&endpoint, false).unwrap().to_string(),
-    ));
+    assert_greets(&mut connect(&NbdUri::from_endpoint(&endpoint, false).unwrap().to_string()));
 }
 
 #[test]
 fn closed_port_is_refused_with_reason() {
     // Bound but not listening: the port stays closed, and nobody else gets it.
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket
-        .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
-        .unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
     let address = socket.local_addr().unwrap().as_socket().unwrap();
     let error = refused(&Endpoint::Address(address));
     assert_eq!(error.errno(), Errno::CONNREFUSED.raw_os_error());
@@ -130,19 +120,9 @@ fn name_that_cannot_be_resolved_is_named() {
     // Longer than any label of a name may be, so that no server is asked.
     let host = "x".repeat(70);
     for deadline in [None, soon()] {
-        let error = Endpoint::Tcp {
-            host: host.clone(),
-            port: 1,
-        }
-        .connect(deadline)
-        .unwrap_err();
+        let error = Endpoint::Tcp { host: host.clone(), port: 1 }.connect(deadline).unwrap_err();
         assert!(matches!(error, ConnectError::Resolve { .. }), "{error:?}");
-        assert!(
-            error
-                .to_string()
-                .contains(&format!("cannot resolve host {host:?}")),
-            "{error}"
-        );
+        assert!(error.to_string().contains(&format!("cannot resolve host {host:?}")), "{error}");
         assert_eq!(error.errno(), Errno::HOSTUNREACH.raw_os_error());
     }
 }
@@ -151,20 +131,8 @@ fn name_that_cannot_be_resolved_is_named() {
 fn assert_times_out(endpoint: &Endpoint) {
     let start = Instant::now();
     let error = endpoint.connect(shortly()).expect_err("nobody accepts");
-    assert!(
-        matches!(
-            error,
-            ConnectError::TimedOut {
-                step: Step::Connect,
-                ..
-            }
-        ),
-        "{error:?}"
-    );
-    assert!(
-        error.to_string().contains("timed out while connecting"),
-        "{error}"
-    );
+    assert!(matches!(error, ConnectError::TimedOut { step: Step::Connect, .. }), "{error:?}");
+    assert!(error.to_string().contains("timed out while connecting"), "{error}");
     assert_eq!(error.errno(), Errno::TIMEDOUT.raw_os_error());
     assert!(start.elapsed() >= Duration::from_millis(300));
     assert!(start.elapsed() < LIMIT / 2, "the deadline did not hold");
@@ -173,9 +141,7 @@ fn assert_times_out(endpoint: &Endpoint) {
 #[test]
 fn silent_host_runs_into_the_deadline() {
     let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    listener
-        .bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into())
-        .unwrap();
+    listener.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
     listener.listen(0).unwrap();
     let address = listener.local_addr().unwrap().as_socket().unwrap();
     // With the backlog full, the system drops what else arrives.
@@ -212,10 +178,7 @@ fn passed_deadline_is_noticed_before_anything_is_tried() {
     let path = directory.path().join("s");
     let _unix = UnixListener::bind(&path).unwrap();
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
-    for endpoint in [
-        Endpoint::Unix(path),
-        Endpoint::Address(tcp.local_addr().unwrap()),
-    ] {
+    for endpoint in [Endpoint::Unix(path), Endpoint::Address(tcp.local_addr().unwrap())] {
         let error = endpoint.connect(Some(Instant::now())).unwrap_err();
         assert!(matches!(error, ConnectError::TimedOut { .. }), "{error:?}");
     }
@@ -229,9 +192,7 @@ fn unix_errors() {
     assert_eq!(error.errno(), Errno::NOENT.raw_os_error());
     let path = missing.display();
     assert!(
-        error
-            .to_string()
-            .starts_with(&format!("cannot connect to Unix socket {path}: No such"))
+        error.to_string().starts_with(&format!("cannot connect to Unix socket {path}: No such"))
     );
 
     let error = refused(&Endpoint::Unix(format!("/{}", "x".repeat(107)).into()));
@@ -243,30 +204,18 @@ fn unix_errors() {
     assert_eq!(error.errno(), Errno::NAMETOOLONG.raw_os_error());
     let error = refused(&Endpoint::UnixAbstract(b"nbd-transport nobody".to_vec()));
     assert_eq!(error.errno(), Errno::CONNREFUSED.raw_os_error());
-    for endpoint in [
-        Endpoint::Unix("".into()),
-        Endpoint::Unix("\0x".into()),
-        Endpoint::UnixAbstract(vec![]),
-    ] {
-        assert_eq!(
-            refused(&endpoint).errno(),
-            Errno::INVAL.raw_os_error(),
-            "{endpoint:?}"
-        );
+    for endpoint in
+        [Endpoint::Unix("".into()), Endpoint::Unix("\0x".into()), Endpoint::UnixAbstract(vec![])]
+    {
+        assert_eq!(refused(&endpoint).errno(), Errno::INVAL.raw_os_error(), "{endpoint:?}");
     }
 }
 
 #[test]
 fn vsock_that_leads_nowhere_is_an_error() {
     // Context id 0 is the hypervisor's, which no NBD server runs in.
-    let error = refused(&Endpoint::Vsock {
-        cid: 0,
-        port: 10809,
-    });
-    assert!(
-        error.to_string().contains("connect to vsock 0:10809: "),
-        "{error}"
-    );
+    let error = refused(&Endpoint::Vsock { cid: 0, port: 10809 });
+    assert!(error.to_string().contains("connect to vsock 0:10809: "), "{error}");
     assert_ne!(error.errno(), 0);
 }
 
@@ -282,9 +231,7 @@ fn connected_socket_is_taken_over() {
     let listener = TcpListener::bind("[::1]:0").unwrap();
     let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let connection = Connection::from_socket(stream.into()).unwrap();
-    let Stream::Tcp(stream) = &connection.stream else {
-        panic!("not TCP")
-    };
+    let Stream::Tcp(stream) = &connection.stream else { panic!("not TCP") };
     assert!(stream.nodelay().unwrap());
     assert_blocking_and_closed_on_exec(&connection.stream);
 }
@@ -303,9 +250,6 @@ fn unusable_descriptors_are_refused() {
     ] {
         let error = Connection::from_socket(fd).unwrap_err();
         assert_eq!(error.errno(), errno.raw_os_error(), "{error}");
-        assert!(
-            error.to_string().contains("not a connected stream"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("not a connected stream"), "{error}");
     }
 }

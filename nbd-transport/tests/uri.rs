@@ -8,8 +8,7 @@ use rustix::io::Errno;
 use std::path::Path;
 
 fn parse(text: &str) -> NbdUri {
-    text.parse()
-        .unwrap_or_else(|error| panic!("{text}: {error}"))
+    text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
 }
 
 /// Parses a bad URI; checks the errno and that the message says `words`.
@@ -27,10 +26,7 @@ fn invalid(text: &str, words: &str) {
 }
 
 fn tcp(host: &str, port: u16) -> Endpoint {
-    Endpoint::Tcp {
-        host: host.to_owned(),
-        port,
-    }
+    Endpoint::Tcp { host: host.to_owned(), port }
 }
 
 #[test]
@@ -96,16 +92,8 @@ fn export_name_is_all_that_follows_one_slash() {
     let longest = "é".repeat(MAX_PART_LEN / 2);
     let escaped = "%C3%A9".repeat(MAX_PART_LEN / 2);
     assert_eq!(parse(&format!("nbd://h/{escaped}")).export_name(), longest);
-    refused(
-        &format!("nbd://h/{escaped}a"),
-        Errno::NAMETOOLONG,
-        "4097 bytes, more than the 4096",
-    );
-    refused(
-        &format!("nbd://h/{}", "a".repeat(200_000)),
-        Errno::NAMETOOLONG,
-        "the URI has",
-    );
+    refused(&format!("nbd://h/{escaped}a"), Errno::NAMETOOLONG, "4097 bytes, more than the 4096");
+    refused(&format!("nbd://h/{}", "a".repeat(200_000)), Errno::NAMETOOLONG, "the URI has");
 }
 
 #[test]
@@ -123,24 +111,12 @@ fn user_name() {
 #[test]
 fn unix_sockets() {
     let unix = |text| parse(text).endpoint();
-    assert_eq!(
-        unix("nbd+unix:///?socket=/tmp/s"),
-        Endpoint::Unix("/tmp/s".into())
-    );
-    assert_eq!(
-        unix("nbd+unix:///?socket=a%20b%26"),
-        Endpoint::Unix("a b&".into())
-    );
+    assert_eq!(unix("nbd+unix:///?socket=/tmp/s"), Endpoint::Unix("/tmp/s".into()));
+    assert_eq!(unix("nbd+unix:///?socket=a%20b%26"), Endpoint::Unix("a b&".into()));
     // The authority has no meaning here.
-    assert_eq!(
-        unix("nbd+unix://host:1/?socket=s"),
-        Endpoint::Unix("s".into())
-    );
+    assert_eq!(unix("nbd+unix://host:1/?socket=s"), Endpoint::Unix("s".into()));
     // The last one counts.
-    assert_eq!(
-        unix("nbd+unix:///?socket=a&socket=b"),
-        Endpoint::Unix("b".into())
-    );
+    assert_eq!(unix("nbd+unix:///?socket=a&socket=b"), Endpoint::Unix("b".into()));
     assert_eq!(
         unix("nbd+unix:///?socket=%00/abstract"),
         Endpoint::UnixAbstract(b"/abstract".to_vec())
@@ -148,27 +124,15 @@ fn unix_sockets() {
     invalid("nbd+unix:///disk", "needs the socket parameter");
     invalid("nbd+unix:///?socket=", "the socket path is empty");
     invalid("nbd+unix:///?socket", "the socket path is empty");
-    invalid(
-        "nbd+unix:///?socket=a%00b",
-        "the socket path contains a NUL",
-    );
-    invalid(
-        "nbd+unix:///?socket=%00",
-        "the abstract socket name is empty",
-    );
+    invalid("nbd+unix:///?socket=a%00b", "the socket path contains a NUL");
+    invalid("nbd+unix:///?socket=%00", "the abstract socket name is empty");
     refused(
         &format!("nbd+unix:///?socket={}", "a".repeat(4097)),
         Errno::NAMETOOLONG,
         "the socket path has 4097 bytes",
     );
-    invalid(
-        "nbd://h/?socket=s",
-        "the socket parameter cannot be used in a nbd URI",
-    );
-    invalid(
-        "nbds+vsock://2/?socket=s",
-        "cannot be used in a nbds+vsock URI",
-    );
+    invalid("nbd://h/?socket=s", "the socket parameter cannot be used in a nbd URI");
+    invalid("nbds+vsock://2/?socket=s", "cannot be used in a nbds+vsock URI");
 }
 
 #[test]
@@ -179,17 +143,10 @@ fn vsock() {
         ("nbd+vsock://3", 3, 10809),
         ("nbd+vsock://4294967295:4294967295", u32::MAX, u32::MAX),
     ] {
-        assert_eq!(
-            parse(text).endpoint(),
-            Endpoint::Vsock { cid, port },
-            "{text}"
-        );
+        assert_eq!(parse(text).endpoint(), Endpoint::Vsock { cid, port }, "{text}");
     }
     for bad in ["4294967296", "host", "2x", "+2", "-1", "0x2"] {
-        invalid(
-            &format!("nbd+vsock://{bad}"),
-            "is not a valid vsock context id",
-        );
+        invalid(&format!("nbd+vsock://{bad}"), "is not a valid vsock context id");
     }
     invalid("nbd+vsock://2:4294967296", "is not a valid vsock port");
 }
@@ -210,39 +167,22 @@ fn ssh() {
     let Endpoint::Ssh(target) = parse("nbd+ssh://box?nbd-port=99").endpoint() else {
         panic!("not ssh");
     };
-    assert_eq!(
-        (target.user, target.port, target.compress),
-        (None, None, false)
-    );
+    assert_eq!((target.user, target.port, target.compress), (None, None, false));
     assert_eq!(target.remote, SshRemote::Tcp { port: 99 });
-    let Endpoint::Ssh(target) = parse("nbd+ssh://box").endpoint() else {
-        panic!("not ssh")
-    };
+    let Endpoint::Ssh(target) = parse("nbd+ssh://box").endpoint() else { panic!("not ssh") };
     assert_eq!(target.remote, SshRemote::Tcp { port: 10809 });
 
     invalid("nbd+ssh:///disk", "needs a host");
     invalid("nbd+ssh://-oProxyCommand=id/", "starts with \"-\"");
-    invalid(
-        "nbd+ssh://-l@box/",
-        "the user name \"-l\" starts with \"-\"",
-    );
+    invalid("nbd+ssh://-l@box/", "the user name \"-l\" starts with \"-\"");
     invalid("nbd+ssh://$(id)/", "special to a shell");
     invalid("nbd+ssh://box/?socket=%00x", "contains a NUL");
-    invalid(
-        "nbd+ssh://box/?socket=s&nbd-port=1",
-        "beside the socket parameter",
-    );
+    invalid("nbd+ssh://box/?socket=s&nbd-port=1", "beside the socket parameter");
     invalid("nbd+ssh://box:70000", "is not a valid ssh port");
     invalid("nbd+ssh://box?nbd-port=70000", "is not a valid nbd-port");
     invalid("nbd+ssh://box?compress=maybe", "is not a valid compress");
-    invalid(
-        "nbd://box?compress=1",
-        "the compress parameter cannot be used in a nbd URI",
-    );
-    invalid(
-        "nbd+vsock://?nbd-port=1",
-        "the nbd-port parameter cannot be used",
-    );
+    invalid("nbd://box?compress=1", "the compress parameter cannot be used in a nbd URI");
+    invalid("nbd+vsock://?nbd-port=1", "the nbd-port parameter cannot be used");
 }
 
 #[test]
@@ -264,24 +204,13 @@ fn tls_parameters() {
         assert_eq!(uri.tls().verify_peer, Some(false), "{word}");
     }
     assert_eq!(parse("nbds://h").tls().verify_peer, None);
-    invalid(
-        "nbds://h?tls-verify-peer=2",
-        "is not a valid tls-verify-peer",
-    );
+    invalid("nbds://h?tls-verify-peer=2", "is not a valid tls-verify-peer");
     invalid("nbds://h?tls-verify-peer", "is not a valid tls-verify-peer");
     invalid("nbds://h?tls-hostname=", "the tls-hostname is empty");
     invalid("nbds://h?tls-psk-file=", "the tls-psk-file path is empty");
     invalid("nbds://h?tls-certificates=%00", "contains a NUL");
-    refused(
-        "nbds://h?tls-priority=NORMAL",
-        Errno::NOTSUP,
-        "\"tls-priority\" is not supported",
-    );
-    refused(
-        "nbds://h?tls-type=psk",
-        Errno::NOTSUP,
-        "\"tls-type\" is not supported",
-    );
+    refused("nbds://h?tls-priority=NORMAL", Errno::NOTSUP, "\"tls-priority\" is not supported");
+    refused("nbds://h?tls-type=psk", Errno::NOTSUP, "\"tls-type\" is not supported");
 }
 
 #[test]
@@ -318,10 +247,7 @@ fn texts_without_a_scheme_get_a_hint() {
         ("localhost:10810/x", "\"nbd://localhost:10810/x\""),
         ("nbd:host:1234", "\"nbd://host:1234/\""),
         ("nbd:host:1234:exportname=a b", "\"nbd://host:1234/a%20b\""),
-        (
-            "nbd:unix:/tmp/s:exportname=d",
-            "\"nbd+unix:///d?socket=/tmp/s\"",
-        ),
+        ("nbd:unix:/tmp/s:exportname=d", "\"nbd+unix:///d?socket=/tmp/s\""),
         ("nbd:/host", "\"nbd://host/\""),
         ("[::1]:5", "\"nbd://[::1]:5/\""),
         ("", "must start with a scheme"),
@@ -329,10 +255,7 @@ fn texts_without_a_scheme_get_a_hint() {
         ("a b c", "must start with a scheme"),
     ] {
         let error = refused(text, Errno::INVAL, hint);
-        assert!(
-            matches!(error, UriError::MissingScheme { .. }),
-            "{text}: {error:?}"
-        );
+        assert!(matches!(error, UriError::MissingScheme { .. }), "{text}: {error:?}");
     }
     let long = refused(&"x ".repeat(5000), Errno::INVAL, "…");
     assert!(long.to_string().len() < 300);
@@ -341,25 +264,14 @@ fn texts_without_a_scheme_get_a_hint() {
 #[test]
 fn policy_defaults_allow_all_but_local_files() {
     let policy = UriPolicy::default();
-    for text in [
-        "nbd://h",
-        "nbds://h",
-        "nbd+unix:///?socket=s",
-        "nbd+vsock://",
-        "nbds+ssh://h",
-    ] {
+    for text in ["nbd://h", "nbds://h", "nbd+unix:///?socket=s", "nbd+vsock://", "nbds+ssh://h"] {
         policy.check(&parse(text)).unwrap();
     }
     for text in ["nbds://h?tls-psk-file=f", "nbd://h?tls-certificates=d"] {
         let error = policy.check(&parse(text)).unwrap_err();
         assert_eq!(error.errno(), Errno::PERM.raw_os_error());
         assert!(error.to_string().contains("local files"), "{error}");
-        UriPolicy {
-            local_files: true,
-            ..policy
-        }
-        .check(&parse(text))
-        .unwrap();
+        UriPolicy { local_files: true, ..policy }.check(&parse(text)).unwrap();
     }
 }
 
@@ -376,33 +288,18 @@ fn policy_refuses_transports_and_tls() {
         ("nbd+vsock://", "vsock"),
         ("nbd+ssh://h", "ssh"),
     ] {
-        let none = UriPolicy {
-            transports: AllowedTransports::NONE,
-            ..UriPolicy::default()
-        };
+        let none = UriPolicy { transports: AllowedTransports::NONE, ..UriPolicy::default() };
         denied(none, text, word);
     }
-    let only_unix = AllowedTransports {
-        unix: true,
-        ..AllowedTransports::NONE
-    };
-    let policy = UriPolicy {
-        transports: only_unix,
-        ..UriPolicy::default()
-    };
+    let only_unix = AllowedTransports { unix: true, ..AllowedTransports::NONE };
+    let policy = UriPolicy { transports: only_unix, ..UriPolicy::default() };
     policy.check(&parse("nbd+unix:///?socket=s")).unwrap();
     denied(policy, "nbds://h?tls-psk-file=f", "TCP");
 
-    let disable = UriPolicy {
-        tls: TlsPolicy::Disable,
-        ..UriPolicy::default()
-    };
+    let disable = UriPolicy { tls: TlsPolicy::Disable, ..UriPolicy::default() };
     disable.check(&parse("nbd://h")).unwrap();
     denied(disable, "nbds://h", "TLS (an nbds scheme)");
-    let require = UriPolicy {
-        tls: TlsPolicy::Require,
-        ..UriPolicy::default()
-    };
+    let require = UriPolicy { tls: TlsPolicy::Require, ..UriPolicy::default() };
     require.check(&parse("nbds://h")).unwrap();
     denied(require, "nbd://h", "without TLS");
 }
@@ -411,22 +308,10 @@ fn policy_refuses_transports_and_tls() {
 fn endpoints_to_uris() {
     let uri = |endpoint: Endpoint| NbdUri::from_endpoint(&endpoint, false).unwrap().to_string();
     assert_eq!(uri(tcp("::1", 10809)), "nbd://[::1]/");
-    assert_eq!(
-        uri(Endpoint::Address("[fe80::1%7]:5".parse().unwrap())),
-        "nbd://[fe80::1%257]:5/"
-    );
-    assert_eq!(
-        uri(Endpoint::Address("192.0.2.1:10809".parse().unwrap())),
-        "nbd://192.0.2.1/"
-    );
-    assert_eq!(
-        uri(Endpoint::Unix("/a&b#%".into())),
-        "nbd+unix:///?socket=/a%26b%23%25"
-    );
-    assert_eq!(
-        uri(Endpoint::UnixAbstract(b"x".to_vec())),
-        "nbd+unix:///?socket=%00x"
-    );
+    assert_eq!(uri(Endpoint::Address("[fe80::1%7]:5".parse().unwrap())), "nbd://[fe80::1%257]:5/");
+    assert_eq!(uri(Endpoint::Address("192.0.2.1:10809".parse().unwrap())), "nbd://192.0.2.1/");
+    assert_eq!(uri(Endpoint::Unix("/a&b#%".into())), "nbd+unix:///?socket=/a%26b%23%25");
+    assert_eq!(uri(Endpoint::UnixAbstract(b"x".to_vec())), "nbd+unix:///?socket=%00x");
     let command = Endpoint::Command(nbd_transport::CommandSpec::new("nbdkit", ["-s"]));
     let error = NbdUri::from_endpoint(&command, false).unwrap_err();
     assert_eq!(error.to_string(), "command nbdkit has no URI");

@@ -19,13 +19,7 @@ fn path() -> impl Strategy<Value = PathBuf> {
 fn host() -> impl Strategy<Value = String> {
     let address = any::<u128>().prop_map(|bits| std::net::Ipv6Addr::from_bits(bits).to_string());
     let zoned = (address.clone(), text()).prop_map(|(address, zone)| format!("{address}%{zone}"));
-    prop_oneof![
-        text(),
-        "[a-z.-]{1,20}",
-        address,
-        zoned,
-        Just("::1%".to_owned())
-    ]
+    prop_oneof![text(), "[a-z.-]{1,20}", address, zoned, Just("::1%".to_owned())]
 }
 
 fn address() -> impl Strategy<Value = UriAddress> {
@@ -33,36 +27,20 @@ fn address() -> impl Strategy<Value = UriAddress> {
         (1..=u16::MAX).prop_map(|port| SshRemote::Tcp { port }),
         path().prop_map(SshRemote::Unix),
     ];
-    let ssh = (
-        "[a-z.:%é][a-z.:%é-]{0,9}",
-        option::of(1..=u16::MAX),
-        any::<bool>(),
-        remote,
-    );
+    let ssh = ("[a-z.:%é][a-z.:%é-]{0,9}", option::of(1..=u16::MAX), any::<bool>(), remote);
     prop_oneof![
         (host(), 1..=u16::MAX).prop_map(|(host, port)| UriAddress::Tcp { host, port }),
         path().prop_map(|path| UriAddress::Unix { path }),
         vec(any::<u8>(), 1..40).prop_map(|name| UriAddress::UnixAbstract { name }),
         any::<(u32, u32)>().prop_map(|(cid, port)| UriAddress::Vsock { cid, port }),
         ssh.prop_map(|(host, port, compress, remote)| {
-            UriAddress::Ssh(SshTarget {
-                host,
-                user: None,
-                port,
-                compress,
-                remote,
-            })
+            UriAddress::Ssh(SshTarget { host, user: None, port, compress, remote })
         }),
     ]
 }
 
 fn tls() -> impl Strategy<Value = UriTls> {
-    (
-        option::of(path()),
-        option::of(path()),
-        option::of(text()),
-        option::of(any::<bool>()),
-    )
+    (option::of(path()), option::of(path()), option::of(text()), option::of(any::<bool>()))
         .prop_map(|(certificates, psk_file, hostname, verify_peer)| UriTls {
             certificates,
             psk_file,
@@ -72,13 +50,7 @@ fn tls() -> impl Strategy<Value = UriTls> {
 }
 
 fn uri() -> impl Strategy<Value = NbdUri> {
-    (
-        address(),
-        any::<bool>(),
-        "[^\0]{0,60}",
-        option::of("[a-z:@/%é][a-z:@/%é-]{0,9}"),
-        tls(),
-    )
+    (address(), any::<bool>(), "[^\0]{0,60}", option::of("[a-z:@/%é][a-z:@/%é-]{0,9}"), tls())
         .prop_map(|(address, tls_required, export, user, tls)| {
             let uri = NbdUri::new(address, tls_required).unwrap();
             let uri = uri.with_export_name(export).unwrap().with_tls(tls).unwrap();

@@ -36,10 +36,7 @@ pub(super) fn connect(
     let path = directory.path().join("sock");
     // Of all that can fail here only the length of the path is found before the system is asked.
     let listener = UnixListener::bind(&path).map_err(|error| match error.raw_os_error() {
-        None => ConnectError::PathTooLong {
-            len: path.as_os_str().len(),
-            path: path.clone(),
-        },
+        None => ConnectError::PathTooLong { len: path.as_os_str().len(), path: path.clone() },
         Some(_) => system(error),
     })?;
     let spec = activation.command();
@@ -53,10 +50,8 @@ pub(super) fn connect(
             .stdin(OwnedFd::from(listener));
         PeerProcess::spawn(command)
     };
-    let mut peer = peer.map_err(|error| ConnectError::Spawn {
-        program: spec.program().to_owned(),
-        error,
-    })?;
+    let mut peer =
+        peer.map_err(|error| ConnectError::Spawn { program: spec.program().to_owned(), error })?;
     peer.keep(directory);
     match unix::connect_path(endpoint, &path, deadline) {
         Ok(connection) => await_greeting(endpoint, spec, connection.stream, peer, deadline),

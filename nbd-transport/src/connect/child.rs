@@ -25,13 +25,9 @@ pub(super) fn connect(
     let stream = Stream::unix(OwnedFd::from(ours).into()).map_err(system)?;
     let mut command = spec.to_command();
     let their_input = theirs.try_clone().map_err(system)?;
-    command
-        .stdin(OwnedFd::from(their_input))
-        .stdout(OwnedFd::from(theirs));
-    let peer = PeerProcess::spawn(command).map_err(|error| ConnectError::Spawn {
-        program: spec.program().to_owned(),
-        error,
-    })?;
+    command.stdin(OwnedFd::from(their_input)).stdout(OwnedFd::from(theirs));
+    let peer = PeerProcess::spawn(command)
+        .map_err(|error| ConnectError::Spawn { program: spec.program().to_owned(), error })?;
     await_greeting(endpoint, spec, stream, peer, deadline)
 }
 
@@ -50,10 +46,7 @@ pub(super) fn await_greeting(
         return Err(ConnectError::timed_out(endpoint, Step::Greeting));
     }
     match peek(&stream) {
-        Ok(1..) => Ok(Connection {
-            stream,
-            peer: Some(peer),
-        }),
+        Ok(1..) => Ok(Connection { stream, peer: Some(peer) }),
         Ok(0) | Err(Errno::CONNRESET) => Err(closed(endpoint, spec, peer, deadline)),
         Err(error) => Err(system(error.into())),
     }

@@ -31,8 +31,7 @@ impl Deadline {
 
     /// The time left; `None` when there is no end to it.
     pub(crate) fn remaining(self) -> Option<Duration> {
-        self.0
-            .map(|at| at.saturating_duration_since(Instant::now()))
+        self.0.map(|at| at.saturating_duration_since(Instant::now()))
     }
 
     pub(crate) fn has_passed(self) -> bool {
@@ -43,9 +42,7 @@ impl Deadline {
     pub(crate) fn poll(self, fds: &mut [PollFd<'_>]) -> io::Result<bool> {
         loop {
             // A time too long for the system's type is as good as none.
-            let timeout = self
-                .remaining()
-                .and_then(|left| Timespec::try_from(left).ok());
+            let timeout = self.remaining().and_then(|left| Timespec::try_from(left).ok());
             match poll(fds, timeout.as_ref()) {
                 Ok(ready) => return Ok(ready > 0),
                 Err(Errno::INTR) => {}

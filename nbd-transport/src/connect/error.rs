@@ -61,10 +61,7 @@ pub enum ConnectError {
         attempts: Vec<Attempt>,
     },
     /// The deadline passed.
-    #[error(
-        "cannot connect to {endpoint}: timed out while {step}{}",
-        and_list(attempts)
-    )]
+    #[error("cannot connect to {endpoint}: timed out while {step}{}", and_list(attempts))]
     TimedOut {
         /// What was to be connected to.
         endpoint: String,
@@ -136,9 +133,9 @@ impl ConnectError {
     pub fn errno(&self) -> i32 {
         match self {
             Self::Resolve { .. } => Errno::HOSTUNREACH.raw_os_error(),
-            Self::Failed { attempts, .. } => attempts
-                .first()
-                .map_or(Errno::HOSTUNREACH.raw_os_error(), |a| raw(&a.error)),
+            Self::Failed { attempts, .. } => {
+                attempts.first().map_or(Errno::HOSTUNREACH.raw_os_error(), |a| raw(&a.error))
+            }
             Self::TimedOut { .. } => Errno::TIMEDOUT.raw_os_error(),
             Self::PathTooLong { .. } => Errno::NAMETOOLONG.raw_os_error(),
             Self::SshUnsafe { .. } => Errno::INVAL.raw_os_error(),
@@ -150,29 +147,16 @@ impl ConnectError {
     }
 
     pub(super) fn timed_out(endpoint: &Endpoint, step: Step) -> Self {
-        Self::TimedOut {
-            endpoint: endpoint.to_string(),
-            step,
-            attempts: Vec::new(),
-        }
+        Self::TimedOut { endpoint: endpoint.to_string(), step, attempts: Vec::new() }
     }
 
     pub(super) fn failed(endpoint: &Endpoint, error: io::Error) -> Self {
         let endpoint = endpoint.to_string();
-        Self::Failed {
-            attempts: vec![Attempt {
-                address: endpoint.clone(),
-                error,
-            }],
-            endpoint,
-        }
+        Self::Failed { attempts: vec![Attempt { address: endpoint.clone(), error }], endpoint }
     }
 
     pub(super) fn system(endpoint: &Endpoint, error: io::Error) -> Self {
-        Self::System {
-            endpoint: endpoint.to_string(),
-            error,
-        }
+        Self::System { endpoint: endpoint.to_string(), error }
     }
 }
 
@@ -185,11 +169,7 @@ fn list(attempts: &[Attempt]) -> String {
         [] => "the host has no address".to_owned(),
         // The address of a single attempt would repeat the endpoint.
         [only] => only.error.to_string(),
-        _ => attempts
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join("; "),
+        _ => attempts.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
     }
 }
 

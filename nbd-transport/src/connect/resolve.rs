@@ -37,16 +37,13 @@ pub(super) fn resolve(
                 Err(RecvTimeoutError::Timeout) => {
                     return Err(ConnectError::timed_out(endpoint, Step::Resolve));
                 }
-                Err(RecvTimeoutError::Disconnected) => Err(io::Error::other(
-                    "the resolver's thread ended without an answer",
-                )),
+                Err(RecvTimeoutError::Disconnected) => {
+                    Err(io::Error::other("the resolver's thread ended without an answer"))
+                }
             }
         }
     };
-    answer.map_err(|error| ConnectError::Resolve {
-        host: host.to_owned(),
-        error,
-    })
+    answer.map_err(|error| ConnectError::Resolve { host: host.to_owned(), error })
 }
 
 fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {

@@ -49,44 +49,27 @@ pub(super) fn connect(
                         next_start = Deadline::after(STAGGER);
                     }
                     Err(error) => {
-                        failures.push(Attempt {
-                            address: address.to_string(),
-                            error,
-                        });
+                        failures.push(Attempt { address: address.to_string(), error });
                         continue;
                     }
                 }
             } else if pending.is_empty() {
                 let endpoint = endpoint.to_string();
-                return Err(ConnectError::Failed {
-                    endpoint,
-                    attempts: failures,
-                });
+                return Err(ConnectError::Failed { endpoint, attempts: failures });
             }
         }
         if deadline.has_passed() {
             let (endpoint, step) = (endpoint.to_string(), Step::Connect);
-            return Err(ConnectError::TimedOut {
-                endpoint,
-                step,
-                attempts: failures,
-            });
+            return Err(ConnectError::TimedOut { endpoint, step, attempts: failures });
         }
-        let until = if queue.is_empty() {
-            deadline
-        } else {
-            deadline.min(next_start)
-        };
+        let until = if queue.is_empty() { deadline } else { deadline.min(next_start) };
         let ready = poll(&pending, until).map_err(|error| ConnectError::system(endpoint, error))?;
         let Some(index) = ready else { continue };
         let Pending { address, socket } = pending.remove(index);
         match outcome(&socket) {
             Ok(()) => break socket,
             Err(error) => {
-                failures.push(Attempt {
-                    address: address.to_string(),
-                    error,
-                });
+                failures.push(Attempt { address: address.to_string(), error });
                 next_start = Deadline::after(Duration::ZERO);
             }
         }
@@ -101,11 +84,7 @@ enum Started {
 }
 
 fn start(address: SocketAddr) -> io::Result<Started> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     match socket.connect(&address.into()) {
         Ok(()) => Ok(Started::Connected(socket)),
@@ -123,10 +102,8 @@ fn outcome(socket: &Socket) -> io::Result<()> {
 
 /// The first of `pending` to be decided, or `None` when `until` passes.
 fn poll(pending: &[Pending], until: Deadline) -> io::Result<Option<usize>> {
-    let mut fds: Vec<PollFd<'_>> = pending
-        .iter()
-        .map(|one| PollFd::new(&one.socket, PollFlags::OUT))
-        .collect();
+    let mut fds: Vec<PollFd<'_>> =
+        pending.iter().map(|one| PollFd::new(&one.socket, PollFlags::OUT)).collect();
     until.poll(&mut fds)?;
     Ok(fds.iter().position(|fd| !fd.revents().is_empty()))
 }
@@ -185,18 +162,13 @@ mod tests {
     /// Bound but not listening: the port stays closed, and nobody else gets it.
     fn closed_port() -> (Socket, SocketAddr) {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        socket
-            .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
-            .unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
         let address = socket.local_addr().unwrap().as_socket().unwrap();
         (socket, address)
     }
 
     fn endpoint() -> Endpoint {
-        Endpoint::Tcp {
-            host: "host".to_owned(),
-            port: 1,
-        }
+        Endpoint::Tcp { host: "host".to_owned(), port: 1 }
     }
 
     fn peer(connection: Connection) -> SocketAddr {
@@ -212,10 +184,7 @@ mod tests {
         let deadline = Deadline::after(Duration::from_secs(20));
         let ((_one, one), (_two, two)) = (closed_port(), closed_port());
         let addresses = [one, two, good];
-        assert_eq!(
-            peer(connect(&endpoint(), &addresses, deadline).unwrap()),
-            good
-        );
+        assert_eq!(peer(connect(&endpoint(), &addresses, deadline).unwrap()), good);
     }
 
     #[test]
@@ -233,10 +202,7 @@ mod tests {
         assert_eq!(peer(won), good);
         assert!(start.elapsed() >= STAGGER);
         // The first repetition of an unanswered SYN comes after a second.
-        assert!(
-            start.elapsed() < Duration::from_secs(1),
-            "waited for the silent address"
-        );
+        assert!(start.elapsed() < Duration::from_secs(1), "waited for the silent address");
     }
 
     #[test]
@@ -245,16 +211,10 @@ mod tests {
         let error = connect(&endpoint(), &[one, two], Deadline::from(None)).unwrap_err();
         let text = error.to_string();
         for address in [one, two] {
-            assert!(
-                text.contains(&format!("{address}: Connection refused")),
-                "{text}"
-            );
+            assert!(text.contains(&format!("{address}: Connection refused")), "{text}");
         }
         assert_eq!(error.errno(), Errno::CONNREFUSED.raw_os_error());
         let none = connect(&endpoint(), &[], Deadline::from(None)).unwrap_err();
-        assert_eq!(
-            none.to_string(),
-            "cannot connect to host:1: the host has no address"
-        );
+        assert_eq!(none.to_string(), "cannot connect to host:1: the host has no address");
     }
 }

@@ -54,9 +54,7 @@ fn connect(
     loop {
         // A server whose backlog is full makes connect wait. A non-blocking connect would fail
         // with nothing to poll for; the send timeout bounds a blocking one.
-        let left = deadline
-            .remaining()
-            .map(|left| left.max(Duration::from_millis(1)));
+        let left = deadline.remaining().map(|left| left.max(Duration::from_millis(1)));
         socket.set_write_timeout(left).map_err(system)?;
         match socket.connect(&address) {
             Ok(()) => break,
@@ -72,8 +70,5 @@ fn connect(
 }
 
 fn is_timeout(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
-    )
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }

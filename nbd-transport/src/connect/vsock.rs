@@ -46,8 +46,5 @@ pub(super) fn connect(
     _port: u32,
     _deadline: Deadline,
 ) -> Result<Connection, ConnectError> {
-    Err(ConnectError::failed(
-        endpoint,
-        rustix::io::Errno::NOTSUP.into(),
-    ))
+    Err(ConnectError::failed(endpoint, rustix::io::Errno::NOTSUP.into()))
 }

@@ -1,6 +1,6 @@
 //! The thread that starts programs.
 //!
-//! A program may ask to be killed when its parent ends, as `nbdkit -s` does. To Linux the parent
+//! A program may ask to be killed when its parent ends, as `nbdkit --exit-with-parent` does. To Linux the parent
 //! is the *thread* that started it, so a connection made in a short-lived thread, or moved out of
 //! one, would lose its server. One thread, as lasting as this process, starts them all.
 

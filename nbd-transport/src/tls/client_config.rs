@@ -25,6 +25,10 @@ pub enum ServerCheck {
 
 /// Which authorities are trusted.
 #[derive(Debug, Clone)]
+#[cfg_attr(
+    not(feature = "x509"),
+    expect(dead_code, reason = "without certificates it leads to an error only")
+)]
 pub(super) enum Trust {
     /// Those of the first directory found in the usual places, or else the system's.
     Search,
@@ -182,10 +186,7 @@ impl TlsConfig {
             None => by_certificate(&self.resolved()?)?,
         };
         let server_name = self.server_name.clone();
-        Ok(TlsConnector {
-            connect,
-            server_name,
-        })
+        Ok(TlsConnector { connect, server_name })
     }
 
     fn user_key(&self) -> Result<Option<UserKey>, TlsConfigError> {

@@ -92,11 +92,7 @@ pub enum TlsConfigError {
 
 #[cfg(not(feature = "x509"))]
 pub(super) const fn no_certificates() -> TlsConfigError {
-    TlsConfigError::NotBuilt {
-        what: "TLS with certificates",
-        feature: "tls",
-        needs: "",
-    }
+    TlsConfigError::NotBuilt { what: "TLS with certificates", feature: "tls", needs: "" }
 }
 
 #[cfg(not(feature = "psk"))]

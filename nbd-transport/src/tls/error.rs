@@ -128,11 +128,7 @@ impl fmt::Display for CertificateFault {
                  not count"
             ),
             Self::WrongName { expected, offered } => {
-                write!(
-                    f,
-                    "it is not for {expected:?} but for {}",
-                    offered.join(", ")
-                )
+                write!(f, "it is not for {expected:?} but for {}", offered.join(", "))
             }
             Self::Expired { seconds } => {
                 f.write_str("it has expired")?;

@@ -77,10 +77,7 @@ mod tests {
     #[test]
     fn a_payload_completes_the_record_of_its_header_and_is_not_copied_beyond() {
         let rest = 256 << 10;
-        assert_eq!(
-            portions(&[28, rest, 28], 1 << 20),
-            [RECORD, rest - RECORD, 28 + 28]
-        );
+        assert_eq!(portions(&[28, rest, 28], 1 << 20), [RECORD, rest - RECORD, 28 + 28]);
     }
 
     #[test]

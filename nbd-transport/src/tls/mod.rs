@@ -21,6 +21,7 @@
 //! | `gather` | many small pieces, few records |
 //! | `client_config`, `server_config` | who one is and who one trusts |
 //! | `search` | where a client looks for that |
+//! | `cpu` | which cipher is fast here |
 //! | `pem` | credentials in files or in memory |
 //! | `info`, `error`, `config_error` | what was agreed on, and what can go wrong |
 //! | `rustls` | sessions with certificates, feature `tls` or `ring` |
@@ -28,6 +29,8 @@
 
 mod client_config;
 mod config_error;
+#[cfg(any(feature = "x509", feature = "psk"))]
+mod cpu;
 mod error;
 #[cfg(any(feature = "x509", feature = "psk"))]
 mod gather;
@@ -50,4 +53,4 @@ pub use pem::Pem;
 pub use server_config::{TlsAcceptor, TlsServerConfig};
 pub(crate) use session::Session;
 pub use stage::{IntoMachine, Opened, Plaintext, TlsStage};
-pub use wire::Wire;
+pub use wire::{Incoming, Outgoing, Wire};

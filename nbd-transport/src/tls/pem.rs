@@ -28,6 +28,7 @@ impl fmt::Debug for Pem {
     }
 }
 
+#[cfg(feature = "x509")]
 impl Pem {
     /// The text, and where it comes from.
     pub(super) fn load(&self, what: &'static str) -> Result<(Vec<u8>, Origin), TlsConfigError> {
@@ -48,11 +49,7 @@ pub(super) fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, TlsConfig
     let mut bytes = Vec::new();
     File::open(path)
         .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes))
-        .map_err(|source| TlsConfigError::Unreadable {
-            what,
-            path: path.to_owned(),
-            source,
-        })?;
+        .map_err(|source| TlsConfigError::Unreadable { what, path: path.to_owned(), source })?;
     if bytes.len() as u64 > MAX_FILE {
         return Err(TlsConfigError::Pem {
             origin: Origin::File(path.to_owned()),
@@ -72,11 +69,7 @@ pub(super) fn optional(dir: &Path, name: &str) -> Result<Option<Pem>, TlsConfigE
     match path.try_exists() {
         Ok(true) => Ok(Some(Pem::File(path))),
         Ok(false) => Ok(None),
-        Err(source) => Err(TlsConfigError::Unreadable {
-            what: "the file",
-            path,
-            source,
-        }),
+        Err(source) => Err(TlsConfigError::Unreadable { what: "the file", path, source }),
     }
 }
 
@@ -89,13 +82,11 @@ pub(super) fn pair(
     match (optional(dir, certificate)?, optional(dir, key)?) {
         (Some(certificate), Some(key)) => Ok(Some((certificate, key))),
         (None, None) => Ok(None),
-        (Some(_), None) => Err(TlsConfigError::Half {
-            present: dir.join(certificate),
-            missing: dir.join(key),
-        }),
-        (None, Some(_)) => Err(TlsConfigError::Half {
-            present: dir.join(key),
-            missing: dir.join(certificate),
-        }),
+        (Some(_), None) => {
+            Err(TlsConfigError::Half { present: dir.join(certificate), missing: dir.join(key) })
+        }
+        (None, Some(_)) => {
+            Err(TlsConfigError::Half { present: dir.join(key), missing: dir.join(certificate) })
+        }
     }
 }

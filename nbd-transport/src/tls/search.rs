@@ -11,9 +11,7 @@ const SYSTEM: &str = "/etc/pki/libnbd";
 pub(super) fn directory() -> Option<PathBuf> {
     let home = std::env::var_os("HOME").filter(|home| !home.is_empty());
     let root = rustix::process::getuid().is_root();
-    candidates(home.map(PathBuf::from), root)
-        .into_iter()
-        .find(|dir| dir.join(CA).exists())
+    candidates(home.map(PathBuf::from), root).into_iter().find(|dir| dir.join(CA).exists())
 }
 
 fn candidates(home: Option<PathBuf>, root: bool) -> Vec<PathBuf> {

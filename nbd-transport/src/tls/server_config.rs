@@ -26,20 +26,14 @@ pub struct TlsServerConfig {
 #[derive(Debug, Clone)]
 enum Source {
     Directory(PathBuf),
-    Given {
-        identity: (Pem, Pem),
-        authorities: Option<Pem>,
-    },
+    Given { identity: (Pem, Pem), authorities: Option<Pem> },
     PskFile(PathBuf),
     PskKey(String, Vec<u8>),
 }
 
 /// What a server by certificate is made of.
 #[derive(Debug)]
-#[cfg_attr(
-    not(feature = "x509"),
-    expect(dead_code, reason = "nothing can use certificates")
-)]
+#[cfg_attr(not(feature = "x509"), expect(dead_code, reason = "nothing can use certificates"))]
 pub(super) struct ServerFiles {
     pub(super) identity: (Pem, Pem),
     pub(super) authorities: Option<Pem>,
@@ -48,10 +42,7 @@ pub(super) struct ServerFiles {
 
 impl TlsServerConfig {
     const fn new(source: Source) -> Self {
-        Self {
-            source,
-            verify_clients: false,
-        }
+        Self { source, verify_clients: false }
     }
 
     /// Takes everything from the files of a directory.
@@ -64,10 +55,7 @@ impl TlsServerConfig {
     /// verified with the authorities, where they are to be verified.
     #[must_use]
     pub const fn identity(certificate: Pem, key: Pem, authorities: Option<Pem>) -> Self {
-        Self::new(Source::Given {
-            identity: (certificate, key),
-            authorities,
-        })
+        Self::new(Source::Given { identity: (certificate, key), authorities })
     }
 
     /// Accepts the users of a file of `username:hexkey` lines, and no certificate.
@@ -98,19 +86,12 @@ impl TlsServerConfig {
     pub fn acceptor(&self) -> Result<TlsAcceptor, TlsConfigError> {
         let accept = match &self.source {
             Source::Directory(dir) => by_certificate(&self.read_directory(dir)?)?,
-            Source::Given {
-                identity,
-                authorities,
-            } => {
+            Source::Given { identity, authorities } => {
                 if self.verify_clients && authorities.is_none() {
                     return Err(TlsConfigError::NoClientAuthority);
                 }
                 let authorities = authorities.clone().filter(|_| self.verify_clients);
-                by_certificate(&ServerFiles {
-                    identity: identity.clone(),
-                    authorities,
-                    crl: None,
-                })?
+                by_certificate(&ServerFiles { identity: identity.clone(), authorities, crl: None })?
             }
             Source::PskFile(path) => by_keys(read_keys(path)?)?,
             Source::PskKey(name, key) => {
@@ -133,11 +114,7 @@ impl TlsServerConfig {
             authorities = Some(Pem::File(dir.join(pem::CA)));
             crl = pem::optional(dir, pem::CRL)?;
         }
-        Ok(ServerFiles {
-            identity,
-            authorities,
-            crl,
-        })
+        Ok(ServerFiles { identity, authorities, crl })
     }
 }
 

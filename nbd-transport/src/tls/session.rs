@@ -34,12 +34,7 @@ enum State {
 
 impl Session {
     pub(crate) fn new(stage: Box<dyn TlsStage>) -> Self {
-        Self {
-            stage,
-            state: State::Handshake,
-            fresh: true,
-            behind: false,
-        }
+        Self { stage, state: State::Handshake, fresh: true, behind: false }
     }
 
     pub(crate) fn is_handshaking(&self) -> bool {
@@ -220,11 +215,7 @@ impl Session {
                 Ok(n) => {
                     wire.sent(n);
                     let more = self.direction(machine).contains(Direction::WRITE);
-                    return Ok(if more {
-                        Progress::More
-                    } else {
-                        Progress::Blocked
-                    });
+                    return Ok(if more { Progress::More } else { Progress::Blocked });
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,

@@ -19,20 +19,17 @@ const RECORD: usize = (16 << 10) + 2048 + 5;
 /// What arrives never takes more than a fixed room. What leaves is bounded by the stage, which
 /// encrypts no more while much is unsent.
 pub struct Wire {
-    pub(super) incoming: Incoming,
-    pub(super) outgoing: Outgoing,
+    /// What has arrived, for the stage to decrypt.
+    pub incoming: Incoming,
+    /// What the stage has encrypted, to be sent.
+    pub outgoing: Outgoing,
 }
 
 impl Wire {
-    pub(super) fn new() -> Self {
-        Self {
-            incoming: Incoming {
-                bytes: vec![0; INCOMING],
-                start: 0,
-                end: 0,
-            },
-            outgoing: Outgoing::default(),
-        }
+    /// Nothing has arrived and nothing is to be sent.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
     }
 
     /// Where received ciphertext goes. Empty only when the peer sends a message that is too long
@@ -63,17 +60,44 @@ impl Wire {
     }
 }
 
+impl Default for Wire {
+    fn default() -> Self {
+        Self {
+            incoming: Incoming { bytes: vec![0; INCOMING], start: 0, end: 0 },
+            outgoing: Outgoing::default(),
+        }
+    }
+}
+
 impl fmt::Debug for Wire {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Wire")
             .field("arrived", &(self.incoming.end - self.incoming.start))
             .field("unsent", &self.unsent().len())
-            .finish()
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Incoming {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Incoming")
+            .field("start", &self.start)
+            .field("end", &self.end)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Outgoing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outgoing")
+            .field("head", &self.head)
+            .field("tail", &self.tail)
+            .finish_non_exhaustive()
     }
 }
 
 /// Ciphertext that has arrived and is not decrypted: `start..end`.
-pub(super) struct Incoming {
+pub struct Incoming {
     bytes: Vec<u8>,
     start: usize,
     end: usize,
@@ -92,19 +116,19 @@ impl Incoming {
     }
 
     /// What has arrived. It may be decrypted in place.
-    pub(super) fn bytes(&mut self) -> &mut [u8] {
+    pub fn bytes(&mut self) -> &mut [u8] {
         self.bytes.get_mut(self.start..self.end).unwrap_or_default()
     }
 
     /// The first `n` bytes are used up.
-    pub(super) fn consume(&mut self, n: usize) {
+    pub fn consume(&mut self, n: usize) {
         self.start = self.end.min(self.start + n);
     }
 }
 
 /// Ciphertext to be sent: `head..tail`. The memory behind it is cleared once and then reused.
 #[derive(Default)]
-pub(super) struct Outgoing {
+pub struct Outgoing {
     bytes: Vec<u8>,
     head: usize,
     tail: usize,
@@ -112,7 +136,7 @@ pub(super) struct Outgoing {
 
 impl Outgoing {
     /// Room for `n` more bytes, of which [`added`](Self::added) tells how many were used.
-    pub(super) fn room(&mut self, n: usize) -> &mut [u8] {
+    pub fn room(&mut self, n: usize) -> &mut [u8] {
         let end = self.tail + n;
         if self.bytes.len() < end {
             self.bytes.resize(end, 0);
@@ -121,7 +145,7 @@ impl Outgoing {
     }
 
     /// The first `n` bytes of the last room are to be sent.
-    pub(super) fn added(&mut self, n: usize) {
+    pub fn added(&mut self, n: usize) {
         self.tail = self.bytes.len().min(self.tail + n);
     }
 }

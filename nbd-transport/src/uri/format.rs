@@ -9,11 +9,7 @@ use std::fmt;
 use std::net::Ipv6Addr;
 
 /// All but the unreserved characters of RFC 3986 section 2.3.
-const RESERVED: AsciiSet = NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
+const RESERVED: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 /// A slash means itself in an export name and in a query.
 const RESERVED_BUT_SLASH: AsciiSet = RESERVED.remove(b'/');
 

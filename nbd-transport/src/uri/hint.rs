@@ -23,10 +23,7 @@ pub(super) fn for_text(text: &str) -> String {
 /// `PATH` or QEMU's `PATH:exportname=NAME`.
 fn unix(text: &str) -> Option<NbdUri> {
     let (path, export) = split_export(text);
-    NbdUri::new(UriAddress::Unix { path: path.into() }, false)
-        .ok()?
-        .with_export_name(export)
-        .ok()
+    NbdUri::new(UriAddress::Unix { path: path.into() }, false).ok()?.with_export_name(export).ok()
 }
 
 /// `HOST[:PORT][/EXPORT]` or QEMU's `HOST:PORT:exportname=NAME`.
@@ -36,11 +33,7 @@ fn tcp(text: &str) -> Option<NbdUri> {
         return None;
     }
     let uri: NbdUri = format!("nbd://{address}").parse().ok()?;
-    if export.is_empty() {
-        Some(uri)
-    } else {
-        uri.with_export_name(export).ok()
-    }
+    if export.is_empty() { Some(uri) } else { uri.with_export_name(export).ok() }
 }
 
 fn split_export(text: &str) -> (&str, &str) {

@@ -18,17 +18,10 @@ use std::ops::Range;
 
 pub(super) fn parse(text: &str) -> Result<NbdUri, UriError> {
     if text.len() > MAX_URI_LEN {
-        return Err(UriError::TooLong {
-            part: "URI",
-            len: text.len(),
-            max: MAX_URI_LEN,
-        });
+        return Err(UriError::TooLong { part: "URI", len: text.len(), max: MAX_URI_LEN });
     }
     let Some((scheme, _)) = text.split_once("://") else {
-        return Err(UriError::MissingScheme {
-            input: shorten(text),
-            hint: hint::for_text(text),
-        });
+        return Err(UriError::MissingScheme { input: shorten(text), hint: hint::for_text(text) });
     };
     let scheme = Scheme::parse(scheme).ok_or_else(|| UriError::UnknownScheme(shorten(scheme)))?;
 
@@ -53,18 +46,13 @@ pub(super) fn parse(text: &str) -> Result<NbdUri, UriError> {
     // Only ONE slash separates the export name from the authority: what follows belongs to the
     // name (uri.md, "NBD URI export name").
     let export = uri.path().as_str();
-    parsed.with_export_name(decode(
-        "export name",
-        export.strip_prefix('/').unwrap_or(export),
-    )?)
+    parsed.with_export_name(decode("export name", export.strip_prefix('/').unwrap_or(export))?)
 }
 
 /// Where the text between the brackets of an IPv6 address stands.
 fn brackets(text: &str) -> Option<Range<usize>> {
     let start = text.find("://")? + 3;
-    let end = text[start..]
-        .find(['/', '?', '#'])
-        .map_or(text.len(), |len| start + len);
+    let end = text[start..].find(['/', '?', '#']).map_or(text.len(), |len| start + len);
     let open = start + text[start..end].find('[')? + 1;
     let close = text[open..end].find(']').map_or(end, |len| open + len);
     Some(open..close)
@@ -88,10 +76,7 @@ fn syntax(text: &str, error: ParseError, zone: Option<&Range<usize>>) -> UriErro
     if let Some(literal) = brackets(text).filter(|literal| literal.contains(&index)) {
         return UriError::Ipv6(shorten(&text[literal]));
     }
-    match (
-        error.kind(),
-        text.get(index..).and_then(|rest| rest.chars().next()),
-    ) {
+    match (error.kind(), text.get(index..).and_then(|rest| rest.chars().next())) {
         (_, None) => UriError::Truncated,
         (ParseErrorKind::InvalidPctEncodedOctet, Some(_)) => UriError::PercentEncoding { index },
         (ParseErrorKind::UnexpectedChar | ParseErrorKind::InvalidIpv6Addr, Some(found)) => {
@@ -115,12 +100,7 @@ fn address(
     zone: &str,
     query: &Query,
 ) -> Result<UriAddress, UriError> {
-    let misplaced = |part| {
-        Err(UriError::Misplaced {
-            scheme: scheme.as_str(),
-            part,
-        })
-    };
+    let misplaced = |part| Err(UriError::Misplaced { scheme: scheme.as_str(), part });
     if scheme.transport != Transport::Ssh {
         if query.nbd_port.is_some() {
             return misplaced("the nbd-port parameter");
@@ -129,20 +109,15 @@ fn address(
             return misplaced("the compress parameter");
         }
     }
-    let port_text = authority
-        .and_then(|authority| authority.port())
-        .map_or("", |port| port.as_str());
+    let port_text =
+        authority.and_then(|authority| authority.port()).map_or("", |port| port.as_str());
     match scheme.transport {
         Transport::Tcp | Transport::Vsock if query.socket.is_some() => {
             misplaced("the socket parameter")
         }
         Transport::Tcp => {
             let host = host(authority, zone)?;
-            let host = if host.is_empty() {
-                "localhost".to_owned()
-            } else {
-                host
-            };
+            let host = if host.is_empty() { "localhost".to_owned() } else { host };
             let port = port("port", port_text)?.unwrap_or(DEFAULT_PORT);
             Ok(UriAddress::Tcp { host, port })
         }
@@ -165,20 +140,13 @@ fn address(
                 scheme: scheme.as_str(),
                 what: "the socket parameter, as in nbd+unix:///?socket=/path",
             }),
-            Some([0, name @ ..]) => Ok(UriAddress::UnixAbstract {
-                name: name.to_vec(),
-            }),
-            Some(bytes) => Ok(UriAddress::Unix {
-                path: path(bytes.to_vec()),
-            }),
+            Some([0, name @ ..]) => Ok(UriAddress::UnixAbstract { name: name.to_vec() }),
+            Some(bytes) => Ok(UriAddress::Unix { path: path(bytes.to_vec()) }),
         },
         Transport::Ssh => {
             let host = host(authority, zone)?;
             if host.is_empty() {
-                return Err(UriError::Missing {
-                    scheme: scheme.as_str(),
-                    what: "a host",
-                });
+                return Err(UriError::Missing { scheme: scheme.as_str(), what: "a host" });
             }
             let remote = match &query.socket {
                 Some(_) if query.nbd_port.is_some() => {
@@ -188,19 +156,11 @@ fn address(
                     check_given("socket path", bytes)?;
                     SshRemote::Unix(path(bytes.clone()))
                 }
-                None => SshRemote::Tcp {
-                    port: query.nbd_port.unwrap_or(DEFAULT_PORT),
-                },
+                None => SshRemote::Tcp { port: query.nbd_port.unwrap_or(DEFAULT_PORT) },
             };
             let port = port("ssh port", port_text)?;
             let compress = query.compress.unwrap_or(false);
-            Ok(UriAddress::Ssh(SshTarget {
-                host,
-                user: None,
-                port,
-                compress,
-                remote,
-            }))
+            Ok(UriAddress::Ssh(SshTarget { host, user: None, port, compress, remote }))
         }
     }
 }
@@ -223,8 +183,6 @@ fn host(authority: Option<Authority<'_>>, zone: &str) -> Result<String, UriError
             check_given("IPv6 zone", zone.as_bytes())?;
             Ok(format!("{address}%{zone}"))
         }
-        _ => Err(UriError::Ipv6(shorten(
-            authority.host().trim_matches(['[', ']']),
-        ))),
+        _ => Err(UriError::Ipv6(shorten(authority.host().trim_matches(['[', ']'])))),
     }
 }

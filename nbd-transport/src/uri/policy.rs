@@ -20,19 +20,9 @@ pub struct AllowedTransports {
 
 impl AllowedTransports {
     /// Every transport.
-    pub const ALL: Self = Self {
-        tcp: true,
-        unix: true,
-        vsock: true,
-        ssh: true,
-    };
+    pub const ALL: Self = Self { tcp: true, unix: true, vsock: true, ssh: true };
     /// No transport: a start from which to allow some.
-    pub const NONE: Self = Self {
-        tcp: false,
-        unix: false,
-        vsock: false,
-        ssh: false,
-    };
+    pub const NONE: Self = Self { tcp: false, unix: false, vsock: false, ssh: false };
 
     /// Whether `transport` is allowed.
     #[must_use]
@@ -59,11 +49,7 @@ pub struct UriPolicy {
 
 impl Default for UriPolicy {
     fn default() -> Self {
-        Self {
-            transports: AllowedTransports::ALL,
-            tls: TlsPolicy::Allow,
-            local_files: false,
-        }
+        Self { transports: AllowedTransports::ALL, tls: TlsPolicy::Allow, local_files: false }
     }
 }
 

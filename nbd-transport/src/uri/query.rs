@@ -62,11 +62,7 @@ pub(super) fn port(part: &'static str, text: &str) -> Result<Option<u16>, UriErr
     match u16::try_from(number) {
         Ok(0) => Ok(None),
         Ok(port) => Ok(Some(port)),
-        Err(_) => Err(UriError::Value {
-            part,
-            value: shorten(text),
-            expected,
-        }),
+        Err(_) => Err(UriError::Value { part, value: shorten(text), expected }),
     }
 }
 
@@ -78,11 +74,7 @@ pub(super) fn decimal(
 ) -> Result<u32, UriError> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     let number = if digits { text.parse().ok() } else { None };
-    number.ok_or_else(|| UriError::Value {
-        part,
-        value: shorten(text),
-        expected,
-    })
+    number.ok_or_else(|| UriError::Value { part, value: shorten(text), expected })
 }
 
 fn boolean(part: &'static str, raw: &str) -> Result<bool, UriError> {

@@ -33,17 +33,12 @@ impl Scheme {
     ];
 
     pub(super) const fn new(transport: Transport, tls_required: bool) -> Self {
-        Self {
-            transport,
-            tls_required,
-        }
+        Self { transport, tls_required }
     }
 
     /// Schemes are case-insensitive (RFC 3986 section 3.1).
     pub(super) fn parse(text: &str) -> Option<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|scheme| scheme.as_str().eq_ignore_ascii_case(text))
+        Self::ALL.into_iter().find(|scheme| scheme.as_str().eq_ignore_ascii_case(text))
     }
 
     /// The canonical spelling.

@@ -29,11 +29,7 @@ pub(crate) fn path_bytes(path: &Path) -> &[u8] {
 /// Checks a part which may be empty.
 pub(super) fn check(part: &'static str, bytes: &[u8]) -> Result<(), UriError> {
     if bytes.len() > MAX_PART_LEN {
-        return Err(UriError::TooLong {
-            part,
-            len: bytes.len(),
-            max: MAX_PART_LEN,
-        });
+        return Err(UriError::TooLong { part, len: bytes.len(), max: MAX_PART_LEN });
     }
     if bytes.contains(&0) {
         return Err(UriError::Nul { part });

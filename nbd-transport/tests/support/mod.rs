@@ -33,9 +33,5 @@ pub(crate) fn assert_greets(connection: &mut Connection) {
     }
     .expect("no greeting: is nbdkit installed?");
     assert_eq!(&greeting[..16], b"NBDMAGICIHAVEOPT");
-    assert_eq!(
-        greeting[17] & 1,
-        1,
-        "every server here speaks fixed newstyle"
-    );
+    assert_eq!(greeting[17] & 1, 1, "every server here speaks fixed newstyle");
 }

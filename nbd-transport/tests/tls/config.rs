@@ -35,11 +35,7 @@ fn files_that_are_no_credentials_are_named() {
     let cases = [
         ("ca-cert.pem", "", "ca-cert.pem is empty"),
         ("ca-cert.pem", " \n", "ca-cert.pem is empty"),
-        (
-            "ca-cert.pem",
-            "hello",
-            "ca-cert.pem contains no certificate in PEM form",
-        ),
+        ("ca-cert.pem", "hello", "ca-cert.pem contains no certificate in PEM form"),
         (
             "ca-cert.pem",
             "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
@@ -50,17 +46,9 @@ fn files_that_are_no_credentials_are_named() {
             "-----BEGIN CERTIFICATE-----\n!!!!\n-----END CERTIFICATE-----\n",
             "ca-cert.pem cannot be used: ",
         ),
-        (
-            "client-cert.pem",
-            "hello",
-            "client-cert.pem contains no certificate in PEM form",
-        ),
+        ("client-cert.pem", "hello", "client-cert.pem contains no certificate in PEM form"),
         ("client-key.pem", "", "client-key.pem is empty"),
-        (
-            "client-key.pem",
-            "hello",
-            "client-key.pem contains no private key in PEM form",
-        ),
+        ("client-key.pem", "hello", "client-key.pem contains no private key in PEM form"),
         (
             "client-key.pem",
             "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
@@ -71,11 +59,7 @@ fn files_that_are_no_credentials_are_named() {
             "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n",
             "client-key.pem is encrypted; remove its password",
         ),
-        (
-            "ca-crl.pem",
-            "hello",
-            "ca-crl.pem contains no certificate revocation list",
-        ),
+        ("ca-crl.pem", "hello", "ca-crl.pem contains no certificate revocation list"),
         (
             "ca-crl.pem",
             "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n",
@@ -92,10 +76,7 @@ fn files_that_are_no_credentials_are_named() {
             None => fs::remove_file(pki.file(file)).expect("it is removed"),
         }
     }
-    TlsConfig::new()
-        .directory(pki.dir())
-        .connector()
-        .expect("all is well again");
+    TlsConfig::new().directory(pki.dir()).connector().expect("all is well again");
 }
 
 #[test]
@@ -105,9 +86,7 @@ fn a_key_that_was_encrypted_by_openssl_is_recognised() {
     let mut openssl = tool("openssl").expect("openssl is installed");
     openssl.args(["pkey", "-aes256", "-passout", "pass:x", "-in"]);
     openssl.arg(&key).arg("-out").arg(&encrypted);
-    run(&mut openssl)
-        .and_then(|done| done.success())
-        .expect("it is encrypted");
+    run(&mut openssl).and_then(|done| done.success()).expect("it is encrypted");
     fs::rename(encrypted, key).expect("it is renamed");
     let error = in_directory(pki.dir());
     assert!(error.starts_with("client-key.pem is encrypted"), "{error}");
@@ -154,19 +133,13 @@ fn credentials_may_come_from_memory() {
         let identity = (text("server-cert.pem"), text("server-key.pem"));
         TlsServerConfig::identity(identity.0, identity.1, authorities)
     };
-    server(Some(text("ca-cert.pem")))
-        .verify_clients(true)
-        .acceptor()
-        .expect("it is sound");
+    server(Some(text("ca-cert.pem"))).verify_clients(true).acceptor().expect("it is sound");
     let expected = "clients cannot be verified without a CA certificate";
     assert_eq!(server_error(server(None).verify_clients(true)), expected);
     let error = client_error(TlsConfig::new().authorities(Pem::Text(Vec::new())));
     assert_eq!(error, "the the CA certificate that was given is empty");
     let shown = format!("{:?}", server(None));
-    assert!(
-        !shown.contains("BEGIN") && !shown.contains("[45"),
-        "{shown}"
-    );
+    assert!(!shown.contains("BEGIN") && !shown.contains("[45"), "{shown}");
 }
 
 #[test]
@@ -175,17 +148,13 @@ fn a_server_needs_both_files() {
     let error = server_error(TlsServerConfig::directory(pki.dir()));
     assert!(error.contains("server-cert.pem: No such file"), "{error}");
     pki.issue("server", Special::names(&LOCAL));
-    TlsServerConfig::directory(pki.dir())
-        .acceptor()
-        .expect("it is sound");
+    TlsServerConfig::directory(pki.dir()).acceptor().expect("it is sound");
 }
 
 #[test]
 fn a_name_that_no_certificate_could_have_is_refused() {
     let pki = Pki::new();
-    let config = TlsConfig::new()
-        .directory(pki.dir())
-        .server_name("no such name");
+    let config = TlsConfig::new().directory(pki.dir()).server_name("no such name");
     let expected = "\"no such name\" is neither a host name nor an IP address that a certificate \
                     could name";
     assert_eq!(client_error(config), expected);
@@ -193,9 +162,8 @@ fn a_name_that_no_certificate_could_have_is_refused() {
 
 #[test]
 fn a_uri_names_the_directory() {
-    let uri: NbdUri = "nbds://localhost/?tls-certificates=/nonexistent"
-        .parse()
-        .expect("it is sound");
+    let uri: NbdUri =
+        "nbds://localhost/?tls-certificates=/nonexistent".parse().expect("it is sound");
     let error = client_error(TlsConfig::from_uri(&uri));
     assert!(error.contains("/nonexistent/ca-cert.pem"), "{error}");
 }
@@ -220,8 +188,5 @@ fn a_user_without_a_key_is_told_before_any_connection() {
     let uri = format!("nbds://bob@localhost/?tls-psk-file={}", path.display());
     let uri: NbdUri = uri.parse().expect("it is sound");
     let error = client_error(TlsConfig::from_uri(&uri));
-    assert!(
-        error.ends_with("keys.psk has no key for user \"bob\""),
-        "{error}"
-    );
+    assert!(error.ends_with("keys.psk has no key for user \"bob\""), "{error}");
 }

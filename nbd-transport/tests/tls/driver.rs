@@ -45,11 +45,7 @@ pub(crate) fn negotiate(
         let direction = handshake.drive(&mut io, IoMode::Vectored)?;
         if direction.is_empty() {
             let (client, link) = handshake.finish().expect("the server has agreed");
-            return Ok(Session {
-                client,
-                link,
-                socket,
-            });
+            return Ok(Session { client, link, socket });
         }
         wait(&socket, direction);
     }
@@ -83,16 +79,10 @@ impl Session {
 
     /// Reads from the export.
     pub(crate) fn read(&mut self, offset: u64, len: u32) -> Result<Vec<u8>, LinkError> {
-        let id = self
-            .client
-            .submit(Command::read(offset, len))
-            .expect("a read can be sent");
+        let id = self.client.submit(Command::read(offset, len)).expect("a read can be sent");
         let mut data = vec![0xEE; len as usize];
         while self.client.completed() == 0 {
-            self.turn(&mut ReadInto {
-                id,
-                buffer: &mut data,
-            })?;
+            self.turn(&mut ReadInto { id, buffer: &mut data })?;
         }
         match self.client.poll_event() {
             Some(Event::Completed { result: Ok(()), .. }) => Ok(data),
@@ -110,11 +100,7 @@ impl Session {
     }
 
     fn turn<S: nbd_proto::PayloadSink>(&mut self, sink: &mut S) -> Result<(), LinkError> {
-        let Self {
-            client,
-            link,
-            socket,
-        } = self;
+        let Self { client, link, socket } = self;
         let mut io = SocketIo::non_blocking(socket.as_fd());
         while link.direction(client).contains(Direction::WRITE)
             && link.write(client, &mut io, &Discard, IoMode::Vectored)? == Progress::More

@@ -30,9 +30,7 @@ fn meet(policy: TlsPolicy, answer: Vec<Vec<u8>>) -> (LinkError, Vec<u8>) {
         for (i, piece) in answer.iter().enumerate() {
             if i > 0 {
                 // The client has sent something in between, so this comes as another segment.
-                got += server
-                    .read(&mut received[got..])
-                    .expect("the client goes on");
+                got += server.read(&mut received[got..]).expect("the client goes on");
             }
             if server.write_all(piece).is_err() {
                 break;
@@ -77,11 +75,7 @@ fn plaintext_after_the_acknowledgement_is_fatal() {
 
 #[test]
 fn garbage_in_place_of_tls_is_fatal() {
-    for garbage in [
-        vec![0xff; 100],
-        vec![22; 40_000],
-        b"HTTP/1.1 400 Bad Request\r\n".to_vec(),
-    ] {
+    for garbage in [vec![0xff; 100], vec![22; 40_000], b"HTTP/1.1 400 Bad Request\r\n".to_vec()] {
         let (error, received) = meet(TlsPolicy::Allow, vec![ACK.to_vec(), garbage]);
         assert!(matches!(error, LinkError::Tls(_)), "{error:?}");
         assert!(!received.windows(8).any(|bytes| bytes == b"IHAVEOPT"));
@@ -109,13 +103,9 @@ fn a_refusal_under_require_is_final_and_says_goodbye() {
 fn a_connection_without_credentials_never_starts_tls() {
     let (client, mut server) = UnixStream::pair().expect("a pair is made");
     let far = thread::spawn(move || {
-        server
-            .write_all(&[GREETING, ACK].concat())
-            .expect("there is room");
+        server.write_all(&[GREETING, ACK].concat()).expect("there is room");
         let mut received = Vec::new();
-        server
-            .read_to_end(&mut received)
-            .expect("the client leaves");
+        server.read_to_end(&mut received).expect("the client leaves");
         received
     });
     let config = ClientConfig::new().tls(TlsPolicy::Require);

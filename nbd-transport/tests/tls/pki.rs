@@ -29,10 +29,7 @@ pub(crate) struct Special {
 
 impl Special {
     pub(crate) fn names(names: &[&str]) -> Self {
-        Self {
-            names: names.iter().map(|name| (*name).to_owned()).collect(),
-            ..Self::default()
-        }
+        Self { names: names.iter().map(|name| (*name).to_owned()).collect(), ..Self::default() }
     }
 }
 
@@ -58,9 +55,7 @@ impl Pki {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.distinguished_name.push(DnType::CommonName, name);
-        let certificate = params
-            .self_signed(&key)
-            .expect("the authority signs itself");
+        let certificate = params.self_signed(&key).expect("the authority signs itself");
         fs::write(scratch.join("ca-cert.pem"), certificate.pem()).expect("it is written");
         let issuer = Issuer::new(params, key);
         Self { scratch, issuer }
@@ -71,10 +66,8 @@ impl Pki {
         let key = KeyPair::generate().expect("a key is made");
         let mut params = CertificateParams::new(special.names).expect("the names are sound");
         params.distinguished_name.push(DnType::CommonName, who);
-        params.key_usages = vec![
-            KeyUsagePurpose::DigitalSignature,
-            KeyUsagePurpose::KeyEncipherment,
-        ];
+        params.key_usages =
+            vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
         params.extended_key_usages = special.usage;
         params.serial_number = special.serial.map(SerialNumber::from);
         if let Some((from, to)) = special.years {

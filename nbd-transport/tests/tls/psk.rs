@@ -40,10 +40,8 @@ fn nbdkit_takes_either_user_with_a_fast_cipher() {
     let keys = Keys::new();
     let server = keys.nbdkit().start().expect("nbdkit starts");
     for user in ["alice", "bob"] {
-        let uri = format!(
-            "nbds+unix://{user}@/?socket=/unused&tls-psk-file={}",
-            keys.file().display()
-        );
+        let uri =
+            format!("nbds+unix://{user}@/?socket=/unused&tls-psk-file={}", keys.file().display());
         let uri: NbdUri = uri.parse().expect("it is sound");
         let connector = connector(TlsConfig::from_uri(&uri));
         let mut session = negotiate(unix(&server), require(), connector, None).expect("accepted");
@@ -62,19 +60,13 @@ fn each_protocol_version_alone() {
     let keys = Keys::new();
     for (disabled, version) in [
         ("tls1.3", TlsVersion::Tls12),
-        (
-            "tls1.2\ndisabled-version = tls1.1\ndisabled-version = tls1.0",
-            TlsVersion::Tls13,
-        ),
+        ("tls1.2\ndisabled-version = tls1.1\ndisabled-version = tls1.0", TlsVersion::Tls13),
     ] {
         let file = keys.0.join("priority");
         let rules = format!("[overrides]\ndisabled-version = {disabled}\n");
         fs::write(&file, rules).expect("it is written");
-        let server = keys
-            .nbdkit()
-            .env("GNUTLS_SYSTEM_PRIORITY_FILE", &file)
-            .start()
-            .expect("nbdkit starts");
+        let server =
+            keys.nbdkit().env("GNUTLS_SYSTEM_PRIORITY_FILE", &file).start().expect("nbdkit starts");
         let connector = connector(keys.of("alice"));
         let mut session = negotiate(unix(&server), require(), connector, None).expect("accepted");
         assert_eq!(session.info().version, version);
@@ -86,10 +78,7 @@ fn each_protocol_version_alone() {
 #[test]
 fn qemu_nbd_takes_it_in_both_versions() {
     let keys = Keys::new();
-    let image = keys
-        .0
-        .raw_image("disk.img", 1 << 20)
-        .expect("an image is made");
+    let image = keys.0.raw_image("disk.img", 1 << 20).expect("an image is made");
     fs::write(&image, pattern(0, 1 << 20)).expect("it is written");
     let dir = keys.0.path().display();
     let priority = ",priority=NORMAL:-VERS-ALL:+VERS-TLS1.2:+ECDHE-PSK:+DHE-PSK:+PSK";
@@ -103,9 +92,7 @@ fn qemu_nbd_takes_it_in_both_versions() {
         let mut session = negotiate(unix(&server), require(), connector, None).expect("accepted");
         assert_eq!(session.info().version, version);
         assert!(session.read(0, 1 << 20).expect("it reads") == pattern(0, 1 << 20));
-        session
-            .disconnect()
-            .expect("an end without close_notify is one after all");
+        session.disconnect().expect("an end without close_notify is one after all");
     }
 }
 
@@ -123,9 +110,7 @@ fn a_wrong_key_and_an_unknown_user_get_a_hint() {
 #[test]
 fn a_server_with_a_certificate_in_place_of_the_key_is_refused() {
     let (keys, pki) = (Keys::new(), Pki::new());
-    let server = nbdkit(&pki, &["--tls=require"])
-        .start()
-        .expect("nbdkit starts");
+    let server = nbdkit(&pki, &["--tls=require"]).start().expect("nbdkit starts");
     let error = refusal(unix(&server), connector(keys.of("alice")), None);
     let expected = "the server did not prove that it knows the pre-shared key";
     assert_eq!(error, expected);
@@ -135,10 +120,6 @@ fn a_server_with_a_certificate_in_place_of_the_key_is_refused() {
 fn a_server_that_wants_a_key_refuses_certificates() {
     let (keys, pki) = (Keys::new(), Pki::new());
     let server = keys.nbdkit().start().expect("nbdkit starts");
-    let error = refusal(
-        unix(&server),
-        connector(TlsConfig::new().directory(pki.dir())),
-        None,
-    );
+    let error = refusal(unix(&server), connector(TlsConfig::new().directory(pki.dir())), None);
     assert!(error.contains("key"), "{error}");
 }

@@ -38,10 +38,8 @@ fn trusting(dir: &Path) -> TlsConfig {
 #[test]
 fn nbdkit_by_name_and_by_address() {
     let pki = Pki::new();
-    let server = nbdkit(&pki, &["--tls=require", "--tls-verify-peer"])
-        .tcp()
-        .start()
-        .expect("nbdkit starts");
+    let server =
+        nbdkit(&pki, &["--tls=require", "--tls-verify-peer"]).tcp().start().expect("nbdkit starts");
     for host in LOCAL {
         let connector = connector(trusting(pki.dir()));
         let mut session =
@@ -49,10 +47,7 @@ fn nbdkit_by_name_and_by_address() {
         assert_eq!(session.info().version, TlsVersion::Tls13);
         for (offset, len) in [(0, 4096), (1 << 20, 32 << 20), (8, 8)] {
             let data = session.read(offset, len).expect("it reads");
-            assert!(
-                data == pattern(offset, len as usize),
-                "wrong data at {offset}"
-            );
+            assert!(data == pattern(offset, len as usize), "wrong data at {offset}");
         }
         session.disconnect().expect("an orderly end");
     }
@@ -64,10 +59,7 @@ fn each_protocol_version_alone() {
     let scratch = Scratch::new().expect("a directory is made");
     let cases = [
         ("tls1.3", Ok(TlsVersion::Tls12)),
-        (
-            "tls1.2\ndisabled-version = tls1.1\ndisabled-version = tls1.0",
-            Ok(TlsVersion::Tls13),
-        ),
+        ("tls1.2\ndisabled-version = tls1.1\ndisabled-version = tls1.0", Ok(TlsVersion::Tls13)),
         ("tls1.3\ndisabled-version = tls1.2", Err(())),
     ];
     for (disabled, expected) in cases {
@@ -79,10 +71,7 @@ fn each_protocol_version_alone() {
             .start()
             .expect("nbdkit starts");
         let connector = connector(trusting(pki.dir()).server_name("localhost"));
-        match (
-            expected,
-            negotiate(unix(&server), require(), connector, None),
-        ) {
+        match (expected, negotiate(unix(&server), require(), connector, None)) {
             (Ok(version), Ok(mut session)) => {
                 assert_eq!(session.info().version, version);
                 assert!(session.read(0, 1 << 20).expect("it reads") == pattern(0, 1 << 20));
@@ -99,43 +88,27 @@ fn each_protocol_version_alone() {
 
 #[test]
 fn certificates_that_are_not_accepted() {
-    let year = |from, to| Special {
-        years: Some((from, to)),
-        ..Special::names(&LOCAL)
-    };
-    let for_clients = Special {
-        usage: vec![ExtendedKeyUsagePurpose::ClientAuth],
-        ..Special::names(&LOCAL)
-    };
+    let year = |from, to| Special { years: Some((from, to)), ..Special::names(&LOCAL) };
+    let for_clients =
+        Special { usage: vec![ExtendedKeyUsagePurpose::ClientAuth], ..Special::names(&LOCAL) };
     let prefix = "the server's certificate is not accepted: ";
     let cases = [
         (
             Special::names(&["nbd.example", "*.disk.example"]),
             "it is not for \"localhost\" but for nbd.example, *.disk.example",
         ),
-        (
-            Special::default(),
-            "it is not for \"localhost\": it has no subjectAltName",
-        ),
+        (Special::default(), "it is not for \"localhost\": it has no subjectAltName"),
         (year(2000, 2001), "it has expired "),
         (year(4000, 4001), "it is not valid yet, only in "),
-        (
-            for_clients,
-            "its extended key usage does not allow this use",
-        ),
+        (for_clients, "its extended key usage does not allow this use"),
     ];
     for (special, expected) in cases {
         let pki = Pki::authority();
         pki.issue("server", special);
-        let server = nbdkit(&pki, &["--tls=require"])
-            .tcp()
-            .start()
-            .expect("nbdkit starts");
+        let server = nbdkit(&pki, &["--tls=require"]).tcp().start().expect("nbdkit starts");
         let connector = connector(trusting(pki.dir()));
         let error = refusal(tcp(&server), connector, Some("localhost"));
-        let rest = error
-            .strip_prefix(prefix)
-            .unwrap_or_else(|| panic!("{error}"));
+        let rest = error.strip_prefix(prefix).unwrap_or_else(|| panic!("{error}"));
         assert!(rest.starts_with(expected), "{error}");
     }
 }
@@ -145,19 +118,11 @@ fn an_unknown_authority_is_refused_over_every_transport() {
     let (pki, other) = (Pki::new(), Pki::called("Another CA"));
     let expected = "the server's certificate is not accepted: no authority that is trusted here \
                     has signed it (wrong CA?)";
-    let over_tcp = nbdkit(&pki, &["--tls=require"])
-        .tcp()
-        .start()
-        .expect("nbdkit starts");
-    let over_unix = nbdkit(&pki, &["--tls=require"])
-        .start()
-        .expect("nbdkit starts");
+    let over_tcp = nbdkit(&pki, &["--tls=require"]).tcp().start().expect("nbdkit starts");
+    let over_unix = nbdkit(&pki, &["--tls=require"]).start().expect("nbdkit starts");
     for check in [ServerCheck::Full, ServerCheck::AnyName] {
         let strict = || connector(trusting(other.dir()).server_check(check));
-        assert_eq!(
-            refusal(tcp(&over_tcp), strict(), Some("localhost")),
-            expected
-        );
+        assert_eq!(refusal(tcp(&over_tcp), strict(), Some("localhost")), expected);
         assert_eq!(refusal(unix(&over_unix), strict(), None), expected);
     }
     let namesake = Pki::authority();
@@ -170,16 +135,8 @@ fn an_unknown_authority_is_refused_over_every_transport() {
 #[test]
 fn without_a_name_the_chain_is_checked_and_with_one_the_name_too() {
     let pki = Pki::new();
-    let server = nbdkit(&pki, &["--tls=require"])
-        .start()
-        .expect("nbdkit starts");
-    negotiate(
-        unix(&server),
-        require(),
-        connector(trusting(pki.dir())),
-        None,
-    )
-    .expect("accepted");
+    let server = nbdkit(&pki, &["--tls=require"]).start().expect("nbdkit starts");
+    negotiate(unix(&server), require(), connector(trusting(pki.dir())), None).expect("accepted");
     let named = |name: &str| connector(trusting(pki.dir()).server_name(name));
     negotiate(unix(&server), require(), named("localhost"), None).expect("accepted");
     let error = refusal(unix(&server), named("nbd.example"), None);
@@ -189,28 +146,17 @@ fn without_a_name_the_chain_is_checked_and_with_one_the_name_too() {
     let error = refusal(unix(&server), named("nbd.example"), Some("localhost"));
     assert!(error.ends_with(expected), "{error}");
     let any = trusting(pki.dir()).server_check(ServerCheck::AnyName);
-    negotiate(
-        unix(&server),
-        require(),
-        connector(any),
-        Some("nbd.example"),
-    )
-    .expect("accepted");
+    negotiate(unix(&server), require(), connector(any), Some("nbd.example")).expect("accepted");
 }
 
 #[test]
 fn a_revoked_certificate_is_refused() {
     for check in [ServerCheck::Full, ServerCheck::AnyName] {
         let pki = Pki::authority();
-        let special = |serial| Special {
-            serial: Some(serial),
-            ..Special::names(&LOCAL)
-        };
+        let special = |serial| Special { serial: Some(serial), ..Special::names(&LOCAL) };
         pki.issue("server", special(77));
         pki.revoke(78);
-        let server = nbdkit(&pki, &["--tls=require"])
-            .start()
-            .expect("nbdkit starts");
+        let server = nbdkit(&pki, &["--tls=require"]).start().expect("nbdkit starts");
         let strict = || connector(trusting(pki.dir()).server_check(check));
         negotiate(unix(&server), require(), strict(), Some("localhost")).expect("another one");
         pki.revoke(77);
@@ -224,9 +170,8 @@ fn a_revoked_certificate_is_refused() {
 #[test]
 fn a_server_that_wants_a_client_certificate_says_so() {
     let pki = Pki::new();
-    let server = nbdkit(&pki, &["--tls=require", "--tls-verify-peer"])
-        .start()
-        .expect("nbdkit starts");
+    let server =
+        nbdkit(&pki, &["--tls=require", "--tls-verify-peer"]).start().expect("nbdkit starts");
     let nobody = pki.trust_only();
     let error = refusal(unix(&server), connector(trusting(nobody.path())), None);
     assert!(error.contains("client certificate"), "{error}");
@@ -243,9 +188,7 @@ fn a_server_that_wants_a_client_certificate_says_so() {
 fn qemu_nbd_with_and_without_verified_clients() {
     let pki = Pki::new();
     let scratch = Scratch::new().expect("a directory is made");
-    let image = scratch
-        .raw_image("disk.img", 1 << 20)
-        .expect("an image is made");
+    let image = scratch.raw_image("disk.img", 1 << 20).expect("an image is made");
     fs::write(&image, pattern(0, 1 << 20)).expect("it is written");
     for verify in ["yes", "no"] {
         let dir = pki.dir().display();
@@ -258,16 +201,9 @@ fn qemu_nbd_with_and_without_verified_clients() {
         let sound = connector(trusting(pki.dir()).server_name("localhost"));
         let mut session = negotiate(unix(&server), require(), sound, None).expect("accepted");
         assert!(session.read(0, 1 << 20).expect("it reads") == pattern(0, 1 << 20));
-        session
-            .disconnect()
-            .expect("an end without close_notify is one after all");
+        session.disconnect().expect("an end without close_notify is one after all");
         let nobody = pki.trust_only();
-        let result = negotiate(
-            unix(&server),
-            require(),
-            connector(trusting(nobody.path())),
-            None,
-        );
+        let result = negotiate(unix(&server), require(), connector(trusting(nobody.path())), None);
         match (verify, result) {
             ("yes", Err(error)) => {
                 let text = error.to_string();
@@ -282,35 +218,21 @@ fn qemu_nbd_with_and_without_verified_clients() {
 #[test]
 fn a_server_without_tls_is_refused_or_used_in_clear_as_the_policy_says() {
     let pki = Pki::new();
-    let server = Server::nbdkit(&["--tls=off", "pattern", "64M"])
-        .start()
-        .expect("it starts");
+    let server = Server::nbdkit(&["--tls=off", "pattern", "64M"]).start().expect("it starts");
     let error = refusal(unix(&server), connector(trusting(pki.dir())), None);
     assert!(error.contains("STARTTLS"), "{error}");
     let allow = ClientConfig::new().tls(TlsPolicy::Allow);
-    let mut session = negotiate(
-        unix(&server),
-        allow.clone(),
-        connector(trusting(pki.dir())),
-        None,
-    )
-    .expect("in clear");
+    let mut session = negotiate(unix(&server), allow.clone(), connector(trusting(pki.dir())), None)
+        .expect("in clear");
     assert!(session.link.tls_info().is_none());
     assert!(session.read(0, 4096).expect("it reads") == pattern(0, 4096));
-    let oldstyle = Server::nbdkit(&["-o", "pattern", "64M"])
-        .start()
-        .expect("it starts");
+    let oldstyle = Server::nbdkit(&["-o", "pattern", "64M"]).start().expect("it starts");
     let error = refusal(unix(&oldstyle), connector(trusting(pki.dir())), None);
     assert!(error.contains("TLS"), "{error}");
     // With TLS on offer it is used, and its failure is final.
     let server = nbdkit(&pki, &["--tls=on"]).start().expect("it starts");
-    let session = negotiate(
-        unix(&server),
-        allow.clone(),
-        connector(trusting(pki.dir())),
-        None,
-    )
-    .expect("accepted");
+    let session = negotiate(unix(&server), allow.clone(), connector(trusting(pki.dir())), None)
+        .expect("accepted");
     assert!(session.link.tls_info().is_some());
     let other = Pki::authority();
     negotiate(unix(&server), allow, connector(trusting(other.dir())), None)

@@ -2,6 +2,7 @@
 
 use super::super::client_config::Connect;
 use super::super::config_error::TlsConfigError;
+use super::super::cpu::has_aes;
 use super::super::server_config::Accept;
 use super::super::{TlsError, TlsRole, TlsStage};
 use super::session::{Identity, Stage};
@@ -31,19 +32,6 @@ const SUITES_12: [&str; 2] = [
      DHE-PSK-AES256-GCM-SHA384",
 ];
 
-/// Whether the processor has instructions for AES and for the multiplication in GCM.
-fn has_aes() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    let has = std::arch::is_x86_feature_detected!("aes")
-        && std::arch::is_x86_feature_detected!("pclmulqdq");
-    #[cfg(target_arch = "aarch64")]
-    let has = std::arch::is_aarch64_feature_detected!("aes")
-        && std::arch::is_aarch64_feature_detected!("pmull");
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    let has = false;
-    has
-}
-
 fn builder(method: SslMethod) -> Result<SslContextBuilder, ErrorStack> {
     let mut builder = SslContext::builder(method)?;
     let order = usize::from(!has_aes());
@@ -57,7 +45,6 @@ fn builder(method: SslMethod) -> Result<SslContextBuilder, ErrorStack> {
     );
     builder.set_session_cache_mode(SslSessionCacheMode::OFF);
     builder.set_num_tickets(0)?;
-    builder.set_read_ahead(true);
     // No authority is ever trusted: a peer that shows a certificate in place of the key is refused.
     builder.set_verify(SslVerifyMode::PEER);
     Ok(builder)
@@ -96,9 +83,7 @@ fn put(bytes: &[u8], room: &mut [u8]) -> Option<usize> {
 
 impl fmt::Debug for Connector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connector")
-            .field("username", &self.username)
-            .finish_non_exhaustive()
+        f.debug_struct("Connector").field("username", &self.username).finish_non_exhaustive()
     }
 }
 
@@ -107,9 +92,7 @@ impl Connect for Connector {
     fn start(&self, _server_name: Option<&str>) -> Result<Box<dyn TlsStage>, TlsError> {
         let ssl = Ssl::new(&self.context).map_err(failed)?;
         let identity = Identity::Ours(self.username.clone());
-        Ok(Box::new(
-            Stage::new(ssl, TlsRole::Server, identity).map_err(failed)?,
-        ))
+        Ok(Box::new(Stage::new(ssl, TlsRole::Server, identity).map_err(failed)?))
     }
 }
 

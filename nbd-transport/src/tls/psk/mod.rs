@@ -56,9 +56,7 @@ impl UserKey {
 /// The key is a secret.
 impl fmt::Debug for UserKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("UserKey")
-            .field("name", &self.name)
-            .finish_non_exhaustive()
+        f.debug_struct("UserKey").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
@@ -87,11 +85,7 @@ pub(super) fn read_keys(path: &Path) -> Result<Keys, TlsConfigError> {
             continue;
         }
         let number = at + 1;
-        let wrong = |fault| TlsConfigError::PskLine {
-            path: path.to_owned(),
-            line: number,
-            fault,
-        };
+        let wrong = |fault| TlsConfigError::PskLine { path: path.to_owned(), line: number, fault };
         let UserKey { name, key } = UserKey::parse(line).map_err(wrong)?;
         if let Some(first) = lines.insert(name.clone(), number) {
             return Err(wrong(PskFault::Duplicate { name, first }));
@@ -110,19 +104,13 @@ pub(super) fn read_key(path: &Path, username: Option<String>) -> Result<UserKey,
     };
     match keys.remove(&username) {
         Some(key) => UserKey::new(username, key).map_err(TlsConfigError::Psk),
-        None => Err(TlsConfigError::PskUser {
-            path: path.to_owned(),
-            username,
-        }),
+        None => Err(TlsConfigError::PskUser { path: path.to_owned(), username }),
     }
 }
 
 /// Who runs this program: `LOGNAME`, or else what `/etc/passwd` says.
 fn login_name() -> Option<String> {
-    if let Some(name) = std::env::var("LOGNAME")
-        .ok()
-        .filter(|name| !name.is_empty())
-    {
+    if let Some(name) = std::env::var("LOGNAME").ok().filter(|name| !name.is_empty()) {
         return Some(name);
     }
     let uid = rustix::process::getuid().as_raw().to_string();
@@ -147,10 +135,8 @@ mod tests {
 
     #[test]
     fn lines_end_in_any_way() {
-        let expected = Keys::from([
-            ("alice".to_owned(), vec![0x0a, 0xBC]),
-            ("b o".to_owned(), vec![0xff]),
-        ]);
+        let expected =
+            Keys::from([("alice".to_owned(), vec![0x0a, 0xBC]), ("b o".to_owned(), vec![0xff])]);
         let read = keys(b"alice:0abC\r\n\n  b o:fF");
         assert_eq!(read, Ok(expected));
     }
@@ -162,23 +148,11 @@ mod tests {
             (b"alice", "FILE, line 1: not of the form username:hexkey"),
             (b"a:00\n:00", "FILE, line 2: the user name is empty"),
             (b"a:00\r\n\r\nb:", "FILE, line 3: the key is empty"),
-            (
-                b"a:0",
-                "FILE, line 1: the key is not an even number of hexadecimal digits",
-            ),
-            (
-                b"a:+1",
-                "FILE, line 1: the key is not an even number of hexadecimal digits",
-            ),
-            (
-                b"a:00\na:11",
-                "FILE, line 2: user \"a\" is already on line 1",
-            ),
+            (b"a:0", "FILE, line 1: the key is not an even number of hexadecimal digits"),
+            (b"a:+1", "FILE, line 1: the key is not an even number of hexadecimal digits"),
+            (b"a:00\na:11", "FILE, line 2: user \"a\" is already on line 1"),
             (b"\xff:00", "FILE, line 1: not text"),
-            (
-                &long,
-                "FILE, line 1: the user name is longer than 255 bytes",
-            ),
+            (&long, "FILE, line 1: the user name is longer than 255 bytes"),
         ];
         for (text, expected) in cases {
             assert_eq!(keys(text), Err(expected.to_owned()));
@@ -197,9 +171,6 @@ mod tests {
         let file = tempfile::NamedTempFile::new().expect("a file is made");
         std::fs::write(file.path(), "alice:00").expect("it is written");
         let error = read_key(file.path(), Some("bob".to_owned())).expect_err("no bob");
-        assert!(
-            error.to_string().ends_with("has no key for user \"bob\""),
-            "{error}"
-        );
+        assert!(error.to_string().ends_with("has no key for user \"bob\""), "{error}");
     }
 }

@@ -61,9 +61,7 @@ impl Stage {
     }
 
     fn agreed(&self) -> Result<TlsInfo, TlsError> {
-        let username = self
-            .proven()
-            .ok_or(TlsError::NotByKey { peer: self.peer })?;
+        let username = self.proven().ok_or(TlsError::NotByKey { peer: self.peer })?;
         let ssl = self.stream.ssl();
         Ok(TlsInfo {
             version: version(ssl),
@@ -79,10 +77,9 @@ impl Stage {
         };
         let reason = escape(first.reason().unwrap_or("no reason given").as_bytes());
         match first.reason_code().checked_sub(ALERT).map(u8::try_from) {
-            Some(Ok(alert)) => TlsError::Alert {
-                peer,
-                reason: describe_alert(alert, "the user name or key"),
-            },
+            Some(Ok(alert)) => {
+                TlsError::Alert { peer, reason: describe_alert(alert, "the user name or key") }
+            }
             Some(Err(_)) | None => match reason.as_str() {
                 "certificate verify failed" => TlsError::NotByKey { peer },
                 "no shared cipher" | "no suitable signature algorithm" => TlsError::Incompatible {
@@ -94,10 +91,7 @@ impl Stage {
                     reason: String::from("it offers neither TLS 1.2 nor TLS 1.3"),
                 },
                 "wrong version number" | "packet length too long" | "http request" => {
-                    TlsError::Misbehaved {
-                        peer,
-                        reason: format!("{reason} (is this TLS at all?)"),
-                    }
+                    TlsError::Misbehaved { peer, reason: format!("{reason} (is this TLS at all?)") }
                 }
                 "decryption failed or bad record mac" => TlsError::Misbehaved {
                     peer,
@@ -159,9 +153,7 @@ impl TlsStage for Stage {
         if self.wire().unsent().len() >= AHEAD || self.closing {
             return Ok(0);
         }
-        let Self {
-            stream, staging, ..
-        } = self;
+        let Self { stream, staging, .. } = self;
         let sealed = gather(pieces, AHEAD, staging, |bytes| {
             let mut rest = bytes;
             while !rest.is_empty() {
@@ -207,11 +199,7 @@ impl fmt::Debug for Stage {
 }
 
 fn version(ssl: &SslRef) -> TlsVersion {
-    if ssl.version2() == Some(SslVersion::TLS1_2) {
-        TlsVersion::Tls12
-    } else {
-        TlsVersion::Tls13
-    }
+    if ssl.version2() == Some(SslVersion::TLS1_2) { TlsVersion::Tls12 } else { TlsVersion::Tls13 }
 }
 
 fn cipher_suite(ssl: &SslRef) -> String {
@@ -244,5 +232,45 @@ impl Write for Duplex {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(all(test, feature = "x509"))]
+mod tests {
+    use super::*;
+    use crate::tls::{Pem, TlsServerConfig};
+    use openssl::ssl::{SslContext, SslMethod};
+
+    fn pass(from: &mut dyn TlsStage, to: &mut dyn TlsStage) {
+        let bytes = from.wire().unsent().to_vec();
+        from.wire_mut().sent(bytes.len());
+        to.wire_mut().recv_buf()[..bytes.len()].copy_from_slice(&bytes);
+        to.wire_mut().received(bytes.len());
+    }
+
+    /// Even if the certificate that a server shows in place of the key were not looked at.
+    #[test]
+    fn a_handshake_without_the_key_is_not_enough() {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let certificate = Pem::Text(made.cert.pem().into_bytes());
+        let key = Pem::Text(made.signing_key.serialize_pem().into_bytes());
+        let acceptor = TlsServerConfig::identity(certificate, key, None).acceptor().unwrap();
+        let mut server = acceptor.start().unwrap();
+
+        let context = SslContext::builder(SslMethod::tls_client()).unwrap().build();
+        let identity = Identity::Ours("alice".to_owned());
+        let ssl = Ssl::new(&context).unwrap();
+        let mut client = Stage::new(ssl, TlsRole::Server, identity).unwrap();
+        let result = loop {
+            match client.handshake() {
+                Ok(false) => {}
+                result => break result,
+            }
+            pass(&mut client, &mut *server);
+            server.handshake().unwrap();
+            pass(&mut *server, &mut client);
+        };
+        let peer = TlsRole::Server;
+        assert_eq!(result, Err(TlsError::NotByKey { peer }));
     }
 }

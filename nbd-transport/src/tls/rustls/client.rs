@@ -93,10 +93,7 @@ impl Connect for Connector {
         let (config, name) = match server_name {
             Some(name) => (&self.named, parse(name)?),
             // An address is never sent, and nothing is compared with it.
-            None => (
-                &self.nameless,
-                ServerName::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
-            ),
+            None => (&self.nameless, ServerName::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED))),
         };
         let connection = UnbufferedClientConnection::new(Arc::clone(config), name)
             .map_err(|error| session_error(error, TlsRole::Server))?;

@@ -10,37 +10,30 @@ use std::net::IpAddr;
 /// What an error of a session with `peer` means.
 pub(super) fn session_error(error: Error, peer: TlsRole) -> TlsError {
     match error {
-        Error::InvalidCertificate(error) => TlsError::Certificate {
-            peer,
-            fault: certificate_fault(error),
-        },
-        Error::NoCertificatesPresented => TlsError::Certificate {
-            peer,
-            fault: CertificateFault::Missing,
-        },
-        Error::AlertReceived(alert) => TlsError::Alert {
-            peer,
-            reason: describe_alert(alert.into(), "our certificate"),
-        },
-        Error::PeerIncompatible(reason) => TlsError::Incompatible {
-            peer,
-            reason: incompatible(&reason),
-        },
-        Error::InvalidMessage(_) => TlsError::Misbehaved {
-            peer,
-            reason: format!("{error} (is this TLS at all?)"),
-        },
-        Error::DecryptError => TlsError::Misbehaved {
-            peer,
-            reason: String::from("a record is forged or damaged"),
-        },
+        Error::InvalidCertificate(error) => {
+            TlsError::Certificate { peer, fault: certificate_fault(error) }
+        }
+        Error::NoCertificatesPresented => {
+            TlsError::Certificate { peer, fault: CertificateFault::Missing }
+        }
+        Error::AlertReceived(alert) => {
+            TlsError::Alert { peer, reason: describe_alert(alert.into(), "our certificate") }
+        }
+        Error::PeerIncompatible(reason) => {
+            TlsError::Incompatible { peer, reason: incompatible(&reason) }
+        }
+        Error::InvalidMessage(_) => {
+            TlsError::Misbehaved { peer, reason: format!("{error} (is this TLS at all?)") }
+        }
+        Error::DecryptError => {
+            TlsError::Misbehaved { peer, reason: String::from("a record is forged or damaged") }
+        }
         Error::PeerMisbehaved(_)
         | Error::InappropriateMessage { .. }
         | Error::InappropriateHandshakeMessage { .. }
-        | Error::PeerSentOversizedRecord => TlsError::Misbehaved {
-            peer,
-            reason: error.to_string(),
-        },
+        | Error::PeerSentOversizedRecord => {
+            TlsError::Misbehaved { peer, reason: error.to_string() }
+        }
         other => TlsError::Library(other.to_string()),
     }
 }
@@ -65,21 +58,18 @@ fn certificate_fault(error: CertificateError) -> CertificateFault {
     match error {
         CertificateError::UnknownIssuer => CertificateFault::UnknownIssuer,
         CertificateError::BadSignature => CertificateFault::BadSignature,
-        CertificateError::NotValidForNameContext {
-            expected,
-            presented,
-        } => CertificateFault::WrongName {
-            expected: name(&expected),
-            offered: presented.iter().map(|text| offered(text)).collect(),
-        },
-        CertificateError::ExpiredContext { time, not_after } => CertificateFault::Expired {
-            seconds: between(not_after, time),
-        },
+        CertificateError::NotValidForNameContext { expected, presented } => {
+            CertificateFault::WrongName {
+                expected: name(&expected),
+                offered: presented.iter().map(|text| offered(text)).collect(),
+            }
+        }
+        CertificateError::ExpiredContext { time, not_after } => {
+            CertificateFault::Expired { seconds: between(not_after, time) }
+        }
         CertificateError::Expired => CertificateFault::Expired { seconds: None },
         CertificateError::NotValidYetContext { time, not_before } => {
-            CertificateFault::NotYetValid {
-                seconds: between(time, not_before),
-            }
+            CertificateFault::NotYetValid { seconds: between(time, not_before) }
         }
         CertificateError::NotValidYet => CertificateFault::NotYetValid { seconds: None },
         CertificateError::Revoked => CertificateFault::Revoked,
@@ -108,9 +98,7 @@ fn name(name: &ServerName<'_>) -> String {
 
 /// `DnsName("a.example")` is `a.example`, and `IpAddress(0::1)` is `::1`.
 fn offered(text: &str) -> String {
-    let inner = text
-        .split_once('(')
-        .and_then(|(_, rest)| rest.strip_suffix(')'));
+    let inner = text.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
     let bare = inner.unwrap_or(text).trim_matches('"');
     match bare.parse::<IpAddr>() {
         Ok(address) => address.to_string(),

@@ -14,9 +14,7 @@ pub(super) fn authorities(source: &Pem) -> Result<Arc<RootCertStore>, TlsConfigE
     let (certificates, origin) = certificates("the CA certificate", source)?;
     let mut store = RootCertStore::empty();
     for certificate in certificates {
-        store
-            .add(certificate)
-            .map_err(|error| invalid(&origin, error))?;
+        store.add(certificate).map_err(|error| invalid(&origin, error))?;
     }
     Ok(Arc::new(store))
 }
@@ -46,10 +44,9 @@ pub(super) fn identity(
     let (chain, certificate_origin) = certificates("the certificate", certificate)?;
     let (key, key_origin) = private_key(key)?;
     CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
-        rustls::Error::InconsistentKeys(_) => TlsConfigError::Mismatch {
-            certificate: certificate_origin,
-            key: key_origin,
-        },
+        rustls::Error::InconsistentKeys(_) => {
+            TlsConfigError::Mismatch { certificate: certificate_origin, key: key_origin }
+        }
         rustls::Error::InvalidCertificate(_) => invalid(&certificate_origin, error),
         _ => invalid(&key_origin, error),
     })
@@ -99,18 +96,14 @@ fn some<T, E: std::fmt::Display>(
     origin: &Origin,
 ) -> Result<Vec<T>, TlsConfigError> {
     match found {
-        Ok(items) if items.is_empty() => Err(TlsConfigError::Pem {
-            origin: origin.clone(),
-            fault: PemFault::Without(what),
-        }),
+        Ok(items) if items.is_empty() => {
+            Err(TlsConfigError::Pem { origin: origin.clone(), fault: PemFault::Without(what) })
+        }
         Ok(items) => Ok(items),
         Err(error) => Err(invalid(origin, error)),
     }
 }
 
 pub(super) fn invalid(origin: &Origin, error: impl std::fmt::Display) -> TlsConfigError {
-    TlsConfigError::Pem {
-        origin: origin.clone(),
-        fault: PemFault::Invalid(error.to_string()),
-    }
+    TlsConfigError::Pem { origin: origin.clone(), fault: PemFault::Invalid(error.to_string()) }
 }

@@ -40,12 +40,12 @@ pub(in super::super) fn acceptor(files: &ServerFiles) -> Result<Arc<dyn Accept>,
         .map_err(|error| TlsConfigError::Library(error.to_string()))?
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(identity)));
+    // Clients list their ciphers by other merits than speed on this processor.
+    config.ignore_client_order = true;
     // Every connection proves anew who it is.
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
-    Ok(Arc::new(Acceptor {
-        config: Arc::new(config),
-    }))
+    Ok(Arc::new(Acceptor { config: Arc::new(config) }))
 }
 
 impl Accept for Acceptor {

@@ -156,13 +156,7 @@ impl<S: Side> Stage<S> {
     /// Goes from state to state until the aim is reached or more ciphertext is needed.
     fn advance(&mut self, mut aim: Aim<'_>) -> Result<usize, LinkError> {
         loop {
-            let Self {
-                connection,
-                wire: Wire { incoming, outgoing },
-                held,
-                staging,
-                ..
-            } = self;
+            let Self { connection, wire: Wire { incoming, outgoing }, held, staging, .. } = self;
             let UnbufferedStatus { mut discard, state } = connection.process(incoming.bytes());
             let mut refused = None;
             let mut done = None;
@@ -201,11 +195,7 @@ impl<S: Side> Stage<S> {
                 }
                 _ => {
                     let reason = String::from("data before the handshake was done");
-                    return Err(TlsError::Misbehaved {
-                        peer: S::PEER,
-                        reason,
-                    }
-                    .into());
+                    return Err(TlsError::Misbehaved { peer: S::PEER, reason }.into());
                 }
             }
             incoming.consume(discard);
@@ -256,12 +246,9 @@ impl<S: Side> Stage<S> {
         let certificate = common.peer_certificates().and_then(<[_]>::first);
         Some(TlsInfo {
             version,
-            cipher_suite: suite
-                .as_str()
-                .map_or_else(|| format!("{suite:?}"), str::to_owned),
-            peer: certificate.map_or(TlsPeer::Anonymous, |der| TlsPeer::Certificate {
-                der: der.to_vec(),
-            }),
+            cipher_suite: suite.as_str().map_or_else(|| format!("{suite:?}"), str::to_owned),
+            peer: certificate
+                .map_or(TlsPeer::Anonymous, |der| TlsPeer::Certificate { der: der.to_vec() }),
         })
     }
 }
@@ -374,16 +361,12 @@ fn encrypt<D>(
     outgoing: &mut Outgoing,
 ) -> Result<(), TlsError> {
     let records = bytes.len().div_ceil(RECORD) + 1;
-    put(outgoing, bytes.len() + records * OVERHEAD, |room| {
-        traffic.encrypt(bytes, room)
-    })
+    put(outgoing, bytes.len() + records * OVERHEAD, |room| traffic.encrypt(bytes, room))
 }
 
 /// Takes none of the pieces.
 fn close<D>(traffic: &mut WriteTraffic<'_, D>, outgoing: &mut Outgoing) -> Result<usize, TlsError> {
-    put(outgoing, 2 * OVERHEAD, |room| {
-        traffic.queue_close_notify(room)
-    })?;
+    put(outgoing, 2 * OVERHEAD, |room| traffic.queue_close_notify(room))?;
     Ok(0)
 }
 
