@@ -56,11 +56,12 @@ fn command_serves_and_is_reaped_on_drop() {
     }
 }
 
-/// nbdkit can ask the kernel to be killed when the thread that started it ends.
+/// Programs ask the kernel to be told when their parent ends, which is the thread that started
+/// them: nbdkit does, to wind down, and here the kernel is to kill it at once.
 #[test]
 fn a_server_outlives_the_thread_that_connected_to_it() {
-    let arguments = ["-s", "--exit-with-parent", "memory", "1M"];
-    let endpoint = Endpoint::Command(CommandSpec::new("nbdkit", arguments));
+    let arguments = ["--pdeathsig", "KILL", "nbdkit", "-s", "memory", "1M"];
+    let endpoint = Endpoint::Command(CommandSpec::new("setpriv", arguments));
     let connect = std::thread::spawn(move || endpoint.connect(soon()));
     let mut connection = connect.join().unwrap().expect("is nbdkit installed?");
     assert_greets(&mut connection);
