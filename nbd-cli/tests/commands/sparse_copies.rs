@@ -6,7 +6,7 @@ use std::path::Path;
 
 use nbd_sim::peer::{PeerError, Scratch, Server, run, tool};
 
-use super::support::{Content, MIB, TestResult, arg, json, serve, succeed};
+use super::support::{Content, MIB, NBD, TestResult, arg, json, serve, succeed};
 
 /// 300 kB of data in each 900 kB, of which 4 KiB blocks are made.
 const SIZE: u64 = 9 * MIB;
@@ -144,11 +144,15 @@ fn a_terabyte_of_next_to_nothing() -> TestResult {
 #[test]
 fn a_server_without_zeroes_takes_no_memory() -> TestResult {
     let scratch = Scratch::new()?;
-    let zeroes = arg(&Content::Zeroes.image(&scratch, "zeroes", 1 << 30));
+    let image = Content::Zeroes.image(&scratch, "image", 1 << 30);
+    let file = fs::File::options().write(true).open(&image).unwrap();
+    for offset in (0..1 << 30).step_by(16 << 20) {
+        file.write_all_at(b"between holes", offset).unwrap();
+    }
     let server = Server::nbdkit(&["--filter=nozero", "null", "1G"]).start()?;
     // Address space in KiB: a quarter of what all the buffers would take.
     let script = "ulimit -v 393216; exec \"$@\"";
-    let copy = [super::support::NBD, "copy", &zeroes, &server.uri()];
+    let copy = [NBD, "copy", "--requests=2", &arg(&image), &server.uri()];
     run(tool("sh")?.args(["-c", script, "sh"]).args(copy))?.success()?;
     Ok(())
 }
