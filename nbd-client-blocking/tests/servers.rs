@@ -15,10 +15,7 @@ fn builder() -> Builder {
 }
 
 fn connect(server: &Server) -> Client {
-    builder()
-        .meta_context("base:allocation")
-        .connect_uri(&server.uri())
-        .expect("connect")
+    builder().meta_context("base:allocation").connect_uri(&server.uri()).expect("connect")
 }
 
 /// Bytes that differ from place to place, so that a misplaced piece shows.
@@ -99,10 +96,7 @@ fn older_negotiations() {
         (&["-o", "memory", "1M"][..], Protocol::Oldstyle),
         (&["--mask-handshake=0", "memory", "1M"], Protocol::Newstyle),
         (&["--mask-handshake=2", "memory", "1M"], Protocol::Newstyle),
-        (
-            &["--mask-handshake=1", "memory", "1M"],
-            Protocol::FixedNewstyle,
-        ),
+        (&["--mask-handshake=1", "memory", "1M"], Protocol::FixedNewstyle),
     ] {
         let server = nbdkit(args);
         let mut client = connect(&server);
@@ -117,44 +111,31 @@ fn every_command() {
     let server = nbdkit(&["memory", "1M"]);
     let mut client = connect(&server);
     client.write_at(0, &noise(1 << 20, 7)).unwrap();
-    client
-        .write_zeroes(4096, 4096, CommandFlags::NO_HOLE)
-        .unwrap();
+    client.write_zeroes(4096, 4096, CommandFlags::NO_HOLE).unwrap();
     client.trim(65536, 65536).unwrap();
     client.cache(0, 4096).unwrap();
     client.flush().unwrap();
     let mut data = vec![1; 4096];
     client.read_at(4096, &mut data).unwrap();
     assert!(data.iter().all(|byte| *byte == 0));
-    let extents: Result<Vec<_>, _> = client
-        .extents("base:allocation", 0..1 << 20)
-        .unwrap()
-        .collect();
+    let extents: Result<Vec<_>, _> =
+        client.extents("base:allocation", 0..1 << 20).unwrap().collect();
     let extents = extents.unwrap();
     let total: u64 = extents.iter().map(|placed| placed.extent.length).sum();
     assert_eq!(total, 1 << 20);
-    assert!(
-        extents
-            .iter()
-            .any(|placed| placed.offset == 65536 && placed.extent.is_hole())
-    );
+    assert!(extents.iter().any(|placed| placed.offset == 65536 && placed.extent.is_hole()));
 }
 
 #[test]
 fn a_servers_error_names_the_command_and_spares_the_connection() {
     let scratch = Scratch::new().unwrap();
     let image = scratch.raw_image("disk", 1 << 20).unwrap();
-    let server = Server::qemu_nbd(&["-f", "raw", image.to_str().unwrap()])
-        .start()
-        .unwrap();
+    let server = Server::qemu_nbd(&["-f", "raw", image.to_str().unwrap()]).start().unwrap();
     let config = ClientConfig::new().strict(nbd_client_blocking::proto::StrictMode::empty());
     let mut client = builder().config(config).connect_uri(&server.uri()).unwrap();
     let error = client.read_at(1 << 20, &mut [0; 512]).unwrap_err();
     assert_eq!(error.errno(), 22, "{error}");
-    assert!(
-        error.to_string().contains("read of 512 bytes at 1048576"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("read of 512 bytes at 1048576"), "{error}");
     assert!(error.to_string().contains("server said"), "{error}");
     client.read_at(0, &mut [0; 512]).unwrap();
 }
@@ -164,10 +145,7 @@ fn misuse_is_refused_before_it_is_sent() {
     let server = nbdkit(&["-r", "memory", "1M"]);
     let mut client = connect(&server);
     assert_eq!(client.write_at(0, &[0; 512]).unwrap_err().errno(), 1);
-    assert_eq!(
-        client.read_at(1 << 20, &mut [0; 1]).unwrap_err().errno(),
-        22
-    );
+    assert_eq!(client.read_at(1 << 20, &mut [0; 1]).unwrap_err().errno(), 22);
     assert_eq!(
         client
             .submit_and_wait(nbd_client_blocking::proto::Command::read(0, 0))
@@ -202,11 +180,7 @@ fn option_mode_lists_refuses_and_goes() {
     options.set_export_name("hello").unwrap();
     assert_eq!(options.info().unwrap().export.unwrap().size, 1 << 20);
     let contexts = options.list_meta_contexts(&[]).unwrap();
-    assert!(
-        contexts
-            .iter()
-            .any(|context| context.name == "base:allocation")
-    );
+    assert!(contexts.iter().any(|context| context.name == "base:allocation"));
     let client = options.go().unwrap();
     client.disconnect().unwrap();
 }
@@ -246,9 +220,7 @@ fn silence_ends_in_a_timeout_and_the_client_lives_on() {
     let error = client.read_at(0, &mut [0; 512]).unwrap_err();
     assert!(matches!(error, Error::TimedOut { .. }), "{error}");
     server.cont().unwrap();
-    client
-        .set_timeout(Some(std::time::Duration::from_secs(20)))
-        .unwrap();
+    client.set_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
     client.read_at(0, &mut [0; 512]).unwrap();
 }
 

@@ -2,8 +2,83 @@
 //!
 //! Nothing in this crate opens a socket, reads a clock, spawns a thread or stores
 //! a payload. Bytes that arrived are given to a machine, bytes it wants to send are
-//! taken from it, and where payload lives is the caller's business.
+//! taken from it, and where payload lives is the caller's business. So it runs in any
+//! event loop, under any runtime, in a fuzzer and in a simulation, always the same.
+//!
+//! ```text
+//!   Negotiation ──finish──► Client          ServerNegotiation ──finish──► Server
+//!        │                     │                     │                      │
+//!        └──────────── Machine: bytes in, bytes out ─┴──────────────────────┘
+//! ```
+//!
+//! Most programs want an adapter instead: `nbd-client-blocking`, `nbd-client-mio`,
+//! `nbd-client-tokio`, `nbd-client-futures`.
+//!
+//! # A loop of your own
+//!
+//! 1. [`Negotiation::new`], then move bytes through [`Machine`] until
+//!    [`Negotiation::phase`] is [`Phase::Established`], then [`Negotiation::finish`].
+//! 2. [`Client::submit`] commands, as many as there are; it never writes.
+//! 3. Send what is due: `send_bufs` and [`sent`](Machine::sent), or
+//!    [`drain`](Machine::drain), or `notify_write`.
+//! 4. Receive what has come: [`recv_bufs`](Machine::recv_bufs) and
+//!    [`received`](Machine::received), or [`feed`](Machine::feed), or `notify_read`.
+//! 5. Take [`Client::poll_event`] until it is empty; go to 2, or wait for what
+//!    [`get_direction`](Machine::get_direction) says.
+//!
+//! Here both ends are in one place, and the "network" is a `Vec<u8>`:
+//!
+//! ```
+//! use nbd_proto::*;
+//!
+//! // The two negotiations talk until both are done.
+//! let mut client = Negotiation::new(ClientConfig::new().export("disk"))?;
+//! let mut server = ServerNegotiation::new(ServerConfig::new());
+//! let mut wire = Vec::new();
+//! while client.phase() != Phase::Established {
+//!     server.drain(&mut wire, &Discard)?;
+//!     client.feed(&std::mem::take(&mut wire), &mut Discard)?;
+//!     client.drain(&mut wire, &Discard)?;
+//!     server.feed(&std::mem::take(&mut wire), &mut Discard)?;
+//!     if let Some(Question::Go(_)) = server.question() {
+//!         server.describe(ExportInfo::new(1 << 20, TransmissionFlags::HAS_FLAGS))?;
+//!     }
+//! }
+//! let (mut client, mut server) = (client.finish().unwrap(), server.finish().unwrap());
+//!
+//! // The client asks, the server answers from memory of its own.
+//! let id = client.submit(Command::read(4096, 5))?;
+//! client.drain(&mut wire, &Discard)?;
+//! server.feed(&std::mem::take(&mut wire), &mut Discard)?;
+//! let Some(ServerEvent::Request { id: request, .. }) = server.poll_event() else { panic!() };
+//! server.reply_data(request)?;
+//! server.drain(&mut wire, &WriteFrom { id: request, buffer: b"bytes" })?;
+//!
+//! // The answer lands where the client says.
+//! let mut buffer = [0; 5];
+//! client.feed(&wire, &mut ReadInto { id, buffer: &mut buffer })?;
+//! assert!(matches!(client.poll_event(), Some(Event::Completed { result: Ok(()), .. })));
+//! assert_eq!(&buffer, b"bytes");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Features
+//!
+//! `std` (default): the driver over [`std::io`], `IoSlice`s, conversions into
+//! [`std::io::Error`]. Without it the crate needs `alloc` only.
 #![no_std]
+// Nothing a peer sends may end in a panic.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::string_slice,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable
+    )
+)]
 
 extern crate alloc;
 #[cfg(feature = "std")]

@@ -48,11 +48,7 @@ fn an_idle_client_does_not_hold_up_the_end() -> TestResult {
     drop((established, negotiating));
     let status = server.wait_within(LIMIT).expect("the server did not stop");
     assert!(status.success(), "{status}");
-    assert!(
-        begun.elapsed() < Duration::from_secs(4),
-        "{:?}",
-        begun.elapsed()
-    );
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
     assert!(!socket.exists(), "the socket was left behind");
     Ok(())
 }
@@ -104,11 +100,7 @@ fn a_second_signal_ends_it_at_once() -> TestResult {
     terminate(&server);
     let status = server.wait_within(LIMIT).expect("the server did not stop");
     assert!(!status.success(), "{status}");
-    assert!(
-        begun.elapsed() < Duration::from_secs(4),
-        "{:?}",
-        begun.elapsed()
-    );
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
     Ok(())
 }
 

@@ -47,10 +47,7 @@ fn tcp_takes_a_free_port_and_tells_it() -> TestResult {
         let (_server, uri) = Running::start(&args);
         assert!(uri.starts_with("nbd://"), "{uri}");
         assert!(uri.ends_with("/a%20b/c") && !uri.contains(":0/"), "{uri}");
-        nbdsh(
-            &uri,
-            "h.pwrite(b'x' * 100000, 1)\nassert h.get_size() == 1 << 20",
-        )?;
+        nbdsh(&uri, "h.pwrite(b'x' * 100000, 1)\nassert h.get_size() == 1 << 20")?;
     }
     Ok(())
 }
@@ -76,10 +73,7 @@ fn a_socket_in_use_is_left_alone_and_a_stale_one_replaced() -> TestResult {
     let listener = UnixListener::bind(&socket).unwrap();
     let (_, words) = fails(&args)?;
     assert!(words.contains("another server is listening"), "{words}");
-    assert!(
-        words.contains(&*path) && words.lines().count() == 1,
-        "{words}"
-    );
+    assert!(words.contains(&*path) && words.lines().count() == 1, "{words}");
     drop(listener);
     let (_server, uri) = Running::start(&args);
     nbdsh(&uri, "assert h.get_size() == 1 << 20")?;
@@ -96,16 +90,10 @@ fn mistakes_on_the_command_line_are_explained() -> TestResult {
     let mistakes: [(&[&str], &str); 7] = [
         (&["--memory", "1M"], "--unix"),
         (&["--unix", "s"], "--memory"),
-        (
-            &["--memory", "1M", "--file", "f", "--unix", "s"],
-            "cannot be used with",
-        ),
+        (&["--memory", "1M", "--file", "f", "--unix", "s"], "cannot be used with"),
         (&["--memory", "1Q", "--unix", "s"], "no unit"),
         (&["--memory", "99E", "--unix", "s"], "64 bits"),
-        (
-            &["--file", "/nowhere/at/all", "--unix", "s"],
-            "/nowhere/at/all",
-        ),
+        (&["--file", "/nowhere/at/all", "--unix", "s"], "/nowhere/at/all"),
         (&["--memory", "1M", "--tcp", "127.0.0.1:x"], "127.0.0.1:x"),
     ];
     for (args, words) in mistakes {
@@ -120,14 +108,8 @@ fn an_export_name_that_no_client_could_send_is_refused() -> TestResult {
     let scratch = Scratch::new()?;
     let socket = scratch.join("s");
     let name = "x".repeat(5000);
-    let (_, words) = fails(&[
-        "--memory",
-        "1M",
-        "--export",
-        &name,
-        "--unix",
-        &socket.to_string_lossy(),
-    ])?;
+    let (_, words) =
+        fails(&["--memory", "1M", "--export", &name, "--unix", &socket.to_string_lossy()])?;
     assert!(words.contains("export name"), "{words}");
     assert!(!socket.exists());
     Ok(())

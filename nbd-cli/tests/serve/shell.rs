@@ -154,10 +154,8 @@ fn sizes_need_not_be_round() -> TestResult {
     for (size, memory) in [(1, "1"), (12_345, "12345"), (65_537, "65537")] {
         let scratch = Scratch::new()?;
         let image = scratch.raw_image("disk", size)?;
-        let servers = [
-            serve(&["--memory", memory]).start()?,
-            serve(&["--file"]).arg(&image).start()?,
-        ];
+        let servers =
+            [serve(&["--memory", memory]).start()?, serve(&["--file"]).arg(&image).start()?];
         for server in &servers {
             let script = format!(
                 "assert h.get_size() == {size}\n\

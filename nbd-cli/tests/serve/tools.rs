@@ -10,14 +10,7 @@ const MEGABYTE: u64 = 1 << 20;
 
 #[test]
 fn nbdinfo_sees_what_was_asked_for() -> TestResult {
-    let args = [
-        "--memory",
-        "10M",
-        "--export",
-        "a disk",
-        "--description",
-        "for tests",
-    ];
+    let args = ["--memory", "10M", "--export", "a disk", "--description", "for tests"];
     let server = serve(&args).start()?;
     for uri in [server.export_uri("a disk"), server.uri()] {
         let json = run(tool("nbdinfo")?.args(["--json", &uri]))?.success()?;
@@ -94,12 +87,7 @@ fn nbdcopy(from: &str, to: &str) -> TestResult {
 }
 
 fn nbdcopy_by_four(from: &str, to: &str) -> TestResult {
-    let speed = [
-        "--connections=4",
-        "--threads=4",
-        "--requests=64",
-        "--request-size=1048576",
-    ];
+    let speed = ["--connections=4", "--threads=4", "--requests=64", "--request-size=1048576"];
     run(tool("nbdcopy")?.args(speed).args([from, to]))?.success()?;
     Ok(())
 }

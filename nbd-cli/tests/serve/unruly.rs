@@ -29,10 +29,7 @@ fn a_client_may_send_all_it_has_before_it_reads() -> TestResult {
     for i in 16..32 {
         assert_eq!(client.read(16), reply(0, i));
     }
-    nbdsh(
-        &server.uri(),
-        "assert h.pread(3, (20 << 20) - 1) == b'\\x13\\x14\\x14'",
-    )?;
+    nbdsh(&server.uri(), "assert h.pread(3, (20 << 20) - 1) == b'\\x13\\x14\\x14'")?;
     Ok(())
 }
 
@@ -48,10 +45,7 @@ fn writes_of_full_length_follow_each_other() -> TestResult {
     for i in 0..4 {
         assert_eq!(client.read(16), reply(0, i));
     }
-    nbdsh(
-        &server.uri(),
-        "assert h.pread(2, (64 << 20) - 1) == b'\\x02\\x03'",
-    )?;
+    nbdsh(&server.uri(), "assert h.pread(2, (64 << 20) - 1) == b'\\x02\\x03'")?;
     Ok(())
 }
 
@@ -107,10 +101,7 @@ fn a_fault_ends_one_connection_and_is_told_in_one_line() -> TestResult {
         server.log().contains("wrong magic number in a request")
     });
     let log = server.log();
-    let faults: Vec<&str> = log
-        .lines()
-        .filter(|line| line.contains("nbd: process"))
-        .collect();
+    let faults: Vec<&str> = log.lines().filter(|line| line.contains("nbd: process")).collect();
     assert_eq!(faults.len(), 1, "{log}");
     Ok(())
 }
