@@ -45,7 +45,7 @@ fn serve(socket: &Path) -> std::io::Result<Running> {
         read_only: false,
     };
     let listener = Listener::bind(&Address::Unix(socket.to_owned()))?;
-    Running::start(listener, export, 16)
+    Running::start(listener, export, 16, None)
 }
 
 fn demonstrate(uri: &str, directory: &Path) -> Result<()> {

@@ -12,7 +12,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use nbd_client_blocking::proto::ClientConfig;
+use nbd_client_blocking::proto::{ClientConfig, TlsPolicy};
+use nbd_client_blocking::transport::tls::{TlsConfig, TlsConnector};
 use nbd_client_blocking::transport::{CommandSpec, Endpoint, NbdUri, UriPolicy};
 use nbd_client_blocking::{Builder, Client, Options};
 
@@ -34,6 +35,8 @@ pub(crate) struct Server {
     pub(crate) name: String,
     endpoint: Endpoint,
     export: String,
+    /// What an nbds URI asks for.
+    tls: Option<TlsConnector>,
 }
 
 impl Target {
@@ -101,10 +104,16 @@ impl Server {
         // The user wrote the URI, so it may name the user's files.
         let policy = UriPolicy { local_files: true, ..UriPolicy::default() };
         policy.check(&uri).context(word)?;
+        // Here, so that credentials are found wrong before anybody is connected to.
+        let tls = match uri.tls_required() {
+            true => Some(TlsConfig::from_uri(&uri).connector().context(word)?),
+            false => None,
+        };
         Ok(Self {
             name: word.to_owned(),
             endpoint: uri.endpoint(),
             export: uri.export_name().to_owned(),
+            tls,
         })
     }
 
@@ -117,6 +126,7 @@ impl Server {
             name: format!("[ {} ]", words.join(" ")),
             endpoint: Endpoint::SocketActivation(spec.into()),
             export: String::new(),
+            tls: None,
         })
     }
 
@@ -136,7 +146,11 @@ impl Server {
     }
 
     fn builder(&self, config: ClientConfig, timeout: Duration) -> Builder {
-        Builder::new().config(config.export(&self.export)).timeout(timeout)
+        let builder = Builder::new().config(config.export(&self.export)).timeout(timeout);
+        match &self.tls {
+            Some(connector) => builder.tls(TlsPolicy::Require, connector.clone()),
+            None => builder,
+        }
     }
 }
 
@@ -158,12 +172,19 @@ mod tests {
 
     #[test]
     fn every_kind_is_told_apart() {
-        let targets =
-            parse(&["NBD://localhost", "-", "null:", "./nbd:x", "nbds+unix:///?socket=s"]);
+        let targets = parse(&["NBD://localhost", "-", "null:", "./nbd:x", "nbd+unix:///?socket=s"]);
         assert!(matches!(
             &targets.unwrap()[..],
             [Target::Nbd(_), Target::Stdio, Target::Null, Target::File(_), Target::Nbd(_)]
         ));
+    }
+
+    #[test]
+    fn credentials_are_read_before_anything_else_happens() {
+        let uri = "NBDS+unix:///?socket=s&tls-certificates=/nowhere";
+        let error = parse(&[uri]).unwrap_err().to_string();
+        assert!(error.starts_with(uri), "{error}");
+        assert!(error.contains("/nowhere/ca-cert.pem"), "{error}");
     }
 
     #[test]

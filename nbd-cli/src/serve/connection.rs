@@ -21,6 +21,7 @@ use nbd_proto::{
     ApiMisuse, Command, Direction, Error, Machine, PeerMisbehaved, RequestId, Server, ServerEvent,
 };
 use nbd_transport::LinkError;
+use nbd_transport::tls::TlsError;
 
 use super::answer::Answerer;
 use super::buffers::Buffers;
@@ -61,6 +62,9 @@ pub(super) enum Fault {
     /// The client broke the protocol.
     #[error(transparent)]
     Protocol(#[from] Error),
+    /// TLS failed.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The client vanished.
     #[error("the client left while it had requests open")]
     Gone,
@@ -83,6 +87,7 @@ impl From<LinkError> for Fault {
         match error {
             LinkError::Io(error) => Self::Io(error),
             LinkError::Protocol(error) => Self::Protocol(error),
+            LinkError::Tls(error) => Self::Tls(error),
             other => Self::Io(other.into()),
         }
     }
@@ -94,8 +99,16 @@ impl From<LinkError> for Fault {
 ///
 /// Whatever ended the connection before its time.
 pub(super) fn serve(mut transport: Transport, shared: &Shared) -> Result<(), Fault> {
-    let Some(server) = negotiate(&mut transport, shared, PATIENCE)? else {
-        return Ok(());
+    let server = match negotiate(&mut transport, shared, PATIENCE) {
+        Ok(Some(server)) => server,
+        Ok(None) => return Ok(()),
+        Err(fault) => {
+            if let Fault::Tls(_) = fault {
+                // Or the alert that tells the client why would be lost.
+                transport.hang_up(Instant::now() + LINGER);
+            }
+            return Err(fault);
+        }
     };
     let mut connection = Connection {
         transport,
@@ -107,6 +120,7 @@ pub(super) fn serve(mut transport: Transport, shared: &Shared) -> Result<(), Fau
         stopping: None,
     };
     connection.run()?;
+    connection.transport.close(&mut connection.server);
     if let Some(deadline) = connection.stopping {
         let linger = deadline.min(Instant::now() + LINGER);
         connection.transport.hang_up(linger);

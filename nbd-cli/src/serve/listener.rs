@@ -52,12 +52,13 @@ impl Listener {
         }
     }
 
-    /// The URI that leads clients on this machine to the export.
+    /// The URI that leads clients on this machine to the export, through TLS
+    /// or in clear.
     ///
     /// # Errors
     ///
     /// When the export's name cannot be part of a URI.
-    pub(super) fn uri(&self, export: &str) -> io::Result<String> {
+    pub(super) fn uri(&self, export: &str, tls: bool) -> io::Result<String> {
         let address = match self {
             Self::Unix(_, file) => UriAddress::Unix { path: file.path.clone() },
             Self::Tcp(listener) => {
@@ -65,7 +66,7 @@ impl Listener {
                 UriAddress::Tcp { host: reachable(bound.ip()).to_string(), port: bound.port() }
             }
         };
-        NbdUri::new(address, false)
+        NbdUri::new(address, tls)
             .and_then(|uri| uri.with_export_name(export))
             .map(|uri| uri.to_string())
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))

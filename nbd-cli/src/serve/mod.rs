@@ -16,6 +16,7 @@
 //! | `signals` | SIGTERM and SIGINT |
 //! | `listener` | the listening socket and its URI |
 //! | `running` | threads, and how they come to an end |
+//! | `tls` | what TLS takes, from the command line |
 //! | `transport` | the socket of a client: reading, writing, waiting |
 //! | `negotiate` | from the greeting to the data phase |
 //! | `connection` | the data phase: what is read, answered and sent when |
@@ -31,6 +32,7 @@ mod listener;
 mod negotiate;
 mod running;
 mod signals;
+mod tls;
 mod transport;
 
 use std::io::{self, Write};
@@ -45,6 +47,7 @@ use crate::failure::{Failure, Result};
 use crate::size;
 use crate::store::{FileStore, MemoryStore, Store};
 use signals::StopSignal;
+use tls::TlsArgs;
 
 /// Serve a file, a block device or memory to NBD clients.
 ///
@@ -65,6 +68,8 @@ pub(crate) struct Args {
     /// Refuse all changes
     #[arg(long)]
     read_only: bool,
+    #[command(flatten)]
+    tls: TlsArgs,
     /// Most clients at a time
     #[arg(long, value_name = "COUNT", default_value_t = 4096)]
     max_connections: usize,
@@ -99,8 +104,8 @@ struct Place {
 ///
 /// # Errors
 ///
-/// When the source cannot be opened, the address cannot be listened on, or the
-/// store cannot be flushed at the end.
+/// When the credentials for TLS cannot be used, the source cannot be opened, the
+/// address cannot be listened on, or the store cannot be flushed at the end.
 pub(crate) fn run(args: Args) -> Result<()> {
     serve(args).map_err(|error| Failure::new(error.to_string()))
 }
@@ -115,8 +120,9 @@ fn serve(args: Args) -> io::Result<()> {
         name: args.export,
         read_only: args.read_only,
     };
+    let tls = args.tls.read()?;
     let listener = Listener::bind(&args.place.address()?)?;
-    let running = Running::start(listener, export, args.max_connections)?;
+    let running = Running::start(listener, export, args.max_connections, tls)?;
     writeln!(io::stdout(), "{}", running.uri())?;
     signal.wait()?;
     running.stop()

@@ -10,6 +10,7 @@ use nbd_proto::{
     ServerNegotiation, ServerPhase,
 };
 use nbd_transport::LinkError;
+use nbd_transport::tls::TlsError;
 
 use super::connection::Fault;
 use super::export::{ALLOCATION, Export};
@@ -41,12 +42,20 @@ pub(super) fn negotiate(
                     continue;
                 }
                 ServerPhase::Established => return Ok(negotiation.finish().ok()),
-                // TLS is never begun: the configuration does not offer it.
-                ServerPhase::StartTls | ServerPhase::Closed => return Ok(None),
+                ServerPhase::StartTls if transport.is_handshaking() => {}
+                ServerPhase::StartTls => {
+                    upgrade(transport, &mut negotiation, shared)?;
+                    continue;
+                }
+                ServerPhase::Closed => {
+                    transport.close(&mut negotiation);
+                    return Ok(None);
+                }
             }
         }
         let woken = transport.wait(interest, Some(&shared.stop), Some(deadline))?;
         if woken.stop {
+            transport.close(&mut negotiation);
             return Ok(None);
         }
         if woken.ready.is_empty() {
@@ -77,6 +86,21 @@ pub(super) fn negotiate(
             deadline = Instant::now() + patience;
         }
     }
+}
+
+/// Starts TLS once the client has been told to go on, and goes back to
+/// negotiating, from the start, once its handshake is done.
+fn upgrade(
+    transport: &mut Transport,
+    negotiation: &mut ServerNegotiation,
+    shared: &Shared,
+) -> Result<(), Fault> {
+    if transport.is_tls() {
+        return Ok(negotiation.tls_ready()?);
+    }
+    let tls = shared.tls.as_ref().ok_or(TlsError::NotConfigured)?;
+    transport.start_tls(tls.acceptor.start()?);
+    Ok(())
 }
 
 /// Answers what only the owner of the export knows.
@@ -142,7 +166,7 @@ mod tests {
             read_only: false,
         };
         let (stop, alive) = io::pipe().unwrap();
-        (Shared::new(export, stop), alive)
+        (Shared::new(export, None, stop), alive)
     }
 
     #[test]

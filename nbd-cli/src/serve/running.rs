@@ -6,12 +6,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use nbd_proto::{Limits, ServerConfig};
+use nbd_proto::{Limits, ServerConfig, TlsPolicy};
 use rustix::event::{PollFd, PollFlags};
 
 use super::connection::serve;
 use super::export::{Export, MAX_PAYLOAD};
 use super::listener::Listener;
+use super::tls::Tls;
 use super::transport::{Transport, wait_for};
 
 /// How long clients have to take their last replies when the server stops.
@@ -30,6 +31,8 @@ const SHORTAGE: Duration = Duration::from_millis(100);
 pub(super) struct Shared {
     pub(super) export: Export,
     pub(super) config: ServerConfig,
+    /// Nothing when connections stay in clear.
+    pub(super) tls: Option<Tls>,
     /// Closed at its other end when the server stops, which wakes everybody who
     /// polls it.
     pub(super) stop: PipeReader,
@@ -39,11 +42,13 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(export: Export, stop: PipeReader) -> Self {
+    pub(super) fn new(export: Export, tls: Option<Tls>, stop: PipeReader) -> Self {
         let limits = Limits::default().max_payload(MAX_PAYLOAD).max_in_flight(IN_FLIGHT);
+        let policy = tls.as_ref().map_or(TlsPolicy::Disable, |tls| tls.policy);
         Self {
             export,
-            config: ServerConfig::new().limits(limits),
+            config: ServerConfig::new().limits(limits).tls(policy),
+            tls,
             stop,
             deadline: OnceLock::new(),
             connections: Mutex::new(0),
@@ -71,7 +76,8 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Starts to serve `export` to at most `max_connections` clients at a time.
+    /// Starts to serve `export` to at most `max_connections` clients at a time,
+    /// in clear unless `tls` is given.
     ///
     /// # Errors
     ///
@@ -81,10 +87,11 @@ impl Running {
         listener: Listener,
         export: Export,
         max_connections: usize,
+        tls: Option<Tls>,
     ) -> io::Result<Self> {
-        let uri = listener.uri(&export.name)?;
+        let uri = listener.uri(&export.name, tls.is_some())?;
         let (stop, alive) = io::pipe()?;
-        let shared = Arc::new(Shared::new(export, stop));
+        let shared = Arc::new(Shared::new(export, tls, stop));
         let acceptor = Acceptor { listener, shared: Arc::clone(&shared), max_connections };
         let acceptor =
             thread::Builder::new().name("accept".to_owned()).spawn(move || acceptor.run())?;

@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nbd_proto::io::{IoMode, Progress};
-use nbd_proto::{Direction, Machine, PayloadSink, PayloadSource};
+use nbd_proto::{Direction, Discard, Machine, PayloadSink, PayloadSource};
+use nbd_transport::tls::TlsStage;
 use nbd_transport::{Link, LinkError, SocketIo};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -29,9 +30,24 @@ pub(super) struct Woken {
 }
 
 impl Transport {
-    /// A connection in clear.
+    /// A connection in clear, until TLS is started.
     pub(super) const fn plain(socket: OwnedFd) -> Self {
         Self { socket, link: Link::plain() }
+    }
+
+    /// From now on everything goes through TLS, its handshake first.
+    pub(super) fn start_tls(&mut self, stage: Box<dyn TlsStage>) {
+        self.link.start_tls(stage);
+    }
+
+    /// Whether TLS was started.
+    pub(super) const fn is_tls(&self) -> bool {
+        self.link.is_tls()
+    }
+
+    /// Whether the handshake of TLS is under way.
+    pub(super) fn is_handshaking(&self) -> bool {
+        self.link.is_handshaking()
     }
 
     /// Reads once, without waiting.
@@ -45,7 +61,13 @@ impl Transport {
         S: PayloadSink,
     {
         let mut io = SocketIo::non_blocking(self.socket.as_fd());
-        self.link.read(machine, &mut io, sink, IoMode::Vectored)
+        let result = self.link.read(machine, &mut io, sink, IoMode::Vectored);
+        if let Err(LinkError::Tls(_)) = result {
+            // The alert that tells the client why. The error stands whether it
+            // arrives or not.
+            let _ = self.link.write(machine, &mut io, &Discard, IoMode::Vectored);
+        }
+        result
     }
 
     /// Writes once, without waiting: as many replies as one call takes.
@@ -64,7 +86,8 @@ impl Transport {
     }
 
     /// Waits until the socket can go on in one of the directions, `stop` is
-    /// closed at its other end, or the time is up.
+    /// closed at its other end, or the time is up. What TLS has received
+    /// already is there to be read without a wait.
     ///
     /// # Errors
     ///
@@ -75,6 +98,8 @@ impl Transport {
         stop: Option<&PipeReader>,
         deadline: Option<Instant>,
     ) -> io::Result<Woken> {
+        let behind = interest.contains(Direction::READ) && self.link.is_behind();
+        let deadline = if behind { Some(Instant::now()) } else { deadline };
         let mut wanted = PollFlags::empty();
         wanted.set(PollFlags::IN, interest.contains(Direction::READ));
         wanted.set(PollFlags::OUT, interest.contains(Direction::WRITE));
@@ -90,9 +115,17 @@ impl Transport {
         let failed = PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL;
         let seen = fds[0].revents();
         let mut ready = Direction::empty();
-        ready.set(Direction::READ, seen.intersects(PollFlags::IN | failed));
+        ready.set(Direction::READ, behind || seen.intersects(PollFlags::IN | failed));
         ready.set(Direction::WRITE, seen.intersects(PollFlags::OUT | failed));
         Ok(Woken { ready: ready & interest, stop: used == 2 && !fds[1].revents().is_empty() })
+    }
+
+    /// Tells the client, under TLS, that nothing more comes; to be called when
+    /// all has been sent. In clear the end of the stream says it.
+    pub(super) fn close<M: Machine>(&mut self, machine: &mut M) {
+        self.link.close();
+        // A client that leaves no room for these few bytes does not read them.
+        let _ = self.write(machine, &Discard);
     }
 
     /// Ends a connection of which the client does not know yet. To close a
@@ -127,8 +160,11 @@ impl Transport {
 pub(super) fn wait_for(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> io::Result<()> {
     loop {
         let timeout = deadline.map(|deadline| {
-            // Rounded up, so as not to wake early and find time left.
-            deadline.saturating_duration_since(Instant::now()) + Duration::from_micros(1)
+            match deadline.checked_duration_since(Instant::now()) {
+                // Rounded up, so as not to wake early and find time left.
+                Some(left) => left + Duration::from_micros(1),
+                None => Duration::ZERO,
+            }
         });
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
         match poll(fds, timeout.as_ref()) {
