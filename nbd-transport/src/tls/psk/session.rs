@@ -77,6 +77,11 @@ impl Stage {
         };
         let reason = escape(first.reason().unwrap_or("no reason given").as_bytes());
         match first.reason_code().checked_sub(ALERT).map(u8::try_from) {
+            // A wrong key spoils the first thing that it protects. Which alert that makes, each
+            // library decides for itself.
+            Some(Ok(20 | 47 | 51)) => {
+                TlsError::Alert { peer, reason: String::from("the user name or key is wrong") }
+            }
             Some(Ok(alert)) => {
                 TlsError::Alert { peer, reason: describe_alert(alert, "the user name or key") }
             }
