@@ -21,7 +21,7 @@ pub(super) struct TlsArgs {
     #[command(flatten)]
     credentials: Credentials,
     /// Take only clients that show a certificate signed by one in ca-cert.pem
-    #[arg(long, requires = "tls_certificates")]
+    #[arg(long, requires = "tls_certificates", conflicts_with = "tls_psk")]
     tls_verify_peer: bool,
     /// Whether clients may do without TLS
     #[arg(long, value_name = "POLICY", value_enum, default_value_t = Need::Require,

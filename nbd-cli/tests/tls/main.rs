@@ -1,0 +1,11 @@
+//! `nbd serve` behind TLS, met by the clients people use and by this program's
+//! own; and what becomes of clients and credentials that do not fit.
+
+mod credentials;
+mod ours;
+mod pki;
+mod psk;
+mod refusals;
+mod support;
+mod tools;
+mod unruly;

@@ -1,0 +1,86 @@
+//! Clients that cheat around STARTTLS, byte by byte.
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+
+use crate::pki::Pki;
+use crate::support::{LIMIT, Serving, TestResult, succeed};
+
+const START_TLS: &[u8] = b"IHAVEOPT\0\0\0\x05\0\0\0\0";
+const LIST: &[u8] = b"IHAVEOPT\0\0\0\x03\0\0\0\0";
+const ACK: &[u8] = b"\x00\x03\xe8\x89\x04\x55\x65\xa9\0\0\0\x05\0\0\0\x01\0\0\0\0";
+
+/// A client that has asked for TLS, with `more` in the same segment.
+fn asked(server: &Serving, more: &[u8]) -> UnixStream {
+    let mut stream = UnixStream::connect(server.socket()).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    stream.read_exact(&mut [0; 18]).unwrap();
+    stream.write_all(&[&[0, 0, 0, 3], START_TLS, more].concat()).unwrap();
+    stream
+}
+
+/// What comes until the server closes. That it closes without having read all
+/// may show as an error.
+fn rest(mut stream: UnixStream) -> Vec<u8> {
+    let _ = stream.shutdown(Shutdown::Write);
+    let mut bytes = Vec::new();
+    let _ = stream.read_to_end(&mut bytes);
+    bytes
+}
+
+fn read_acknowledgement(stream: &mut UnixStream) {
+    let mut reply = [0; 20];
+    stream.read_exact(&mut reply).unwrap();
+    assert_eq!(reply, ACK);
+}
+
+/// The server says one line of it, and still serves others.
+fn assert_told(server: &Serving, pki: &Pki, expected: &str) -> TestResult {
+    let said = server.said(1);
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].contains(expected), "{said:?}");
+    assert_eq!(succeed(&["info", "--size", &server.with(pki.dir())])?, "12582912");
+    Ok(())
+}
+
+#[test]
+fn an_option_injected_behind_starttls_is_fatal() -> TestResult {
+    let pki = Pki::new();
+    for policy in ["require", "allow"] {
+        let server = Serving::unix(&["--tls-certificates", pki.arg(), "--tls", policy]);
+        let answer = rest(asked(&server, LIST));
+        // Neither is the option answered, nor does TLS begin.
+        assert!(answer.is_empty() || answer == ACK, "{answer:?}");
+        assert_told(&server, &pki, "plaintext after the acknowledgement of STARTTLS")?;
+    }
+    Ok(())
+}
+
+#[test]
+fn plaintext_in_place_of_the_handshake_is_fatal() -> TestResult {
+    let pki = Pki::new();
+    for plaintext in [LIST, &[22; 40_000], b"GET / HTTP/1.1\r\n\r\n"] {
+        let server = Serving::unix(&["--tls-certificates", pki.arg(), "--tls", "allow"]);
+        let mut stream = asked(&server, &[]);
+        read_acknowledgement(&mut stream);
+        stream.write_all(plaintext).unwrap();
+        let answer = rest(stream);
+        let magic = &ACK[..8];
+        assert!(!answer.windows(8).any(|bytes| bytes == magic), "{answer:?}");
+        // At most an alert.
+        assert!(answer.is_empty() || answer[0] == 21, "{answer:?}");
+        assert_told(&server, &pki, "the client ")?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_client_that_leaves_in_the_handshake_is_told_of() -> TestResult {
+    let pki = Pki::new();
+    let server = Serving::unix(&["--tls-certificates", pki.arg()]);
+    let mut stream = asked(&server, &[]);
+    read_acknowledgement(&mut stream);
+    assert!(rest(stream).is_empty());
+    assert_told(&server, &pki, "the client closed the connection during the TLS handshake")
+}
