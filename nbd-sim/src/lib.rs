@@ -23,6 +23,7 @@
 //! | [`delivery`] | the ways in which bytes can reach a machine |
 //! | [`replay`] | recorded sessions, played to either side |
 //! | [`hostile`] | servers that break rules, as a table |
+//! | [`fuzzing`] | bytes from a fuzzer, turned into sessions |
 //! | `peer` | real servers and tools, with feature `peers` |
 //!
 //! Nothing here reads a clock or asks the system for chance: the same seed gives
@@ -30,6 +31,7 @@
 
 pub mod delivery;
 pub mod disk;
+pub mod fuzzing;
 pub mod hostile;
 pub mod link;
 pub mod oracle;

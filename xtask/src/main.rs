@@ -3,7 +3,9 @@
 //! Each command is a file of its own and one line of [`COMMANDS`].
 
 mod bench;
+mod fuzz;
 mod packages;
+mod sim;
 mod steps;
 mod test;
 mod workspace;
@@ -21,7 +23,7 @@ struct Command {
     run: fn(&[String]) -> Outcome,
 }
 
-const COMMANDS: [Command; 3] = [
+const COMMANDS: [Command; 5] = [
     Command {
         name: "test",
         about: "install what is missing, then check everything: format, lints, tests, documentation",
@@ -36,6 +38,16 @@ const COMMANDS: [Command; 3] = [
         name: "bench",
         about: "compare `nbd bench` with libnbd: throughput and instructions [--rounds N]",
         run: bench::run,
+    },
+    Command {
+        name: "fuzz",
+        about: "feed a fuzz target with arbitrary bytes: TARGET [--seconds N]",
+        run: fuzz::run,
+    },
+    Command {
+        name: "sim",
+        about: "run simulated sessions on every processor [--seeds N] [--first K]",
+        run: sim::run,
     },
 ];
 
