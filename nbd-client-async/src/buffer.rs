@@ -1,0 +1,105 @@
+//! Memory that is lent to a connection and given back.
+
+use std::any::Any;
+
+use bytes::{Bytes, BytesMut};
+
+/// The memory of one call. The usual types are kept as they are; any other is boxed.
+#[derive(Default)]
+pub(crate) enum Buffer {
+    #[default]
+    None,
+    Write(Bytes),
+    BytesMut(BytesMut),
+    Vec(Vec<u8>),
+    Other(Box<dyn Lent>),
+}
+
+/// A caller's own type of buffer.
+pub(crate) trait Lent: Send {
+    fn bytes(&mut self) -> &mut [u8];
+    fn into_any(self: Box<Self>) -> Box<dyn Any>;
+}
+
+impl<B: AsMut<[u8]> + Send + 'static> Lent for B {
+    fn bytes(&mut self) -> &mut [u8] {
+        self.as_mut()
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
+    }
+}
+
+/// The value as another type, if it is of that type.
+fn same<A: 'static, B: 'static>(value: &mut Option<A>) -> Option<B> {
+    (value as &mut dyn Any).downcast_mut::<Option<B>>()?.take()
+}
+
+impl Buffer {
+    pub(crate) fn lend<B: AsMut<[u8]> + Send + 'static>(buffer: B) -> Self {
+        let mut buffer = Some(buffer);
+        if let Some(bytes) = same(&mut buffer) {
+            return Self::BytesMut(bytes);
+        }
+        if let Some(bytes) = same(&mut buffer) {
+            return Self::Vec(bytes);
+        }
+        buffer.map_or(Self::None, |buffer| Self::Other(Box::new(buffer)))
+    }
+
+    /// The value that was lent as `B`.
+    pub(crate) fn give_back<B: 'static>(self) -> Option<B> {
+        match self {
+            Self::None => None,
+            Self::Write(bytes) => same(&mut Some(bytes)),
+            Self::BytesMut(bytes) => same(&mut Some(bytes)),
+            Self::Vec(bytes) => same(&mut Some(bytes)),
+            Self::Other(lent) => lent.into_any().downcast().ok().map(|value| *value),
+        }
+    }
+
+    /// Where data lands.
+    pub(crate) fn writable(&mut self) -> &mut [u8] {
+        match self {
+            Self::None | Self::Write(_) => &mut [],
+            Self::BytesMut(bytes) => bytes,
+            Self::Vec(bytes) => bytes,
+            Self::Other(lent) => lent.bytes(),
+        }
+    }
+
+    /// Where data comes from.
+    pub(crate) fn readable(&self) -> &[u8] {
+        match self {
+            Self::Write(bytes) => bytes,
+            Self::None | Self::BytesMut(_) | Self::Vec(_) | Self::Other(_) => &[],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn round<B: AsMut<[u8]> + Send + 'static>(buffer: B) -> B {
+        let mut lent = Buffer::lend(buffer);
+        lent.writable().fill(7);
+        assert_eq!(lent.writable().len(), 3);
+        lent.give_back().unwrap()
+    }
+
+    #[test]
+    fn every_buffer_comes_back_as_what_it_was() {
+        assert_eq!(round(vec![0; 3]), [7; 3]);
+        assert_eq!(round(BytesMut::zeroed(3)), [7; 3][..]);
+        assert_eq!(round([0; 3]), [7; 3]);
+        assert_eq!(*round(vec![0; 3].into_boxed_slice()), [7; 3]);
+    }
+
+    #[test]
+    fn the_usual_types_are_not_boxed() {
+        assert!(matches!(Buffer::lend(vec![0]), Buffer::Vec(_)));
+        assert!(matches!(Buffer::lend(BytesMut::new()), Buffer::BytesMut(_)));
+    }
+}

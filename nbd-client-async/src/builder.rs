@@ -1,0 +1,387 @@
+//! How to connect, and to what.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nbd_proto::io::IoMode;
+use nbd_proto::{ClientConfig, TlsPolicy};
+use nbd_transport::tls::{TlsConfig, TlsConnector};
+use nbd_transport::{Connection, Endpoint, Handshake, NbdUri, UriPolicy};
+
+use crate::client::Client;
+use crate::error::Error;
+use crate::options::Options;
+use crate::pool::Pool;
+use crate::runtime::{Runtime, Socket};
+use crate::state::Wire;
+use crate::thread::in_thread;
+
+/// Settings of a connection, then the connection itself.
+///
+/// Names are resolved, files read and connections made in a thread of their own, so the
+/// runtime is never blocked.
+///
+/// ```
+/// use nbd_client_async::{Builder, Client, Error, Runtime};
+/// use std::time::Duration;
+///
+/// async fn connect<R: Runtime + Clone>(runtime: R) -> Result<Client, Error> {
+///     Builder::on(runtime)
+///         .meta_context("base:allocation")
+///         .timeout(Duration::from_secs(30))
+///         .connect_uri("nbd://localhost/disk")
+///         .await
+/// }
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Builder<R> {
+    runtime: R,
+    config: ClientConfig,
+    policy: UriPolicy,
+    tls: Option<TlsConnector>,
+    timeout: Option<Duration>,
+}
+
+impl<R: Runtime + Clone + Default> Builder<R> {
+    /// Defaults: no TLS, no meta context, no timeout, and everything the server
+    /// offers.
+    ///
+    /// ```
+    /// # use nbd_client_async::{Builder, Runtime};
+    /// # fn example<Tokio: Runtime + Clone + Default>() {
+    /// let builder = Builder::<Tokio>::new().export("disk");
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn new() -> Self {
+        Self::on(R::default())
+    }
+}
+
+impl<R: Runtime + Clone> Builder<R> {
+    /// The same for a given runtime.
+    ///
+    /// ```
+    /// # use nbd_client_async::{Builder, Runtime};
+    /// # fn example(runtime: impl Runtime + Clone) {
+    /// let builder = Builder::on(runtime).export("disk");
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn on(runtime: R) -> Self {
+        Self {
+            runtime,
+            config: ClientConfig::default(),
+            policy: UriPolicy::default(),
+            tls: None,
+            timeout: None,
+        }
+    }
+
+    /// Replaces everything that is asked for in the negotiation.
+    ///
+    /// ```
+    /// # use nbd_client_async::{Builder, Runtime, proto::{ClientConfig, Limits}};
+    /// # fn example(builder: Builder<impl Runtime + Clone>) {
+    /// let limits = Limits::default().max_in_flight(64);
+    /// let builder = builder.config(ClientConfig::new().limits(limits));
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn config(mut self, config: ClientConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Name of the export; a URI's own name takes its place.
+    ///
+    /// ```
+    /// # use nbd_client_async::{Builder, Runtime};
+    /// # fn example(builder: Builder<impl Runtime + Clone>) {
+    /// let builder = builder.export("disk");
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn export(mut self, name: impl Into<String>) -> Self {
+        self.config = self.config.export(name);
+        self
+    }
+
+    /// Adds a meta context to ask for, such as `base:allocation`.
+    ///
+    /// ```
+    /// # use nbd_client_async::{Builder, Runtime};
+    /// # fn example(builder: Builder<impl Runtime + Clone>) {
+    /// let builder = builder.meta_context("base:allocation");
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn meta_context(mut self, name: impl Into<String>) -> Self {
+        self.config = self.config.meta_context(name);
+        self
+    }
+
+    /// What URIs may make this program do.
+    ///
+    /// ```
+    /// # use nbd_client_async::{Builder, Runtime, transport::UriPolicy};
+    /// # fn example(builder: Builder<impl Runtime + Clone>) {
+    /// let builder = builder.uri_policy(UriPolicy::default());
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn uri_policy(mut self, policy: UriPolicy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// Whether TLS is used, and with what. A URI that asks for TLS makes
+    /// [`TlsPolicy::Require`] of any policy, and needs no connector.
+    ///
+    /// ```
+    /// use nbd_client_async::transport::tls::{TlsConfig, TlsConfigError};
+    /// # use nbd_client_async::{Builder, Runtime, proto::TlsPolicy};
+    /// # fn example<R: Runtime + Clone>(builder: Builder<R>)
+    /// # -> Result<Builder<R>, TlsConfigError> {
+    /// let connector = TlsConfig::new().directory("/etc/pki/disk").connector()?;
+    /// let builder = builder.tls(TlsPolicy::Require, connector);
+    /// # Ok(builder) }
+    /// ```
+    #[must_use]
+    pub fn tls(mut self, policy: TlsPolicy, connector: TlsConnector) -> Self {
+        self.config = self.config.tls(policy);
+        self.tls = Some(connector);
+        self
+    }
+
+    /// Longest time for connecting and negotiating together, and afterwards for each
+    /// call (default: none). See also [`Client::with_timeout`].
+    ///
+    /// ```
+    /// # use nbd_client_async::{Builder, Runtime};
+    /// # fn example(builder: Builder<impl Runtime + Clone>) {
+    /// let builder = builder.timeout(std::time::Duration::from_secs(30));
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Connects to a URI, such as `nbd://host/export` or
+    /// `nbd+unix:///export?socket=/path`.
+    ///
+    /// ```
+    /// # use nbd_client_async::{Builder, Error, Runtime};
+    /// # async fn example(builder: Builder<impl Runtime + Clone>) -> Result<(), Error> {
+    /// let client = builder.connect_uri("nbd://localhost/disk").await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// When the URI is malformed or forbidden, nobody answers, or the server refuses.
+    pub async fn connect_uri(&self, uri: &str) -> Result<Client, Error> {
+        let (builder, endpoint) = self.clone().resolve(uri).await?;
+        builder.connect(&endpoint).await
+    }
+
+    /// Connects to an endpoint.
+    ///
+    /// ```
+    /// # use nbd_client_async::{Builder, Error, Runtime, transport::Endpoint};
+    /// # async fn example(builder: Builder<impl Runtime + Clone>) -> Result<(), Error> {
+    /// let endpoint = Endpoint::Unix("/run/nbd.sock".into());
+    /// let client = builder.connect(&endpoint).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// When nobody answers, or the server refuses.
+    pub async fn connect(&self, endpoint: &Endpoint) -> Result<Client, Error> {
+        self.open(endpoint, false).await?.into_client()
+    }
+
+    /// Negotiates over a connection that is there already.
+    ///
+    /// ```
+    /// # use nbd_client_async::{Builder, Error, Runtime, transport::Connection};
+    /// # async fn example(builder: Builder<impl Runtime + Clone>) -> Result<(), Error> {
+    /// let socket = std::os::unix::net::UnixStream::connect("/run/nbd.sock")?;
+    /// let connection = Connection::from_socket(socket.into())?;
+    /// let client = builder.connect_over(connection).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub async fn connect_over(&self, connection: Connection) -> Result<Client, Error> {
+        let wire = self.adopt(connection)?;
+        self.begin(wire, None, self.deadline(), false).await?.into_client()
+    }
+
+    /// Negotiates over any stream.
+    ///
+    /// ```
+    /// # use nbd_client_async::{Builder, Error, Runtime, Socket};
+    /// # async fn example(builder: Builder<impl Runtime + Clone>, stream: impl Socket)
+    /// # -> Result<(), Error> {
+    /// let client = builder.connect_stream(stream).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// When the stream fails or the server refuses.
+    pub async fn connect_stream(&self, stream: impl Socket) -> Result<Client, Error> {
+        self.begin(plain(stream), None, self.deadline(), false).await?.into_client()
+    }
+
+    /// Opens up to `size` connections to a URI. See [`Pool`].
+    ///
+    /// ```
+    /// # use nbd_client_async::{Builder, Error, Runtime};
+    /// # async fn example(builder: Builder<impl Runtime + Clone>) -> Result<(), Error> {
+    /// let pool = builder.connect_pool("nbd://localhost/disk", 4).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// When one of them cannot be opened.
+    pub async fn connect_pool(&self, uri: &str, size: usize) -> Result<Pool, Error> {
+        let (builder, endpoint) = self.clone().resolve(uri).await?;
+        let mut clients = vec![builder.connect(&endpoint).await?];
+        while clients.len() < size && Pool::may_grow(&clients) {
+            clients.push(builder.connect(&endpoint).await?);
+        }
+        Ok(Pool::new(clients))
+    }
+
+    /// Connects to a URI and stops for the caller to ask and choose, if the server
+    /// knows how to.
+    ///
+    /// ```
+    /// # use nbd_client_async::{Builder, Error, Runtime};
+    /// # async fn example(builder: Builder<impl Runtime + Clone>) -> Result<(), Error> {
+    /// let mut options = builder.negotiate_uri("nbd://localhost").await?;
+    /// println!("{:?}", options.list().await?);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// When the URI is malformed or forbidden, nobody answers, or the server refuses.
+    pub async fn negotiate_uri(&self, uri: &str) -> Result<Options, Error> {
+        let (builder, endpoint) = self.clone().resolve(uri).await?;
+        builder.negotiate(&endpoint).await
+    }
+
+    /// Connects to an endpoint and stops for the caller to ask and choose.
+    ///
+    /// ```
+    /// # use nbd_client_async::{Builder, Error, Runtime, transport::Endpoint};
+    /// # async fn example(builder: Builder<impl Runtime + Clone>) -> Result<(), Error> {
+    /// let endpoint = Endpoint::Unix("/run/nbd.sock".into());
+    /// let options = builder.negotiate(&endpoint).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// When nobody answers, or the server refuses.
+    pub async fn negotiate(&self, endpoint: &Endpoint) -> Result<Options, Error> {
+        self.open(endpoint, true).await
+    }
+
+    /// Negotiates over a connection that is there already, and stops for the caller to
+    /// ask and choose.
+    ///
+    /// ```
+    /// # use nbd_client_async::{Builder, Error, Runtime, transport::Connection};
+    /// # async fn example(builder: Builder<impl Runtime + Clone>, connection: Connection)
+    /// # -> Result<(), Error> {
+    /// let options = builder.negotiate_over(connection).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub async fn negotiate_over(&self, connection: Connection) -> Result<Options, Error> {
+        let wire = self.adopt(connection)?;
+        self.begin(wire, None, self.deadline(), true).await
+    }
+
+    /// Negotiates over any stream, and stops for the caller to ask and choose.
+    ///
+    /// ```
+    /// # use nbd_client_async::{Builder, Error, Runtime, Socket};
+    /// # async fn example(builder: Builder<impl Runtime + Clone>, stream: impl Socket)
+    /// # -> Result<(), Error> {
+    /// let options = builder.negotiate_stream(stream).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// When the stream fails or the server refuses.
+    pub async fn negotiate_stream(&self, stream: impl Socket) -> Result<Options, Error> {
+        self.begin(plain(stream), None, self.deadline(), true).await
+    }
+
+    async fn resolve(mut self, uri: &str) -> Result<(Self, Endpoint), Error> {
+        let uri: NbdUri = uri.parse()?;
+        self.policy.check(&uri)?;
+        self.config = self.config.export(uri.export_name());
+        let endpoint = uri.endpoint();
+        if uri.tls_required() {
+            self.config = self.config.tls(TlsPolicy::Require);
+            if self.tls.is_none() {
+                let connector = in_thread("nbd-tls", move || TlsConfig::from_uri(&uri).connector());
+                self.tls = Some(connector?.await.ok_or(Error::Stopped)??);
+            }
+        }
+        Ok((self, endpoint))
+    }
+
+    async fn open(&self, endpoint: &Endpoint, option_mode: bool) -> Result<Options, Error> {
+        let deadline = self.deadline();
+        let host = match endpoint {
+            Endpoint::Tcp { host, .. } => Some(host.clone()),
+            Endpoint::Address(address) => Some(address.ip().to_string()),
+            _ => None,
+        };
+        let endpoint = endpoint.clone();
+        let connecting = in_thread("nbd-connect", move || endpoint.connect(deadline))?;
+        let connection = connecting.await.ok_or(Error::Stopped)??;
+        let wire = self.adopt(connection)?;
+        self.begin(wire, host.as_deref(), deadline, option_mode).await
+    }
+
+    async fn begin(
+        &self,
+        wire: Wire,
+        host: Option<&str>,
+        deadline: Option<Instant>,
+        option_mode: bool,
+    ) -> Result<Options, Error> {
+        let config = self.config.clone().option_mode(option_mode);
+        let handshake = match &self.tls {
+            Some(connector) => Handshake::with_tls(config, connector.clone(), host)?,
+            None => Handshake::new(config)?,
+        };
+        let runtime = Arc::new(self.runtime.clone());
+        let mut options = Options::new(handshake, wire, runtime, self.timeout);
+        options.drive(deadline).await?;
+        Ok(options)
+    }
+
+    fn adopt(&self, connection: Connection) -> Result<Wire, Error> {
+        let Connection { stream, peer } = connection;
+        Ok(Wire { socket: self.runtime.adopt(stream.into())?, mode: IoMode::Vectored, peer })
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        Instant::now().checked_add(self.timeout?)
+    }
+}
+
+/// A stream of which nothing is known: whether its vectored calls are real, neither.
+fn plain(stream: impl Socket) -> Wire {
+    Wire { socket: Box::new(stream), mode: IoMode::Single, peer: None }
+}

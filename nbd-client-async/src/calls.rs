@@ -1,0 +1,219 @@
+//! Who waits for what, and the memory behind it.
+
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use nbd_proto::{
+    Command, ContextId, ErrorReport, Extent, PayloadSink, PayloadSource, ReadChunk, RequestId,
+    Table, escape, part, part_mut,
+};
+
+use crate::buffer::Buffer;
+use crate::error::Error;
+
+/// Names a call from its start until its result is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ticket {
+    index: usize,
+    generation: u64,
+}
+
+/// How far a call has come.
+pub(crate) enum Stage {
+    /// Waits for a free slot, in line.
+    Queued,
+    /// Submitted; its reply is to come.
+    InFlight(RequestId),
+    /// Waits for the end of the connection.
+    Closing,
+    /// Its result waits to be taken.
+    Done(Result<(), Error>),
+}
+
+/// When a call ends in failure by itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadline {
+    pub(crate) at: Instant,
+    pub(crate) timeout: Duration,
+}
+
+impl Deadline {
+    pub(crate) fn after(timeout: Duration) -> Option<Self> {
+        // One that is beyond the end of time never comes.
+        let at = Instant::now().checked_add(timeout)?;
+        Some(Self { at, timeout })
+    }
+}
+
+/// What a server said about an error.
+#[derive(Debug, Default)]
+pub(crate) struct Remark {
+    pub(crate) message: String,
+    pub(crate) offset: Option<u64>,
+}
+
+/// What a call is about: what is asked for, and what has come of it so far.
+pub(crate) struct Matter {
+    pub(crate) command: Command,
+    /// Where in the buffer the command's data begins.
+    pub(crate) base: usize,
+    pub(crate) buffer: Buffer,
+    pub(crate) extents: Vec<(ContextId, Extent)>,
+    /// The parts of a read, if they are wanted.
+    pub(crate) chunks: Option<Vec<ReadChunk>>,
+    pub(crate) remark: Option<Remark>,
+}
+
+impl Matter {
+    pub(crate) const fn new(command: Command, buffer: Buffer) -> Self {
+        Self { command, base: 0, buffer, extents: Vec::new(), chunks: None, remark: None }
+    }
+}
+
+pub(crate) struct Call {
+    pub(crate) stage: Stage,
+    pub(crate) matter: Matter,
+    pub(crate) deadline: Option<Deadline>,
+    pub(crate) waker: Option<Waker>,
+}
+
+#[derive(Default)]
+struct Seat {
+    generation: u64,
+    call: Option<Call>,
+}
+
+/// All calls of a connection, and which of them owns which request.
+///
+/// A seat is taken from the call's start until its result is taken, longer than the
+/// machine's slot, which is free as soon as the reply has come.
+#[derive(Default)]
+pub(crate) struct Calls {
+    seats: Vec<Seat>,
+    free: Vec<usize>,
+    owners: Table<Ticket>,
+    /// Data of writes nobody waits for any more and which are partly sent.
+    leaving: Table<Bytes>,
+    any_leaving: bool,
+}
+
+impl Calls {
+    pub(crate) fn insert(&mut self, call: Call) -> Ticket {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.seats.push(Seat::default());
+            self.seats.len() - 1
+        });
+        let mut generation = 0;
+        if let Some(seat) = self.seats.get_mut(index) {
+            seat.call = Some(call);
+            generation = seat.generation;
+        }
+        Ticket { index, generation }
+    }
+
+    pub(crate) fn get_mut(&mut self, ticket: Ticket) -> Option<&mut Call> {
+        self.seats
+            .get_mut(ticket.index)
+            .filter(|seat| seat.generation == ticket.generation)
+            .and_then(|seat| seat.call.as_mut())
+    }
+
+    fn get(&self, ticket: Ticket) -> Option<&Call> {
+        self.seats
+            .get(ticket.index)
+            .filter(|seat| seat.generation == ticket.generation)
+            .and_then(|seat| seat.call.as_ref())
+    }
+
+    pub(crate) fn remove(&mut self, ticket: Ticket) -> Option<Call> {
+        let seat =
+            self.seats.get_mut(ticket.index).filter(|seat| seat.generation == ticket.generation)?;
+        let call = seat.call.take()?;
+        seat.generation += 1;
+        self.free.push(ticket.index);
+        Some(call)
+    }
+
+    /// Every call, with its ticket.
+    pub(crate) fn tickets(&self) -> Vec<Ticket> {
+        let taken = self.seats.iter().enumerate().filter(|(_, seat)| seat.call.is_some());
+        taken.map(|(index, seat)| Ticket { index, generation: seat.generation }).collect()
+    }
+
+    /// The call's request has been submitted.
+    pub(crate) fn own(&mut self, id: RequestId, ticket: Ticket) {
+        self.owners.insert(id, ticket);
+    }
+
+    /// The request is finished: whose was it?
+    pub(crate) fn disown(&mut self, id: RequestId) -> Option<Ticket> {
+        self.owners.remove(id)
+    }
+
+    /// Nobody waits for a request any more, but its data may still have to be sent.
+    pub(crate) fn leave(&mut self, id: RequestId) {
+        let Some(ticket) = self.owners.remove(id) else {
+            return;
+        };
+        if let Some(Call { matter: Matter { buffer: Buffer::Write(bytes), .. }, .. }) =
+            self.get(ticket)
+        {
+            self.leaving.insert(id, bytes.clone());
+            self.any_leaving = true;
+        }
+    }
+
+    /// Nothing is left to send, so nobody's data is needed any more.
+    pub(crate) fn all_sent(&mut self) {
+        if self.any_leaving {
+            self.leaving = Table::new();
+            self.any_leaving = false;
+        }
+    }
+
+    fn matter(&mut self, id: RequestId) -> Option<&mut Matter> {
+        let ticket = *self.owners.get(id)?;
+        self.get_mut(ticket).map(|call| &mut call.matter)
+    }
+}
+
+impl PayloadSink for Calls {
+    fn region(&mut self, id: RequestId, at: usize, len: usize) -> &mut [u8] {
+        match self.matter(id) {
+            Some(matter) => part_mut(matter.buffer.writable(), matter.base + at, len),
+            None => &mut [],
+        }
+    }
+
+    fn chunk(&mut self, id: RequestId, chunk: ReadChunk) {
+        if let Some(chunks) = self.matter(id).and_then(|matter| matter.chunks.as_mut()) {
+            chunks.push(chunk);
+        }
+    }
+
+    fn extent(&mut self, id: RequestId, context: ContextId, extent: Extent) {
+        if let Some(matter) = self.matter(id) {
+            matter.extents.push((context, extent));
+        }
+    }
+
+    fn error(&mut self, id: RequestId, report: ErrorReport<'_>) {
+        if let Some(matter) = self.matter(id) {
+            matter.remark.get_or_insert_with(|| Remark {
+                message: escape(report.message),
+                offset: report.offset,
+            });
+        }
+    }
+}
+
+impl PayloadSource for Calls {
+    fn bytes(&self, id: RequestId, at: usize, len: usize) -> &[u8] {
+        let owner = self.owners.get(id).and_then(|ticket| self.get(*ticket));
+        match owner {
+            Some(call) => part(call.matter.buffer.readable(), at, len),
+            None => part(self.leaving.get(id).map_or(&[], |bytes| bytes), at, len),
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! The task that serves a connection.
+
+use std::fmt;
+use std::future::Future;
+use std::mem;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use crate::error::End;
+use crate::runtime::{Runtime, Sleep};
+use crate::state::{Shared, State};
+
+/// Serves a connection: sends what was submitted, takes in what comes, wakes who waits
+/// for it, and watches the time.
+///
+/// It is ready when the connection is over, or nobody holds it any more and the session
+/// has ended in good order. When it is dropped before that, the connection is closed
+/// and everybody who waits for it gets [`Error::Stopped`](crate::Error::Stopped).
+///
+/// ```
+/// fn spawn(driver: nbd_client_async::Driver) {
+///     // Any executor will do.
+///     std::thread::spawn(move || block_on(driver));
+/// }
+/// # fn block_on(_: nbd_client_async::Driver) {}
+/// ```
+#[must_use = "a connection does nothing unless its driver is polled"]
+pub struct Driver {
+    shared: Arc<Shared>,
+    runtime: Arc<dyn Runtime>,
+    timer: Option<(Instant, Sleep)>,
+    /// What is due has waited for one round through the runtime.
+    waited: bool,
+    /// Kept for its memory.
+    wake: Vec<Waker>,
+}
+
+impl Driver {
+    pub(crate) fn new(shared: Arc<Shared>, runtime: Arc<dyn Runtime>) -> Self {
+        Self { shared, runtime, timer: None, waited: false, wake: Vec::new() }
+    }
+
+    fn turn(&mut self, state: &mut State, cx: &mut Context<'_>) -> Poll<()> {
+        state.on_turn(cx.waker());
+        self.watch_time(state, cx);
+        // Of several tasks that are woken together, the first to run is the first to
+        // submit and to wake this one. Waiting until all have run makes one write of
+        // all they submit.
+        if !self.waited && state.has_unsent() && state.is_busy() {
+            self.waited = true;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        self.waited = false;
+        state.send(cx);
+        // What is left has found no room, and this task is woken when there is some.
+        let stuck = state.has_unsent();
+        let more = state.receive(cx);
+        state.wind_up(cx);
+        if state.is_over() {
+            return Poll::Ready(());
+        }
+        // What came may have set free what is to be sent: calls in line, the farewell.
+        if more || (state.has_unsent() && !stuck) {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+
+    /// Keeps one timer, for the earliest deadline of all.
+    fn watch_time(&mut self, state: &mut State, cx: &mut Context<'_>) {
+        while let Some(at) = state.next_deadline {
+            if self.timer.as_ref().is_none_or(|(set, _)| *set != at) {
+                self.timer = Some((at, self.runtime.sleep_until(at)));
+            }
+            let Some((_, timer)) = &mut self.timer else {
+                return;
+            };
+            if timer.as_mut().poll(cx).is_pending() {
+                return;
+            }
+            self.timer = None;
+            // The timer's word counts, should its clock be another one.
+            state.expire(Instant::now().max(at));
+        }
+        self.timer = None;
+    }
+}
+
+impl Future for Driver {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        let shared = Arc::clone(&this.shared);
+        let mut state = shared.lock();
+        let poll = this.turn(&mut state, cx);
+        mem::swap(&mut this.wake, &mut state.wake);
+        // What a turn leaves to be done is for the next one.
+        this.wake.extend(state.rouse_driver());
+        drop(state);
+        for waker in this.wake.drain(..) {
+            waker.wake();
+        }
+        poll
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.shared.with(|state| state.close(End::Stopped));
+    }
+}
+
+impl fmt::Debug for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Driver").field("connection", &self.shared).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,566 @@
+//! One connection: machine, socket, and all calls, behind one lock.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io::{ErrorKind, Write};
+use std::mem;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Waker};
+use std::time::{Duration, Instant};
+
+use nbd_proto::io::{IoMode, Progress};
+use nbd_proto::{
+    CommandError, Direction, Disconnect, Event, ExportInfo, Machine, Negotiated, RequestId,
+    SubmitError,
+};
+use nbd_transport::{Link, PeerProcess};
+
+use crate::calls::{Call, Calls, Deadline, Matter, Stage, Ticket};
+use crate::error::{CommandFailure, End, Error};
+use crate::runtime::Socket;
+use crate::shim::Shim;
+
+/// How long a connection that is of no more use may take to end in good order.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// Reads in one turn of the driver, so that one busy connection does not starve the
+/// other tasks.
+const BUDGET: usize = 16;
+
+/// The stream to a server, as it comes out of connecting.
+pub(crate) struct Wire {
+    pub(crate) socket: Box<dyn Socket>,
+    pub(crate) mode: IoMode,
+    /// The process behind it, which ends with the connection.
+    pub(crate) peer: Option<PeerProcess>,
+}
+
+/// What to do when the machine's table is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WhenFull {
+    Wait,
+    Fail,
+}
+
+/// What all handles and the driver of a connection share.
+pub(crate) struct Shared {
+    state: Mutex<State>,
+    /// Calls under way, for choosing among connections.
+    pub(crate) load: AtomicUsize,
+    pub(crate) negotiated: Negotiated,
+    pub(crate) export: ExportInfo,
+}
+
+impl Shared {
+    pub(crate) fn new(core: nbd_proto::Client, link: Link, wire: Wire) -> Self {
+        let (negotiated, export) = (core.negotiated().clone(), core.export().clone());
+        let state = State {
+            core,
+            link,
+            wire: Some(wire),
+            calls: Calls::default(),
+            queue: VecDeque::new(),
+            gone: 0,
+            driver: None,
+            rousing: false,
+            roused: false,
+            next_deadline: None,
+            linger: None,
+            unflushed: false,
+            shut: false,
+            end: None,
+            wake: Vec::new(),
+        };
+        Self { state: Mutex::new(state), load: AtomicUsize::new(0), negotiated, export }
+    }
+
+    /// A panic of somebody's buffer or stream leaves nothing half done that matters:
+    /// the driver ends with it, and the connection with the driver.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the state, then wakes whom that concerns, when the lock is free again:
+    /// wakers are other people's code.
+    pub(crate) fn with<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
+        let mut state = self.lock();
+        let result = change(&mut state);
+        let driver = state.rouse_driver();
+        let others = mem::take(&mut state.wake);
+        drop(state);
+        for waker in driver.into_iter().chain(others) {
+            waker.wake();
+        }
+        result
+    }
+
+    pub(crate) fn load(&self) -> usize {
+        self.load.load(Ordering::Relaxed)
+    }
+}
+
+pub(crate) struct State {
+    pub(crate) core: nbd_proto::Client,
+    link: Link,
+    /// Gone when the connection is over.
+    wire: Option<Wire>,
+    calls: Calls,
+    /// Calls in line for a slot; some may have been dropped meanwhile.
+    queue: VecDeque<Ticket>,
+    /// How many of those were dropped.
+    gone: usize,
+    driver: Option<Waker>,
+    /// The driver is to be woken.
+    rousing: bool,
+    /// The driver has been woken, and its turn is to come.
+    roused: bool,
+    /// No deadline is earlier than this.
+    pub(crate) next_deadline: Option<Instant>,
+    /// Nobody holds the connection, or the server takes no more: it is over at this
+    /// time at the latest.
+    linger: Option<Instant>,
+    /// Bytes were written that the stream may still hold.
+    unflushed: bool,
+    /// The sending side has been closed.
+    shut: bool,
+    end: Option<End>,
+    /// Whom to wake when the lock is free.
+    pub(crate) wake: Vec<Waker>,
+}
+
+impl State {
+    /// Starts a call.
+    ///
+    /// Where it is the only one, it is sent at once: that spares a round through the
+    /// runtime. Where others are under way, so is the driver, and what gathers until
+    /// its turn leaves in one write.
+    pub(crate) fn start(
+        &mut self,
+        matter: Matter,
+        deadline: Option<Deadline>,
+        when_full: WhenFull,
+        waker: &Waker,
+    ) -> Result<Ticket, Box<(Error, Matter)>> {
+        let command = matter.command;
+        if let Some(end) = &self.end {
+            return Err(Box::new((end.not_sent(command), matter)));
+        }
+        let full = self.core.is_full() || self.queue.len() > self.gone;
+        let stage = if full && when_full == WhenFull::Wait {
+            Stage::Queued
+        } else if full {
+            let error = SubmitError::Full;
+            return Err(Box::new((Error::Submit { command, error }, matter)));
+        } else {
+            match self.core.submit(command) {
+                Ok(id) => Stage::InFlight(id),
+                Err(error) => {
+                    return Err(Box::new((Error::Submit { command, error }, matter)));
+                }
+            }
+        };
+        let submitted = match stage {
+            Stage::InFlight(id) => Some(id),
+            _ => None,
+        };
+        let ticket = self.wait(stage, matter, deadline, waker);
+        match submitted {
+            Some(id) => {
+                self.calls.own(id, ticket);
+                self.send_or_rouse();
+            }
+            None => self.queue.push_back(ticket),
+        }
+        Ok(ticket)
+    }
+
+    /// Asks for the end of the session and waits for it.
+    pub(crate) fn start_closing(
+        &mut self,
+        matter: Matter,
+        deadline: Option<Deadline>,
+        waker: &Waker,
+    ) -> Option<Ticket> {
+        if self.end.is_some() {
+            return None;
+        }
+        self.core.disconnect(Disconnect::AfterReplies);
+        self.rousing = true;
+        Some(self.wait(Stage::Closing, matter, deadline, waker))
+    }
+
+    fn wait(
+        &mut self,
+        stage: Stage,
+        matter: Matter,
+        deadline: Option<Deadline>,
+        waker: &Waker,
+    ) -> Ticket {
+        if let Some(deadline) = deadline {
+            self.remind(deadline.at);
+        }
+        self.calls.insert(Call { stage, matter, deadline, waker: Some(waker.clone()) })
+    }
+
+    /// The driver is to look at the calls at this time.
+    fn remind(&mut self, at: Instant) {
+        if self.next_deadline.is_none_or(|next| at < next) {
+            self.next_deadline = Some(at);
+            self.rousing = true;
+        }
+    }
+
+    /// The result of a call, if there is one; otherwise its waker is kept. Also returns
+    /// what is to be dropped when the lock is free.
+    pub(crate) fn poll_call(
+        &mut self,
+        ticket: Ticket,
+        waker: &Waker,
+    ) -> (Option<Call>, Option<Waker>) {
+        let Some(call) = self.calls.get_mut(ticket) else {
+            return (None, None);
+        };
+        if matches!(call.stage, Stage::Done(_)) {
+            return (self.calls.remove(ticket), None);
+        }
+        match &call.waker {
+            Some(kept) if kept.will_wake(waker) => (None, None),
+            _ => (None, call.waker.replace(waker.clone())),
+        }
+    }
+
+    /// Nobody waits for a call any more. Returns what is to be dropped when the lock is
+    /// free.
+    pub(crate) fn cancel(&mut self, ticket: Ticket) -> Option<Call> {
+        match self.calls.get_mut(ticket)?.stage {
+            Stage::Queued => self.lose_place(),
+            Stage::InFlight(id) => self.abandon(id),
+            Stage::Closing | Stage::Done(_) => {}
+        }
+        let call = self.calls.remove(ticket);
+        self.admit();
+        call
+    }
+
+    /// One of those in line is there no more. The line does not grow with those.
+    fn lose_place(&mut self) {
+        self.gone += 1;
+        if self.gone > 64 && self.gone > self.queue.len() / 2 {
+            let calls = &mut self.calls;
+            self.queue.retain(|ticket| {
+                calls.get_mut(*ticket).is_some_and(|call| matches!(call.stage, Stage::Queued))
+            });
+            // The one that is leaving now may still be counted among them.
+            self.gone = 1;
+        }
+    }
+
+    /// A request's reply is of no interest any more; its data may still be.
+    fn abandon(&mut self, id: RequestId) {
+        if self.core.abandon(id) {
+            self.calls.disown(id);
+        } else {
+            self.calls.leave(id);
+        }
+        if !self.has_unsent() {
+            self.calls.all_sent();
+        }
+    }
+
+    /// Submits those in line, first come first served, as far as there is room.
+    pub(crate) fn admit(&mut self) {
+        while !self.core.is_full() && self.end.is_none() {
+            let Some(ticket) = self.queue.pop_front() else {
+                self.gone = 0;
+                return;
+            };
+            let Some(call) = self.calls.get_mut(ticket) else {
+                self.gone = self.gone.saturating_sub(1);
+                continue;
+            };
+            if !matches!(call.stage, Stage::Queued) {
+                self.gone = self.gone.saturating_sub(1);
+                continue;
+            }
+            let command = call.matter.command;
+            match self.core.submit(command) {
+                Ok(id) => {
+                    call.stage = Stage::InFlight(id);
+                    self.calls.own(id, ticket);
+                    self.rousing = true;
+                }
+                Err(error) => self.finish(ticket, Err(Error::Submit { command, error })),
+            }
+        }
+    }
+
+    fn finish(&mut self, ticket: Ticket, result: Result<(), Error>) {
+        if let Some(call) = self.calls.get_mut(ticket) {
+            call.stage = Stage::Done(result);
+            self.wake.extend(call.waker.take());
+        }
+    }
+
+    /// Fails every call whose time is over, and finds out when to look again.
+    pub(crate) fn expire(&mut self, now: Instant) {
+        if self.linger.is_some_and(|at| at <= now) {
+            return self.close(End::Closed);
+        }
+        let mut next = self.linger;
+        for ticket in self.calls.tickets() {
+            let Some(call) = self.calls.get_mut(ticket) else {
+                continue;
+            };
+            let (Some(deadline), false) = (call.deadline, matches!(call.stage, Stage::Done(_)))
+            else {
+                continue;
+            };
+            if deadline.at > now {
+                next = Some(next.map_or(deadline.at, |next| next.min(deadline.at)));
+                continue;
+            }
+            let state = self.core.state_name();
+            match call.stage {
+                Stage::InFlight(id) => self.abandon(id),
+                Stage::Queued => self.lose_place(),
+                Stage::Closing | Stage::Done(_) => {}
+            }
+            let timeout = deadline.timeout;
+            self.finish(ticket, Err(Error::TimedOut { state, timeout }));
+        }
+        self.next_deadline = next;
+        self.admit();
+    }
+
+    /// The last handle is gone: the session ends when the replies are in.
+    pub(crate) fn release(&mut self) {
+        if self.end.is_some() {
+            return;
+        }
+        self.core.disconnect(Disconnect::AfterReplies);
+        self.rousing = true;
+        self.linger();
+    }
+
+    /// The connection is over: every call under way fails, and nothing more is sent.
+    pub(crate) fn close(&mut self, end: End) {
+        if self.end.is_some() {
+            return;
+        }
+        self.end = Some(end.clone());
+        // The machine is told what the peer will see; it fails what is in flight.
+        let _ = self.core.eof();
+        self.deliver();
+        for ticket in self.calls.tickets() {
+            let Some(call) = self.calls.get_mut(ticket) else {
+                continue;
+            };
+            let result = match (&call.stage, end.failure()) {
+                (Stage::Done(_), _) => continue,
+                // The end is what was wanted; how abrupt it is does not matter.
+                (Stage::Closing, None | Some(Error::Io(_))) => Ok(()),
+                (_, Some(error)) => Err(error),
+                (_, None) => Err(end.not_sent(call.matter.command)),
+            };
+            self.finish(ticket, result);
+        }
+        self.queue.clear();
+        self.gone = 0;
+        self.calls.all_sent();
+        self.next_deadline = None;
+        self.wire = None;
+        // Not dropped here, where the lock is held.
+        self.wake.extend(self.driver.take());
+    }
+
+    /// Hands out the results the machine has.
+    pub(crate) fn deliver(&mut self) {
+        while let Some(event) = self.core.poll_event() {
+            // Anomalies are counted in the statistics; the end of the connection shows
+            // on each call.
+            let Event::Completed { id, command, result } = event else {
+                continue;
+            };
+            let Some(ticket) = self.calls.disown(id) else {
+                continue;
+            };
+            let remark = self.calls.get_mut(ticket).and_then(|call| call.matter.remark.take());
+            let cause = self.end.as_ref().and_then(End::failure);
+            let result = result.map_err(|error| match (error, cause) {
+                // What ended the connection says more than that it is gone.
+                (CommandError::ConnectionLost, Some(cause)) => cause,
+                (error, _) => {
+                    let remark = remark.unwrap_or_default();
+                    Error::Command(CommandFailure {
+                        command,
+                        error,
+                        message: remark.message,
+                        offset: remark.offset,
+                    })
+                }
+            });
+            self.finish(ticket, result);
+        }
+    }
+
+    pub(crate) fn peer_pid(&self) -> Option<u32> {
+        Some(self.wire.as_ref()?.peer.as_ref()?.pid())
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.end.is_some()
+    }
+
+    pub(crate) fn has_unsent(&self) -> bool {
+        self.link.direction(&self.core).contains(Direction::WRITE)
+    }
+
+    /// Whether more than one request is under way, so that more may come at any moment.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.core.in_flight() > 1
+    }
+
+    fn send_or_rouse(&mut self) {
+        if self.is_busy() {
+            self.rousing = true;
+            return;
+        }
+        // Before its first turn the driver cannot be told to go on with the rest.
+        let Some(waker) = self.driver.clone() else {
+            return;
+        };
+        self.send(&mut Context::from_waker(&waker));
+        self.rousing |= self.has_unsent();
+    }
+
+    /// The driver's turn has come; this is how to wake it again.
+    pub(crate) fn on_turn(&mut self, waker: &Waker) {
+        (self.rousing, self.roused) = (false, false);
+        if !self.driver.as_ref().is_some_and(|kept| kept.will_wake(waker)) {
+            self.wake.extend(self.driver.replace(waker.clone()));
+        }
+    }
+
+    /// The driver's waker, if it is to be woken and has not been.
+    pub(crate) fn rouse_driver(&mut self) -> Option<Waker> {
+        if !mem::take(&mut self.rousing) || mem::replace(&mut self.roused, true) {
+            return None;
+        }
+        self.driver.clone()
+    }
+
+    /// Sends what is due, as far as there is room. The context is the driver's, whoever
+    /// calls: it is the driver that goes on when there is room again.
+    pub(crate) fn send(&mut self, cx: &mut Context<'_>) {
+        while self.has_unsent() {
+            let Some(wire) = &mut self.wire else { return };
+            let mut shim = Shim::new(&mut *wire.socket, cx);
+            let result = self.link.write(&mut self.core, &mut shim, &self.calls, wire.mode);
+            let (calls, pending) = (shim.calls, shim.write_pending);
+            self.unflushed = true;
+            match result {
+                Err(error) => return self.close(error.into()),
+                Ok(Progress::Closed) => {
+                    // What was sent before may still be answered. A real socket's end
+                    // follows; another stream is not waited for without limit.
+                    self.unflushed = false;
+                    self.linger();
+                    break;
+                }
+                Ok(_) if calls == 0 || pending => break,
+                Ok(_) => {}
+            }
+        }
+        if !self.has_unsent() {
+            self.calls.all_sent();
+        }
+        self.flush(cx);
+    }
+
+    fn flush(&mut self, cx: &mut Context<'_>) {
+        let Some(wire) = self.wire.as_mut().filter(|_| self.unflushed) else {
+            return;
+        };
+        let result = Shim::new(&mut *wire.socket, cx).flush();
+        match result.map_err(|error| (error.kind(), error)) {
+            Ok(()) => self.unflushed = false,
+            Err((ErrorKind::WouldBlock, _)) => {}
+            Err((ErrorKind::BrokenPipe, _)) => {
+                self.unflushed = false;
+                self.core.send_failed();
+                self.linger();
+            }
+            Err((_, error)) => self.close(End::Io(error.into())),
+        }
+    }
+
+    /// From now on the connection lasts only as long as it takes to end in good order.
+    fn linger(&mut self) {
+        if let Some(at) = Instant::now().checked_add(LINGER) {
+            self.linger = self.linger.or(Some(at));
+            self.remind(at);
+        }
+    }
+
+    /// Takes in what has come and hands it out. Returns whether there may be more at
+    /// once; if not, the context's task is woken when there is.
+    pub(crate) fn receive(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut more = true;
+        for _ in 0..BUDGET {
+            let Some(wire) = &mut self.wire else {
+                return false;
+            };
+            let mut shim = Shim::new(&mut *wire.socket, cx);
+            let result = self.link.read(&mut self.core, &mut shim, &mut self.calls, wire.mode);
+            let (calls, pending) = (shim.calls, shim.read_pending);
+            match result {
+                Err(error) => {
+                    // The link may have a last word for the server. Whether it arrives
+                    // changes nothing.
+                    let _ = self.link.write(&mut self.core, &mut shim, &self.calls, wire.mode);
+                    self.close(error.into());
+                    return false;
+                }
+                Ok(_) if self.core.is_closed() => {
+                    self.close(End::Closed);
+                    return false;
+                }
+                Ok(_) if calls == 0 || pending => {
+                    more = false;
+                    break;
+                }
+                Ok(_) => {}
+            }
+        }
+        self.deliver();
+        self.admit();
+        more
+    }
+
+    /// Goes on with ending the session, if that was asked for.
+    pub(crate) fn wind_up(&mut self, cx: &mut Context<'_>) {
+        if self.core.state_name() != "disconnecting" || self.has_unsent() {
+            return;
+        }
+        if let Some(wire) = self.wire.as_mut().filter(|_| !self.shut) {
+            // Nothing more will be sent. A peer that is gone already is no loss.
+            self.shut = Pin::new(&mut *wire.socket).poll_close(cx).is_ready();
+        }
+        if self.shut && self.linger.is_some() {
+            self.close(End::Closed);
+        }
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.lock();
+        f.debug_struct("Connection")
+            .field("core", &state.core)
+            .field("queued", &(state.queue.len() - state.gone))
+            .field("end", &state.end)
+            .finish_non_exhaustive()
+    }
+}

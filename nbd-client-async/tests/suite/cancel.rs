@@ -1,0 +1,180 @@
+//! Futures that are dropped, servers that die, runtimes that end.
+
+use std::time::{Duration, Instant};
+
+use crate::support::{Host, MultiThread, OnSmol, freeze, nbdkit, noise, on_every_runtime, once};
+use bytes::Bytes;
+use nbd_client_async::{Client, Error};
+
+on_every_runtime! {
+    dropped_futures_harm_nobody,
+    dropped_writes_leave_whole_data,
+    a_server_that_is_killed_fails_everybody,
+    calls_after_the_end_fail,
+}
+
+/// Drops thousands of reads at random points while others check every byte they get.
+async fn dropped_futures_harm_nobody<H: Host>() {
+    let server = nbdkit(&["memory", "16M"]);
+    let client = H::connect(&server).await;
+    let data = Bytes::from(noise(16 << 20, 3));
+    client.write_at(0, data.clone()).await.unwrap();
+    let workers: Vec<_> = (0..8u64)
+        .map(|worker| {
+            let (client, data) = (client.clone(), data.clone());
+            H::spawn(async move {
+                let mut chance = worker * 7919 + 1;
+                for _ in 0..1500 {
+                    chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    let length = [512, 4096, 65536, 300][(chance >> 40) as usize % 4];
+                    let at = (chance >> 20) as usize % (data.len() - length);
+                    let mut read = Box::pin(client.read_at(at as u64, length));
+                    // A call is polled never, once, some times, or to its end.
+                    let polls = (chance >> 60) as usize;
+                    if polls < 8 {
+                        for _ in 0..polls {
+                            if once(&mut read).await.is_ready() {
+                                break;
+                            }
+                            if polls.is_multiple_of(2) {
+                                H::pause(Duration::from_micros(50)).await;
+                            }
+                        }
+                        continue;
+                    }
+                    let got = read.await.unwrap();
+                    assert!(got == data.slice(at..at + length), "{length} bytes at {at}");
+                }
+            })
+        })
+        .collect();
+    for worker in workers {
+        worker.await;
+    }
+    assert_eq!(client.in_flight(), 0);
+    assert_eq!(client.stats().anomalies, 0);
+    let last = client.read_at(0, 4096).await.unwrap();
+    assert!(last == data.slice(..4096));
+    client.disconnect().await.unwrap();
+}
+
+async fn dropped_writes_leave_whole_data<H: Host>() {
+    // One thread does the writes in order, those that were dropped too.
+    let server = nbdkit(&["-t", "1", "memory", "32M"]);
+    let client = H::connect(&server).await;
+    let memory = || {
+        let status = std::fs::read_to_string("/proc/self/statm").unwrap();
+        let pages: usize = status.split(' ').nth(1).unwrap().parse().unwrap();
+        pages * 4096
+    };
+    let mut before = 0;
+    for round in 0..120u8 {
+        // Far more than the socket takes: it is cut while a part of it has been sent.
+        let mut write = Box::pin(client.write_at(0, vec![round; 8 << 20]));
+        assert!(once(&mut write).await.is_pending() || round > 0);
+        drop(write);
+        if round % 10 == 0 {
+            // One of the dropped ones may have won; a mixture would be a torn request.
+            client.write_at(16 << 20, vec![round; 4096]).await.unwrap();
+            assert_eq!(client.read_at(16 << 20, 4096).await.unwrap(), vec![round; 4096]);
+        }
+        if round == 20 {
+            before = memory();
+        }
+    }
+    client.write_at(0, vec![255; 8 << 20]).await.unwrap();
+    assert!(client.read_at(0, 8 << 20).await.unwrap() == vec![255; 8 << 20]);
+    // A hundred of them would be 800 MiB. Other tests share the process.
+    assert!(memory() < before + (300 << 20), "{} MiB more", (memory() - before) >> 20);
+    client.disconnect().await.unwrap();
+}
+
+async fn a_server_that_is_killed_fails_everybody<H: Host>() {
+    let mut server = nbdkit(&["memory", "64M"]);
+    let client = H::connect(&server).await;
+    let tasks: Vec<_> = (0..64u64)
+        .map(|index| {
+            let client = client.clone();
+            H::spawn(async move {
+                loop {
+                    let result = match index % 2 {
+                        0 => client.read_at(index << 19, 65536).await.map(drop),
+                        _ => client.write_at(index << 19, vec![1; 65536]).await,
+                    };
+                    if let Err(error) = result {
+                        return error;
+                    }
+                }
+            })
+        })
+        .collect();
+    H::until(|| client.stats().messages_received > 500).await;
+    server.kill();
+    for task in tasks {
+        let error = task.await;
+        assert!(
+            matches!(error, Error::Io(_) | Error::Protocol(_) | Error::Submit { .. }),
+            "{error:?}"
+        );
+    }
+    assert!(client.is_closed());
+}
+
+async fn calls_after_the_end_fail<H: Host>() {
+    let server = nbdkit(&["memory", "1M"]);
+    let client = H::connect(&server).await;
+    let other = client.clone();
+    other.disconnect().await.unwrap();
+    assert!(client.is_closed());
+    assert_eq!(client.read_at(0, 512).await.unwrap_err().errno(), 107);
+    let (result, buffer) = client.read_into(0, vec![5; 512]).await;
+    assert!(result.is_err() && buffer == [5; 512]);
+    client.disconnect().await.unwrap();
+}
+
+/// Keeps a call waiting while its runtime goes away under it.
+fn outlive(run: impl FnOnce(&str) -> Client) {
+    let server = nbdkit(&["memory", "1M"]);
+    let client = run(&server.uri());
+    let start = Instant::now();
+    // The driver is gone, wherever the call is made from.
+    let error = smol::block_on(client.read_at(0, 512)).unwrap_err();
+    assert!(matches!(error, Error::Stopped), "{error:?}");
+    assert!(smol::block_on(client.disconnect()).is_ok());
+    assert!(start.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn a_runtime_that_ended_is_told() {
+    outlive(|uri| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.unwrap();
+        runtime.block_on(async { nbd_client_tokio::connect(uri).await.unwrap() })
+    });
+    outlive(|uri| {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async { nbd_client_tokio::connect(uri).await.unwrap() })
+    });
+}
+
+#[test]
+fn a_runtime_that_ends_wakes_who_waits_elsewhere() {
+    let server = nbdkit(&["memory", "1M"]);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let client = runtime.block_on(MultiThread::connect(&server));
+    freeze(&server);
+    let waiting = client.clone();
+    let waiter = std::thread::spawn(move || smol::block_on(waiting.read_at(0, 512)));
+    smol::block_on(OnSmol::until(|| client.in_flight() == 1));
+    runtime.shutdown_background();
+    let error = waiter.join().unwrap().unwrap_err();
+    assert!(matches!(error, Error::Stopped), "{error:?}");
+    server.cont().unwrap();
+}
+
+#[test]
+fn no_runtime_is_an_error() {
+    let server = nbdkit(&["memory", "1M"]);
+    let result = smol::block_on(nbd_client_tokio::connect(&server.uri()));
+    assert!(matches!(result, Err(Error::Io(_))), "{result:?}");
+}

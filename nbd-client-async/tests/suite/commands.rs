@@ -1,0 +1,426 @@
+//! What the client can do, against servers nobody here wrote.
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use crate::support::{Host, LONG, freeze, is_timeout, nbdkit, noise, on_every_runtime, once};
+use bytes::{Bytes, BytesMut};
+use nbd_client_async::proto::{
+    ClientConfig, Command, CommandFlags, HeaderStyle, Limits, Protocol, StrictMode, SubmitError,
+};
+use nbd_client_async::transport::{Activation, CommandSpec, Connection, Endpoint, FdName};
+use nbd_client_async::{Client, Error, Pool};
+use nbd_sim::peer::{Scratch, Server};
+
+on_every_runtime! {
+    every_header_style_moves_the_same_bytes,
+    every_command,
+    older_negotiations,
+    buffers_of_every_kind_come_back,
+    a_servers_error_spares_the_connection,
+    misuse_is_refused_before_it_is_sent,
+    option_mode_lists_refuses_and_goes,
+    every_endpoint,
+    sixty_four_tasks,
+    what_gathers_leaves_in_one_write,
+    a_full_table_is_served_in_order,
+    a_full_table_is_told,
+    deadlines_fire_while_the_server_stands_still,
+    the_last_handle_ends_the_session,
+    a_pool_survives_the_death_of_a_connection,
+    a_pool_has_one_connection_where_more_are_not_safe,
+}
+
+async fn exercise<H: Host>(client: &Client, size: usize) {
+    assert_eq!(client.size(), size as u64);
+    let data = Bytes::from(noise(size, 42));
+    client.write_at(0, data.clone()).await.unwrap();
+    assert!(client.read_at(0, size).await.unwrap() == data);
+    let lengths = [512, 4096, 65536, 512, 300 * 1024, 8192];
+    let mut tasks = Vec::new();
+    let mut at = 0;
+    for length in lengths.into_iter().cycle() {
+        let length = length.min(size - at);
+        if length == 0 {
+            break;
+        }
+        let (client, want) = (client.clone(), data.slice(at..at + length));
+        tasks.push(H::spawn(async move {
+            let got = client.read_at(at as u64, length).await.unwrap();
+            assert!(got == want, "{length} bytes at {at}");
+        }));
+        at += length;
+    }
+    for task in tasks {
+        task.await;
+    }
+}
+
+async fn every_header_style_moves_the_same_bytes<H: Host>() {
+    let size = 3 << 20;
+    let structured = nbdkit(&["memory", "3M"]);
+    let client = H::connect(&structured).await;
+    assert_eq!(client.negotiated().headers, HeaderStyle::Structured);
+    exercise::<H>(&client, size).await;
+    client.disconnect().await.unwrap();
+
+    let simple = nbdkit(&["--no-sr", "memory", "3M"]);
+    let client = H::connect(&simple).await;
+    assert_eq!(client.negotiated().headers, HeaderStyle::Simple);
+    exercise::<H>(&client, size).await;
+    client.disconnect().await.unwrap();
+
+    let scratch = Scratch::new().unwrap();
+    let image = scratch.raw_image("disk", size as u64).unwrap();
+    let extended = Server::qemu_nbd(&["-f", "raw", image.to_str().unwrap()]).start().unwrap();
+    let client = H::connect(&extended).await;
+    assert_eq!(client.negotiated().headers, HeaderStyle::Extended);
+    exercise::<H>(&client, size).await;
+    client.disconnect().await.unwrap();
+}
+
+async fn older_negotiations<H: Host>() {
+    for (args, protocol) in [
+        (&["-o", "memory", "1M"][..], Protocol::Oldstyle),
+        (&["--mask-handshake=0", "memory", "1M"], Protocol::Newstyle),
+        (&["--mask-handshake=1", "memory", "1M"], Protocol::FixedNewstyle),
+    ] {
+        let server = nbdkit(args);
+        let client = H::connect(&server).await;
+        assert_eq!(client.negotiated().protocol, protocol, "{args:?}");
+        exercise::<H>(&client, 1 << 20).await;
+    }
+}
+
+async fn every_command<H: Host>() {
+    let server = nbdkit(&["memory", "1M"]);
+    let client = H::connect(&server).await;
+    client.write_at(0, noise(1 << 20, 7)).await.unwrap();
+    client.write_at_with(512, noise(512, 8), CommandFlags::FUA).await.unwrap();
+    client.write_zeroes(4096, 4096, CommandFlags::NO_HOLE).await.unwrap();
+    client.trim(65536, 65536).await.unwrap();
+    client.cache(0, 4096).await.unwrap();
+    client.flush().await.unwrap();
+    assert_eq!(client.read_at(512, 512).await.unwrap(), noise(512, 8));
+    assert_eq!(client.read_at(4096, 4096).await.unwrap(), vec![0; 4096]);
+    let first = client.block_status(65536, 4096, CommandFlags::REQ_ONE).await.unwrap();
+    assert!(matches!(first[..], [(_, extent)] if extent.is_hole()), "{first:?}");
+    let mut extents = client.extents("base:allocation", 0..1 << 20).unwrap();
+    let mut total = 0;
+    let mut hole = false;
+    while let Some(placed) = extents.next().await {
+        let placed = placed.unwrap();
+        assert_eq!(placed.offset, total);
+        total += placed.extent.length;
+        hole |= placed.offset == 65536 && placed.extent.is_hole();
+    }
+    assert!(total == 1 << 20 && hole);
+    let (chunks, data) =
+        client.read_structured(60 << 10, vec![1; 8192], CommandFlags::empty()).await;
+    let chunks = chunks.unwrap();
+    assert_eq!(chunks.iter().map(|chunk| chunk.length).sum::<usize>(), 8192);
+    assert!(data[4096..].iter().all(|byte| *byte == 0));
+    assert!(client.extents("no:such", 0..1).is_err());
+    client.disconnect().await.unwrap();
+}
+
+async fn buffers_of_every_kind_come_back<H: Host>() {
+    let server = nbdkit(&["memory", "1M"]);
+    let client = H::connect(&server).await;
+    client.write_at(100, vec![7; 300]).await.unwrap();
+    let (result, array) = client.read_into(100, [0; 300]).await;
+    assert!(result.is_ok() && array == [7; 300]);
+    let (result, boxed) = client.read_into(100, vec![0; 300].into_boxed_slice()).await;
+    assert!(result.is_ok() && *boxed == [7; 300]);
+    let (result, bytes) = client.read_into(100, BytesMut::zeroed(300)).await;
+    assert!(result.is_ok() && bytes == [7; 300][..]);
+    let (result, vector) = client.read_into(2 << 20, vec![1; 300]).await;
+    assert!(result.is_err() && vector == [1; 300]);
+    let (result, vector) = client.read_into(0, Vec::new()).await;
+    assert!(result.is_ok() && vector.is_empty());
+    client.write_at(0, Bytes::new()).await.unwrap();
+    assert!(client.read_at(0, 0).await.unwrap().is_empty());
+    assert_eq!(client.read_at(0, usize::MAX).await.unwrap_err().errno(), 22);
+}
+
+async fn a_servers_error_spares_the_connection<H: Host>() {
+    let scratch = Scratch::new().unwrap();
+    let image = scratch.raw_image("disk", 1 << 20).unwrap();
+    let server = Server::qemu_nbd(&["-f", "raw", image.to_str().unwrap()]).start().unwrap();
+    let config = ClientConfig::new().strict(StrictMode::empty());
+    let client = H::builder().config(config).connect_uri(&server.uri()).await.unwrap();
+    let (result, buffer) = client.read_into(1 << 20, vec![0; 512]).await;
+    let error = result.unwrap_err();
+    assert_eq!((error.errno(), buffer.len()), (22, 512));
+    assert!(error.to_string().contains("read of 512 bytes at 1048576"), "{error}");
+    assert!(error.to_string().contains("server said"), "{error}");
+    client.read_at(0, 512).await.unwrap();
+}
+
+async fn misuse_is_refused_before_it_is_sent<H: Host>() {
+    let server = nbdkit(&["-r", "memory", "1M"]);
+    let client = H::connect(&server).await;
+    assert_eq!(client.write_at(0, vec![0; 512]).await.unwrap_err().errno(), 1);
+    assert_eq!(client.read_at(1 << 20, 1).await.unwrap_err().errno(), 22);
+    assert_eq!(client.run(Command::read(0, 0)).await.unwrap_err().errno(), 22);
+    client.read_at(0, 1).await.unwrap();
+    assert!(H::builder().connect_uri("nonsense:").await.is_err());
+}
+
+async fn option_mode_lists_refuses_and_goes<H: Host>() {
+    let server = nbdkit(&[
+        "--filter=exportname",
+        "memory",
+        "1M",
+        "exportname=hello",
+        "exportname=goodbye",
+        "exportname-list=explicit",
+        "exportname-strict=true",
+        "exportdesc=fixed:world",
+    ]);
+    let mut options = H::builder().negotiate_uri(&server.uri()).await.unwrap();
+    // One that is dropped under way is finished by the next.
+    let mut cut = Box::pin(options.info());
+    assert!(once(&mut cut).await.is_pending());
+    drop(cut);
+    let exports = options.list().await.unwrap();
+    let names: Vec<_> = exports.iter().map(|entry| entry.name.as_str()).collect();
+    assert_eq!(names, ["hello", "goodbye"]);
+    options.set_export_name("nowhere").unwrap();
+    assert_eq!(options.info().await.unwrap_err().errno(), 2);
+    let failed = options.go().await.unwrap_err();
+    let mut options = failed.options.expect("the connection survives a refusal");
+    options.set_export_name("hello").unwrap();
+    assert_eq!(options.info().await.unwrap().export.unwrap().size, 1 << 20);
+    let contexts = options.list_meta_contexts(&[]).await.unwrap();
+    assert!(contexts.iter().any(|context| context.name == "base:allocation"));
+    options.go().await.unwrap().disconnect().await.unwrap();
+    let options = H::builder().negotiate_uri(&server.uri()).await.unwrap();
+    options.abort().await.unwrap();
+}
+
+async fn every_endpoint<H: Host>() {
+    let builder = H::builder();
+    let tcp = Server::nbdkit(&["memory", "1M"]).tcp().start().unwrap();
+    let port = tcp.tcp_address().unwrap().port();
+    let host = "localhost".to_owned();
+    let command = CommandSpec::new("nbdkit", ["-s", "memory", "1M"]);
+    let activated = CommandSpec::new("nbdkit", ["-f", "memory", "1M"]);
+    for endpoint in [
+        Endpoint::Tcp { host, port },
+        Endpoint::Address(tcp.tcp_address().unwrap()),
+        Endpoint::Command(command),
+        Endpoint::SocketActivation(Activation::new(activated, FdName::default())),
+    ] {
+        let client = builder.connect(&endpoint).await.expect("connect");
+        exercise::<H>(&client, 1 << 20).await;
+        let has_process = matches!(endpoint, Endpoint::Command(_) | Endpoint::SocketActivation(_));
+        assert_eq!(client.peer_pid().is_some(), has_process);
+    }
+    let socket = std::net::TcpStream::connect(tcp.tcp_address().unwrap()).unwrap();
+    let connection = Connection::from_socket(socket.into()).unwrap();
+    let client = builder.connect_over(connection).await.unwrap();
+    exercise::<H>(&client, 1 << 20).await;
+    let nobody = Endpoint::Unix(tcp.scratch().path().join("nobody"));
+    assert!(matches!(builder.connect(&nobody).await, Err(Error::Connect(_))));
+}
+
+async fn sixty_four_tasks<H: Host>() {
+    let server = nbdkit(&["memory", "16M"]);
+    let client = H::connect(&server).await;
+    let tasks: Vec<_> = (0..64u64)
+        .map(|index| {
+            let client = client.clone();
+            H::spawn(async move {
+                let base = index << 18;
+                for round in 0..20u64 {
+                    let data = Bytes::from(noise(4096, index * 100 + round));
+                    let at = base + round * 8192;
+                    client.write_at(at, data.clone()).await.unwrap();
+                    assert!(client.read_at(at, 4096).await.unwrap() == data);
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await;
+    }
+    assert_eq!(client.in_flight(), 0);
+    let stats = client.stats();
+    assert!(stats.writes < stats.messages_sent, "{stats:?}");
+    client.disconnect().await.unwrap();
+}
+
+async fn what_gathers_leaves_in_one_write<H: Host>() {
+    let server = nbdkit(&["memory", "1M"]);
+    let client = H::connect(&server).await;
+    client.read_at(0, 512).await.unwrap();
+    let before = client.stats();
+    let mut calls: Vec<_> =
+        (0..64).map(|index| Box::pin(client.read_at(index * 512, 512))).collect();
+    std::future::poll_fn(|cx| {
+        calls.retain_mut(|call| call.as_mut().poll(cx).map(|result| result.unwrap()).is_pending());
+        if calls.is_empty() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+    })
+    .await;
+    let stats = client.stats();
+    assert_eq!(stats.messages_sent - before.messages_sent, 64);
+    // The first goes at once, what comes in its wake goes together; a second thread may
+    // cut that in two.
+    assert!(stats.writes - before.writes <= 8, "{}", stats.writes - before.writes);
+}
+
+/// A connection that takes four commands at a time.
+async fn narrow<H: Host>(server: &Server) -> Client {
+    let config = ClientConfig::new().limits(Limits::default().max_in_flight(4));
+    H::builder().config(config).connect_uri(&server.uri()).await.unwrap()
+}
+
+async fn a_full_table_is_served_in_order<H: Host>() {
+    // One thread takes the commands as they come and logs them.
+    let args = ["-t", "1", "--filter=log", "memory", "1M", "logfile={dir}/commands"];
+    let server = nbdkit(&args);
+    let client = narrow::<H>(&server).await;
+    freeze(&server);
+    let mut calls: Vec<_> =
+        (0..40u64).map(|index| Box::pin(client.write_at(index * 512, vec![1; 512]))).collect();
+    // Everybody gets in line, then every third of those in line goes away again.
+    for call in &mut calls {
+        assert!(once(call).await.is_pending());
+    }
+    let stays = |index: u64| index < 4 || !(index + 1).is_multiple_of(3);
+    let mut index = 0..;
+    calls.retain(|_| index.next().is_some_and(stays));
+    server.cont().unwrap();
+    for call in calls {
+        call.await.unwrap();
+    }
+    let log = std::fs::read_to_string(server.scratch().join("commands")).unwrap();
+    let order: Vec<u64> = log
+        .lines()
+        .filter(|line| line.contains(" Write id="))
+        .filter_map(|line| line.split("offset=0x").nth(1)?.split(' ').next())
+        .map(|offset| u64::from_str_radix(offset, 16).unwrap() / 512)
+        .collect();
+    let want: Vec<_> = (0..40).filter(|index| stays(*index)).collect();
+    assert_eq!(order, want, "{log}");
+}
+
+async fn a_full_table_is_told<H: Host>() {
+    let server = nbdkit(&["memory", "1M"]);
+    let client = narrow::<H>(&server).await;
+    freeze(&server);
+    let mut calls: Vec<_> = (0..4).map(|_| Box::pin(client.read_at(0, 512))).collect();
+    for call in &mut calls {
+        assert!(once(call).await.is_pending());
+    }
+    let full = |result| matches!(result, Err(Error::Submit { error: SubmitError::Full, .. }));
+    assert!(full(client.try_read_at(0, 512).await.map(drop)));
+    assert!(full(client.try_write_at(0, vec![0; 512]).await));
+    assert!(full(client.try_run(Command::flush()).await));
+    let (result, buffer) = client.try_read_into(0, vec![3; 9]).await;
+    assert!(full(result) && buffer == [3; 9]);
+    server.cont().unwrap();
+    for call in calls {
+        call.await.unwrap();
+    }
+    client.try_read_at(0, 512).await.unwrap();
+}
+
+async fn deadlines_fire_while_the_server_stands_still<H: Host>() {
+    let server = nbdkit(&["memory", "64M"]);
+    let client = narrow::<H>(&server).await;
+    let timeout = Duration::from_millis(400);
+    let hasty = client.with_timeout(Some(timeout));
+    freeze(&server);
+    let tasks: Vec<_> = (0..12u64)
+        .map(|index| {
+            let hasty = hasty.clone();
+            H::spawn(async move {
+                let start = Instant::now();
+                // Some are partly sent, some are in line.
+                let result = match index % 3 {
+                    0 => hasty.write_at(index << 20, noise(4 << 20, index)).await,
+                    1 => hasty.read_into(index << 20, vec![0; 512]).await.0,
+                    _ => hasty.flush().await,
+                };
+                (result, start.elapsed())
+            })
+        })
+        .collect();
+    for task in tasks {
+        let (result, took) = task.await;
+        assert!(is_timeout(&result), "{result:?}");
+        assert!(took >= timeout, "{took:?}");
+        // A tenth and ten milliseconds; the machine may be busy with other tests.
+        assert!(took < timeout + Duration::from_millis(450), "{took:?}");
+    }
+    assert_eq!(hasty.disconnect().await.map_err(|error| error.errno()), Err(110));
+    server.cont().unwrap();
+    drop(client);
+
+    let client = H::connect(&server).await;
+    freeze(&server);
+    let hasty = client.with_timeout(Some(timeout));
+    assert!(is_timeout(&hasty.write_at(0, noise(32 << 20, 1)).await));
+    assert!(is_timeout(&hasty.read_at(0, 512).await));
+    server.cont().unwrap();
+    // What was partly sent is sent to its end, and the connection lives on.
+    let data = Bytes::from(noise(1 << 20, 5));
+    client.write_at(48 << 20, data.clone()).await.unwrap();
+    assert!(client.read_at(48 << 20, 1 << 20).await.unwrap() == data);
+    client.disconnect().await.unwrap();
+}
+
+async fn the_last_handle_ends_the_session<H: Host>() {
+    // This server goes when its only client has gone in good order or not.
+    let mut server = Server::nbdkit(&["--exit-with-parent", "-v", "memory", "1M"]).start().unwrap();
+    let client = H::connect(&server).await;
+    let other = client.clone();
+    drop(client);
+    other.read_at(0, 512).await.unwrap();
+    drop(other);
+    H::until(|| server.log().contains("NBD_CMD_DISC") || server.log().contains("client sent disc"))
+        .await;
+    assert!(server.try_wait().is_none());
+}
+
+async fn a_pool_survives_the_death_of_a_connection<H: Host>() {
+    let server = nbdkit(&["memory", "1M"]);
+    let pool = H::builder().connect_pool(&server.uri(), 3).await.unwrap();
+    assert_eq!(pool.clients().len(), 3);
+    pool.write_at(0, vec![9; 4096]).await.unwrap();
+    pool.flush().await.unwrap();
+    freeze(&server);
+    let reads: Vec<_> = (0..30)
+        .map(|_| {
+            let pool = pool.clone();
+            H::spawn(async move { pool.read_at(0, 4096).await })
+        })
+        .collect();
+    H::until(|| pool.clients().iter().map(Client::in_flight).sum::<usize>() == 30).await;
+    assert!(pool.clients().iter().all(|client| client.in_flight() >= 5), "{pool:?}");
+    // One of the three ends; what it had in flight goes to the others.
+    let dying = pool.clients()[1].with_timeout(Some(Duration::from_millis(10)));
+    assert!(is_timeout(&dying.disconnect().await));
+    server.cont().unwrap();
+    for read in reads {
+        assert_eq!(read.await.unwrap(), vec![9; 4096]);
+    }
+    H::until(|| pool.clients()[1].is_closed()).await;
+    assert_eq!(pool.read_at(0, 4096).await.unwrap(), vec![9; 4096]);
+    let (result, _) = pool.read_into(0, vec![0; 512]).await;
+    result.unwrap();
+    pool.write_at(0, vec![8; 512]).await.unwrap();
+    pool.flush().await.unwrap();
+    pool.disconnect().await.unwrap();
+    assert!(Pool::new(Vec::new()).flush().await.is_err());
+}
+
+async fn a_pool_has_one_connection_where_more_are_not_safe<H: Host>() {
+    let server = nbdkit(&["--filter=multi-conn", "memory", "1M", "multi-conn-mode=disable"]);
+    let pool = H::builder().timeout(LONG).connect_pool(&server.uri(), 3).await.unwrap();
+    assert_eq!(pool.clients().len(), 1);
+    pool.write_at(0, vec![9; 512]).await.unwrap();
+    pool.flush().await.unwrap();
+}

@@ -1,0 +1,6 @@
+//! One suite for every runtime: what works on one must work on all.
+
+mod cancel;
+mod commands;
+mod streams;
+mod support;

@@ -1,0 +1,175 @@
+//! Every case runs on every runtime.
+
+use std::fs;
+use std::future::{Future, poll_fn};
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use nbd_client_async::{Builder, Client, Error, Runtime};
+use nbd_client_futures::async_std::AsyncStd;
+use nbd_client_futures::smol::Smol;
+use nbd_client_tokio::Tokio;
+use nbd_sim::peer::Server;
+
+/// A running task; dropping it may or may not end it.
+pub(crate) type Task<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// Longer than anything takes that goes well.
+pub(crate) const LONG: Duration = Duration::from_secs(30);
+
+/// A runtime to run cases on.
+pub(crate) trait Host: 'static {
+    type Runtime: Runtime + Clone + Default;
+
+    fn run<T>(case: impl Future<Output = T>) -> T;
+    fn spawn<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Task<T>;
+
+    fn builder() -> Builder<Self::Runtime> {
+        Builder::new().timeout(LONG).meta_context("base:allocation")
+    }
+
+    fn connect(server: &Server) -> impl Future<Output = Client> + Send {
+        async { Self::builder().connect_uri(&server.uri()).await.expect("connect") }
+    }
+
+    /// Waits until the condition holds.
+    fn until(mut holds: impl FnMut() -> bool) -> impl Future<Output = ()> {
+        let end = std::time::Instant::now() + LONG;
+        async move {
+            while !holds() {
+                assert!(std::time::Instant::now() < end, "waited in vain");
+                Self::pause(Duration::from_millis(1)).await;
+            }
+        }
+    }
+
+    fn pause(time: Duration) -> impl Future<Output = ()> + Send {
+        Self::Runtime::default().sleep_until(std::time::Instant::now() + time)
+    }
+}
+
+pub(crate) struct CurrentThread;
+pub(crate) struct MultiThread;
+pub(crate) struct OnSmol;
+pub(crate) struct OnAsyncStd;
+
+fn tokio_spawn<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Task<T> {
+    let task = tokio::spawn(work);
+    Box::pin(async move { task.await.expect("the task did not panic") })
+}
+
+impl Host for CurrentThread {
+    type Runtime = Tokio;
+
+    fn run<T>(case: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(case)
+    }
+
+    fn spawn<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Task<T> {
+        tokio_spawn(work)
+    }
+}
+
+impl Host for MultiThread {
+    type Runtime = Tokio;
+
+    fn run<T>(case: impl Future<Output = T>) -> T {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        runtime.expect("a runtime").block_on(case)
+    }
+
+    fn spawn<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Task<T> {
+        tokio_spawn(work)
+    }
+}
+
+impl Host for OnSmol {
+    type Runtime = Smol;
+
+    fn run<T>(case: impl Future<Output = T>) -> T {
+        smol::block_on(case)
+    }
+
+    fn spawn<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Task<T> {
+        Box::pin(smol::spawn(work))
+    }
+}
+
+impl Host for OnAsyncStd {
+    type Runtime = AsyncStd;
+
+    fn run<T>(case: impl Future<Output = T>) -> T {
+        async_std::task::block_on(case)
+    }
+
+    fn spawn<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Task<T> {
+        Box::pin(async_std::task::spawn(work))
+    }
+}
+
+/// Makes tests of cases: each on each runtime.
+macro_rules! on_every_runtime {
+    ($($case:ident),* $(,)?) => {
+        on_every_runtime!(@ tokio_current_thread CurrentThread $($case)*);
+        on_every_runtime!(@ tokio_multi_thread MultiThread $($case)*);
+        on_every_runtime!(@ on_smol OnSmol $($case)*);
+        on_every_runtime!(@ on_async_std OnAsyncStd $($case)*);
+    };
+    (@ $module:ident $host:ident $($case:ident)*) => {
+        mod $module {
+            use crate::support::{$host, Host};
+            $(#[test]
+            fn $case() {
+                $host::run(super::$case::<$host>());
+            })*
+        }
+    };
+}
+
+pub(crate) fn nbdkit(args: &[&str]) -> Server {
+    Server::nbdkit(args).start().expect("nbdkit")
+}
+
+pub(crate) use on_every_runtime;
+
+/// Stops a server and returns once each of its threads stands still: the signal alone
+/// leaves it time for some answers.
+pub(crate) fn freeze(server: &Server) {
+    server.stop().expect("stop");
+    let end = std::time::Instant::now() + LONG;
+    let is_still = |task: PathBuf| {
+        let status = fs::read_to_string(task.join("stat")).unwrap_or_default();
+        status.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
+    };
+    let tasks = format!("/proc/{}/task", server.pid());
+    while !fs::read_dir(&tasks).expect("tasks").flatten().all(|task| is_still(task.path())) {
+        assert!(std::time::Instant::now() < end, "the server does not stop");
+        std::thread::yield_now();
+    }
+}
+
+/// Bytes that differ from place to place, so that a misplaced piece shows.
+pub(crate) fn noise(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed | 1;
+    (0..len)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 24) as u8
+        })
+        .collect()
+}
+
+/// Polls a future once.
+pub(crate) async fn once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
+    poll_fn(|cx| Poll::Ready(Pin::new(&mut *future).poll(cx))).await
+}
+
+pub(crate) fn is_timeout<T>(result: &Result<T, Error>) -> bool {
+    matches!(result, Err(Error::TimedOut { .. }))
+}
