@@ -1,0 +1,73 @@
+//! A Network Block Device client for tokio.
+//!
+//! A [`Client`] is a handle that any number of tasks clone and use at the same time.
+//! One task per connection moves the bytes. Futures may be dropped at any time.
+//!
+//! ```no_run
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), nbd_client_tokio::Error> {
+//! let client = nbd_client_tokio::connect("nbd://localhost/disk").await?;
+//! let reads = (0..64).map(|index| {
+//!     let client = client.clone();
+//!     tokio::spawn(async move { client.read_at(index << 20, 4096).await })
+//! });
+//! for read in reads.collect::<Vec<_>>() {
+//!     println!("{} bytes", read.await.expect("no panic")?.len());
+//! }
+//! client.disconnect().await?;
+//! # Ok(()) }
+//! ```
+//!
+//! | to | use |
+//! |---|---|
+//! | connect | [`connect`], [`Builder`] |
+//! | read, write and the rest | [`Client`] |
+//! | see the export as a file | [`ExportFile`] |
+//! | walk over its extents | [`Extents`] |
+//! | ask before choosing an export | [`Options`] |
+//! | use several connections | [`Pool`] |
+//! | bring a stream of your own | [`Compat`] |
+//!
+//! The runtime must have its IO driver enabled, and its timers where timeouts are used.
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
+mod compat;
+mod file;
+mod runtime;
+
+pub use compat::Compat;
+pub use file::ExportFile;
+pub use nbd_client_async::{
+    Client, CommandFailure, Driver, Error, Extents, GoError, Options, PlacedExtent, Pool, proto,
+    transport,
+};
+pub use runtime::Tokio;
+
+/// Settings of a connection, then the connection itself, on the runtime it is used in.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), nbd_client_tokio::Error> {
+/// use nbd_client_tokio::Builder;
+///
+/// let builder = Builder::new().timeout(std::time::Duration::from_secs(30));
+/// let client = builder.connect_uri("nbd://localhost/disk").await?;
+/// # Ok(()) }
+/// ```
+pub type Builder = nbd_client_async::Builder<Tokio>;
+
+/// Connects to a URI with the defaults of [`Builder`].
+///
+/// ```no_run
+/// # async fn example() -> Result<(), nbd_client_tokio::Error> {
+/// let client = nbd_client_tokio::connect("nbd://localhost/disk").await?;
+/// # Ok(()) }
+/// ```
+///
+/// # Errors
+/// When the URI is malformed or forbidden, nobody answers, or the server refuses.
+pub async fn connect(uri: &str) -> Result<Client, Error> {
+    Builder::new().connect_uri(uri).await
+}

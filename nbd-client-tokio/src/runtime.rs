@@ -1,0 +1,145 @@
+//! What tokio does for a connection.
+
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use futures_io::{AsyncRead, AsyncWrite};
+use nbd_client_async::{Driver, Runtime, Sleep, Socket};
+use nbd_transport::SocketIo;
+use rustix::net::{Shutdown, shutdown};
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+use tokio::runtime::Handle;
+
+/// The tokio runtime in whose context a connection is made.
+///
+/// ```
+/// use nbd_client_tokio::{Builder, Tokio};
+///
+/// // The same as `Builder::new()`.
+/// let builder = Builder::on(Tokio);
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tokio;
+
+impl Runtime for Tokio {
+    fn spawn(&self, driver: Driver) -> io::Result<()> {
+        Handle::try_current().map_err(io::Error::other)?.spawn(driver);
+        Ok(())
+    }
+
+    fn sleep_until(&self, at: Instant) -> Sleep {
+        Box::pin(tokio::time::sleep_until(at.into()))
+    }
+
+    fn adopt(&self, socket: OwnedFd) -> io::Result<Box<dyn Socket>> {
+        Handle::try_current().map_err(io::Error::other)?;
+        let socket = std::os::unix::net::UnixStream::from(socket);
+        socket.set_nonblocking(true)?;
+        let socket = UnixStream::from_std(socket)?;
+        Ok(Box::new(Watched { socket }))
+    }
+}
+
+/// A socket with vectored calls that wait for nothing.
+struct Watched {
+    /// Of whatever family: only its readiness and its descriptor are used, and those
+    /// all families have.
+    socket: UnixStream,
+}
+
+impl Watched {
+    fn read(
+        &self,
+        cx: &mut Context<'_>,
+        wanted: usize,
+        mut read: impl FnMut(SocketIo<'_>) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let mut short = None;
+            let result = self.socket.try_io(Interest::READABLE, || {
+                let n = read(SocketIo::non_blocking(self.socket.as_fd()))?;
+                if n == 0 || n == wanted {
+                    return Ok(n);
+                }
+                // A short read means that the socket was empty. Told so, tokio spares
+                // the next call the trouble of finding that out.
+                short = Some(n);
+                Err(io::ErrorKind::WouldBlock.into())
+            });
+            match (result, short) {
+                (_, Some(n)) => return Poll::Ready(Ok(n)),
+                (Err(error), None) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready!(self.socket.poll_read_ready(cx))?;
+                }
+                (result, None) => return Poll::Ready(result),
+            }
+        }
+    }
+
+    fn write(
+        &self,
+        cx: &mut Context<'_>,
+        mut write: impl FnMut(SocketIo<'_>) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let result = self
+                .socket
+                .try_io(Interest::WRITABLE, || write(SocketIo::non_blocking(self.socket.as_fd())));
+            match result {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready!(self.socket.poll_write_ready(cx))?;
+                }
+                result => return Poll::Ready(result),
+            }
+        }
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        self.read(cx, buf.len(), |mut io| io.read(buf))
+    }
+
+    fn poll_read_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let wanted = bufs.iter().map(|buf| buf.len()).sum();
+        self.read(cx, wanted, |mut io| io.read_vectored(bufs))
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.write(cx, |mut io| io.write(buf))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.write(cx, |mut io| io.write_vectored(bufs))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(shutdown(&self.socket, Shutdown::Write)?))
+    }
+}
