@@ -1,0 +1,43 @@
+//! Prints the SHA-256 of an export, on smol: `checksum nbd://localhost/disk`.
+
+use std::collections::VecDeque;
+
+use nbd_client_futures::{Client, Error};
+use sha2::{Digest, Sha256};
+
+const PIECE: u64 = 256 << 10;
+const DEPTH: usize = 32;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let uri = std::env::args().nth(1).ok_or("usage: checksum URI")?;
+    let digest = smol::block_on(async {
+        let client = nbd_client_futures::smol::connect(&uri).await?;
+        let digest = checksum(&client).await?;
+        client.disconnect().await.map(|()| digest)
+    })?;
+    for byte in digest {
+        print!("{byte:02x}");
+    }
+    println!("  {uri}");
+    Ok(())
+}
+
+/// Many reads are in flight; what they bring is hashed in order.
+async fn checksum(client: &Client) -> Result<[u8; 32], Error> {
+    let mut hash = Sha256::new();
+    let mut reads = VecDeque::new();
+    let mut offset = 0;
+    loop {
+        while offset < client.size() && reads.len() < DEPTH {
+            let length = PIECE.min(client.size() - offset);
+            let client = client.clone();
+            reads.push_back(smol::spawn(
+                async move { client.read_at(offset, length as usize).await },
+            ));
+            offset += length;
+        }
+        let Some(read) = reads.pop_front() else { break };
+        hash.update(read.await?);
+    }
+    Ok(hash.finalize().into())
+}

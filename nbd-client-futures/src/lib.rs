@@ -1,0 +1,45 @@
+//! A Network Block Device client over futures-io.
+//!
+//! A [`Client`] is a handle that any number of tasks clone and use at the same time.
+//! One task per connection moves the bytes. Futures may be dropped at any time.
+//!
+#![cfg_attr(feature = "smol", doc = "```no_run")]
+#![cfg_attr(not(feature = "smol"), doc = "```ignore")]
+//! # fn main() -> Result<(), nbd_client_futures::Error> {
+//! smol::block_on(async {
+//!     let client = nbd_client_futures::smol::connect("nbd://localhost/disk").await?;
+//!     let sector = client.read_at(0, 512).await?;
+//!     println!("{} bytes", sector.len());
+//!     client.disconnect().await
+//! })
+//! # }
+//! ```
+//!
+//! | to | use |
+//! |---|---|
+//! | connect on smol | module `smol`, with feature `smol` |
+//! | connect on async-std | module `async_std`, with feature `async-std` |
+//! | connect on another runtime | [`Builder::on`] and a [`Runtime`] of your own |
+//! | read, write and the rest | [`Client`] |
+//! | see the export as a file | [`ExportFile`] |
+//! | walk over its extents | [`Extents`] |
+//! | ask before choosing an export | [`Options`] |
+//! | use several connections | [`Pool`] |
+//!
+//! The authors of async-std have given it up in favour of smol; this crate depends on
+//! it with its feature only.
+
+mod file;
+#[cfg(any(feature = "smol", feature = "async-std"))]
+mod watched;
+
+#[cfg(feature = "async-std")]
+pub mod async_std;
+#[cfg(feature = "smol")]
+pub mod smol;
+
+pub use file::ExportFile;
+pub use nbd_client_async::{
+    Builder, Client, CommandFailure, Driver, Error, Extents, GoError, Options, PlacedExtent, Pool,
+    Runtime, Sleep, Socket, proto, transport,
+};
