@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Any stream of tokio's kind, for
 /// [`Builder::connect_stream`](nbd_client_async::Builder::connect_stream): a TLS stream, a
-/// tunnel, one end of a [`tokio::io::duplex`].
+/// tunnel, one end of a `tokio::io::duplex`.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), nbd_client_tokio::Error> {
