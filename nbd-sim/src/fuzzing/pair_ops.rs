@@ -67,7 +67,9 @@ impl World {
             6 => {
                 send(&mut self.server, &self.memory, &mut self.to_client, 1 + what * 8);
             }
-            7 => self.serve(1 + what * 8),
+            7 => {
+                self.serve(1 + what * 8);
+            }
             8 => self.receive(1 + what * 8),
             9 => self.answer(what),
             10 => self.poll(),
@@ -94,15 +96,17 @@ impl World {
         self.open.push(id);
     }
 
-    /// Bytes reach the server.
-    fn serve(&mut self, most: usize) {
+    /// Bytes reach the server; returns whether anything happened.
+    fn serve(&mut self, most: usize) -> bool {
         let n = most.min(self.to_server.len());
         let bytes: Vec<u8> = self.to_server.drain(..n).collect();
         let taken = self.server.feed(&bytes, &mut self.memory).expect("our client is sound");
         for byte in bytes[taken..].iter().rev() {
             self.to_server.push_front(*byte);
         }
+        let mut moved = taken > 0;
         while let Some(event) = self.server.poll_event() {
+            moved = true;
             match event {
                 ServerEvent::Request { id, command } => {
                     let payload = self.memory.remove(id);
@@ -115,6 +119,7 @@ impl World {
                 ServerEvent::Disconnected { error } => assert!(self.cut || error.is_none()),
             }
         }
+        moved
     }
 
     /// Bytes reach the client.
@@ -242,17 +247,16 @@ impl World {
 
     /// Moves and answers all there is; returns whether that was anything.
     fn round(&mut self) -> bool {
-        let mut moved = send(&mut self.client, &self.buffers, &mut self.to_server, usize::MAX);
-        self.serve(usize::MAX);
-        moved += self.requests.len();
+        let mut sent = send(&mut self.client, &self.buffers, &mut self.to_server, usize::MAX);
+        let served = self.serve(usize::MAX);
         while !self.requests.is_empty() {
             self.answer(0);
         }
-        moved += send(&mut self.server, &self.memory, &mut self.to_client, usize::MAX);
-        moved += self.to_client.len();
+        sent += send(&mut self.server, &self.memory, &mut self.to_client, usize::MAX);
+        let received = !self.to_client.is_empty();
         self.receive(usize::MAX);
         self.poll();
-        moved > 0
+        sent > 0 || served || received
     }
 }
 

@@ -81,7 +81,7 @@ impl Trace {
         }
     }
 
-    /// Answers all requests that are here; returns whether there was one.
+    /// Answers all requests that are here; returns whether anything happened.
     fn work(&mut self, server: &mut Server, memory: &mut Memory) -> bool {
         let mut worked = false;
         loop {
@@ -102,8 +102,9 @@ impl Trace {
                     ServerEvent::Disconnected { error } => self.over = Some(error),
                 }
             }
-            server.drain(&mut self.sent, memory).expect("all payload is here");
-            if idle {
+            // What is refused is answered without an event.
+            let sent = server.drain(&mut self.sent, memory).expect("all payload is here");
+            if idle && sent == 0 {
                 return worked;
             }
             worked = true;
