@@ -41,6 +41,10 @@
 //!            read, write, … ────┘  └── wants_again: once more before the next poll
 //! ```
 
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
+
 mod builder;
 mod connection;
 mod dial;
