@@ -54,3 +54,7 @@ pub const PACKAGE: &str = env!("CARGO_PKG_NAME");
 
 /// The version of this library, such as `0.1.0`.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+#[cfg(doc)]
+#[doc = include_str!("coming_from_libnbd.md")]
+pub mod coming_from_libnbd {}

@@ -2,6 +2,7 @@
 //!
 //! Each command is a file of its own and one line of [`COMMANDS`].
 
+mod api_map;
 mod bench;
 mod fuzz;
 mod packages;
@@ -23,7 +24,7 @@ struct Command {
     run: fn(&[String]) -> Outcome,
 }
 
-const COMMANDS: [Command; 5] = [
+const COMMANDS: [Command; 6] = [
     Command {
         name: "test",
         about: "install what is missing, then check everything: format, lints, tests, documentation",
@@ -33,6 +34,11 @@ const COMMANDS: [Command; 5] = [
         name: "ci",
         about: "the same for machines: no colours, no questions",
         run: test::run_ci,
+    },
+    Command {
+        name: "api-map",
+        about: "render the map of libnbd's calls from docs/libnbd-map.toml, or prove it [--check]",
+        run: api_map::run,
     },
     Command {
         name: "bench",
@@ -54,10 +60,7 @@ const COMMANDS: [Command; 5] = [
 fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();
     let command = args.split_first().and_then(|(name, rest)| {
-        COMMANDS
-            .iter()
-            .find(|command| command.name == name)
-            .map(|command| (command, rest))
+        COMMANDS.iter().find(|command| command.name == name).map(|command| (command, rest))
     });
     let Some((command, rest)) = command else {
         eprintln!("usage: cargo xtask COMMAND\n");

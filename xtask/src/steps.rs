@@ -1,6 +1,7 @@
 //! A run of steps: each announced and timed, the first failure ends the run.
 
-use std::process::Command;
+use std::io::{self, BufRead, BufReader};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::Outcome;
@@ -14,10 +15,7 @@ pub(crate) struct Steps {
 impl Steps {
     /// Starts a run of `total` steps.
     pub(crate) fn new(total: usize) -> Self {
-        Self {
-            total,
-            done: Vec::with_capacity(total),
-        }
+        Self { total, done: Vec::with_capacity(total) }
     }
 
     /// Does one step.
@@ -43,11 +41,7 @@ impl Steps {
             eprintln!("    {name:<36}{:>8.1} s", took.as_secs_f64());
         }
         let total: Duration = self.done.iter().map(|(_, took)| took).sum();
-        eprintln!(
-            "    all {} steps passed in {:.1} s",
-            self.done.len(),
-            total.as_secs_f64()
-        );
+        eprintln!("    all {} steps passed in {:.1} s", self.done.len(), total.as_secs_f64());
     }
 }
 
@@ -59,14 +53,36 @@ impl Steps {
 pub(crate) fn run(command: &mut Command) -> Outcome {
     let line = command_line(command);
     eprintln!("    $ {line}");
-    let status = command
-        .status()
-        .map_err(|error| format!("cannot start `{line}`: {error}"))?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(format!("`{line}` ended with {status}"))
+    let status = command.status().map_err(|error| format!("cannot start `{line}`: {error}"))?;
+    if status.success() { Ok(()) } else { Err(format!("`{line}` ended with {status}")) }
+}
+
+/// Runs a command whose output goes to the terminal, and returns that output: both kinds
+/// in the order they were written.
+///
+/// # Errors
+///
+/// When it cannot be started, or its exit status is not 0.
+pub(crate) fn tee(command: &mut Command) -> Outcome<String> {
+    let line = command_line(command);
+    eprintln!("    $ {line}");
+    let failed = |error: io::Error| format!("cannot run `{line}`: {error}");
+    let (reader, writer) = io::pipe().map_err(failed)?;
+    command.stdout(writer.try_clone().map_err(failed)?).stderr(writer);
+    let mut child = command.spawn().map_err(failed)?;
+    // The command holds copies of the writing end, without whose end there is no end.
+    command.stdout(Stdio::inherit()).stderr(Stdio::inherit());
+    let mut output = String::new();
+    let mut reader = BufReader::new(reader);
+    let mut bytes = Vec::new();
+    while reader.read_until(b'\n', &mut bytes).map_err(failed)? > 0 {
+        let text = String::from_utf8_lossy(&bytes);
+        eprint!("{text}");
+        output.push_str(&text);
+        bytes.clear();
     }
+    let status = child.wait().map_err(failed)?;
+    if status.success() { Ok(output) } else { Err(format!("`{line}` ended with {status}")) }
 }
 
 /// Runs a command and returns its standard output and its standard error.
@@ -76,9 +92,7 @@ pub(crate) fn run(command: &mut Command) -> Outcome {
 /// When it cannot be started, or its exit status is not 0.
 pub(crate) fn capture(command: &mut Command) -> Outcome<(String, String)> {
     let line = command_line(command);
-    let output = command
-        .output()
-        .map_err(|error| format!("cannot start `{line}`: {error}"))?;
+    let output = command.output().map_err(|error| format!("cannot start `{line}`: {error}"))?;
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     if !output.status.success() {
         return Err(format!("`{line}` ended with {}:\n{stderr}", output.status));
@@ -91,10 +105,7 @@ fn command_line(command: &Command) -> String {
     // cargo is known by a long path here; its name says enough.
     let name = std::path::Path::new(program).file_name().unwrap_or(program);
     let words = std::iter::once(name).chain(command.get_args());
-    words
-        .map(|word| word.to_string_lossy())
-        .collect::<Vec<_>>()
-        .join(" ")
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -107,19 +118,19 @@ mod tests {
         assert_eq!(steps.step("one", || Ok(())), Ok(()));
         let failed = steps.step("two", || run(Command::new("sh").args(["-c", "exit 3"])));
         let message = failed.expect_err("the shell ends with 3");
-        assert_eq!(
-            message,
-            "FAILED at step 2/2 two: `sh -c exit 3` ended with exit status: 3"
-        );
+        assert_eq!(message, "FAILED at step 2/2 two: `sh -c exit 3` ended with exit status: 3");
+    }
+
+    #[test]
+    fn both_outputs_are_kept_in_order() {
+        let output = tee(Command::new("sh").args(["-c", "echo a; echo b >&2; echo c"]));
+        assert_eq!(output, Ok("a\nb\nc\n".to_owned()));
+        assert!(tee(Command::new("sh").args(["-c", "exit 4"])).is_err());
     }
 
     #[test]
     fn a_captured_failure_carries_its_error_output() {
         let failed = capture(Command::new("sh").args(["-c", "echo why >&2; exit 1"]));
-        assert!(
-            failed
-                .expect_err("the shell ends with 1")
-                .ends_with("exit status: 1:\nwhy\n")
-        );
+        assert!(failed.expect_err("the shell ends with 1").ends_with("exit status: 1:\nwhy\n"));
     }
 }

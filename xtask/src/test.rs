@@ -1,8 +1,8 @@
 //! `cargo xtask test`: everything that must hold before a change is merged.
 
-use crate::steps::{Steps, run as command};
+use crate::steps::{Steps, run as command, tee};
 use crate::workspace::{cargo, nbd_program, root};
-use crate::{Outcome, packages};
+use crate::{Outcome, api_map, packages};
 
 /// The files at the root that every reader counts on.
 const DOCUMENTS: [&str; 6] = [
@@ -33,7 +33,7 @@ fn check(args: &[String], colour: &str) -> Outcome {
         command(cargo.args(args).envs(variables.iter().copied()))
     };
     let nbd = nbd_program()?;
-    let mut steps = Steps::new(8);
+    let mut steps = Steps::new(9);
     steps.step("programs and libraries", packages::ensure)?;
     steps.step("documents", documents)?;
     steps.step("format", || cargo_step(&["fmt", "--all", "--check"], &[]))?;
@@ -44,15 +44,13 @@ fn check(args: &[String], colour: &str) -> Outcome {
     steps.step("protocol core without std", || {
         cargo_step(&["build", "-p", "nbd-proto", "--no-default-features"], &[])
     })?;
-    steps.step("release program", || {
-        cargo_step(&["build", "--release", "-p", "nbd-cli"], &[])
-    })?;
+    steps.step("release program", || cargo_step(&["build", "--release", "-p", "nbd-cli"], &[]))?;
     steps.step("tests", || {
-        cargo_step(
-            &["test", "--workspace", "--all-features"],
-            &[("NBD_PROGRAM", nbd.as_os_str())],
-        )
+        let mut tests = cargo(["test", "--workspace", "--all-features"]);
+        let output = tee(tests.env("NBD_PROGRAM", &nbd).env("CARGO_TERM_COLOR", "never"))?;
+        api_map::note_tests(&output)
     })?;
+    steps.step("map of libnbd's calls", api_map::check)?;
     steps.step("documentation", || {
         cargo_step(
             &["doc", "--workspace", "--no-deps"],
@@ -64,13 +62,7 @@ fn check(args: &[String], colour: &str) -> Outcome {
 }
 
 fn documents() -> Outcome {
-    let missing: Vec<&str> = DOCUMENTS
-        .into_iter()
-        .filter(|name| !root().join(name).is_file())
-        .collect();
-    if missing.is_empty() {
-        Ok(())
-    } else {
-        Err(format!("not there: {}", missing.join(" ")))
-    }
+    let missing: Vec<&str> =
+        DOCUMENTS.into_iter().filter(|name| !root().join(name).is_file()).collect();
+    if missing.is_empty() { Ok(()) } else { Err(format!("not there: {}", missing.join(" "))) }
 }

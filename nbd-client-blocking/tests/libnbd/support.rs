@@ -1,0 +1,57 @@
+//! Servers and clients that many tests want.
+
+use std::time::Duration;
+
+use nbd_client_blocking::proto::ClientConfig;
+use nbd_client_blocking::transport::UriPolicy;
+use nbd_client_blocking::{Builder, Client, Options};
+use nbd_sim::peer::{Scratch, Server};
+
+pub(crate) const MIB: u64 = 1 << 20;
+
+/// An image of zeroes that qemu-nbd serves, with more arguments for it.
+pub(crate) struct Qemu {
+    pub(crate) server: Server,
+    // Goes after the server.
+    _scratch: Scratch,
+}
+
+pub(crate) fn qemu(size: u64, args: &[&str]) -> Qemu {
+    let scratch = Scratch::new().expect("a directory is made");
+    let image = scratch.raw_image("disk", size).expect("an image is made");
+    let image = image.to_str().expect("the path is text");
+    let args = [&["-f", "raw"], args, &[image]].concat();
+    Qemu { server: Server::qemu_nbd(&args).start().expect("qemu-nbd starts"), _scratch: scratch }
+}
+
+/// A disk of which every access must be a multiple of 4096 bytes.
+pub(crate) fn qemu_4k(size: u64) -> Qemu {
+    let scratch = Scratch::new().expect("a directory is made");
+    let image = scratch.raw_image("disk", size).expect("an image is made");
+    let image = image.to_str().expect("the path is text");
+    let options = format!("driver=blkdebug,align=4096,image.driver=file,image.filename={image}");
+    Qemu {
+        server: Server::qemu_nbd(&["--image-opts", &options]).start().expect("qemu-nbd starts"),
+        _scratch: scratch,
+    }
+}
+
+pub(crate) fn nbdkit(args: &[&str]) -> Server {
+    Server::nbdkit(args).start().expect("nbdkit starts")
+}
+
+pub(crate) fn builder() -> Builder {
+    Builder::new().timeout(Duration::from_secs(30))
+}
+
+pub(crate) fn connect(server: &Server, config: ClientConfig) -> Client {
+    builder().config(config).connect_uri(&server.uri()).expect("the server accepts")
+}
+
+pub(crate) fn negotiate(server: &Server, config: ClientConfig) -> Options {
+    builder().config(config).negotiate_uri(&server.uri()).expect("the server greets")
+}
+
+pub(crate) fn with_local_files() -> UriPolicy {
+    UriPolicy { local_files: true, ..UriPolicy::default() }
+}

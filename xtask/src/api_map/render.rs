@@ -1,0 +1,99 @@
+//! The map for people.
+
+use std::fmt::Write;
+
+use super::table::Row;
+
+const INTRODUCTION: &str = "\
+Every call and constant of libnbd, and what does its job here. Names of calls are without
+`nbd_`. A setter and its getter are often one setting of a builder; what a handle may be in
+at a time is often a type: `Builder` before connecting, `Options` while negotiating, `Client`
+and `Pipeline` afterwards. An `aio_` call without an entry of its own under *Commands, many at
+a time* is the sans-IO core's form of the same thing, which every adapter drives.
+
+Errors are values: each has a message, `errno()`, and a type that says who erred.
+";
+
+/// Markdown with the tests, to be read beside the source.
+pub(super) fn for_readers(rows: &[Row]) -> String {
+    let mut text = format!(
+        "<!-- Rendered from libnbd-map.toml by `cargo xtask api-map`. -->\n\n# Coming from libnbd\n\n\
+         {INTRODUCTION}\nEach row names the tests that show it against a real server.\n"
+    );
+    table(rows, &mut text, |path| format!("`{}`", short(path)), true);
+    text
+}
+
+/// Markdown whose items are links that rustdoc resolves.
+pub(super) fn for_rustdoc(rows: &[Row]) -> String {
+    let mut text = INTRODUCTION.to_owned();
+    // The page is in the client's own documentation, which knows itself as `crate` only.
+    let link = |path: &str| {
+        let place = path.replacen("nbd_client_blocking::", "crate::", 1);
+        format!("[`{}`]({place})", short(path))
+    };
+    table(rows, &mut text, link, false);
+    text
+}
+
+fn table(rows: &[Row], text: &mut String, item: impl Fn(&str) -> String, tests: bool) {
+    let mut group = "";
+    for row in rows {
+        if row.group != group {
+            group = &row.group;
+            let _ = write!(text, "\n## {group}\n\n");
+            text.push_str(if tests {
+                "| libnbd | here | shown by | |\n|---|---|---|---|\n"
+            } else {
+                "| libnbd | here | |\n|---|---|---|\n"
+            });
+        }
+        let items: Vec<String> = row.items.iter().map(|path| item(path)).collect();
+        let _ = write!(text, "| `{}` | {} | ", row.name, items.join(", "));
+        if tests {
+            let names: Vec<String> = row.tests.iter().map(|path| test(path)).collect();
+            let _ = write!(text, "{} | ", names.join(", "));
+        }
+        let _ = writeln!(text, "{} |", row.note.replace('|', "\\|"));
+    }
+}
+
+/// `Type::item`, of the core with its crate in front where the client has a type of the
+/// same name.
+fn short(path: &str) -> String {
+    let (krate, rest) = path.split_once("::").unwrap_or(("", path));
+    match krate {
+        "nbd_proto" if rest.starts_with("Client::") => format!("proto::{rest}"),
+        _ => rest.to_owned(),
+    }
+}
+
+/// The last two parts of a test's path: enough to find it.
+fn test(path: &str) -> String {
+    let parts: Vec<&str> = path.rsplitn(3, "::").collect();
+    match parts.as_slice() {
+        [name, module, _] => format!("`{module}::{name}`"),
+        _ => format!("`{path}`"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn items_are_links_for_rustdoc_and_names_for_readers() {
+        let row = Row {
+            name: "pread".to_owned(),
+            group: "Commands".to_owned(),
+            items: vec!["nbd_client_blocking::Client::read_at".to_owned()],
+            tests: vec!["k::libnbd::commands::reads".to_owned()],
+            note: "a|b".to_owned(),
+        };
+        let rows = [row];
+        let link = "| `pread` | [`Client::read_at`](crate::Client::read_at) | a\\|b |";
+        assert!(for_rustdoc(&rows).contains(link), "{}", for_rustdoc(&rows));
+        let plain = "| `pread` | `Client::read_at` | `commands::reads` | a\\|b |";
+        assert!(for_readers(&rows).contains(plain), "{}", for_readers(&rows));
+    }
+}
