@@ -170,7 +170,7 @@ impl Client {
             expect: Expect::Header,
             anomalies: VecDeque::new(),
             anomaly_count: 0,
-            messages_received: 0,
+            messages_received: stats.messages_received,
             bytes_copied: 0,
             life: Life::Open,
             end: End::Untold,
