@@ -2,10 +2,12 @@
 
 use std::fs;
 
+use nbd_client_blocking::transport::UriPolicy;
+use nbd_client_blocking::{Builder, Client};
 use nbd_sim::peer::{Scratch, run, tool};
 
 use crate::pki::Pki;
-use crate::support::{Serving, TestResult, arg, assert_same, image, succeed};
+use crate::support::{LIMIT, Serving, TestResult, arg, assert_same, image, succeed};
 
 #[test]
 fn the_printed_uri_asks_for_tls() {
@@ -101,4 +103,33 @@ fn where_tls_is_allowed_clients_choose() -> TestResult {
     assert_eq!(size, "12582912");
     assert_eq!(server.log(), "");
     Ok(())
+}
+
+fn connect(uri: &str) -> Client {
+    let policy = UriPolicy { local_files: true, ..UriPolicy::default() };
+    let builder = Builder::new().uri_policy(policy).timeout(LIMIT);
+    builder.connect_uri(uri).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// An end without `close_notify` could be the work of somebody in between.
+#[test]
+fn a_server_that_stops_says_so() {
+    let pki = Pki::new();
+    for args in [
+        &["--tls-certificates", pki.arg()][..],
+        &["--tls-certificates", pki.arg(), "--tls-verify-peer"],
+    ] {
+        let server = Serving::tcp(args);
+        let mut client = connect(&server.with(pki.dir()));
+        client.write_at(4096, &[7; 512]).expect("it is writable");
+        server.terminate();
+        let error = loop {
+            match client.read_at(4096, &mut [0; 512]) {
+                Ok(()) => {}
+                Err(error) => break error.to_string(),
+            }
+        };
+        assert!(!error.contains("cut off"), "{error}");
+        assert_eq!(server.log(), "");
+    }
 }

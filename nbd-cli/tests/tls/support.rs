@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nbd_sim::peer::{Finished, PeerError, Scratch, run_within};
+use rustix::process::{Pid, Signal, kill_process};
 
 pub(crate) type TestResult = Result<(), PeerError>;
 
@@ -80,6 +81,12 @@ impl Serving {
     /// The Unix socket.
     pub(crate) fn socket(&self) -> PathBuf {
         self.scratch.join("s")
+    }
+
+    /// Asks the server to stop.
+    pub(crate) fn terminate(&self) {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, Signal::TERM).expect("it has not ended by itself");
     }
 
     /// What the server has said on standard error.
