@@ -84,3 +84,21 @@ fn a_client_that_leaves_in_the_handshake_is_told_of() -> TestResult {
     assert!(rest(stream).is_empty());
     assert_told(&server, &pki, "the client closed the connection during the TLS handshake")
 }
+
+/// Whoever is in the middle of sending would otherwise find the connection gone
+/// before it has read why.
+#[test]
+fn a_client_that_is_turned_away_may_finish_what_it_sends() {
+    let pki = Pki::new();
+    let server = Serving::unix(&["--tls-certificates", pki.arg()]);
+    // The server waits for a second only, which a busy machine may miss.
+    let finished = (0..5).any(|_| {
+        let mut stream = asked(&server, &[]);
+        read_acknowledgement(&mut stream);
+        stream.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+        let mut alert = Vec::new();
+        stream.read_to_end(&mut alert).is_ok_and(|_| alert.first() == Some(&21))
+            && stream.write_all(b"GET / HTTP/1.1\r\n\r\n").is_ok()
+    });
+    assert!(finished);
+}
