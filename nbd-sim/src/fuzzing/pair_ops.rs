@@ -228,6 +228,11 @@ impl World {
                 self.cut = true;
                 self.server.stop();
             }
+            24..28 => {
+                // What is not sent yet still needs its payload: the buffers stay.
+                self.open.clear();
+                self.client.abandon_all();
+            }
             _ => {}
         }
     }
