@@ -108,12 +108,7 @@ mod tests {
         let parse = |words: &[&str]| parse(&words.iter().map(|&w| w.into()).collect::<Vec<_>>());
         assert_eq!(parse(&[]), Ok(5));
         assert_eq!(parse(&["--rounds", "9"]), Ok(9));
-        for wrong in [
-            &["--rounds", "0"][..],
-            &["--rounds", "x"],
-            &["--rounds"],
-            &["x"],
-        ] {
+        for wrong in [&["--rounds", "0"][..], &["--rounds", "x"], &["--rounds"], &["x"]] {
             assert!(parse(wrong).is_err(), "{wrong:?}");
         }
     }

@@ -66,19 +66,13 @@ pub(crate) fn ensure() -> Outcome {
     }
     let as_root = |args: &[&str]| {
         let mut command = privileged("env");
-        command
-            .args(["DEBIAN_FRONTEND=noninteractive", "apt-get"])
-            .args(args);
+        command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]).args(args);
         steps::run(&mut command).map_err(|error| format!("{how} ({error})"))
     };
     as_root(&["update"])?;
     as_root(&[&["install", "-y", "--no-install-recommends"], &wanted[..]].concat())?;
     let still = missing();
-    if still.is_empty() {
-        Ok(())
-    } else {
-        Err(format!("still missing: {}", still.join(" ")))
-    }
+    if still.is_empty() { Ok(()) } else { Err(format!("still missing: {}", still.join(" "))) }
 }
 
 /// A command with the superuser's rights, without asking for a password.
@@ -92,11 +86,7 @@ fn privileged(program: &str) -> Command {
 }
 
 fn missing() -> Vec<&'static str> {
-    PACKAGES
-        .iter()
-        .filter(|(_, evidence)| !evidence.is_there())
-        .map(|(name, _)| *name)
-        .collect()
+    PACKAGES.iter().filter(|(_, evidence)| !evidence.is_there()).map(|(name, _)| *name).collect()
 }
 
 #[cfg(test)]

@@ -31,22 +31,14 @@ pub(super) struct Measurement {
 impl Contender {
     /// Our program first, then the one on libnbd where that can be compiled.
     pub(super) fn all() -> Outcome<Vec<Self>> {
-        let ours = Self {
-            name: "nbd",
-            program: nbd_program()?,
-            prefix: &["bench", "--json"],
-        };
+        let ours = Self { name: "nbd", program: nbd_program()?, prefix: &["bench", "--json"] };
         let mut all = vec![ours];
         if Path::new("/usr/include/libnbd.h").is_file() {
             let program = target_dir()?.join("release/libnbd-aio");
             let mut cc = Command::new("cc");
             cc.args(["-O2", "-Wall", "-Wextra", "-o"]).arg(&program);
             run(cc.arg(root().join("bench/libnbd-aio.c")).arg("-lnbd"))?;
-            all.push(Self {
-                name: "libnbd",
-                program,
-                prefix: &[],
-            });
+            all.push(Self { name: "libnbd", program, prefix: &[] });
         } else {
             eprintln!("libnbd-dev is not installed: only `nbd` is measured");
         }
@@ -69,11 +61,7 @@ impl Contender {
             ("--depth", &depth),
             ("--count", &count),
         ];
-        words.extend(
-            options
-                .iter()
-                .flat_map(|(option, value)| [option.into(), value.into()]),
-        );
+        words.extend(options.iter().flat_map(|(option, value)| [option.into(), value.into()]));
         words.push(uri.into());
         words
     }
@@ -115,29 +103,17 @@ mod tests {
             "ops_per_s": 41234.5, "mib_per_s" : 161.07,
             "latency_us": {"p50": 1500, "p99": 2100.5, "p99_9": 3e3}, "syscalls_per_op": 0.25
         }"#;
-        let expected = Measurement {
-            ops_per_s: 41234.5,
-            mib_per_s: 161.07,
-            syscalls_per_op: Some(0.25),
-        };
+        let expected =
+            Measurement { ops_per_s: 41234.5, mib_per_s: 161.07, syscalls_per_op: Some(0.25) };
         assert_eq!(Measurement::parse(ours), Some(expected));
         let theirs = "{\"ops_per_s\": 7, \"mib_per_s\": 2.5e-1}\n";
-        let expected = Measurement {
-            ops_per_s: 7.0,
-            mib_per_s: 0.25,
-            syscalls_per_op: None,
-        };
+        let expected = Measurement { ops_per_s: 7.0, mib_per_s: 0.25, syscalls_per_op: None };
         assert_eq!(Measurement::parse(theirs), Some(expected));
     }
 
     #[test]
     fn anything_else_is_no_measurement() {
-        for text in [
-            "",
-            "{}",
-            r#"{"ops_per_s": 1}"#,
-            r#"{"ops_per_s": "1", "mib_per_s": 2}"#,
-        ] {
+        for text in ["", "{}", r#"{"ops_per_s": 1}"#, r#"{"ops_per_s": "1", "mib_per_s": 2}"#] {
             assert_eq!(Measurement::parse(text), None, "{text}");
         }
     }

@@ -18,10 +18,7 @@ struct Row {
 
 impl Report {
     pub(super) fn new(names: Vec<&'static str>) -> Self {
-        Self {
-            names,
-            rows: Vec::new(),
-        }
+        Self { names, rows: Vec::new() }
     }
 
     /// Adds the medians of a load's rounds; `results` has a list for each program.
@@ -34,11 +31,7 @@ impl Report {
     /// Adds a row of counts.
     pub(super) fn instructions(&mut self, label: &str, counts: &[f64]) {
         let values = counts.iter().copied().map(Some).collect();
-        self.rows.push(Row {
-            label: label.to_owned(),
-            unit: "Ir",
-            values,
-        });
+        self.rows.push(Row { label: label.to_owned(), unit: "Ir", values });
     }
 
     fn medians(
@@ -48,15 +41,8 @@ impl Report {
         results: &[Vec<Measurement>],
         value: fn(&Measurement) -> Option<f64>,
     ) {
-        let values = results
-            .iter()
-            .map(|rounds| median(rounds.iter().filter_map(value)))
-            .collect();
-        self.rows.push(Row {
-            label: label.to_owned(),
-            unit,
-            values,
-        });
+        let values = results.iter().map(|rounds| median(rounds.iter().filter_map(value))).collect();
+        self.rows.push(Row { label: label.to_owned(), unit, values });
     }
 }
 
@@ -67,12 +53,7 @@ impl fmt::Display for Report {
             write!(f, "{name:>12}")?;
         }
         writeln!(f, "{:>8}", "ratio")?;
-        for Row {
-            label,
-            unit,
-            values,
-        } in &self.rows
-        {
+        for Row { label, unit, values } in &self.rows {
             write!(f, "{label:<34}{unit:<16}")?;
             for value in values {
                 match value {
@@ -100,11 +81,7 @@ fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
     sorted.sort_by(f64::total_cmp);
     let middle = sorted.len() / 2;
     let upper = *sorted.get(middle)?;
-    Some(if sorted.len() % 2 == 1 {
-        upper
-    } else {
-        (sorted[middle - 1] + upper) / 2.0
-    })
+    Some(if sorted.len() % 2 == 1 { upper } else { (sorted[middle - 1] + upper) / 2.0 })
 }
 
 #[cfg(test)]
@@ -126,15 +103,9 @@ mod tests {
             syscalls_per_op,
         };
         let mut report = Report::new(vec!["nbd", "libnbd"]);
-        report.throughput(
-            "a load",
-            &[vec![round(300.0, Some(0.5))], vec![round(200.0, None)]],
-        );
+        report.throughput("a load", &[vec![round(300.0, Some(0.5))], vec![round(200.0, None)]]);
         let table = report.to_string();
-        let lines: Vec<Vec<&str>> = table
-            .lines()
-            .map(|l| l.split_whitespace().collect())
-            .collect();
+        let lines: Vec<Vec<&str>> = table.lines().map(|l| l.split_whitespace().collect()).collect();
         assert_eq!(lines[1], ["a", "load", "ops/s", "300", "200", "1.50"]);
         assert_eq!(lines[2], ["MiB/s", "1.17", "0.78", "1.50"]);
         assert_eq!(lines[3], ["system", "calls/op", "0.50", "-"]);

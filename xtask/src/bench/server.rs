@@ -26,16 +26,11 @@ impl Server {
         let (socket, pid) = (dir.join("s"), dir.join("pid"));
         let uri = format!("nbd+unix:///?socket={}", socket.display());
         let mut nbdkit = Command::new("nbdkit");
-        nbdkit
-            .args(["-f", "--exit-with-parent", "-U"])
-            .arg(&socket)
-            .arg("-P")
-            .arg(&pid);
-        let child = nbdkit
-            .args(["memory", DISK])
-            .stdin(Stdio::null())
-            .spawn()
-            .map_err(|error| format!("cannot start `nbdkit` (Debian package nbdkit): {error}"))?;
+        nbdkit.args(["-f", "--exit-with-parent", "-U"]).arg(&socket).arg("-P").arg(&pid);
+        let child =
+            nbdkit.args(["memory", DISK]).stdin(Stdio::null()).spawn().map_err(|error| {
+                format!("cannot start `nbdkit` (Debian package nbdkit): {error}")
+            })?;
         let mut server = Self { child, dir, uri };
 
         // nbdkit writes its pid file once it listens.
