@@ -221,6 +221,8 @@ fn shutdown_abandons_what_was_not_sent() {
     while let Some(completion) = pipeline.wait().expect("an orderly end") {
         match completion.result {
             Ok(()) => done += 1,
+            // A server may see the goodbye before it has done everything.
+            Err(error) if error.errno() == 108 => done += 1,
             Err(error) => {
                 assert_eq!(error.errno(), 107, "{error}");
                 lost += 1;
@@ -229,7 +231,7 @@ fn shutdown_abandons_what_was_not_sent() {
         assert!(completion.buffer.is_some());
     }
     assert_eq!(done + lost, 64);
-    assert!(done >= 1 && lost >= 1, "{done} done and {lost} abandoned");
+    assert!(done >= 1 && lost >= 1, "{done} answered and {lost} abandoned");
     drop(pipeline);
     client.disconnect().expect("an orderly end");
 }
