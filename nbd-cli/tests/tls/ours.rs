@@ -34,7 +34,7 @@ fn info_tells_of_tls() -> TestResult {
     let json = succeed(&["info", "--json", &uri])?;
     assert!(json.contains(r#""TLS": true"#), "{json}");
     let list = succeed(&["info", "--list", &uri])?;
-    assert!(list.contains("12 MiB of memory") || list.contains("12M of memory"), "{list}");
+    assert!(list.contains("\tdescription: 12M of memory\n"), "{list}");
     assert_eq!(server.log(), "");
     Ok(())
 }

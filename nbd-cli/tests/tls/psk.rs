@@ -61,18 +61,12 @@ fn qemu_img(keys: &Keys, user: &str, rest: &str, args: &[&str]) -> Result<Finish
     run(tool("qemu-img")?.args([verb, "--object", &credentials]).args(args))
 }
 
-fn node(server: &Serving) -> String {
-    let socket = server.socket();
-    let place = format!("file.server.type=unix,file.server.path={}", socket.display());
-    format!("driver=raw,file.driver=nbd,{place},file.tls-creds=t")
-}
-
 #[test]
 fn qemu_img_in_each_version_of_tls() -> TestResult {
     let keys = Keys::new(KEYS);
     let (from, to) = (image(&keys.0), keys.0.join("back"));
     let server = keys.serve();
-    let node = node(&server);
+    let node = server.node();
     for rest in ["", ",priority=NORMAL:-VERS-ALL:+VERS-TLS1.2:+ECDHE-PSK:+DHE-PSK:+PSK"] {
         let there = ["convert", "-f", "raw", "-n", "--target-image-opts", arg(&from), &node];
         qemu_img(&keys, "alice", rest, &there)?.success()?;

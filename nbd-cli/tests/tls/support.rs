@@ -83,6 +83,12 @@ impl Serving {
         self.scratch.join("s")
     }
 
+    /// The server as QEMU's block layer describes it, with the credentials of object `t`.
+    pub(crate) fn node(&self) -> String {
+        let place = format!("server.type=unix,file.server.path={}", self.socket().display());
+        format!("driver=raw,file.driver=nbd,file.tls-creds=t,file.{place}")
+    }
+
     /// Asks the server to stop.
     pub(crate) fn terminate(&self) {
         let pid = Pid::from_child(&self.child);

@@ -72,12 +72,9 @@ fn qemu_img(verb: &str, priority: &str, dir: &Path, args: &[&str]) -> Result<Fin
     run(tool("qemu-img")?.args([verb, "--object", &credentials]).args(args))
 }
 
-/// The server as qemu-img wants it to be named.
+/// The server and its name as qemu-img wants them.
 fn node(server: &Serving) -> String {
-    let socket = server.socket();
-    let place = format!("server.type=unix,server.path={}", socket.display());
-    format!("driver=raw,file.driver=nbd,file.{place},file.tls-creds=t,file.tls-hostname=localhost")
-        .replace("file.server.type=unix,server", "file.server.type=unix,file.server")
+    server.node() + ",file.tls-hostname=localhost"
 }
 
 #[test]
