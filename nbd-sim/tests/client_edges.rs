@@ -2,8 +2,9 @@
 //! TLS that makes it forget, bytes that arrive before they are due.
 
 use nbd_proto::{
-    Client, ClientConfig, Command, CommandError, Discard, Errno, Error, Event, HeaderStyle,
-    InvalidMessage, Machine, Negotiation, PeerMisbehaved, Phase, RequestStatus, Table,
+    Client, ClientConfig, Command, CommandError, Direction, Discard, Disconnect, Errno, Error,
+    Event, HeaderStyle, InvalidMessage, Machine, Negotiation, PeerMisbehaved, Phase, RequestStatus,
+    Table,
 };
 use nbd_sim::hostile::bytes::{ack, cookie, granted, greeting, join, opt, simple};
 
@@ -129,4 +130,21 @@ fn what_came_with_the_last_option_is_not_lost() {
     assert_eq!(client.received(0, &mut Discard), Err(error.clone()));
     assert_eq!(client.take(id).unwrap().1, Err(CommandError::ConnectionLost));
     assert_eq!(client.error(), Some(&error));
+}
+
+/// Half a request has left when the transport fails. What came behind it, were it only
+/// the word of farewell, would be taken for the other half.
+#[test]
+fn nothing_is_sent_behind_half_a_request() {
+    let mut client = client();
+    let mut table = Table::new();
+    let id = client.submit(Command::write(0, 4096)).unwrap();
+    table.insert(id, vec![0x5a; 4096]);
+    client.sent(1000).unwrap();
+    client.send_failed();
+    for when in [Disconnect::AfterReplies, Disconnect::AbandonUnsent, Disconnect::AfterRequests] {
+        client.disconnect(when);
+        assert_eq!(client.drain(&mut Vec::new(), &table), Ok(0), "{when:?}");
+    }
+    assert!(!client.get_direction().contains(Direction::WRITE));
 }

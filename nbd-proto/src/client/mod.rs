@@ -392,7 +392,7 @@ impl Client {
 
     fn fail(&mut self, error: Error) -> Error {
         self.core.close(Some(error.clone()));
-        self.outbox.clear();
+        self.outbox.close();
         self.intake.stop();
         error
     }
@@ -560,7 +560,7 @@ impl Machine for Client {
             Some(error) => Err(self.fail(error.into())),
             None => {
                 self.core.close(None);
-                self.outbox.clear();
+                self.outbox.close();
                 self.intake.stop();
                 Ok(())
             }
@@ -595,7 +595,7 @@ impl Machine for Client {
         if matches!(self.core.life, Life::Open) {
             self.core.life = Life::Draining;
         }
-        self.outbox.clear();
+        self.outbox.close();
     }
 
     fn get_direction(&self) -> Direction {

@@ -50,11 +50,20 @@ pub(crate) struct Outbox {
     fixed: Vec<u8>,
     /// Where the front message starts in the fixed buffer.
     fixed_start: usize,
+    /// Nothing more is sent.
+    closed: bool,
 }
 
 impl Outbox {
     pub(crate) const fn new() -> Self {
-        Self { queue: VecDeque::new(), front: 0, cursor: 0, fixed: Vec::new(), fixed_start: 0 }
+        Self {
+            queue: VecDeque::new(),
+            front: 0,
+            cursor: 0,
+            fixed: Vec::new(),
+            fixed_start: 0,
+            closed: false,
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -99,6 +108,10 @@ impl Outbox {
         at: usize,
         payload: usize,
     ) -> u64 {
+        if self.closed {
+            self.fixed.clear();
+            return self.front;
+        }
         self.queue.push_back(Message { id, fixed, payload, at, cancelled: false });
         self.front + (self.queue.len() as u64 - 1)
     }
@@ -147,8 +160,10 @@ impl Outbox {
         }
     }
 
-    /// Throws everything away, begun or not.
-    pub(crate) fn clear(&mut self) {
+    /// Throws everything away, begun or not, and takes nothing more: whatever came
+    /// behind half a message would be read as its other half.
+    pub(crate) fn close(&mut self) {
+        self.closed = true;
         self.front += self.queue.len() as u64;
         self.queue.clear();
         self.cursor = 0;

@@ -246,7 +246,7 @@ impl Server {
         if !matches!(self.core.life, Life::Dead(_)) {
             self.core.life = Life::Dead(error.clone());
         }
-        self.core.outbox.clear();
+        self.core.outbox.close();
         self.intake.stop();
         error
     }

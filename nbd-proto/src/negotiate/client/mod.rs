@@ -546,7 +546,7 @@ impl Machine for Negotiation {
     }
 
     fn send_failed(&mut self) {
-        self.core.outbox.clear();
+        self.core.outbox.close();
     }
 
     fn get_direction(&self) -> Direction {

@@ -477,7 +477,7 @@ impl Machine for ServerNegotiation {
     }
 
     fn send_failed(&mut self) {
-        self.core.outbox.clear();
+        self.core.outbox.close();
     }
 
     fn get_direction(&self) -> Direction {
