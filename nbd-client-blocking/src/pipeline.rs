@@ -362,6 +362,9 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
         loop {
             let id = self.peek_completed()?;
             let completion = self.take(id)?;
+            if self.callbacks.is_empty() {
+                return Some(completion);
+            }
             match self.callbacks.remove(&id) {
                 Some(callback) => (callback.call)(completion),
                 None => return Some(completion),

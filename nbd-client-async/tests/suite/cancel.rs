@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::{Host, MultiThread, OnSmol, freeze, nbdkit, noise, on_every_runtime, once};
+use crate::support::{Host, MultiThread, OnSmol, nbdkit, noise, on_every_runtime, once};
 use bytes::Bytes;
 use nbd_client_async::{Client, Error};
 
@@ -162,7 +162,7 @@ fn a_runtime_that_ends_wakes_who_waits_elsewhere() {
     let server = nbdkit(&["memory", "1M"]);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let client = runtime.block_on(MultiThread::connect(&server));
-    freeze(&server);
+    server.stop().expect("stop");
     let waiting = client.clone();
     let waiter = std::thread::spawn(move || smol::block_on(waiting.read_at(0, 512)));
     smol::block_on(OnSmol::until(|| client.in_flight() == 1));

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-use crate::support::{Host, LONG, freeze, is_timeout, nbdkit, noise, on_every_runtime, once};
+use crate::support::{Host, LONG, is_timeout, nbdkit, noise, on_every_runtime, once};
 use bytes::{Bytes, BytesMut};
 use nbd_client_async::proto::{
     ClientConfig, Command, CommandFlags, HeaderStyle, Limits, Protocol, StrictMode, SubmitError,
@@ -281,7 +281,7 @@ async fn a_full_table_is_served_in_order<H: Host>() {
     let args = ["-t", "1", "--filter=log", "memory", "1M", "logfile={dir}/commands"];
     let server = nbdkit(&args);
     let client = narrow::<H>(&server).await;
-    freeze(&server);
+    server.stop().expect("stop");
     let mut calls: Vec<_> =
         (0..40u64).map(|index| Box::pin(client.write_at(index * 512, vec![1; 512]))).collect();
     // Everybody gets in line, then every third of those in line goes away again.
@@ -309,7 +309,7 @@ async fn a_full_table_is_served_in_order<H: Host>() {
 async fn a_full_table_is_told<H: Host>() {
     let server = nbdkit(&["memory", "1M"]);
     let client = narrow::<H>(&server).await;
-    freeze(&server);
+    server.stop().expect("stop");
     let mut calls: Vec<_> = (0..4).map(|_| Box::pin(client.read_at(0, 512))).collect();
     for call in &mut calls {
         assert!(once(call).await.is_pending());
@@ -332,7 +332,7 @@ async fn deadlines_fire_while_the_server_stands_still<H: Host>() {
     let client = narrow::<H>(&server).await;
     let timeout = Duration::from_millis(400);
     let hasty = client.with_timeout(Some(timeout));
-    freeze(&server);
+    server.stop().expect("stop");
     let tasks: Vec<_> = (0..12u64)
         .map(|index| {
             let hasty = hasty.clone();
@@ -360,7 +360,7 @@ async fn deadlines_fire_while_the_server_stands_still<H: Host>() {
     drop(client);
 
     let client = H::connect(&server).await;
-    freeze(&server);
+    server.stop().expect("stop");
     let hasty = client.with_timeout(Some(timeout));
     assert!(is_timeout(&hasty.write_at(0, noise(32 << 20, 1)).await));
     assert!(is_timeout(&hasty.read_at(0, 512).await));
@@ -391,7 +391,7 @@ async fn a_pool_survives_the_death_of_a_connection<H: Host>() {
     assert_eq!(pool.clients().len(), 3);
     pool.write_at(0, vec![9; 4096]).await.unwrap();
     pool.flush().await.unwrap();
-    freeze(&server);
+    server.stop().expect("stop");
     let reads: Vec<_> = (0..30)
         .map(|_| {
             let pool = pool.clone();

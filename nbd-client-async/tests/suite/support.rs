@@ -1,8 +1,6 @@
 //! Every case runs on every runtime.
 
-use std::fs;
 use std::future::{Future, poll_fn};
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
@@ -135,22 +133,6 @@ pub(crate) fn nbdkit(args: &[&str]) -> Server {
 }
 
 pub(crate) use on_every_runtime;
-
-/// Stops a server and returns once each of its threads stands still: the signal alone
-/// leaves it time for some answers.
-pub(crate) fn freeze(server: &Server) {
-    server.stop().expect("stop");
-    let end = std::time::Instant::now() + LONG;
-    let is_still = |task: PathBuf| {
-        let status = fs::read_to_string(task.join("stat")).unwrap_or_default();
-        status.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
-    };
-    let tasks = format!("/proc/{}/task", server.pid());
-    while !fs::read_dir(&tasks).expect("tasks").flatten().all(|task| is_still(task.path())) {
-        assert!(std::time::Instant::now() < end, "the server does not stop");
-        std::thread::yield_now();
-    }
-}
 
 /// Bytes that differ from place to place, so that a misplaced piece shows.
 pub(crate) fn noise(len: usize, seed: u64) -> Vec<u8> {

@@ -91,6 +91,32 @@ impl Process {
             .map_err(|errno| while_doing(format!("signalling `{}`", self.program))(errno.into()))
     }
 
+    /// Stops the group, and waits until every thread of the leader stands still: the signal
+    /// alone leaves them time for some answers.
+    pub(super) fn freeze(&self) -> Result<(), PeerError> {
+        self.signal(Signal::STOP)?;
+        let failed = |error| while_doing(format!("stopping `{}`", self.program))(error);
+        let tasks = format!("/proc/{}/task", self.pid.as_raw_nonzero());
+        let end = Instant::now() + GRACE;
+        loop {
+            let mut still = true;
+            for task in std::fs::read_dir(&tasks).map_err(failed)? {
+                let stat = task.and_then(|task| std::fs::read_to_string(task.path().join("stat")));
+                // The state follows the name, which is in parentheses and may hold any.
+                let state = stat.map_err(failed)?;
+                let state = state.rsplit(')').next().unwrap_or_default().trim_start();
+                still &= state.starts_with('T');
+            }
+            if still {
+                return Ok(());
+            }
+            if Instant::now() > end {
+                return Err(failed(io::ErrorKind::TimedOut.into()));
+            }
+            thread::yield_now();
+        }
+    }
+
     /// How the leader ended, if it has. Whatever it left running is killed.
     pub(super) fn try_wait(&mut self) -> Option<ExitStatus> {
         if self.status.is_none() && self.has_ended() {

@@ -94,13 +94,14 @@ impl Server {
             .unwrap_or_default()
     }
 
-    /// Freezes the server (SIGSTOP): it keeps its connections and answers nothing.
+    /// Freezes the server (SIGSTOP): it keeps its connections and, from this call on,
+    /// answers nothing.
     ///
     /// # Errors
     ///
     /// [`PeerError::Io`] when the server has ended.
     pub fn stop(&self) -> Result<(), PeerError> {
-        self.process.signal(Signal::STOP)
+        self.process.freeze()
     }
 
     /// Lets a frozen server go on (SIGCONT).
