@@ -95,7 +95,7 @@ struct Place {
     /// A Unix socket
     #[arg(long, value_name = "PATH")]
     unix: Option<PathBuf>,
-    /// A TCP address: HOST, HOST:PORT or [IPV6]:PORT; port 0 is any free one
+    /// A TCP address: HOST or HOST:PORT, with IPv6 in brackets; port 0 is any free one
     #[arg(long, value_name = "ADDRESS")]
     tcp: Option<String>,
 }

@@ -26,7 +26,7 @@ struct Ask {
     held: bool,
 }
 
-/// Input: set-up, number of commands, commands (see [`Ask::decode`]), cuts, replies.
+/// Input: set-up, number of commands, commands (see `Ask::decode`), cuts, replies.
 pub fn client_bytes(data: &[u8]) {
     let mut input = Input::new(data);
     let setup = Setup::new(input.byte());
