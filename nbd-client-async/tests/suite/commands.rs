@@ -265,9 +265,10 @@ async fn what_gathers_leaves_in_one_write<H: Host>() {
     .await;
     let stats = client.stats();
     assert_eq!(stats.messages_sent - before.messages_sent, 64);
-    // The first goes at once, what comes in its wake goes together; a second thread may
-    // cut that in two.
-    assert!(stats.writes - before.writes <= 8, "{}", stats.writes - before.writes);
+    // The first goes at once, what comes in its wake goes together. Where the driver has a
+    // thread of its own, it writes while the calls are still being made, each write with
+    // all that has gathered during the one before.
+    assert!(stats.writes - before.writes <= 32, "{}", stats.writes - before.writes);
 }
 
 /// A connection that takes four commands at a time.
