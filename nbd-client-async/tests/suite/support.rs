@@ -21,6 +21,9 @@ pub(crate) const LONG: Duration = Duration::from_secs(30);
 pub(crate) trait Host: 'static {
     type Runtime: Runtime + Clone + Default;
 
+    /// Whether the driver runs beside its callers, not in turn with them.
+    const PARALLEL: bool = true;
+
     fn run<T>(case: impl Future<Output = T>) -> T;
     fn spawn<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Task<T>;
 
@@ -60,6 +63,7 @@ fn tokio_spawn<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static
 
 impl Host for CurrentThread {
     type Runtime = Tokio;
+    const PARALLEL: bool = false;
 
     fn run<T>(case: impl Future<Output = T>) -> T {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
