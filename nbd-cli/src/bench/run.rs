@@ -1,0 +1,100 @@
+//! The load itself: one connection, as many requests in flight as are wanted.
+
+use std::time::Instant;
+
+use nbd_client_blocking::proto::RequestId;
+use nbd_client_blocking::{Client, Error, Pipeline};
+
+use super::random::Random;
+use super::report::Tally;
+use super::{Args, Direction, Pattern};
+
+/// One connection's part of the work.
+pub(super) struct Worker<'a> {
+    args: &'a Args,
+    /// Which of the offsets this worker takes, when they are sequential.
+    index: u64,
+    workers: u64,
+    random: Random,
+    next: u64,
+}
+
+impl<'a> Worker<'a> {
+    pub(super) fn new(args: &'a Args, index: u64, workers: u64) -> Self {
+        Self { args, index, workers, random: Random::stream(index), next: 0 }
+    }
+
+    pub(super) fn run(mut self, mut client: Client, count: u64) -> Result<Tally, Error> {
+        let size = self.args.size as usize;
+        let blocks = client.size() / self.args.size;
+        let depth = u64::from(self.args.depth).min(count) as usize;
+        let mut tally = Tally::new();
+        let mut buffers: Vec<Vec<u8>> = (0..depth)
+            .map(|_| {
+                let mut buffer = vec![0; size];
+                self.random.fill(&mut buffer);
+                buffer
+            })
+            .collect();
+        // Nanoseconds since the start, by slot.
+        let mut started = vec![0_u64; depth.max(1)];
+        let calls_before = client.system_calls();
+        let mut pipeline = client.pipeline();
+        let mut submitted = 0;
+        // What comes out of one read of the socket came at one moment, and what is
+        // submitted before the next write leaves at one: one look at the clock for each.
+        let begin = Instant::now();
+        let mut now = 0;
+        loop {
+            while submitted < count {
+                let Some(buffer) = buffers.pop() else { break };
+                let offset = self.offset(blocks);
+                let id = self.submit(&mut pipeline, offset, buffer)?;
+                if started.len() <= id.slot() {
+                    started.resize(id.slot() + 1, now);
+                }
+                started[id.slot()] = now;
+                submitted += 1;
+            }
+            let waits = pipeline.completed() == 0;
+            let Some(done) = pipeline.wait()? else { break };
+            done.result?;
+            if waits {
+                now = u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            }
+            tally.record(now - started[done.id.slot()]);
+            tally.operations += 1;
+            buffers.extend(done.buffer);
+        }
+        tally.end_run();
+        drop(pipeline);
+        tally.system_calls = client.system_calls() - calls_before;
+        tally.stats = *client.stats();
+        client.disconnect()?;
+        Ok(tally)
+    }
+
+    fn submit(
+        &self,
+        pipeline: &mut Pipeline<'_, Vec<u8>>,
+        offset: u64,
+        buffer: Vec<u8>,
+    ) -> Result<RequestId, Error> {
+        match self.args.rw {
+            Direction::Read => pipeline.read(offset, buffer),
+            Direction::Write => pipeline.write(offset, buffer),
+        }
+    }
+
+    fn offset(&mut self, blocks: u64) -> u64 {
+        let block = match self.args.pattern {
+            Pattern::Rand => self.random.below(blocks),
+            Pattern::Seq => {
+                let block = (self.next * self.workers + self.index) % blocks;
+                self.next += 1;
+                block
+            }
+        };
+        block * self.args.size
+    }
+}
