@@ -6,10 +6,9 @@ use std::time::{Duration, Instant};
 use nbd_proto::io::IoMode;
 use nbd_proto::{ClientConfig, TlsPolicy};
 use nbd_transport::tls::{TlsConfig, TlsConnector};
-use nbd_transport::{Connection, Endpoint, Handshake, NbdUri, UriPolicy};
+use nbd_transport::{Connection, Endpoint, Error, Handshake, NbdUri, UriPolicy};
 
 use crate::client::Client;
-use crate::error::Error;
 use crate::options::Options;
 use crate::pool::Pool;
 use crate::runtime::{Runtime, Socket};

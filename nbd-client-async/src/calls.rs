@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use nbd_proto::{
-    Command, ContextId, ErrorReport, Extent, PayloadSink, PayloadSource, ReadChunk, RequestId,
-    Table, escape, part, part_mut,
+    Command, ContextId, ErrorReport, Extent, PayloadSink, PayloadSource, ReadChunk, Remark,
+    RequestId, Table, part, part_mut,
 };
+use nbd_transport::Error;
 
 use crate::buffer::Buffer;
-use crate::error::Error;
 
 /// Names a call from its start until its result is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,13 +44,6 @@ impl Deadline {
         let at = Instant::now().checked_add(timeout)?;
         Some(Self { at, timeout })
     }
-}
-
-/// What a server said about an error.
-#[derive(Debug, Default)]
-pub(crate) struct Remark {
-    pub(crate) message: String,
-    pub(crate) offset: Option<u64>,
 }
 
 /// What a call is about: what is asked for, and what has come of it so far.
@@ -200,10 +193,7 @@ impl PayloadSink for Calls {
 
     fn error(&mut self, id: RequestId, report: ErrorReport<'_>) {
         if let Some(matter) = self.matter(id) {
-            matter.remark.get_or_insert_with(|| Remark {
-                message: escape(report.message),
-                offset: report.offset,
-            });
+            matter.remark.get_or_insert_with(|| Remark::from(report));
         }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use crate::error::End;
+use crate::end::End;
 use crate::runtime::{Runtime, Sleep};
 use crate::state::{Shared, State};
 

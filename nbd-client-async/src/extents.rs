@@ -10,11 +10,11 @@ use std::task::{Context, Poll, ready};
 
 use futures_core::Stream;
 use nbd_proto::{Command, ContextId, Extent, HeaderStyle, SubmitError};
+use nbd_transport::Error;
 
 use crate::buffer::Buffer;
 use crate::calls::Matter;
 use crate::client::Client;
-use crate::error::Error;
 use crate::pending::{Handle, Pending};
 
 /// The longest range one block status can ask about in compact headers, kept a

@@ -11,11 +11,10 @@ use nbd_proto::{
     ApiMisuse, ClientConfig, Direction, ExportEntry, Machine, MetaContext, Negotiated, Negotiation,
     NegotiationEvent, OptionCode, Phase, Refusal,
 };
-use nbd_transport::Handshake;
+use nbd_transport::{Error, Handshake};
 
 use crate::client::Client;
 use crate::driver::Driver;
-use crate::error::Error;
 use crate::runtime::Runtime;
 use crate::shim::{Shim, until};
 use crate::state::{Shared, Wire};

@@ -8,10 +8,10 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use nbd_proto::Command;
+use nbd_transport::Error;
 
 use crate::buffer::Buffer;
 use crate::calls::{Deadline, Matter, Stage, Ticket};
-use crate::error::Error;
 use crate::state::{Shared, WhenFull};
 
 /// Keeps the connection. When the last one goes, the session ends.

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use nbd_proto::{Command, CommandFlags, SubmitError, TransmissionFlags};
+use nbd_transport::Error;
 
 use crate::client::Client;
-use crate::error::Error;
 
 /// Several connections to one export, each call on the one that has the least to do.
 ///

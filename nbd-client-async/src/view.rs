@@ -8,9 +8,9 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use nbd_proto::TransmissionFlags;
+use nbd_transport::Error;
 
 use crate::client::Client;
-use crate::error::Error;
 
 /// The most that is read or written at a time, in bytes.
 const CHUNK: usize = 1 << 20;

@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use nbd_proto::{ClientConfig, Phase, TlsPolicy};
 use nbd_transport::tls::{TlsConfig, TlsConnector};
-use nbd_transport::{Connection, Endpoint, Handshake, Link, NbdUri, SocketIo, UriPolicy};
+use nbd_transport::{Connection, Endpoint, Error, Handshake, Link, NbdUri, SocketIo, UriPolicy};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 use crate::client::Client;
-use crate::error::Error;
 use crate::options::Options;
 use crate::origin::Origin;
 use crate::pump::Pump;

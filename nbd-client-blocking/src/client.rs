@@ -4,19 +4,17 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use nbd_proto::{
-    Command, CommandError, CommandFlags, ContextId, Disconnect, ExportInfo, Extent, Machine,
-    Negotiated, ReadChunk, RequestId, RequestStatus, Stats, StrictMode, SubmitError,
-    TransmissionFlags,
+    Command, CommandFlags, ContextId, Disconnect, ExportInfo, Extent, Machine, Negotiated,
+    ReadChunk, RequestId, RequestStatus, Stats, StrictMode, SubmitError, TransmissionFlags,
 };
 use nbd_transport::tls::TlsInfo;
-use nbd_transport::{Connection, NbdUri, PeerProcess, UriError};
+use nbd_transport::{Connection, Error, NbdUri, PeerProcess, UriError};
 use rustix::net::{Shutdown, shutdown};
 
-use crate::error::{CommandFailure, Error};
 use crate::extents::{Extents, Survey};
 use crate::origin::Origin;
 use crate::pipeline::Pipeline;
-use crate::ports::{Remark, Single};
+use crate::ports::Single;
 use crate::pump::Pump;
 use crate::state::State;
 
@@ -412,7 +410,7 @@ impl Client {
         submitted: Result<RequestId, SubmitError>,
         mut ports: Single<'_>,
     ) -> Result<(), Error> {
-        let id = submitted.map_err(|error| self.not_sent(command, error))?;
+        let id = submitted.map_err(|error| Error::not_sent(&self.core, command, error))?;
         self.pump.trace.submitted(id, &command);
         ports.id = Some(id);
         while self.core.status(id) == RequestStatus::InFlight {
@@ -427,35 +425,14 @@ impl Client {
         }
         let result = match self.core.take(id) {
             Some((_, Ok(()))) => Ok(()),
-            Some((_, Err(error))) => Err(self.failed(command, error, ports.remark.take())),
+            Some((_, Err(error))) => {
+                let remark = ports.remark.take();
+                Err(Error::failed(&self.core, command, error, remark))
+            }
             None => Err(Error::Protocol(nbd_proto::PeerMisbehaved::Closed.into())),
         };
         self.pump.trace.finished(id, result.as_ref().copied());
         result
-    }
-
-    /// Why a command that was submitted did not succeed. What killed the connection says
-    /// more than that it is gone.
-    pub(crate) fn failed(
-        &self,
-        command: Command,
-        error: CommandError,
-        remark: Option<Remark>,
-    ) -> Error {
-        if error == CommandError::ConnectionLost
-            && let Some(cause) = self.core.error()
-        {
-            return Error::Protocol(cause.clone());
-        }
-        let Remark { message, offset } = remark.unwrap_or_default();
-        Error::Command(CommandFailure { command, error, message, offset })
-    }
-
-    pub(crate) fn not_sent(&self, command: Command, error: SubmitError) -> Error {
-        match self.core.error() {
-            Some(cause) => Error::Protocol(cause.clone()),
-            None => Error::Submit { command, error },
-        }
     }
 
     /// Stops waiting for a command after the connection failed or was too slow. Its

@@ -11,9 +11,9 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use nbd_proto::{Command, ContextId, Extent, HeaderStyle, RequestId, SubmitError};
+use nbd_transport::Error;
 
 use crate::client::Client;
-use crate::error::Error;
 use crate::pipeline::{Completion, Pipeline};
 
 /// Requests in flight. Each reply may hold a million extents.

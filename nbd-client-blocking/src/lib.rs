@@ -27,7 +27,6 @@
 
 mod builder;
 mod client;
-mod error;
 mod extents;
 mod options;
 mod origin;
@@ -40,10 +39,11 @@ mod view;
 
 pub use builder::Builder;
 pub use client::Client;
-pub use error::{CommandFailure, Error};
 pub use extents::{Extents, PlacedExtent, Segment, Survey};
 pub use nbd_proto as proto;
+pub use nbd_proto::CommandFailure;
 pub use nbd_transport as transport;
+pub use nbd_transport::Error;
 pub use options::{GoError, Options};
 pub use pipeline::{Completion, Pipeline, Woken};
 pub use state::State;

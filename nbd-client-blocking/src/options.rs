@@ -4,12 +4,11 @@ use nbd_proto::{
     ClientConfig, ExportEntry, MetaContext, Negotiated, Negotiation, NegotiationEvent, OptionCode,
     Phase, Refusal,
 };
-use nbd_transport::Handshake;
 use nbd_transport::tls::TlsInfo;
+use nbd_transport::{Error, Handshake};
 
 use crate::builder::drive;
 use crate::client::Client;
-use crate::error::Error;
 use crate::origin::Origin;
 use crate::pump::Pump;
 use crate::state::State;

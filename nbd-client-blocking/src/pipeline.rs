@@ -6,12 +6,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nbd_proto::{
-    Command, CommandError, CommandFlags, CommandType, ContextId, Direction, Disconnect, Extent,
-    Machine, ReadChunk, RequestId, RequestStatus, SubmitError,
+    Command, CommandError, CommandFailure, CommandFlags, CommandType, ContextId, Direction,
+    Disconnect, Extent, Machine, ReadChunk, RequestId, RequestStatus, SubmitError,
 };
+use nbd_transport::Error;
 
 use crate::client::Client;
-use crate::error::{CommandFailure, Error};
 use crate::ports::Many;
 
 /// Keeps many commands in flight on one connection.
@@ -199,7 +199,7 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
         submitted: Result<RequestId, SubmitError>,
         buffer: Option<B>,
     ) -> Result<RequestId, Error> {
-        let id = submitted.map_err(|error| self.client.not_sent(command, error))?;
+        let id = submitted.map_err(|error| Error::not_sent(&self.client.core, command, error))?;
         self.client.pump.trace.submitted(id, &command);
         if let Some(buffer) = buffer {
             self.ports.buffers.insert(id, buffer);
@@ -383,7 +383,7 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
         };
         let result = result.map_err(|error| {
             let remark = self.ports.remarks.remove(id);
-            self.client.failed(command, error, remark)
+            Error::failed(&self.client.core, command, error, remark)
         });
         self.client.pump.trace.finished(id, result.as_ref().copied());
         Some(Completion {
@@ -439,12 +439,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Drop for Pipeline<'_, B> {
             }
         }
         for (id, Callback { command, call }) in std::mem::take(&mut self.callbacks) {
-            let failure = CommandFailure {
-                command,
-                error: CommandError::ConnectionLost,
-                message: String::new(),
-                offset: None,
-            };
+            let failure = CommandFailure::new(command, CommandError::ConnectionLost, None);
             call(Completion {
                 id,
                 command,

@@ -1,22 +1,9 @@
 //! Where payload lands and where it comes from, for one command and for many.
 
 use nbd_proto::{
-    ContextId, ErrorReport, Extent, PayloadSink, PayloadSource, ReadChunk, RequestId, Table,
-    escape, part, part_mut,
+    ContextId, ErrorReport, Extent, PayloadSink, PayloadSource, ReadChunk, Remark, RequestId,
+    Table, part, part_mut,
 };
-
-/// What a server said about an error.
-#[derive(Debug, Default)]
-pub(crate) struct Remark {
-    pub(crate) message: String,
-    pub(crate) offset: Option<u64>,
-}
-
-impl Remark {
-    fn of(report: ErrorReport<'_>) -> Self {
-        Self { message: escape(report.message), offset: report.offset }
-    }
-}
 
 /// The memory behind the one command a caller waits for.
 pub(crate) struct Single<'a> {
@@ -57,7 +44,7 @@ impl PayloadSink for Single<'_> {
 
     fn error(&mut self, id: RequestId, report: ErrorReport<'_>) {
         if Some(id) == self.id {
-            self.remark.get_or_insert_with(|| Remark::of(report));
+            self.remark.get_or_insert_with(|| Remark::from(report));
         }
     }
 }
@@ -110,7 +97,7 @@ impl<B: AsMut<[u8]>> PayloadSink for Many<B> {
 
     fn error(&mut self, id: RequestId, report: ErrorReport<'_>) {
         if self.remarks.get(id).is_none() {
-            self.remarks.insert(id, Remark::of(report));
+            self.remarks.insert(id, Remark::from(report));
         }
     }
 }

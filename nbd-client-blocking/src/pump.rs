@@ -5,11 +5,10 @@ use std::time::{Duration, Instant};
 
 use nbd_proto::io::{IoMode, Progress};
 use nbd_proto::{Direction, Machine, PayloadSink, PayloadSource};
-use nbd_transport::{Connection, Link, SocketIo};
+use nbd_transport::{Connection, Error, Link, SocketIo};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use crate::error::Error;
 use crate::trace::Trace;
 
 /// A connection, what carries its bytes, and how long it may be silent.
@@ -151,7 +150,7 @@ impl Pump {
                     }));
                 }
                 Err(Errno::INTR) => {}
-                Err(error) => return Err(Error::Io(error.into())),
+                Err(error) => return Err(Error::from(std::io::Error::from(error))),
             }
         }
     }

@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use nbd_proto::{ClientConfig, TlsPolicy};
 use nbd_transport::tls::{TlsConfig, TlsConnector};
-use nbd_transport::{Endpoint, Handshake, NbdUri, UriPolicy};
+use nbd_transport::{Endpoint, Error, Handshake, NbdUri, UriPolicy};
 
 use crate::connection::Connection;
 use crate::dial::Dial;
-use crate::error::Error;
 use crate::stage::Stage;
 
 /// Settings of a connection, then the connection itself.

@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 use mio::Waker;
 use mio::event::Event;
 use nbd_proto::{
-    Client, Command, CommandError, CommandFlags, CommandType, ContextId, Direction, Disconnect,
-    Extent, Machine, Negotiation, RequestId, RequestStatus, SubmitError, Table,
+    Client, Command, CommandFlags, CommandType, ContextId, Direction, Disconnect, Extent, Machine,
+    Negotiation, RequestId, RequestStatus, SubmitError, Table,
 };
+use nbd_transport::Error;
 
 use crate::drive::Registration;
-use crate::error::{CommandFailure, Error, Rejected};
-use crate::ports::{Ports, Remark};
+use crate::ports::Ports;
+use crate::rejected::Rejected;
 use crate::stage::{Open, Stage};
 use crate::submitter::{OnDone, Queue, Submitter};
 
@@ -242,7 +243,7 @@ impl<B> Connection<B> {
                 command,
                 buffer: self.ports.buffers.remove(id),
                 extents: self.ports.extents.remove(id).unwrap_or_default(),
-                result: result.map_err(|error| failed(&open.core, command, error, remark)),
+                result: result.map_err(|error| Error::failed(&open.core, command, error, remark)),
             };
             match self.remote.remove(id) {
                 Some(on_done) => on_done(Ok(completion)),
@@ -327,10 +328,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
             return Err(Error::Submit { command, error });
         };
         let core = &mut open.core;
-        let id = core.submit(command).map_err(|error| match core.error() {
-            Some(cause) => Error::Protocol(cause.clone()),
-            None => Error::Submit { command, error },
-        })?;
+        let id = core.submit(command).map_err(|error| Error::not_sent(core, command, error))?;
         if self.submitted.len() > 2 * core.in_flight() + 64 {
             self.submitted.retain(|(id, _)| in_flight(core, *id));
         }
@@ -352,16 +350,4 @@ impl<B> fmt::Debug for Connection<B> {
 
 fn in_flight(core: &Client, id: RequestId) -> bool {
     core.status(id) == RequestStatus::InFlight
-}
-
-/// Why a command did not succeed. What killed the connection says more than that it is
-/// gone.
-fn failed(core: &Client, command: Command, error: CommandError, remark: Option<Remark>) -> Error {
-    if error == CommandError::ConnectionLost
-        && let Some(cause) = core.error()
-    {
-        return Error::Protocol(cause.clone());
-    }
-    let Remark { message, offset } = remark.unwrap_or_default();
-    Error::Command(CommandFailure { command, error, message, offset })
 }

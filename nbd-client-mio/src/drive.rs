@@ -10,10 +10,9 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use nbd_proto::Machine;
 use nbd_proto::io::IoMode;
-use nbd_transport::SocketIo;
+use nbd_transport::{Error, SocketIo};
 
 use crate::connection::{Connection, State};
-use crate::error::Error;
 use crate::stage::{Open, Stage};
 
 #[derive(Clone, Copy, Debug)]

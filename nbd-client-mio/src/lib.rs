@@ -49,14 +49,16 @@ mod builder;
 mod connection;
 mod dial;
 mod drive;
-mod error;
 mod ports;
+mod rejected;
 mod stage;
 mod submitter;
 
 pub use builder::Builder;
 pub use connection::{Completion, Connection, State};
-pub use error::{CommandFailure, Error, Rejected};
 pub use nbd_proto as proto;
+pub use nbd_proto::CommandFailure;
 pub use nbd_transport as transport;
+pub use nbd_transport::Error;
+pub use rejected::Rejected;
 pub use submitter::Submitter;

@@ -1,15 +1,8 @@
 //! Where payload lands and where it comes from.
 
 use nbd_proto::{
-    ContextId, ErrorReport, Extent, PayloadSink, PayloadSource, RequestId, Table, escape,
+    ContextId, ErrorReport, Extent, PayloadSink, PayloadSource, Remark, RequestId, Table,
 };
-
-/// What a server said about an error.
-#[derive(Debug, Default)]
-pub(crate) struct Remark {
-    pub(crate) message: String,
-    pub(crate) offset: Option<u64>,
-}
 
 /// What belongs to the commands in flight, by slot.
 #[derive(Debug)]
@@ -39,9 +32,7 @@ impl<B: AsMut<[u8]>> PayloadSink for Ports<B> {
 
     fn error(&mut self, id: RequestId, report: ErrorReport<'_>) {
         if self.remarks.get(id).is_none() {
-            let message = escape(report.message);
-            let offset = report.offset;
-            self.remarks.insert(id, Remark { message, offset });
+            self.remarks.insert(id, Remark::from(report));
         }
     }
 }

@@ -5,12 +5,11 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 use mio::Interest;
 use nbd_proto::io::{IoMode, Progress};
 use nbd_proto::{Client, Direction, Machine, PayloadSink, PayloadSource, Phase};
-use nbd_transport::{Connection, Handshake, Link, SocketIo};
+use nbd_transport::{Connection, Error, Handshake, Link, SocketIo};
 use rustix::net::{Shutdown, shutdown};
 
 use crate::connection::State;
 use crate::dial::Dial;
-use crate::error::Error;
 
 /// Rounds in one drive, so that one busy connection does not starve the others.
 const BUDGET: usize = 16;

@@ -9,7 +9,7 @@ use mio::Waker;
 use nbd_proto::Command;
 
 use crate::connection::Completion;
-use crate::error::Rejected;
+use crate::rejected::Rejected;
 
 /// What to do with the outcome of a command of another thread.
 pub(crate) type OnDone<B> = Box<dyn FnOnce(Result<Completion<B>, Rejected<B>>) + Send>;

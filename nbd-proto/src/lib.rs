@@ -90,6 +90,7 @@ mod engine;
 mod errno;
 mod error;
 mod event;
+mod failure;
 #[cfg(feature = "std")]
 pub mod io;
 mod machine;
@@ -109,6 +110,7 @@ pub use error::{
     Refusal, ReplyFault, SubmitError,
 };
 pub use event::{Event, ServerEvent};
+pub use failure::{CommandFailure, Remark};
 pub use machine::Machine;
 pub use negotiate::client::{Negotiation, NegotiationEvent, Phase};
 pub use negotiate::facts::{ExportInfo, Negotiated, Protocol};

@@ -59,6 +59,24 @@ pub struct Command {
     pub length: u64,
 }
 
+/// What was asked for, in words: "read of 512 bytes at 4096".
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.kind.name();
+        match self.kind {
+            CommandType::Flush | CommandType::Disconnect => f.write_str(name),
+            CommandType::Read
+            | CommandType::Write
+            | CommandType::Trim
+            | CommandType::Cache
+            | CommandType::WriteZeroes
+            | CommandType::BlockStatus => {
+                write!(f, "{name} of {} bytes at {}", self.length, self.offset)
+            }
+        }
+    }
+}
+
 impl Command {
     const fn new(kind: CommandType, offset: u64, length: u64) -> Self {
         Self { kind, flags: CommandFlags::empty(), offset, length }

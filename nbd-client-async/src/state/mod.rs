@@ -1,26 +1,25 @@
 //! One connection: machine, socket, and all calls, behind one lock.
 
+mod wire;
+
 use std::collections::VecDeque;
 use std::fmt;
-use std::io::{ErrorKind, Write};
 use std::mem;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Waker};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use nbd_proto::io::{IoMode, Progress};
+use nbd_proto::io::IoMode;
 use nbd_proto::{
-    CommandError, Direction, Disconnect, Event, ExportInfo, Machine, Negotiated, RequestId,
+    CommandError, CommandFailure, Disconnect, Event, ExportInfo, Machine, Negotiated, RequestId,
     SubmitError,
 };
-use nbd_transport::{Link, PeerProcess};
+use nbd_transport::{Error, Link, PeerProcess};
 
 use crate::calls::{Call, Calls, Deadline, Matter, Stage, Ticket};
-use crate::error::{CommandFailure, End, Error};
+use crate::end::End;
 use crate::runtime::Socket;
-use crate::shim::Shim;
 
 /// How long a connection that is of no more use may take to end in good order.
 const LINGER: Duration = Duration::from_secs(5);
@@ -391,15 +390,7 @@ impl State {
             let result = result.map_err(|error| match (error, cause) {
                 // What ended the connection says more than that it is gone.
                 (CommandError::ConnectionLost, Some(cause)) => cause,
-                (error, _) => {
-                    let remark = remark.unwrap_or_default();
-                    Error::Command(CommandFailure {
-                        command,
-                        error,
-                        message: remark.message,
-                        offset: remark.offset,
-                    })
-                }
+                (error, _) => CommandFailure::new(command, error, remark).into(),
             });
             self.finish(ticket, result);
         }
@@ -411,146 +402,6 @@ impl State {
 
     pub(crate) fn is_over(&self) -> bool {
         self.end.is_some()
-    }
-
-    pub(crate) fn has_unsent(&self) -> bool {
-        self.link.direction(&self.core).contains(Direction::WRITE)
-    }
-
-    /// Whether more than one request is under way, so that more may come at any moment.
-    pub(crate) fn is_busy(&self) -> bool {
-        self.core.in_flight() > 1
-    }
-
-    fn send_or_rouse(&mut self) {
-        if self.is_busy() {
-            self.rousing = true;
-            return;
-        }
-        // Before its first turn the driver cannot be told to go on with the rest.
-        let Some(waker) = self.driver.clone() else {
-            return;
-        };
-        self.send(&mut Context::from_waker(&waker));
-        self.rousing |= self.has_unsent();
-    }
-
-    /// The driver's turn has come; this is how to wake it again.
-    pub(crate) fn on_turn(&mut self, waker: &Waker) {
-        (self.rousing, self.roused) = (false, false);
-        if !self.driver.as_ref().is_some_and(|kept| kept.will_wake(waker)) {
-            self.wake.extend(self.driver.replace(waker.clone()));
-        }
-    }
-
-    /// The driver's waker, if it is to be woken and has not been.
-    pub(crate) fn rouse_driver(&mut self) -> Option<Waker> {
-        if !mem::take(&mut self.rousing) || mem::replace(&mut self.roused, true) {
-            return None;
-        }
-        self.driver.clone()
-    }
-
-    /// Sends what is due, as far as there is room. The context is the driver's, whoever
-    /// calls: it is the driver that goes on when there is room again.
-    pub(crate) fn send(&mut self, cx: &mut Context<'_>) {
-        while self.has_unsent() {
-            let Some(wire) = &mut self.wire else { return };
-            let mut shim = Shim::new(&mut *wire.socket, cx);
-            let result = self.link.write(&mut self.core, &mut shim, &self.calls, wire.mode);
-            let (calls, pending) = (shim.calls, shim.write_pending);
-            self.unflushed = true;
-            match result {
-                Err(error) => return self.close(error.into()),
-                Ok(Progress::Closed) => {
-                    // What was sent before may still be answered. A real socket's end
-                    // follows; another stream is not waited for without limit.
-                    self.unflushed = false;
-                    self.linger();
-                    break;
-                }
-                Ok(_) if calls == 0 || pending => break,
-                Ok(_) => {}
-            }
-        }
-        if !self.has_unsent() {
-            self.calls.all_sent();
-        }
-        self.flush(cx);
-    }
-
-    fn flush(&mut self, cx: &mut Context<'_>) {
-        let Some(wire) = self.wire.as_mut().filter(|_| self.unflushed) else {
-            return;
-        };
-        let result = Shim::new(&mut *wire.socket, cx).flush();
-        match result.map_err(|error| (error.kind(), error)) {
-            Ok(()) => self.unflushed = false,
-            Err((ErrorKind::WouldBlock, _)) => {}
-            Err((ErrorKind::BrokenPipe, _)) => {
-                self.unflushed = false;
-                self.core.send_failed();
-                self.linger();
-            }
-            Err((_, error)) => self.close(End::Io(error.into())),
-        }
-    }
-
-    /// From now on the connection lasts only as long as it takes to end in good order.
-    fn linger(&mut self) {
-        if let Some(at) = Instant::now().checked_add(LINGER) {
-            self.linger = self.linger.or(Some(at));
-            self.remind(at);
-        }
-    }
-
-    /// Takes in what has come and hands it out. Returns whether there may be more at
-    /// once; if not, the context's task is woken when there is.
-    pub(crate) fn receive(&mut self, cx: &mut Context<'_>) -> bool {
-        let mut more = true;
-        for _ in 0..BUDGET {
-            let Some(wire) = &mut self.wire else {
-                return false;
-            };
-            let mut shim = Shim::new(&mut *wire.socket, cx);
-            let result = self.link.read(&mut self.core, &mut shim, &mut self.calls, wire.mode);
-            let (calls, pending) = (shim.calls, shim.read_pending);
-            match result {
-                Err(error) => {
-                    // The link may have a last word for the server. Whether it arrives
-                    // changes nothing.
-                    let _ = self.link.write(&mut self.core, &mut shim, &self.calls, wire.mode);
-                    self.close(error.into());
-                    return false;
-                }
-                Ok(_) if self.core.is_closed() => {
-                    self.close(End::Closed);
-                    return false;
-                }
-                Ok(_) if calls == 0 || pending => {
-                    more = false;
-                    break;
-                }
-                Ok(_) => {}
-            }
-        }
-        self.deliver();
-        self.admit();
-        more
-    }
-
-    /// Goes on with ending the session, if that was asked for.
-    pub(crate) fn wind_up(&mut self, cx: &mut Context<'_>) {
-        if self.core.state_name() != "disconnecting" || self.has_unsent() {
-            return;
-        }
-        if let Some(wire) = self.wire.as_mut().filter(|_| !self.shut) {
-            // Nothing more will be sent. A peer that is gone already is no loss.
-            self.shut = Pin::new(&mut *wire.socket).poll_close(cx).is_ready();
-        }
-        if self.shut && self.linger.is_some() {
-            self.close(End::Closed);
-        }
     }
 }
 

@@ -1,0 +1,163 @@
+//! What can go wrong for a client's user, and who erred; the same for every adapter.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nbd_proto::{
+    ApiMisuse, Client, Command, CommandError, CommandFailure, Errno, Remark, SubmitError,
+};
+
+use crate::tls::TlsConfigError;
+use crate::{ConnectError, LinkError, UriError};
+
+/// Why connecting or a command failed.
+///
+/// Every adapter tells it in these words. What ended a connection is shared by all the
+/// commands that were under way, hence the [`Arc`]s.
+///
+/// ```
+/// fn show(error: nbd_transport::Error) {
+///     eprintln!("{error} (error number {})", error.errno());
+/// }
+/// ```
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The caller: the URI cannot be understood, or policy forbids it.
+    #[error(transparent)]
+    Uri(#[from] UriError),
+    /// The caller: the credentials for TLS cannot be used.
+    #[error(transparent)]
+    TlsConfig(#[from] TlsConfigError),
+    /// Nobody could be connected to.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The transport failed, or what waits for it.
+    #[error("connection failed: {0}")]
+    Io(#[source] Arc<io::Error>),
+    /// The peer broke the protocol, refused, or closed the connection.
+    #[error(transparent)]
+    Protocol(#[from] nbd_proto::Error),
+    /// TLS failed, or another fault between socket and protocol.
+    #[error(transparent)]
+    Link(Arc<LinkError>),
+    /// The task that served the connection is gone, most likely together with its
+    /// runtime.
+    #[error("the task that served the connection was dropped")]
+    Stopped,
+    /// The caller: the command was not sent.
+    #[error("{command} not sent: {error}")]
+    Submit {
+        /// What was asked for.
+        command: Command,
+        /// Why it was not sent.
+        error: SubmitError,
+    },
+    /// The caller: a read or write came with a buffer of another length, or another
+    /// command with one.
+    #[error("{command} not sent: it came with a buffer of {buffer} bytes")]
+    BufferLength {
+        /// What was asked for.
+        command: Command,
+        /// Length of the buffer in bytes; 0 without one.
+        buffer: usize,
+    },
+    /// The server failed one command; the connection goes on unless it says
+    /// otherwise.
+    #[error(transparent)]
+    Command(#[from] CommandFailure),
+    /// Nothing came from the server for too long.
+    #[error("no answer from the server for {:?} while {state}", timeout)]
+    TimedOut {
+        /// What the connection was waiting for.
+        state: &'static str,
+        /// How long.
+        timeout: Duration,
+    },
+    /// The caller: a name is too long or contains NUL, or the call does not fit the
+    /// state.
+    #[error("{0}")]
+    Misuse(#[from] ApiMisuse),
+}
+
+impl Error {
+    /// Why a command that was submitted did not succeed. What ended the connection says
+    /// more than that it is gone.
+    #[must_use]
+    pub fn failed(
+        core: &Client,
+        command: Command,
+        error: CommandError,
+        remark: Option<Remark>,
+    ) -> Self {
+        match core.error() {
+            Some(cause) if error == CommandError::ConnectionLost => cause.clone().into(),
+            _ => CommandFailure::new(command, error, remark).into(),
+        }
+    }
+
+    /// Why a command was not submitted. What ended the connection says more than that
+    /// there is none.
+    #[must_use]
+    pub fn not_sent(core: &Client, command: Command, error: SubmitError) -> Self {
+        match core.error() {
+            Some(cause) => cause.clone().into(),
+            None => Self::Submit { command, error },
+        }
+    }
+
+    /// The error number, as Linux numbers it, that a user of libnbd would see.
+    #[must_use]
+    pub fn errno(&self) -> i32 {
+        let errno = match self {
+            Self::Uri(error) => return error.errno(),
+            Self::Connect(error) => return error.errno(),
+            Self::Io(error) => match error.raw_os_error() {
+                Some(number) => return number,
+                None => Errno::NotConn,
+            },
+            Self::Protocol(error) => error.errno(),
+            Self::Link(_) | Self::Stopped => Errno::NotConn,
+            Self::Submit { error, .. } => error.errno(),
+            Self::Command(failure) => failure.error.errno(),
+            Self::TimedOut { .. } => Errno::TimedOut,
+            Self::Misuse(misuse) => misuse.errno(),
+            Self::TlsConfig(_) | Self::BufferLength { .. } => Errno::Inval,
+        };
+        errno.to_linux()
+    }
+}
+
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Self {
+        Self::Io(Arc::new(error))
+    }
+}
+
+impl From<LinkError> for Error {
+    fn from(error: LinkError) -> Self {
+        match error {
+            LinkError::Io(error) => error.into(),
+            LinkError::Protocol(error) => error.into(),
+            other => Self::Link(Arc::new(other)),
+        }
+    }
+}
+
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        let kind = match &error {
+            Error::Io(inner) => inner.kind(),
+            Error::Uri(_) | Error::TlsConfig(_) | Error::Misuse(_) | Error::BufferLength { .. } => {
+                io::ErrorKind::InvalidInput
+            }
+            Error::Connect(_) | Error::Link(_) | Error::Stopped => io::ErrorKind::NotConnected,
+            Error::Protocol(inner) => inner.errno().into(),
+            Error::Submit { error: inner, .. } => inner.errno().into(),
+            Error::Command(failure) => failure.error.errno().into(),
+            Error::TimedOut { .. } => io::ErrorKind::TimedOut,
+        };
+        Self::new(kind, error)
+    }
+}
