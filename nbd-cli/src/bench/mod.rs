@@ -3,18 +3,19 @@
 mod random;
 mod report;
 mod run;
+mod verify;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
-use nbd_client_blocking::Client;
 use nbd_client_blocking::proto::ClientConfig;
+use nbd_client_blocking::{Client, Error};
 
-use crate::Patience;
 use crate::failure::{Context, Failure, Result};
 use crate::output::print;
 use crate::size;
 use crate::target::{Server, Target};
+use crate::{Patience, YEAR};
 use report::{Tally, report};
 use run::Worker;
 
@@ -39,6 +40,14 @@ pub(crate) struct Args {
     /// Requests in all
     #[arg(long, value_name = "N", default_value_t = 100_000)]
     count: u64,
+    /// Go by time, not by number of requests
+    #[arg(long, value_name = "N", conflicts_with = "count",
+          value_parser = clap::value_parser!(u64).range(1..=YEAR))]
+    seconds: Option<u64>,
+    /// Read, write and flush in turn, and check that each block that is read holds what was
+    /// last written to it (this destroys what the export holds)
+    #[arg(long, conflicts_with = "rw")]
+    verify: bool,
     /// Connections, each with a thread of its own
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     connections: u32,
@@ -80,26 +89,59 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     for _ in 0..args.connections {
         clients.push(connect(args, &server)?);
     }
+    if args.verify {
+        return verify::run(args, &server, clients);
+    }
     let started = Instant::now();
     let workers = clients.len() as u64;
+    let results = spread(&server, clients, |client, index| {
+        Worker::new(args, index, workers).run(client, args.share(index, workers))
+    })?;
+    let elapsed = started.elapsed();
+    let mut total = Tally::new();
+    for tally in &results {
+        total.add(tally);
+    }
+    print(&report(args, &total, elapsed))
+}
+
+/// Gives each connection a thread and a number.
+fn spread<T: Send>(
+    server: &Server,
+    clients: Vec<Client>,
+    work: impl Fn(Client, u64) -> std::result::Result<T, Error> + Sync,
+) -> Result<Vec<T>> {
+    let work = &work;
     let results: Vec<_> = std::thread::scope(|scope| {
         let threads: Vec<_> = clients
             .into_iter()
             .zip(0..)
-            .map(|(client, index)| {
-                let share = args.count / workers + u64::from(index < args.count % workers);
-                scope.spawn(move || Worker::new(args, index, workers).run(client, share))
-            })
+            .map(|(client, index)| scope.spawn(move || work(client, index)))
             .collect();
         threads.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
     });
-    let elapsed = started.elapsed();
-    let mut total = Tally::new();
-    for result in results {
-        let tally = result.map_err(|_| Failure::new("a measuring thread failed"))?;
-        total.add(&tally.context(&server.name)?);
+    results
+        .into_iter()
+        .map(|result| {
+            let result = result.map_err(|_| Failure::new("a measuring thread failed"))?;
+            result.context(&server.name)
+        })
+        .collect()
+}
+
+impl Args {
+    /// How long to go on, where that is what ends it.
+    fn seconds(&self) -> Option<Duration> {
+        self.seconds.map(Duration::from_secs)
     }
-    print(&report(args, &total, elapsed))
+
+    /// The requests of one connection.
+    fn share(&self, index: u64, connections: u64) -> u64 {
+        match self.seconds {
+            Some(_) => u64::MAX,
+            None => self.count / connections + u64::from(index < self.count % connections),
+        }
+    }
 }
 
 fn connect(args: &Args, server: &Server) -> Result<Client> {
@@ -113,7 +155,10 @@ fn connect(args: &Args, server: &Server) -> Result<Client> {
     if client.size() < args.size {
         return refuse(format!("the export has {} bytes, less than one request", client.size()));
     }
-    if args.rw == Direction::Write && client.is_read_only() {
+    if args.verify && args.size < verify::MIN_SIZE {
+        return refuse(format!("--size must be {} bytes or more to verify", verify::MIN_SIZE));
+    }
+    if (args.verify || args.rw == Direction::Write) && client.is_read_only() {
         return refuse("the export is read-only".to_owned());
     }
     Ok(client)

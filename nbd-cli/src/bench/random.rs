@@ -4,9 +4,15 @@
 pub(super) struct Random(u64);
 
 impl Random {
-    /// One of many streams of numbers that have nothing in common.
+    /// Other numbers for each connection, the same ones each time.
     pub(super) fn stream(index: u64) -> Self {
         Self(0x9e37_79b9_7f4a_7c15 ^ (index + 1))
+    }
+
+    /// Numbers that follow from a seed.
+    pub(super) fn seeded(seed: u64) -> Self {
+        // From 0 it would never get away.
+        Self(seed | 1)
     }
 
     pub(super) fn next(&mut self) -> u64 {
@@ -26,4 +32,11 @@ impl Random {
             piece.copy_from_slice(&word[..piece.len()]);
         }
     }
+}
+
+/// Spreads a change of any bit over all of them; can be undone, so nothing is lost.
+pub(super) fn mix(word: u64) -> u64 {
+    let word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    word ^ (word >> 31)
 }

@@ -1,6 +1,6 @@
 //! The load itself: one connection, as many requests in flight as are wanted.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nbd_client_blocking::proto::RequestId;
 use nbd_client_blocking::{Client, Error, Pipeline};
@@ -24,7 +24,7 @@ impl<'a> Worker<'a> {
         Self { args, index, workers, random: Random::stream(index), next: 0 }
     }
 
-    pub(super) fn run(mut self, mut client: Client, count: u64) -> Result<Tally, Error> {
+    pub(super) fn run(mut self, mut client: Client, mut count: u64) -> Result<Tally, Error> {
         let size = self.args.size as usize;
         let blocks = client.size() / self.args.size;
         let depth = u64::from(self.args.depth).min(count) as usize;
@@ -45,6 +45,7 @@ impl<'a> Worker<'a> {
         // submitted before the next write leaves at one: one look at the clock for each.
         let begin = Instant::now();
         let mut now = 0;
+        let end = self.args.seconds().map_or(u64::MAX, nanos);
         loop {
             while submitted < count {
                 let Some(buffer) = buffers.pop() else { break };
@@ -60,7 +61,10 @@ impl<'a> Worker<'a> {
             let Some(done) = pipeline.wait()? else { break };
             done.result?;
             if waits {
-                now = u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX);
+                now = nanos(begin.elapsed());
+                if now >= end {
+                    count = submitted;
+                }
             }
             tally.record(now - started[done.id.slot()]);
             tally.operations += 1;
@@ -97,4 +101,8 @@ impl<'a> Worker<'a> {
         };
         block * self.args.size
     }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }

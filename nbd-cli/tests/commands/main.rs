@@ -10,3 +10,4 @@ mod info;
 mod map;
 mod sparse_copies;
 mod support;
+mod verify;
