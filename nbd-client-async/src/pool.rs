@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use nbd_proto::{Command, CommandFlags, SubmitError, TransmissionFlags};
+use nbd_proto::{Command, CommandFlags, SubmitError};
 use nbd_transport::Error;
 
 use crate::client::Client;
@@ -11,7 +11,7 @@ use crate::client::Client;
 /// Several connections to one export, each call on the one that has the least to do.
 ///
 /// It has one connection only when the server does not say that more are safe
-/// ([`CAN_MULTI_CONN`](TransmissionFlags::CAN_MULTI_CONN)). When a connection dies, the
+/// ([`Negotiated::is_safe_beside`](nbd_proto::Negotiated::is_safe_beside)). When a connection dies, the
 /// calls that were on it fail, but for reads and flushes, which are tried again on
 /// another; all other calls go on. A write is not tried again: the server may still be
 /// carrying out the first one, and could finish it after a later write to the same
@@ -34,8 +34,9 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// A pool of connections that are there already. Of those to an export for which
-    /// several are not safe, only the first is kept.
+    /// A pool of connections that are there already, to one export of one server. Only
+    /// the first is kept when several are not safe, or when the server describes the
+    /// export differently on any of them.
     ///
     /// ```
     /// # use nbd_client_async::{Client, Pool};
@@ -51,10 +52,12 @@ impl Pool {
         Self { clients: clients.into() }
     }
 
-    /// Whether all of them are to exports for which several connections are safe.
+    /// Whether all of them, and more, may be used together.
     pub(crate) fn may_grow(clients: &[Client]) -> bool {
-        let safe = TransmissionFlags::CAN_MULTI_CONN;
-        clients.iter().all(|client| client.flags().contains(safe))
+        let Some(first) = clients.first() else {
+            return true;
+        };
+        clients.iter().all(|client| client.negotiated().is_safe_beside(first.negotiated()))
     }
 
     /// The connections, dead ones included.
@@ -170,7 +173,8 @@ impl Pool {
     }
 
     /// Makes everything durable whose write has succeeded, whichever connection it was
-    /// on: that is what [`CAN_MULTI_CONN`](TransmissionFlags::CAN_MULTI_CONN) promises.
+    /// on: that is what [`CAN_MULTI_CONN`](nbd_proto::TransmissionFlags::CAN_MULTI_CONN)
+    /// promises.
     ///
     /// ```
     /// # use nbd_client_async::{Error, Pool};

@@ -11,6 +11,7 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use crate::client::Client;
 use crate::options::Options;
 use crate::origin::Origin;
+use crate::pool::Pool;
 use crate::pump::Pump;
 use crate::trace::Trace;
 
@@ -149,6 +150,20 @@ impl Builder {
     /// When the server refuses.
     pub fn connect_over(&self, connection: Connection) -> Result<Client, Error> {
         self.begin(connection, Origin::Given, None, false)?.into_client()
+    }
+
+    /// Opens up to `size` connections to a URI, at least one: as many as the server says
+    /// are safe, which is one or any number.
+    ///
+    /// # Errors
+    /// When one of them cannot be opened.
+    pub fn connect_pool(&self, uri: &str, size: usize) -> Result<Pool, Error> {
+        let (builder, endpoint) = self.clone().resolve(uri)?;
+        let mut clients = vec![builder.connect(&endpoint)?];
+        while clients.len() < size && Pool::may_grow(&clients) {
+            clients.push(builder.connect(&endpoint)?);
+        }
+        Ok(Pool::new(clients))
     }
 
     /// Connects to a URI and stops for the caller to ask and choose, if the server

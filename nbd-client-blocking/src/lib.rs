@@ -21,6 +21,7 @@
 //! | see the export as a file | [`ExportFile`] |
 //! | walk over its extents | [`Extents`], [`Survey`] |
 //! | ask before choosing an export | [`Options`] |
+//! | use several connections from many threads | [`Pool`] |
 //!
 //! With feature `tracing` every connection tells what it does in a span `nbd` of its own,
 //! whose field `name` is [`Builder::name`]. Feature `psk` brings TLS with pre-shared keys.
@@ -31,6 +32,7 @@ mod extents;
 mod options;
 mod origin;
 mod pipeline;
+mod pool;
 mod ports;
 mod pump;
 mod state;
@@ -46,6 +48,7 @@ pub use nbd_transport as transport;
 pub use nbd_transport::Error;
 pub use options::{GoError, Options};
 pub use pipeline::{Completion, Pipeline, Woken};
+pub use pool::{Lease, Pool};
 pub use state::State;
 pub use view::ExportFile;
 

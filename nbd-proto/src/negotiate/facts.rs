@@ -79,6 +79,20 @@ pub struct Negotiated {
 }
 
 impl Negotiated {
+    /// Whether commands may be spread over a connection with these facts and one with
+    /// those of `other`: the server describes the same export with the same numbers for
+    /// its meta contexts, and says that several connections to it are safe.
+    ///
+    /// proto.md, "Transmission flags": without `NBD_FLAG_CAN_MULTI_CONN`, clients should
+    /// not multiplex their commands over more than one connection.
+    #[must_use]
+    pub fn is_safe_beside(&self, other: &Self) -> bool {
+        let flags = self.export.as_ref().map(|export| export.flags);
+        flags.is_some_and(|flags| flags.contains(TransmissionFlags::CAN_MULTI_CONN))
+            && self.export == other.export
+            && self.contexts == other.contexts
+    }
+
     /// Forgets everything learned in clear (proto.md, "NBD_OPT_STARTTLS").
     pub(crate) fn start_tls(&mut self) {
         self.headers = HeaderStyle::Simple;

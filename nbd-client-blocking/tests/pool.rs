@@ -1,0 +1,267 @@
+//! Several connections to one export, and threads that share them.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nbd_client_blocking::proto::{CommandFlags, SubmitError};
+use nbd_client_blocking::{Builder, Client, Error, Pool};
+use nbd_sim::peer::Server;
+use rustix::net::{Shutdown, shutdown};
+
+/// Longer than anything takes that goes well.
+const LONG: Duration = Duration::from_secs(20);
+
+fn nbdkit(args: &[&str]) -> Server {
+    Server::nbdkit(args).start().expect("nbdkit")
+}
+
+fn builder() -> Builder {
+    Builder::new().timeout(LONG).meta_context("base:allocation")
+}
+
+fn pool(server: &Server, size: usize) -> Pool {
+    builder().connect_pool(&server.uri(), size).expect("connect")
+}
+
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + LONG;
+    while !holds() {
+        assert!(Instant::now() < end, "waited in vain: {what}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// What a server sees when a client vanishes, and the client when a server does.
+fn cut(client: &Client) {
+    shutdown(client, Shutdown::Both).unwrap();
+}
+
+#[test]
+fn many_threads_use_all_connections() {
+    let server = nbdkit(&["memory", "16M"]);
+    let pool = pool(&server, 4);
+    assert_eq!(pool.alive(), 4);
+    thread::scope(|scope| {
+        for part in 0..16u64 {
+            let pool = &pool;
+            scope.spawn(move || {
+                for round in 0..50u64 {
+                    let at = (part << 20) + round * 4096;
+                    let data = vec![(part * 50 + round) as u8; 4096];
+                    pool.write_at(at, &data).unwrap();
+                    let mut back = vec![0; 4096];
+                    pool.read_at(at, &mut back).unwrap();
+                    assert!(back == data, "part {part}, round {round}");
+                }
+            });
+        }
+    });
+    pool.flush().unwrap();
+    let messages = |client: &Client| client.stats().messages_received;
+    let leases: Vec<_> = (0..4).map(|_| pool.client().unwrap()).collect();
+    assert!(pool.try_client().is_none());
+    let before: Vec<_> = leases.iter().map(|client| messages(client)).collect();
+    drop(leases);
+    // Calls take turns even when one connection would do.
+    for _ in 0..8 {
+        pool.flush().unwrap();
+    }
+    let leases: Vec<_> = (0..4).map(|_| pool.client().unwrap()).collect();
+    assert!(leases.iter().map(|client| messages(client) - 2).eq(before));
+    drop(leases);
+    assert!(pool.try_client().is_some());
+    pool.disconnect().unwrap();
+}
+
+#[test]
+fn every_command_goes_through_a_pool() {
+    let server = nbdkit(&["memory", "1M"]);
+    let pool = pool(&server, 2);
+    pool.write_at_with(0, &[1; 65536], CommandFlags::FUA).unwrap();
+    pool.write_zeroes(4096, 4096, CommandFlags::NO_HOLE).unwrap();
+    pool.trim(8192, 4096).unwrap();
+    pool.cache(0, 65536).unwrap();
+    pool.flush().unwrap();
+    let mut back = [9; 16384];
+    pool.read_at(0, &mut back).unwrap();
+    let (data, zeroes) = ([1; 4096], [0; 4096]);
+    assert!(back.chunks(4096).eq([data, zeroes, zeroes, data].iter().map(|page| &page[..])));
+    let mut known = 0;
+    let flags = CommandFlags::empty();
+    pool.block_status(0, 1 << 20, flags, |_, extent| known += extent.length).unwrap();
+    assert!(known > 0);
+    let error = pool.read_at(1 << 20, &mut [0]).unwrap_err();
+    assert!(
+        matches!(error, Error::Submit { error: SubmitError::OutOfBounds, .. }),
+        "refused, and no reason to try again: {error}"
+    );
+    assert_eq!(pool.alive(), 2);
+    pool.disconnect().unwrap();
+}
+
+#[test]
+fn one_connection_where_more_are_not_safe() {
+    let server = nbdkit(&["--filter=multi-conn", "memory", "1M", "multi-conn-mode=disable"]);
+    let one = pool(&server, 3);
+    assert_eq!(one.alive(), 1);
+    one.write_at(0, &[9; 512]).unwrap();
+    one.flush().unwrap();
+    // What was connected by hand is no safer; nor are two exports one.
+    let client = |server: &Server| builder().connect_uri(&server.uri()).unwrap();
+    let by_hand = Pool::new(vec![client(&server), client(&server)]);
+    assert_eq!(by_hand.alive(), 1);
+    let (small, large) = (nbdkit(&["memory", "1M"]), nbdkit(&["memory", "2M"]));
+    let mixed = Pool::new(vec![client(&small), client(&large)]);
+    assert_eq!(mixed.alive(), 1);
+    assert_eq!(mixed.negotiated().export.as_ref().unwrap().size, 1 << 20);
+}
+
+#[test]
+fn a_pool_of_none_is_an_error() {
+    let pool = Pool::new(Vec::new());
+    assert!(pool.try_client().is_none());
+    assert!(matches!(pool.client(), Err(Error::Protocol(_))));
+    assert!(matches!(pool.flush(), Err(Error::Submit { error: SubmitError::NotConnected, .. })));
+    pool.disconnect().unwrap();
+}
+
+#[test]
+fn the_death_of_a_connection_costs_one_write() {
+    let server = nbdkit(&["memory", "1M"]);
+    let pool = pool(&server, 3);
+    pool.write_at(0, &[7; 4096]).unwrap();
+    pool.flush().unwrap();
+    let first = pool.client().unwrap();
+    let second = pool.client().unwrap();
+    let third = pool.client().unwrap();
+    let sockets = [&first, &second].map(|client| rustix::io::dup(&**client).unwrap());
+    let taken = || until("taken", || pool.try_client().is_none());
+    let read = || {
+        let mut back = [0; 4096];
+        pool.read_at(0, &mut back)?;
+        assert!(back == [7; 4096]);
+        Ok::<(), Error>(())
+    };
+    server.stop().unwrap();
+    thread::scope(|scope| {
+        drop(first);
+        let write = scope.spawn(|| pool.write_at(8192, &[8; 4096]));
+        taken();
+        drop(second);
+        let repeated = scope.spawn(read);
+        taken();
+        drop(third);
+        let untouched = scope.spawn(read);
+        taken();
+        let waiting = scope.spawn(read);
+        until("one in line", || pool.waiting() == 1);
+        for socket in &sockets {
+            shutdown(socket, Shutdown::Both).unwrap();
+        }
+        let error = write.join().unwrap().unwrap_err();
+        assert!(matches!(error, Error::Protocol(_) | Error::Io(_)), "{error}");
+        until("two are dead", || pool.alive() == 1);
+        server.cont().unwrap();
+        repeated.join().unwrap().expect("tried again on the third");
+        untouched.join().unwrap().expect("not touched");
+        waiting.join().unwrap().expect("waited for the third");
+    });
+    pool.write_at(8192, &[8; 4096]).unwrap();
+    pool.flush().unwrap();
+    assert_eq!(pool.alive(), 1);
+    pool.disconnect().unwrap();
+}
+
+#[test]
+fn the_death_of_the_server_fails_everybody() {
+    let mut server = nbdkit(&["memory", "1M"]);
+    let pool = pool(&server, 2);
+    server.stop().unwrap();
+    thread::scope(|scope| {
+        let calls: Vec<_> =
+            (0..8).map(|_| scope.spawn(|| pool.read_at(0, &mut [0; 512]).unwrap_err())).collect();
+        until("six in line", || pool.waiting() == 6);
+        server.kill();
+        for call in calls {
+            let error = call.join().unwrap();
+            assert!(!matches!(error, Error::TimedOut { .. }), "{error}");
+        }
+    });
+    assert_eq!(pool.alive(), 0);
+    assert!(pool.client().is_err());
+    assert_eq!(pool.write_at(0, &[0; 512]).unwrap_err().errno(), 107);
+    pool.disconnect().unwrap();
+}
+
+#[test]
+fn first_come_first_served() {
+    let server = nbdkit(&["memory", "1M"]);
+    let pool = pool(&server, 1);
+    let held = pool.client().unwrap();
+    let order = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for index in 0..20 {
+            let (pool, order) = (&pool, &order);
+            scope.spawn(move || {
+                let _lease = pool.client().unwrap();
+                order.lock().unwrap().push(index);
+            });
+            until("in line", || pool.waiting() == index + 1);
+        }
+        drop(held);
+    });
+    assert!(order.into_inner().unwrap().into_iter().eq(0..20));
+}
+
+#[test]
+fn a_panic_costs_its_own_connection() {
+    let server = nbdkit(&["memory", "1M"]);
+    let pool = pool(&server, 2);
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        pool.block_status(0, 1 << 20, CommandFlags::empty(), |_, _| panic!("in the middle"))
+    }));
+    assert!(result.is_err());
+    assert_eq!(pool.alive(), 1);
+    pool.read_at(0, &mut [0; 512]).unwrap();
+    pool.disconnect().unwrap();
+}
+
+#[test]
+fn a_connection_that_died_in_its_sleep_is_passed_over() {
+    let server = nbdkit(&["memory", "1M"]);
+    let pool = pool(&server, 2);
+    cut(&pool.client().unwrap());
+    for _ in 0..4 {
+        pool.read_at(0, &mut [0; 512]).unwrap();
+        pool.flush().unwrap();
+    }
+    assert_eq!(pool.alive(), 1);
+}
+
+#[test]
+fn a_slow_server_times_out_one_call_and_keeps_the_connection() {
+    let server = nbdkit(&["memory", "1M"]);
+    let hasty = builder().timeout(Duration::from_millis(100));
+    let pool = hasty.connect_pool(&server.uri(), 2).unwrap();
+    server.stop().unwrap();
+    let late = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                let error = pool.read_at(0, &mut [0; 512]).unwrap_err();
+                assert!(matches!(error, Error::TimedOut { .. }), "{error}");
+                late.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+    });
+    assert_eq!(late.into_inner(), 6);
+    server.cont().unwrap();
+    assert_eq!(pool.alive(), 2);
+    for _ in 0..4 {
+        until("an answer in time", || pool.read_at(0, &mut [0; 512]).is_ok());
+    }
+    pool.disconnect().unwrap();
+}
