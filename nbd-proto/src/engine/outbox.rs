@@ -20,6 +20,7 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::ops::{ControlFlow, Range};
 
+use crate::engine::Stats;
 use crate::error::{ApiMisuse, Error};
 use crate::payload::PayloadSource;
 use crate::types::RequestId;
@@ -248,8 +249,11 @@ impl Outbox {
     pub(crate) fn sent(
         &mut self,
         n: usize,
-        mut done: impl FnMut(Option<RequestId>),
+        stats: &mut Stats,
+        mut done: impl FnMut(RequestId),
     ) -> Result<(), ApiMisuse> {
+        stats.writes += 1;
+        stats.bytes_sent += n as u64;
         let mut left = n;
         while let Some(message) = self.queue.front() {
             if !message.cancelled {
@@ -260,7 +264,10 @@ impl Outbox {
                     break;
                 }
                 left -= rest;
-                done(id);
+                stats.messages_sent += 1;
+                if let Some(id) = id {
+                    done(id);
+                }
             }
             self.retire_front();
         }
@@ -308,7 +315,7 @@ mod tests {
         outbox.push(None, b"first");
         outbox.push_payload(id(0), b"second", 0, 4);
         assert_eq!(gather(&outbox, &Table::new()).0, b"first");
-        outbox.sent(5, |_| {}).unwrap();
+        outbox.sent(5, &mut Stats::default(), |_| {}).unwrap();
         let nothing = outbox.for_each_unsent(&Discard, |_| ControlFlow::Continue(()));
         assert_eq!(nothing, Err(ApiMisuse::PayloadMissing.into()));
     }
@@ -339,20 +346,20 @@ mod tests {
                     prop_assert!(outbox.cancel(sequence));
                 }
             }
-            let (mut stream, mut done) = (Vec::new(), Vec::new());
+            let (mut stream, mut done, mut stats) = (Vec::new(), Vec::new(), Stats::default());
             for cut in cuts.iter().cycle() {
                 let (bytes, _) = gather(&outbox, &table);
                 prop_assert!(expected.ends_with(&bytes));
                 let n = bytes.len().min(*cut);
                 stream.extend_from_slice(&bytes[..n]);
-                outbox.sent(n, |id| done.extend(id)).unwrap();
+                outbox.sent(n, &mut stats, |id| done.push(id)).unwrap();
                 if outbox.is_empty() {
                     break;
                 }
             }
             prop_assert_eq!(stream, expected);
             prop_assert_eq!(done.len(), messages.iter().filter(|(_, _, cancel)| !cancel).count());
-            prop_assert_eq!(outbox.sent(1, |_| {}), Err(ApiMisuse::SentTooMuch));
+            prop_assert_eq!(outbox.sent(1, &mut stats, |_| {}), Err(ApiMisuse::SentTooMuch));
         }
     }
 }

@@ -5,11 +5,13 @@
 //! | `facts` | what both ends agreed on |
 //! | `client` | the client's side: greeting, options, automatic order |
 //! | `server` | the server's side |
+//! | `session` | what both sides do alike |
 
 mod abilities;
 pub(crate) mod client;
 pub(crate) mod facts;
 pub(crate) mod server;
+mod session;
 
 /// Size of the buffer of a negotiation. The longest reply that is parsed in one
 /// piece has two strings of 4096 bytes.

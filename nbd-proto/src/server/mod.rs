@@ -343,17 +343,8 @@ impl Machine for Server {
 
     fn sent(&mut self, n: usize) -> Result<(), Error> {
         let mut outbox = core::mem::replace(&mut self.core.outbox, Outbox::new());
-        let mut messages = 0;
-        let result = outbox.sent(n, |id| {
-            messages += 1;
-            if let Some(id) = id {
-                self.core.sent(id);
-            }
-        });
+        let result = outbox.sent(n, &mut self.intake.stats, |id| self.core.sent(id));
         self.core.outbox = outbox;
-        self.intake.stats.writes += 1;
-        self.intake.stats.bytes_sent += n as u64;
-        self.intake.stats.messages_sent += messages;
         result.map_err(|misuse| self.fail(misuse.into()))
     }
 

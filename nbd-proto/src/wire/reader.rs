@@ -5,6 +5,13 @@ use core::str;
 use super::MAX_STRING;
 use crate::error::InvalidMessage;
 
+/// A header of fixed size at the front, and what follows it. The engines hand over at
+/// least as many bytes as were asked for, so that it is always there.
+#[inline]
+pub(crate) fn take<const N: usize>(bytes: &[u8]) -> Result<(&[u8; N], &[u8]), InvalidMessage> {
+    bytes.split_first_chunk().ok_or(InvalidMessage::Truncated)
+}
+
 /// Takes fields off the front of a body.
 pub(crate) struct Reader<'a> {
     rest: &'a [u8],
@@ -24,7 +31,7 @@ impl<'a> Reader<'a> {
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], InvalidMessage> {
-        let (head, tail) = self.rest.split_first_chunk().ok_or(InvalidMessage::Truncated)?;
+        let (head, tail) = take(self.rest)?;
         self.rest = tail;
         Ok(*head)
     }

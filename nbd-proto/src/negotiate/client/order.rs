@@ -1,11 +1,16 @@
-//! Which option comes next when nobody says so.
+//! Sending options, and which comes next when nobody says so.
 
-use super::{Core, Expect};
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use super::{Core, Expect, NegotiationEvent};
 use crate::config::TlsPolicy;
 use crate::error::{Error, PeerIncompatible, Refusal};
-use crate::negotiate::facts::Protocol;
+use crate::negotiate::facts::{Gathered, Protocol};
 use crate::types::HeaderStyle;
-use crate::wire::option::{InfoRequest, InfoType, OptionCode, RefusalCode};
+use crate::wire::option::{
+    InfoRequest, InfoType, MetaContextRequest, OptionCode, OptionHeader, RefusalCode,
+};
 
 /// The next thing to try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,5 +193,33 @@ impl Core {
     fn give_up(&mut self) {
         self.send_option(OptionCode::Abort, |_| {});
         self.expect = Expect::Closed;
+    }
+
+    /// Queues an option and expects its replies.
+    pub(super) fn send_option(&mut self, option: OptionCode, write: impl FnOnce(&mut Vec<u8>)) {
+        let mut data = Vec::new();
+        write(&mut data);
+        let header = OptionHeader { option: option.to_wire(), length: data.len() as u32 };
+        self.outbox.push_body(None, &header.encode(), |body| body.append(&mut data));
+        self.replies = 0;
+        self.bytes = 0;
+        self.gathered = Gathered::default();
+        self.granted.clear();
+        self.expect = Expect::ReplyHeader(option);
+    }
+
+    pub(super) fn send_contexts(&mut self, option: OptionCode, queries: Vec<String>) {
+        let request = MetaContextRequest { export: self.export.clone(), queries };
+        self.send_option(option, |data| request.encode(data));
+        self.queries = request.queries;
+        if option == OptionCode::SetMetaContext {
+            // proto.md, "NBD_OPT_SET_META_CONTEXT": whatever comes of it, the
+            // former selection is gone.
+            self.facts.contexts.clear();
+        }
+    }
+
+    pub(super) fn finish_option(&mut self, option: OptionCode, result: Result<(), Refusal>) {
+        self.events.push_back(NegotiationEvent::Finished { option, result });
     }
 }

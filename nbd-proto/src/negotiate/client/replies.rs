@@ -14,6 +14,7 @@ use crate::wire::greeting::{ExportHeader, Style, ZERO_PADDING};
 use crate::wire::option::{
     ExportEntry, Info, MetaContext, OptionCode, OptionReplyHeader, ReplyType,
 };
+use crate::wire::reader::take;
 
 /// What is expected next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +64,21 @@ impl Expect {
             Self::Closed => "closed",
         }
     }
+
+    /// How to start on it.
+    pub(super) const fn first_step(self) -> Step {
+        match self {
+            Self::Magic => Step::Parse { need: Style::LEN },
+            Self::Oldstyle => Step::Parse { need: ExportHeader::OLDSTYLE_LEN },
+            Self::HandshakeFlags => Step::Parse { need: 2 },
+            Self::ReplyHeader(_) => Step::Parse { need: OptionReplyHeader::LEN },
+            Self::ReplyBody { length, .. } => Step::Parse { need: length as usize },
+            Self::ExportHeader => Step::Parse { need: ExportHeader::NEWSTYLE_LEN },
+            Self::Nothing => Step::Parse { need: 1 },
+            Self::SkippedBody(_) | Self::Padding => Step::Skip { left: 0 },
+            Self::Tls | Self::Established | Self::Closed => Step::Wait,
+        }
+    }
 }
 
 impl<S: PayloadSink> Role<S> for Core {
@@ -106,7 +122,7 @@ impl<S: PayloadSink> Role<S> for Core {
             | Expect::Established
             | Expect::Closed => 0,
         };
-        Ok((used, self.first_step()))
+        Ok((used, self.expect.first_step()))
     }
 
     fn finished(&mut self, _sink: &mut S) -> Result<Step, Error> {
@@ -115,7 +131,7 @@ impl<S: PayloadSink> Role<S> for Core {
             Expect::SkippedBody(option) => self.expect = Expect::ReplyHeader(option),
             _ => {}
         }
-        Ok(self.first_step())
+        Ok(self.expect.first_step())
     }
 
     fn unplaced(&mut self, _id: RequestId) {}
@@ -130,21 +146,6 @@ impl<S: PayloadSink> Role<S> for Core {
 }
 
 impl Core {
-    /// How to start on what is expected.
-    pub(super) const fn first_step(&self) -> Step {
-        match self.expect {
-            Expect::Magic => Step::Parse { need: Style::LEN },
-            Expect::Oldstyle => Step::Parse { need: ExportHeader::OLDSTYLE_LEN },
-            Expect::HandshakeFlags => Step::Parse { need: 2 },
-            Expect::ReplyHeader(_) => Step::Parse { need: OptionReplyHeader::LEN },
-            Expect::ReplyBody { length, .. } => Step::Parse { need: length as usize },
-            Expect::ExportHeader => Step::Parse { need: ExportHeader::NEWSTYLE_LEN },
-            Expect::Nothing => Step::Parse { need: 1 },
-            Expect::SkippedBody(_) | Expect::Padding => Step::Skip { left: 0 },
-            Expect::Tls | Expect::Established | Expect::Closed => Step::Wait,
-        }
-    }
-
     fn magic(&mut self, bytes: &[u8]) -> Result<usize, Error> {
         let (head, _) = take(bytes)?;
         match Style::decode(head)? {
@@ -226,7 +227,7 @@ impl Core {
         } else {
             self.expect = Expect::ReplyBody { option, kind, length };
         }
-        Ok((head.len(), self.first_step()))
+        Ok((head.len(), self.expect.first_step()))
     }
 
     /// One whole reply.
@@ -299,8 +300,4 @@ fn answers(name: &str, query: &str) -> bool {
             && namespace(name).is_some_and(|len| {
                 namespace(query) == Some(len) && name.get(..len) == query.get(..len)
             }))
-}
-
-fn take<const N: usize>(bytes: &[u8]) -> Result<(&[u8; N], &[u8]), Error> {
-    bytes.split_first_chunk().ok_or_else(|| InvalidMessage::Truncated.into())
 }

@@ -10,34 +10,31 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `mod` | the machine and its public face |
+//! | `mod` | the public face |
 //! | `options` | what the bytes from the client mean |
+//! | `answer` | answers to options |
+//! | `machine` | the machine, driven with bytes |
 
+mod answer;
+mod machine;
 mod options;
 
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::fmt;
-use core::ops::ControlFlow;
 
-use super::SCRATCH;
 use super::facts::{ExportInfo, Negotiated, Protocol};
+use super::session::{Session, Side};
 use crate::config::ServerConfig;
-use crate::engine::Stats;
-use crate::engine::intake::{Intake, RecvBufs, Step};
+use crate::engine::intake::Step;
 use crate::engine::outbox::Outbox;
-use crate::engine::scratch::Scratch;
-use crate::error::{ApiMisuse, Error, PeerMisbehaved};
-use crate::machine::Machine;
-use crate::payload::{PayloadSink, PayloadSource};
+use crate::error::{ApiMisuse, Error};
 use crate::server::Server;
-use crate::types::{ContextId, Direction, HeaderStyle};
-use crate::wire::flags::{HandshakeFlags, TransmissionFlags};
+use crate::types::ContextId;
+use crate::wire::flags::TransmissionFlags;
 use crate::wire::greeting::{ExportHeader, Style, ZERO_PADDING};
 use crate::wire::option::{
-    ExportEntry, Info, InfoRequest, InfoType, MetaContext, MetaContextRequest, OptionCode,
-    OptionReplyHeader, RefusalCode, ReplyType,
+    ExportEntry, InfoRequest, MetaContext, MetaContextRequest, OptionCode, RefusalCode, ReplyType,
 };
 
 use options::Expect;
@@ -98,12 +95,11 @@ impl Question {
 
 /// A server's connection before its data phase.
 ///
-/// It is driven through [`Machine`]. What does not depend on the exports it answers
+/// It is driven through [`Machine`](crate::Machine). What does not depend on the exports it answers
 /// by itself, as configured and as the protocol text asks; the rest it asks of the
 /// caller through [`question`](Self::question).
 pub struct ServerNegotiation {
-    intake: Intake,
-    core: Core,
+    session: Session<Core>,
 }
 
 struct Core {
@@ -115,7 +111,6 @@ struct Core {
     expect: Expect,
     question: Option<Question>,
     messages_received: u64,
-    error: Option<Error>,
 }
 
 impl ServerNegotiation {
@@ -159,17 +154,15 @@ impl ServerNegotiation {
             expect,
             question: None,
             messages_received: 0,
-            error: None,
         };
-        let first = core.first_step();
-        Self { intake: Intake::new(Scratch::new(SCRATCH), first, Stats::default()), core }
+        Self { session: Session::new(core) }
     }
 
     /// What it waits for.
     #[must_use]
     pub fn phase(&self) -> ServerPhase {
-        match self.core.expect {
-            _ if self.core.error.is_some() => ServerPhase::Closed,
+        match self.session.core.expect {
+            _ if self.error().is_some() => ServerPhase::Closed,
             Expect::ClientFlags
             | Expect::OptionHeader
             | Expect::OptionData { .. }
@@ -184,19 +177,19 @@ impl ServerNegotiation {
     /// What the client asks, in [`ServerPhase::Question`].
     #[must_use]
     pub fn question(&self) -> Option<&Question> {
-        self.core.question.as_ref()
+        self.session.core.question.as_ref()
     }
 
     /// What has been agreed on so far.
     #[must_use]
     pub fn negotiated(&self) -> &Negotiated {
-        &self.core.facts
+        &self.session.core.facts
     }
 
     /// Why it ended in error, if it did.
     #[must_use]
     pub fn error(&self) -> Option<&Error> {
-        self.core.error.as_ref()
+        self.session.error()
     }
 
     /// Adds one export to the list that was asked for.
@@ -204,10 +197,12 @@ impl ServerNegotiation {
     /// # Errors
     /// [`ApiMisuse::WrongState`] unless the question is [`Question::List`].
     pub fn send_export(&mut self, entry: &ExportEntry) -> Result<(), ApiMisuse> {
-        if self.core.question != Some(Question::List) {
+        if self.session.core.question != Some(Question::List) {
             return Err(ApiMisuse::WrongState);
         }
-        self.core.reply(OptionCode::List.to_wire(), ReplyType::Server, |data| entry.encode(data));
+        self.session
+            .core
+            .reply(OptionCode::List.to_wire(), ReplyType::Server, |data| entry.encode(data));
         Ok(())
     }
 
@@ -217,7 +212,7 @@ impl ServerNegotiation {
     /// # Errors
     /// [`ApiMisuse::WrongState`] unless meta contexts are the question.
     pub fn send_context(&mut self, name: &str) -> Result<ContextId, ApiMisuse> {
-        let option = match &self.core.question {
+        let option = match &self.session.core.question {
             Some(question @ (Question::ListMetaContext(_) | Question::SetMetaContext(_))) => {
                 question.option()
             }
@@ -225,10 +220,12 @@ impl ServerNegotiation {
         };
         let mut context = MetaContext { id: 0, name: String::from(name) };
         if option == OptionCode::SetMetaContext {
-            context.id = self.core.facts.contexts.len() as u32 + 1;
-            self.core.facts.contexts.push(context.clone());
+            context.id = self.session.core.facts.contexts.len() as u32 + 1;
+            self.session.core.facts.contexts.push(context.clone());
         }
-        self.core.reply(option.to_wire(), ReplyType::MetaContext, |data| context.encode(data));
+        self.session
+            .core
+            .reply(option.to_wire(), ReplyType::MetaContext, |data| context.encode(data));
         Ok(ContextId(context.id))
     }
 
@@ -237,18 +234,18 @@ impl ServerNegotiation {
     /// # Errors
     /// [`ApiMisuse::WrongState`] unless that is the question.
     pub fn acknowledge(&mut self) -> Result<(), ApiMisuse> {
-        match self.core.question.take() {
+        match self.session.core.question.take() {
             Some(
                 question @ (Question::List
                 | Question::ListMetaContext(_)
                 | Question::SetMetaContext(_)),
             ) => {
-                self.core.reply(question.option().to_wire(), ReplyType::Ack, |_| {});
+                self.session.core.reply(question.option().to_wire(), ReplyType::Ack, |_| {});
                 self.answered(Expect::OptionHeader);
                 Ok(())
             }
             other => {
-                self.core.question = other;
+                self.session.core.question = other;
                 Err(ApiMisuse::WrongState)
             }
         }
@@ -261,33 +258,33 @@ impl ServerNegotiation {
     /// # Errors
     /// [`ApiMisuse::WrongState`] unless an export is the question.
     pub fn describe(&mut self, export: ExportInfo) -> Result<(), ApiMisuse> {
-        let (request, option) = match self.core.question.take() {
+        let (request, option) = match self.session.core.question.take() {
             Some(Question::Info(request)) => (request, OptionCode::Info),
             Some(Question::Go(request)) => (request, OptionCode::Go),
             Some(Question::ExportName(name)) => {
                 (InfoRequest { export: name, info: Vec::new() }, OptionCode::ExportName)
             }
             other => {
-                self.core.question = other;
+                self.session.core.question = other;
                 return Err(ApiMisuse::WrongState);
             }
         };
-        if self.core.contexts_of != request.export {
+        if self.session.core.contexts_of != request.export {
             // proto.md, "NBD_OPT_SET_META_CONTEXT": a selection is for one export.
-            self.core.facts.contexts.clear();
+            self.session.core.facts.contexts.clear();
         }
-        self.core.facts.export = Some(export);
-        if let Some(export) = &mut self.core.facts.export {
+        self.session.core.facts.export = Some(export);
+        if let Some(export) = &mut self.session.core.facts.export {
             export.flags |= TransmissionFlags::HAS_FLAGS;
         }
-        self.core.facts.normalise();
-        let Some(export) = self.core.facts.export.clone() else {
+        self.session.core.facts.normalise();
+        let Some(export) = self.session.core.facts.export.clone() else {
             return Err(ApiMisuse::WrongState);
         };
         if option == OptionCode::ExportName {
-            self.core.send_export_header(&export);
+            self.session.core.send_export_header(&export);
         } else {
-            self.core.send_info(option, &request, export);
+            self.session.core.send_info(option, &request, export);
         }
         let next = match option {
             OptionCode::Info => Expect::OptionHeader,
@@ -302,14 +299,14 @@ impl ServerNegotiation {
     /// # Errors
     /// [`ApiMisuse::WrongState`] when nothing is asked.
     pub fn refuse(&mut self, code: RefusalCode, message: &str) -> Result<(), ApiMisuse> {
-        let question = self.core.question.take().ok_or(ApiMisuse::WrongState)?;
+        let question = self.session.core.question.take().ok_or(ApiMisuse::WrongState)?;
         if question.option() == OptionCode::SetMetaContext {
-            self.core.facts.contexts.clear();
+            self.session.core.facts.contexts.clear();
         }
         if question.option() == OptionCode::ExportName {
             self.answered(Expect::Closed);
         } else {
-            self.core.refuse(question.option().to_wire(), code, message);
+            self.session.core.refuse(question.option().to_wire(), code, message);
             self.answered(Expect::OptionHeader);
         }
         Ok(())
@@ -323,13 +320,8 @@ impl ServerNegotiation {
     /// [`ServerPhase::StartTls`], and [`PeerMisbehaved::PlaintextAfterStartTls`] when
     /// the client sent more in clear.
     pub fn tls_ready(&mut self) -> Result<(), Error> {
-        if self.phase() != ServerPhase::StartTls || !self.core.outbox.is_empty() {
-            return Err(ApiMisuse::NotUpgrading.into());
-        }
-        if self.intake.has_unparsed() {
-            return Err(self.fail(PeerMisbehaved::PlaintextAfterStartTls.into()));
-        }
-        self.core.facts.start_tls();
+        self.session.check_upgrade()?;
+        self.session.core.facts.start_tls();
         self.answered(Expect::OptionHeader);
         Ok(())
     }
@@ -339,188 +331,40 @@ impl ServerNegotiation {
     /// # Errors
     /// Gives itself back in any other phase, or while bytes are still to be sent.
     pub fn finish(self) -> Result<Server, Box<Self>> {
-        if self.phase() != ServerPhase::Established || !self.core.outbox.is_empty() {
+        if self.phase() != ServerPhase::Established || !self.session.core.outbox.is_empty() {
             return Err(Box::new(self));
         }
-        let Some(export) = self.core.facts.export.clone() else {
+        let Some(export) = self.session.core.facts.export.clone() else {
             return Err(Box::new(self));
         };
-        let (scratch, stats) = self.intake.into_parts();
-        Ok(Server::new(self.core.facts, export, &self.core.config, scratch, stats))
+        let (core, scratch, stats) = self.session.into_parts();
+        Ok(Server::new(core.facts, export, &core.config, scratch, stats))
     }
 
     fn answered(&mut self, next: Expect) {
-        self.core.expect = next;
-        self.intake.restart(self.core.first_step());
-    }
-
-    fn fail(&mut self, error: Error) -> Error {
-        self.core.error = Some(error.clone());
-        self.intake.stop();
-        error
-    }
-
-    fn delivered<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
-        self.intake.stats.messages_received = self.core.messages_received;
-        result.map_err(|error| self.fail(error))
-    }
-
-    fn check_alive(&self) -> Result<(), Error> {
-        self.core.error.clone().map_or(Ok(()), Err)
+        self.session.core.expect = next;
+        self.session.restart();
     }
 }
 
-impl Core {
-    fn reply(&mut self, option: u32, kind: ReplyType, write: impl FnOnce(&mut Vec<u8>)) {
-        let mut data = Vec::new();
-        write(&mut data);
-        let header = OptionReplyHeader { option, kind: kind.to_wire(), length: data.len() as u32 };
-        self.outbox.push_body(None, &header.encode(), |body| body.append(&mut data));
+impl Side for Core {
+    fn outbox(&self) -> &Outbox {
+        &self.outbox
     }
 
-    fn refuse(&mut self, option: u32, code: RefusalCode, message: &str) {
-        self.reply(option, ReplyType::Refused(code), |data| {
-            data.extend_from_slice(message.as_bytes());
-        });
+    fn outbox_mut(&mut self) -> &mut Outbox {
+        &mut self.outbox
     }
 
-    fn send_info(&mut self, option: OptionCode, request: &InfoRequest, export: ExportInfo) {
-        let asked = |kind: InfoType| request.info.contains(&kind.to_wire());
-        let name = export.canonical_name.filter(|_| asked(InfoType::Name));
-        let text = export.description.filter(|_| asked(InfoType::Description));
-        let sizes = export.block_sizes.filter(|_| asked(InfoType::BlockSize));
-        let facts = [
-            Some(Info::Export(export.size, export.flags)),
-            name.map(Info::Name),
-            text.map(Info::Description),
-            sizes.map(Info::BlockSize),
-        ];
-        for info in facts.into_iter().flatten() {
-            self.reply(option.to_wire(), ReplyType::Info, |data| info.encode(data));
-        }
-        self.reply(option.to_wire(), ReplyType::Ack, |_| {});
+    fn messages_received(&self) -> u64 {
+        self.messages_received
     }
 
-    fn send_export_header(&mut self, export: &ExportInfo) {
-        let header = ExportHeader { size: export.size, flags: export.flags };
-        let padded = !self.facts.handshake_flags.contains(HandshakeFlags::NO_ZEROES);
-        self.outbox.push_body(None, &header.encode_newstyle(), |body| {
-            if padded {
-                body.extend_from_slice(&[0; ZERO_PADDING]);
-            }
-        });
+    fn awaits_tls(&self) -> bool {
+        self.expect == Expect::Tls
     }
 
-    const fn is_extended(&self) -> bool {
-        matches!(self.facts.headers, HeaderStyle::Extended)
-    }
-}
-
-impl Machine for ServerNegotiation {
-    fn recv_bufs<'a, S: PayloadSink>(&'a mut self, sink: &'a mut S) -> RecvBufs<'a> {
-        self.intake.recv_bufs(&self.core, sink)
-    }
-
-    fn recv_buf<'a, S: PayloadSink>(&'a mut self, sink: &'a mut S) -> &'a mut [u8] {
-        self.intake.recv_buf(&self.core, sink, usize::MAX)
-    }
-
-    fn received<S: PayloadSink>(&mut self, n: usize, sink: &mut S) -> Result<(), Error> {
-        self.check_alive()?;
-        let result = self.intake.received(n, &mut self.core, sink);
-        self.delivered(result)?;
-        if self.phase() == ServerPhase::StartTls && self.intake.has_unparsed() {
-            return Err(self.fail(PeerMisbehaved::PlaintextAfterStartTls.into()));
-        }
-        Ok(())
-    }
-
-    fn has_buffered(&self) -> bool {
-        self.intake.has_parsable()
-    }
-
-    fn feed<S: PayloadSink>(&mut self, bytes: &[u8], sink: &mut S) -> Result<usize, Error> {
-        self.check_alive()?;
-        if self.phase() == ServerPhase::StartTls && !bytes.is_empty() {
-            return Err(self.fail(PeerMisbehaved::PlaintextAfterStartTls.into()));
-        }
-        let result = self.intake.feed(bytes, &mut self.core, sink);
-        self.delivered(result)
-    }
-
-    fn eof(&mut self) -> Result<(), Error> {
-        self.check_alive()?;
-        match self.core.expect {
-            Expect::Closed => Ok(()),
-            _ if self.intake.mid_message() => {
-                Err(self.fail(PeerMisbehaved::ClosedMidMessage.into()))
-            }
-            _ => Err(self.fail(PeerMisbehaved::Closed.into())),
-        }
-    }
-
-    fn for_each_unsent<'a, P, F>(&'a self, source: &'a P, visit: F) -> Result<(), Error>
-    where
-        P: PayloadSource + ?Sized,
-        F: FnMut(&'a [u8]) -> ControlFlow<()>,
-    {
-        self.core.outbox.for_each_unsent(source, visit)
-    }
-
-    fn sent(&mut self, n: usize) -> Result<(), Error> {
-        let mut messages = 0;
-        let result = self.core.outbox.sent(n, |_| messages += 1);
-        self.intake.stats.writes += 1;
-        self.intake.stats.bytes_sent += n as u64;
-        self.intake.stats.messages_sent += messages;
-        result.map_err(|misuse| self.fail(misuse.into()))
-    }
-
-    fn send_failed(&mut self) {
-        self.core.outbox.close();
-    }
-
-    fn get_direction(&self) -> Direction {
-        let mut direction = Direction::empty();
-        direction.set(Direction::WRITE, !self.core.outbox.is_empty());
-        direction.set(Direction::READ, self.phase() == ServerPhase::Busy);
-        direction
-    }
-
-    fn is_ending(&self) -> bool {
-        self.phase() == ServerPhase::Closed
-    }
-
-    fn state_name(&self) -> &'static str {
-        match (&self.core.error, self.core.expect) {
-            (Some(_), _) => "negotiation failed",
-            (None, Expect::ClientFlags) => "waiting for client flags",
-            (None, Expect::OptionHeader) => "waiting for an option",
-            (None, Expect::OptionData { .. } | Expect::Oversized(_)) => "receiving an option",
-            (None, Expect::Answer) => "waiting for an answer to an option",
-            (None, Expect::Tls) => "starting TLS",
-            (None, Expect::Established) => "established",
-            (None, Expect::Closed) => "closed",
-        }
-    }
-
-    fn stats(&self) -> &Stats {
-        &self.intake.stats
-    }
-}
-
-impl fmt::Debug for ServerNegotiation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ServerNegotiation")
-            .field("state", &self.state_name())
-            .field("question", &self.core.question)
-            .field("negotiated", &self.core.facts)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Core {
-    const fn first_step(&self) -> Step {
+    fn first_step(&self) -> Step {
         self.expect.first_step()
     }
 }

@@ -38,6 +38,18 @@ pub(super) enum Expect {
 }
 
 impl Expect {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::ClientFlags => "waiting for client flags",
+            Self::OptionHeader => "waiting for an option",
+            Self::OptionData { .. } | Self::Oversized(_) => "receiving an option",
+            Self::Answer => "waiting for an answer to an option",
+            Self::Tls => "starting TLS",
+            Self::Established => "established",
+            Self::Closed => "closed",
+        }
+    }
+
     pub(super) const fn first_step(self) -> Step {
         match self {
             Self::ClientFlags => Step::Parse { need: 4 },

@@ -5,8 +5,9 @@
 //! needs none of the states between its parts. Whatever differs in any way is left to
 //! the general path, untouched.
 
-use super::pending::Stage;
-use super::{Core, Expect};
+use super::Expect;
+use crate::client::Core;
+use crate::client::pending::Stage;
 use crate::payload::{PayloadSink, ReadChunk};
 use crate::types::{HeaderStyle, RequestId};
 use crate::wire::chunk::{ChunkType, OffsetData};

@@ -18,18 +18,37 @@
 //! whose messages are sound but whose sum is wrong (an overlap, a gap, a context
 //! missing) leaves the framing certain: it fails its command with `EPROTO`, unless
 //! [`strict_peer`](crate::ClientConfig::strict_peer) asks for the end here too.
+//!
+//! | file | what |
+//! |---|---|
+//! | `mod` | headers, and how a reply begins and ends |
+//! | `form` | which chunks can answer which commands |
+//! | `read` | data and holes |
+//! | `error` | errors and what the server says about them |
+//! | `status` | extents |
+//! | `whole` | the common reply to a read, in one go |
 
+mod error;
+mod form;
+mod read;
+mod status;
+mod whole;
+
+use super::pending::Stage;
 use super::{Core, Life};
 use crate::engine::intake::{Role, Step};
 use crate::errno::Errno;
-use crate::error::{CommandError, Error, InvalidMessage, PeerMisbehaved, ReplyFault};
-use crate::payload::{ErrorReport, PayloadSink, ReadChunk};
-use crate::types::{ContextId, Extent, HeaderStyle, RequestId};
+use crate::error::{CommandError, Error, PeerMisbehaved, ReplyFault};
+use crate::payload::{PayloadSink, ReadChunk};
+use crate::types::{ContextId, HeaderStyle, RequestId};
 use crate::wire::chunk::{ChunkType, ErrorHead, OffsetData, OffsetHole, StatusExtHead};
-use crate::wire::flags::{CommandFlags, ReplyFlags};
+use crate::wire::flags::ReplyFlags;
+use crate::wire::reader::take;
 use crate::wire::reply::{ChunkHeader, SimpleReply};
 use crate::wire::request::CommandType;
-use crate::wire::{MAX_STRING, SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC};
+use crate::wire::{SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC};
+
+use form::check_form;
 
 /// What is expected next inside a reply.
 #[derive(Clone, Copy, Debug)]
@@ -220,8 +239,7 @@ impl Core {
         let id = RequestId::from_cookie(reply.cookie);
         let errno = Errno::from_wire(reply.error);
         let structured = self.facts.headers != HeaderStyle::Simple;
-        let Some(pending) = self.slots.get_mut(id).filter(|p| p.stage == super::Stage::InFlight)
-        else {
+        let Some(pending) = self.slots.get_mut(id).filter(|p| p.stage == Stage::InFlight) else {
             if self.life == Life::Disconnecting || errno.is_some() || structured {
                 // No payload can follow.
                 self.anomaly(ReplyFault::UnknownCookie, id)?;
@@ -294,7 +312,7 @@ impl Core {
             return Err(PeerMisbehaved::UnknownChunkType.into());
         };
         let id = RequestId::from_cookie(header.cookie);
-        let Some(pending) = self.slots.get(id).filter(|p| p.stage == super::Stage::InFlight) else {
+        let Some(pending) = self.slots.get(id).filter(|p| p.stage == Stage::InFlight) else {
             self.anomaly(ReplyFault::UnknownCookie, id)?;
             self.expect = Expect::Rest(None);
             return Ok(Step::Skip { left: length });
@@ -320,210 +338,6 @@ impl Core {
                 Ok(self.expect(Expect::ErrorHead(chunk), ErrorHead::LEN))
             }
         }
-    }
-
-    fn data_offset(&mut self, bytes: &[u8], chunk: Chunk) -> Result<(usize, Step), Error> {
-        let (head, _) = take(bytes)?;
-        let OffsetData { offset } = OffsetData::decode(head);
-        let length = chunk.length - OffsetData::LEN as u64;
-        let step = match self.content(chunk.id, offset, length)? {
-            Some(at) => {
-                let length = usize::try_from(length).unwrap_or(usize::MAX);
-                self.expect = Expect::Data { chunk, at, length };
-                Step::Place { id: chunk.id, at, left: length }
-            }
-            None => self.skip(chunk, length),
-        };
-        Ok((head.len(), step))
-    }
-
-    fn hole<S: PayloadSink>(
-        &mut self,
-        bytes: &[u8],
-        chunk: Chunk,
-        sink: &mut S,
-    ) -> Result<(usize, Step), Error> {
-        let (head, _) = take(bytes)?;
-        let hole = OffsetHole::decode(head);
-        if hole.length == 0 {
-            // proto.md, "NBD_REPLY_TYPE_OFFSET_HOLE": must be at least 1.
-            return Err(InvalidMessage::ChunkLength.into());
-        }
-        if let Some(at) = self.content(chunk.id, hole.offset, u64::from(hole.length))?
-            && self.is_wanted(chunk.id)
-        {
-            let length = hole.length as usize;
-            sink.zeroes(chunk.id, at, length);
-            sink.chunk(chunk.id, ReadChunk { at, length, hole: true });
-        }
-        Ok((head.len(), self.end_chunk(chunk)?))
-    }
-
-    /// Checks where a piece of a read belongs; `None` if its bytes are not to be
-    /// used. proto.md, "NBD_CMD_READ".
-    fn content(&mut self, id: RequestId, offset: u64, length: u64) -> Result<Option<usize>, Error> {
-        let max_fragments = self.limits.max_fragments;
-        let Some(pending) = self.slots.get_mut(id) else {
-            return Ok(None);
-        };
-        let command = pending.command;
-        let inside = offset
-            .checked_sub(command.offset)
-            .filter(|at| at.checked_add(length).is_some_and(|end| end <= command.length));
-        let Some(at) = inside else {
-            return Err(PeerMisbehaved::ChunkOutsideRequest.into());
-        };
-        pending.pieces += 1;
-        let fault = if command.flags.contains(CommandFlags::DF) && pending.pieces > 1 {
-            Some(ReplyFault::Fragmented)
-        } else if length == 0 {
-            None
-        } else {
-            pending.coverage.add(at..at + length, max_fragments).err()
-        };
-        match fault {
-            Some(fault) => {
-                self.fault(id, fault)?;
-                Ok(None)
-            }
-            None => Ok(usize::try_from(at).ok()),
-        }
-    }
-
-    fn error_head(&mut self, bytes: &[u8], chunk: Chunk) -> Result<(usize, Step), Error> {
-        let (head, _) = take(bytes)?;
-        let ErrorHead { error, message_length } = ErrorHead::decode(head);
-        let room = chunk.length - ErrorHead::LEN as u64;
-        let message = u64::from(message_length);
-        if message > room {
-            // proto.md, "Structured reply types".
-            return Err(InvalidMessage::ErrorMessageLength.into());
-        }
-        let errno = match Errno::from_wire(error) {
-            Some(errno) => {
-                if let Some(pending) = self.slots.get_mut(chunk.id) {
-                    pending.fail(CommandError::Server(errno));
-                }
-                errno
-            }
-            None => {
-                // proto.md, "NBD_REPLY_TYPE_ERROR": must be nonzero.
-                self.fault(chunk.id, ReplyFault::ErrorZero)?;
-                Errno::Proto
-            }
-        };
-        let offset = chunk.kind == ChunkType::ErrorOffset && room == message + 8;
-        let step = if message > MAX_STRING as u64 {
-            self.skip(chunk, room)
-        } else {
-            let message = usize::from(message_length);
-            let need = message + if offset { 8 } else { 0 };
-            let excess = room - need as u64;
-            self.expect(Expect::ErrorBody { chunk, errno, message, offset, excess }, need)
-        };
-        Ok((head.len(), step))
-    }
-
-    fn error_body<S: PayloadSink>(
-        &mut self,
-        bytes: &[u8],
-        sink: &mut S,
-    ) -> Result<(usize, Step), Error> {
-        let Expect::ErrorBody { chunk, errno, message, offset, excess } = self.expect else {
-            return Ok((0, self.next_header()));
-        };
-        let (text, rest) = bytes.split_at_checked(message).ok_or(InvalidMessage::Truncated)?;
-        let mut used = message;
-        let mut place = None;
-        if offset {
-            let (tail, _) = take(rest)?;
-            used += tail.len();
-            let OffsetData { offset } = OffsetData::decode(tail);
-            let command = self.slots.get(chunk.id).map(|pending| pending.command);
-            // An offset outside the request is told to nobody.
-            place = command.and_then(|command| {
-                let at = offset.checked_sub(command.offset)?;
-                (at < command.length).then_some(offset)
-            });
-        }
-        if self.is_wanted(chunk.id) {
-            sink.error(chunk.id, ErrorReport { errno, offset: place, message: text });
-        }
-        let step = if excess > 0 { self.skip(chunk, excess) } else { self.end_chunk(chunk)? };
-        Ok((used, step))
-    }
-
-    fn status_head(&mut self, bytes: &[u8], chunk: Chunk) -> Result<(usize, Step), Error> {
-        let (context, used, left) = if chunk.kind == ChunkType::BlockStatusExt {
-            let (head, _) = take(bytes)?;
-            let StatusExtHead { context, count } = StatusExtHead::decode(head);
-            let left = chunk.length - StatusExtHead::LEN as u64;
-            if u64::from(count) * Extent::EXTENDED_LEN as u64 != left {
-                return Err(InvalidMessage::ExtentCount.into());
-            }
-            (context, head.len(), left)
-        } else {
-            let (head, _) = take(bytes)?;
-            (u32::from_be_bytes(*head), head.len(), chunk.length - head.len() as u64)
-        };
-        let index = self.contexts.index(context);
-        let Some(pending) = self.slots.get_mut(chunk.id) else {
-            return Ok((used, self.skip(chunk, left)));
-        };
-        if let Err(fault) = pending.status.begin(index) {
-            self.fault(chunk.id, fault)?;
-            return Ok((used, self.skip(chunk, left)));
-        }
-        let expect = Expect::Extents { chunk, context: ContextId(context), left };
-        Ok((used, self.expect(expect, extent_len(chunk.kind))))
-    }
-
-    /// Streams the extents that are here to the sink, without collecting them.
-    fn extents<S: PayloadSink>(
-        &mut self,
-        bytes: &[u8],
-        chunk: Chunk,
-        context: ContextId,
-        left: u64,
-        sink: &mut S,
-    ) -> Result<(usize, Step), Error> {
-        let size = self.export.size;
-        let wanted = self.is_wanted(chunk.id);
-        let (mut rest, mut left) = (bytes, left);
-        while left > 0 {
-            let extent = if chunk.kind == ChunkType::BlockStatusExt {
-                let Some((head, tail)) = rest.split_first_chunk() else {
-                    break;
-                };
-                rest = tail;
-                left -= head.len() as u64;
-                Extent::decode_extended(head)
-            } else {
-                let Some((head, tail)) = rest.split_first_chunk() else {
-                    break;
-                };
-                rest = tail;
-                left -= head.len() as u64;
-                Extent::decode_compact(head)
-            };
-            let Some(pending) = self.slots.get_mut(chunk.id) else {
-                break;
-            };
-            if let Err(fault) = pending.status.add(extent, &pending.command, size) {
-                self.fault(chunk.id, fault)?;
-                return Ok((bytes.len() - rest.len(), self.skip(chunk, left)));
-            }
-            if wanted {
-                sink.extent(chunk.id, context, extent);
-            }
-        }
-        let used = bytes.len() - rest.len();
-        let step = if left == 0 {
-            self.end_chunk(chunk)?
-        } else {
-            self.expect(Expect::Extents { chunk, context, left }, extent_len(chunk.kind))
-        };
-        Ok((used, step))
     }
 
     /// A chunk is read through; if it is the last one, so is the reply.
@@ -565,61 +379,6 @@ impl Core {
     }
 }
 
-/// Whether a chunk of this type and length can answer the command at all
-/// (proto.md, "Structured reply types").
-fn check_form(
-    kind: ChunkType,
-    length: u64,
-    command: CommandType,
-    done: bool,
-    extended: bool,
-    empty_request: bool,
-) -> Result<(), Error> {
-    let (fits, sound) = match kind {
-        ChunkType::None => {
-            if !done {
-                return Err(PeerMisbehaved::NoneNotDone.into());
-            }
-            (true, length == 0)
-        }
-        ChunkType::OffsetData => {
-            let least = if empty_request { 8 } else { 9 };
-            (command == CommandType::Read, length >= least)
-        }
-        ChunkType::OffsetHole => (command == CommandType::Read, length == 12),
-        ChunkType::BlockStatus => (
-            command == CommandType::BlockStatus && !extended,
-            length >= 12 && (length - 4).is_multiple_of(8),
-        ),
-        ChunkType::BlockStatusExt => (
-            command == CommandType::BlockStatus && extended,
-            length >= 24 && (length - 8).is_multiple_of(16),
-        ),
-        ChunkType::Error | ChunkType::ErrorOffset | ChunkType::OtherError(_) => {
-            (true, length >= ErrorHead::LEN as u64)
-        }
-    };
-    if !fits {
-        return Err(PeerMisbehaved::UnexpectedChunkType.into());
-    }
-    if !sound {
-        return Err(InvalidMessage::ChunkLength.into());
-    }
-    Ok(())
-}
-
-const fn extent_len(kind: ChunkType) -> usize {
-    match kind {
-        ChunkType::BlockStatusExt => Extent::EXTENDED_LEN,
-        _ => Extent::COMPACT_LEN,
-    }
-}
-
 fn magic(bytes: &[u8]) -> u32 {
     bytes.first_chunk().map_or(0, |magic| u32::from_be_bytes(*magic))
-}
-
-/// The engine hands over at least as many bytes as were asked for.
-fn take<const N: usize>(bytes: &[u8]) -> Result<(&[u8; N], &[u8]), Error> {
-    bytes.split_first_chunk().ok_or_else(|| InvalidMessage::Truncated.into())
 }

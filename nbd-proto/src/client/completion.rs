@@ -1,0 +1,189 @@
+//! From a reply, or the want of one, to whoever waits for the command.
+
+use super::pending::Stage;
+use super::{Client, Core, End, Life};
+use crate::error::{Anomaly, CommandError, Error, PeerMisbehaved, ReplyFault};
+use crate::event::Event;
+use crate::types::{Command, RequestId};
+
+/// Anomalies kept for the caller; further ones are only counted.
+const MAX_ANOMALIES: usize = 16;
+
+/// What a client knows about an id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestStatus {
+    /// Waiting for its reply.
+    InFlight,
+    /// Finished; its completion has not been taken.
+    Completed,
+    /// Its completion has been taken, or it was abandoned.
+    Retired,
+    /// Never issued.
+    Unknown,
+}
+
+impl Client {
+    /// What is known about an id.
+    #[must_use]
+    pub fn status(&self, id: RequestId) -> RequestStatus {
+        match self.core.slots.get(id).map(|pending| (pending.stage, pending.abandoned)) {
+            None if self.core.slots.is_retired(id) => RequestStatus::Retired,
+            None => RequestStatus::Unknown,
+            Some((_, true)) => RequestStatus::Retired,
+            Some((Stage::InFlight | Stage::Held, false)) => RequestStatus::InFlight,
+            Some((Stage::Done, false)) => RequestStatus::Completed,
+        }
+    }
+
+    /// Stops waiting for a command. Its completion will not be reported, and its
+    /// slot stays reserved until the server's reply has been read through.
+    ///
+    /// Returns true when the command is out of the machine at once: it was
+    /// finished, or no byte of it had been sent, and none will be. Otherwise a
+    /// write's payload may still be asked of the [`PayloadSource`] until it is
+    /// sent; a read's destination is never asked for again.
+    pub fn abandon(&mut self, id: RequestId) -> bool {
+        let Some(pending) = self.core.slots.get_mut(id) else {
+            return true;
+        };
+        pending.abandoned = true;
+        match pending.stage {
+            Stage::Done => {
+                self.core.slots.unlink(&mut self.core.done, id);
+                self.core.finished -= 1;
+                self.core.slots.release(id);
+                true
+            }
+            Stage::Held => false,
+            Stage::InFlight => {
+                let cancelled = pending.unsent.is_some_and(|sequence| self.outbox.cancel(sequence));
+                if cancelled {
+                    self.core.slots.unlink(&mut self.core.in_flight, id);
+                    self.core.unfinished -= 1;
+                    self.core.slots.release(id);
+                    self.disconnect_when_drained();
+                }
+                cancelled
+            }
+        }
+    }
+
+    /// Abandons every command; see [`abandon`](Self::abandon).
+    pub fn abandon_all(&mut self) {
+        while let Some(id) = self.core.slots.front(&self.core.done) {
+            self.abandon(id);
+        }
+        let mut next = self.core.slots.front(&self.core.in_flight);
+        while let Some(id) = next {
+            next = self.core.slots.after(id);
+            self.abandon(id);
+        }
+        let mut next = self.core.slots.front(&self.core.held);
+        while let Some(id) = next {
+            next = self.core.slots.after(id);
+            self.abandon(id);
+        }
+    }
+
+    /// The next thing to know, if there is one.
+    #[must_use]
+    pub fn poll_event(&mut self) -> Option<Event> {
+        let core = &mut self.core;
+        if let Some(id) = core.slots.front(&core.done) {
+            return core.take(id).map(|(command, result)| Event::Completed { id, command, result });
+        }
+        if let Some(anomaly) = core.anomalies.pop_front() {
+            return Some(Event::Anomaly(anomaly));
+        }
+        if let (Life::Closed(error), End::Untold) = (&core.life, core.end) {
+            core.end = End::Told;
+            return Some(Event::Disconnected { error: error.clone() });
+        }
+        None
+    }
+
+    /// The oldest command that is finished and not taken.
+    #[must_use]
+    pub fn peek_completed(&self) -> Option<RequestId> {
+        self.core.slots.front(&self.core.done)
+    }
+
+    /// Takes the completion of one command, out of turn. `None` unless
+    /// [`status`](Self::status) says [`RequestStatus::Completed`].
+    pub fn take(&mut self, id: RequestId) -> Option<(Command, Result<(), CommandError>)> {
+        self.core.take(id)
+    }
+}
+
+impl Core {
+    /// The final reply to a command is in, or none will come.
+    pub(super) fn conclude(&mut self, id: RequestId, error: Option<CommandError>) {
+        let Some(pending) = self.slots.get_mut(id) else {
+            return;
+        };
+        if let Some(error) = error {
+            pending.fail(error);
+        }
+        if pending.unsent.is_some() && !matches!(self.life, Life::Closed(_)) {
+            pending.stage = Stage::Held;
+            self.slots.unlink(&mut self.in_flight, id);
+            self.slots.push_back(&mut self.held, id);
+        } else {
+            self.finish(id);
+        }
+    }
+
+    /// Moves a command to the finished ones, or out if nobody waits for it.
+    pub(super) fn finish(&mut self, id: RequestId) {
+        let Some(pending) = self.slots.get_mut(id) else {
+            return;
+        };
+        let list = match pending.stage {
+            Stage::InFlight => &mut self.in_flight,
+            Stage::Held => &mut self.held,
+            Stage::Done => return,
+        };
+        pending.stage = Stage::Done;
+        let abandoned = pending.abandoned;
+        self.unfinished -= 1;
+        self.slots.unlink(list, id);
+        if abandoned {
+            self.slots.release(id);
+        } else {
+            self.slots.push_back(&mut self.done, id);
+            self.finished += 1;
+        }
+    }
+
+    /// A command's last byte is sent.
+    pub(super) fn sent(&mut self, id: RequestId) {
+        let Some(pending) = self.slots.get_mut(id) else {
+            return;
+        };
+        pending.unsent = None;
+        if pending.stage == Stage::Held {
+            self.finish(id);
+        }
+    }
+
+    fn take(&mut self, id: RequestId) -> Option<(Command, Result<(), CommandError>)> {
+        let pending = self.slots.get(id).filter(|pending| pending.stage == Stage::Done)?;
+        let taken = (pending.command, pending.result());
+        self.slots.unlink(&mut self.done, id);
+        self.slots.release(id);
+        self.finished -= 1;
+        Some(taken)
+    }
+
+    /// A reply that fits no command in flight.
+    pub(super) fn anomaly(&mut self, fault: ReplyFault, id: RequestId) -> Result<(), Error> {
+        if self.strict_peer {
+            return Err(PeerMisbehaved::Strict(fault).into());
+        }
+        self.anomaly_count += 1;
+        if self.anomalies.len() < MAX_ANOMALIES {
+            self.anomalies.push_back(Anomaly { fault, id });
+        }
+        Ok(())
+    }
+}

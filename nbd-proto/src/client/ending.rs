@@ -1,0 +1,94 @@
+//! How a session ends: by agreement, by the caller's wish, in error.
+
+use super::{Client, Core, Life, submit};
+use crate::error::{CommandError, Error};
+use crate::wire::flags::CommandFlags;
+use crate::wire::request::{CommandType, RequestHeader};
+
+/// When to send the disconnect request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disconnect {
+    /// After the last reply, as proto.md, "Terminating the transmission phase",
+    /// recommends.
+    AfterReplies,
+    /// After everything that is queued, without waiting for replies.
+    AfterRequests,
+    /// After the request that is partly sent; those of which no byte has been sent
+    /// fail with [`CommandError::ConnectionLost`].
+    AbandonUnsent,
+}
+
+impl Client {
+    /// Asks for the end of the session. No command is accepted from now on.
+    pub fn disconnect(&mut self, when: Disconnect) {
+        if !matches!(self.core.life, Life::Open | Life::Draining) {
+            return;
+        }
+        self.core.life = Life::Draining;
+        match when {
+            Disconnect::AfterReplies => self.disconnect_when_drained(),
+            Disconnect::AfterRequests => self.queue_disconnect(),
+            Disconnect::AbandonUnsent => {
+                let mut next = self.core.slots.front(&self.core.in_flight);
+                while let Some(id) = next {
+                    next = self.core.slots.after(id);
+                    let Some(pending) = self.core.slots.get_mut(id) else {
+                        continue;
+                    };
+                    if pending.unsent.is_some_and(|sequence| self.outbox.cancel(sequence)) {
+                        pending.unsent = None;
+                        self.core.conclude(id, Some(CommandError::ConnectionLost));
+                    }
+                }
+                self.queue_disconnect();
+            }
+        }
+    }
+
+    pub(super) fn disconnect_when_drained(&mut self) {
+        if self.core.life == Life::Draining && self.core.unfinished == 0 {
+            self.queue_disconnect();
+        }
+    }
+
+    fn queue_disconnect(&mut self) {
+        let header = RequestHeader {
+            flags: CommandFlags::empty(),
+            kind: CommandType::Disconnect.to_wire(),
+            cookie: 0,
+            offset: 0,
+            length: 0,
+        };
+        submit::push_header(&mut self.outbox, self.core.facts.headers, None, header);
+        self.core.life = Life::Disconnecting;
+    }
+
+    pub(super) fn fail(&mut self, error: Error) -> Error {
+        self.core.close(Some(error.clone()));
+        self.outbox.close();
+        self.intake.stop();
+        error
+    }
+}
+
+impl Core {
+    /// The connection is over: everything unfinished fails, exactly once.
+    pub(super) fn close(&mut self, error: Option<Error>) {
+        if matches!(self.life, Life::Closed(_)) {
+            return;
+        }
+        self.life = Life::Closed(error);
+        while let Some(id) = self.slots.front(&self.in_flight) {
+            self.conclude(id, Some(CommandError::ConnectionLost));
+        }
+        while let Some(id) = self.slots.front(&self.held) {
+            // Its reply came, but its payload never left in full: what a server
+            // says about data it cannot have is worth something only if it is an
+            // error.
+            if let Some(pending) = self.slots.get_mut(id) {
+                pending.fail(CommandError::ConnectionLost);
+            }
+            self.finish(id);
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! The client's side of the negotiation, driven with bytes.
+
+use alloc::string::String;
+use core::fmt;
+use core::ops::ControlFlow;
+
+use super::replies::Expect;
+use super::{Negotiation, Phase};
+use crate::engine::Stats;
+use crate::engine::intake::RecvBufs;
+use crate::error::{Error, Refusal};
+use crate::machine::Machine;
+use crate::payload::{PayloadSink, PayloadSource};
+use crate::types::Direction;
+use crate::wire::option::{OptionCode, RefusalCode};
+
+impl Machine for Negotiation {
+    fn recv_bufs<'a, S: PayloadSink>(&'a mut self, sink: &'a mut S) -> RecvBufs<'a> {
+        self.session.recv_bufs(sink)
+    }
+
+    fn recv_buf<'a, S: PayloadSink>(&'a mut self, sink: &'a mut S) -> &'a mut [u8] {
+        self.session.recv_buf(sink)
+    }
+
+    fn received<S: PayloadSink>(&mut self, n: usize, sink: &mut S) -> Result<(), Error> {
+        self.session.received(n, sink)
+    }
+
+    fn has_buffered(&self) -> bool {
+        self.session.has_buffered()
+    }
+
+    fn feed<S: PayloadSink>(&mut self, bytes: &[u8], sink: &mut S) -> Result<usize, Error> {
+        self.session.feed(bytes, sink)
+    }
+
+    fn eof(&mut self) -> Result<(), Error> {
+        self.session.check_alive()?;
+        match self.session.core.expect {
+            Expect::Closed => Ok(()),
+            // proto.md, "NBD_OPT_ABORT": either side may close without more words.
+            Expect::ReplyHeader(OptionCode::Abort) => {
+                self.session.core.expect = Expect::Closed;
+                self.session.stop();
+                Ok(())
+            }
+            // proto.md, "NBD_OPT_EXPORT_NAME": this is how a server refuses.
+            Expect::ExportHeader if !self.session.has_unparsed() => {
+                let refusal = Refusal {
+                    option: OptionCode::ExportName,
+                    code: RefusalCode::UnknownExport,
+                    message: String::from("the server closed the connection"),
+                };
+                Err(self.session.fail(refusal.into()))
+            }
+            _ => Err(self.session.cut_off()),
+        }
+    }
+
+    fn for_each_unsent<'a, P, F>(&'a self, source: &'a P, visit: F) -> Result<(), Error>
+    where
+        P: PayloadSource + ?Sized,
+        F: FnMut(&'a [u8]) -> ControlFlow<()>,
+    {
+        self.session.for_each_unsent(source, visit)
+    }
+
+    fn sent(&mut self, n: usize) -> Result<(), Error> {
+        self.session.sent(n)
+    }
+
+    fn send_failed(&mut self) {
+        self.session.core.outbox.close();
+    }
+
+    fn get_direction(&self) -> Direction {
+        self.session.direction(matches!(self.phase(), Phase::Busy | Phase::Idle))
+    }
+
+    fn is_ending(&self) -> bool {
+        self.phase() == Phase::Closed
+            || matches!(self.session.core.expect, Expect::ReplyHeader(OptionCode::Abort))
+    }
+
+    fn state_name(&self) -> &'static str {
+        if self.error().is_some() {
+            return "negotiation failed";
+        }
+        self.session.core.expect.name()
+    }
+
+    fn stats(&self) -> &Stats {
+        self.session.stats()
+    }
+}
+
+impl fmt::Debug for Negotiation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Negotiation")
+            .field("state", &self.state_name())
+            .field("export", &self.session.core.export)
+            .field("negotiated", &self.session.core.facts)
+            .finish_non_exhaustive()
+    }
+}
