@@ -54,6 +54,20 @@ impl Error {
             Self::Misuse(misuse) => misuse.errno(),
         }
     }
+
+    /// Whether another connection may do better: this one was closed without a reason, or
+    /// the server said that it is shutting down. A peer that broke the protocol, or said no,
+    /// would do so again.
+    #[must_use]
+    pub const fn is_transient(&self) -> bool {
+        match self {
+            Self::Misbehaved(fault) => {
+                matches!(fault, PeerMisbehaved::Closed | PeerMisbehaved::ClosedMidMessage)
+            }
+            Self::Refused(refusal) => matches!(refusal.code, RefusalCode::Shutdown),
+            Self::Invalid(_) | Self::Incompatible(_) | Self::Misuse(_) => false,
+        }
+    }
 }
 
 #[cfg(feature = "std")]

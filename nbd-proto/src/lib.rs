@@ -96,6 +96,7 @@ pub mod io;
 mod machine;
 mod negotiate;
 mod payload;
+pub mod recovery;
 mod server;
 mod types;
 pub mod wire;

@@ -1,0 +1,515 @@
+//! The journal by itself, with a server that is a list of what was sent to it.
+
+use alloc::borrow::ToOwned;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use super::{Changed, Journal, Place, Reconnect, RecoveryError};
+use crate::errno::Errno;
+use crate::error::{CommandError, SubmitError};
+use crate::negotiate::facts::{ExportInfo, Negotiated};
+use crate::types::{Command, ContextId, HeaderStyle, RequestId};
+use crate::wire::flags::{CommandFlags, TransmissionFlags as Flags};
+use crate::wire::option::{BlockSizes, MetaContext};
+use crate::wire::request::CommandType;
+
+const KEEP: Reconnect = Reconnect::new().keep_unflushed(1000);
+const FORGET: Reconnect = Reconnect::new();
+
+fn facts(flags: Flags) -> Negotiated {
+    let export = ExportInfo::new(1 << 20, Flags::HAS_FLAGS | flags);
+    Negotiated { export: Some(export), ..Negotiated::default() }
+}
+
+/// A journal and what is on its way.
+struct Desk {
+    journal: Journal<u32, u64>,
+    facts: Negotiated,
+    cookies: u64,
+    under_way: Vec<(RequestId, Command)>,
+}
+
+impl Desk {
+    fn new(policy: Reconnect) -> Self {
+        Self::on(policy, facts(Flags::SEND_FLUSH | Flags::SEND_FUA))
+    }
+
+    fn on(policy: Reconnect, facts: Negotiated) -> Self {
+        let journal = Journal::new(&policy, &facts, 64).unwrap();
+        Self { journal, facts, cookies: 0, under_way: Vec::new() }
+    }
+
+    fn submit(&mut self, token: u32, command: Command) -> Place {
+        let payload = (command.kind == CommandType::Write).then_some(u64::from(token));
+        self.journal.submit(token, command, payload).unwrap()
+    }
+
+    /// Sends everything that is due; returns it as offsets, `u64::MAX` for a flush.
+    fn send(&mut self) -> Vec<u64> {
+        let mut sent = Vec::new();
+        while let Some((place, command)) = self.journal.due() {
+            let id = RequestId::from_cookie(self.cookies);
+            self.cookies += 1;
+            self.journal.sent(place, id);
+            self.under_way.push((id, command));
+            let flush = command.kind == CommandType::Flush;
+            sent.push(if flush { u64::MAX } else { command.offset });
+        }
+        sent
+    }
+
+    /// The answer to the request that was sent as the n-th of those under way.
+    fn answer(&mut self, n: usize, result: Result<(), CommandError>) -> Option<u32> {
+        let (id, _) = self.under_way.remove(n);
+        let told = self.journal.completed(id, result);
+        assert!(told.is_none_or(|(_, told)| told == result));
+        told.map(|(token, _)| token)
+    }
+
+    fn succeed(&mut self, n: usize) -> Option<u32> {
+        self.answer(n, Ok(()))
+    }
+
+    fn lose(&mut self) {
+        for (id, _) in self.under_way.drain(..) {
+            let told = self.journal.completed(id, Err(CommandError::ConnectionLost));
+            assert_eq!(told, None);
+        }
+        self.journal.lost();
+    }
+
+    fn reconnect(&mut self) {
+        self.lose();
+        assert_eq!(self.journal.due(), None);
+        self.journal.resume(&self.facts.clone()).unwrap();
+    }
+
+    /// A write that was acknowledged.
+    fn written(&mut self, token: u32, command: Command) {
+        self.submit(token, command);
+        assert_eq!(self.send(), [command.offset]);
+        assert_eq!(self.succeed(self.under_way.len() - 1), Some(token));
+    }
+}
+
+const FLUSH: u64 = u64::MAX;
+const IO: Result<(), CommandError> = Err(CommandError::Server(Errno::Io));
+
+#[test]
+fn without_a_loss_everything_goes_at_once_and_in_order() {
+    let mut desk = Desk::new(FORGET);
+    for (token, command) in
+        [Command::write(0, 10), Command::read(0, 10), Command::trim(10, 5), Command::flush()]
+            .into_iter()
+            .enumerate()
+    {
+        desk.submit(token as u32, command);
+    }
+    assert_eq!(desk.send(), [0, 0, 10, FLUSH]);
+    assert_eq!(desk.succeed(2), Some(2));
+    assert_eq!(desk.answer(0, IO), Some(0));
+    assert_eq!(desk.succeed(0), Some(1));
+    assert_eq!(desk.succeed(0), Some(3));
+    assert!(desk.journal.is_idle());
+}
+
+#[test]
+fn changes_of_the_same_bytes_go_one_after_another() {
+    let mut desk = Desk::new(FORGET);
+    desk.submit(1, Command::write(0, 10));
+    desk.submit(2, Command::write_zeroes(9, 10));
+    desk.submit(3, Command::trim(18, 2));
+    desk.submit(4, Command::write(30, 1));
+    assert_eq!(desk.send(), [0, 30]);
+    desk.answer(0, IO);
+    assert_eq!(desk.send(), [9]);
+    desk.succeed(1);
+    assert_eq!(desk.send(), [18]);
+}
+
+#[test]
+fn what_was_not_answered_is_sent_again_and_nothing_else() {
+    let mut desk = Desk::new(FORGET);
+    desk.submit(1, Command::read(0, 10));
+    desk.submit(2, Command::write(20, 10));
+    desk.submit(3, Command::cache(40, 10));
+    desk.send();
+    desk.succeed(0);
+    desk.reconnect();
+    assert_eq!(desk.send(), [20, 40]);
+    desk.reconnect();
+    assert_eq!(desk.send(), [20, 40]);
+    assert_eq!((desk.succeed(0), desk.succeed(0)), (Some(2), Some(3)));
+    assert!(desk.journal.is_idle());
+}
+
+#[test]
+fn after_a_loss_readers_wait_for_what_may_have_been_seen() {
+    let mut desk = Desk::new(FORGET);
+    desk.submit(1, Command::read(0, 10));
+    desk.submit(2, Command::write(0, 10));
+    desk.send();
+    desk.submit(3, Command::block_status(5, 10));
+    desk.submit(4, Command::read(10, 10));
+    assert_eq!(desk.send(), [5, 10], "on one connection there is nothing to wait for");
+    desk.reconnect();
+    desk.submit(5, Command::read(9, 1));
+    // The read that came before the write need not wait.
+    assert_eq!(desk.send(), [0, 0, 10]);
+    desk.succeed(1);
+    assert_eq!(desk.send(), [5, 9]);
+    // One that was never sent has not been seen.
+    desk.lose();
+    desk.submit(6, Command::write(100, 10));
+    desk.submit(7, Command::read(100, 10));
+    desk.journal.resume(&desk.facts).unwrap();
+    assert!(desk.send().ends_with(&[100, 100]));
+}
+
+#[test]
+fn acknowledged_writes_are_put_back_first_and_in_order() {
+    let mut desk = Desk::new(KEEP);
+    desk.written(1, Command::write(0, 10));
+    desk.written(2, Command::write(5, 10));
+    desk.written(3, Command::trim(50, 10));
+    desk.submit(4, Command::write(5, 1));
+    desk.submit(5, Command::read(14, 1));
+    desk.submit(6, Command::flush());
+    desk.submit(7, Command::read(70, 1));
+    desk.send();
+    for _ in 0..2 {
+        desk.reconnect();
+        assert_eq!(desk.send(), [0, 50, 70]);
+        assert_eq!(desk.succeed(0), None);
+        assert_eq!(desk.send(), [5]);
+    }
+    let (id, _) = *desk.under_way.last().unwrap();
+    assert_eq!((desk.journal.caller(id), desk.journal.payload(id)), (None, Some(&2)));
+    assert_eq!(desk.succeed(2), None);
+    assert_eq!(desk.send(), [5, 14]);
+    assert_eq!(desk.succeed(0), None);
+    assert_eq!(desk.send(), [FLUSH]);
+}
+
+#[test]
+fn a_flush_releases_what_was_acknowledged_before_it_was_sent() {
+    let mut desk = Desk::new(KEEP);
+    desk.written(1, Command::write(0, 10));
+    desk.submit(2, Command::flush());
+    desk.send();
+    desk.written(3, Command::write(20, 10));
+    desk.submit(4, Command::flush());
+    desk.send();
+    assert_eq!(desk.succeed(0), Some(2));
+    assert_eq!(desk.answer(0, IO), Some(4));
+    desk.reconnect();
+    assert_eq!(desk.send(), [20]);
+    // A flush whose answer is lost releases nothing.
+    desk.submit(5, Command::flush());
+    assert_eq!(desk.send(), []);
+    desk.succeed(0);
+    assert_eq!(desk.send(), [FLUSH]);
+    desk.reconnect();
+    assert_eq!(desk.send(), [20]);
+    desk.succeed(0);
+    assert_eq!(desk.send(), [FLUSH]);
+    desk.succeed(0);
+    desk.reconnect();
+    assert_eq!(desk.send(), []);
+}
+
+#[test]
+fn a_durable_write_is_kept_only_to_follow_an_older_one() {
+    let mut desk = Desk::new(KEEP);
+    desk.written(1, Command::write(0, 10).with(CommandFlags::FUA));
+    desk.reconnect();
+    assert_eq!(desk.send(), []);
+    desk.written(2, Command::write(0, 10));
+    desk.written(3, Command::write(0, 5).with(CommandFlags::FUA));
+    desk.reconnect();
+    assert_eq!(desk.send(), [0]);
+    desk.succeed(0);
+    assert_eq!(desk.under_way, []);
+    assert_eq!(desk.send(), [0]);
+    assert!(desk.under_way[0].1.flags.contains(CommandFlags::FUA));
+}
+
+#[test]
+fn a_flush_makes_room_and_writes_wait_for_it() {
+    let mut desk = Desk::new(KEEP);
+    desk.written(1, Command::write(0, 499));
+    assert_eq!(desk.send(), []);
+    desk.written(2, Command::write(500, 1));
+    assert_eq!(desk.send(), [FLUSH], "half of the room is used");
+    desk.submit(3, Command::write(1000, 400));
+    desk.submit(4, Command::write(2000, 200));
+    desk.submit(5, Command::write(3000, 1));
+    desk.submit(6, Command::read(3000, 1));
+    assert_eq!(desk.send(), [1000, 3000], "a read needs no room");
+    assert_eq!(desk.succeed(0), None);
+    assert_eq!(desk.send(), [2000, 3000]);
+    // One that is larger than the room is sent alone.
+    desk.submit(7, Command::write(0, 5000));
+    assert_eq!(desk.send(), []);
+    for _ in 0..4 {
+        desk.succeed(0);
+    }
+    assert_eq!(desk.send(), [FLUSH]);
+    desk.succeed(0);
+    assert_eq!(desk.send(), [0]);
+    desk.succeed(0);
+    assert_eq!(desk.send(), [FLUSH]);
+}
+
+#[test]
+fn the_number_of_kept_commands_is_bounded() {
+    let mut desk = Desk::new(KEEP.keep_unflushed(u64::MAX));
+    for token in 0..2047 {
+        desk.written(token, Command::trim(u64::from(token) * 10, 10));
+    }
+    assert_eq!(desk.send(), []);
+    desk.written(2047, Command::trim(1 << 19, 10));
+    assert_eq!(desk.send(), [FLUSH]);
+    desk.succeed(0);
+    desk.reconnect();
+    assert_eq!(desk.send(), []);
+}
+
+#[test]
+fn who_waits_for_room_is_told_when_there_will_be_none() {
+    let mut desk = Desk::new(KEEP);
+    desk.written(1, Command::write(0, 900));
+    assert_eq!(desk.send(), [FLUSH]);
+    desk.submit(2, Command::write(1000, 200));
+    desk.submit(3, Command::write(1100, 1));
+    desk.submit(4, Command::write(5000, 300));
+    assert_eq!(desk.answer(0, IO), None);
+    let failed = |token| Some((token, RecoveryError::CannotFlush(Errno::Io)));
+    assert_eq!(desk.journal.poll_failed(), failed(2));
+    // What fits goes; the flush is tried again only because somebody waits for it.
+    assert_eq!(desk.journal.poll_failed(), None);
+    assert_eq!(desk.send(), [1100, FLUSH]);
+    assert_eq!(desk.answer(1, IO), None);
+    assert_eq!(desk.journal.poll_failed(), failed(4));
+    assert_eq!(desk.send(), []);
+    desk.submit(5, Command::write(2000, 200));
+    assert_eq!(desk.send(), [FLUSH]);
+    assert_eq!(desk.succeed(1), None);
+    assert_eq!(desk.send(), [2000]);
+}
+
+#[test]
+fn room_comes_back_from_what_failed_or_was_cancelled() {
+    let mut desk = Desk::new(KEEP);
+    for round in 0..4 {
+        let first = desk.submit(1, Command::write(0, 600));
+        assert_eq!(desk.send(), [0], "{round}");
+        let second = desk.submit(2, Command::write(1000, 600));
+        assert_eq!(desk.send(), []);
+        match round {
+            0 => drop(desk.answer(0, IO)),
+            1 => desk.journal.cancel(first),
+            2 => {
+                desk.reconnect();
+                let (due, _) = desk.journal.due().unwrap();
+                assert_eq!(desk.journal.refused(due, SubmitError::Unsupported), Some(1));
+            }
+            _ => {
+                desk.reconnect();
+                desk.journal.cancel(first);
+            }
+        }
+        assert_eq!(desk.send(), [1000]);
+        desk.journal.cancel(second);
+        desk.under_way.clear();
+        assert!(desk.journal.is_idle());
+    }
+}
+
+#[test]
+fn a_flush_tells_that_writes_may_be_lost_and_the_next_does_not() {
+    // Nothing is lost that was flushed, or durable by itself.
+    let mut desk = Desk::new(FORGET);
+    desk.written(1, Command::write(0, 10));
+    desk.submit(2, Command::flush());
+    desk.send();
+    desk.succeed(0);
+    desk.written(3, Command::write(0, 10).with(CommandFlags::FUA));
+    desk.submit(4, Command::flush());
+    desk.send();
+    desk.reconnect();
+    assert_eq!(desk.send(), [FLUSH]);
+    assert_eq!(desk.succeed(0), Some(4));
+    // Those under way are told.
+    desk.written(5, Command::write(0, 10));
+    desk.submit(6, Command::flush());
+    desk.submit(7, Command::flush());
+    desk.send();
+    desk.reconnect();
+    let lost = RecoveryError::UnflushedLost;
+    assert_eq!(desk.journal.poll_failed(), Some((6, lost.clone())));
+    assert_eq!(desk.journal.poll_failed(), Some((7, lost.clone())));
+    desk.submit(8, Command::flush());
+    assert_eq!(desk.send(), [FLUSH]);
+    assert_eq!(desk.succeed(0), Some(8));
+    // Or else the next, once, however often the connection is lost.
+    desk.written(9, Command::write(0, 10));
+    desk.reconnect();
+    desk.reconnect();
+    desk.submit(10, Command::flush());
+    assert_eq!(desk.journal.poll_failed(), Some((10, lost)));
+    desk.submit(11, Command::flush());
+    assert_eq!((desk.send(), desk.journal.poll_failed()), (vec![FLUSH], None));
+}
+
+#[test]
+fn a_flush_sent_before_the_write_does_not_cover_it() {
+    let mut desk = Desk::new(FORGET);
+    desk.submit(1, Command::flush());
+    desk.send();
+    desk.written(2, Command::write(0, 10));
+    assert_eq!(desk.succeed(0), Some(1));
+    desk.reconnect();
+    desk.submit(3, Command::flush());
+    assert_eq!(desk.journal.poll_failed(), Some((3, RecoveryError::UnflushedLost)));
+}
+
+#[test]
+fn a_server_that_shuts_down_is_waited_for_and_then_left() {
+    let mut desk = Desk::new(FORGET);
+    desk.submit(1, Command::write(0, 10));
+    desk.submit(2, Command::read(20, 10));
+    desk.send();
+    assert_eq!(desk.answer(0, Err(CommandError::Server(Errno::Shutdown))), None);
+    desk.submit(3, Command::read(40, 10));
+    assert_eq!(desk.send(), []);
+    assert!(!desk.journal.is_drained());
+    assert_eq!(desk.succeed(0), Some(2));
+    assert!(desk.journal.is_drained());
+    desk.reconnect();
+    assert!(!desk.journal.is_drained());
+    assert_eq!(desk.send(), [0, 40]);
+}
+
+#[test]
+fn cancelled_commands_are_not_sent_again_and_hold_nobody_up() {
+    let mut desk = Desk::new(FORGET);
+    let first = desk.submit(1, Command::write(0, 10));
+    let second = desk.submit(2, Command::write(0, 10));
+    desk.submit(3, Command::write(0, 10));
+    desk.send();
+    desk.journal.cancel(second);
+    desk.journal.cancel(first);
+    desk.journal.cancel(first);
+    assert_eq!(desk.send(), [0]);
+    let late = desk.under_way.remove(0).0;
+    assert_eq!(desk.journal.completed(late, Ok(())), None);
+    desk.reconnect();
+    assert_eq!(desk.send(), [0]);
+    assert_eq!(desk.succeed(0), Some(3));
+    assert!(desk.journal.is_idle());
+}
+
+#[test]
+fn an_acknowledged_write_that_cannot_be_put_back_ends_it() {
+    let mut desk = Desk::new(KEEP);
+    let command = Command::write(0, 10);
+    desk.written(1, command);
+    desk.reconnect();
+    desk.submit(2, Command::read(0, 10));
+    assert_eq!(desk.send(), [0]);
+    assert_eq!(desk.answer(0, IO), None);
+    let fault = RecoveryError::ReplayFailed { command, errno: Errno::Io };
+    assert_eq!(desk.journal.fault(), Some(&fault));
+    assert_eq!(desk.send(), [], "what was there before is not to be read");
+}
+
+#[test]
+fn a_server_without_flush_is_asked_for_durable_writes() {
+    let mut desk = Desk::on(KEEP, facts(Flags::SEND_FUA));
+    desk.submit(1, Command::write(0, 2000));
+    desk.submit(2, Command::read(5000, 10));
+    assert_eq!(desk.send(), [0, 5000]);
+    assert_eq!(desk.under_way[0].1.flags, CommandFlags::FUA);
+    assert_eq!(desk.under_way[1].1.flags, CommandFlags::empty());
+    desk.succeed(0);
+    desk.reconnect();
+    assert_eq!(desk.send(), [5000]);
+}
+
+#[test]
+fn what_cannot_be_kept_is_not_promised() {
+    let journal = |policy, flags| Journal::<u32, u64>::new(&policy, &facts(flags), 1).map(drop);
+    assert_eq!(journal(KEEP, Flags::empty()), Err(RecoveryError::CannotKeep));
+    assert_eq!(journal(KEEP, Flags::READ_ONLY), Ok(()));
+    assert_eq!(journal(FORGET, Flags::empty()), Ok(()));
+}
+
+#[test]
+fn the_number_of_callers_is_bounded() {
+    let mut journal = Journal::<u32, u64>::new(&FORGET, &facts(Flags::empty()), 2).unwrap();
+    for token in 0..2 {
+        journal.submit(token, Command::read(0, 1), None).unwrap();
+    }
+    assert!(journal.is_full());
+    assert_eq!(journal.submit(2, Command::read(0, 1), None), Err(SubmitError::Full));
+}
+
+#[test]
+fn a_changed_export_is_noticed() {
+    let context = |id, name: &str| MetaContext { id, name: name.to_owned() };
+    let mut was = facts(Flags::SEND_FLUSH | Flags::SEND_TRIM | Flags::ROTATIONAL);
+    was.contexts = vec![context(1, "base:allocation"), context(2, "x:y")];
+    was.headers = HeaderStyle::Structured;
+    was.tls = true;
+    let after = |change: &dyn Fn(&mut Negotiated)| {
+        let mut is = was.clone();
+        change(&mut is);
+        let mut journal = Journal::<u32, u64>::new(&FORGET, &was, 1).unwrap();
+        journal.lost();
+        journal.resume(&is)
+    };
+    let export = |change: &dyn Fn(&mut ExportInfo)| {
+        after(&|is: &mut Negotiated| change(is.export.as_mut().unwrap()))
+    };
+    let size = 1 << 20;
+    assert_eq!(export(&|is| is.size = 5), Err(Changed::Size { was: size, is: 5 }));
+    assert_eq!(after(&|is| is.export = None), Err(Changed::Size { was: size, is: 0 }));
+    assert_eq!(export(&|is| is.flags |= Flags::READ_ONLY), Err(Changed::ReadOnly));
+    let fewer = export(&|is| is.flags = Flags::HAS_FLAGS | Flags::SEND_FLUSH);
+    assert_eq!(fewer, Err(Changed::Flags(Flags::SEND_TRIM)));
+    let sizes = |minimum, maximum| {
+        export(&|is| is.block_sizes = Some(BlockSizes { minimum, preferred: 4096, maximum }))
+    };
+    assert_eq!(sizes(1, 32 << 20), Ok(()));
+    let (minimum, maximum) = (512, 32 << 20);
+    assert_eq!(sizes(minimum, maximum), Err(Changed::BlockSizes { minimum, maximum }));
+    let (minimum, maximum) = (1, 1 << 20);
+    assert_eq!(sizes(minimum, maximum), Err(Changed::BlockSizes { minimum, maximum }));
+    let name = "x:y".to_owned();
+    assert_eq!(after(&|is| drop(is.contexts.pop())), Err(Changed::Context(name)));
+    let headers = Changed::Headers { was: HeaderStyle::Structured, is: HeaderStyle::Simple };
+    assert_eq!(after(&|is| is.headers = HeaderStyle::Simple), Err(headers));
+    assert_eq!(after(&|is| is.headers = HeaderStyle::Extended), Ok(()));
+    assert_eq!(after(&|is| is.tls = false), Err(Changed::Tls));
+    // More than there was is no harm, and advice is no ability.
+    assert_eq!(export(&|is| is.flags = is.flags.union(Flags::SEND_CACHE)), Ok(()));
+    assert_eq!(export(&|is| is.flags.remove(Flags::ROTATIONAL)), Ok(()));
+}
+
+#[test]
+fn meta_contexts_keep_the_numbers_callers_know() {
+    let context = |id, name: &str| MetaContext { id, name: name.to_owned() };
+    let mut was = facts(Flags::empty());
+    was.contexts = vec![context(1, "a:"), context(2, "b:")];
+    let mut journal = Journal::<u32, u64>::new(&FORGET, &was, 1).unwrap();
+    let mut is = was.clone();
+    is.contexts = vec![context(2, "a:"), context(7, "b:")];
+    journal.lost();
+    journal.resume(&is).unwrap();
+    let known = [2, 7, 9].map(|number| journal.context(ContextId(number)));
+    assert_eq!(known, [1, 2, 9].map(ContextId));
+    journal.lost();
+    journal.resume(&was).unwrap();
+    assert_eq!(journal.context(ContextId(2)), ContextId(2));
+}
