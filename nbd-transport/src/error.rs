@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nbd_proto::recovery::RecoveryError;
 use nbd_proto::{
     ApiMisuse, Client, Command, CommandError, CommandFailure, Errno, Remark, SubmitError,
 };
@@ -75,6 +76,18 @@ pub enum Error {
         /// How long.
         timeout: Duration,
     },
+    /// The connection was lost, and no other took its place: time was up, or what
+    /// happened would happen again. Every command that was waiting got the same error.
+    #[error("connection lost, and not made again in {after:?}: {cause}")]
+    NotReconnected {
+        /// How long it was tried.
+        after: Duration,
+        /// What became of the last attempt.
+        cause: Arc<Self>,
+    },
+    /// The connection was lost and made again, but not everything could be saved.
+    #[error(transparent)]
+    Recovery(#[from] RecoveryError),
     /// The caller: a name is too long or contains NUL, or the call does not fit the
     /// state.
     #[error("{0}")]
@@ -122,6 +135,8 @@ impl Error {
             Self::Submit { error, .. } => error.errno(),
             Self::Command(failure) => failure.error.errno(),
             Self::TimedOut { .. } => Errno::TimedOut,
+            Self::NotReconnected { cause, .. } => return cause.errno(),
+            Self::Recovery(error) => error.errno(),
             Self::Misuse(misuse) => misuse.errno(),
             Self::TlsConfig(_) | Self::BufferLength { .. } => Errno::Inval,
         };
@@ -152,8 +167,11 @@ impl From<Error> for io::Error {
             Error::Uri(_) | Error::TlsConfig(_) | Error::Misuse(_) | Error::BufferLength { .. } => {
                 io::ErrorKind::InvalidInput
             }
-            Error::Connect(_) | Error::Link(_) | Error::Stopped => io::ErrorKind::NotConnected,
+            Error::Connect(_) | Error::Link(_) | Error::Stopped | Error::NotReconnected { .. } => {
+                io::ErrorKind::NotConnected
+            }
             Error::Protocol(inner) => inner.errno().into(),
+            Error::Recovery(inner) => inner.errno().into(),
             Error::Submit { error: inner, .. } => inner.errno().into(),
             Error::Command(failure) => failure.error.errno().into(),
             Error::TimedOut { .. } => io::ErrorKind::TimedOut,

@@ -34,6 +34,7 @@ mod process;
 mod socket;
 mod ssh;
 pub mod tls;
+mod transient;
 mod uri;
 
 pub use command::{Activation, CommandSpec, FdName, FdNameError, PeerStderr};

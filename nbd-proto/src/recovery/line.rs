@@ -67,10 +67,7 @@ impl<T, P> Line<T, P> {
     pub(super) fn first(&self, fits: impl FnOnce(&Command) -> bool) -> Option<u64> {
         let ready = self.ready.first().copied();
         let short = self.first_short().filter(|(_, entry)| fits(&entry.command));
-        match (ready, short) {
-            (Some(ready), Some((short, _))) => Some(ready.min(short)),
-            (ready, short) => ready.or(short.map(|(seq, _)| seq)),
-        }
+        ready.into_iter().chain(short.map(|(seq, _)| seq)).min()
     }
 
     /// The first command that is short of room and of nothing else.

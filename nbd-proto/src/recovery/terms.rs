@@ -110,3 +110,78 @@ pub(crate) fn renumbered(was: &Negotiated, is: &Negotiated) -> Vec<(ContextId, C
     let pairs: Vec<_> = pairs.collect();
     if pairs.iter().all(|(now, before)| now == before) { Vec::new() } else { pairs }
 }
+
+#[cfg(test)]
+mod tests {
+    use alloc::borrow::ToOwned;
+    use alloc::vec;
+
+    use super::*;
+    use crate::recovery::{Journal, Reconnect};
+    use crate::wire::flags::TransmissionFlags as Flags;
+    use crate::wire::option::{BlockSizes, MetaContext};
+
+    fn facts(flags: Flags) -> Negotiated {
+        let export = ExportInfo::new(1 << 20, Flags::HAS_FLAGS | flags);
+        Negotiated { export: Some(export), ..Negotiated::default() }
+    }
+
+    #[test]
+    fn a_changed_export_is_noticed() {
+        let context = |id, name: &str| MetaContext { id, name: name.to_owned() };
+        let mut was = facts(Flags::SEND_FLUSH | Flags::SEND_TRIM | Flags::ROTATIONAL);
+        was.contexts = vec![context(1, "base:allocation"), context(2, "x:y")];
+        was.headers = HeaderStyle::Structured;
+        was.tls = true;
+        let after = |change: &dyn Fn(&mut Negotiated)| {
+            let mut is = was.clone();
+            change(&mut is);
+            let mut journal = Journal::<(), ()>::new(&Reconnect::new(), &was, 1).unwrap();
+            journal.lost();
+            journal.resume(&is)
+        };
+        let export = |change: &dyn Fn(&mut ExportInfo)| {
+            after(&|is: &mut Negotiated| change(is.export.as_mut().unwrap()))
+        };
+        let size = 1 << 20;
+        assert_eq!(export(&|is| is.size = 5), Err(Changed::Size { was: size, is: 5 }));
+        assert_eq!(after(&|is| is.export = None), Err(Changed::Size { was: size, is: 0 }));
+        assert_eq!(export(&|is| is.flags |= Flags::READ_ONLY), Err(Changed::ReadOnly));
+        let fewer = export(&|is| is.flags = Flags::HAS_FLAGS | Flags::SEND_FLUSH);
+        assert_eq!(fewer, Err(Changed::Flags(Flags::SEND_TRIM)));
+        let sizes = |minimum, maximum| {
+            export(&|is| is.block_sizes = Some(BlockSizes { minimum, preferred: 4096, maximum }))
+        };
+        assert_eq!(sizes(1, 32 << 20), Ok(()));
+        let (minimum, maximum) = (512, 32 << 20);
+        assert_eq!(sizes(minimum, maximum), Err(Changed::BlockSizes { minimum, maximum }));
+        let (minimum, maximum) = (1, 1 << 20);
+        assert_eq!(sizes(minimum, maximum), Err(Changed::BlockSizes { minimum, maximum }));
+        let name = "x:y".to_owned();
+        assert_eq!(after(&|is| drop(is.contexts.pop())), Err(Changed::Context(name)));
+        let headers = Changed::Headers { was: HeaderStyle::Structured, is: HeaderStyle::Simple };
+        assert_eq!(after(&|is| is.headers = HeaderStyle::Simple), Err(headers));
+        assert_eq!(after(&|is| is.headers = HeaderStyle::Extended), Ok(()));
+        assert_eq!(after(&|is| is.tls = false), Err(Changed::Tls));
+        // More than there was is no harm, and advice is no ability.
+        assert_eq!(export(&|is| is.flags = is.flags.union(Flags::SEND_CACHE)), Ok(()));
+        assert_eq!(export(&|is| is.flags.remove(Flags::ROTATIONAL)), Ok(()));
+    }
+
+    #[test]
+    fn meta_contexts_keep_the_numbers_callers_know() {
+        let context = |id, name: &str| MetaContext { id, name: name.to_owned() };
+        let mut was = facts(Flags::empty());
+        was.contexts = vec![context(1, "a:"), context(2, "b:")];
+        let mut journal = Journal::<(), ()>::new(&Reconnect::new(), &was, 1).unwrap();
+        let mut is = was.clone();
+        is.contexts = vec![context(2, "a:"), context(7, "b:")];
+        journal.lost();
+        journal.resume(&is).unwrap();
+        let known = [2, 7, 9].map(|number| journal.context(ContextId(number)));
+        assert_eq!(known, [1, 2, 9].map(ContextId));
+        journal.lost();
+        journal.resume(&was).unwrap();
+        assert_eq!(journal.context(ContextId(2)), ContextId(2));
+    }
+}

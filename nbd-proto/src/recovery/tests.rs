@@ -1,16 +1,14 @@
 //! The journal by itself, with a server that is a list of what was sent to it.
 
-use alloc::borrow::ToOwned;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use super::{Changed, Journal, Place, Reconnect, RecoveryError};
+use super::{Journal, Place, Reconnect, RecoveryError};
 use crate::errno::Errno;
 use crate::error::{CommandError, SubmitError};
 use crate::negotiate::facts::{ExportInfo, Negotiated};
-use crate::types::{Command, ContextId, HeaderStyle, RequestId};
+use crate::types::{Command, RequestId};
 use crate::wire::flags::{CommandFlags, TransmissionFlags as Flags};
-use crate::wire::option::{BlockSizes, MetaContext};
 use crate::wire::request::CommandType;
 
 const KEEP: Reconnect = Reconnect::new().keep_unflushed(1000);
@@ -453,63 +451,4 @@ fn the_number_of_callers_is_bounded() {
     }
     assert!(journal.is_full());
     assert_eq!(journal.submit(2, Command::read(0, 1), None), Err(SubmitError::Full));
-}
-
-#[test]
-fn a_changed_export_is_noticed() {
-    let context = |id, name: &str| MetaContext { id, name: name.to_owned() };
-    let mut was = facts(Flags::SEND_FLUSH | Flags::SEND_TRIM | Flags::ROTATIONAL);
-    was.contexts = vec![context(1, "base:allocation"), context(2, "x:y")];
-    was.headers = HeaderStyle::Structured;
-    was.tls = true;
-    let after = |change: &dyn Fn(&mut Negotiated)| {
-        let mut is = was.clone();
-        change(&mut is);
-        let mut journal = Journal::<u32, u64>::new(&FORGET, &was, 1).unwrap();
-        journal.lost();
-        journal.resume(&is)
-    };
-    let export = |change: &dyn Fn(&mut ExportInfo)| {
-        after(&|is: &mut Negotiated| change(is.export.as_mut().unwrap()))
-    };
-    let size = 1 << 20;
-    assert_eq!(export(&|is| is.size = 5), Err(Changed::Size { was: size, is: 5 }));
-    assert_eq!(after(&|is| is.export = None), Err(Changed::Size { was: size, is: 0 }));
-    assert_eq!(export(&|is| is.flags |= Flags::READ_ONLY), Err(Changed::ReadOnly));
-    let fewer = export(&|is| is.flags = Flags::HAS_FLAGS | Flags::SEND_FLUSH);
-    assert_eq!(fewer, Err(Changed::Flags(Flags::SEND_TRIM)));
-    let sizes = |minimum, maximum| {
-        export(&|is| is.block_sizes = Some(BlockSizes { minimum, preferred: 4096, maximum }))
-    };
-    assert_eq!(sizes(1, 32 << 20), Ok(()));
-    let (minimum, maximum) = (512, 32 << 20);
-    assert_eq!(sizes(minimum, maximum), Err(Changed::BlockSizes { minimum, maximum }));
-    let (minimum, maximum) = (1, 1 << 20);
-    assert_eq!(sizes(minimum, maximum), Err(Changed::BlockSizes { minimum, maximum }));
-    let name = "x:y".to_owned();
-    assert_eq!(after(&|is| drop(is.contexts.pop())), Err(Changed::Context(name)));
-    let headers = Changed::Headers { was: HeaderStyle::Structured, is: HeaderStyle::Simple };
-    assert_eq!(after(&|is| is.headers = HeaderStyle::Simple), Err(headers));
-    assert_eq!(after(&|is| is.headers = HeaderStyle::Extended), Ok(()));
-    assert_eq!(after(&|is| is.tls = false), Err(Changed::Tls));
-    // More than there was is no harm, and advice is no ability.
-    assert_eq!(export(&|is| is.flags = is.flags.union(Flags::SEND_CACHE)), Ok(()));
-    assert_eq!(export(&|is| is.flags.remove(Flags::ROTATIONAL)), Ok(()));
-}
-
-#[test]
-fn meta_contexts_keep_the_numbers_callers_know() {
-    let context = |id, name: &str| MetaContext { id, name: name.to_owned() };
-    let mut was = facts(Flags::empty());
-    was.contexts = vec![context(1, "a:"), context(2, "b:")];
-    let mut journal = Journal::<u32, u64>::new(&FORGET, &was, 1).unwrap();
-    let mut is = was.clone();
-    is.contexts = vec![context(2, "a:"), context(7, "b:")];
-    journal.lost();
-    journal.resume(&is).unwrap();
-    let known = [2, 7, 9].map(|number| journal.context(ContextId(number)));
-    assert_eq!(known, [1, 2, 9].map(ContextId));
-    journal.lost();
-    journal.resume(&was).unwrap();
-    assert_eq!(journal.context(ContextId(2)), ContextId(2));
 }
