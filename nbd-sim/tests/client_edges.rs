@@ -3,9 +3,10 @@
 
 use nbd_proto::{
     Client, ClientConfig, Command, CommandError, Direction, Discard, Disconnect, Errno, Error,
-    Event, HeaderStyle, InvalidMessage, Machine, Negotiation, PeerMisbehaved, Phase, RequestStatus,
-    Table,
+    Event, HeaderStyle, InvalidMessage, Machine, Negotiation, PeerMisbehaved, Phase, ReplyFault,
+    RequestStatus, Table,
 };
+use nbd_sim::delivery::Delivery;
 use nbd_sim::hostile::bytes::{ack, cookie, granted, greeting, join, opt, simple};
 
 fn negotiation(config: ClientConfig, bursts: &[Vec<u8>]) -> Negotiation {
@@ -147,4 +148,24 @@ fn nothing_is_sent_behind_half_a_request() {
         assert_eq!(client.drain(&mut Vec::new(), &table), Ok(0), "{when:?}");
     }
     assert!(!client.get_direction().contains(Direction::WRITE));
+}
+
+/// Found by fuzzing: behind the last reply of a session that the server ends, a reply to
+/// nothing was fatal or not, depending on whether it came in the same piece.
+#[test]
+fn what_follows_the_last_reply_is_judged_alike_however_it_comes() {
+    for delivery in Delivery::ALL {
+        let mut client = client();
+        let id = client.submit(Command::flush()).unwrap();
+        client.drain(&mut Vec::new(), &Discard).unwrap();
+        let replies = join(&[&simple(108, cookie(0), &[]), &simple(0, cookie(7), &[])]);
+        delivery.deliver(&mut client, &mut Discard, &replies).unwrap();
+        let shutdown = Err(CommandError::Server(Errno::Shutdown));
+        assert_eq!(client.take(id).unwrap().1, shutdown, "{delivery:?}");
+        assert_eq!(client.state_name(), "disconnecting", "{delivery:?}");
+        let Some(Event::Anomaly(anomaly)) = client.poll_event() else {
+            panic!("{delivery:?}: {client:?}");
+        };
+        assert_eq!(anomaly.fault, ReplyFault::UnknownCookie);
+    }
 }

@@ -320,6 +320,8 @@ fn requests_that_break_rules_are_refused_and_the_session_lives() {
         ("block status without a context", some, request(0, 7, 0, 8, &[]), INVAL),
         ("a flag that is not offered", some, request(1, 1, 0, 4, &[7; 4]), INVAL),
         ("every flag", some, request(0xffff, 0, 0, 4, &[]), INVAL),
+        ("payload of a read, in compact form", some, request(0x20, 0, 0, 4, &[]), INVAL),
+        ("the payload flag in compact form", some, request(0x20, 1, 0, 4, &[7; 4]), INVAL),
         ("an unaligned read", blocks, request(0, 0, 1, 512, &[]), INVAL),
         ("an unaligned write", blocks, request(0, 1, 0, 5, &[7; 5]), INVAL),
     ];
@@ -332,6 +334,43 @@ fn requests_that_break_rules_are_refused_and_the_session_lives() {
             assert_eq!(sent, simple(*error), "{name}, {delivery:?}");
             let (sent, result) = ask(&mut server, &flush, delivery);
             assert_eq!((sent, result), (simple(0), Ok(())), "{name}, {delivery:?}");
+        }
+    }
+}
+
+/// Found by fuzzing: extended-headers draft, "NBD_CMD_FLAG_PAYLOAD_LEN", a payload that
+/// a command does not take is consumed, and the command fails.
+#[test]
+fn payload_of_a_command_that_takes_none_is_refused() {
+    let request = |kind: u16, length: u64, payload: &[u8]| {
+        let flags = 0x20u16;
+        join(&[
+            &0x21e4_1c71u32.to_be_bytes(),
+            &flags.to_be_bytes(),
+            &kind.to_be_bytes(),
+            b"a cookie",
+            &0u64.to_be_bytes(),
+            &length.to_be_bytes(),
+            payload,
+        ])
+    };
+    let all = TransmissionFlags::all().difference(TransmissionFlags::READ_ONLY);
+    for kind in [0, 3, 4, 5, 6, 7, 77] {
+        for length in [0, 1, 512] {
+            for delivery in Delivery::ALL {
+                let mut negotiation = ServerNegotiation::new(ServerConfig::new());
+                let extended = option(opt::EXTENDED_HEADERS, &[]);
+                let words = join(&[&3u32.to_be_bytes(), &extended, &go()]);
+                negotiation.feed(&words, &mut Discard).unwrap();
+                negotiation.describe(export(all)).unwrap();
+                negotiation.drain(&mut Vec::new(), &Discard).unwrap();
+                let mut server = negotiation.finish().unwrap();
+                let words = request(kind, length, &vec![0xa5; length as usize]).repeat(2);
+                let (sent, result) = ask(&mut server, &words, delivery);
+                assert_eq!(result, Ok(()), "{kind} with {length}, {delivery:?}");
+                let errors = sent.windows(4).filter(|at| *at == INVAL.to_be_bytes()).count();
+                assert_eq!(errors, 2, "{kind} with {length}, {delivery:?}: {sent:x?}");
+            }
         }
     }
 }

@@ -46,7 +46,7 @@ impl Client {
     }
 
     pub(super) fn disconnect_when_drained(&mut self) {
-        if self.core.life == Life::Draining && self.core.unfinished == 0 {
+        if self.core.life == Life::Draining && self.core.is_disconnecting() {
             self.queue_disconnect();
         }
     }
@@ -72,6 +72,16 @@ impl Client {
 }
 
 impl Core {
+    /// Whether only the end is to come, although the disconnect request may not be queued
+    /// before all has been parsed that arrived together.
+    pub(super) fn is_disconnecting(&self) -> bool {
+        match self.life {
+            Life::Disconnecting => true,
+            Life::Draining => self.unfinished == 0,
+            Life::Open | Life::Closed(_) => false,
+        }
+    }
+
     /// The connection is over: everything unfinished fails, exactly once.
     pub(super) fn close(&mut self, error: Option<Error>) {
         if matches!(self.life, Life::Closed(_)) {

@@ -128,9 +128,16 @@ impl Core {
         }
         let payload = self.payload_length(&header)?;
         self.last_payload = usize::try_from(payload).unwrap_or(usize::MAX);
+        let extended = self.facts.headers == HeaderStyle::Extended;
+        let flagged = extended && header.flags.contains(CommandFlags::PAYLOAD_LEN);
+        let mut flags = header.flags;
+        if extended && matches!(kind, Some(CommandType::Write | CommandType::BlockStatus)) {
+            // Of no other command, where it is refused as any flag that is not allowed.
+            flags.remove(CommandFlags::PAYLOAD_LEN);
+        }
         let mut command = Command {
             kind: kind.unwrap_or(CommandType::Flush),
-            flags: header.flags.difference(CommandFlags::PAYLOAD_LEN),
+            flags,
             offset: header.offset,
             length: header.length,
         };
@@ -147,7 +154,7 @@ impl Core {
         received.filter.clear();
         received.queued = 0;
         received.stage = Stage::Arriving;
-        let filtered = kind == Some(CommandType::BlockStatus) && payload > 0;
+        let filtered = kind == Some(CommandType::BlockStatus) && flagged;
         let verdict = match kind {
             None => Err((Errno::Inval, "unknown command")),
             // The range of a filtered one is in its payload.

@@ -240,7 +240,7 @@ impl Core {
         let errno = Errno::from_wire(reply.error);
         let structured = self.facts.headers != HeaderStyle::Simple;
         let Some(pending) = self.slots.get_mut(id).filter(|p| p.stage == Stage::InFlight) else {
-            if self.life == Life::Disconnecting || errno.is_some() || structured {
+            if self.is_disconnecting() || errno.is_some() || structured {
                 // No payload can follow.
                 self.anomaly(ReplyFault::UnknownCookie, id)?;
                 return Ok(self.next_header());
