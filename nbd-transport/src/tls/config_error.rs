@@ -117,7 +117,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(path) => path.display().fmt(f),
-            Self::Memory(what) => write!(f, "the {what} that was given"),
+            Self::Memory(what) => write!(f, "{what} that was given"),
         }
     }
 }

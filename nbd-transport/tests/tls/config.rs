@@ -137,7 +137,7 @@ fn credentials_may_come_from_memory() {
     let expected = "clients cannot be verified without a CA certificate";
     assert_eq!(server_error(server(None).verify_clients(true)), expected);
     let error = client_error(TlsConfig::new().authorities(Pem::Text(Vec::new())));
-    assert_eq!(error, "the the CA certificate that was given is empty");
+    assert_eq!(error, "the CA certificate that was given is empty");
     let shown = format!("{:?}", server(None));
     assert!(!shown.contains("BEGIN") && !shown.contains("[45"), "{shown}");
 }

@@ -215,6 +215,38 @@ fn qemu_nbd_with_and_without_verified_clients() {
     }
 }
 
+/// The server takes the certificate and then looks at whose it is (`--tls-authz`). TLS has no word
+/// for that, so it just leaves.
+#[test]
+fn qemu_nbd_with_a_list_of_those_who_may() {
+    let pki = Pki::new();
+    let image = pki.dir().join("disk.img");
+    fs::write(&image, pattern(0, 1 << 20)).expect("it is written");
+    let dir = pki.dir().display();
+    let credentials = format!("tls-creds-x509,id=t,endpoint=server,verify-peer=yes,dir={dir}");
+    for (name, welcome) in [("CN=client", true), ("CN=somebody else", false)] {
+        let authz = format!("authz-simple,id=who,identity={name}");
+        let objects = ["--object", &credentials, "--object", &authz];
+        let tls = ["--tls-creds", "t", "--tls-authz", "who"];
+        let server = Server::qemu_nbd(&[&["-f", "raw"], &objects[..], &tls].concat())
+            .arg(&image)
+            .start()
+            .expect("qemu-nbd starts");
+        let connector = || connector(trusting(pki.dir()).server_name("localhost"));
+        if welcome {
+            let mut session =
+                negotiate(unix(&server), require(), connector(), None).expect("accepted");
+            assert!(session.read(0, 1 << 20).expect("it reads") == pattern(0, 1 << 20));
+            session.disconnect().expect("an end without close_notify is one after all");
+        } else {
+            let expected = "the server closed the connection right after the TLS handshake: \
+                            does it want a client certificate, or another one, or a pre-shared \
+                            key?";
+            assert_eq!(refusal(unix(&server), connector(), None), expected);
+        }
+    }
+}
+
 #[test]
 fn a_server_without_tls_is_refused_or_used_in_clear_as_the_policy_says() {
     let pki = Pki::new();

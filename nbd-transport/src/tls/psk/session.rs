@@ -95,12 +95,29 @@ impl Stage {
                     peer,
                     reason: String::from("it offers neither TLS 1.2 nor TLS 1.3"),
                 },
+                "encrypted length too long" | "data length too long" => {
+                    TlsError::Misbehaved { peer, reason: String::from("a record that is too long") }
+                }
+                "packet length too long" if self.info.is_some() => {
+                    TlsError::Misbehaved { peer, reason: String::from("a record that is too long") }
+                }
                 "wrong version number" | "packet length too long" | "http request" => {
                     TlsError::Misbehaved { peer, reason: format!("{reason} (is this TLS at all?)") }
                 }
                 "decryption failed or bad record mac" => TlsError::Misbehaved {
                     peer,
                     reason: String::from("a record is forged or damaged"),
+                },
+                // What the library says of the record that is one too many.
+                "record too small" => {
+                    TlsError::Misbehaved { peer, reason: String::from("too many empty records") }
+                }
+                "too many warn alerts" => {
+                    TlsError::Misbehaved { peer, reason: String::from("too many warnings") }
+                }
+                "excessive message size" => TlsError::Misbehaved {
+                    peer,
+                    reason: String::from("a message that is too long"),
                 },
                 "binder does not verify" => TlsError::NotByKey { peer },
                 _ => TlsError::Misbehaved { peer, reason },

@@ -84,7 +84,7 @@ fn client_config(
 pub(super) fn revocation_origin(crl: Option<&Pem>) -> Origin {
     match crl {
         Some(Pem::File(path)) => Origin::File(path.clone()),
-        Some(Pem::Text(_)) | None => Origin::Memory("certificate revocation list"),
+        Some(Pem::Text(_)) | None => Origin::Memory("the certificate revocation list"),
     }
 }
 

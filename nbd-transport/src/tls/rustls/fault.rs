@@ -4,7 +4,7 @@ use super::super::error::describe_alert;
 use super::super::{CertificateFault, TlsError, TlsRole};
 use nbd_proto::escape;
 use rustls::pki_types::{ServerName, UnixTime};
-use rustls::{CertificateError, Error, PeerIncompatible};
+use rustls::{CertificateError, Error, InvalidMessage, PeerIncompatible, PeerMisbehaved};
 use std::net::IpAddr;
 
 /// What an error of a session with `peer` means.
@@ -22,19 +22,33 @@ pub(super) fn session_error(error: Error, peer: TlsRole) -> TlsError {
         Error::PeerIncompatible(reason) => {
             TlsError::Incompatible { peer, reason: incompatible(&reason) }
         }
+        Error::InvalidMessage(InvalidMessage::HandshakePayloadTooLarge) => {
+            TlsError::Misbehaved { peer, reason: String::from("a message that is too long") }
+        }
+        Error::InvalidMessage(InvalidMessage::MessageTooLarge) | Error::PeerSentOversizedRecord => {
+            TlsError::Misbehaved { peer, reason: String::from("a record that is too long") }
+        }
         Error::InvalidMessage(_) => {
             TlsError::Misbehaved { peer, reason: format!("{error} (is this TLS at all?)") }
         }
         Error::DecryptError => {
             TlsError::Misbehaved { peer, reason: String::from("a record is forged or damaged") }
         }
-        Error::PeerMisbehaved(_)
-        | Error::InappropriateMessage { .. }
-        | Error::InappropriateHandshakeMessage { .. }
-        | Error::PeerSentOversizedRecord => {
+        Error::PeerMisbehaved(fault) => TlsError::Misbehaved { peer, reason: misbehaved(fault) },
+        Error::InappropriateMessage { .. } | Error::InappropriateHandshakeMessage { .. } => {
             TlsError::Misbehaved { peer, reason: error.to_string() }
         }
         other => TlsError::Library(other.to_string()),
+    }
+}
+
+fn misbehaved(fault: PeerMisbehaved) -> String {
+    match fault {
+        PeerMisbehaved::TooManyEmptyFragments => String::from("too many empty records"),
+        PeerMisbehaved::TooManyKeyUpdateRequests => String::from("too many key updates"),
+        PeerMisbehaved::TooManyRenegotiationRequests => String::from("it insists on renegotiation"),
+        PeerMisbehaved::TooManyWarningAlertsReceived => String::from("too many warnings"),
+        other => format!("{other:?}"),
     }
 }
 
