@@ -2,5 +2,6 @@
 
 mod cancel;
 mod commands;
+mod hostile;
 mod streams;
 mod support;

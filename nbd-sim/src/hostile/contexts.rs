@@ -7,7 +7,7 @@ use nbd_proto::{
 use super::bytes::{
     ack, context, granted, greeting, join, oldstyle, opt, rep, reply, server, server_claim,
 };
-use super::{Case, Outcome, connecting, refuse};
+use super::{Ask, Case, Outcome, connecting, refuse};
 
 pub(super) fn meta_cases() -> Vec<Case> {
     let end = ack(opt::SET_META_CONTEXT);
@@ -55,9 +55,23 @@ pub(super) fn list_cases() -> Vec<Case> {
     let list = |id, parts: &[Vec<u8>], outcome| {
         let mut case = connecting(id, vec![greeting(3), parts.concat()], outcome)
             .with(|config| config.option_mode(true));
-        case.lists = true;
+        case.asks = Ask::Exports;
         case
     };
+    let contexts = |id, parts: &[Vec<u8>], outcome| {
+        let bursts = vec![greeting(3), ack(opt::STRUCTURED_REPLY), parts.concat()];
+        let mut case = connecting(id, bursts, outcome)
+            .with(|config| config.structured_replies(true).option_mode(true));
+        case.asks = Ask::Contexts;
+        case
+    };
+    let named = |id: u32, name: &[u8]| {
+        let data = join(&[&id.to_be_bytes(), name]);
+        reply(opt::LIST_META_CONTEXT, rep::META_CONTEXT, &data)
+    };
+    let end_of_contexts = || ack(opt::LIST_META_CONTEXT);
+    let many = vec![named(0, b"x:y"); 40_000];
+    let endless_bytes = || refuse(PeerMisbehaved::TooLong);
     let end = || ack(opt::LIST);
     let numbered = |count: usize| -> Vec<Vec<u8>> {
         let mut parts: Vec<_> =
@@ -94,8 +108,12 @@ pub(super) fn list_cases() -> Vec<Case> {
             &[reply(opt::LIST, rep::ERR_POLICY, &[])],
             Outcome::Lists(0, Err(RefusalCode::Policy)),
         ),
+        list("L15-default", &numbered(40_000), refuse(PeerMisbehaved::TooManyReplies)),
+        list("L15-bytes", &vec![server(&[b'x'; 4096], &[b'x'; 4096]); 1100], endless_bytes()),
         list("L18-ack-twice", &[end(), end()], refuse(PeerMisbehaved::WrongOption)),
         list("L19", &[server(b"x", b"")], refuse(PeerMisbehaved::Closed)).closing(),
+        contexts("L20-contexts", &[named(1, b"x:y"), end_of_contexts()], Outcome::Lists(1, Ok(()))),
+        contexts("M11", &many, refuse(PeerMisbehaved::TooManyReplies)),
     ]
 }
 

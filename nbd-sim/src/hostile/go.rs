@@ -38,7 +38,8 @@ pub(super) fn cases() -> Vec<Case> {
 fn facts() -> Vec<Case> {
     let odd_export = |length: usize| info(0, &[0xff; 13][..length - 2]);
     let with = |size, flags| [export(size, flags), ack(opt::GO)];
-    let endless = export(SIZE, FLAGS).repeat(300);
+    let endless = || refuse(PeerMisbehaved::TooManyReplies);
+    let too_long = || refuse(PeerMisbehaved::TooLong);
     vec![
         go("O13", &[ack(opt::GO)], refuse(PeerMisbehaved::NoExportInfo)),
         go("O14", &[odd_export(11)], refuse(InvalidMessage::Truncated)),
@@ -90,10 +91,12 @@ fn facts() -> Vec<Case> {
         go("O35", &[reply(opt::GO, rep::INFO, &[0])], refuse(InvalidMessage::Truncated)),
         go("O36", &[reply(opt::GO, rep::INFO, &[])], refuse(InvalidMessage::Truncated)),
         go("O38", &[info(1, &[b'x'; 4097]), granted()], refuse(InvalidMessage::StringTooLong)),
-        go("O39", &[endless], refuse(PeerMisbehaved::TooManyReplies))
+        go("O39", &[export(SIZE, FLAGS).repeat(300)], endless())
             .with(|config| config.limits(Limits::default().max_option_replies(200))),
-        go("O39-bytes", &[info(42, &[7; 9000]).repeat(9)], refuse(PeerMisbehaved::TooLong))
+        go("O39-bytes", &[info(42, &[7; 9000]).repeat(9)], too_long())
             .with(|config| config.limits(Limits::default().max_option_bytes(50_000))),
+        go("O39-default", &[export(SIZE, FLAGS).repeat(40_000)], endless()),
+        go("O39-default-bytes", &[info(42, &[7; 9000]).repeat(1000)], too_long()),
         go(
             "O40",
             &[reply(opt::GO, rep::SERVER, &[0, 0, 0, 0])],

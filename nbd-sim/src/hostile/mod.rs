@@ -16,7 +16,12 @@
 //! | `status` | block status |
 //! | `extended` | extended headers |
 //! | `bytes` | the messages, unchecked |
-//! | `player` | delivers a script |
+//! | `player` | delivers a script in memory |
+//! | `stage` | plays a script over a socket |
+//! | `scenes` | servers that harm by what they do with a socket |
+//! | `judge` | whether a client over a socket ended as the one in memory |
+//! | `tour` | the whole table over sockets, with feature `peers` |
+//! | `guarded` | a buffer that shows who wrote past it |
 
 pub mod bytes;
 mod chunk;
@@ -24,16 +29,28 @@ mod contexts;
 mod extended;
 mod go;
 mod greeting;
+mod guarded;
+mod judge;
 mod player;
 mod read;
+mod scenes;
 mod simple;
+mod stage;
 mod status;
+#[cfg(feature = "peers")]
+mod tour;
 
 use nbd_proto::{
     ClientConfig, Command, CommandError, Errno, Error, Negotiated, RefusalCode, ReplyFault,
 };
 
+pub use guarded::Guarded;
+pub use judge::{Failure, Played};
 pub use player::Observed;
+pub use scenes::{Scene, scenes};
+pub use stage::{Address, Stage};
+#[cfg(feature = "peers")]
+pub use tour::{play_scenes, tour};
 
 /// What every byte of data is that a scripted server sends.
 pub const DATA: u8 = 0x5a;
@@ -45,8 +62,8 @@ pub struct Case {
     pub id: &'static str,
     /// What the client is configured to do.
     pub config: ClientConfig,
-    /// Whether the client lists the exports instead of choosing one.
-    pub lists: bool,
+    /// What the client wants to know.
+    pub asks: Ask,
     /// What the server sends, burst by burst.
     pub bursts: Vec<Vec<u8>>,
     /// What the client asks once connected.
@@ -57,6 +74,17 @@ pub struct Case {
     pub closes: bool,
     /// What the client owes its user.
     pub outcome: Outcome,
+}
+
+/// What a client wants to know of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ask {
+    /// The export.
+    Export,
+    /// Which exports there are.
+    Exports,
+    /// Which meta contexts there are.
+    Contexts,
 }
 
 /// What a client owes its user.
@@ -70,7 +98,7 @@ pub enum Outcome {
     Waits,
     /// The connection stands, and this holds of it.
     Connects(fn(&Negotiated) -> bool),
-    /// So many exports are told, then the option ends so.
+    /// So many names are told, then the option ends so.
     Lists(usize, Result<(), RefusalCode>),
     /// The commands end so and the connection lives.
     Lives(Vec<Answer>),
@@ -154,7 +182,7 @@ fn connecting(id: &'static str, bursts: Vec<Vec<u8>>, outcome: Outcome) -> Case 
     Case {
         id,
         config: plain(),
-        lists: false,
+        asks: Ask::Export,
         bursts,
         commands: Vec::new(),
         replies: Vec::new(),

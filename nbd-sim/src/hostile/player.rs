@@ -2,10 +2,10 @@
 
 use nbd_proto::{
     Client, Command, Discard, Error, ErrorReport, Event, Machine, Negotiated, Negotiation,
-    NegotiationEvent, PayloadSink, PayloadSource, Phase, RefusalCode, RequestId, part_mut,
+    NegotiationEvent, PayloadSink, PayloadSource, Phase, Refusal, RequestId, part_mut,
 };
 
-use super::{Answer, Case, DATA, Outcome};
+use super::{Answer, Ask, Case, Guarded, Outcome};
 use crate::delivery::Delivery;
 
 /// What came of a script.
@@ -15,51 +15,56 @@ pub struct Observed {
     pub negotiated: Option<Negotiated>,
     /// What ended the negotiation or the connection.
     pub error: Option<Error>,
-    /// Names of exports that were listed.
-    pub exports: Vec<String>,
+    /// Names of exports or contexts that were listed.
+    pub names: Vec<String>,
     /// How listing them ended.
-    pub listed: Option<Result<(), RefusalCode>>,
+    pub listed: Option<Result<(), Refusal>>,
     /// How each command ended.
     pub answers: Vec<Answer>,
-    /// What the server explained.
+    /// The first things the server explained.
     pub reports: Vec<(Option<u64>, Vec<u8>)>,
     /// All that the client sent.
     pub sent: Vec<u8>,
+    /// How many bytes of that came before each burst it was given.
+    pub marks: Vec<usize>,
+    /// Something came, or nothing more will, where the handshake of TLS was due.
+    pub upgrading: bool,
     /// A broken promise about memory.
     pub broken: Option<String>,
+    /// Bytes of the data phase came before anything was asked for there.
+    pub hasty: bool,
     /// The connection was left in good order, or is about to be.
     pub leaving: bool,
     /// Another command can be asked and answered.
     pub usable: bool,
 }
 
-const BEFORE: u8 = 0xee;
-const MARGIN: usize = 64;
-
-/// Buffers of the commands, found by slot, with a margin on both sides.
+/// Buffers of the commands, found by slot.
 #[derive(Debug, Default)]
 struct Memory {
-    buffers: Vec<(RequestId, Vec<u8>)>,
+    buffers: Vec<(RequestId, Guarded)>,
     reports: Vec<(Option<u64>, Vec<u8>)>,
 }
 
 impl PayloadSink for Memory {
     fn region(&mut self, id: RequestId, at: usize, len: usize) -> &mut [u8] {
         match self.buffers.iter_mut().find(|(owner, _)| *owner == id) {
-            Some((_, buffer)) => part_mut(buffer, MARGIN + at, len),
+            Some((_, buffer)) => part_mut(buffer.as_mut(), at, len),
             None => &mut [],
         }
     }
 
     fn error(&mut self, _id: RequestId, report: ErrorReport<'_>) {
-        self.reports.push((report.offset, report.message.to_vec()));
+        if self.reports.len() < 16 {
+            self.reports.push((report.offset, report.message.to_vec()));
+        }
     }
 }
 
 impl PayloadSource for Memory {
     fn bytes(&self, id: RequestId, at: usize, len: usize) -> &[u8] {
         match self.buffers.iter().find(|(owner, _)| *owner == id) {
-            Some((_, buffer)) => &buffer[MARGIN + at..MARGIN + at + len],
+            Some((_, buffer)) => &buffer.as_ref()[at..at + len],
             None => &[],
         }
     }
@@ -100,29 +105,34 @@ impl Case {
         let mut result = Ok(());
         for burst in &self.bursts {
             let burst = until_cut(burst, cut);
+            seen.marks.push(seen.sent.len());
+            seen.upgrading |= negotiation.phase() == Phase::StartTls;
             let taken = delivery.deliver(&mut negotiation, &mut Discard, burst);
             result = taken.map(|taken| early.extend(&burst[taken..]));
             negotiation.drain(&mut seen.sent, &Discard).expect("no payload");
             if result.is_err() {
                 break;
             }
-            if self.lists && !asked && negotiation.phase() == Phase::Idle {
+            if !asked && negotiation.phase() == Phase::Idle {
                 asked = true;
-                negotiation.list().expect("idle");
+                match self.asks {
+                    Ask::Export => {}
+                    Ask::Exports => negotiation.list().expect("idle"),
+                    Ask::Contexts => negotiation.list_meta_contexts(&[]).expect("idle"),
+                }
             }
             negotiation.drain(&mut seen.sent, &Discard).expect("no payload");
         }
         let last = self.replies.is_empty() && self.closes || *cut == 0;
         if last && result.is_ok() && negotiation.phase() != Phase::Established {
+            seen.upgrading |= negotiation.phase() == Phase::StartTls;
             result = negotiation.eof();
         }
         while let Some(event) = negotiation.poll_event() {
             match event {
-                NegotiationEvent::Export(entry) => seen.exports.push(entry.name),
-                NegotiationEvent::Finished { option, result } if self.lists => {
-                    assert_eq!(option, nbd_proto::OptionCode::List);
-                    seen.listed = Some(result.map_err(|refusal| refusal.code));
-                }
+                NegotiationEvent::Export(entry) => seen.names.push(entry.name),
+                NegotiationEvent::MetaContext(context) if asked => seen.names.push(context.name),
+                NegotiationEvent::Finished { result, .. } if asked => seen.listed = Some(result),
                 NegotiationEvent::MetaContext(_) | NegotiationEvent::Finished { .. } => {}
             }
         }
@@ -143,15 +153,16 @@ impl Case {
         seen: &mut Observed,
     ) {
         let mut memory = Memory::default();
+        seen.hasty = !early.is_empty() || client.has_buffered();
         for command in &self.commands {
             let id = client.submit(*command).expect("a sound command");
-            let payload = command.length.min(1 << 25) as usize;
-            memory.buffers.push((id, vec![BEFORE; payload + 2 * MARGIN]));
+            memory.buffers.push((id, Guarded::of(command)));
         }
         client.drain(&mut seen.sent, &memory).expect("payload");
         let mut result = client.feed(early, &mut memory);
         for burst in &self.replies {
             let burst = until_cut(burst, cut);
+            seen.marks.push(seen.sent.len());
             result = result.and_then(|_| delivery.deliver(&mut client, &mut memory, burst));
         }
         let mut result = result.map(|_| ());
@@ -180,23 +191,11 @@ impl Case {
         seen.usable = seen.error.is_none() && is_usable(&mut client, seen);
     }
 
-    /// Bytes outside a buffer stay; a read that succeeds is made of the server's
-    /// bytes and zeroes alone.
     fn broken_promise(&self, memory: &Memory, seen: &Observed) -> Option<String> {
         let of = self.commands.iter().zip(&seen.answers);
-        for ((command, answer), (id, buffer)) in of.zip(&memory.buffers) {
-            let (front, rest) = buffer.split_at(MARGIN);
-            let (payload, back) = rest.split_at(rest.len() - MARGIN);
-            if front.iter().chain(back).any(|byte| *byte != BEFORE) {
-                return Some(format!("{id:?}: bytes outside the buffer were touched"));
-            }
-            let read = command.kind == nbd_proto::CommandType::Read;
-            let strange = payload.iter().any(|byte| ![DATA, 0].contains(byte));
-            if read && *answer == Some(Ok(())) && strange {
-                return Some(format!("{id:?}: success without the server's bytes"));
-            }
-        }
-        None
+        of.zip(&memory.buffers).find_map(|((command, answer), (_, buffer))| {
+            buffer.broken_promise(command, *answer == Some(Ok(()))).map(str::to_owned)
+        })
     }
 }
 
@@ -235,7 +234,8 @@ impl Outcome {
             Self::Waits => !connected && seen.error.is_none(),
             Self::Connects(holds) => seen.negotiated.as_ref().is_some_and(holds),
             Self::Lists(count, result) => {
-                seen.exports.len() == *count && seen.listed == Some(*result) && seen.error.is_none()
+                let listed = seen.listed.clone().map(|ended| ended.map_err(|no| no.code));
+                seen.names.len() == *count && listed == Some(*result) && seen.error.is_none()
             }
             Self::Lives(answers) => seen.usable && seen.answers == *answers,
             Self::Leaves(answers) => {

@@ -72,6 +72,8 @@ fn coverage() -> Vec<Case> {
         talking(id, Form::Structured, &[read], parts.concat(), outcome)
     };
     let failed = |flags| chunk(flags, kind::ERROR, ID, &error(5, b"disk on fire"));
+    let text = chunk(MORE, kind::ERROR, ID, &error(28, &[b'x'; 4096]));
+    let scattered: Vec<_> = (0..20_000).map(|n| piece(MORE, 2 * n, 1)).collect();
     let bytes: Vec<Vec<u8>> = (0..1024).rev().map(|n| piece(MORE, 4096 + n, 1)).collect();
     let other = chunk(DONE, kind::NONE, cookie(7), &[]);
     let second = chunk(DONE, kind::OFFSET_DATA, cookie(1), &data(0, 512));
@@ -104,5 +106,13 @@ fn coverage() -> Vec<Case> {
             fails(Errno::Io),
         ),
         interleaved,
+        read("X62-endless-errors", &[text.repeat(4000), failed(DONE)], fails(Errno::NoSpc)),
+        talking(
+            "X62-scattered",
+            Form::Structured,
+            &[Command::read(0, 1 << 16)],
+            [scattered.concat(), end()].concat(),
+            spoilt(ReplyFault::TooScattered),
+        ),
     ]
 }

@@ -12,6 +12,7 @@ pub(super) fn cases() -> Vec<Case> {
     let data = |cookie| simple(0, cookie, &[DATA; 1024]);
     let one = |id, reply, outcome| talking(id, Form::Simple, &[read], reply, outcome);
     let two = |id, reply, outcome| talking(id, Form::Simple, &[read, read], reply, outcome);
+    let nobody = simple(5, 0xdead, &[]);
     let mut historic = data(cookie(0));
     historic[..4].copy_from_slice(&0x9674_4668u32.to_be_bytes());
     vec![
@@ -43,6 +44,7 @@ pub(super) fn cases() -> Vec<Case> {
         .closing(),
         one("X52", Vec::new(), Outcome::Lives(vec![super::WAITING])),
         one("X53", join(&[&simple(5, 0, &[]), &data(cookie(0))]), succeeds()),
+        one("X53-endless", join(&[&nobody.repeat(100_000), &data(cookie(0))]), succeeds()),
         two(
             "X56-out-of-order",
             join(&[&data(cookie(1)), &data(cookie(0))]),

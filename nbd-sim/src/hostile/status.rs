@@ -28,6 +28,9 @@ pub(super) fn cases() -> Vec<Case> {
     let length = || dies(InvalidMessage::ChunkLength);
     let raw = |id, body: &[u8]| map(id, chunk(DONE, kind::BLOCK_STATUS, ID, body), length());
     let excess = || spoilt(ReplyFault::ExcessExtent);
+    let strangers = (9..50_009).map(|id| report(u16::from(id == 50_008), id, &[(8192, 0)]));
+    let strangers: Vec<_> = strangers.collect();
+    let crowd = report(DONE, 1, &vec![(1, 0); 1 << 20]);
     let end = chunk(DONE, kind::NONE, ID, &[]);
     let wide = status_ext(1, 1, &[(8192, 0)]);
     vec![
@@ -63,6 +66,8 @@ pub(super) fn cases() -> Vec<Case> {
             dies(PeerMisbehaved::UnexpectedChunkType),
         ),
         two("S21", report(DONE, 1, &[(8192, 0)]), spoilt(ReplyFault::MissingContext)),
+        map("S05-endless", strangers.concat(), spoilt(ReplyFault::UnknownContext)),
+        map("S09-a-million", crowd, excess()),
         two(
             "S22-both",
             join(&[&report(MORE, 7, &[(8192, 0)]), &report(DONE, 1, &[(8192, 0)])]),

@@ -1,0 +1,126 @@
+//! The table of servers that break rules, over real sockets.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::Poll;
+
+use nbd_client_async::proto::{Command, CommandType, TlsPolicy};
+use nbd_client_async::transport::tls::{TlsConfig, TlsConnector};
+use nbd_client_async::{Builder, Client, Error};
+use nbd_sim::hostile::{Ask, Case, Failure, Guarded, Played, play_scenes, tour};
+
+use crate::support::Host;
+
+macro_rules! on_every_runtime {
+    ($($name:ident $host:ident),*) => {
+        $(#[test]
+        fn $name() {
+            use crate::support::$host;
+            let tls = TlsConfig::new().connector().expect("a connector");
+            tour(|case, uri| $host::run(play::<$host>(&tls, case, uri)));
+            play_scenes(|case, uri| $host::run(play::<$host>(&tls, case, uri)));
+        })*
+    };
+}
+
+on_every_runtime!(
+    tokio_current_thread CurrentThread,
+    tokio_multi_thread MultiThread,
+    smol OnSmol,
+    async_std OnAsyncStd
+);
+
+async fn play<H: Host>(tls: &TlsConnector, case: &Case, uri: &str) -> Played {
+    let mut played = Played::default();
+    let builder = Builder::<H::Runtime>::new()
+        .tls(TlsPolicy::Disable, tls.clone())
+        .config(case.config.clone())
+        .timeout(case.patience(case.connects_or_fails()));
+    match case.asks {
+        Ask::Export => match builder.connect_uri(uri).await {
+            Ok(client) => {
+                played.connected = Some(Ok(client.negotiated().clone()));
+                talk(case, &client, &mut played).await;
+            }
+            Err(error) => played.connected = Some(Err(failure(error))),
+        },
+        Ask::Exports => {
+            let exports = match builder.negotiate_uri(uri).await {
+                Ok(mut options) => options.list().await,
+                Err(error) => Err(error),
+            };
+            played.listed = Some(named(exports, |export| export.name));
+        }
+        Ask::Contexts => {
+            let contexts = match builder.negotiate_uri(uri).await {
+                Ok(mut options) => options.list_meta_contexts(&[]).await,
+                Err(error) => Err(error),
+            };
+            played.listed = Some(named(contexts, |context| context.name));
+        }
+    }
+    played
+}
+
+async fn talk(case: &Case, client: &Client, played: &mut Played) {
+    let hasty = client.with_timeout(Some(case.patience(case.answers_all())));
+    let commands = case.commands.iter().map(|command| run(&hasty, *command));
+    for (result, buffer) in all(commands).await {
+        played.answers.push(result.map_err(failure));
+        played.buffers.push(buffer);
+    }
+    played.usable = Some(client.flush().await.map_err(failure));
+}
+
+/// One command of any kind, and the buffer it went with.
+async fn run(client: &Client, command: Command) -> (Result<(), Error>, Guarded) {
+    let buffer = Guarded::of(&command);
+    match command.kind {
+        CommandType::Read if command.flags.is_empty() => {
+            client.read_into(command.offset, buffer).await
+        }
+        CommandType::Read => {
+            let read = client.read_structured(command.offset, buffer, command.flags).await;
+            (read.0.map(drop), read.1)
+        }
+        CommandType::Write => {
+            let data = buffer.as_ref().to_vec();
+            (client.write_at_with(command.offset, data, command.flags).await, buffer)
+        }
+        _ => (client.run(command).await, buffer),
+    }
+}
+
+/// All at the same time, in their order.
+async fn all<T>(futures: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
+    let mut futures: Vec<_> = futures.map(|future| (Box::pin(future), None)).collect();
+    poll_fn(|cx| {
+        for (future, result) in futures.iter_mut().filter(|(_, result)| result.is_none()) {
+            if let Poll::Ready(value) = Pin::new(future).poll(cx) {
+                *result = Some(value);
+            }
+        }
+        match futures.iter().all(|(_, result)| result.is_some()) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    })
+    .await;
+    futures.into_iter().filter_map(|(_, result)| result).collect()
+}
+
+fn named<T>(list: Result<Vec<T>, Error>, name: fn(T) -> String) -> Result<Vec<String>, Failure> {
+    list.map(|list| list.into_iter().map(name).collect()).map_err(failure)
+}
+
+fn failure(error: Error) -> Failure {
+    match error {
+        Error::Protocol(error) => Failure::Protocol(error),
+        Error::Command(failed) => Failure::Command(failed.error),
+        Error::Submit { .. } => Failure::NotSent,
+        Error::Link(_) => Failure::Tls,
+        Error::TimedOut { .. } => Failure::TimedOut,
+        Error::Io(error) => Failure::Io(error.kind()),
+        other => Failure::Other(other.to_string()),
+    }
+}

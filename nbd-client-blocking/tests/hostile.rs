@@ -1,0 +1,92 @@
+//! The table of servers that break rules, over real sockets.
+
+use nbd_client_blocking::transport::tls::{TlsConfig, TlsConnector};
+use nbd_client_blocking::{Builder, Client, Error};
+use nbd_proto::{Command, CommandType, TlsPolicy};
+use nbd_sim::hostile::{Ask, Case, Failure, Guarded, Played, play_scenes, tour};
+
+#[test]
+fn every_case_ends_over_a_socket_as_in_memory() {
+    let tls = TlsConfig::new().connector().expect("a connector");
+    tour(|case, uri| play(&tls, case, uri));
+    play_scenes(|case, uri| play(&tls, case, uri));
+}
+
+fn play(tls: &TlsConnector, case: &Case, uri: &str) -> Played {
+    let mut played = Played::default();
+    let builder = Builder::new()
+        .tls(TlsPolicy::Disable, tls.clone())
+        .config(case.config.clone())
+        .timeout(case.patience(case.connects_or_fails()));
+    match case.asks {
+        Ask::Export => match builder.connect_uri(uri) {
+            Ok(client) => {
+                played.connected = Some(Ok(client.negotiated().clone()));
+                talk(case, client, &mut played);
+            }
+            Err(error) => played.connected = Some(Err(failure(error))),
+        },
+        Ask::Exports => {
+            let exports = builder.negotiate_uri(uri).and_then(|mut options| options.list());
+            played.listed = Some(named(exports, |export| export.name));
+        }
+        Ask::Contexts => {
+            let contexts =
+                builder.negotiate_uri(uri).and_then(|mut options| options.list_meta_contexts(&[]));
+            played.listed = Some(named(contexts, |context| context.name));
+        }
+    }
+    played
+}
+
+fn talk(case: &Case, mut client: Client, played: &mut Played) {
+    client.set_timeout(Some(case.patience(case.answers_all()))).expect("a timeout");
+    let mut pipeline = client.pipeline();
+    let ids: Vec<_> = case
+        .commands
+        .iter()
+        .map(|command| {
+            let buffer = has_payload(command).then(|| Guarded::of(command));
+            pipeline.submit(*command, buffer).expect("a sound command")
+        })
+        .collect();
+    played.answers = vec![Err(Failure::TimedOut); ids.len()];
+    played.buffers = case.commands.iter().map(Guarded::of).collect();
+    loop {
+        match pipeline.wait() {
+            Ok(Some(done)) => {
+                let n = ids.iter().position(|id| *id == done.id).expect("a command of ours");
+                assert_eq!(played.answers[n], Err(Failure::TimedOut), "completed twice");
+                played.answers[n] = done.result.map_err(failure);
+                if let Some(buffer) = done.buffer {
+                    played.buffers[n] = buffer;
+                }
+            }
+            Ok(None) | Err(Error::TimedOut { .. }) => break,
+            Err(_) => {}
+        }
+    }
+    drop(pipeline);
+    client.set_timeout(Some(case.patience(true))).expect("a timeout");
+    played.usable = Some(client.flush().map_err(failure));
+}
+
+fn named<T>(list: Result<Vec<T>, Error>, name: fn(T) -> String) -> Result<Vec<String>, Failure> {
+    list.map(|list| list.into_iter().map(name).collect()).map_err(failure)
+}
+
+fn has_payload(command: &Command) -> bool {
+    matches!(command.kind, CommandType::Read | CommandType::Write)
+}
+
+fn failure(error: Error) -> Failure {
+    match error {
+        Error::Protocol(error) => Failure::Protocol(error),
+        Error::Command(failed) => Failure::Command(failed.error),
+        Error::Submit { .. } => Failure::NotSent,
+        Error::Link(_) => Failure::Tls,
+        Error::TimedOut { .. } => Failure::TimedOut,
+        Error::Io(error) => Failure::Io(error.kind()),
+        other => Failure::Other(other.to_string()),
+    }
+}

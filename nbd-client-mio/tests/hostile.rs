@@ -1,0 +1,162 @@
+//! The table of servers that break rules, over real sockets.
+
+use std::time::{Duration, Instant};
+
+use mio::{Events, Interest, Poll, Token};
+use nbd_client_mio::transport::tls::{TlsConfig, TlsConnector};
+use nbd_client_mio::{Builder, Connection, Error, State};
+use nbd_proto::{Command, CommandType, NegotiationEvent, TlsPolicy};
+use nbd_sim::hostile::{Ask, Case, Failure, Guarded, Played, play_scenes, tour};
+
+#[test]
+fn every_case_ends_over_a_socket_as_in_memory() {
+    let tls = TlsConfig::new().connector().expect("a connector");
+    tour(|case, uri| play(&tls, case, uri));
+    play_scenes(|case, uri| play(&tls, case, uri));
+}
+
+type Disk = Connection<Guarded>;
+
+/// A connection and the loop it lives in.
+struct Loop {
+    poll: Poll,
+    events: Events,
+    disk: Disk,
+    /// What ended the connection; told once, and true ever after.
+    error: Option<Failure>,
+}
+
+impl Loop {
+    /// Drives the connection until it is `done`.
+    fn until(
+        &mut self,
+        patience: Duration,
+        mut done: impl FnMut(&mut Disk) -> bool,
+    ) -> Result<(), Failure> {
+        let end = Instant::now() + patience;
+        while !done(&mut self.disk) {
+            if let Some(error) = &self.error {
+                return Err(error.clone());
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Failure::TimedOut);
+            }
+            if self.disk.wants_again() {
+                let driven = self.disk.drive(self.poll.registry());
+                self.error = driven.err().map(failure);
+            } else {
+                self.poll.poll(&mut self.events, Some(left)).expect("a poll");
+                self.events.iter().for_each(|event| self.disk.note(event));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn play(tls: &TlsConnector, case: &Case, uri: &str) -> Played {
+    let mut played = Played::default();
+    let builder = Builder::new().tls(TlsPolicy::Disable, tls.clone()).config(case.config.clone());
+    let mut disk = builder.connect_uri(uri).expect("a connection");
+    let poll = Poll::new().expect("a poll");
+    poll.registry().register(&mut disk, Token(0), Interest::READABLE).expect("registration");
+    let mut this = Loop { poll, events: Events::with_capacity(8), disk, error: None };
+    let settled = |disk: &mut Disk| matches!(disk.state(), State::Choosing | State::Ready);
+    let connected = this.until(case.patience(case.connects_or_fails()), settled);
+    if case.asks != Ask::Export {
+        played.listed = Some(connected.and_then(|()| list(case, &mut this)));
+        return played;
+    }
+    match connected {
+        Ok(()) => {
+            let client = this.disk.client().expect("the data phase");
+            played.connected = Some(Ok(client.negotiated().clone()));
+            talk(case, &mut this, &mut played);
+        }
+        Err(failure) => played.connected = Some(Err(failure)),
+    }
+    played
+}
+
+fn list(case: &Case, this: &mut Loop) -> Result<Vec<String>, Failure> {
+    let negotiation = this.disk.negotiation().expect("it can be asked");
+    while negotiation.poll_event().is_some() {}
+    let asked = match case.asks {
+        Ask::Export | Ask::Exports => negotiation.list(),
+        Ask::Contexts => negotiation.list_meta_contexts(&[]),
+    };
+    asked.expect("a sound question");
+    let mut names = Vec::new();
+    let mut ended = None;
+    this.until(case.patience(true), |disk| {
+        while let Some(event) = disk.negotiation().and_then(|asked| asked.poll_event()) {
+            match event {
+                NegotiationEvent::Export(export) => names.push(export.name),
+                NegotiationEvent::MetaContext(context) => names.push(context.name),
+                NegotiationEvent::Finished { result, .. } => ended = Some(result),
+            }
+        }
+        ended.is_some()
+    })?;
+    let ended = ended.expect("it is over");
+    ended.map(|()| names).map_err(|refusal| Failure::Protocol(refusal.into()))
+}
+
+fn talk(case: &Case, this: &mut Loop, played: &mut Played) {
+    let ids: Vec<_> = case
+        .commands
+        .iter()
+        .map(|command| {
+            let buffer = has_payload(command).then(|| Guarded::of(command));
+            this.disk.submit(*command, buffer).expect("a sound command")
+        })
+        .collect();
+    played.answers = vec![Err(Failure::TimedOut); ids.len()];
+    played.buffers = case.commands.iter().map(Guarded::of).collect();
+    let mut due = ids.len();
+    while due > 0 {
+        let mut completed = None;
+        let waited = this.until(case.patience(case.answers_all()), |disk| {
+            completed = disk.next_completion();
+            completed.is_some()
+        });
+        let Some(done) = completed else {
+            assert_eq!(waited, Err(Failure::TimedOut));
+            ids.iter().for_each(|id| drop(this.disk.abandon(*id)));
+            break;
+        };
+        let n = ids.iter().position(|id| *id == done.id).expect("a command of ours");
+        assert_eq!(played.answers[n], Err(Failure::TimedOut), "completed twice");
+        played.answers[n] = done.result.map_err(failure);
+        if let Some(buffer) = done.buffer {
+            played.buffers[n] = buffer;
+        }
+        due -= 1;
+    }
+    played.usable = Some(flush(case, this));
+}
+
+fn flush(case: &Case, this: &mut Loop) -> Result<(), Failure> {
+    this.disk.submit(Command::flush(), None).map_err(|rejected| failure(rejected.error))?;
+    let mut completed = None;
+    this.until(case.patience(true), |disk| {
+        completed = disk.next_completion();
+        completed.is_some()
+    })?;
+    completed.expect("a completion").result.map_err(failure)
+}
+
+fn has_payload(command: &Command) -> bool {
+    matches!(command.kind, CommandType::Read | CommandType::Write)
+}
+
+fn failure(error: Error) -> Failure {
+    match error {
+        Error::Protocol(error) => Failure::Protocol(error),
+        Error::Command(failed) => Failure::Command(failed.error),
+        Error::Submit { .. } => Failure::NotSent,
+        Error::Link(_) => Failure::Tls,
+        Error::Io(error) => Failure::Io(error.kind()),
+        other => Failure::Other(other.to_string()),
+    }
+}

@@ -1,0 +1,59 @@
+//! The whole table over real sockets, for any client.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::net::UnixListener;
+use std::thread;
+
+use super::{Address, Case, Played, Stage, all, scenes};
+use crate::peer::Scratch;
+
+/// Plays every case over a Unix socket and over TCP to the client that `play` is, which
+/// is given the case and the server's URI.
+///
+/// # Panics
+/// When a case ends in another way than in memory, or a client neither speaks nor
+/// leaves for a minute.
+pub fn tour(mut play: impl FnMut(&Case, &str) -> Played) {
+    let scratch = Scratch::new().expect("a temporary directory");
+    for (n, case) in all().iter().enumerate() {
+        let unix = Address::Unix(scratch.join(&n.to_string()));
+        let tcp = Address::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+        for address in [unix, tcp] {
+            let stage = Stage::at(address).expect("a socket that listens");
+            let uri = stage.uri();
+            let (played, sent) = thread::scope(|scope| {
+                let server = scope.spawn(|| stage.play(case, case.patience(true)));
+                (play(case, &uri), server.join().expect("no panic"))
+            });
+            let sent = sent.unwrap_or_else(|error| panic!("{}, {uri}: {error}", case.id));
+            if let Err(difference) = case.judge(&played, &sent) {
+                panic!("{}, {uri}: {difference}", case.id);
+            }
+        }
+    }
+}
+
+/// Plays every scene over a Unix socket to a client, as [`tour`] does.
+///
+/// # Panics
+/// When a scene ends in another way than it should.
+pub fn play_scenes(mut play: impl FnMut(&Case, &str) -> Played) {
+    let scratch = Scratch::new().expect("a temporary directory");
+    for scene in scenes() {
+        let id = scene.case.id;
+        let path = scratch.join(id);
+        let listener = UnixListener::bind(&path).expect("a socket that listens");
+        let uri = format!("nbd+unix:///?socket={}", path.display());
+        let (played, served) = thread::scope(|scope| {
+            let server = scope.spawn(|| {
+                let mut client = listener.accept()?.0;
+                client.set_read_timeout(Some(scene.case.patience(true)))?;
+                client.set_write_timeout(Some(scene.case.patience(true)))?;
+                scene.perform(&mut client)
+            });
+            (play(&scene.case, &uri), server.join().expect("no panic"))
+        });
+        served.unwrap_or_else(|error| panic!("{id}: {error}"));
+        assert!((scene.ends_well)(&played), "{id}: {played:?}");
+    }
+}
