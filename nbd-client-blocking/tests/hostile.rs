@@ -24,7 +24,7 @@ fn play(tls: &TlsConnector, case: &Case, uri: &str) -> Played {
                 played.connected = Some(Ok(client.negotiated().clone()));
                 talk(case, client, &mut played);
             }
-            Err(error) => played.connected = Some(Err(failure(error))),
+            Err(error) => played.connected = Some(Err(error.into())),
         },
         Ask::Exports => {
             let exports = builder.negotiate_uri(uri).and_then(|mut options| options.list());
@@ -57,7 +57,7 @@ fn talk(case: &Case, mut client: Client, played: &mut Played) {
             Ok(Some(done)) => {
                 let n = ids.iter().position(|id| *id == done.id).expect("a command of ours");
                 assert_eq!(played.answers[n], Err(Failure::TimedOut), "completed twice");
-                played.answers[n] = done.result.map_err(failure);
+                played.answers[n] = done.result.map_err(Failure::from);
                 if let Some(buffer) = done.buffer {
                     played.buffers[n] = buffer;
                 }
@@ -68,25 +68,13 @@ fn talk(case: &Case, mut client: Client, played: &mut Played) {
     }
     drop(pipeline);
     client.set_timeout(Some(case.patience(true))).expect("a timeout");
-    played.usable = Some(client.flush().map_err(failure));
+    played.usable = Some(client.flush().map_err(Failure::from));
 }
 
 fn named<T>(list: Result<Vec<T>, Error>, name: fn(T) -> String) -> Result<Vec<String>, Failure> {
-    list.map(|list| list.into_iter().map(name).collect()).map_err(failure)
+    list.map(|list| list.into_iter().map(name).collect()).map_err(Failure::from)
 }
 
 fn has_payload(command: &Command) -> bool {
     matches!(command.kind, CommandType::Read | CommandType::Write)
-}
-
-fn failure(error: Error) -> Failure {
-    match error {
-        Error::Protocol(error) => Failure::Protocol(error),
-        Error::Command(failed) => Failure::Command(failed.error),
-        Error::Submit { .. } => Failure::NotSent,
-        Error::Link(_) => Failure::Tls,
-        Error::TimedOut { .. } => Failure::TimedOut,
-        Error::Io(error) => Failure::Io(error.kind()),
-        other => Failure::Other(other.to_string()),
-    }
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use mio::{Events, Interest, Poll, Token};
 use nbd_client_mio::transport::tls::{TlsConfig, TlsConnector};
-use nbd_client_mio::{Builder, Connection, Error, State};
+use nbd_client_mio::{Builder, Connection, State};
 use nbd_proto::{Command, CommandType, NegotiationEvent, TlsPolicy};
 use nbd_sim::hostile::{Ask, Case, Failure, Guarded, Played, play_scenes, tour};
 
@@ -44,7 +44,7 @@ impl Loop {
             }
             if self.disk.wants_again() {
                 let driven = self.disk.drive(self.poll.registry());
-                self.error = driven.err().map(failure);
+                self.error = driven.err().map(Failure::from);
             } else {
                 self.poll.poll(&mut self.events, Some(left)).expect("a poll");
                 self.events.iter().for_each(|event| self.disk.note(event));
@@ -127,7 +127,7 @@ fn talk(case: &Case, this: &mut Loop, played: &mut Played) {
         };
         let n = ids.iter().position(|id| *id == done.id).expect("a command of ours");
         assert_eq!(played.answers[n], Err(Failure::TimedOut), "completed twice");
-        played.answers[n] = done.result.map_err(failure);
+        played.answers[n] = done.result.map_err(Failure::from);
         if let Some(buffer) = done.buffer {
             played.buffers[n] = buffer;
         }
@@ -137,26 +137,15 @@ fn talk(case: &Case, this: &mut Loop, played: &mut Played) {
 }
 
 fn flush(case: &Case, this: &mut Loop) -> Result<(), Failure> {
-    this.disk.submit(Command::flush(), None).map_err(|rejected| failure(rejected.error))?;
+    this.disk.submit(Command::flush(), None).map_err(|rejected| Failure::from(rejected.error))?;
     let mut completed = None;
     this.until(case.patience(true), |disk| {
         completed = disk.next_completion();
         completed.is_some()
     })?;
-    completed.expect("a completion").result.map_err(failure)
+    completed.expect("a completion").result.map_err(Failure::from)
 }
 
 fn has_payload(command: &Command) -> bool {
     matches!(command.kind, CommandType::Read | CommandType::Write)
-}
-
-fn failure(error: Error) -> Failure {
-    match error {
-        Error::Protocol(error) => Failure::Protocol(error),
-        Error::Command(failed) => Failure::Command(failed.error),
-        Error::Submit { .. } => Failure::NotSent,
-        Error::Link(_) => Failure::Tls,
-        Error::Io(error) => Failure::Io(error.kind()),
-        other => Failure::Other(other.to_string()),
-    }
 }

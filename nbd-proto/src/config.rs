@@ -285,8 +285,15 @@ impl ClientConfig {
     }
 
     /// Whether each protocol violation by the peer ends the connection, as the
-    /// protocol text demands (default: no). Without it a fault that leaves the
-    /// framing certain fails one command only.
+    /// protocol text demands (default: no).
+    ///
+    /// Without it a fault that leaves the framing certain fails one command only, see
+    /// [`ReplyFault`](crate::ReplyFault), and some spoil nothing: a reply to a request
+    /// that is not in flight is an [`Anomaly`](crate::Anomaly); a simple reply with an
+    /// error to a structured read counts as the error it is; an error message beyond
+    /// 4096 bytes is skipped, and so is an error's offset outside its request; block
+    /// sizes that contradict each other are ignored; transmission flags count even
+    /// without `HAS_FLAGS`. The project's `docs/faults.md` goes through it case by case.
     #[must_use]
     pub fn strict_peer(mut self, strict: bool) -> Self {
         self.strict_peer = strict;

@@ -162,9 +162,14 @@ pub enum PeerMisbehaved {
     /// An export was confirmed without its size.
     #[error("the server confirmed an export without telling its size and flags")]
     NoExportInfo,
-    /// An export without any transmission flag; `HAS_FLAGS` must be set.
-    #[error("the server sent transmission flags of 0")]
+    /// An export without any transmission flag, or, under
+    /// [`strict_peer`](crate::ClientConfig::strict_peer), without `HAS_FLAGS`.
+    #[error("the server sent transmission flags without HAS_FLAGS")]
     NoFlags,
+    /// Block sizes that contradict each other, under
+    /// [`strict_peer`](crate::ClientConfig::strict_peer); they are ignored otherwise.
+    #[error("block sizes that make no sense")]
+    BlockSizes,
     /// Two meta contexts with one number, or one that was not asked for.
     #[error("an inconsistent selection of meta contexts")]
     MetaContexts,
@@ -325,6 +330,13 @@ pub enum ReplyFault {
     /// An error chunk with error 0.
     #[error("an error chunk without an error")]
     ErrorZero,
+    /// An error message longer than 4096 bytes; it spoils nothing but what
+    /// [`strict_peer`](crate::ClientConfig::strict_peer) protects.
+    #[error("an error message longer than the protocol allows")]
+    LongMessage,
+    /// An error whose offset is missing or outside the request, likewise.
+    #[error("an error whose offset is missing or outside the request")]
+    ErrorOffset,
     /// Extents for a context that was not negotiated, or not asked for.
     #[error("extents of a meta context that was not asked for")]
     UnknownContext,

@@ -42,7 +42,7 @@ async fn play<H: Host>(tls: &TlsConnector, case: &Case, uri: &str) -> Played {
                 played.connected = Some(Ok(client.negotiated().clone()));
                 talk(case, &client, &mut played).await;
             }
-            Err(error) => played.connected = Some(Err(failure(error))),
+            Err(error) => played.connected = Some(Err(error.into())),
         },
         Ask::Exports => {
             let exports = match builder.negotiate_uri(uri).await {
@@ -66,10 +66,10 @@ async fn talk(case: &Case, client: &Client, played: &mut Played) {
     let hasty = client.with_timeout(Some(case.patience(case.answers_all())));
     let commands = case.commands.iter().map(|command| run(&hasty, *command));
     for (result, buffer) in all(commands).await {
-        played.answers.push(result.map_err(failure));
+        played.answers.push(result.map_err(Failure::from));
         played.buffers.push(buffer);
     }
-    played.usable = Some(client.flush().await.map_err(failure));
+    played.usable = Some(client.flush().await.map_err(Failure::from));
 }
 
 /// One command of any kind, and the buffer it went with.
@@ -110,17 +110,5 @@ async fn all<T>(futures: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T
 }
 
 fn named<T>(list: Result<Vec<T>, Error>, name: fn(T) -> String) -> Result<Vec<String>, Failure> {
-    list.map(|list| list.into_iter().map(name).collect()).map_err(failure)
-}
-
-fn failure(error: Error) -> Failure {
-    match error {
-        Error::Protocol(error) => Failure::Protocol(error),
-        Error::Command(failed) => Failure::Command(failed.error),
-        Error::Submit { .. } => Failure::NotSent,
-        Error::Link(_) => Failure::Tls,
-        Error::TimedOut { .. } => Failure::TimedOut,
-        Error::Io(error) => Failure::Io(error.kind()),
-        other => Failure::Other(other.to_string()),
-    }
+    list.map(|list| list.into_iter().map(name).collect()).map_err(Failure::from)
 }

@@ -106,10 +106,15 @@ impl Negotiated {
     }
 
     /// Takes in size and flags, from whichever message brings them.
-    pub(crate) fn describe(&mut self, size: u64, flags: TransmissionFlags) -> Result<(), Error> {
+    pub(crate) fn describe(
+        &mut self,
+        size: u64,
+        flags: TransmissionFlags,
+        strict: bool,
+    ) -> Result<(), Error> {
         // proto.md, "Transmission flags": bit 0 must be 1. A server that sets
         // others but not that one is understood all the same.
-        if flags.is_empty() {
+        if flags.is_empty() || strict && !flags.contains(TransmissionFlags::HAS_FLAGS) {
             return Err(PeerMisbehaved::NoFlags.into());
         }
         match &mut self.export {
@@ -152,9 +157,7 @@ impl Gathered {
     pub(crate) fn add(&mut self, info: Info) {
         match info {
             Info::Export(size, flags) => self.size_and_flags = Some((size, flags)),
-            // Sizes that make no sense are as good as none; dividing by them
-            // would not be.
-            Info::BlockSize(sizes) => self.block_sizes = sizes.are_sane().then_some(sizes),
+            Info::BlockSize(sizes) => self.block_sizes = Some(sizes),
             Info::Name(name) => self.name = Some(name),
             Info::Description(text) => self.description = Some(text),
             Info::Unknown(_) => {}
@@ -164,12 +167,18 @@ impl Gathered {
     /// The server confirmed: all of it becomes the export.
     ///
     /// proto.md, "NBD_OPT_GO": the server must have sent `NBD_INFO_EXPORT`.
-    pub(crate) fn commit(self, facts: &mut Negotiated) -> Result<(), Error> {
+    pub(crate) fn commit(self, facts: &mut Negotiated, strict: bool) -> Result<(), Error> {
         let (size, flags) = self.size_and_flags.ok_or(PeerMisbehaved::NoExportInfo)?;
         facts.forget_export();
-        facts.describe(size, flags)?;
+        facts.describe(size, flags, strict)?;
+        // proto.md, "Size constraints". Sizes that make no sense are as good as none;
+        // dividing by them would not be.
+        let sane = self.block_sizes.filter(|sizes| sizes.are_sane());
+        if strict && sane != self.block_sizes {
+            return Err(PeerMisbehaved::BlockSizes.into());
+        }
         if let Some(export) = &mut facts.export {
-            export.block_sizes = self.block_sizes;
+            export.block_sizes = sane;
             export.canonical_name = self.name;
             export.description = self.description;
         }

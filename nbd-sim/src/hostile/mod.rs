@@ -20,7 +20,7 @@
 //! | `stage` | plays a script over a socket |
 //! | `scenes` | servers that harm by what they do with a socket |
 //! | `judge` | whether a client over a socket ended as the one in memory |
-//! | `tour` | the whole table over sockets, with feature `peers` |
+//! | `tour` | the whole table over sockets, with feature `adapters` |
 //! | `guarded` | a buffer that shows who wrote past it |
 
 pub mod bytes;
@@ -37,7 +37,7 @@ mod scenes;
 mod simple;
 mod stage;
 mod status;
-#[cfg(feature = "peers")]
+#[cfg(feature = "adapters")]
 mod tour;
 
 use nbd_proto::{
@@ -49,7 +49,7 @@ pub use judge::{Failure, Played};
 pub use player::Observed;
 pub use scenes::{Scene, scenes};
 pub use stage::{Address, Stage};
-#[cfg(feature = "peers")]
+#[cfg(feature = "adapters")]
 pub use tour::{play_scenes, tour};
 
 /// What every byte of data is that a scripted server sends.

@@ -4,8 +4,24 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixListener;
 use std::thread;
 
-use super::{Address, Case, Played, Stage, all, scenes};
+use nbd_transport::Error;
+
+use super::{Address, Case, Failure, Played, Stage, all, scenes};
 use crate::peer::Scratch;
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Protocol(error) => Self::Protocol(error),
+            Error::Command(failed) => Self::Command(failed.error),
+            Error::Submit { .. } => Self::NotSent,
+            Error::Io(error) => Self::Io(error.kind()),
+            Error::Link(_) => Self::Tls,
+            Error::TimedOut { .. } => Self::TimedOut,
+            other => Self::Other(other.to_string()),
+        }
+    }
+}
 
 /// Plays every case over a Unix socket and over TCP to the client that `play` is, which
 /// is given the case and the server's URI.

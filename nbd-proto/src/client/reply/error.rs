@@ -38,7 +38,12 @@ impl Core {
             }
         };
         let offset = chunk.kind == ChunkType::ErrorOffset && room == message + 8;
+        if chunk.kind == ChunkType::ErrorOffset && !offset {
+            self.fault(chunk.id, ReplyFault::ErrorOffset)?;
+        }
         let step = if message > MAX_STRING as u64 {
+            // proto.md, "Conventions": no text is longer than that.
+            self.fault(chunk.id, ReplyFault::LongMessage)?;
             self.skip(chunk, room)
         } else {
             let message = usize::from(message_length);
@@ -70,6 +75,9 @@ impl Core {
                 let at = offset.checked_sub(command.offset)?;
                 (at < command.length).then_some(offset)
             });
+            if place.is_none() {
+                self.fault(chunk.id, ReplyFault::ErrorOffset)?;
+            }
         }
         if self.is_wanted(chunk.id) {
             sink.error(chunk.id, ErrorReport { errno, offset: place, message: text });

@@ -132,7 +132,8 @@ impl Core {
             OptionCode::ExtendedHeaders => self.facts.headers = HeaderStyle::Extended,
             OptionCode::SetMetaContext => self.facts.contexts = core::mem::take(&mut self.granted),
             OptionCode::Info | OptionCode::Go => {
-                core::mem::take(&mut self.gathered).commit(&mut self.facts)?;
+                let gathered = core::mem::take(&mut self.gathered);
+                gathered.commit(&mut self.facts, self.config.strict_peer)?;
             }
             OptionCode::List
             | OptionCode::ListMetaContext

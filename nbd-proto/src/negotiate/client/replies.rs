@@ -88,7 +88,7 @@ impl<S: PayloadSink> Role<S> for Core {
             Expect::Oldstyle => {
                 let (head, _) = take(bytes)?;
                 let export = ExportHeader::decode_oldstyle(head)?;
-                self.facts.describe(export.size, export.flags)?;
+                self.facts.describe(export.size, export.flags, self.config.strict_peer)?;
                 self.facts.normalise();
                 self.expect = Expect::Padding;
                 return Ok((head.len(), Step::Skip { left: ZERO_PADDING as u64 }));
@@ -105,7 +105,7 @@ impl<S: PayloadSink> Role<S> for Core {
             Expect::ExportHeader => {
                 let (head, _) = take(bytes)?;
                 let export = ExportHeader::decode_newstyle(head);
-                self.facts.describe(export.size, export.flags)?;
+                self.facts.describe(export.size, export.flags, self.config.strict_peer)?;
                 self.facts.normalise();
                 if !self.facts.handshake_flags.contains(HandshakeFlags::NO_ZEROES) {
                     self.expect = Expect::Padding;
