@@ -20,6 +20,7 @@
 //! | [`link`] | one machine at one end of a pipe, driven by pull or by push |
 //! | [`disk`] | what a server serves and what a client knows of it |
 //! | [`pair`] | a client and a server over a pipe, and every invariant checked |
+//! | [`recovery`] | a client that reconnects to a server that crashes |
 //! | [`delivery`] | the ways in which bytes can reach a machine |
 //! | [`replay`] | recorded sessions, played to either side |
 //! | [`hostile`] | servers that break rules, as a table |
@@ -39,6 +40,7 @@ pub mod pair;
 #[cfg(feature = "peers")]
 pub mod peer;
 pub mod pipe;
+pub mod recovery;
 pub mod replay;
 pub mod rng;
 pub mod transcript;

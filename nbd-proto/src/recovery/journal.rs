@@ -189,6 +189,16 @@ impl<T: Copy, P> Journal<T, P> {
         }
     }
 
+    /// The client's name for a command while it is with the client: what to
+    /// [`abandon`](crate::Client::abandon) before [`cancel`](Self::cancel).
+    #[must_use]
+    pub fn request(&self, place: Place) -> Option<RequestId> {
+        match self.line.get(place.0)?.stage {
+            Stage::Sent { id, .. } => Some(id),
+            Stage::Waiting => None,
+        }
+    }
+
     /// The data of a write.
     #[must_use]
     pub fn payload(&self, id: RequestId) -> Option<&P> {

@@ -1,0 +1,198 @@
+//! A server that carries requests out in any order, at any time, or not at all.
+
+use nbd_proto::{
+    Command, CommandFlags, CommandType, Discard, Errno, Error, ExportInfo, PayloadSink, Question,
+    RequestId, Server, ServerConfig, ServerEvent, ServerNegotiation, Table, part_mut,
+};
+
+use super::Check;
+use super::disk::VolatileDisk;
+use crate::link::Link;
+use crate::rng::Rng;
+
+enum Life {
+    Haggling(Box<ServerNegotiation>),
+    Serving(Box<Server>),
+    Over,
+}
+
+/// The server's end of one connection.
+pub(super) struct ServerSide {
+    link: Link,
+    life: Life,
+    export: ExportInfo,
+    pending: Vec<(RequestId, Command)>,
+    memory: Table<Vec<u8>>,
+    /// Whoever asks is told so.
+    pub(super) shutting_down: bool,
+    /// One request in so many fails; 0 for none.
+    fail_one_in: usize,
+    /// Cancelled commands are still about, so that changes may overlap.
+    pub(super) lenient: bool,
+}
+
+impl ServerSide {
+    pub(super) fn new(
+        link: Link,
+        config: ServerConfig,
+        export: ExportInfo,
+        fail_one_in: usize,
+    ) -> Self {
+        Self {
+            link,
+            life: Life::Haggling(Box::new(ServerNegotiation::new(config))),
+            export,
+            pending: Vec::new(),
+            memory: Table::new(),
+            shutting_down: false,
+            fail_one_in,
+            lenient: false,
+        }
+    }
+
+    pub(super) fn step(&mut self, rng: &mut Rng, disk: &mut VolatileDisk) -> Check {
+        match std::mem::replace(&mut self.life, Life::Over) {
+            Life::Haggling(mut negotiation) => {
+                if self.haggle(&mut negotiation).is_err() {
+                    self.link.close();
+                    return Ok(());
+                }
+                self.life = match negotiation.finish() {
+                    Ok(server) => Life::Serving(Box::new(server)),
+                    Err(unfinished) => Life::Haggling(unfinished),
+                };
+                Ok(())
+            }
+            Life::Serving(server) => self.serve(rng, disk, server),
+            Life::Over => Ok(()),
+        }
+    }
+
+    fn haggle(&mut self, negotiation: &mut ServerNegotiation) -> Result<(), Error> {
+        if let Some(Question::Go(_) | Question::ExportName(_)) = negotiation.question() {
+            negotiation.describe(self.export.clone())?;
+        }
+        let wrote = self.link.write(negotiation, &Discard);
+        wrote.and_then(|()| self.link.read(negotiation, &mut Discard)).map_err(|error| match error {
+            nbd_proto::io::DriveError::Protocol(error) => error,
+            nbd_proto::io::DriveError::Io(_) => nbd_proto::PeerMisbehaved::Closed.into(),
+        })
+    }
+
+    fn serve(&mut self, rng: &mut Rng, disk: &mut VolatileDisk, mut server: Box<Server>) -> Check {
+        while !self.pending.is_empty() && rng.one_in(2) {
+            let (id, command) = self.pending.swap_remove(rng.below(self.pending.len()));
+            self.answer(rng, disk, &mut server, id, command)?;
+        }
+        let wrote = self.link.write(&mut *server, &self.memory);
+        let mut sink = Arrivals(&mut self.memory);
+        // An end shows as an event.
+        let _ = wrote.and_then(|()| self.link.read(&mut *server, &mut sink));
+        while let Some(event) = server.poll_event() {
+            match event {
+                ServerEvent::Request { id, command } => {
+                    self.check_alone(&command)?;
+                    self.pending.push((id, command));
+                }
+                ServerEvent::Replied { id } => drop(self.memory.remove(id)),
+                ServerEvent::Disconnected { .. } => {
+                    self.link.close();
+                    return Ok(());
+                }
+            }
+        }
+        self.life = Life::Serving(server);
+        Ok(())
+    }
+
+    /// The client promised never to have two changes of the same bytes here.
+    fn check_alone(&self, command: &Command) -> Check {
+        let end = |command: &Command| command.offset + command.length;
+        let clash = self.pending.iter().find(|(_, other)| {
+            other.kind.modifies()
+                && command.offset < end(other)
+                && other.offset < end(command)
+        });
+        match clash {
+            Some((_, other)) if command.kind.modifies() && !self.lenient => {
+                Err(format!("{command:?} was sent while {other:?} was under way"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn answer(
+        &mut self,
+        rng: &mut Rng,
+        disk: &mut VolatileDisk,
+        server: &mut Server,
+        id: RequestId,
+        command: Command,
+    ) -> Check {
+        let misuse = |error| format!("{command:?} not answered: {error}");
+        if self.shutting_down {
+            return server.reply(id, Err(Errno::Shutdown)).map_err(misuse);
+        }
+        if rng.one_in(self.fail_one_in) {
+            if rng.one_in(2) {
+                self.carry_out(rng, disk, id, command);
+            }
+            return server.reply(id, Err(Errno::Io)).map_err(misuse);
+        }
+        self.carry_out(rng, disk, id, command);
+        match command.kind {
+            CommandType::Read => server.reply_data(id),
+            _ => server.reply(id, Ok(())),
+        }
+        .map_err(misuse)
+    }
+
+    fn carry_out(&mut self, rng: &mut Rng, disk: &mut VolatileDisk, id: RequestId, command: Command) {
+        let (at, length) = (command.offset as usize, command.length as usize);
+        let durable = command.flags.contains(CommandFlags::FUA);
+        match command.kind {
+            CommandType::Read => {
+                self.memory.insert(id, disk.read(at..at + length).to_vec());
+            }
+            CommandType::Write => {
+                disk.change(at, self.memory.remove(id).unwrap_or_default(), durable);
+            }
+            CommandType::WriteZeroes => disk.change(at, vec![0; length], durable),
+            CommandType::Trim if rng.one_in(2) => disk.change(at, vec![0; length], durable),
+            CommandType::Flush => disk.flush(),
+            CommandType::Trim
+            | CommandType::Cache
+            | CommandType::BlockStatus
+            | CommandType::Disconnect => {}
+        }
+    }
+
+    /// The connection is gone. What had arrived is carried out, or is not.
+    pub(super) fn leave(mut self, rng: &mut Rng, disk: &mut VolatileDisk) {
+        let mut pending = std::mem::take(&mut self.pending);
+        rng.shuffle(&mut pending);
+        for (id, command) in pending {
+            if rng.one_in(2) {
+                self.carry_out(rng, disk, id, command);
+            }
+        }
+    }
+}
+
+/// Memory for the payload of writes, made as it arrives.
+struct Arrivals<'a>(&'a mut Table<Vec<u8>>);
+
+impl PayloadSink for Arrivals<'_> {
+    fn region(&mut self, id: RequestId, at: usize, len: usize) -> &mut [u8] {
+        if self.0.get(id).is_none() {
+            self.0.insert(id, Vec::new());
+        }
+        let Some(buffer) = self.0.get_mut(id) else {
+            return &mut [];
+        };
+        if buffer.len() < at + len {
+            buffer.resize(at + len, 0);
+        }
+        part_mut(buffer, at, len)
+    }
+}
