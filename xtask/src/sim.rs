@@ -1,5 +1,7 @@
-//! `cargo xtask sim [--seeds N] [--first K]`: simulated sessions on every processor.
+//! `cargo xtask sim [--seeds N] [--first K]`: simulated sessions, then as many stories of
+//! lost connections, on every processor.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 
@@ -15,10 +17,22 @@ pub(crate) fn run(args: &[String]) -> Outcome {
     let workers = thread::available_parallelism().map_or(1, |count| count.get() as u64);
     let shares = range.split(workers);
     eprintln!("    {} seeds from {}, in {} processes", range.seeds, range.first, shares.len());
+    let failed =
+        share_out(&program, &shares, &[])? + share_out(&program, &shares, &["--recovery"])?;
+    if failed == 0 {
+        Ok(())
+    } else {
+        Err("some seeds failed; each line above tells how to see one again".to_owned())
+    }
+}
+
+/// Runs all shares side by side; returns how many failed.
+fn share_out(program: &Path, shares: &[Range], mode: &[&str]) -> Outcome<usize> {
     let children = shares
         .iter()
         .map(|share| {
-            Command::new(&program)
+            Command::new(program)
+                .args(mode)
                 .args(["--first", &share.first.to_string(), "--seeds", &share.seeds.to_string()])
                 .stdout(Stdio::piped())
                 .spawn()
@@ -31,11 +45,7 @@ pub(crate) fn run(args: &[String]) -> Outcome {
         print!("from {}: {}", share.first, String::from_utf8_lossy(&output.stdout));
         failed += usize::from(!output.status.success());
     }
-    if failed == 0 {
-        Ok(())
-    } else {
-        Err("some seeds failed; each line above tells how to see one again".to_owned())
-    }
+    Ok(failed)
 }
 
 /// Seeds in a row.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::rc::Rc;
 
-use nbd_proto::recovery::{Journal, Place, RecoveryError, Reconnect};
+use nbd_proto::recovery::{Journal, Place, Reconnect, RecoveryError};
 use nbd_proto::{
     Client, Command, CommandError, CommandFlags, CommandType, Event, Machine, Negotiated,
     PayloadSink, PayloadSource, RequestId, Table, TransmissionFlags, part, part_mut,
@@ -124,8 +124,8 @@ impl App {
         let offset = rng.below(self.size - length + 1) as u64;
         let fua = rng.one_in(4) && self.flags.contains(Flag::SEND_FUA);
         let command = match rng.below(12) {
-            0..4 => Command::read(offset, length as u32),
-            4 if self.flags.contains(Flag::SEND_FLUSH) => Command::flush(),
+            0..3 => Command::read(offset, length as u32),
+            3 | 4 if self.flags.contains(Flag::SEND_FLUSH) => Command::flush(),
             5 => Command::cache(offset, length as u64),
             6 => Command::trim(offset, length as u64),
             7 => Command::write_zeroes(offset, length as u64),

@@ -22,6 +22,8 @@ pub(super) struct ServerSide {
     life: Life,
     export: ExportInfo,
     pending: Vec<(RequestId, Command)>,
+    /// Carried out, or not, and to be answered later.
+    answers: Vec<(RequestId, Command, Result<(), Errno>)>,
     memory: Table<Vec<u8>>,
     /// Whoever asks is told so.
     pub(super) shutting_down: bool,
@@ -43,6 +45,7 @@ impl ServerSide {
             life: Life::Haggling(Box::new(ServerNegotiation::new(config))),
             export,
             pending: Vec::new(),
+            answers: Vec::new(),
             memory: Table::new(),
             shutting_down: false,
             fail_one_in,
@@ -73,16 +76,27 @@ impl ServerSide {
             negotiation.describe(self.export.clone())?;
         }
         let wrote = self.link.write(negotiation, &Discard);
-        wrote.and_then(|()| self.link.read(negotiation, &mut Discard)).map_err(|error| match error {
-            nbd_proto::io::DriveError::Protocol(error) => error,
-            nbd_proto::io::DriveError::Io(_) => nbd_proto::PeerMisbehaved::Closed.into(),
-        })
+        wrote.and_then(|()| self.link.read(negotiation, &mut Discard)).map_err(
+            |error| match error {
+                nbd_proto::io::DriveError::Protocol(error) => error,
+                nbd_proto::io::DriveError::Io(_) => nbd_proto::PeerMisbehaved::Closed.into(),
+            },
+        )
     }
 
     fn serve(&mut self, rng: &mut Rng, disk: &mut VolatileDisk, mut server: Box<Server>) -> Check {
         while !self.pending.is_empty() && rng.one_in(2) {
             let (id, command) = self.pending.swap_remove(rng.below(self.pending.len()));
-            self.answer(rng, disk, &mut server, id, command)?;
+            let result = self.decide(rng, disk, id, command);
+            self.answers.push((id, command, result));
+        }
+        while !self.answers.is_empty() && rng.one_in(2) {
+            let (id, command, result) = self.answers.swap_remove(rng.below(self.answers.len()));
+            let sent = match (command.kind, result) {
+                (CommandType::Read, Ok(())) => server.reply_data(id),
+                _ => server.reply(id, result),
+            };
+            sent.map_err(|error| format!("{command:?} not answered: {error}"))?;
         }
         let wrote = self.link.write(&mut *server, &self.memory);
         let mut sink = Arrivals(&mut self.memory);
@@ -108,46 +122,43 @@ impl ServerSide {
     /// The client promised never to have two changes of the same bytes here.
     fn check_alone(&self, command: &Command) -> Check {
         let end = |command: &Command| command.offset + command.length;
-        let clash = self.pending.iter().find(|(_, other)| {
-            other.kind.modifies()
-                && command.offset < end(other)
-                && other.offset < end(command)
+        let answered = self.answers.iter().map(|(_, command, _)| command);
+        let mut others = self.pending.iter().map(|(_, command)| command).chain(answered);
+        let clash = others.find(|other| {
+            other.kind.modifies() && command.offset < end(other) && other.offset < end(command)
         });
         match clash {
-            Some((_, other)) if command.kind.modifies() && !self.lenient => {
+            Some(other) if command.kind.modifies() && !self.lenient => {
                 Err(format!("{command:?} was sent while {other:?} was under way"))
             }
             _ => Ok(()),
         }
     }
 
-    fn answer(
+    fn decide(
         &mut self,
         rng: &mut Rng,
         disk: &mut VolatileDisk,
-        server: &mut Server,
         id: RequestId,
         command: Command,
-    ) -> Check {
-        let misuse = |error| format!("{command:?} not answered: {error}");
+    ) -> Result<(), Errno> {
         if self.shutting_down {
-            return server.reply(id, Err(Errno::Shutdown)).map_err(misuse);
+            return Err(Errno::Shutdown);
         }
-        if rng.one_in(self.fail_one_in) {
-            if rng.one_in(2) {
-                self.carry_out(rng, disk, id, command);
-            }
-            return server.reply(id, Err(Errno::Io)).map_err(misuse);
+        let fails = rng.one_in(self.fail_one_in);
+        if !fails || rng.one_in(2) {
+            self.carry_out(rng, disk, id, command);
         }
-        self.carry_out(rng, disk, id, command);
-        match command.kind {
-            CommandType::Read => server.reply_data(id),
-            _ => server.reply(id, Ok(())),
-        }
-        .map_err(misuse)
+        if fails { Err(Errno::Io) } else { Ok(()) }
     }
 
-    fn carry_out(&mut self, rng: &mut Rng, disk: &mut VolatileDisk, id: RequestId, command: Command) {
+    fn carry_out(
+        &mut self,
+        rng: &mut Rng,
+        disk: &mut VolatileDisk,
+        id: RequestId,
+        command: Command,
+    ) {
         let (at, length) = (command.offset as usize, command.length as usize);
         let durable = command.flags.contains(CommandFlags::FUA);
         match command.kind {
