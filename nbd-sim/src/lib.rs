@@ -28,7 +28,7 @@
 //! | `peer` | real servers and tools, with feature `peers` |
 //!
 //! Nothing here reads a clock or asks the system for chance: the same seed gives
-//! the same run, byte for byte.
+//! the same run, byte for byte. Only the libraries behind TLS do both.
 
 pub mod delivery;
 pub mod disk;

@@ -14,6 +14,7 @@
 //! | [`wire_roundtrip`] | one message | what is accepted is written back as it was |
 //! | [`pair_ops`] | calls to a client and a server that talk to each other | data is right, everything completes, both end in good order |
 //! | `uri` | a URI, with feature `fuzz-uri` | what is accepted parses back from its text |
+//! | `tls_stage` | cuts, changes and calls to two stages of TLS, with feature `fuzz-tls` | what comes out is what went in, or nothing; buffers are bounded |
 
 mod client;
 mod input;
@@ -23,6 +24,8 @@ mod pair_ops;
 pub mod seeds;
 mod server;
 mod session;
+#[cfg(feature = "fuzz-tls")]
+mod tls;
 #[cfg(feature = "fuzz-uri")]
 mod uri;
 mod wire;
@@ -31,6 +34,8 @@ pub use client::client_bytes;
 pub use negotiation::{negotiate_client, negotiate_server};
 pub use pair_ops::pair_ops;
 pub use server::server_bytes;
+#[cfg(feature = "fuzz-tls")]
+pub use tls::tls_stage;
 #[cfg(feature = "fuzz-uri")]
 pub use uri::uri;
 pub use wire::wire_roundtrip;
@@ -48,6 +53,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("negotiate_server", negotiate_server),
     ("wire_roundtrip", wire_roundtrip),
     ("pair_ops", pair_ops),
+    #[cfg(feature = "fuzz-tls")]
+    ("tls_stage", tls_stage),
     #[cfg(feature = "fuzz-uri")]
     ("uri", uri),
 ];

@@ -58,7 +58,33 @@ pub fn recorded() -> Result<Vec<Seed>, TranscriptError> {
         Rng::new(seed).fill(&mut bytes[1..]);
         seeds.push(Seed { target: "pair_ops", name: format!("noise-{setup}"), bytes });
     }
+    seeds.extend(tls_sessions());
     Ok(seeds)
+}
+
+/// Sessions of TLS for each kind of credentials: a handshake that is cut, data both ways, an end;
+/// and what befalls the bytes on the way, by chance.
+fn tls_sessions() -> Vec<Seed> {
+    let seed = |name: String, bytes| Seed { target: "tls_stage", name, bytes };
+    let calm: Vec<u8> = [
+        // The handshake, whole or in pieces; data; bytes in ones; the end.
+        [0, 255, 8, 255, 0, 255, 8, 255, 2, 255, 0, 220, 0, 255, 10, 90, 8, 5, 8, 255, 3, 0, 11, 0],
+        [0, 50, 8, 200, 0, 150, 8, 255, 0, 99, 0, 255, 15, 3, 2, 230, 0, 255, 15, 255, 0, 1, 3, 0],
+    ]
+    .concat();
+    let mut seeds = Vec::new();
+    for kind in 0..3_u8 {
+        seeds.push(seed(format!("calm-{kind}"), [&[kind], &calm[..]].concat()));
+        let mut bytes = vec![kind; 81];
+        Rng::new(u64::from(kind)).fill(&mut bytes[1..]);
+        seeds.push(seed(format!("noise-{kind}"), bytes));
+        // The handshake goes well, and then it begins.
+        let handshake = [kind, 0, 255, 8, 255, 0, 255, 8, 255];
+        let mut bytes = vec![0; 600];
+        Rng::new(u64::from(kind) + 7).fill(&mut bytes);
+        seeds.push(seed(format!("later-{kind}"), [&handshake[..], &bytes].concat()));
+    }
+    seeds
 }
 
 /// A recorded session, cut where the data phase begins.

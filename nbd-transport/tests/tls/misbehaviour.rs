@@ -241,3 +241,18 @@ fn nothing_behind_the_end_is_data() {
         assert_eq!((opened, &victim.data[..]), (Opened::Closed, &b"before"[..]), "{}", victim.name);
     }
 }
+
+#[test]
+fn a_bad_record_after_our_own_end_is_a_fault() {
+    let pki = Pki::new();
+    for mut victim in Victim::all(&pki) {
+        victim.stage.close();
+        victim.record(ContentType::ApplicationData, b"last").expect("the other half is open");
+        assert_eq!(victim.data, b"last", "{}", victim.name);
+        let mut record = victim.forger.record(ContentType::ApplicationData, b"forged");
+        record[10] ^= 1;
+        let error = victim.deliver(&record).expect_err("it is forged");
+        assert!(matches!(error, LinkError::Tls(_)), "{}: {error:?}", victim.name);
+        assert_eq!(victim.data, b"last", "{}", victim.name);
+    }
+}
