@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -17,7 +18,7 @@ use super::server::{Endpoint, LOG};
 use super::{PeerError, Scratch, Server, program};
 
 /// How long a server may take until a client can connect.
-const READY_WITHIN: Duration = Duration::from_secs(10);
+pub(super) const READY_WITHIN: Duration = Duration::from_secs(10);
 
 /// Moves the listening socket from standard input to descriptor 3, where
 /// socket activation expects it. The shell becomes the server, so `$$` is the
@@ -157,15 +158,48 @@ impl ServerBuilder {
     /// with its own words when it ends at once, [`PeerError::NotReady`] after
     /// ten seconds, [`PeerError::NoTcp`], [`PeerError::Io`].
     pub fn start(self) -> Result<Server, PeerError> {
+        let scratch = Scratch::new()?;
+        let (endpoint, listener) = self.endpoint(&scratch)?;
+        let process = self.launch(&endpoint, listener, &scratch)?;
+        let mut server = Server::new(process, endpoint, scratch, self);
+        server.wait_until_ready()?;
+        Ok(server)
+    }
+
+    /// Starts once more what has ended, at the same place.
+    pub(super) fn start_again(
+        &self,
+        endpoint: &Endpoint,
+        scratch: &Scratch,
+    ) -> Result<Process, PeerError> {
+        let listener = match endpoint {
+            Endpoint::Unix(path) => {
+                // nbdkit and nbd-server leave a socket alone that a crash has left behind.
+                match self.kind {
+                    Kind::Nbdkit | Kind::NbdServer { .. } => remove(path)?,
+                    Kind::QemuNbd | Kind::StorageDaemon | Kind::Other { .. } => {}
+                }
+                None
+            }
+            Endpoint::Tcp(address) => Some(listen(*address)?.into()),
+        };
+        remove(&scratch.join("pid"))?;
+        self.launch(endpoint, listener, scratch)
+    }
+
+    fn launch(
+        &self,
+        endpoint: &Endpoint,
+        listener: Option<OwnedFd>,
+        scratch: &Scratch,
+    ) -> Result<Process, PeerError> {
         let program = self.kind.program();
         let path = program::find(program)?;
-        let scratch = Scratch::new()?;
-        let log = File::create(scratch.join(LOG)).map_err(while_doing("making a log"))?;
+        let log = File::options().create(true).append(true).open(scratch.join(LOG));
+        let log = log.map_err(while_doing("making a log"))?;
         if let Kind::NbdServer { generic, exports } = &self.kind {
             return self.start_daemon(&path, generic, exports, scratch, log);
         }
-
-        let (endpoint, listener) = self.endpoint(&scratch)?;
         let mut command = Command::new(program::find("setpriv")?);
         command.args(["--pdeathsig", "KILL"]);
         match listener {
@@ -176,19 +210,21 @@ impl ServerBuilder {
                 command.stdin(Stdio::null());
             }
         }
-        command.arg(&path).args(self.arguments(&endpoint, &scratch));
+        command.arg(&path).args(self.arguments(endpoint, scratch));
         self.set_environment(&mut command);
         let stderr = log.try_clone().map_err(while_doing("sharing the log"))?;
         command.stdout(log).stderr(stderr);
+        Process::spawn_lasting(program, command)
+    }
 
-        let process = Process::spawn_lasting(program, command)?;
-        let mut server = Server::new(process, endpoint, scratch);
-        let by_pid_file = self.kind.writes_pid_file();
-        wait_until_ready(&mut server, |server| match server.unix_path() {
-            Some(path) if !by_pid_file => UnixStream::connect(path).is_ok(),
-            _ => read_pid(&server.scratch().join("pid")).is_some(),
-        })?;
-        Ok(server)
+    /// Whether a client can connect by now.
+    pub(super) fn is_ready(&self, endpoint: &Endpoint, scratch: &Scratch) -> bool {
+        match endpoint {
+            Endpoint::Unix(path) if !self.kind.writes_pid_file() => {
+                UnixStream::connect(path).is_ok()
+            }
+            Endpoint::Unix(_) | Endpoint::Tcp(_) => read_pid(&scratch.join("pid")).is_some(),
+        }
     }
 
     /// Where the server listens, with the socket when it is made here: nbdkit
@@ -204,7 +240,7 @@ impl ServerBuilder {
                 return Err(PeerError::NoTcp { program: self.kind.program().to_owned() });
             }
         }
-        let listener = TcpListener::bind(address).map_err(while_doing("binding a TCP port"))?;
+        let listener = listen(address)?;
         let bound = listener.local_addr().map_err(while_doing("asking for the TCP port"))?;
         Ok((Endpoint::Tcp(bound), Some(listener.into())))
     }
@@ -250,15 +286,14 @@ impl ServerBuilder {
         path: &Path,
         generic: &str,
         exports: &str,
-        scratch: Scratch,
+        scratch: &Scratch,
         log: File,
-    ) -> Result<Server, PeerError> {
+    ) -> Result<Process, PeerError> {
         let program = self.kind.program();
-        let (endpoint, _) = self.endpoint(&scratch)?;
         let config = fill_in(
             format!("[generic]\nunixsock = {{socket}}\nallowlist = true\n{generic}{exports}\n")
                 .into(),
-            &scratch,
+            scratch,
         );
         let config_path = scratch.join("nbd-server.conf");
         let pid_path = scratch.join("pid");
@@ -281,25 +316,21 @@ impl ServerBuilder {
         let pid = wait_until(READY_WITHIN, || read_pid(&pid_path)).ok_or_else(|| {
             PeerError::NotReady { program: program.to_owned(), waited: READY_WITHIN, log: log() }
         })?;
-        let mut server = Server::new(Process::adopt(program, pid)?, endpoint, scratch);
-        wait_until_ready(&mut server, |server| {
-            server.unix_path().is_some_and(|path| UnixStream::connect(path).is_ok())
-        })?;
-        Ok(server)
+        Process::adopt(program, pid)
     }
 }
 
-/// Waits for `ready`, the server's early end, or the deadline.
-fn wait_until_ready(server: &mut Server, ready: impl Fn(&Server) -> bool) -> Result<(), PeerError> {
-    let ended = wait_until(READY_WITHIN, || {
-        let status = server.try_wait();
-        (status.is_some() || ready(server)).then_some(status)
-    });
-    let program = server.program().to_owned();
-    match ended {
-        Some(None) => Ok(()),
-        Some(Some(status)) => Err(PeerError::Exited { program, status, log: server.log() }),
-        None => Err(PeerError::NotReady { program, waited: READY_WITHIN, log: server.log() }),
+fn listen(address: SocketAddr) -> Result<TcpListener, PeerError> {
+    TcpListener::bind(address).map_err(while_doing("binding a TCP port"))
+}
+
+/// Removes a file, if it is there.
+fn remove(path: &Path) -> Result<(), PeerError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(while_doing(format!("removing {}", path.display()))(error))
+        }
+        _ => Ok(()),
     }
 }
 

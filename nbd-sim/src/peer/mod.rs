@@ -6,7 +6,7 @@
 //!        .start()?                        spawn, wait until ready
 //!           |
 //!           v
-//!        Server  --- uri(), pid(), stop(), cont()                (server.rs)
+//!        Server  --- uri(), stop(), kill(), start_again()        (server.rs)
 //!         |    \
 //!     Process   Scratch                   killed and reaped      (process.rs)
 //!                                         then removed           (scratch.rs)

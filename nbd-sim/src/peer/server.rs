@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::process::Process;
-use super::{PeerError, Scratch};
+use super::builder::READY_WITHIN;
+use super::process::{Process, wait_until};
+use super::{PeerError, Scratch, ServerBuilder};
 
 /// The file in the scratch directory that gets all the server prints.
 pub(super) const LOG: &str = "log";
@@ -30,11 +31,32 @@ pub struct Server {
     process: Process,
     endpoint: Endpoint,
     scratch: Scratch,
+    builder: ServerBuilder,
 }
 
 impl Server {
-    pub(super) fn new(process: Process, endpoint: Endpoint, scratch: Scratch) -> Self {
-        Self { process, endpoint, scratch }
+    pub(super) const fn new(
+        process: Process,
+        endpoint: Endpoint,
+        scratch: Scratch,
+        builder: ServerBuilder,
+    ) -> Self {
+        Self { process, endpoint, scratch, builder }
+    }
+
+    /// Waits until a client can connect, the server's early end, or the deadline.
+    pub(super) fn wait_until_ready(&mut self) -> Result<(), PeerError> {
+        let ended = wait_until(READY_WITHIN, || {
+            let status = self.try_wait();
+            let ready = || self.builder.is_ready(&self.endpoint, &self.scratch);
+            (status.is_some() || ready()).then_some(status)
+        });
+        let program = self.process.program().to_owned();
+        match ended {
+            Some(None) => Ok(()),
+            Some(Some(status)) => Err(PeerError::Exited { program, status, log: self.log() }),
+            None => Err(PeerError::NotReady { program, waited: READY_WITHIN, log: self.log() }),
+        }
     }
 
     /// The NBD URI of the default export.
@@ -118,6 +140,17 @@ impl Server {
         self.process.kill();
     }
 
+    /// Starts the same server at the same address once more, after [`kill`](Self::kill).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`ServerBuilder::start`].
+    pub fn start_again(&mut self) -> Result<(), PeerError> {
+        self.kill();
+        self.process = self.builder.start_again(&self.endpoint, &self.scratch)?;
+        self.wait_until_ready()
+    }
+
     /// How the server ended, if it has.
     pub fn try_wait(&mut self) -> Option<ExitStatus> {
         self.process.try_wait()
@@ -126,10 +159,6 @@ impl Server {
     /// Waits until the server ends by itself, for at most `limit`.
     pub fn wait_within(&mut self, limit: Duration) -> Option<ExitStatus> {
         self.process.wait_within(limit)
-    }
-
-    pub(super) fn program(&self) -> &str {
-        self.process.program()
     }
 }
 

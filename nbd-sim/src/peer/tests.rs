@@ -54,6 +54,31 @@ fn tcp_servers_get_a_free_port() -> TestResult {
 }
 
 #[test]
+fn a_server_that_was_killed_comes_back_at_the_same_place() -> TestResult {
+    let scratch = Scratch::new()?;
+    let image = scratch.raw_image("disk.img", MEGABYTE)?;
+    let path = image.to_string_lossy();
+    let exports = format!("[disk]\nexportname = {path}\n");
+    let servers = [
+        Server::nbdkit(&["file", &path]),
+        Server::nbdkit(&["file", &path]).tcp(),
+        Server::qemu_nbd(&["-f", "raw", &path]),
+        Server::nbd_server(&exports),
+    ];
+    for builder in servers {
+        let mut server = builder.start()?;
+        let (pid, uri) = (server.pid(), server.export_uri("disk"));
+        for _ in 0..2 {
+            server.kill();
+            assert!(!is_alive(pid) && size(&uri).is_err());
+            server.start_again()?;
+            assert_eq!(size(&uri)?, "1048576");
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn qemu_nbd_serves_raw_and_qcow2() -> TestResult {
     let scratch = Scratch::new()?;
     let raw = scratch.raw_image("disk.img", MEGABYTE)?;
