@@ -1,8 +1,9 @@
 //! How to connect, and to what.
 
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use nbd_proto::recovery::{Reconnect, RecoveryError};
 use nbd_proto::{ClientConfig, Phase, TlsPolicy};
 use nbd_transport::tls::{TlsConfig, TlsConnector};
 use nbd_transport::{Connection, Endpoint, Error, Handshake, Link, NbdUri, SocketIo, UriPolicy};
@@ -13,6 +14,7 @@ use crate::options::Options;
 use crate::origin::Origin;
 use crate::pool::Pool;
 use crate::pump::Pump;
+use crate::recovery::{Dialer, Observer, Plan, ReconnectEvent, Way};
 use crate::trace::Trace;
 
 /// Settings of a connection, then the connection itself.
@@ -37,6 +39,8 @@ pub struct Builder {
     name: Option<String>,
     /// The URI that the next connection is made from.
     uri: Option<Box<NbdUri>>,
+    reconnect: Option<Reconnect>,
+    observer: Option<Observer>,
 }
 
 impl Builder {
@@ -126,6 +130,44 @@ impl Builder {
         self
     }
 
+    /// Connects again when the connection is lost, and goes on where it was: calls and
+    /// pipelines notice nothing but the time it takes. What is promised, and what cannot
+    /// be, is told in [`recovery`](crate::proto::recovery); what is kept of acknowledged
+    /// writes is for [`Reconnect::keep_unflushed`] to say.
+    ///
+    /// A call that waits for longer than the [`timeout`](Self::timeout) ends with
+    /// [`Error::TimedOut`] here too, and the next one goes on trying. Once patience is
+    /// over, or the server has become another, all calls fail with
+    /// [`Error::NotReconnected`] or [`Error::Recovery`]. A program that was started for the
+    /// connection is started again.
+    ///
+    /// ```no_run
+    /// use nbd_client_blocking::{Builder, proto::recovery::Reconnect};
+    ///
+    /// let mut client = Builder::new()
+    ///     .reconnect(Reconnect::new().keep_unflushed(64 << 20))
+    ///     .connect_uri("nbd://localhost/disk")?;
+    /// client.write_at(0, &[7; 4096])?; // the server may be restarted meanwhile
+    /// println!("connected again {} times", client.reconnects());
+    /// # Ok::<(), nbd_client_blocking::Error>(())
+    /// ```
+    #[must_use]
+    pub fn reconnect(mut self, policy: Reconnect) -> Self {
+        self.reconnect = Some(policy);
+        self
+    }
+
+    /// Tells when a connection is lost, and what becomes of it. Called in the middle of the
+    /// client's calls, on whose thread it is.
+    #[must_use]
+    pub fn on_reconnect(
+        mut self,
+        observe: impl Fn(&ReconnectEvent) + Send + Sync + 'static,
+    ) -> Self {
+        self.observer = Some(Observer::new(observe));
+        self
+    }
+
     /// Connects to a URI, such as `nbd://host/export` or
     /// `nbd+unix:///export?socket=/path`.
     ///
@@ -144,12 +186,26 @@ impl Builder {
         self.begin_at(endpoint, false)?.into_client()
     }
 
+    /// Connects by `dial`, which is called with the time by which it has to be done, and
+    /// once more for each time that the connection is to be made again.
+    ///
+    /// # Errors
+    /// When `dial` says so, or the server refuses.
+    pub fn connect_with(
+        &self,
+        dial: impl Fn(Option<Instant>) -> Result<Connection, Error> + Send + Sync + 'static,
+    ) -> Result<Client, Error> {
+        self.begin_by(&Way::Dialer(Dialer::new(dial)), false, self.deadline())?.into_client()
+    }
+
     /// Negotiates over a connection that is there already.
     ///
     /// # Errors
-    /// When the server refuses.
+    /// When the server refuses, or the connection is to be made
+    /// [again](Self::reconnect) when it is lost, which nobody would know how to do: see
+    /// [`connect_with`](Self::connect_with).
     pub fn connect_over(&self, connection: Connection) -> Result<Client, Error> {
-        self.begin(connection, Origin::Given, None, false)?.into_client()
+        self.begin_over(connection, false)?.into_client()
     }
 
     /// Opens up to `size` connections to a URI, at least one: as many as the server says
@@ -188,9 +244,9 @@ impl Builder {
     /// ask and choose.
     ///
     /// # Errors
-    /// When the server refuses.
+    /// As [`connect_over`](Self::connect_over).
     pub fn negotiate_over(&self, connection: Connection) -> Result<Options, Error> {
-        self.begin(connection, Origin::Given, None, true)
+        self.begin_over(connection, true)
     }
 
     /// Takes over what a URI says, once all of it is known to be right.
@@ -210,7 +266,31 @@ impl Builder {
     }
 
     fn begin_at(&self, endpoint: &Endpoint, pause: bool) -> Result<Options, Error> {
-        let deadline = self.timeout.map(|timeout| std::time::Instant::now() + timeout);
+        self.begin_by(&Way::Endpoint(endpoint.clone()), pause, self.deadline())
+    }
+
+    fn begin_over(&self, connection: Connection, pause: bool) -> Result<Options, Error> {
+        if self.reconnect.is_some() {
+            return Err(RecoveryError::NoWayBack.into());
+        }
+        self.begin(connection, Origin::Given, None, pause, self.deadline())
+    }
+
+    /// Connects and negotiates by a deadline.
+    pub(crate) fn begin_by(
+        &self,
+        way: &Way,
+        pause: bool,
+        deadline: Option<Instant>,
+    ) -> Result<Options, Error> {
+        let endpoint = match way {
+            Way::Endpoint(endpoint) => endpoint,
+            Way::Dialer(dialer) => {
+                let connection = dialer.connect(deadline)?;
+                let options = self.begin(connection, Origin::Given, None, pause, deadline)?;
+                return Ok(options.planned(self.plan(way)));
+            }
+        };
         let connection = endpoint.connect(deadline)?;
         let origin = match &self.uri {
             Some(uri) => Origin::Uri(uri.clone()),
@@ -226,7 +306,15 @@ impl Builder {
             | Endpoint::SocketActivation(_)
             | Endpoint::Ssh(_) => None,
         };
-        self.begin(connection, origin, host.as_deref(), pause)
+        let options = self.begin(connection, origin, host.as_deref(), pause, deadline)?;
+        Ok(options.planned(self.plan(way)))
+    }
+
+    fn plan(&self, way: &Way) -> Option<Plan> {
+        let policy = self.reconnect?;
+        let observer = self.observer.clone();
+        let builder = Self { reconnect: None, observer: None, ..self.clone() };
+        Some(Plan { policy, observer, builder, way: way.clone() })
     }
 
     fn begin(
@@ -235,6 +323,7 @@ impl Builder {
         origin: Origin,
         host: Option<&str>,
         pause: bool,
+        deadline: Option<Instant>,
     ) -> Result<Options, Error> {
         let config = self.config.clone().option_mode(pause);
         let handshake = match &self.tls {
@@ -242,8 +331,13 @@ impl Builder {
             None => Handshake::new(config)?,
         };
         let mut options = Options::new(handshake, self.pump(connection)?, origin);
-        options.drive()?;
+        options.drive(deadline)?;
         Ok(options)
+    }
+
+    /// By when connecting and negotiating have to be done.
+    fn deadline(&self) -> Option<Instant> {
+        self.timeout.and_then(|timeout| Instant::now().checked_add(timeout))
     }
 
     fn pump(&self, connection: Connection) -> Result<Pump, Error> {
@@ -261,8 +355,11 @@ impl Builder {
 }
 
 /// Drives a handshake until it wants its caller.
-pub(crate) fn drive(handshake: &mut Handshake, pump: &mut Pump) -> Result<(), Error> {
-    let deadline = pump.deadline();
+pub(crate) fn drive(
+    handshake: &mut Handshake,
+    pump: &mut Pump,
+    deadline: Option<Instant>,
+) -> Result<(), Error> {
     loop {
         let mut io = SocketIo::non_blocking(pump.connection.stream.as_fd());
         let result = handshake.drive(&mut io, nbd_proto::io::IoMode::Vectored);

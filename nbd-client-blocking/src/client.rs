@@ -16,6 +16,7 @@ use crate::origin::Origin;
 use crate::pipeline::Pipeline;
 use crate::ports::Single;
 use crate::pump::Pump;
+use crate::recovery::{self, Recovery};
 use crate::state::State;
 
 /// The longest payload sent in one command when the server tells no maximum, in bytes.
@@ -36,6 +37,8 @@ pub struct Client {
     pub(crate) pump: Pump,
     origin: Origin,
     export: String,
+    /// Only if it was told to reconnect.
+    pub(crate) recovery: Option<Box<Recovery>>,
 }
 
 impl Client {
@@ -44,8 +47,9 @@ impl Client {
         pump: Pump,
         origin: Origin,
         export: String,
+        recovery: Option<Box<Recovery>>,
     ) -> Self {
-        Self { core, pump, origin, export }
+        Self { core, pump, origin, export, recovery }
     }
 
     /// Connects to a URI with the defaults of [`Builder`](crate::Builder).
@@ -59,7 +63,10 @@ impl Client {
     /// Where the connection stands.
     #[must_use]
     pub fn state(&self) -> State {
-        State::of(&self.core)
+        match &self.recovery {
+            Some(recovery) if recovery.is_down() => State::Reconnecting,
+            _ => State::of(&self.core),
+        }
     }
 
     /// Name of the connection, see [`Builder::name`](crate::Builder::name).
@@ -106,6 +113,9 @@ impl Client {
     /// Changes the checks made before a command is sent.
     pub fn set_strict(&mut self, mode: StrictMode) {
         self.core.set_strict(mode);
+        if let Some(recovery) = &mut self.recovery {
+            recovery.set_strict(mode);
+        }
     }
 
     /// Size of the export in bytes.
@@ -129,13 +139,18 @@ impl Client {
     /// Everything that was negotiated: style, TLS, contexts, block sizes, names.
     #[must_use]
     pub fn negotiated(&self) -> &Negotiated {
-        self.core.negotiated()
+        match &self.recovery {
+            Some(recovery) => recovery.facts(),
+            None => self.core.negotiated(),
+        }
     }
 
     /// The number of a meta context, if it was asked for and granted.
     #[must_use]
     pub fn context(&self, name: &str) -> Option<ContextId> {
-        self.core.context(name)
+        let contexts = &self.negotiated().contexts;
+        let found = contexts.iter().find(|context| context.name == name);
+        found.map(|context| ContextId(context.id))
     }
 
     /// The longest read or write sent as one command, in bytes. Longer ones are split.
@@ -148,7 +163,7 @@ impl Client {
         (maximum - maximum % block).max(block) as usize
     }
 
-    /// Counters of the protocol.
+    /// Counters of the protocol, on this connection.
     #[must_use]
     pub fn stats(&self) -> &Stats {
         self.core.stats()
@@ -309,6 +324,10 @@ impl Client {
         mut on_extent: impl FnMut(ContextId, Extent),
     ) -> Result<(), Error> {
         let command = Command::block_status(offset, length).with(flags);
+        if self.recovery.is_some() {
+            let ports = Single { on_extent: Some(&mut on_extent), ..Single::none() };
+            return recovery::run(self, command, Some(contexts), ports);
+        }
         let submitted = self.core.submit_filtered(command, contexts);
         self.finish(
             command,
@@ -363,6 +382,9 @@ impl Client {
     /// # Errors
     /// When the connection fails before that.
     pub fn disconnect(mut self) -> Result<(), Error> {
+        if self.recovery.is_some() {
+            recovery::put_back(&mut self)?;
+        }
         self.core.disconnect(Disconnect::AfterReplies);
         let mut ports = Single::none();
         while !self.core.is_closed() {
@@ -400,6 +422,9 @@ impl Client {
 
     /// One command from submission to its end.
     fn run(&mut self, command: Command, ports: Single<'_>) -> Result<(), Error> {
+        if self.recovery.is_some() {
+            return recovery::run(self, command, None, ports);
+        }
         let submitted = self.core.submit(command);
         self.finish(command, submitted, ports)
     }

@@ -14,7 +14,8 @@ use nbd_proto::{Command, ContextId, Extent, HeaderStyle, RequestId, SubmitError}
 use nbd_transport::Error;
 
 use crate::client::Client;
-use crate::pipeline::{Completion, Pipeline};
+use crate::completion::Completion;
+use crate::pipeline::Pipeline;
 
 /// Requests in flight. Each reply may hold a million extents.
 const DEPTH: usize = 4;

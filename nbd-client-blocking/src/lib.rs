@@ -21,6 +21,7 @@
 //! | see the export as a file | [`ExportFile`] |
 //! | walk over its extents | [`Extents`], [`Survey`] |
 //! | ask before choosing an export | [`Options`] |
+//! | go on after a lost connection | [`Builder::reconnect`] |
 //! | use several connections from many threads | [`Pool`] |
 //!
 //! With feature `tracing` every connection tells what it does in a span `nbd` of its own,
@@ -28,6 +29,7 @@
 
 mod builder;
 mod client;
+mod completion;
 mod extents;
 mod options;
 mod origin;
@@ -35,20 +37,23 @@ mod pipeline;
 mod pool;
 mod ports;
 mod pump;
+mod recovery;
 mod state;
 mod trace;
 mod view;
 
 pub use builder::Builder;
 pub use client::Client;
+pub use completion::{Completion, Woken};
 pub use extents::{Extents, PlacedExtent, Segment, Survey};
 pub use nbd_proto as proto;
 pub use nbd_proto::CommandFailure;
 pub use nbd_transport as transport;
 pub use nbd_transport::Error;
 pub use options::{GoError, Options};
-pub use pipeline::{Completion, Pipeline, Woken};
+pub use pipeline::Pipeline;
 pub use pool::{Lease, Pool};
+pub use recovery::ReconnectEvent;
 pub use state::State;
 pub use view::ExportFile;
 

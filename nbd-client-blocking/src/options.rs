@@ -1,5 +1,7 @@
 //! Option mode: asking a server before choosing an export.
 
+use std::time::Instant;
+
 use nbd_proto::{
     ClientConfig, ExportEntry, MetaContext, Negotiated, Negotiation, NegotiationEvent, OptionCode,
     Phase, Refusal,
@@ -11,6 +13,7 @@ use crate::builder::drive;
 use crate::client::Client;
 use crate::origin::Origin;
 use crate::pump::Pump;
+use crate::recovery::Plan;
 use crate::state::State;
 
 /// A connection whose export is not chosen yet.
@@ -31,6 +34,8 @@ pub struct Options {
     handshake: Handshake,
     pump: Pump,
     origin: Origin,
+    /// How to go on after a loss, if that is wanted.
+    plan: Option<Plan>,
 }
 
 /// [`Options::go`] failed.
@@ -46,21 +51,31 @@ pub struct GoError {
 
 impl Options {
     pub(crate) const fn new(handshake: Handshake, pump: Pump, origin: Origin) -> Self {
-        Self { handshake, pump, origin }
+        Self { handshake, pump, origin, plan: None }
     }
 
-    pub(crate) fn drive(&mut self) -> Result<(), Error> {
-        drive(&mut self.handshake, &mut self.pump)
+    /// The connection is to be made again like this when it is lost.
+    pub(crate) fn planned(self, plan: Option<Plan>) -> Self {
+        Self { plan, ..self }
+    }
+
+    pub(crate) fn drive(&mut self, deadline: Option<Instant>) -> Result<(), Error> {
+        drive(&mut self.handshake, &mut self.pump, deadline)
     }
 
     pub(crate) fn into_client(self) -> Result<Client, Error> {
-        let Self { mut handshake, mut pump, origin } = self;
+        let Self { mut handshake, mut pump, origin, plan } = self;
         let export = handshake.negotiation().export_name().to_owned();
+        let config = handshake.negotiation().config().clone();
         match handshake.finish() {
             Ok((core, link)) => {
                 pump.link = link;
                 pump.trace.established(core.negotiated());
-                Ok(Client::new(core, pump, origin, export))
+                let recovery = match plan {
+                    Some(plan) => Some(Box::new(plan.carry_out(config, &export, &core)?)),
+                    None => None,
+                };
+                Ok(Client::new(core, pump, origin, export, recovery))
             }
             Err(_) => Err(nbd_proto::ApiMisuse::WrongState.into()),
         }
@@ -247,7 +262,7 @@ impl Options {
     pub fn abort(mut self) -> Result<(), Error> {
         if self.is_negotiating() {
             self.handshake.negotiation().abort()?;
-            return match self.drive() {
+            return match self.drive(self.pump.deadline()) {
                 // The end is what was wanted; how abrupt it is does not matter.
                 Err(Error::Io(_)) => Ok(()),
                 result => result,
@@ -293,7 +308,7 @@ impl Options {
         // What became of the automatic options is of no interest any more.
         while negotiation.poll_event().is_some() {}
         start(negotiation)?;
-        self.drive()?;
+        self.drive(self.pump.deadline())?;
         let mut refusal: Option<Refusal> = None;
         while let Some(event) = self.handshake.negotiation().poll_event() {
             match event {

@@ -7,12 +7,14 @@ use std::time::{Duration, Instant};
 
 use nbd_proto::{
     Command, CommandError, CommandFailure, CommandFlags, CommandType, ContextId, Direction,
-    Disconnect, Extent, Machine, ReadChunk, RequestId, RequestStatus, SubmitError,
+    Disconnect, Machine, RequestId, RequestStatus, SubmitError,
 };
 use nbd_transport::Error;
 
 use crate::client::Client;
+use crate::completion::{Completion, Woken};
 use crate::ports::Many;
+use crate::recovery::Lasting;
 
 /// Keeps many commands in flight on one connection.
 ///
@@ -68,34 +70,6 @@ impl<B> fmt::Debug for Callback<'_, B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Callback").field("command", &self.command).finish_non_exhaustive()
     }
-}
-
-/// What [`Pipeline::poll`] ended with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Woken {
-    /// Something was sent or received.
-    Progress,
-    /// The other descriptor has something to read.
-    Other,
-    /// The time is over.
-    TimedOut,
-}
-
-/// A command that is finished.
-#[derive(Debug)]
-pub struct Completion<B> {
-    /// The id its submission returned; it is free from now on.
-    pub id: RequestId,
-    /// What was asked for.
-    pub command: Command,
-    /// The buffer of a read or write.
-    pub buffer: Option<B>,
-    /// The extents of a block status.
-    pub extents: Vec<(ContextId, Extent)>,
-    /// The parts of a [structured read](Pipeline::read_structured), as they came.
-    pub chunks: Vec<ReadChunk>,
-    /// How it went.
-    pub result: Result<(), Error>,
 }
 
 impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
@@ -158,6 +132,9 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
     /// When the command cannot be sent, [`SubmitError::Full`] among the reasons; the
     /// buffer is lost.
     pub fn submit(&mut self, command: Command, buffer: Option<B>) -> Result<RequestId, Error> {
+        if let Some(mut lasting) = self.lasting() {
+            return lasting.submit(command, None, buffer);
+        }
         let submitted = self.client.core.submit(command);
         self.submitted(command, submitted, buffer)
     }
@@ -171,6 +148,9 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
         command: Command,
         contexts: &[ContextId],
     ) -> Result<RequestId, Error> {
+        if let Some(mut lasting) = self.lasting() {
+            return lasting.submit(command, Some(contexts), None);
+        }
         let submitted = self.client.core.submit_filtered(command, contexts);
         self.submitted(command, submitted, None)
     }
@@ -210,25 +190,37 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
     /// Commands that were submitted and whose completion has not been taken.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.client.core.in_flight() + self.client.core.completed()
+        match &self.client.recovery {
+            Some(recovery) => recovery.ledger().in_flight(),
+            None => self.client.core.in_flight() + self.client.core.completed(),
+        }
     }
 
     /// Whether one more command would find no room.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.client.core.is_full()
+        match &self.client.recovery {
+            Some(recovery) => recovery.ledger().is_full(),
+            None => self.client.core.is_full(),
+        }
     }
 
     /// What is known about a command.
     #[must_use]
     pub fn status(&self, id: RequestId) -> RequestStatus {
-        self.client.core.status(id)
+        match &self.client.recovery {
+            Some(recovery) => recovery.ledger().status(id),
+            None => self.client.core.status(id),
+        }
     }
 
     /// The command that finished first among those whose completion has not been taken.
     #[must_use]
     pub fn peek_completed(&self) -> Option<RequestId> {
-        self.client.core.peek_completed()
+        match &self.client.recovery {
+            Some(recovery) => recovery.ledger().first_completed(),
+            None => self.client.core.peek_completed(),
+        }
     }
 
     /// The export's connection, for questions.
@@ -244,6 +236,9 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
     /// When the connection fails, or the server was silent for too long. After a failure
     /// of the connection, waiting goes on to give back every command with its buffer.
     pub fn wait(&mut self) -> Result<Option<Completion<B>>, Error> {
+        if self.client.recovery.is_some() {
+            return self.wait_lasting();
+        }
         loop {
             if let Some(completion) = self.next_completed() {
                 return Ok(Some(completion));
@@ -257,6 +252,20 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
                 }
                 self.client.kill();
                 return Err(error);
+            }
+        }
+    }
+
+    /// [`wait`](Self::wait) where connections are made again.
+    fn wait_lasting(&mut self) -> Result<Option<Completion<B>>, Error> {
+        let deadline = self.client.pump.deadline();
+        loop {
+            if let Some(completion) = self.next_completed() {
+                return Ok(Some(completion));
+            }
+            match self.lasting() {
+                Some(mut lasting) if lasting.in_flight() > 0 => lasting.round(deadline)?,
+                _ => return Ok(None),
             }
         }
     }
@@ -275,7 +284,9 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
         Ok(self.next_completed())
     }
 
-    /// What a poller is to watch the [descriptor](AsFd) for.
+    /// What a poller is to watch the [descriptor](AsFd) for. Nothing, while the connection
+    /// is lost and to be made [again](crate::Builder::reconnect): [`wait`](Self::wait) and
+    /// [`poll`](Self::poll) do that, and the descriptor is another one then.
     #[must_use]
     pub fn direction(&self) -> Direction {
         self.client.pump.link.direction(&self.client.core)
@@ -286,6 +297,9 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
     /// # Errors
     /// When the connection fails. Every command is completed then.
     pub fn notify_read(&mut self) -> Result<(), Error> {
+        if let Some(mut lasting) = self.lasting() {
+            return lasting.receive();
+        }
         if !self.direction().contains(Direction::READ) {
             return Ok(());
         }
@@ -299,6 +313,9 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
     /// # Errors
     /// When the connection fails. Every command is completed then.
     pub fn notify_write(&mut self) -> Result<(), Error> {
+        if let Some(mut lasting) = self.lasting() {
+            return lasting.send();
+        }
         let Client { core, pump, .. } = &mut *self.client;
         let result = pump.send(core, &self.ports);
         self.kill_unless(result)
@@ -331,6 +348,9 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
         other: Option<BorrowedFd<'_>>,
         timeout: Option<Duration>,
     ) -> Result<Woken, Error> {
+        if let Some(mut lasting) = self.lasting() {
+            return lasting.turn(other, timeout);
+        }
         let direction = self.direction();
         if direction.is_empty() {
             return Err(Error::Protocol(nbd_proto::PeerMisbehaved::Closed.into()));
@@ -353,7 +373,10 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
     /// now on. Those in flight go on to be completed as `when` says:
     /// [`wait`](Self::wait) for them, then [`Client::disconnect`].
     pub fn disconnect(&mut self, when: Disconnect) {
-        self.client.core.disconnect(when);
+        match self.lasting() {
+            Some(mut lasting) => lasting.disconnect(when),
+            None => self.client.core.disconnect(when),
+        }
     }
 
     /// The completion of a command that is finished, if there is one. Sends and receives
@@ -375,6 +398,9 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
     /// Takes the completion of one command, out of turn and past its callback; `None`
     /// unless [`status`](Self::status) says [`RequestStatus::Completed`].
     pub fn take(&mut self, id: RequestId) -> Option<Completion<B>> {
+        if let Some(mut lasting) = self.lasting() {
+            return lasting.take(id);
+        }
         let (command, result) = self.client.core.take(id)?;
         let extents = if command.kind == CommandType::BlockStatus {
             self.ports.extents.remove(id).unwrap_or_default()
@@ -406,7 +432,31 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
     /// Commands that are finished: waiting for them would not wait.
     #[must_use]
     pub fn completed(&self) -> usize {
-        self.client.core.completed()
+        match &self.client.recovery {
+            Some(recovery) => recovery.ledger().completed(),
+            None => self.client.core.completed(),
+        }
+    }
+
+    fn lasting(&mut self) -> Option<Lasting<'_, B>> {
+        Lasting::of(self.client, &mut self.ports)
+    }
+
+    /// Waits no longer for what is in flight.
+    fn abandon_all(&mut self) {
+        if let Some(mut lasting) = self.lasting() {
+            return lasting.leave();
+        }
+        self.client.core.abandon_all();
+        // A write that is partly sent still needs its buffer, which goes with us.
+        while self.client.core.in_flight() > 0
+            && self.client.core.get_direction().contains(Direction::WRITE)
+        {
+            let Client { core, pump, .. } = &mut *self.client;
+            if pump.round(core, &mut self.ports).is_err() {
+                self.client.kill();
+            }
+        }
     }
 
     fn length(&self, buffer: &B) -> Result<u32, Error> {
@@ -428,16 +478,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Drop for Pipeline<'_, B> {
     fn drop(&mut self) {
         // Completions nobody took are nobody's any more, but for the callbacks.
         while self.next_completed().is_some() {}
-        self.client.core.abandon_all();
-        // A write that is partly sent still needs its buffer, which goes with us.
-        while self.client.core.in_flight() > 0
-            && self.client.core.get_direction().contains(Direction::WRITE)
-        {
-            let Client { core, pump, .. } = &mut *self.client;
-            if pump.round(core, &mut self.ports).is_err() {
-                self.client.kill();
-            }
-        }
+        self.abandon_all();
         for (id, Callback { command, call }) in std::mem::take(&mut self.callbacks) {
             let failure = CommandFailure::new(command, CommandError::ConnectionLost, None);
             call(Completion {

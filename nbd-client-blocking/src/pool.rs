@@ -299,7 +299,7 @@ impl Pool {
 
 fn is_usable(client: &Client) -> bool {
     match client.state() {
-        State::Ready | State::Processing => true,
+        State::Ready | State::Processing | State::Reconnecting => true,
         State::Connecting
         | State::Negotiating
         | State::Disconnecting

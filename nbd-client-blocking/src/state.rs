@@ -7,8 +7,8 @@ use std::fmt;
 /// [`Options`](crate::Options); afterwards it is a [`Client`](crate::Client).
 ///
 /// ```text
-///   Builder ──► Connecting ◄──► Negotiating ──► Ready ◄──► Processing
-///                   └───────────────┴────────────┴─────► Closed, Dead
+///   Builder ──► Connecting ◄──► Negotiating ──► Ready ◄──► Processing ◄──► Reconnecting
+///                   └───────────────┴────────────┴─────► Closed, Dead ◄─────────┘
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum State {
@@ -23,6 +23,9 @@ pub enum State {
     /// Commands are accepted, and a message is partly sent, waits to be sent, or is
     /// partly received.
     Processing,
+    /// The connection is lost. The next call that waits makes it again; see
+    /// [`Builder::reconnect`](crate::Builder::reconnect).
+    Reconnecting,
     /// No more commands; the end has been asked for.
     Disconnecting,
     /// Over, by agreement.
@@ -38,6 +41,7 @@ impl fmt::Display for State {
             Self::Negotiating => "negotiating",
             Self::Ready => "ready",
             Self::Processing => "processing",
+            Self::Reconnecting => "reconnecting",
             Self::Disconnecting => "disconnecting",
             Self::Closed => "closed",
             Self::Dead => "dead",

@@ -190,6 +190,12 @@ impl Client {
         self.core.slots.is_full()
     }
 
+    /// The most commands that can be in flight.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.core.slots.capacity()
+    }
+
     /// Whether the connection is over.
     #[must_use]
     pub fn is_closed(&self) -> bool {

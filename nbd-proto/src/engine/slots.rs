@@ -43,6 +43,10 @@ impl<T: Default> Slots<T> {
         self.used
     }
 
+    pub(crate) const fn capacity(&self) -> usize {
+        self.capacity as usize
+    }
+
     pub(crate) const fn is_full(&self) -> bool {
         self.used >= self.capacity
     }

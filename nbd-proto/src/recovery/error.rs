@@ -35,6 +35,9 @@ pub enum RecoveryError {
     /// told to be safe.
     #[error("the server offers neither flush nor FUA: unflushed writes cannot be kept safe")]
     CannotKeep,
+    /// When connecting: the connection was handed over, so nobody knows how to make it again.
+    #[error("a connection that was handed over cannot be made again; say how to connect instead")]
+    NoWayBack,
     /// Of everything: the server that was connected to again serves something else. The
     /// client ends.
     #[error("the export changed while the connection was lost: {0}")]
@@ -48,7 +51,7 @@ impl RecoveryError {
         match self {
             Self::UnflushedLost | Self::ReplayFailed { .. } => Errno::Io,
             Self::CannotFlush(errno) => *errno,
-            Self::CannotKeep => Errno::NotSup,
+            Self::CannotKeep | Self::NoWayBack => Errno::NotSup,
             Self::Changed(_) => Errno::NotConn,
         }
     }

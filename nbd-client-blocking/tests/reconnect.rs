@@ -1,0 +1,431 @@
+//! The blocking client over servers that die and come back.
+
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nbd_client_blocking::proto::recovery::{Changed, Reconnect, RecoveryError};
+use nbd_client_blocking::proto::{Command, CommandFlags, Disconnect, RequestStatus, SubmitError};
+use nbd_client_blocking::transport::{Connection, Endpoint};
+use nbd_client_blocking::{Builder, Client, Error, ReconnectEvent, State};
+use nbd_sim::peer::{Scratch, Server};
+
+const MIB: usize = 1 << 20;
+
+const POLICY: Reconnect = Reconnect::new()
+    .first_delay(Duration::from_millis(10))
+    .max_delay(Duration::from_millis(50))
+    .give_up_after(Duration::from_secs(20));
+
+/// A server of a file that outlives it.
+struct Mortal {
+    server: Server,
+    // The directory goes last.
+    scratch: Scratch,
+}
+
+impl Mortal {
+    fn new() -> Self {
+        Self::with(Server::nbdkit)
+    }
+
+    fn with(kind: fn(&[&str]) -> nbd_sim::peer::ServerBuilder) -> Self {
+        let scratch = Scratch::new().unwrap();
+        let image = scratch.raw_image("disk", MIB as u64).unwrap();
+        let server = kind(&["file", image.to_str().unwrap()]).start().unwrap();
+        Self { server, scratch }
+    }
+
+    fn client(&self) -> Client {
+        self.client_by(&Builder::new().reconnect(POLICY))
+    }
+
+    fn client_by(&self, builder: &Builder) -> Client {
+        builder.clone().timeout(Duration::from_secs(20)).connect_uri(&self.server.uri()).unwrap()
+    }
+
+    fn restart(&mut self) {
+        self.server.kill();
+        self.server.start_again().unwrap();
+    }
+
+    fn resize(&self, len: u64) {
+        let image = std::fs::File::options().write(true).open(self.scratch.join("disk")).unwrap();
+        image.set_len(len).unwrap();
+    }
+}
+
+fn noise(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed | 1;
+    (0..len)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 24) as u8
+        })
+        .collect()
+}
+
+#[test]
+fn every_call_goes_on() {
+    let mut mortal = Mortal::new();
+    let builder = Builder::new().reconnect(POLICY).meta_context("base:allocation");
+    let mut client = mortal.client_by(&builder);
+    let data = noise(MIB, 1);
+    client.write_at(0, &data).unwrap();
+    client.flush().unwrap();
+    let mut back = vec![0; MIB];
+    mortal.restart();
+    client.read_at(0, &mut back).unwrap();
+    assert!(back == data);
+    mortal.restart();
+    client.write_at(5, &data[..1000]).unwrap();
+    mortal.restart();
+    // Not told by a flush that was not asked for: the write was acknowledged before.
+    let lost = client.flush().unwrap_err();
+    assert!(matches!(lost, Error::Recovery(RecoveryError::UnflushedLost)), "{lost}");
+    client.flush().unwrap();
+    mortal.restart();
+    client.write_zeroes(512, 512, CommandFlags::empty()).unwrap();
+    mortal.restart();
+    client.trim(1024, 512).unwrap();
+    mortal.restart();
+    client.cache(0, 4096).unwrap();
+    mortal.restart();
+    let mut lengths = 0;
+    client.block_status(0, MIB as u64, CommandFlags::empty(), |_, e| lengths += e.length).unwrap();
+    assert_eq!(lengths, MIB as u64);
+    mortal.restart();
+    let extents = client.extents("base:allocation", 0..MIB as u64).unwrap();
+    assert_eq!(extents.map(|extent| extent.unwrap().extent.length).sum::<u64>(), MIB as u64);
+    mortal.restart();
+    let mut pieces = 0;
+    let count = |chunk: nbd_client_blocking::proto::ReadChunk| pieces += chunk.length;
+    client.read_structured(0, &mut back[..4096], CommandFlags::empty(), count).unwrap();
+    assert_eq!(pieces, 4096);
+    assert!(back[5..512] == data[..507] && back[512..1024].iter().all(|byte| *byte == 0));
+    assert_eq!(client.reconnects(), 9);
+    client.disconnect().unwrap();
+}
+
+/// Kills the server in the middle of a deep pipeline, again and again.
+#[test]
+fn a_pipeline_goes_on() {
+    for kind in [Server::nbdkit, serve] {
+        let mut mortal = Mortal::with(kind);
+        let mut client = mortal.client();
+        let data = noise(MIB, 2);
+        let mut pipeline = client.pipeline();
+        for _ in 0..4 {
+            let mut ids = Vec::new();
+            for (index, block) in data.chunks(4096).enumerate() {
+                ids.push(pipeline.write(index as u64 * 4096, block.to_vec()).unwrap());
+                if index == 100 {
+                    let done = pipeline.wait().unwrap().unwrap();
+                    done.result.unwrap();
+                    ids.retain(|id| *id != done.id);
+                    mortal.restart();
+                }
+            }
+            while let Some(done) = pipeline.wait().unwrap() {
+                done.result.unwrap();
+                assert_eq!(done.buffer.unwrap().len(), 4096);
+                assert!(ids.contains(&done.id));
+                ids.retain(|id| *id != done.id);
+            }
+            assert!(ids.is_empty());
+            // Otherwise the next round would change nothing.
+            pipeline.write(0, vec![0; 4096]).unwrap();
+            assert!(pipeline.wait().unwrap().unwrap().result.is_ok());
+        }
+        assert_eq!(pipeline.in_flight(), 0);
+        drop(pipeline);
+        assert_eq!(client.reconnects(), 4);
+        assert!(client.sent_again() > 0);
+        let mut back = vec![1; MIB];
+        client.read_at(0, &mut back).unwrap();
+        assert!(back[..4096].iter().all(|byte| *byte == 0) && back[4096..] == data[4096..]);
+    }
+}
+
+fn serve(args: &[&str]) -> nbd_sim::peer::ServerBuilder {
+    let program = nbd_sim::peer::nbd_program().unwrap();
+    let all = [&["serve", "--unix", "{socket}", "--file"], &args[1..]].concat();
+    Server::command(program.to_str().unwrap(), &all)
+}
+
+/// Two writes to one place, the second submitted while there is no server.
+#[test]
+fn overlapping_writes_keep_their_order() {
+    let mut mortal = Mortal::new();
+    let mut client = mortal.client();
+    let mut pipeline = client.pipeline();
+    mortal.server.kill();
+    for value in 0..50 {
+        pipeline.write(512 * (value % 3), vec![value as u8; 1024]).unwrap();
+    }
+    mortal.server.start_again().unwrap();
+    while let Some(done) = pipeline.wait().unwrap() {
+        done.result.unwrap();
+    }
+    drop(pipeline);
+    let mut back = vec![0; 2048];
+    client.read_at(0, &mut back).unwrap();
+    assert_eq!([back[0], back[511], back[512], back[1024], back[1536]], [48, 48, 49, 49, 47]);
+}
+
+/// Keeps what was acknowledged, and puts it back on a server that has lost all.
+#[test]
+fn a_server_that_loses_its_cache_gets_it_back() {
+    let scratch = Scratch::new().unwrap();
+    let socket = scratch.join("s");
+    let start = || {
+        let program = nbd_sim::peer::nbd_program().unwrap();
+        let args = ["serve", "--memory", "1M", "--unix", socket.to_str().unwrap()];
+        let mut command = std::process::Command::new(program);
+        let child = command.args(args).stdout(std::process::Stdio::piped()).spawn().unwrap();
+        Child(child).ready()
+    };
+    let server = start();
+    let endpoint = Endpoint::Unix(socket.clone());
+    let data = noise(MIB / 2, 3);
+    let keep = POLICY.keep_unflushed(64 << 20);
+    let mut client = Builder::new().reconnect(keep).connect(&endpoint).unwrap();
+    client.write_at(0, &data).unwrap();
+    client.write_zeroes(1000, 1000, CommandFlags::empty()).unwrap();
+    client.write_at(1500, &data[..100]).unwrap();
+    drop(server);
+    let server = start();
+    let mut back = vec![0; MIB / 2];
+    client.read_at(0, &mut back).unwrap();
+    let mut wanted = data.clone();
+    wanted[1000..2000].fill(0);
+    wanted[1500..1600].copy_from_slice(&data[..100]);
+    assert!(back == wanted);
+    // The three, and the read, which was sent to the dead one first.
+    assert_eq!((client.reconnects(), client.sent_again()), (1, 4));
+    // A flush makes it the server's own affair: what is lost now is lost.
+    client.flush().unwrap();
+    drop(server);
+    let _server = start();
+    client.read_at(0, &mut back).unwrap();
+    assert!(back.iter().all(|byte| *byte == 0));
+}
+
+/// A server that is killed at the end.
+struct Child(std::process::Child);
+
+impl Child {
+    fn ready(mut self) -> Self {
+        use std::io::BufRead;
+        let mut line = String::new();
+        std::io::BufReader::new(self.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert!(line.starts_with("nbd+unix:"), "{line}");
+        self
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn gone_for_good_is_told_in_time() {
+    let mut mortal = Mortal::new();
+    let policy = POLICY.give_up_after(Duration::from_millis(300));
+    let mut client = mortal.client_by(&Builder::new().reconnect(policy));
+    let mut pipeline = client.pipeline();
+    mortal.server.kill();
+    let begin = Instant::now();
+    for offset in 0..10 {
+        pipeline.read(offset * 512, vec![0; 512]).unwrap();
+    }
+    let mut told = 0;
+    while let Some(done) = pipeline.wait().unwrap() {
+        let error = done.result.unwrap_err();
+        assert!(matches!(error, Error::NotReconnected { .. }), "{error}");
+        assert!(done.buffer.is_some());
+        told += 1;
+    }
+    assert_eq!(told, 10);
+    assert!(begin.elapsed() >= Duration::from_millis(300), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(15), "{:?}", begin.elapsed());
+    // Nothing waits any more, in whichever way.
+    let error = pipeline.write(0, vec![0; 512]).unwrap_err();
+    assert!(matches!(error, Error::NotReconnected { .. }), "{error}");
+    assert!(pipeline.poll(None).is_err());
+    drop(pipeline);
+    assert!(matches!(client.flush().unwrap_err(), Error::NotReconnected { .. }));
+    assert_eq!(client.state(), State::Dead);
+    assert!(matches!(client.disconnect().unwrap_err(), Error::NotReconnected { .. }));
+}
+
+#[test]
+fn deadlines_hold_while_there_is_no_server() {
+    let mut mortal = Mortal::new();
+    let mut client = mortal.client();
+    client.set_timeout(Some(Duration::from_millis(200))).unwrap();
+    mortal.server.kill();
+    let begin = Instant::now();
+    let error = client.read_at(0, &mut [0; 512]).unwrap_err();
+    assert!(matches!(error, Error::TimedOut { state: "reconnecting", .. }), "{error}");
+    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+    assert_eq!(client.state(), State::Reconnecting);
+    let mut pipeline = client.pipeline();
+    let id = pipeline.write(0, vec![7; 512]).unwrap();
+    assert!(matches!(pipeline.wait().unwrap_err(), Error::TimedOut { .. }));
+    let woken = pipeline.poll(Some(Duration::from_millis(1))).unwrap();
+    assert_eq!(woken, nbd_client_blocking::Woken::TimedOut);
+    assert!(pipeline.direction().is_empty(), "there is nothing to poll for");
+    // And once there is one, what was waiting is done.
+    mortal.server.start_again().unwrap();
+    let done = loop {
+        match pipeline.wait() {
+            Ok(done) => break done.unwrap(),
+            Err(error) => assert!(matches!(error, Error::TimedOut { .. }), "{error}"),
+        }
+    };
+    assert_eq!(done.id, id);
+    done.result.unwrap();
+    drop(pipeline);
+    client.set_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut back = [0; 512];
+    client.read_at(0, &mut back).unwrap();
+    assert_eq!(back, [7; 512]);
+}
+
+#[test]
+fn another_size_ends_it() {
+    let mut mortal = Mortal::new();
+    let mut client = mortal.client();
+    mortal.server.kill();
+    mortal.resize(2 * MIB as u64);
+    mortal.server.start_again().unwrap();
+    let wanted = Changed::Size { was: MIB as u64, is: 2 * MIB as u64 };
+    for _ in 0..2 {
+        let error = client.read_at(0, &mut [0; 512]).unwrap_err();
+        let Error::Recovery(RecoveryError::Changed(changed)) = &error else { panic!("{error}") };
+        assert_eq!(*changed, wanted);
+    }
+    assert_eq!(client.reconnects(), 0);
+}
+
+/// A server that accepts, agrees, and dies of whatever it is asked: its return alone is no
+/// progress.
+#[test]
+fn a_server_that_dies_of_a_command_is_not_asked_for_ever() {
+    let policy = POLICY.give_up_after(Duration::from_millis(500));
+    let server = Server::nbdkit(&["eval", "get_size=echo 1048576", "pread=kill -9 $PPID"]);
+    let mut server = server.start().unwrap();
+    let mut client = Builder::new().reconnect(policy).connect_uri(&server.uri()).unwrap();
+    let attempts = thread::spawn(move || client.read_at(0, &mut [0; 512]).unwrap_err());
+    while !attempts.is_finished() {
+        if server.try_wait().is_some() {
+            server.start_again().unwrap();
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+    let error = attempts.join().unwrap();
+    assert!(matches!(error, Error::NotReconnected { .. }), "{error}");
+}
+
+#[test]
+fn a_connection_that_was_handed_over_needs_a_way_back() {
+    let mut mortal = Mortal::new();
+    let path = mortal.server.unix_path().unwrap().to_owned();
+    let endpoint = Endpoint::Unix(path);
+    let builder = Builder::new().reconnect(POLICY);
+    let handed = endpoint.connect(None).unwrap();
+    let error = builder.connect_over(handed).unwrap_err();
+    assert!(matches!(error, Error::Recovery(RecoveryError::NoWayBack)), "{error}");
+    let calls = Arc::new(Mutex::new(0));
+    let counted = Arc::clone(&calls);
+    let dial = move |deadline| -> Result<Connection, Error> {
+        *counted.lock().unwrap() += 1;
+        Ok(endpoint.connect(deadline)?)
+    };
+    let mut client = builder.connect_with(dial).unwrap();
+    mortal.restart();
+    client.read_at(0, &mut [0; 512]).unwrap();
+    assert_eq!((client.reconnects(), *calls.lock().unwrap()), (1, 2));
+}
+
+#[test]
+fn all_is_told_to_who_wants_to_know() {
+    let mut mortal = Mortal::new();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let telling = Arc::clone(&told);
+    let builder = Builder::new().reconnect(POLICY).on_reconnect(move |event| {
+        telling.lock().unwrap().push(match event {
+            ReconnectEvent::Lost { .. } => "lost",
+            ReconnectEvent::Failed { .. } => "failed",
+            ReconnectEvent::Reconnected { .. } => "reconnected",
+            _ => "gave up",
+        });
+    });
+    let mut client = mortal.client_by(&builder);
+    mortal.server.kill();
+    client.set_timeout(Some(Duration::from_millis(300))).unwrap();
+    assert!(client.read_at(0, &mut [0; 512]).is_err());
+    mortal.server.start_again().unwrap();
+    client.set_timeout(None).unwrap();
+    client.read_at(0, &mut [0; 512]).unwrap();
+    let mut told = told.lock().unwrap().clone();
+    assert!(told.len() > 2, "{told:?}");
+    told.dedup();
+    assert_eq!(told, ["lost", "failed", "reconnected"]);
+}
+
+/// The rules of a pipeline are the same with and without.
+#[test]
+fn commands_that_make_no_sense_are_refused_at_once() {
+    let mortal = Mortal::new();
+    let limits = nbd_client_blocking::proto::Limits::default().max_in_flight(2);
+    let config = nbd_client_blocking::proto::ClientConfig::new().limits(limits);
+    let mut client = mortal.client_by(&Builder::new().config(config).reconnect(POLICY));
+    let mut pipeline = client.pipeline();
+    let refused = |error: Error| match error {
+        Error::Submit { error, .. } => error,
+        other => panic!("{other}"),
+    };
+    let beyond = pipeline.read(MIB as u64, vec![0; 512]).unwrap_err();
+    assert_eq!(refused(beyond), SubmitError::OutOfBounds);
+    let first = pipeline.read(0, vec![0; 512]).unwrap();
+    assert_eq!(pipeline.status(first), RequestStatus::InFlight);
+    pipeline.submit(Command::flush(), None).unwrap();
+    assert!(pipeline.is_full());
+    assert_eq!(refused(pipeline.read(0, vec![0; 512]).unwrap_err()), SubmitError::Full);
+    pipeline.disconnect(Disconnect::AfterReplies);
+    let late = pipeline.read(0, vec![0; 512]).unwrap_err();
+    assert_eq!(refused(late), SubmitError::Disconnecting);
+    let mut done = Vec::new();
+    while let Some(completion) = pipeline.wait().unwrap() {
+        completion.result.unwrap();
+        done.push(completion.id);
+    }
+    assert_eq!(done.len(), 2);
+    assert_eq!(pipeline.status(first), RequestStatus::Retired);
+    drop(pipeline);
+    client.disconnect().unwrap();
+}
+
+#[test]
+fn a_dropped_pipeline_leaves_nothing_to_do_again() {
+    let mut mortal = Mortal::new();
+    let mut client = mortal.client();
+    let mut pipeline = client.pipeline();
+    for offset in 0..50 {
+        pipeline.write(offset * 4096, vec![9; 4096]).unwrap();
+    }
+    mortal.server.kill();
+    drop(pipeline);
+    mortal.server.start_again().unwrap();
+    client.read_at(0, &mut [0; 512]).unwrap();
+    assert_eq!(client.reconnects(), 1);
+    // The read was sent to the dead server first.
+    assert_eq!(client.sent_again(), 1, "nobody waits for the others");
+}
