@@ -12,6 +12,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use nbd_client_blocking::proto::recovery::Reconnect;
 use nbd_client_blocking::proto::{ClientConfig, TlsPolicy};
 use nbd_client_blocking::transport::tls::{TlsConfig, TlsConnector};
 use nbd_client_blocking::transport::{CommandSpec, Endpoint, NbdUri, UriPolicy};
@@ -138,6 +139,17 @@ impl Server {
     /// Connects and negotiates with this configuration; the export is that of the URI.
     pub(crate) fn connect(&self, config: ClientConfig, timeout: Duration) -> Result<Client> {
         self.builder(config, timeout).connect(&self.endpoint).context(&self.name)
+    }
+
+    /// Connects as [`connect`](Self::connect), and again whenever the connection is lost.
+    pub(crate) fn connect_lasting(
+        &self,
+        config: ClientConfig,
+        timeout: Duration,
+        policy: Reconnect,
+    ) -> Result<Client> {
+        let builder = self.builder(config, timeout).reconnect(policy);
+        builder.connect(&self.endpoint).context(&self.name)
     }
 
     /// Connects and stops before an export is chosen.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use nbd_client_blocking::proto::ClientConfig;
+use nbd_client_blocking::proto::recovery::Reconnect;
 use nbd_client_blocking::{Client, Error};
 
 use crate::failure::{Context, Failure, Result};
@@ -21,6 +22,9 @@ use run::Worker;
 
 /// The most that all buffers together may take, in bytes.
 const MAX_MEMORY: u128 = 4 << 30;
+
+/// The longest wait before it is tried once more to connect to a server that is gone.
+const DELAY: Duration = Duration::from_millis(200);
 
 /// Measure a server.
 #[derive(Debug, clap::Args)]
@@ -48,6 +52,14 @@ pub(crate) struct Args {
     /// last written to it (this destroys what the export holds)
     #[arg(long, conflicts_with = "rw")]
     verify: bool,
+    /// Connect again when a connection is lost, for so long at a time, and go on
+    #[arg(long, value_name = "SECONDS",
+          value_parser = clap::value_parser!(u64).range(1..=YEAR))]
+    reconnect: Option<u64>,
+    /// Keep so many bytes of what was written and not flushed, in case that the server
+    /// loses it when it is lost
+    #[arg(long, value_name = "SIZE", requires = "reconnect", value_parser = size::parse)]
+    keep_unflushed: Option<u64>,
     /// Connections, each with a thread of its own
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     connections: u32,
@@ -135,6 +147,17 @@ impl Args {
         self.seconds.map(Duration::from_secs)
     }
 
+    /// What to do when a connection is lost, if it is more than to stop.
+    fn policy(&self) -> Option<Reconnect> {
+        let patience = Duration::from_secs(self.reconnect?);
+        // A load is to go on as soon as it can.
+        let policy = Reconnect::new().give_up_after(patience).max_delay(DELAY);
+        Some(match self.keep_unflushed {
+            Some(bytes) => policy.keep_unflushed(bytes),
+            None => policy,
+        })
+    }
+
     /// The requests of one connection.
     fn share(&self, index: u64, connections: u64) -> u64 {
         match self.seconds {
@@ -147,7 +170,10 @@ impl Args {
 fn connect(args: &Args, server: &Server) -> Result<Client> {
     let limits = nbd_client_blocking::proto::Limits::default().max_in_flight(args.depth.max(64));
     let config = ClientConfig::new().limits(limits);
-    let client = server.connect(config, args.patience.duration())?;
+    let client = match args.policy() {
+        Some(policy) => server.connect_lasting(config, args.patience.duration(), policy)?,
+        None => server.connect(config, args.patience.duration())?,
+    };
     let refuse = |why: String| Err(Failure::new(format!("{}: {why}", server.name)));
     if args.size == 0 || args.size > client.max_request() as u64 {
         return refuse(format!("--size must be from 1 to {} bytes", client.max_request()));

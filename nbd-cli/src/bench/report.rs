@@ -83,6 +83,8 @@ pub(super) fn report_verified(args: &Args, total: &Tally, counts: &Counts) -> St
             "looked_at": counts.looked_at,
             "unread": counts.unread,
             "mismatches": counts.mismatches,
+            "reconnects": counts.reconnects,
+            "sent_again": counts.sent_again,
             "stalls": counts.stalls,
             "longest_stall": longest,
         });
@@ -90,8 +92,9 @@ pub(super) fn report_verified(args: &Args, total: &Tally, counts: &Counts) -> St
     }
     format!(
         "{} commands of {speed}\
-         done: {} reads, {} writes, {} flushes; failed by the server: {}\n\
+         done: {} reads, {} writes, {} flushes; failed: {}\n\
          compared: every read, and {} blocks at the end; mismatches: {}\n\
+         connected again: {} times; sent again: {} commands\n\
          times without an answer for {} ms: {}; the longest: {longest:.3} s\n",
         total.operations,
         counts.reads,
@@ -100,6 +103,8 @@ pub(super) fn report_verified(args: &Args, total: &Tally, counts: &Counts) -> St
         counts.failed,
         counts.looked_at,
         counts.mismatches,
+        counts.reconnects,
+        counts.sent_again,
         STALL.as_millis(),
         counts.stalls,
     )

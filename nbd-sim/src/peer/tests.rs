@@ -62,7 +62,7 @@ fn a_server_that_was_killed_comes_back_at_the_same_place() -> TestResult {
     let servers = [
         Server::nbdkit(&["file", &path]),
         Server::nbdkit(&["file", &path]).tcp(),
-        Server::qemu_nbd(&["-f", "raw", &path]),
+        Server::qemu_nbd(&["-f", "raw", "-x", "disk", &path]),
         Server::nbd_server(&exports),
     ];
     for builder in servers {

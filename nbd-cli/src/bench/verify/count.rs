@@ -18,12 +18,15 @@ pub(in crate::bench) struct Counts {
     pub(in crate::bench) reads: u64,
     pub(in crate::bench) writes: u64,
     pub(in crate::bench) flushes: u64,
-    /// Commands that the server failed.
+    /// Commands that the server failed, and flushes that told of a loss.
     pub(in crate::bench) failed: u64,
     /// Blocks that were read at the end, and those that could not be.
     pub(in crate::bench) looked_at: u64,
     pub(in crate::bench) unread: u64,
     pub(in crate::bench) mismatches: u64,
+    /// Connections that were made again, and commands that were sent again.
+    pub(in crate::bench) reconnects: u64,
+    pub(in crate::bench) sent_again: u64,
     /// How often nothing was completed for longer than [`STALL`].
     pub(in crate::bench) stalls: u64,
     /// The longest time in which nothing was completed.
@@ -48,6 +51,8 @@ impl Counts {
         self.looked_at += other.looked_at;
         self.unread += other.unread;
         self.mismatches += other.mismatches;
+        self.reconnects += other.reconnects;
+        self.sent_again += other.sent_again;
         self.stalls += other.stalls;
         self.longest = self.longest.max(other.longest);
         self.elapsed = self.elapsed.max(other.elapsed);

@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use nbd_client_blocking::proto::recovery::RecoveryError;
 use nbd_client_blocking::proto::{
     Command, CommandError, CommandFlags, RequestId, Table, TransmissionFlags,
 };
@@ -93,6 +94,8 @@ impl<'a> Load<'a> {
         self.tally.end_run();
         self.look_at_all(&mut pipeline)?;
         drop(pipeline);
+        self.counts.reconnects = client.reconnects();
+        self.counts.sent_again = client.sent_again();
         self.tally.system_calls = client.system_calls() - calls_before;
         self.tally.stats = *client.stats();
         client.disconnect()?;
@@ -224,10 +227,12 @@ impl<'a> Load<'a> {
     }
 }
 
-/// Whether the server did it; an error when the connection is over.
+/// Whether the server did it; an error when the connection is over for good.
 fn succeeds(result: Result<(), Error>) -> Result<bool, Error> {
     match result {
         Ok(()) => Ok(true),
+        // A flush that tells of a loss is no news here: each block tells for itself.
+        Err(Error::Recovery(RecoveryError::UnflushedLost)) => Ok(false),
         Err(Error::Command(failure)) if failure.error != CommandError::ConnectionLost => Ok(false),
         Err(error) => Err(error),
     }
