@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use nbd_proto::io::IoMode;
 use nbd_proto::{ClientConfig, TlsPolicy};
 use nbd_transport::tls::{TlsConfig, TlsConnector};
-use nbd_transport::{Connection, Endpoint, Error, Handshake, NbdUri, UriPolicy};
+use nbd_transport::{Connection, Endpoint, Error, Handshake, NbdUri, TcpKeepAlive, UriPolicy};
 
 use crate::client::Client;
 use crate::options::Options;
@@ -39,6 +39,8 @@ pub struct Builder<R> {
     policy: UriPolicy,
     tls: Option<TlsConnector>,
     timeout: Option<Duration>,
+    keep_alive: Option<Duration>,
+    tcp_keep_alive: Option<TcpKeepAlive>,
 }
 
 impl<R: Runtime + Clone + Default> Builder<R> {
@@ -74,6 +76,8 @@ impl<R: Runtime + Clone> Builder<R> {
             policy: UriPolicy::default(),
             tls: None,
             timeout: None,
+            keep_alive: None,
+            tcp_keep_alive: None,
         }
     }
 
@@ -165,6 +169,37 @@ impl<R: Runtime + Clone> Builder<R> {
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
+        self
+    }
+
+    /// Reads the first block of the export when no request has been sent for nearly this
+    /// long, for servers that drop idle clients; and ends the connection when the answer
+    /// takes as long (default: neither). See [`KeepAlive`](nbd_transport::KeepAlive).
+    ///
+    /// ```
+    /// # use nbd_client_async::{Builder, Runtime};
+    /// # fn example(builder: Builder<impl Runtime + Clone>) {
+    /// let builder = builder.keep_alive(std::time::Duration::from_secs(60));
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn keep_alive(mut self, time: Duration) -> Self {
+        self.keep_alive = Some(time);
+        self
+    }
+
+    /// Has the system notice when the other end of a TCP connection has vanished (default:
+    /// as the system is set, which is after hours).
+    ///
+    /// ```
+    /// # use nbd_client_async::{Builder, Runtime, transport::TcpKeepAlive};
+    /// # fn example(builder: Builder<impl Runtime + Clone>) {
+    /// let builder = builder.tcp_keep_alive(TcpKeepAlive::new());
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn tcp_keep_alive(mut self, keep_alive: TcpKeepAlive) -> Self {
+        self.tcp_keep_alive = Some(keep_alive);
         self
     }
 
@@ -348,6 +383,9 @@ impl<R: Runtime + Clone> Builder<R> {
         let endpoint = endpoint.clone();
         let connecting = in_thread("nbd-connect", move || endpoint.connect(deadline))?;
         let connection = connecting.await.ok_or(Error::Stopped)??;
+        if let Some(keep_alive) = self.tcp_keep_alive {
+            connection.set_tcp_keep_alive(keep_alive)?;
+        }
         let wire = self.adopt(connection)?;
         self.begin(wire, host.as_deref(), deadline, option_mode).await
     }
@@ -366,6 +404,7 @@ impl<R: Runtime + Clone> Builder<R> {
         };
         let runtime = Arc::new(self.runtime.clone());
         let mut options = Options::new(handshake, wire, runtime, self.timeout);
+        options.keep_alive = self.keep_alive;
         options.drive(deadline).await?;
         Ok(options)
     }

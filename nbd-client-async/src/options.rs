@@ -41,6 +41,7 @@ pub struct Options {
     wire: Wire,
     runtime: Arc<dyn Runtime>,
     timeout: Option<Duration>,
+    pub(crate) keep_alive: Option<Duration>,
 }
 
 /// [`Options::go`] failed.
@@ -75,7 +76,7 @@ impl Options {
         runtime: Arc<dyn Runtime>,
         timeout: Option<Duration>,
     ) -> Self {
-        Self { handshake, wire, runtime, timeout }
+        Self { handshake, wire, runtime, timeout, keep_alive: None }
     }
 
     /// Goes on until the negotiation wants its caller.
@@ -120,7 +121,7 @@ impl Options {
         let Ok((core, link)) = self.handshake.finish() else {
             return Err(ApiMisuse::WrongState.into());
         };
-        let shared = Arc::new(Shared::new(core, link, self.wire));
+        let shared = Arc::new(Shared::new(core, link, self.wire, self.keep_alive));
         let client = Client::new(Arc::clone(&shared), self.timeout);
         let driver = Driver::new(shared, Arc::clone(&self.runtime));
         self.runtime.spawn(driver)?;

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use nbd_proto::recovery::{Reconnect, RecoveryError};
 use nbd_proto::{ClientConfig, Phase, TlsPolicy};
 use nbd_transport::tls::{TlsConfig, TlsConnector};
-use nbd_transport::{Connection, Endpoint, Error, Handshake, Link, NbdUri, SocketIo, UriPolicy};
+use nbd_transport::{
+    Connection, Endpoint, Error, Handshake, Link, NbdUri, SocketIo, TcpKeepAlive, UriPolicy,
+};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 use crate::client::Client;
@@ -36,6 +38,7 @@ pub struct Builder {
     policy: UriPolicy,
     timeout: Option<Duration>,
     tls: Option<TlsConnector>,
+    tcp_keep_alive: Option<TcpKeepAlive>,
     name: Option<String>,
     /// The URI that the next connection is made from.
     uri: Option<Box<NbdUri>>,
@@ -168,6 +171,22 @@ impl Builder {
         self
     }
 
+    /// Has the system notice when the other end of a TCP connection has vanished (default:
+    /// as the system is set, which is after hours). See also
+    /// [`Client::ping`](crate::Client::ping).
+    ///
+    /// ```
+    /// use nbd_client_blocking::Builder;
+    /// use nbd_client_blocking::transport::TcpKeepAlive;
+    ///
+    /// let builder = Builder::new().tcp_keep_alive(TcpKeepAlive::new());
+    /// ```
+    #[must_use]
+    pub fn tcp_keep_alive(mut self, keep_alive: TcpKeepAlive) -> Self {
+        self.tcp_keep_alive = Some(keep_alive);
+        self
+    }
+
     /// Connects to a URI, such as `nbd://host/export` or
     /// `nbd+unix:///export?socket=/path`.
     ///
@@ -292,6 +311,9 @@ impl Builder {
             }
         };
         let connection = endpoint.connect(deadline)?;
+        if let Some(keep_alive) = self.tcp_keep_alive {
+            connection.set_tcp_keep_alive(keep_alive)?;
+        }
         let origin = match &self.uri {
             Some(uri) => Origin::Uri(uri.clone()),
             None => Origin::Endpoint(endpoint.clone()),

@@ -291,6 +291,21 @@ impl Client {
         self.submit_and_wait(Command::cache(offset, length))
     }
 
+    /// Reads the first block of the export, to see whether the server is there, and to show
+    /// it that its client is: some servers drop those that ask for nothing. A program that
+    /// may be idle for long calls this from time to time; nothing here works behind its
+    /// back. An export of no bytes is not asked for anything.
+    ///
+    /// # Errors
+    /// As [`read_at`](Self::read_at); [`Error::Command`] comes from a server that is there.
+    pub fn ping(&mut self) -> Result<(), Error> {
+        let block = self.core.export().minimum_block();
+        if self.size() < u64::from(block) {
+            return Ok(());
+        }
+        self.read_at(0, &mut vec![0; block as usize])
+    }
+
     /// Asks for the extents of a range, for each meta context that was granted; they
     /// are passed on in order for each context. The server may report less than was
     /// asked for, but at least one extent. See [`extents`](Self::extents) for the whole.

@@ -218,6 +218,19 @@ impl Pool {
         client.block_status(offset, length, flags, on_extent)
     }
 
+    /// [Pings](Client::ping) the server on each connection that is free, so that it drops
+    /// none of them for being idle. Those that fail are not used any more, unless they
+    /// are merely late. Returns how many connections are alive.
+    pub fn ping(&self) -> usize {
+        let mut idle: Vec<_> = std::iter::from_fn(|| self.try_client()).collect();
+        for client in &mut idle {
+            // What it comes to shows when the connection is given back.
+            let _ = client.ping();
+        }
+        drop(idle);
+        self.alive()
+    }
+
     /// Ends all sessions. Connections that are dead already are no error.
     ///
     /// # Errors

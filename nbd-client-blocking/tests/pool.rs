@@ -242,6 +242,23 @@ fn a_connection_that_died_in_its_sleep_is_passed_over() {
 }
 
 #[test]
+fn a_ping_finds_who_died() {
+    let server = nbdkit(&["memory", "1M"]);
+    let pool = pool(&server, 3);
+    assert_eq!(pool.ping(), 3);
+    let busy = pool.client().unwrap();
+    cut(&pool.client().unwrap());
+    assert_eq!(pool.ping(), 2);
+    drop(busy);
+    // A server that answers with an error is there; an export of no bytes is not asked.
+    let broken = nbdkit(&["--filter=error", "memory", "1M", "error-pread-rate=100%"]);
+    let mut client = builder().connect_uri(&broken.uri()).unwrap();
+    assert!(matches!(client.ping(), Err(Error::Command(_))));
+    let mut client = builder().connect_uri(&nbdkit(&["null", "0"]).uri()).unwrap();
+    client.ping().unwrap();
+}
+
+#[test]
 fn a_slow_server_times_out_one_call_and_keeps_the_connection() {
     let server = nbdkit(&["memory", "1M"]);
     let hasty = builder().timeout(Duration::from_millis(100));

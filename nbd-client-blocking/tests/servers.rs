@@ -1,17 +1,22 @@
 //! The blocking client against servers nobody here wrote.
 
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::time::{Duration, Instant};
 
 use nbd_client_blocking::proto::{ClientConfig, CommandFlags, HeaderStyle, Protocol};
+use nbd_client_blocking::transport::TcpKeepAlive;
 use nbd_client_blocking::{Builder, Client, Error, ExportFile};
 use nbd_sim::peer::{Scratch, Server};
+
+/// Longer than anything takes that goes well.
+const LONG: Duration = Duration::from_secs(20);
 
 fn nbdkit(args: &[&str]) -> Server {
     Server::nbdkit(args).start().expect("nbdkit")
 }
 
 fn builder() -> Builder {
-    Builder::new().timeout(std::time::Duration::from_secs(20))
+    Builder::new().timeout(LONG)
 }
 
 fn connect(server: &Server) -> Client {
@@ -222,6 +227,70 @@ fn silence_ends_in_a_timeout_and_the_client_lives_on() {
     server.cont().unwrap();
     client.set_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
     client.read_at(0, &mut [0; 512]).unwrap();
+}
+
+#[test]
+fn deadlines_are_punctual() {
+    let server = nbdkit(&["memory", "1M"]);
+    let timeout = Duration::from_millis(200);
+    let strict = Builder::new().timeout(timeout);
+    let mut whole = strict.connect_uri(&server.uri()).unwrap();
+    let mut single = connect(&server);
+    single.set_timeout(Some(timeout)).unwrap();
+    let mut large = strict.connect_uri(&server.uri()).unwrap();
+    server.stop().unwrap();
+    let punctual = |call: &mut dyn FnMut() -> Result<(), Error>| {
+        // The machine may be busy with other tests: the best of some rounds counts.
+        let mut best = Duration::MAX;
+        for _ in 0..20 {
+            let start = Instant::now();
+            let error = call().unwrap_err();
+            let took = start.elapsed();
+            assert!(matches!(error, Error::TimedOut { .. }), "{error}");
+            assert!(took >= timeout, "{took:?}");
+            best = best.min(took);
+            if best <= timeout + timeout / 10 + Duration::from_millis(10) {
+                return;
+            }
+        }
+        panic!("never sooner than {best:?}");
+    };
+    punctual(&mut || whole.read_at(0, &mut [0; 512]));
+    punctual(&mut || single.flush());
+    let mut pipeline = single.pipeline::<Vec<u8>>();
+    punctual(&mut || {
+        pipeline.read(0, vec![0; 512])?;
+        pipeline.wait().map(drop)
+    });
+    drop(pipeline);
+    // More than the socket takes.
+    let data = vec![1; 1 << 20];
+    let mut pipeline = large.pipeline::<Vec<u8>>();
+    punctual(&mut || {
+        for _ in 0..8 {
+            pipeline.write(0, data.clone())?;
+        }
+        pipeline.wait().map(drop)
+    });
+    server.cont().unwrap();
+    while let Some(done) = pipeline.wait().unwrap() {
+        done.result.unwrap();
+    }
+    drop(pipeline);
+    for mut client in [whole, single, large] {
+        client.set_timeout(Some(LONG)).unwrap();
+        client.read_at(0, &mut [0; 512]).unwrap();
+        client.disconnect().unwrap();
+    }
+}
+
+#[test]
+fn the_system_watches_over_tcp() {
+    let server = Server::nbdkit(&["memory", "1M"]).tcp().start().unwrap();
+    let watched = builder().tcp_keep_alive(TcpKeepAlive::new());
+    let client = watched.connect_uri(&server.uri()).unwrap();
+    assert!(rustix::net::sockopt::socket_keepalive(&client).unwrap());
+    assert!(!rustix::net::sockopt::socket_keepalive(&connect(&server)).unwrap());
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 mod support;
 
-use nbd_transport::{ConnectError, Connection, Endpoint, NbdUri, Step, Stream};
+use nbd_transport::{ConnectError, Connection, Endpoint, NbdUri, Step, Stream, TcpKeepAlive};
 use rustix::io::{Errno, FdFlags, fcntl_getfd};
 use rustix::process::{Pid, Signal, kill_process};
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -53,6 +53,28 @@ fn assert_blocking_and_closed_on_exec(stream: &Stream) {
     assert_eq!(fcntl_getfd(stream.as_fd()).unwrap(), FdFlags::CLOEXEC);
     let socket = Socket::from(stream.as_fd().try_clone_to_owned().unwrap());
     assert!(!socket.nonblocking().unwrap());
+}
+
+#[test]
+fn the_system_is_told_when_to_probe() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let connection = Endpoint::Address(listener.local_addr().unwrap()).connect(soon()).unwrap();
+    let socket = Socket::from(connection.stream.as_fd().try_clone_to_owned().unwrap());
+    assert!(!socket.keepalive().unwrap());
+    let (idle, interval) = (Duration::from_millis(1500), Duration::from_millis(10));
+    let probes = TcpKeepAlive::new().idle(idle).interval(interval).count(4);
+    connection.set_tcp_keep_alive(probes).unwrap();
+    assert!(socket.keepalive().unwrap());
+    // Whole seconds are all the system knows.
+    assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(2));
+    assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(1));
+    assert_eq!(socket.tcp_keepalive_retries().unwrap(), 4);
+    assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(6)));
+    let endless = TcpKeepAlive::new().idle(Duration::MAX);
+    assert!(connection.set_tcp_keep_alive(endless).is_err());
+    // Other families know when they end.
+    let (one, _two) = UnixStream::pair().unwrap();
+    Connection::from_socket(one.into()).unwrap().set_tcp_keep_alive(probes).unwrap();
 }
 
 #[test]

@@ -15,7 +15,7 @@ use nbd_proto::{
     CommandError, CommandFailure, Disconnect, Event, ExportInfo, Machine, Negotiated, RequestId,
     SubmitError,
 };
-use nbd_transport::{Error, Link, PeerProcess};
+use nbd_transport::{Error, KeepAlive, Link, PeerProcess};
 
 use crate::calls::{Call, Calls, Deadline, Matter, Stage, Ticket};
 use crate::end::End;
@@ -53,7 +53,13 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(core: nbd_proto::Client, link: Link, wire: Wire) -> Self {
+    pub(crate) fn new(
+        core: nbd_proto::Client,
+        link: Link,
+        wire: Wire,
+        keep_alive: Option<Duration>,
+    ) -> Self {
+        let keep_alive = keep_alive.map(|time| KeepAlive::new(time, Instant::now()));
         let (negotiated, export) = (core.negotiated().clone(), core.export().clone());
         let state = State {
             core,
@@ -65,7 +71,8 @@ impl Shared {
             driver: None,
             rousing: false,
             roused: false,
-            next_deadline: None,
+            next_deadline: keep_alive.as_ref().map(KeepAlive::next),
+            keep_alive,
             linger: None,
             unflushed: false,
             shut: false,
@@ -117,6 +124,7 @@ pub(crate) struct State {
     roused: bool,
     /// No deadline is earlier than this.
     pub(crate) next_deadline: Option<Instant>,
+    keep_alive: Option<KeepAlive>,
     /// Nobody holds the connection, or the server takes no more: it is over at this
     /// time at the latest.
     linger: Option<Instant>,
@@ -308,6 +316,12 @@ impl State {
             return self.close(End::Closed);
         }
         let mut next = self.linger;
+        if let Some(keeper) = &mut self.keep_alive {
+            if let Err(error) = keeper.look(now, &mut self.core) {
+                return self.close(End::Io(error.into()));
+            }
+            next = Some(next.map_or(keeper.next(), |next| next.min(keeper.next())));
+        }
         for ticket in self.calls.tickets() {
             let Some(call) = self.calls.get_mut(ticket) else {
                 continue;

@@ -5,3 +5,4 @@ mod commands;
 mod hostile;
 mod streams;
 mod support;
+mod time;

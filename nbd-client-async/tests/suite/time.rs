@@ -1,0 +1,101 @@
+//! Deadlines, and connections that are idle.
+
+use std::time::{Duration, Instant};
+
+use nbd_client_async::Builder;
+use nbd_client_async::proto::{ClientConfig, StrictMode};
+use nbd_client_async::transport::TcpKeepAlive;
+use nbd_sim::peer::Server;
+
+use crate::support::{Host, is_timeout, nbdkit, on_every_runtime};
+
+on_every_runtime! {
+    deadlines_are_punctual,
+    an_idle_connection_is_kept_alive,
+    a_vanished_peer_is_noticed_by_the_system,
+}
+
+async fn deadlines_are_punctual<H: Host>() {
+    let server = nbdkit(&["memory", "1M"]);
+    let timeout = Duration::from_millis(200);
+    // One for each call, and one for a single call.
+    let strict = H::builder().timeout(timeout).connect_uri(&server.uri()).await.unwrap();
+    let client = H::connect(&server).await;
+    let hasty = client.with_timeout(Some(timeout));
+    server.stop().expect("stop");
+    for client in [&strict, &hasty] {
+        // The machine may be busy with other tests: the best of some rounds counts.
+        let mut best = Duration::MAX;
+        for _ in 0..20 {
+            let start = Instant::now();
+            assert!(is_timeout(&client.read_at(0, 512).await));
+            let took = start.elapsed();
+            assert!(took >= timeout, "{took:?}");
+            best = best.min(took);
+            if best <= timeout + timeout / 10 + Duration::from_millis(10) {
+                break;
+            }
+        }
+        assert!(best <= timeout + timeout / 10 + Duration::from_millis(10), "{best:?}");
+    }
+    server.cont().unwrap();
+    client.read_at(0, 512).await.unwrap();
+    // The answers that came too late are read through.
+    H::until(|| strict.stats().bytes_received >= 512).await;
+    strict.disconnect().await.unwrap();
+    client.disconnect().await.unwrap();
+}
+
+async fn an_idle_connection_is_kept_alive<H: Host>() {
+    let server = nbdkit(&["memory", "1M"]);
+    let empty = nbdkit(&["null", "0"]);
+    let time = Duration::from_secs(1);
+    let client = H::builder().keep_alive(time).connect_uri(&server.uri()).await.unwrap();
+    let lax = ClientConfig::new().strict(StrictMode::empty());
+    let lax = H::builder().config(lax).keep_alive(time);
+    let nothing = lax.connect_uri(&empty.uri()).await.unwrap();
+    let start = Instant::now();
+    let (before, idle) = (client.stats(), nothing.stats());
+    H::until(|| client.stats().messages_received >= before.messages_received + 2).await;
+    assert!(start.elapsed() >= time, "asked twice in {:?}", start.elapsed());
+    // A chunk of one byte each, behind its header and its offset.
+    assert_eq!(client.stats().bytes_received - before.bytes_received, 2 * (20 + 8 + 1));
+    assert_eq!((client.in_flight(), client.stats().anomalies), (0, 0));
+    client.read_at(512, 512).await.unwrap();
+
+    server.stop().expect("stop");
+    let start = Instant::now();
+    H::until(|| client.is_closed()).await;
+    assert!(start.elapsed() >= time, "given up after {:?}", start.elapsed());
+    let error = client.read_at(0, 512).await.unwrap_err();
+    assert!(error.to_string().contains("to keep an idle connection"), "{error}");
+    server.cont().unwrap();
+    // There is nothing to ask an export of no bytes for.
+    assert!(!nothing.is_closed());
+    assert_eq!(nothing.stats(), idle);
+}
+
+async fn a_vanished_peer_is_noticed_by_the_system<H: Host>() {
+    let server = Server::nbdkit(&["memory", "1M"]).tcp().start().unwrap();
+    let port = server.tcp_address().unwrap().port();
+    let plain = H::connect(&server).await;
+    assert_eq!(keep_alive_timers(port), 0);
+    let probes: Builder<H::Runtime> = H::builder().tcp_keep_alive(TcpKeepAlive::new());
+    let client = probes.connect_uri(&server.uri()).await.unwrap();
+    // A byte that is not acknowledged yet has another timer.
+    H::until(|| keep_alive_timers(port) == 1).await;
+    client.disconnect().await.unwrap();
+    plain.disconnect().await.unwrap();
+}
+
+/// Connections to a port for which the system has a timer to send a probe.
+fn keep_alive_timers(port: u16) -> usize {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let ends = format!(":{port:04X}");
+    let lines = table.lines().filter(|line| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        // The other end, the state "established", and the kind of timer.
+        fields[2].ends_with(&ends) && fields[3] == "01" && fields[5].starts_with("02")
+    });
+    lines.count()
+}

@@ -1,0 +1,199 @@
+//! Keeping an idle connection alive, and noticing when it is not: by TCP, and by asking the
+//! server for something small.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use nbd_proto::{Client, Command, Machine, RequestId, RequestStatus};
+use socket2::{SockRef, TcpKeepalive};
+
+use crate::connection::{Connection, Stream};
+
+/// How the system makes sure that the other end of a TCP connection still exists.
+///
+/// When nothing has come for a while, it sends empty segments which the other system has to
+/// acknowledge. When it does not, or does not acknowledge data for as long, every call on
+/// the connection fails. No server ever sees these segments: one that drops idle clients
+/// wants [`KeepAlive`].
+///
+/// ```
+/// use nbd_transport::TcpKeepAlive;
+/// use std::time::Duration;
+///
+/// // A peer that vanished is noticed after half a minute.
+/// let hasty = TcpKeepAlive::new().idle(Duration::from_secs(15)).interval(Duration::from_secs(5));
+/// assert_eq!(hasty.count(3).patience(), Duration::from_secs(30));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpKeepAlive {
+    idle: Duration,
+    interval: Duration,
+    count: u32,
+}
+
+impl Default for TcpKeepAlive {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl TcpKeepAlive {
+    /// Probes after a minute of silence, every ten seconds, and gives up after six.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { idle: Duration::from_secs(60), interval: Duration::from_secs(10), count: 6 }
+    }
+
+    /// Silence before the first probe; rounded up to seconds, at least one.
+    #[must_use]
+    pub const fn idle(mut self, idle: Duration) -> Self {
+        self.idle = whole_seconds(idle);
+        self
+    }
+
+    /// Time from one probe to the next; rounded up to seconds, at least one.
+    #[must_use]
+    pub const fn interval(mut self, interval: Duration) -> Self {
+        self.interval = whole_seconds(interval);
+        self
+    }
+
+    /// Probes without an answer until the connection fails.
+    #[must_use]
+    pub const fn count(mut self, count: u32) -> Self {
+        self.count = count;
+        self
+    }
+
+    /// How long after it vanished a peer is given up, at most. On Linux it holds for data that
+    /// is not acknowledged too (`TCP_USER_TIMEOUT`), which would otherwise be sent again for a
+    /// quarter of an hour.
+    #[must_use]
+    pub fn patience(&self) -> Duration {
+        self.idle.saturating_add(self.interval.saturating_mul(self.count))
+    }
+}
+
+const fn whole_seconds(time: Duration) -> Duration {
+    let seconds = if time.subsec_nanos() > 0 {
+        time.as_secs().saturating_add(1)
+    } else if time.as_secs() == 0 {
+        1
+    } else {
+        time.as_secs()
+    };
+    Duration::from_secs(seconds)
+}
+
+impl Connection {
+    /// Turns the system's probes on, where the connection is one of TCP; of others it knows
+    /// when they end.
+    ///
+    /// # Errors
+    ///
+    /// When the system does not take the times: Linux wants at most 32767 seconds and 127
+    /// probes.
+    pub fn set_tcp_keep_alive(&self, keep_alive: TcpKeepAlive) -> io::Result<()> {
+        let Stream::Tcp(stream) = &self.stream else {
+            return Ok(());
+        };
+        let socket = SockRef::from(stream);
+        let TcpKeepAlive { idle, interval, count } = keep_alive;
+        let probes = TcpKeepalive::new().with_time(idle).with_interval(interval);
+        socket.set_tcp_keepalive(&probes.with_retries(count))?;
+        #[cfg(target_os = "linux")]
+        socket.set_tcp_user_timeout(Some(keep_alive.patience()))?;
+        Ok(())
+    }
+}
+
+/// Asks a server for something small when nothing has been asked for a while, so that it does
+/// not take its client for dead; and takes the server for dead when it does not answer.
+///
+/// What is asked for is the first block of the export, which no server minds. An export of no
+/// bytes has none, and is not asked for anything.
+///
+/// It has no clock: whoever has one [looks](Self::look) when it is [time](Self::next).
+///
+/// ```text
+///   a request       look: something       look: nothing since;    look: answered
+///      │            was sent; fine        a read is submitted         │
+///   ───┴────────────────┴─────────────────────┴───────────────────────┴────►
+///                       ├── half the time ────┤
+/// ```
+///
+/// So a server never waits longer than that time for a request, unless it owes an answer.
+#[derive(Debug)]
+pub struct KeepAlive {
+    time: Duration,
+    next: Instant,
+    /// Bytes that had been sent at the last look.
+    sent: u64,
+    asked: Option<(RequestId, Instant)>,
+}
+
+impl KeepAlive {
+    /// Keeps requests at most `time` apart, and gives the server as much time to answer.
+    #[must_use]
+    pub fn new(time: Duration, now: Instant) -> Self {
+        let mut keeper = Self { time, next: now, sent: 0, asked: None };
+        keeper.adjourn(now);
+        keeper
+    }
+
+    /// When to look.
+    #[must_use]
+    pub const fn next(&self) -> Instant {
+        self.next
+    }
+
+    /// Whether a command is the one that was last submitted here, so that its completion is
+    /// nobody's business.
+    #[must_use]
+    pub fn is_own(&self, id: RequestId) -> bool {
+        self.asked.is_some_and(|(asked, _)| asked == id)
+    }
+
+    /// Looks whether it is time to ask, and submits a read if it is. Its data may go nowhere
+    /// and its completion be dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::TimedOut`] when the server has not answered in time: the connection is
+    /// to be ended.
+    pub fn look(&mut self, now: Instant, core: &mut Client) -> io::Result<()> {
+        if now < self.next {
+            return Ok(());
+        }
+        self.adjourn(now);
+        if let Some((id, at)) = self.asked
+            && core.status(id) == RequestStatus::InFlight
+        {
+            if now.saturating_duration_since(at) < self.time {
+                return Ok(());
+            }
+            let time = self.time;
+            let text = format!("no answer from the server for {time:?} to keep an idle connection");
+            return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+        }
+        let sent = core.stats().bytes_sent;
+        let idle = core.in_flight() == 0 && sent == self.sent;
+        self.sent = sent;
+        let block = core.export().minimum_block();
+        if idle
+            && core.export().size >= u64::from(block)
+            // Refused only when the end has been asked for.
+            && let Ok(id) = core.submit(Command::read(0, block))
+        {
+            self.asked = Some((id, now));
+        }
+        Ok(())
+    }
+
+    fn adjourn(&mut self, now: Instant) {
+        let soon = (self.time / 2).max(Duration::from_millis(1));
+        // Beyond the end of time it is looked at again in a year.
+        let later = now + Duration::from_secs(365 * 24 * 3600);
+        self.next = now.checked_add(soon).unwrap_or(later);
+    }
+}
