@@ -9,7 +9,6 @@ use nbd_transport::tls::{TlsConfig, TlsConnector};
 use nbd_transport::{
     Connection, Endpoint, Error, Handshake, Link, NbdUri, SocketIo, TcpKeepAlive, UriPolicy,
 };
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 use crate::client::Client;
 use crate::options::Options;
@@ -363,16 +362,15 @@ impl Builder {
     }
 
     fn pump(&self, connection: Connection) -> Result<Pump, Error> {
-        set_socket_timeout(connection.stream.as_fd(), Timeout::Recv, self.timeout)
-            .map_err(std::io::Error::from)?;
-        let timeout = self.timeout;
-        Ok(Pump {
+        let mut pump = Pump {
             link: Link::plain(),
             connection,
-            timeout,
+            timeout: None,
             system_calls: 0,
             trace: Trace::new(self.name.as_deref()),
-        })
+        };
+        pump.set_timeout(self.timeout)?;
+        Ok(pump)
     }
 }
 

@@ -424,15 +424,7 @@ impl Client {
     /// # Errors
     /// When the socket does not take it.
     pub fn set_timeout(&mut self, timeout: Option<Duration>) -> Result<(), Error> {
-        let socket = &self.pump.connection.stream;
-        rustix::net::sockopt::set_socket_timeout(
-            socket,
-            rustix::net::sockopt::Timeout::Recv,
-            timeout,
-        )
-        .map_err(std::io::Error::from)?;
-        self.pump.timeout = timeout;
-        Ok(())
+        Ok(self.pump.set_timeout(timeout)?)
     }
 
     /// One command from submission to its end.
