@@ -166,7 +166,7 @@ impl Pump {
                     }));
                 }
                 Err(Errno::INTR) => {}
-                Err(error) => return Err(Error::from(std::io::Error::from(error))),
+                Err(error) => return Err(Error::from(io::Error::from(error))),
             }
         }
     }

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use nbd_proto::{ClientConfig, TlsPolicy};
 use nbd_transport::tls::{TlsConfig, TlsConnector};
-use nbd_transport::{Endpoint, Error, Handshake, NbdUri, UriPolicy};
+use nbd_transport::{Endpoint, Error, Handshake, NbdUri, TcpKeepAlive, UriPolicy};
 
+use crate::clock::Clock;
 use crate::connection::Connection;
 use crate::dial::Dial;
 use crate::stage::Stage;
@@ -26,6 +27,9 @@ pub struct Builder {
     policy: UriPolicy,
     tls: Option<TlsConnector>,
     connect_timeout: Duration,
+    timeout: Option<Duration>,
+    keep_alive: Option<Duration>,
+    tcp_keep_alive: Option<TcpKeepAlive>,
 }
 
 impl Default for Builder {
@@ -35,6 +39,9 @@ impl Default for Builder {
             policy: UriPolicy::default(),
             tls: None,
             connect_timeout: Duration::from_secs(60),
+            timeout: None,
+            keep_alive: None,
+            tcp_keep_alive: None,
         }
     }
 }
@@ -96,8 +103,34 @@ impl Builder {
         self
     }
 
-    /// How long a helper thread may try to connect (default: a minute). Every other
-    /// limit is the caller's: see [`Connection::deadline`].
+    /// Longest time for connecting and negotiating together, and afterwards for each
+    /// command (default: none). The loop has to do its part: see
+    /// [`Connection::next_deadline`] and [`Connection::handle_timeout`].
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Reads the first block of the export when no request has been sent for nearly this
+    /// long, for servers that drop idle clients; and ends the connection when the answer
+    /// takes as long (default: neither). The loop does it by
+    /// [`Connection::handle_timeout`]. See [`KeepAlive`](nbd_transport::KeepAlive).
+    #[must_use]
+    pub fn keep_alive(mut self, time: Duration) -> Self {
+        self.keep_alive = Some(time);
+        self
+    }
+
+    /// Has the system notice when the other end of a TCP connection has vanished (default:
+    /// as the system is set, which is after hours).
+    #[must_use]
+    pub fn tcp_keep_alive(mut self, keep_alive: TcpKeepAlive) -> Self {
+        self.tcp_keep_alive = Some(keep_alive);
+        self
+    }
+
+    /// How long a helper thread may try to connect (default: a minute).
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
@@ -140,7 +173,8 @@ impl Builder {
         };
         let handshake = self.handshake(host.as_deref())?;
         let dial = Dial::start(endpoint, self.connect_timeout)?;
-        Ok(Connection::new(Stage::Dialing { dial, handshake }))
+        let tcp_keep_alive = self.tcp_keep_alive;
+        Ok(Connection::new(Stage::Dialing { dial, handshake, tcp_keep_alive }, self.clock()))
     }
 
     /// Takes over a connection that is there already.
@@ -151,7 +185,12 @@ impl Builder {
         &self,
         connection: nbd_transport::Connection,
     ) -> Result<Connection<B>, Error> {
-        Ok(Connection::new(Stage::Negotiating { handshake: self.handshake(None)?, connection }))
+        let handshake = self.handshake(None)?;
+        Ok(Connection::new(Stage::Negotiating { handshake, connection }, self.clock()))
+    }
+
+    fn clock(&self) -> Clock {
+        Clock::new(self.timeout, self.keep_alive)
     }
 
     fn handshake(&self, host: Option<&str>) -> Result<Handshake, Error> {

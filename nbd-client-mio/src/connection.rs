@@ -4,16 +4,17 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use mio::Waker;
 use mio::event::Event;
 use nbd_proto::{
     Client, Command, CommandFlags, CommandType, ContextId, Direction, Disconnect, Extent, Machine,
-    Negotiation, RequestId, RequestStatus, SubmitError, Table,
+    Negotiation, RequestId, SubmitError, Table,
 };
 use nbd_transport::Error;
 
+use crate::clock::Clock;
 use crate::drive::Registration;
 use crate::ports::Ports;
 use crate::rejected::Rejected;
@@ -72,8 +73,9 @@ pub struct Connection<B> {
     /// Commands of other threads that are in flight.
     pub(crate) remote: Table<OnDone<B>>,
     pub(crate) queue: Arc<Queue<B>>,
-    /// When each command was submitted, oldest first; finished ones go late.
-    submitted: VecDeque<(RequestId, Instant)>,
+    pub(crate) clock: Clock,
+    /// Commands that took too long.
+    pub(crate) late: VecDeque<Completion<B>>,
     pub(crate) registration: Option<Registration>,
     /// What a negotiation waits for.
     pub(crate) blocked: Direction,
@@ -83,14 +85,15 @@ pub struct Connection<B> {
 }
 
 impl<B> Connection<B> {
-    pub(crate) fn new(stage: Stage) -> Self {
+    pub(crate) fn new(stage: Stage, clock: Clock) -> Self {
         Self {
             stage,
             keeper: None,
             ports: Ports::new(),
             remote: Table::new(),
             queue: Arc::new(Queue::new()),
-            submitted: VecDeque::new(),
+            clock,
+            late: VecDeque::new(),
             registration: None,
             blocked: Direction::empty(),
             last_byte: Instant::now(),
@@ -118,6 +121,7 @@ impl<B> Connection<B> {
         match &mut self.stage {
             Stage::Negotiating { handshake, .. } => {
                 self.last_byte = Instant::now();
+                self.clock.began = self.last_byte;
                 self.again = true;
                 Some(handshake.negotiation())
             }
@@ -148,33 +152,6 @@ impl<B> Connection<B> {
         }
     }
 
-    /// When the last byte came from the server, or waiting for it began.
-    #[must_use]
-    pub const fn last_byte(&self) -> Instant {
-        self.last_byte
-    }
-
-    /// The command that has been in flight for longest, and when it was submitted.
-    #[must_use]
-    pub fn oldest(&self) -> Option<(RequestId, Instant)> {
-        let core = self.client()?;
-        let mut submitted = self.submitted.iter();
-        submitted.find(|(id, _)| in_flight(core, *id)).copied()
-    }
-
-    /// When the server will have been silent for too long, if anything is expected of
-    /// it: the time to wake up at, and then to [`abandon`](Self::abandon) or to
-    /// [`close`](Self::close).
-    #[must_use]
-    pub fn deadline(&self, silence: Duration) -> Option<Instant> {
-        let since = match self.state() {
-            State::Choosing | State::Closed => None,
-            State::Ready => self.oldest().map(|(_, at)| at.max(self.last_byte)),
-            State::Connecting | State::Negotiating | State::Disconnecting => Some(self.last_byte),
-        };
-        since?.checked_add(silence)
-    }
-
     /// A handle to submit commands from other threads. `waker` is that of the poll this
     /// connection is registered with; after its event, drive every connection that
     /// [wants it](Self::wants_again).
@@ -200,6 +177,7 @@ impl<B> Connection<B> {
     /// [`State::Closed`].
     pub fn disconnect(&mut self) {
         self.last_byte = Instant::now();
+        self.clock.began = self.last_byte;
         self.again = true;
         let polite = match &mut self.stage {
             Stage::Open(open) => {
@@ -227,6 +205,9 @@ impl<B> Connection<B> {
     /// on the way.
     #[must_use]
     pub fn next_completion(&mut self) -> Option<Completion<B>> {
+        if let Some(late) = self.late.pop_front() {
+            return Some(late);
+        }
         loop {
             let Stage::Open(open) = &mut self.stage else {
                 return None;
@@ -238,6 +219,9 @@ impl<B> Connection<B> {
                 continue;
             };
             let remark = self.ports.remarks.remove(id);
+            if self.clock.is_own(id) {
+                continue;
+            }
             let completion = Completion {
                 id,
                 command,
@@ -303,7 +287,17 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
         command: Command,
         buffer: Option<B>,
     ) -> Result<RequestId, Rejected<B>> {
-        match self.try_submit(command, buffer.as_ref()) {
+        self.submit_since(Instant::now(), command, buffer)
+    }
+
+    /// Submits a command that has been waited for since some time.
+    pub(crate) fn submit_since(
+        &mut self,
+        since: Instant,
+        command: Command,
+        buffer: Option<B>,
+    ) -> Result<RequestId, Rejected<B>> {
+        match self.try_submit(since, command, buffer.as_ref()) {
             Ok(id) => {
                 if let Some(buffer) = buffer {
                     self.ports.buffers.insert(id, buffer);
@@ -314,7 +308,12 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
         }
     }
 
-    fn try_submit(&mut self, command: Command, buffer: Option<&B>) -> Result<RequestId, Error> {
+    fn try_submit(
+        &mut self,
+        since: Instant,
+        command: Command,
+        buffer: Option<&B>,
+    ) -> Result<RequestId, Error> {
         let payload = match command.kind {
             CommandType::Read | CommandType::Write => command.length,
             _ => 0,
@@ -329,10 +328,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
         };
         let core = &mut open.core;
         let id = core.submit(command).map_err(|error| Error::not_sent(core, command, error))?;
-        if self.submitted.len() > 2 * core.in_flight() + 64 {
-            self.submitted.retain(|(id, _)| in_flight(core, *id));
-        }
-        self.submitted.push_back((id, Instant::now()));
+        self.clock.submitted(core, id, command, since);
         self.again = true;
         Ok(id)
     }
@@ -346,8 +342,4 @@ impl<B> fmt::Debug for Connection<B> {
             .field("registration", &self.registration)
             .finish_non_exhaustive()
     }
-}
-
-fn in_flight(core: &Client, id: RequestId) -> bool {
-    core.status(id) == RequestStatus::InFlight
 }

@@ -50,17 +50,22 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
     fn advance(&mut self, registry: &Registry) -> Result<(), Error> {
         while !matches!(self.stage, Stage::Open(_)) {
             match mem::replace(&mut self.stage, Stage::Over) {
-                Stage::Dialing { dial, handshake } => match dial.finish(registry)? {
-                    Ok(dialled) => {
-                        self.keeper = dialled.keeper;
-                        self.stage =
-                            Stage::Negotiating { handshake, connection: dialled.connection };
+                Stage::Dialing { dial, handshake, tcp_keep_alive } => {
+                    match dial.finish(registry)? {
+                        Ok(dialled) => {
+                            self.keeper = dialled.keeper;
+                            let connection = dialled.connection;
+                            if let Some(keep_alive) = tcp_keep_alive {
+                                connection.set_tcp_keep_alive(keep_alive)?;
+                            }
+                            self.stage = Stage::Negotiating { handshake, connection };
+                        }
+                        Err(dial) => {
+                            self.stage = Stage::Dialing { dial, handshake, tcp_keep_alive };
+                            return Ok(());
+                        }
                     }
-                    Err(dial) => {
-                        self.stage = Stage::Dialing { dial, handshake };
-                        return Ok(());
-                    }
-                },
+                }
                 Stage::Negotiating { mut handshake, connection } => {
                     let before = handshake.negotiation().stats().bytes_received;
                     let mut io = SocketIo::non_blocking(connection.stream.as_fd());
@@ -76,6 +81,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
                                 connection,
                                 leaving: false,
                             }));
+                            self.clock.open();
                         }
                         Err(handshake) => {
                             self.stage = Stage::Negotiating { handshake, connection };
@@ -106,7 +112,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
         while self.takes_more()
             && let Some(next) = self.queue.pop()
         {
-            match self.submit(next.command, next.buffer) {
+            match self.submit_since(next.since, next.command, next.buffer) {
                 Ok(id) => drop(self.remote.insert(id, next.on_done)),
                 Err(rejected) => (next.on_done)(Err(rejected)),
             }

@@ -37,15 +37,21 @@
 //!
 //! ```text
 //!   Poll ── event ──► note ──► drive ──► next_completion ──► Completion { buffer, result }
-//!                               ▲  ▲
-//!            read, write, … ────┘  └── wants_again: once more before the next poll
+//!                               ▲  ▲            ▲
+//!            read, write, … ────┘  │            └── handle_timeout, at next_deadline
+//!                                  └── wants_again: once more before the next poll
 //! ```
+//!
+//! A connection has no clock of its own. With [`Builder::timeout`] or
+//! [`Builder::keep_alive`], poll no longer than until [`Connection::next_deadline`], and
+//! call [`Connection::handle_timeout`] then.
 
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct Readme;
 
 mod builder;
+mod clock;
 mod connection;
 mod dial;
 mod drive;

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 use mio::Interest;
 use nbd_proto::io::{IoMode, Progress};
 use nbd_proto::{Client, Direction, Machine, PayloadSink, PayloadSource, Phase};
-use nbd_transport::{Connection, Error, Handshake, Link, SocketIo};
+use nbd_transport::{Connection, Error, Handshake, Link, SocketIo, TcpKeepAlive};
 use rustix::net::{Shutdown, shutdown};
 
 use crate::connection::State;
@@ -19,6 +19,7 @@ pub(crate) enum Stage {
     Dialing {
         dial: Dial,
         handshake: Handshake,
+        tcp_keep_alive: Option<TcpKeepAlive>,
     },
     Negotiating {
         handshake: Handshake,

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use mio::Waker;
 use nbd_proto::Command;
@@ -41,7 +42,8 @@ impl<B> Submitter<B> {
         on_done: impl FnOnce(Result<Completion<B>, Rejected<B>>) + Send + 'static,
     ) -> io::Result<()> {
         let mut line = self.queue.lock();
-        line.push_back(Submission { command, buffer, on_done: Box::new(on_done) });
+        let (since, on_done) = (Instant::now(), Box::new(on_done));
+        line.push_back(Submission { since, command, buffer, on_done });
         // Whoever came first in line has woken the loop, and it stops only at the end.
         let first = line.len() == 1;
         drop(line);
@@ -62,6 +64,7 @@ impl<B> fmt::Debug for Submitter<B> {
 }
 
 pub(crate) struct Submission<B> {
+    pub(crate) since: Instant,
     pub(crate) command: Command,
     pub(crate) buffer: Option<B>,
     pub(crate) on_done: OnDone<B>,
@@ -81,6 +84,17 @@ impl<B> Queue<B> {
 
     pub(crate) fn pop(&self) -> Option<Submission<B>> {
         self.lock().pop_front()
+    }
+
+    /// How long the first in line has been there.
+    pub(crate) fn since(&self) -> Option<Instant> {
+        self.lock().front().map(|first| first.since)
+    }
+
+    /// The first in line, if it has been there since a time or longer.
+    pub(crate) fn pop_since(&self, time: Option<Instant>) -> Option<Submission<B>> {
+        let mut line = self.lock();
+        if line.front()?.since <= time? { line.pop_front() } else { None }
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<Submission<B>>> {

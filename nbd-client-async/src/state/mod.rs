@@ -320,7 +320,7 @@ impl State {
             if let Err(error) = keeper.look(now, &mut self.core) {
                 return self.close(End::Io(error.into()));
             }
-            next = Some(next.map_or(keeper.next(), |next| next.min(keeper.next())));
+            next = next.into_iter().chain([keeper.next()]).min();
         }
         for ticket in self.calls.tickets() {
             let Some(call) = self.calls.get_mut(ticket) else {

@@ -54,6 +54,8 @@ impl Loop {
     pub(crate) fn turn(&mut self, until: Instant) {
         self.turns += 1;
         let busy = self.disks.values().any(Disk::wants_again);
+        let next = self.disks.values().filter_map(Disk::next_deadline).min();
+        let until = next.map_or(until, |next| next.min(until));
         let left = until.saturating_duration_since(Instant::now());
         let wait = if busy { Duration::ZERO } else { left };
         self.poll.poll(&mut self.events, Some(wait)).unwrap();
@@ -62,14 +64,20 @@ impl Loop {
                 disk.note(event);
             }
         }
+        let now = Instant::now();
         for (token, disk) in &mut self.disks {
-            if disk.wants_again() {
-                if let Err(error) = disk.drive(self.poll.registry()) {
-                    self.errors.push((*token, error));
-                }
-                while let Some(completion) = disk.next_completion() {
-                    self.done.push((*token, completion));
-                }
+            if disk.next_deadline().is_some_and(|at| at <= now)
+                && let Err(error) = disk.handle_timeout(now)
+            {
+                self.errors.push((*token, error));
+            }
+            if disk.wants_again()
+                && let Err(error) = disk.drive(self.poll.registry())
+            {
+                self.errors.push((*token, error));
+            }
+            while let Some(completion) = disk.next_completion() {
+                self.done.push((*token, completion));
             }
         }
     }
