@@ -217,15 +217,13 @@ fn an_export_is_a_file() {
 #[test]
 fn silence_ends_in_a_timeout_and_the_client_lives_on() {
     let server = nbdkit(&["memory", "1M"]);
-    let mut client = Builder::new()
-        .timeout(std::time::Duration::from_millis(300))
-        .connect_uri(&server.uri())
-        .unwrap();
+    let mut client =
+        Builder::new().timeout(Duration::from_millis(300)).connect_uri(&server.uri()).unwrap();
     server.stop().unwrap();
     let error = client.read_at(0, &mut [0; 512]).unwrap_err();
     assert!(matches!(error, Error::TimedOut { .. }), "{error}");
     server.cont().unwrap();
-    client.set_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+    client.set_timeout(Some(Duration::from_secs(20))).unwrap();
     client.read_at(0, &mut [0; 512]).unwrap();
 }
 
@@ -295,7 +293,7 @@ fn the_system_watches_over_tcp() {
     let watched = builder().tcp_keep_alive(TcpKeepAlive::new());
     let client = watched.connect_uri(&server.uri()).unwrap();
     assert!(rustix::net::sockopt::socket_keepalive(&client).unwrap());
-    assert!(!rustix::net::sockopt::socket_keepalive(&connect(&server)).unwrap());
+    assert!(!rustix::net::sockopt::socket_keepalive(connect(&server)).unwrap());
 }
 
 #[test]
