@@ -1,6 +1,6 @@
 //! A client that makes its connection again, at work.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use nbd_proto::{
@@ -10,7 +10,6 @@ use nbd_proto::{
 use nbd_transport::Error;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{Shutdown, shutdown};
 
 use super::ports::Renamed;
@@ -274,11 +273,9 @@ impl<'a, B: AsRef<[u8]> + AsMut<[u8]>> Lasting<'a, B> {
 
     /// Goes on over another connection, if it leads to the same thing.
     fn adopt(&mut self, client: Client) -> Result<(), Error> {
-        let Client { core, pump, .. } = client;
+        let Client { core, mut pump, .. } = client;
         self.recovery.ledger.resume(core.negotiated())?;
-        let socket = pump.connection.stream.as_fd();
-        set_socket_timeout(socket, Timeout::Recv, self.pump.timeout)
-            .map_err(std::io::Error::from)?;
+        pump.set_timeout(self.pump.timeout)?;
         *self.core = core;
         if let Some(mode) = self.recovery.strict {
             self.core.set_strict(mode);
