@@ -196,7 +196,9 @@ main (int argc, char **argv)
   nbd = nbd_create ();
   if (nbd == NULL)
     fail_nbd ();
+  /* The URI may name the files of certificates and keys. */
   if (nbd_set_pread_initialize (nbd, false) == -1
+      || nbd_set_uri_allow_local_file (nbd, true) == -1
       || nbd_connect_uri (nbd, uri) == -1)
     fail_nbd ();
   export_size = nbd_get_size (nbd);

@@ -9,6 +9,7 @@ mod callgrind;
 mod contender;
 mod report;
 mod server;
+mod tls;
 
 use crate::steps::run as command;
 use crate::workspace::{cargo, has_program};
@@ -52,8 +53,11 @@ const LOADS: [Load; 3] = [
 
 /// Builds both programs, runs all rounds and prints one table.
 pub(crate) fn run(args: &[String]) -> Outcome {
-    let rounds = parse(args)?;
-    command(&mut cargo(["build", "--release", "-p", "nbd-cli"]))?;
+    let rounds = match args.split_first() {
+        Some((word, rest)) if word == "tls" => return tls::run(parse(rest)?),
+        _ => parse(args)?,
+    };
+    build(&[])?;
     let contenders = Contender::all()?;
     let server = Server::start()?;
     // The disk takes memory when it is first written to; that is no one's turn.
@@ -88,6 +92,11 @@ pub(crate) fn run(args: &[String]) -> Outcome {
     Ok(())
 }
 
+/// Builds our program.
+fn build(more: &[&str]) -> Outcome {
+    command(cargo(["build", "--release", "-p", "nbd-cli"]).args(more))
+}
+
 fn parse(args: &[String]) -> Outcome<usize> {
     match args {
         [] => Ok(5),
@@ -95,7 +104,7 @@ fn parse(args: &[String]) -> Outcome<usize> {
             Ok(rounds) if rounds > 0 => Ok(rounds),
             _ => Err(format!("--rounds wants a number above 0, not {rounds:?}")),
         },
-        _ => Err("usage: cargo xtask bench [--rounds N]".to_owned()),
+        _ => Err("usage: cargo xtask bench [tls] [--rounds N]".to_owned()),
     }
 }
 

@@ -42,7 +42,7 @@ const COMMANDS: [Command; 6] = [
     },
     Command {
         name: "bench",
-        about: "compare `nbd bench` with libnbd: throughput and instructions [--rounds N]",
+        about: "compare `nbd bench` with libnbd: throughput and instructions, or behind TLS [tls] [--rounds N]",
         run: bench::run,
     },
     Command {

@@ -28,6 +28,11 @@ impl Report {
         self.medians("", "system calls/op", results, |one| one.syscalls_per_op);
     }
 
+    /// Adds the medians of a load's rounds in bytes alone.
+    pub(super) fn rate(&mut self, label: &str, results: &[Vec<Measurement>]) {
+        self.medians(label, "MiB/s", results, |one| Some(one.mib_per_s));
+    }
+
     /// Adds a row of counts.
     pub(super) fn instructions(&mut self, label: &str, counts: &[f64]) {
         let values = counts.iter().copied().map(Some).collect();

@@ -11,6 +11,13 @@ use crate::Outcome;
 /// stay in the processor's caches.
 const DISK: &str = "256M";
 
+/// A directory that nobody else uses and that whoever gets it removes.
+pub(super) fn fresh_directory(name: &str) -> Outcome<PathBuf> {
+    let dir = env::temp_dir().join(format!("nbd-bench-{name}-{}", process::id()));
+    fs::create_dir(&dir).map_err(|error| format!("making {}: {error}", dir.display()))?;
+    Ok(dir)
+}
+
 /// nbdkit with a disk in memory, killed and reaped when dropped.
 pub(super) struct Server {
     child: Child,
@@ -21,12 +28,17 @@ pub(super) struct Server {
 impl Server {
     /// Starts nbdkit and waits until it listens.
     pub(super) fn start() -> Outcome<Self> {
-        let dir = env::temp_dir().join(format!("nbd-bench-{}", process::id()));
-        fs::create_dir(&dir).map_err(|error| format!("making {}: {error}", dir.display()))?;
+        let dir = fresh_directory("plain")?;
+        let uri = format!("nbd+unix:///?socket={}", dir.join("s").display());
+        Self::launch(dir, &[], uri)
+    }
+
+    /// Starts nbdkit in a directory, with more options, and waits until it listens there.
+    pub(super) fn launch(dir: PathBuf, options: &[String], uri: String) -> Outcome<Self> {
         let (socket, pid) = (dir.join("s"), dir.join("pid"));
-        let uri = format!("nbd+unix:///?socket={}", socket.display());
         let mut nbdkit = Command::new("nbdkit");
         nbdkit.args(["-f", "--exit-with-parent", "-U"]).arg(&socket).arg("-P").arg(&pid);
+        nbdkit.args(options);
         let child =
             nbdkit.args(["memory", DISK]).stdin(Stdio::null()).spawn().map_err(|error| {
                 format!("cannot start `nbdkit` (Debian package nbdkit): {error}")

@@ -1,0 +1,157 @@
+//! `cargo xtask bench tls`: the same comparison behind TLS, with certificates and with
+//! pre-shared keys, and copies with `nbd copy` and nbdcopy.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+use super::contender::{Contender, Measurement};
+use super::report::Report;
+use super::server::{Server, fresh_directory};
+use super::{Load, build};
+use crate::Outcome;
+use crate::steps::{capture, run as command};
+use crate::workspace::nbd_program;
+
+const LOADS: [Load; 2] = [
+    Load { name: "read 256 KiB, depth 4", direction: "read", size: "256k", depth: 4, count: 3_000 },
+    Load { name: "read 4 KiB, depth 16", direction: "read", size: "4k", depth: 16, count: 30_000 },
+];
+
+/// What puts data on the disk first.
+const FILL: Load = Load { name: "fill", direction: "write", size: "256k", depth: 4, count: 4_000 };
+
+/// The size of the disk in MiB.
+const DISK: f64 = 256.0;
+
+/// How server and clients know each other.
+#[derive(Clone, Copy)]
+enum Kind {
+    Certificates,
+    Keys,
+}
+
+impl Kind {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Certificates => "X.509",
+            Self::Keys => "PSK",
+        }
+    }
+
+    /// Makes the credentials in a directory and starts a server with them.
+    fn start(self) -> Outcome<Server> {
+        let dir = fresh_directory(self.name())?;
+        let (shown, socket) = (dir.display().to_string(), dir.join("s"));
+        let socket = socket.display();
+        let (option, uri) = match self {
+            Self::Certificates => {
+                make_certificates(&dir)?;
+                let uri = format!("nbds+unix:///?socket={socket}&tls-certificates={shown}");
+                (format!("--tls-certificates={shown}"), uri)
+            }
+            Self::Keys => {
+                let file = dir.join("keys.psk");
+                command(Command::new("psktool").args(["-u", "alice", "-p"]).arg(&file))?;
+                let file = file.display();
+                let uri = format!("nbds+unix://alice@/?socket={socket}&tls-psk-file={file}");
+                (format!("--tls-psk={file}"), uri)
+            }
+        };
+        Server::launch(dir, &["--tls=require".to_owned(), option], uri)
+    }
+}
+
+/// Builds the programs, runs all rounds and prints one table.
+pub(super) fn run(rounds: usize) -> Outcome {
+    build(&["--features", "psk"])?;
+    let contenders = Contender::all()?;
+    let mut report = Report::new(contenders.iter().map(Contender::name).collect());
+    for kind in [Kind::Certificates, Kind::Keys] {
+        let server = kind.start()?;
+        contenders[0].measure(&FILL, server.uri())?;
+        for load in &LOADS {
+            let label = format!("{}: {}", kind.name(), load.name);
+            eprintln!("==> {label}: {rounds} rounds");
+            let results = in_turns(rounds, contenders.len(), |turn| {
+                contenders[turn].measure(load, server.uri())
+            })?;
+            report.throughput(&label, &results);
+        }
+        let label = format!("{}: copy to nowhere", kind.name());
+        eprintln!("==> {label}: {rounds} rounds");
+        let nbd = nbd_program()?;
+        let results = in_turns(rounds, contenders.len(), |turn| {
+            let mut program = match turn {
+                0 => Command::new(&nbd),
+                _ => Command::new("nbdcopy"),
+            };
+            if turn == 0 {
+                program.arg("copy");
+            }
+            copy(program.args([server.uri(), "null:"]))
+        })?;
+        report.rate(&label, &results);
+    }
+    print!("{report}");
+    Ok(())
+}
+
+/// So many rounds in which each has its turn; a list for each comes out.
+fn in_turns(
+    rounds: usize,
+    turns: usize,
+    mut measure: impl FnMut(usize) -> Outcome<Measurement>,
+) -> Outcome<Vec<Vec<Measurement>>> {
+    let mut results = vec![Vec::with_capacity(rounds); turns];
+    for _ in 0..rounds {
+        for (turn, results) in results.iter_mut().enumerate() {
+            results.push(measure(turn)?);
+        }
+    }
+    Ok(results)
+}
+
+/// Copies the whole disk, start and end of the program included.
+fn copy(program: &mut Command) -> Outcome<Measurement> {
+    let start = Instant::now();
+    capture(program)?;
+    let seconds = start.elapsed().as_secs_f64();
+    Ok(Measurement { ops_per_s: 1.0 / seconds, mib_per_s: DISK / seconds, syscalls_per_op: None })
+}
+
+/// An authority and a certificate for the server.
+fn make_certificates(dir: &Path) -> Outcome {
+    let write = |name: &str, text: &str| {
+        let path = dir.join(name);
+        fs::write(&path, text).map_err(|error| format!("writing {}: {error}", path.display()))
+    };
+    write("ca.info", "cn = Benchmark\nca\ncert_signing_key\nexpiration_days = 1\n")?;
+    write(
+        "server.info",
+        "dns_name = localhost\ntls_www_server\nsigning_key\nexpiration_days = 1\n",
+    )?;
+    for who in ["ca", "server"] {
+        let key = format!("{who}-key.pem");
+        certtool(dir, &["--generate-privkey", "--key-type=ecdsa", "--outfile", &key])?;
+    }
+    let authority = ["--load-privkey", "ca-key.pem", "--template", "ca.info"];
+    let authority = [&["--generate-self-signed"], &authority[..], &["--outfile", "ca-cert.pem"]];
+    certtool(dir, &authority.concat())?;
+    certtool(
+        dir,
+        &[
+            "--generate-certificate",
+            "--load-privkey=server-key.pem",
+            "--load-ca-certificate=ca-cert.pem",
+            "--load-ca-privkey=ca-key.pem",
+            "--template=server.info",
+            "--outfile=server-cert.pem",
+        ],
+    )
+}
+
+fn certtool(dir: &Path, args: &[&str]) -> Outcome {
+    capture(Command::new("certtool").args(args).current_dir(dir)).map(|_| ())
+}
