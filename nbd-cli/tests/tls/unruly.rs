@@ -2,10 +2,13 @@
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
+
+use nbd_sim::peer::Scratch;
+use nbd_transport::tls::TlsConfig;
 
 use crate::pki::Pki;
-use crate::support::{LIMIT, Serving, TestResult, succeed};
+use crate::support::{LIMIT, Serving, TestResult, arg, fail, succeed};
 
 const START_TLS: &[u8] = b"IHAVEOPT\0\0\0\x05\0\0\0\0";
 const LIST: &[u8] = b"IHAVEOPT\0\0\0\x03\0\0\0\0";
@@ -83,6 +86,86 @@ fn a_client_that_leaves_in_the_handshake_is_told_of() -> TestResult {
     read_acknowledgement(&mut stream);
     assert!(rest(stream).is_empty());
     assert_told(&server, &pki, "the client closed the connection during the TLS handshake")
+}
+
+/// Sends only so many bytes of an otherwise sound client after the acknowledgement, and leaves
+/// without a word. Returns whether the client was done with the handshake by then.
+fn leave_after(server: &Serving, pki: &Pki, most: usize) -> bool {
+    let mut stream = asked(server, &[]);
+    read_acknowledgement(&mut stream);
+    let connector = TlsConfig::new().directory(pki.dir()).connector().expect("it is sound");
+    let mut stage = connector.start(Some("localhost")).expect("it starts");
+    let mut left = most;
+    loop {
+        let sent = stage.wire().unsent().to_vec();
+        stage.wire_mut().sent(sent.len());
+        let whole = sent.len() <= left;
+        stream.write_all(&sent[..sent.len().min(left)]).expect("the server listens");
+        left = left.saturating_sub(sent.len());
+        let done = stage.handshake().expect("both are sound");
+        if done || !whole {
+            // The end of a stream without `close_notify`.
+            let _ = rest(stream);
+            return done && whole;
+        }
+        let n = stream.read(stage.wire_mut().recv_buf()).expect("the server goes on");
+        assert!(n > 0, "the server has left");
+        stage.wire_mut().received(n);
+        stage.handshake().expect("both are sound");
+    }
+}
+
+#[test]
+fn a_client_that_is_cut_off_in_the_handshake_is_told_of_wherever_it_was() -> TestResult {
+    let pki = Pki::new();
+    let server = Serving::unix(&["--tls-certificates", pki.arg(), "--tls-verify-peer"]);
+    let mut told = 0;
+    for most in (1..).step_by(61) {
+        let done = leave_after(&server, &pki, most);
+        told += 1;
+        let said = server.said(told);
+        assert_eq!(said.len(), told, "{said:?}");
+        let last = said.last().expect("at least one");
+        let when = if done { "right after" } else { "during" };
+        let expected = format!("the client closed the connection {when} the TLS handshake: ");
+        assert!(last.contains(&expected), "after {most} bytes: {last}");
+        if done {
+            break;
+        }
+    }
+    assert!(told > 10, "it was done after {told} pieces");
+    assert_eq!(succeed(&["info", "--size", &server.with(pki.dir())])?, "12582912");
+    Ok(())
+}
+
+#[test]
+fn a_client_that_is_cut_off_in_the_middle_of_data_is_told_of() -> TestResult {
+    let pki = Pki::new();
+    let server = Serving::unix(&["--tls-certificates", pki.arg()]);
+    // A client on the other side of a relay, which stops in the middle of a record.
+    let scratch = Scratch::new()?;
+    let socket = scratch.join("relay");
+    let listener = UnixListener::bind(&socket).expect("nobody is there");
+    let behind = server.socket();
+    let relay = std::thread::spawn(move || {
+        let (mut client, _) = listener.accept().expect("it connects");
+        let mut far = UnixStream::connect(behind).expect("it listens");
+        let mut back = far.try_clone().expect("there are descriptors");
+        let mut to_client = client.try_clone().expect("there are descriptors");
+        let answers = std::thread::spawn(move || {
+            let _ = std::io::copy(&mut back, &mut to_client);
+        });
+        let mut some = (&mut client).take(200_001);
+        std::io::copy(&mut some, &mut far).expect("it listens");
+        let _ = far.shutdown(Shutdown::Write);
+        let _ = client.shutdown(Shutdown::Both);
+        answers.join().expect("it does not panic");
+    });
+    let uri = format!("nbds+unix:///?socket={}&tls-certificates={}", arg(&socket), pki.arg());
+    let args = ["bench", "--rw=write", "--size=64k", "--count=100", "--timeout=10", &uri];
+    fail(&args)?;
+    relay.join().expect("it does not panic");
+    assert_told(&server, &pki, "the TLS stream was cut off (it ended without close_notify)")
 }
 
 /// Whoever is in the middle of sending would otherwise find the connection gone
