@@ -11,6 +11,7 @@ use nbd_proto::{
     ApiMisuse, ClientConfig, Direction, ExportEntry, Machine, MetaContext, Negotiated, Negotiation,
     NegotiationEvent, OptionCode, Phase, Refusal,
 };
+use nbd_transport::tls::TlsInfo;
 use nbd_transport::{Error, Handshake};
 
 use crate::client::Client;
@@ -151,6 +152,18 @@ impl Options {
     /// ```
     pub fn negotiated(&mut self) -> &Negotiated {
         self.handshake.negotiation().negotiated()
+    }
+
+    /// What was agreed on for TLS, and who the server is; `None` in clear.
+    ///
+    /// ```
+    /// # fn example(options: &nbd_client_async::Options) {
+    /// println!("secure: {}", options.tls_info().is_some());
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn tls_info(&self) -> Option<&TlsInfo> {
+        self.handshake.tls_info()
     }
 
     /// The name of the export that is asked for.

@@ -13,6 +13,7 @@ use nbd_proto::{
     Negotiation, RequestId, SubmitError, Table,
 };
 use nbd_transport::Error;
+use nbd_transport::tls::TlsInfo;
 
 use crate::clock::Clock;
 use crate::drive::Registration;
@@ -113,6 +114,17 @@ impl<B> Connection<B> {
     #[must_use]
     pub fn client(&self) -> Option<&Client> {
         self.open().map(|open| &open.core)
+    }
+
+    /// What was agreed on for TLS, and who the server is, once its handshake is done; `None` in
+    /// clear.
+    #[must_use]
+    pub fn tls_info(&self) -> Option<&TlsInfo> {
+        match &self.stage {
+            Stage::Negotiating { handshake, .. } => handshake.tls_info(),
+            Stage::Open(open) => open.link.tls_info(),
+            Stage::Dialing { .. } | Stage::Over => None,
+        }
     }
 
     /// The negotiation, in [`State::Choosing`]: ask for an option, drive, and take its

@@ -4,19 +4,20 @@ use nbd_client_blocking::proto::{
     Error as ProtocolError, ExportInfo, HeaderStyle, Negotiated, Protocol, Refusal, RefusalCode,
     TransmissionFlags,
 };
+use nbd_client_blocking::transport::tls::TlsInfo;
 use nbd_client_blocking::{Error, Options};
 
 /// How the two sides talk.
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) protocol: &'static str,
-    pub(super) tls: bool,
+    pub(super) tls: Option<TlsInfo>,
     pub(super) headers: HeaderStyle,
 }
 
 impl Session {
-    pub(super) fn of(facts: &Negotiated) -> Self {
-        Self { protocol: facts.protocol.name(), tls: facts.tls, headers: facts.headers }
+    pub(super) fn of(facts: &Negotiated, tls: Option<&TlsInfo>) -> Self {
+        Self { protocol: facts.protocol.name(), tls: tls.cloned(), headers: facts.headers }
     }
 }
 
@@ -80,9 +81,10 @@ pub(super) fn chosen(mut options: Options) -> Result<(Session, Vec<Described>), 
     let name = options.export_name().to_owned();
     let client = options.go().map_err(|failed| failed.error)?;
     let facts = client.negotiated().clone();
+    let session = Session::of(&facts, client.tls_info());
     client.disconnect()?;
     let export = Described::of(&name, &facts, contexts);
-    Ok((Session::of(&facts), vec![export]))
+    Ok((session, vec![export]))
 }
 
 /// Every export the server lists.
@@ -101,7 +103,8 @@ pub(super) fn all(mut options: Options) -> Result<(Session, Vec<Described>), Err
 }
 
 fn finish(mut options: Options) -> Result<Session, Error> {
-    let session = Session::of(options.negotiated());
+    let tls = options.tls_info().cloned();
+    let session = Session::of(options.negotiated(), tls.as_ref());
     options.abort()?;
     Ok(session)
 }

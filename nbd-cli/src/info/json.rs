@@ -6,14 +6,14 @@ use serde_json::{Map, Value, json};
 use super::describe::{ABILITIES, Described, Session};
 
 pub(super) fn render(session: &Session, exports: &[Described]) -> String {
-    let value = json!({
-        "protocol": session.protocol,
-        "TLS": session.tls,
-        "structured": session.headers != HeaderStyle::Simple,
-        "extended": session.headers == HeaderStyle::Extended,
-        "exports": exports.iter().map(export).collect::<Vec<_>>(),
-    });
-    format!("{value:#}\n")
+    let mut map = Map::new();
+    map.insert("protocol".to_owned(), json!(session.protocol));
+    super::tls::json(&mut map, session.tls.as_ref());
+    map.insert("structured".to_owned(), json!(session.headers != HeaderStyle::Simple));
+    map.insert("extended".to_owned(), json!(session.headers == HeaderStyle::Extended));
+    let exports = exports.iter().map(export).collect::<Vec<_>>();
+    map.insert("exports".to_owned(), Value::Array(exports));
+    format!("{:#}\n", Value::Object(map))
 }
 
 fn export(export: &Described) -> Value {

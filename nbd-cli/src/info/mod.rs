@@ -6,12 +6,14 @@
 //! | `describe` | what is known of one export |
 //! | `text` | for people |
 //! | `json` | for programs, with nbdinfo's keys |
+//! | `tls` | what was agreed on for TLS, and who the server is |
 //! | `map` | extents |
 
 mod describe;
 mod json;
 mod map;
 mod text;
+mod tls;
 
 use std::time::Duration;
 

@@ -13,9 +13,12 @@ pub(super) fn render(session: &Session, exports: &[Described]) -> String {
         HeaderStyle::Structured => "structured",
         HeaderStyle::Extended => "extended",
     };
-    let with = if session.tls { "with" } else { "without" };
+    let with = if session.tls.is_some() { "with" } else { "without" };
     // Writing to a string does not fail.
     let _ = writeln!(out, "protocol: {} {with} TLS, using {packets} packets", session.protocol);
+    if let Some(info) = &session.tls {
+        super::tls::text(&mut out, info);
+    }
     for export in exports {
         describe(&mut out, export);
     }

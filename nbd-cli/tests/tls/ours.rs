@@ -27,12 +27,25 @@ fn info_tells_of_tls() -> TestResult {
     let server = Serving::tcp(&["--tls-certificates", pki.arg(), "--tls-verify-peer"]);
     let uri = server.with(pki.dir());
     let text = succeed(&["info", &uri])?;
-    assert!(
-        text.starts_with("protocol: newstyle-fixed with TLS, using extended packets\n"),
-        "{text}"
+    let mut openssl = tool("openssl")?;
+    openssl.args(["x509", "-noout", "-fingerprint", "-sha256", "-in"]);
+    let shown = run(openssl.arg(pki.dir().join("server-cert.pem")))?.success()?;
+    let (_, fingerprint) = shown.trim().split_once('=').expect("NAME=DIGEST");
+    let expected = format!(
+        "protocol: newstyle-fixed with TLS, using extended packets\n\
+         tls: TLS 1.3 with TLS13_AES_128_GCM_SHA256\n\
+         server: localhost, SHA-256 {fingerprint}\n"
     );
+    assert!(text.starts_with(&expected), "{text}");
     let json = succeed(&["info", "--json", &uri])?;
-    assert!(json.contains(r#""TLS": true"#), "{json}");
+    for expected in [
+        r#""TLS": true"#,
+        r#""TLS-version": "TLS 1.3""#,
+        r#""TLS-cipher-suite": "TLS13_AES_128_GCM_SHA256""#,
+        &format!(r#""TLS-server-sha256": "{fingerprint}""#),
+    ] {
+        assert!(json.contains(expected), "{json}");
+    }
     let list = succeed(&["info", "--list", &uri])?;
     assert!(list.contains("\tdescription: 12M of memory\n"), "{list}");
     assert_eq!(server.log(), "");
@@ -97,7 +110,8 @@ fn where_tls_is_allowed_clients_choose() -> TestResult {
     let pki = Pki::new();
     let server = Serving::unix(&["--tls-certificates", pki.arg(), "--tls", "allow"]);
     let plain = server.plain();
-    assert!(succeed(&["info", &plain])?.contains("newstyle-fixed without TLS"));
+    let text = succeed(&["info", &plain])?;
+    assert!(text.contains("newstyle-fixed without TLS") && !text.contains("tls:"), "{text}");
     assert!(succeed(&["info", &server.with(pki.dir())])?.contains("newstyle-fixed with TLS"));
     let size = run(tool("nbdinfo")?.args(["--size", &plain]))?.success()?;
     assert_eq!(size, "12582912");

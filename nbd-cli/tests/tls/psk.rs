@@ -85,7 +85,11 @@ fn our_own_commands() -> TestResult {
     let (from, to) = (image(&keys.0), keys.0.join("back"));
     let server = keys.serve();
     let uri = keys.uri(&server, "alice");
-    assert!(succeed(&["info", &uri])?.contains("newstyle-fixed with TLS"));
+    let text = succeed(&["info", &uri])?;
+    let expected = "\ntls: TLS 1.3 with TLS_AES_128_GCM_SHA256\nserver: knows the key of alice\n";
+    assert!(text.contains("newstyle-fixed with TLS") && text.contains(expected), "{text}");
+    let json = succeed(&["info", "--json", &uri])?;
+    assert!(json.contains(r#""TLS-username": "alice""#), "{json}");
     succeed(&["copy", arg(&from), &uri])?;
     succeed(&["copy", &uri, arg(&to)])?;
     assert_same(&from, &to);

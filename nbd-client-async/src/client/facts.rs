@@ -1,6 +1,7 @@
 //! What is known of the export, and of the connection to it.
 
 use nbd_proto::{ContextId, Negotiated, Stats, TransmissionFlags};
+use nbd_transport::tls::TlsInfo;
 
 use super::Client;
 
@@ -55,6 +56,21 @@ impl Client {
     #[must_use]
     pub fn negotiated(&self) -> &Negotiated {
         &self.shared().negotiated
+    }
+
+    /// What was agreed on for TLS, and who the server is; `None` in clear.
+    ///
+    /// ```
+    /// # fn example(client: &nbd_client_async::Client) {
+    /// match client.tls_info() {
+    ///     Some(info) => println!("{info}"),
+    ///     None => println!("in clear"),
+    /// }
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn tls_info(&self) -> Option<TlsInfo> {
+        self.shared().lock().tls_info().cloned()
     }
 
     /// The number of a meta context, if it was asked for and granted.

@@ -15,6 +15,7 @@ use nbd_proto::{
     CommandError, CommandFailure, Disconnect, Event, ExportInfo, Machine, Negotiated, RequestId,
     SubmitError,
 };
+use nbd_transport::tls::TlsInfo;
 use nbd_transport::{Error, KeepAlive, Link, PeerProcess};
 
 use crate::calls::{Call, Calls, Deadline, Matter, Stage, Ticket};
@@ -408,6 +409,10 @@ impl State {
             });
             self.finish(ticket, result);
         }
+    }
+
+    pub(crate) fn tls_info(&self) -> Option<&TlsInfo> {
+        self.link.tls_info()
     }
 
     pub(crate) fn peer_pid(&self) -> Option<u32> {

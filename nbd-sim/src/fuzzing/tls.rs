@@ -90,7 +90,7 @@ impl Session {
             6 => {
                 let made_up = input.list(64).to_vec();
                 let again = self.ends[who].delivered.clone();
-                let before = if amount % 2 == 0 { made_up } else { again };
+                let before = if amount.is_multiple_of(2) { made_up } else { again };
                 self.spoil(who, |bytes| before.iter().rev().for_each(|b| bytes.push_front(*b)));
             }
             _ => self.ends[who].drain.room = amount_of(amount),
@@ -320,7 +320,7 @@ static CREDENTIALS: LazyLock<Credentials> = LazyLock::new(|| {
         config.verify_clients(verify).acceptor().expect("it is sound")
     };
     let trusting = TlsConfig::new().authorities(text(authority.clone()));
-    let (certificate, key) = client.clone();
+    let (certificate, key) = client;
     let known = trusting.clone().identity(certificate, key);
     let by_key = TlsConfig::new().psk_key([7; 32]).username("alice");
     let keys = TlsServerConfig::psk_key("alice", [7; 32]);

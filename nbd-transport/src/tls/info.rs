@@ -32,6 +32,8 @@ pub enum TlsPeer {
     Certificate {
         /// The certificate in DER form.
         der: Vec<u8>,
+        /// The host names in it, as they stand there: `*.disk.example` may be among them.
+        names: Vec<String>,
     },
     /// By knowing the key of this user, as we did.
     PresharedKey {

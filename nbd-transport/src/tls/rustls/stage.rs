@@ -11,6 +11,7 @@ use super::super::{TlsError, TlsInfo, TlsPeer, TlsRole, TlsVersion, Wire};
 use super::fault::session_error;
 use crate::LinkError;
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
+use rustls::pki_types::CertificateDer;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{
     ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus, WriteTraffic,
@@ -19,6 +20,7 @@ use rustls::{CommonState, ProtocolVersion};
 use std::fmt;
 use std::io::IoSlice;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use webpki::EndEntityCert;
 
 /// The most plaintext that is encrypted ahead of the transport, in bytes.
 const AHEAD: usize = 256 << 10;
@@ -257,8 +259,10 @@ impl<S: Side> Stage<S> {
         Some(TlsInfo {
             version,
             cipher_suite: suite.as_str().map_or_else(|| format!("{suite:?}"), str::to_owned),
-            peer: certificate
-                .map_or(TlsPeer::Anonymous, |der| TlsPeer::Certificate { der: der.to_vec() }),
+            peer: certificate.map_or(TlsPeer::Anonymous, |der| TlsPeer::Certificate {
+                der: der.to_vec(),
+                names: names(der),
+            }),
         })
     }
 }
@@ -335,6 +339,13 @@ impl<S> fmt::Debug for Stage<S> {
             .field("info", &self.info)
             .finish_non_exhaustive()
     }
+}
+
+/// The host names in a certificate. One that cannot be read was accepted unchecked.
+fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
+    EndEntityCert::try_from(certificate)
+        .map(|parsed| parsed.valid_dns_names().map(str::to_owned).collect())
+        .unwrap_or_default()
 }
 
 /// The library asserts, where assertions are compiled in, that it never sends an alert behind its
