@@ -8,6 +8,7 @@ mod fuzz;
 mod packages;
 mod sim;
 mod steps;
+mod survive;
 mod test;
 mod workspace;
 
@@ -24,7 +25,7 @@ struct Command {
     run: fn(&[String]) -> Outcome,
 }
 
-const COMMANDS: [Command; 6] = [
+const COMMANDS: [Command; 7] = [
     Command {
         name: "test",
         about: "install what is missing, then check everything: format, lints, tests, documentation",
@@ -54,6 +55,11 @@ const COMMANDS: [Command; 6] = [
         name: "sim",
         about: "run simulated sessions on every processor [--seeds N] [--first K]",
         run: sim::run,
+    },
+    Command {
+        name: "survive",
+        about: "load servers that are killed and started again every second [--seconds N]",
+        run: survive::run,
     },
 ];
 

@@ -10,4 +10,5 @@ mod info;
 mod map;
 mod sparse_copies;
 mod support;
+mod survive;
 mod verify;

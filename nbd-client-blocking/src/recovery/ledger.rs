@@ -184,8 +184,13 @@ impl Ledger {
     }
 
     /// Hands over to the protocol whatever may be sent.
+    ///
+    /// A connection that takes no more bytes may still have answers. It takes no more
+    /// commands; they are for the next one.
     pub(crate) fn hand_over(&mut self, core: &mut nbd_proto::Client) {
         while !core.is_full()
+            && !core.is_disconnecting()
+            && !core.is_closed()
             && let Some((place, command)) = self.journal.due()
         {
             let submitted = match self.filters.get(&place) {

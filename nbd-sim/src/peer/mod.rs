@@ -19,6 +19,7 @@
 //! [`PeerError::Missing`] naming it and its Debian package.
 
 mod builder;
+mod crash;
 mod error;
 mod process;
 mod program;
@@ -29,6 +30,7 @@ mod tests;
 mod tool;
 
 pub use builder::ServerBuilder;
+pub use crash::run_while_crashing;
 pub use error::PeerError;
 pub use program::nbd_program;
 pub use scratch::Scratch;
