@@ -40,13 +40,25 @@ pub struct Link {
     arrived: Vec<u8>,
     /// Drained from a machine, not yet taken by the pipe.
     leaving: Vec<u8>,
+    /// How much of that the pipe has taken.
+    left: usize,
+    /// What the pipe is read into; kept, because clearing it takes longer than all else.
+    buffer: Vec<u8>,
     saw_end: bool,
 }
 
 impl Link {
     /// Nothing is under way yet.
     pub const fn new(end: End, drive: Drive) -> Self {
-        Self { end, drive, arrived: Vec::new(), leaving: Vec::new(), saw_end: false }
+        Self {
+            end,
+            drive,
+            arrived: Vec::new(),
+            leaving: Vec::new(),
+            left: 0,
+            buffer: Vec::new(),
+            saw_end: false,
+        }
     }
 
     /// The end of the pipe.
@@ -94,15 +106,17 @@ impl Link {
         if self.saw_end {
             return Ok(());
         }
-        let mut buffer = vec![0; piece];
-        match self.end.read(&mut buffer) {
+        if self.buffer.len() < piece {
+            self.buffer.resize(piece, 0);
+        }
+        match self.end.read(&mut self.buffer[..piece]) {
             Ok(0) => {
                 self.saw_end = true;
                 machine.eof()?;
             }
             Ok(n) => {
-                let taken = machine.feed(&buffer[..n], sink)?;
-                self.arrived.extend_from_slice(&buffer[taken..n]);
+                let taken = machine.feed(&self.buffer[..n], sink)?;
+                self.arrived.extend_from_slice(&self.buffer[taken..n]);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(error.into()),
@@ -143,14 +157,19 @@ impl Link {
         if self.leaving.is_empty() {
             return Ok(());
         }
-        match self.end.write(&self.leaving) {
+        match self.end.write(&self.leaving[self.left..]) {
             Ok(n) => {
-                self.leaving.drain(..n);
+                self.left += n;
+                if self.left == self.leaving.len() {
+                    self.leaving.clear();
+                    self.left = 0;
+                }
                 Ok(())
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
             Err(error) => {
                 self.leaving.clear();
+                self.left = 0;
                 Err(error)
             }
         }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use nbd_proto::{ClientConfig, Command, CommandFlags, CommandType, ContextId, HandshakeFlags};
 
+use super::Harm;
 use crate::hostile::bytes::{cookie, opt};
 use crate::oracle::{self, Message, OptionData, Oracle, OracleError, Summary};
 use crate::transcript::{Side, Transcript};
@@ -111,6 +112,15 @@ impl ClientScript {
             Item::Act(_) => 0,
         };
         self.items.iter().map(arrive).sum()
+    }
+}
+
+impl Harm for ClientScript {
+    fn bursts(&mut self) -> impl Iterator<Item = &mut Vec<u8>> {
+        self.items.iter_mut().filter_map(|item| match item {
+            Item::Arrive(bytes) => Some(bytes),
+            Item::Act(_) => None,
+        })
     }
 }
 

@@ -6,6 +6,7 @@ use nbd_proto::{
     ServerNegotiation, ServerPhase, Table, TlsPolicy, TransmissionFlags, part_mut,
 };
 
+use super::Harm;
 use crate::delivery::Delivery;
 use crate::oracle::{Message, Oracle, OracleError, Outcome, Style, Summary, Tls};
 use crate::transcript::{Side, Transcript};
@@ -78,7 +79,27 @@ impl ServerScript {
     }
 
     /// Plays the session; the client's bytes are cut at `cut` as well.
+    ///
+    /// # Panics
+    /// When the oracle does not accept it.
     pub fn play(&self, delivery: Delivery, cut: Option<usize>) -> ServerTrace {
+        let (player, result) = self.perform(delivery, cut, Some(Oracle::new()));
+        player.finish(result)
+    }
+
+    /// Plays a session that nobody judges, with bytes that may have been changed.
+    /// Returns how it ended.
+    pub fn play_unjudged(&self) -> Option<Error> {
+        let (mut player, result) = self.perform(Delivery::Whole, None, None);
+        result.and_then(|()| player.end()).err()
+    }
+
+    fn perform(
+        &self,
+        delivery: Delivery,
+        cut: Option<usize>,
+        oracle: Option<Oracle>,
+    ) -> (Player, Result<(), Error>) {
         let negotiation = if self.oldstyle {
             ServerNegotiation::oldstyle(self.config.clone(), self.export.clone())
         } else {
@@ -90,7 +111,7 @@ impl ServerScript {
             memory: Memory(Table::new()),
             disk: vec![7; DISK],
             early: Vec::new(),
-            oracle: Oracle::new(),
+            oracle,
         };
         let mut before = 0;
         let mut result = player.work();
@@ -102,7 +123,13 @@ impl ServerScript {
                 result = result.and_then(|()| player.arrive(part, delivery));
             }
         }
-        player.finish(result)
+        (player, result)
+    }
+}
+
+impl Harm for ServerScript {
+    fn bursts(&mut self) -> impl Iterator<Item = &mut Vec<u8>> {
+        self.bursts.iter_mut()
     }
 }
 
@@ -118,12 +145,14 @@ struct Player {
     memory: Memory,
     disk: Vec<u8>,
     early: Vec<u8>,
-    oracle: Oracle,
+    oracle: Option<Oracle>,
 }
 
 impl Player {
     fn arrive(&mut self, bytes: &[u8], delivery: Delivery) -> Result<(), Error> {
-        self.oracle.client_bytes(bytes).expect("the recorded client is sound");
+        if let Some(oracle) = &mut self.oracle {
+            oracle.client_bytes(bytes).expect("the recorded client is sound");
+        }
         let mut bytes = [std::mem::take(&mut self.early), bytes.to_vec()].concat();
         while !bytes.is_empty() {
             let taken = match &mut self.life {
@@ -165,7 +194,10 @@ impl Player {
                 }
                 Life::Over => false,
             };
-            self.oracle.server_bytes(&sent).unwrap_or_else(|error| panic!("our server: {error}"));
+            if let Some(oracle) = &mut self.oracle {
+                let judged = oracle.server_bytes(&sent);
+                judged.unwrap_or_else(|error| panic!("our server: {error}"));
+            }
             let more = self.settle()?;
             if !again && !more {
                 return Ok(());
@@ -197,8 +229,9 @@ impl Player {
         }
     }
 
-    fn finish(mut self, result: Result<(), Error>) -> ServerTrace {
-        let ended = match &mut self.life {
+    /// The client has left.
+    fn end(&mut self) -> Result<(), Error> {
+        match &mut self.life {
             Life::Haggling(negotiation) if negotiation.phase() != ServerPhase::Closed => {
                 // Many a client leaves without a word.
                 match negotiation.eof() {
@@ -208,8 +241,13 @@ impl Player {
             }
             Life::Serving(server) => server.eof(),
             Life::Haggling(_) | Life::Over => Ok(()),
-        };
-        let summary = self.oracle.finish().expect("whole messages").clone();
+        }
+    }
+
+    fn finish(mut self, result: Result<(), Error>) -> ServerTrace {
+        let ended = self.end();
+        let mut oracle = self.oracle.expect("the session is judged");
+        let summary = oracle.finish().expect("whole messages").clone();
         ServerTrace {
             outcomes: summary.requests.iter().map(|exchange| exchange.outcome.clone()).collect(),
             summary,
