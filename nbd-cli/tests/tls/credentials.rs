@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
-use nbd_sim::peer::Scratch;
+use nbd_sim::peer::{Scratch, run_within};
 
 use crate::pki::Pki;
-use crate::support::{TestResult, arg, fail, nbd};
+use crate::support::{LIMIT, NBD, TestResult, arg, fail, nbd};
 
 /// What `nbd serve` says of these credentials, with no socket left behind.
 fn refused(args: &[&str]) -> Result<String, nbd_sim::peer::PeerError> {
@@ -53,6 +54,7 @@ fn keys() -> TestResult {
         ("alice:00ff\nbob 0011\n", ", line 2: not of the form username:hexkey"),
         ("alice:xyz\n", ", line 1: the key is not an even number of hexadecimal digits"),
         ("alice:00\nbob:11\nalice:22\n", ", line 3: user \"alice\" is already on line 1"),
+        ("\n", " is empty"),
     ] {
         fs::write(&file, text).unwrap();
         let error = refused(&["--tls-psk", arg(&file)])?;
@@ -95,6 +97,23 @@ fn those_of_clients() -> TestResult {
     fs::remove_file(pki.dir().join("client-key.pem")).unwrap();
     let error = fail(&["info", &format!("{nowhere}{}", pki.arg())])?;
     assert!(error.contains("both are needed"), "{error}");
+    Ok(())
+}
+
+/// Without credentials the system's authorities are trusted; without those, nobody is.
+#[test]
+fn a_system_without_authorities() -> TestResult {
+    let empty = Scratch::new()?;
+    let file = empty.join("none.pem");
+    fs::write(&file, "").unwrap();
+    let mut program = Command::new(NBD);
+    program.env("SSL_CERT_FILE", &file).env("SSL_CERT_DIR", empty.path());
+    program.env("HOME", empty.path()).args(["info", "nbds+unix:///?socket=/nowhere"]);
+    let finished = run_within(LIMIT, &mut program)?;
+    let words = String::from_utf8_lossy(&finished.stderr);
+    assert_eq!(finished.status.code(), Some(1), "{words}");
+    assert!(words.contains("the system has no trusted certificate authorities"), "{words}");
+    assert!(words.trim_end().ends_with("name a directory instead"), "{words}");
     Ok(())
 }
 

@@ -59,6 +59,12 @@ fn files_that_are_no_credentials_are_named() {
             "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n",
             "client-key.pem is encrypted; remove its password",
         ),
+        (
+            "client-key.pem",
+            "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\n\
+             AAAA\n-----END RSA PRIVATE KEY-----\n",
+            "client-key.pem is encrypted; remove its password",
+        ),
         ("ca-crl.pem", "hello", "ca-crl.pem contains no certificate revocation list"),
         (
             "ca-crl.pem",
@@ -118,6 +124,34 @@ fn an_unreadable_file_is_refused_and_not_passed_over() {
     let error = in_directory(pki.dir());
     let expected = "cannot read the private key client-key.pem: Is a directory (os error 21)";
     assert_eq!(error, expected);
+}
+
+#[test]
+fn a_file_that_is_far_too_long_is_not_read_on() {
+    let pki = Pki::new();
+    let file = fs::File::create(pki.file("ca-cert.pem")).expect("it is made");
+    file.set_len(1 << 40).expect("it takes no room");
+    assert_eq!(in_directory(pki.dir()), "ca-cert.pem is longer than 16777216 bytes");
+    let keys = TlsConfig::new().psk_file(pki.file("ca-cert.pem")).username("alice");
+    assert!(client_error(keys).ends_with("ca-cert.pem is longer than 16777216 bytes"));
+}
+
+#[test]
+fn a_key_from_the_caller_is_checked_too() {
+    let with = |name: &str, key: &[u8]| TlsConfig::new().psk_key(key).username(name);
+    let cases = [
+        (with("alice", &[]), "the key is empty"),
+        (with("alice", &[0; 257]), "the key is longer than 256 bytes"),
+        (with("", &[0; 16]), "the user name is empty"),
+        (with("a\0b", &[0; 16]), "not text"),
+    ];
+    for (config, expected) in cases {
+        assert_eq!(client_error(config), format!("the pre-shared key is wrong: {expected}"));
+    }
+    let error = client_error(TlsConfig::new().psk_key([0; 16]));
+    assert!(error.starts_with("whose pre-shared key? Give a user name"), "{error}");
+    let error = server_error(TlsServerConfig::psk_key("alice", Vec::new()));
+    assert_eq!(error, "the pre-shared key is wrong: the key is empty");
 }
 
 #[test]

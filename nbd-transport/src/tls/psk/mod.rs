@@ -14,7 +14,7 @@ mod session;
 #[cfg(feature = "psk")]
 pub(super) use context::{acceptor, connector};
 
-use super::config_error::{PskFault, TlsConfigError};
+use super::config_error::{Origin, PemFault, PskFault, TlsConfigError};
 use super::pem::read;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -92,6 +92,10 @@ pub(super) fn read_keys(path: &Path) -> Result<Keys, TlsConfigError> {
         }
         keys.insert(name, key);
     }
+    if keys.is_empty() {
+        let origin = Origin::File(path.to_owned());
+        return Err(TlsConfigError::Pem { origin, fault: PemFault::Empty });
+    }
     Ok(keys)
 }
 
@@ -144,7 +148,11 @@ mod tests {
     #[test]
     fn every_fault_names_its_line() {
         let long = [vec![b'x'; MAX_NAME + 1], b":00".to_vec()].concat();
-        let cases: [(&[u8], &str); 8] = [
+        let long_key = [b"a:".to_vec(), vec![b'0'; 2 * MAX_KEY + 2]].concat();
+        let cases: [(&[u8], &str); 11] = [
+            (b"", "FILE is empty"),
+            (b"\r\n \n", "FILE is empty"),
+            (&long_key, "FILE, line 1: the key is longer than 256 bytes"),
             (b"alice", "FILE, line 1: not of the form username:hexkey"),
             (b"a:00\n:00", "FILE, line 2: the user name is empty"),
             (b"a:00\r\n\r\nb:", "FILE, line 3: the key is empty"),
