@@ -4,6 +4,7 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use nbd_proto::recovery::Place;
 use nbd_proto::{
     Command, ContextId, ErrorReport, Extent, PayloadSink, PayloadSource, ReadChunk, Remark,
     RequestId, Table, part, part_mut,
@@ -25,6 +26,8 @@ pub(crate) enum Stage {
     Queued,
     /// Submitted; its reply is to come.
     InFlight(RequestId),
+    /// With the journal, sent or not; its reply is to come.
+    Journaled(Place),
     /// Waits for the end of the connection.
     Closing,
     /// Its result waits to be taken.
@@ -61,6 +64,15 @@ pub(crate) struct Matter {
 impl Matter {
     pub(crate) const fn new(command: Command, buffer: Buffer) -> Self {
         Self { command, base: 0, buffer, extents: Vec::new(), chunks: None, remark: None }
+    }
+
+    /// Forgets what came of it on a connection that is lost.
+    fn restart(&mut self) {
+        self.extents.clear();
+        if let Some(chunks) = &mut self.chunks {
+            chunks.clear();
+        }
+        self.remark = None;
     }
 }
 
@@ -154,6 +166,23 @@ impl Calls {
         {
             self.leaving.insert(id, bytes.clone());
             self.any_leaving = true;
+        }
+    }
+
+    /// Data of a write that nobody waits for, to be sent all the same.
+    pub(crate) fn send_on_behalf(&mut self, id: RequestId, bytes: Bytes) {
+        self.leaving.insert(id, bytes);
+        self.any_leaving = true;
+    }
+
+    /// The connection is lost, and with it every request.
+    pub(crate) fn restart(&mut self) {
+        self.owners = Table::new();
+        self.all_sent();
+        for call in self.seats.iter_mut().filter_map(|seat| seat.call.as_mut()) {
+            if matches!(call.stage, Stage::Queued | Stage::Journaled(_)) {
+                call.matter.restart();
+            }
         }
     }
 

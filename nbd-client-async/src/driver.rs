@@ -9,6 +9,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use crate::end::End;
+use crate::redial::{Dialling, Redial};
 use crate::runtime::{Runtime, Sleep};
 use crate::state::{Shared, State};
 
@@ -33,13 +34,21 @@ pub struct Driver {
     timer: Option<(Instant, Sleep)>,
     /// What is due has waited for one round through the runtime.
     waited: bool,
+    redial: Option<Redial>,
+    /// Another connection is being made.
+    dialling: Option<Dialling>,
     /// Kept for its memory.
     wake: Vec<Waker>,
 }
 
 impl Driver {
-    pub(crate) fn new(shared: Arc<Shared>, runtime: Arc<dyn Runtime>) -> Self {
-        Self { shared, runtime, timer: None, waited: false, wake: Vec::new() }
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        runtime: Arc<dyn Runtime>,
+        redial: Option<Redial>,
+    ) -> Self {
+        let (timer, dialling, wake) = (None, None, Vec::new());
+        Self { shared, runtime, timer, waited: false, redial, dialling, wake }
     }
 
     fn turn(&mut self, state: &mut State, cx: &mut Context<'_>) -> Poll<()> {
@@ -58,6 +67,7 @@ impl Driver {
         // What is left has found no room, and this task is woken when there is some.
         let stuck = state.has_unsent();
         let more = state.receive(cx);
+        state.after_replies();
         state.wind_up(cx);
         if state.is_over() {
             return Poll::Ready(());
@@ -89,11 +99,38 @@ impl Driver {
     }
 }
 
+impl Driver {
+    /// Goes on with making another connection, if there is none. Not under the lock: it runs
+    /// other people's code.
+    fn dial(&mut self, cx: &mut Context<'_>) {
+        let Some(redial) = &self.redial else {
+            return;
+        };
+        if self.dialling.is_none() {
+            let outage = self.shared.lock().outage();
+            self.dialling = outage.map(|(outage, policy)| {
+                redial.clone().dial(Arc::clone(&self.runtime), outage, policy)
+            });
+        }
+        let Some(dialling) = &mut self.dialling else {
+            return;
+        };
+        if let Poll::Ready(dialled) = dialling.as_mut().poll(cx) {
+            self.dialling = None;
+            self.shared.with(|state| match dialled {
+                Ok(dialled) => state.resume(dialled),
+                Err(end) => state.close(end),
+            });
+        }
+    }
+}
+
 impl Future for Driver {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
+        this.dial(cx);
         let shared = Arc::clone(&this.shared);
         let mut state = shared.lock();
         let poll = this.turn(&mut state, cx);

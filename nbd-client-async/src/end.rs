@@ -2,8 +2,10 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
-use nbd_proto::{Command, SubmitError};
+use nbd_proto::recovery::RecoveryError;
+use nbd_proto::{Command, PeerMisbehaved, SubmitError};
 use nbd_transport::{Error, LinkError};
 
 /// Why a connection is over; told to every call that was under way.
@@ -15,6 +17,13 @@ pub(crate) enum End {
     Protocol(nbd_proto::Error),
     Link(Arc<LinkError>),
     Stopped,
+    /// There will be no other connection.
+    NotReconnected {
+        after: Duration,
+        cause: Arc<Error>,
+    },
+    /// There is one, but not everything could be saved.
+    Recovery(RecoveryError),
 }
 
 impl From<LinkError> for End {
@@ -41,6 +50,18 @@ impl End {
             Self::Protocol(error) => Some(Error::Protocol(error.clone())),
             Self::Link(error) => Some(Error::Link(Arc::clone(error))),
             Self::Stopped => Some(Error::Stopped),
+            Self::NotReconnected { after, cause } => {
+                Some(Error::NotReconnected { after: *after, cause: Arc::clone(cause) })
+            }
+            Self::Recovery(error) => Some(error.clone().into()),
         }
+    }
+
+    /// Why the connection was lost, if another one may do better.
+    pub(crate) fn loss(&self) -> Option<Error> {
+        // An end in good order that nobody here has asked for is the server's.
+        let cause =
+            self.failure().unwrap_or_else(|| nbd_proto::Error::from(PeerMisbehaved::Closed).into());
+        cause.is_transient().then_some(cause)
     }
 }

@@ -17,6 +17,7 @@
 //! | `client`, `pending` | one command, from the caller's side |
 //! | `extents`, `view`, `pool` | what is made of commands |
 //! | `state`, `driver` | one connection, from the socket's side |
+//! | `state/recovery`, `redial` | what happens when it is lost |
 //! | `calls`, `buffer` | who waits for what, and whose memory it is |
 //! | `runtime`, `shim`, `thread` | what is asked of a runtime, and how it is used |
 
@@ -30,6 +31,7 @@ mod extents;
 mod options;
 mod pending;
 mod pool;
+mod redial;
 mod runtime;
 mod shim;
 mod state;
@@ -42,9 +44,11 @@ pub use driver::Driver;
 pub use extents::{Extents, PlacedExtent};
 pub use nbd_proto as proto;
 pub use nbd_proto::CommandFailure;
+pub use nbd_proto::recovery::Reconnect;
 pub use nbd_transport as transport;
 pub use nbd_transport::Error;
 pub use options::{GoError, Options};
 pub use pool::Pool;
 pub use runtime::{Runtime, Sleep, Socket};
+pub use state::ConnectionState;
 pub use view::ExportView;

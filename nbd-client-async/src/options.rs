@@ -7,18 +7,20 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use nbd_proto::recovery::Reconnect;
 use nbd_proto::{
     ApiMisuse, ClientConfig, Direction, ExportEntry, Machine, MetaContext, Negotiated, Negotiation,
     NegotiationEvent, OptionCode, Phase, Refusal,
 };
 use nbd_transport::tls::TlsInfo;
-use nbd_transport::{Error, Handshake};
+use nbd_transport::{Error, Handshake, Link};
 
 use crate::client::Client;
 use crate::driver::Driver;
+use crate::redial::Redial;
 use crate::runtime::Runtime;
 use crate::shim::{Shim, until};
-use crate::state::{Shared, Wire};
+use crate::state::{Recovery, Shared, Wire};
 
 /// A connection whose export is not chosen yet.
 ///
@@ -43,7 +45,18 @@ pub struct Options {
     runtime: Arc<dyn Runtime>,
     timeout: Option<Duration>,
     pub(crate) keep_alive: Option<Duration>,
+    /// How to do all this again, if that is wanted.
+    recall: Option<Recall>,
 }
+
+/// How to make a connection again, once it is known what for.
+pub(crate) struct Recall {
+    pub(crate) policy: Reconnect,
+    pub(crate) redial: Box<MakeRedial>,
+}
+
+/// Told the export and the meta contexts.
+pub(crate) type MakeRedial = dyn FnOnce(&str, &[MetaContext]) -> Redial + Send + Sync;
 
 /// [`Options::go`] failed.
 ///
@@ -76,8 +89,9 @@ impl Options {
         wire: Wire,
         runtime: Arc<dyn Runtime>,
         timeout: Option<Duration>,
+        recall: Option<Recall>,
     ) -> Self {
-        Self { handshake, wire, runtime, timeout, keep_alive: None }
+        Self { handshake, wire, runtime, timeout, keep_alive: None, recall }
     }
 
     /// Goes on until the negotiation wants its caller.
@@ -118,15 +132,31 @@ impl Options {
         }
     }
 
-    pub(crate) fn into_client(self) -> Result<Client, Error> {
+    pub(crate) fn into_client(mut self) -> Result<Client, Error> {
+        let recall = self.recall.take();
+        let (runtime, timeout) = (Arc::clone(&self.runtime), self.timeout);
+        let keep_alive = self.keep_alive;
+        let name = recall.is_some().then(|| self.export_name().to_owned());
+        let (core, link, wire) = self.into_parts()?;
+        let (mut recovery, mut redial) = (None, None);
+        if let Some(recall) = recall {
+            recovery = Some(Recovery::new(recall.policy, &core)?);
+            let contexts = &core.negotiated().contexts;
+            redial = Some((recall.redial)(&name.unwrap_or_default(), contexts));
+        }
+        let shared = Arc::new(Shared::new(core, link, wire, keep_alive, recovery));
+        let client = Client::new(Arc::clone(&shared), timeout);
+        let driver = Driver::new(shared, Arc::clone(&runtime), redial);
+        runtime.spawn(driver)?;
+        Ok(client)
+    }
+
+    /// What a negotiation that is done has led to.
+    pub(crate) fn into_parts(self) -> Result<(nbd_proto::Client, Link, Wire), Error> {
         let Ok((core, link)) = self.handshake.finish() else {
             return Err(ApiMisuse::WrongState.into());
         };
-        let shared = Arc::new(Shared::new(core, link, self.wire, self.keep_alive));
-        let client = Client::new(Arc::clone(&shared), self.timeout);
-        let driver = Driver::new(shared, Arc::clone(&self.runtime));
-        self.runtime.spawn(driver)?;
-        Ok(client)
+        Ok((core, link, self.wire))
     }
 
     /// Whether the server can be asked. One that speaks an older protocol cannot, and

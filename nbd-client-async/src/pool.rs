@@ -17,6 +17,11 @@ use crate::client::Client;
 /// carrying out the first one, and could finish it after a later write to the same
 /// place.
 ///
+/// Under [`Builder::reconnect`](crate::Builder::reconnect) each connection is made again by
+/// itself, with all that was on it, and a flush goes to every one of them. With
+/// [`keep_unflushed`](nbd_proto::recovery::Reconnect::keep_unflushed) there is one connection
+/// only: it could put an older write back over one made by another.
+///
 /// Clones share the connections.
 ///
 /// ```
@@ -57,7 +62,10 @@ impl Pool {
         let Some(first) = clients.first() else {
             return true;
         };
-        clients.iter().all(|client| client.negotiated().is_safe_beside(first.negotiated()))
+        // What one connection keeps would be put back over what another has written.
+        let keeps = clients.iter().any(Client::keeps_unflushed);
+        !keeps
+            && clients.iter().all(|client| client.negotiated().is_safe_beside(first.negotiated()))
     }
 
     /// The connections, dead ones included.
@@ -186,6 +194,15 @@ impl Pool {
     /// # Errors
     /// As [`Client::flush`].
     pub async fn flush(&self) -> Result<(), Error> {
+        if self.clients.iter().any(Client::survives) {
+            // Each tells by its own flush whether something on it may be lost; one that has
+            // given up cannot tell that all is well.
+            let mut result = Ok(());
+            for client in self.clients.iter() {
+                result = result.and(client.flush().await);
+            }
+            return result;
+        }
         loop {
             let client = self.pick(Command::flush())?;
             let result = client.flush().await;

@@ -40,6 +40,6 @@ pub mod smol;
 
 pub use file::ExportFile;
 pub use nbd_client_async::{
-    Builder, Client, CommandFailure, Driver, Error, Extents, GoError, Options, PlacedExtent, Pool,
-    Runtime, Sleep, Socket, proto, transport,
+    Builder, Client, CommandFailure, ConnectionState, Driver, Error, Extents, GoError, Options,
+    PlacedExtent, Pool, Reconnect, Runtime, Sleep, Socket, proto, transport,
 };

@@ -41,8 +41,8 @@ mod runtime;
 pub use compat::Compat;
 pub use file::ExportFile;
 pub use nbd_client_async::{
-    Client, CommandFailure, Driver, Error, Extents, GoError, Options, PlacedExtent, Pool, proto,
-    transport,
+    Client, CommandFailure, ConnectionState, Driver, Error, Extents, GoError, Options,
+    PlacedExtent, Pool, Reconnect, proto, transport,
 };
 pub use runtime::Tokio;
 

@@ -190,6 +190,11 @@ impl KeepAlive {
         Ok(())
     }
 
+    /// The connection has been made again, or is gone for the moment: nothing is owed.
+    pub fn restart(&mut self, now: Instant) {
+        *self = Self::new(self.time, now);
+    }
+
     fn adjourn(&mut self, now: Instant) {
         let soon = (self.time / 2).max(Duration::from_millis(1));
         // Beyond the end of time it is looked at again in a year.

@@ -1,9 +1,13 @@
 //! What is known of the export, and of the connection to it.
 
+use std::future::poll_fn;
+use std::task::Poll;
+
 use nbd_proto::{ContextId, Negotiated, Stats, TransmissionFlags};
 use nbd_transport::tls::TlsInfo;
 
 use super::Client;
+use crate::state::ConnectionState;
 
 /// The longest payload sent in one command when the server tells no maximum, in bytes.
 const MAX_REQUEST: u64 = 32 << 20;
@@ -109,7 +113,7 @@ impl Client {
         self.shared().export.minimum_block()
     }
 
-    /// Counters of the protocol.
+    /// Counters of the protocol, from the beginning of the present connection.
     ///
     /// ```
     /// # fn example(client: &nbd_client_async::Client) {
@@ -156,5 +160,71 @@ impl Client {
     #[must_use]
     pub fn peer_pid(&self) -> Option<u32> {
         self.shared().lock().peer_pid()
+    }
+
+    /// Whether there is a connection at the moment. Without
+    /// [`Builder::reconnect`](crate::Builder::reconnect) it is never made again.
+    ///
+    /// ```
+    /// # use nbd_client_async::{Client, ConnectionState};
+    /// # fn example(client: &Client) {
+    /// if client.connection_state() == ConnectionState::Reconnecting {
+    ///     println!("this may take a while");
+    /// }
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn connection_state(&self) -> ConnectionState {
+        self.shared().lock().connection()
+    }
+
+    /// Waits until [`connection_state`](Self::connection_state) is another one than `known`,
+    /// and returns it. One that lasts only a moment may be missed; see
+    /// [`reconnects`](Self::reconnects).
+    ///
+    /// ```
+    /// # use nbd_client_async::{Client, ConnectionState};
+    /// async fn report(client: Client) {
+    ///     let mut state = client.connection_state();
+    ///     while state != ConnectionState::Closed {
+    ///         state = client.connection_change(state).await;
+    ///         println!("{state:?}, connected again {} times", client.reconnects());
+    ///     }
+    /// }
+    /// ```
+    pub async fn connection_change(&self, known: ConnectionState) -> ConnectionState {
+        poll_fn(|cx| {
+            let mut state = self.shared().lock();
+            match state.connection() {
+                now if now != known => Poll::Ready(now),
+                _ => {
+                    state.watch(cx.waker());
+                    Poll::Pending
+                }
+            }
+        })
+        .await
+    }
+
+    /// How often the connection was lost and made again.
+    ///
+    /// ```
+    /// # fn example(client: &nbd_client_async::Client) {
+    /// println!("connected again {} times", client.reconnects());
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn reconnects(&self) -> u64 {
+        self.shared().lock().reconnects
+    }
+
+    /// Whether a lost connection is made again.
+    pub(crate) fn survives(&self) -> bool {
+        self.shared().lock().survives()
+    }
+
+    /// Whether acknowledged writes are kept, so that nobody else may write.
+    pub(crate) fn keeps_unflushed(&self) -> bool {
+        self.shared().lock().keeps_unflushed()
     }
 }

@@ -1,5 +1,6 @@
 //! One connection: machine, socket, and all calls, behind one lock.
 
+mod recovery;
 mod wire;
 
 use std::collections::VecDeque;
@@ -21,6 +22,8 @@ use nbd_transport::{Error, KeepAlive, Link, PeerProcess};
 use crate::calls::{Call, Calls, Deadline, Matter, Stage, Ticket};
 use crate::end::End;
 use crate::runtime::Socket;
+pub use recovery::ConnectionState;
+pub(crate) use recovery::{Outage, Recovery};
 
 /// How long a connection that is of no more use may take to end in good order.
 const LINGER: Duration = Duration::from_secs(5);
@@ -59,6 +62,7 @@ impl Shared {
         link: Link,
         wire: Wire,
         keep_alive: Option<Duration>,
+        recovery: Option<Recovery>,
     ) -> Self {
         let keep_alive = keep_alive.map(|time| KeepAlive::new(time, Instant::now()));
         let (negotiated, export) = (core.negotiated().clone(), core.export().clone());
@@ -77,6 +81,9 @@ impl Shared {
             linger: None,
             unflushed: false,
             shut: false,
+            recovery: recovery.map(Box::new),
+            reconnects: 0,
+            watchers: Vec::new(),
             end: None,
             wake: Vec::new(),
         };
@@ -133,6 +140,12 @@ pub(crate) struct State {
     unflushed: bool,
     /// The sending side has been closed.
     shut: bool,
+    /// What it takes to survive a lost connection, if that is wanted.
+    recovery: Option<Box<Recovery>>,
+    /// Connections made again.
+    pub(crate) reconnects: u64,
+    /// Who waits for the connection to be lost, back, or over.
+    watchers: Vec<Waker>,
     end: Option<End>,
     /// Whom to wake when the lock is free.
     pub(crate) wake: Vec<Waker>,
@@ -154,6 +167,9 @@ impl State {
         let command = matter.command;
         if let Some(end) = &self.end {
             return Err(Box::new((end.not_sent(command), matter)));
+        }
+        if self.recovery.is_some() {
+            return self.start_journaled(matter, deadline, when_full, waker);
         }
         let full = self.core.is_full() || self.queue.len() > self.gone;
         let stage = if full && when_full == WhenFull::Wait {
@@ -194,9 +210,21 @@ impl State {
         if self.end.is_some() {
             return None;
         }
-        self.core.disconnect(Disconnect::AfterReplies);
+        let ticket = self.wait(Stage::Closing, matter, deadline, waker);
+        self.disconnect();
+        Some(ticket)
+    }
+
+    /// Ends the session when the replies are in.
+    fn disconnect(&mut self) {
         self.rousing = true;
-        Some(self.wait(Stage::Closing, matter, deadline, waker))
+        match &mut self.recovery {
+            None => self.core.disconnect(Disconnect::AfterReplies),
+            Some(recovery) => {
+                recovery.closing = true;
+                self.close_when_idle();
+            }
+        }
     }
 
     fn wait(
@@ -245,6 +273,7 @@ impl State {
         match self.calls.get_mut(ticket)?.stage {
             Stage::Queued => self.lose_place(),
             Stage::InFlight(id) => self.abandon(id),
+            Stage::Journaled(place) => self.withdraw(place),
             Stage::Closing | Stage::Done(_) => {}
         }
         let call = self.calls.remove(ticket);
@@ -279,6 +308,9 @@ impl State {
 
     /// Submits those in line, first come first served, as far as there is room.
     pub(crate) fn admit(&mut self) {
+        if self.recovery.is_some() {
+            return self.admit_journaled();
+        }
         while !self.core.is_full() && self.end.is_none() {
             let Some(ticket) = self.queue.pop_front() else {
                 self.gone = 0;
@@ -314,11 +346,15 @@ impl State {
     /// Fails every call whose time is over, and finds out when to look again.
     pub(crate) fn expire(&mut self, now: Instant) {
         if self.linger.is_some_and(|at| at <= now) {
+            self.recovery = None;
             return self.close(End::Closed);
         }
         let mut next = self.linger;
         if let Some(keeper) = &mut self.keep_alive {
-            if let Err(error) = keeper.look(now, &mut self.core) {
+            if self.wire.is_none() {
+                // Nobody is there to be asked.
+                keeper.restart(now);
+            } else if let Err(error) = keeper.look(now, &mut self.core) {
                 return self.close(End::Io(error.into()));
             }
             next = next.into_iter().chain([keeper.next()]).min();
@@ -335,10 +371,14 @@ impl State {
                 next = Some(next.map_or(deadline.at, |next| next.min(deadline.at)));
                 continue;
             }
-            let state = self.core.state_name();
+            let state = match &self.recovery {
+                Some(recovery) if recovery.is_down() => "reconnecting",
+                _ => self.core.state_name(),
+            };
             match call.stage {
                 Stage::InFlight(id) => self.abandon(id),
                 Stage::Queued => self.lose_place(),
+                Stage::Journaled(place) => self.withdraw(place),
                 Stage::Closing | Stage::Done(_) => {}
             }
             let timeout = deadline.timeout;
@@ -353,14 +393,18 @@ impl State {
         if self.end.is_some() {
             return;
         }
-        self.core.disconnect(Disconnect::AfterReplies);
-        self.rousing = true;
-        self.linger();
+        match &mut self.recovery {
+            // What was acknowledged is put back first, however long that takes.
+            Some(recovery) => recovery.unwatched = true,
+            None => self.linger(),
+        }
+        self.disconnect();
     }
 
-    /// The connection is over: every call under way fails, and nothing more is sent.
+    /// The connection is over: unless it is to be made again, every call under way fails,
+    /// and nothing more is sent.
     pub(crate) fn close(&mut self, end: End) {
-        if self.end.is_some() {
+        if self.end.is_some() || self.lose(&end) {
             return;
         }
         self.end = Some(end.clone());
@@ -385,6 +429,8 @@ impl State {
         self.calls.all_sent();
         self.next_deadline = None;
         self.wire = None;
+        self.recovery = None;
+        self.wake.append(&mut self.watchers);
         // Not dropped here, where the lock is held.
         self.wake.extend(self.driver.take());
     }
@@ -397,7 +443,12 @@ impl State {
             let Event::Completed { id, command, result } = event else {
                 continue;
             };
-            let Some(ticket) = self.calls.disown(id) else {
+            let owner = self.calls.disown(id);
+            if self.recovery.is_some() {
+                self.deliver_journaled(id, command, result);
+                continue;
+            }
+            let Some(ticket) = owner else {
                 continue;
             };
             let remark = self.calls.get_mut(ticket).and_then(|call| call.matter.remark.take());

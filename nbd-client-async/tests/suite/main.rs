@@ -3,6 +3,7 @@
 mod cancel;
 mod commands;
 mod hostile;
+mod recovery;
 mod streams;
 mod support;
 mod time;

@@ -87,6 +87,14 @@ impl Reconnect {
         self.give_up_after
     }
 
+    /// The longest wait before any attempt. A connection that lasted longer, or on which a
+    /// command was answered, was of use: attempts are counted anew after it, and patience
+    /// begins anew.
+    #[must_use]
+    pub const fn longest_wait(&self) -> Duration {
+        self.max_delay
+    }
+
     /// Payload bytes to keep; `None` when nothing is kept.
     #[must_use]
     pub const fn kept_bytes(&self) -> Option<u64> {

@@ -1,19 +1,21 @@
 //! How to connect, and to what.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+mod route;
 
-use nbd_proto::io::IoMode;
+use std::future::Future;
+use std::io;
+use std::time::Duration;
+
+use nbd_proto::recovery::Reconnect;
 use nbd_proto::{ClientConfig, TlsPolicy};
-use nbd_transport::tls::{TlsConfig, TlsConnector};
-use nbd_transport::{Connection, Endpoint, Error, Handshake, NbdUri, TcpKeepAlive, UriPolicy};
+use nbd_transport::tls::TlsConnector;
+use nbd_transport::{Connection, Endpoint, Error, TcpKeepAlive, UriPolicy};
 
 use crate::client::Client;
 use crate::options::Options;
 use crate::pool::Pool;
 use crate::runtime::{Runtime, Socket};
-use crate::state::Wire;
-use crate::thread::in_thread;
+use route::{Route, plain};
 
 /// Settings of a connection, then the connection itself.
 ///
@@ -41,6 +43,7 @@ pub struct Builder<R> {
     timeout: Option<Duration>,
     keep_alive: Option<Duration>,
     tcp_keep_alive: Option<TcpKeepAlive>,
+    reconnect: Option<Reconnect>,
 }
 
 impl<R: Runtime + Clone + Default> Builder<R> {
@@ -78,6 +81,7 @@ impl<R: Runtime + Clone> Builder<R> {
             timeout: None,
             keep_alive: None,
             tcp_keep_alive: None,
+            reconnect: None,
         }
     }
 
@@ -203,6 +207,28 @@ impl<R: Runtime + Clone> Builder<R> {
         self
     }
 
+    /// Makes a connection again that is lost: connects to the same server, negotiates for
+    /// the same export, and repeats what was under way. Calls wait meanwhile; their
+    /// timeouts go on. See [`recovery`](nbd_proto::recovery) for what is promised.
+    ///
+    /// Losses are a transport that fails or ends, and a server that is shutting down. A
+    /// server that breaks the protocol, is not who it was (TLS), or says no is left at
+    /// once; so is one whose export has changed.
+    ///
+    /// ```
+    /// # use nbd_client_async::{Builder, Reconnect, Runtime};
+    /// # use std::time::Duration;
+    /// # fn example(builder: Builder<impl Runtime + Clone>) {
+    /// let policy = Reconnect::new().give_up_after(Duration::from_secs(300));
+    /// let builder = builder.reconnect(policy.keep_unflushed(64 << 20));
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn reconnect(mut self, policy: Reconnect) -> Self {
+        self.reconnect = Some(policy);
+        self
+    }
+
     /// Connects to a URI, such as `nbd://host/export` or
     /// `nbd+unix:///export?socket=/path`.
     ///
@@ -233,10 +259,11 @@ impl<R: Runtime + Clone> Builder<R> {
     /// # Errors
     /// When nobody answers, or the server refuses.
     pub async fn connect(&self, endpoint: &Endpoint) -> Result<Client, Error> {
-        self.open(endpoint, false).await?.into_client()
+        let route = Route::Endpoint(endpoint.clone());
+        self.open(&route, self.deadline(), false).await?.into_client()
     }
 
-    /// Negotiates over a connection that is there already.
+    /// Negotiates over a connection that is there already. It cannot be made again.
     ///
     /// ```
     /// # use nbd_client_async::{Builder, Error, Runtime, transport::Connection};
@@ -250,11 +277,11 @@ impl<R: Runtime + Clone> Builder<R> {
     /// # Errors
     /// When the server refuses.
     pub async fn connect_over(&self, connection: Connection) -> Result<Client, Error> {
-        let wire = self.adopt(connection)?;
-        self.begin(wire, None, self.deadline(), false).await?.into_client()
+        self.take_over(self.adopt(connection)?, false).await?.into_client()
     }
 
-    /// Negotiates over any stream.
+    /// Negotiates over any stream. It cannot be made again; see
+    /// [`connect_with`](Self::connect_with).
     ///
     /// ```
     /// # use nbd_client_async::{Builder, Error, Runtime, Socket};
@@ -267,7 +294,32 @@ impl<R: Runtime + Clone> Builder<R> {
     /// # Errors
     /// When the stream fails or the server refuses.
     pub async fn connect_stream(&self, stream: impl Socket) -> Result<Client, Error> {
-        self.begin(plain(stream), None, self.deadline(), false).await?.into_client()
+        self.take_over(plain(stream), false).await?.into_client()
+    }
+
+    /// Negotiates over any stream, and asks for another one whenever it is lost, if
+    /// [`reconnect`](Self::reconnect) says so.
+    ///
+    /// ```
+    /// # use nbd_client_async::{Builder, Error, Runtime, Socket};
+    /// # async fn example<S: Socket>(builder: Builder<impl Runtime + Clone>, tunnel: fn() -> S)
+    /// # -> Result<(), Error> {
+    /// let client = builder.connect_with(move || async move { Ok(tunnel()) }).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// When there is no stream, it fails, or the server refuses.
+    pub async fn connect_with<F, S>(
+        &self,
+        dial: impl Fn() -> F + Send + Sync + 'static,
+    ) -> Result<Client, Error>
+    where
+        F: Future<Output = io::Result<S>> + Send + 'static,
+        S: Socket,
+    {
+        let route = Route::own(dial);
+        self.open(&route, self.deadline(), false).await?.into_client()
     }
 
     /// Opens up to `size` connections to a URI. See [`Pool`].
@@ -321,7 +373,7 @@ impl<R: Runtime + Clone> Builder<R> {
     /// # Errors
     /// When nobody answers, or the server refuses.
     pub async fn negotiate(&self, endpoint: &Endpoint) -> Result<Options, Error> {
-        self.open(endpoint, true).await
+        self.open(&Route::Endpoint(endpoint.clone()), self.deadline(), true).await
     }
 
     /// Negotiates over a connection that is there already, and stops for the caller to
@@ -338,8 +390,7 @@ impl<R: Runtime + Clone> Builder<R> {
     /// # Errors
     /// When the server refuses.
     pub async fn negotiate_over(&self, connection: Connection) -> Result<Options, Error> {
-        let wire = self.adopt(connection)?;
-        self.begin(wire, None, self.deadline(), true).await
+        self.take_over(self.adopt(connection)?, true).await
     }
 
     /// Negotiates over any stream, and stops for the caller to ask and choose.
@@ -355,71 +406,6 @@ impl<R: Runtime + Clone> Builder<R> {
     /// # Errors
     /// When the stream fails or the server refuses.
     pub async fn negotiate_stream(&self, stream: impl Socket) -> Result<Options, Error> {
-        self.begin(plain(stream), None, self.deadline(), true).await
+        self.take_over(plain(stream), true).await
     }
-
-    async fn resolve(mut self, uri: &str) -> Result<(Self, Endpoint), Error> {
-        let uri: NbdUri = uri.parse()?;
-        self.policy.check(&uri)?;
-        self.config = self.config.export(uri.export_name());
-        let endpoint = uri.endpoint();
-        if uri.tls_required() {
-            self.config = self.config.tls(TlsPolicy::Require);
-            if self.tls.is_none() {
-                let connector = in_thread("nbd-tls", move || TlsConfig::from_uri(&uri).connector());
-                self.tls = Some(connector?.await.ok_or(Error::Stopped)??);
-            }
-        }
-        Ok((self, endpoint))
-    }
-
-    async fn open(&self, endpoint: &Endpoint, option_mode: bool) -> Result<Options, Error> {
-        let deadline = self.deadline();
-        let host = match endpoint {
-            Endpoint::Tcp { host, .. } => Some(host.clone()),
-            Endpoint::Address(address) => Some(address.ip().to_string()),
-            _ => None,
-        };
-        let endpoint = endpoint.clone();
-        let connecting = in_thread("nbd-connect", move || endpoint.connect(deadline))?;
-        let connection = connecting.await.ok_or(Error::Stopped)??;
-        if let Some(keep_alive) = self.tcp_keep_alive {
-            connection.set_tcp_keep_alive(keep_alive)?;
-        }
-        let wire = self.adopt(connection)?;
-        self.begin(wire, host.as_deref(), deadline, option_mode).await
-    }
-
-    async fn begin(
-        &self,
-        wire: Wire,
-        host: Option<&str>,
-        deadline: Option<Instant>,
-        option_mode: bool,
-    ) -> Result<Options, Error> {
-        let config = self.config.clone().option_mode(option_mode);
-        let handshake = match &self.tls {
-            Some(connector) => Handshake::with_tls(config, connector.clone(), host)?,
-            None => Handshake::new(config)?,
-        };
-        let runtime = Arc::new(self.runtime.clone());
-        let mut options = Options::new(handshake, wire, runtime, self.timeout);
-        options.keep_alive = self.keep_alive;
-        options.drive(deadline).await?;
-        Ok(options)
-    }
-
-    fn adopt(&self, connection: Connection) -> Result<Wire, Error> {
-        let Connection { stream, peer } = connection;
-        Ok(Wire { socket: self.runtime.adopt(stream.into())?, mode: IoMode::Vectored, peer })
-    }
-
-    fn deadline(&self) -> Option<Instant> {
-        Instant::now().checked_add(self.timeout?)
-    }
-}
-
-/// A stream of which nothing is known: whether its vectored calls are real, neither.
-fn plain(stream: impl Socket) -> Wire {
-    Wire { socket: Box::new(stream), mode: IoMode::Single, peer: None }
 }
