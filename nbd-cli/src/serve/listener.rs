@@ -6,11 +6,13 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf, absolute};
 
 use nbd_transport::{Connection, DEFAULT_PORT, NbdUri, UriAddress};
+use rustix::io::Errno;
 use rustix::net::sockopt::{set_socket_keepalive, socket_peercred};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 /// Where to listen.
 #[derive(Clone, Debug)]
@@ -39,7 +41,7 @@ pub(crate) struct SocketFile {
 
 impl Listener {
     /// Starts to listen. A Unix socket left behind by a server that is gone is
-    /// replaced.
+    /// replaced: one on which a connection is refused, and no other.
     ///
     /// # Errors
     ///
@@ -138,10 +140,18 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     if !path.symlink_metadata()?.file_type().is_socket() {
         return Err(in_use("it exists and is not a socket"));
     }
-    match UnixStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
-        _ => Err(in_use("another server is listening there")),
+    if is_refused(path)? {
+        return fs::remove_file(path);
     }
+    Err(in_use("another server is listening there"))
+}
+
+/// Whether nobody listens on a socket. Does not wait: a server that is busy, or stopped,
+/// still listens.
+fn is_refused(path: &Path) -> io::Result<bool> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    Ok(connect(&socket, &SocketAddrUnix::new(path)?) == Err(Errno::CONNREFUSED))
 }
 
 fn identity(path: &Path) -> io::Result<(u64, u64)> {

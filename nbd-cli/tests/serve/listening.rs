@@ -6,8 +6,10 @@ use std::os::unix::net::UnixListener;
 use std::process::{Child, Command, Stdio};
 
 use nbd_sim::peer::{Finished, PeerError, Scratch, run};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
-use super::support::{NBD, TestResult, nbdsh, serve};
+use super::support::{NBD, TestResult, eventually, nbdsh, serve};
 
 /// A server that is killed and reaped at the end.
 struct Running(Child);
@@ -86,6 +88,44 @@ fn a_socket_in_use_is_left_alone_and_a_stale_one_replaced() -> TestResult {
 }
 
 #[test]
+fn a_server_that_was_killed_comes_back_at_its_socket() -> TestResult {
+    let mut server = serve(&["--memory", "1M"]).start()?;
+    let socket = server.unix_path().unwrap().to_owned();
+    for _ in 0..3 {
+        server.kill();
+        assert!(socket.exists(), "SIGKILL leaves no time to tidy up");
+        server.start_again()?;
+        nbdsh(&server.uri(), "assert h.get_size() == 1 << 20")?;
+    }
+    Ok(())
+}
+
+/// One that does not answer is still there, and its socket is not taken from it.
+#[test]
+fn a_stopped_server_keeps_its_socket() -> TestResult {
+    let server = serve(&["--memory", "1M"]).start()?;
+    let socket = server.unix_path().unwrap().to_owned();
+    server.stop()?;
+    // As many as fit into the line before the door, after which a connection would wait.
+    let mut waiting = Vec::new();
+    let full = loop {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let client = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
+        match connect(&client, &SocketAddrUnix::new(&socket).unwrap()) {
+            Ok(()) => waiting.push(client),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(full, Errno::AGAIN);
+    let (_, words) = fails(&["--memory", "1M", "--unix", &socket.to_string_lossy()])?;
+    assert!(words.contains("another server is listening"), "{words}");
+    drop(waiting);
+    server.cont()?;
+    nbdsh(&server.uri(), "assert h.get_size() == 1 << 20")?;
+    Ok(())
+}
+
+#[test]
 fn mistakes_on_the_command_line_are_explained() -> TestResult {
     let mistakes: [(&[&str], &str); 7] = [
         (&["--memory", "1M"], "--unix"),
@@ -118,6 +158,8 @@ fn an_export_name_that_no_client_could_send_is_refused() -> TestResult {
 #[test]
 fn the_server_that_the_tests_wait_for_prints_one_line() -> TestResult {
     let server = serve(&["--memory", "1M"]).start()?;
+    // The socket is there a little earlier than the line.
+    eventually("the line", || server.log().ends_with('\n'));
     assert_eq!(server.log().trim_end(), server.uri());
     Ok(())
 }
