@@ -10,7 +10,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nbd_client_blocking::proto::recovery::Reconnect;
 use nbd_client_blocking::proto::{ClientConfig, TlsPolicy};
@@ -19,6 +19,9 @@ use nbd_client_blocking::transport::{CommandSpec, Endpoint, NbdUri, UriPolicy};
 use nbd_client_blocking::{Builder, Client, Options};
 
 use crate::failure::{Context, Failure, Result};
+
+/// How long to wait for a server that is not there yet, before another look.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// One argument, or one group of words in brackets.
 #[derive(Clone, Debug)]
@@ -141,7 +144,8 @@ impl Server {
         self.builder(config, timeout).connect(&self.endpoint).context(&self.name)
     }
 
-    /// Connects as [`connect`](Self::connect), and again whenever the connection is lost.
+    /// Connects as [`connect`](Self::connect), as soon as there is a server, and again
+    /// whenever the connection is lost.
     pub(crate) fn connect_lasting(
         &self,
         config: ClientConfig,
@@ -149,7 +153,15 @@ impl Server {
         policy: Reconnect,
     ) -> Result<Client> {
         let builder = self.builder(config, timeout).reconnect(policy);
-        builder.connect(&self.endpoint).context(&self.name)
+        let begin = Instant::now();
+        loop {
+            match builder.connect(&self.endpoint) {
+                Err(error) if error.is_transient() && begin.elapsed() < policy.patience() => {
+                    std::thread::sleep(AGAIN);
+                }
+                result => return result.context(&self.name),
+            }
+        }
     }
 
     /// Connects and stops before an export is chosen.

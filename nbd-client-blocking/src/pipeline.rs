@@ -257,6 +257,8 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
     }
 
     /// [`wait`](Self::wait) where connections are made again.
+    #[cold]
+    #[inline(never)]
     fn wait_lasting(&mut self) -> Result<Option<Completion<B>>, Error> {
         let deadline = self.client.pump.deadline();
         loop {
@@ -438,6 +440,7 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
         }
     }
 
+    #[inline]
     fn lasting(&mut self) -> Option<Lasting<'_, B>> {
         Lasting::of(self.client, &mut self.ports)
     }

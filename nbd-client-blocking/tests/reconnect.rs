@@ -109,6 +109,42 @@ fn every_call_goes_on() {
     client.disconnect().unwrap();
 }
 
+/// What was chosen by hand is chosen again.
+#[test]
+fn the_same_export_and_contexts_are_asked_for() {
+    let exports = "driver=null-co,read-zeroes=on";
+    let server = Server::storage_daemon(&[
+        "--blockdev",
+        &format!("{exports},size=1048576,node-name=n0"),
+        "--blockdev",
+        &format!("{exports},size=2097152,node-name=n1"),
+        "--export",
+        "nbd,id=e0,node-name=n0,name=",
+        "--export",
+        "nbd,id=e1,node-name=n1,name=other",
+    ]);
+    let mut server = server.start().unwrap();
+    let builder = Builder::new().reconnect(POLICY).timeout(Duration::from_secs(20));
+    let mut options = builder.negotiate_uri(&server.uri()).unwrap();
+    options.reconfigure(|config| config.request_meta_contexts(false)).unwrap();
+    options.set_export_name("other").unwrap();
+    assert_eq!(options.set_meta_contexts(&["base:allocation"]).unwrap().len(), 1);
+    let mut client = options.go().unwrap();
+    for times in 0..2 {
+        assert_eq!(client.reconnects(), times);
+        let known = client.context("base:allocation").unwrap();
+        let mut extents = Vec::new();
+        let status = |context, extent| extents.push((context, extent));
+        client.block_status(0, 2 << 20, CommandFlags::empty(), status).unwrap();
+        let length = |(_, extent): &(_, nbd_client_blocking::proto::Extent)| extent.length;
+        assert!(extents.iter().all(|extent| length(extent) == 2 << 20), "{extents:?}");
+        assert!(extents.iter().any(|(context, _)| *context == known), "{extents:?}");
+        server.kill();
+        server.start_again().unwrap();
+        client.read_at((2 << 20) - 512, &mut [0; 512]).unwrap();
+    }
+}
+
 /// Kills the server in the middle of a deep pipeline, again and again.
 #[test]
 fn a_pipeline_goes_on() {

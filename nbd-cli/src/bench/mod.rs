@@ -52,7 +52,8 @@ pub(crate) struct Args {
     /// last written to it (this destroys what the export holds)
     #[arg(long, conflicts_with = "rw")]
     verify: bool,
-    /// Connect again when a connection is lost, for so long at a time, and go on
+    /// Connect again when a connection is lost, and go on; wait so long for the server each
+    /// time, the first included
     #[arg(long, value_name = "SECONDS",
           value_parser = clap::value_parser!(u64).range(1..=YEAR))]
     reconnect: Option<u64>,

@@ -7,5 +7,6 @@ mod pki;
 mod psk;
 mod refusals;
 mod support;
+mod survive;
 mod tools;
 mod unruly;

@@ -35,6 +35,8 @@ impl AsMut<[u8]> for Lent<'_> {
 
 /// One command from submission to its end. What is told of parts of the answer is told when
 /// it is complete, for it may come in two halves on two connections.
+#[cold]
+#[inline(never)]
 pub(crate) fn run(
     client: &mut Client,
     command: Command,

@@ -20,6 +20,9 @@ use crate::ports::Many;
 use crate::pump::Pump;
 
 /// The parts of a client that was told to reconnect, and the memory of its callers.
+///
+/// Its methods stay out of the way of the others: whoever does not reconnect pays for one
+/// comparison a call.
 pub(crate) struct Lasting<'a, B> {
     core: &'a mut nbd_proto::Client,
     pump: &'a mut Pump,
@@ -29,12 +32,15 @@ pub(crate) struct Lasting<'a, B> {
 
 impl<'a, B: AsRef<[u8]> + AsMut<[u8]>> Lasting<'a, B> {
     /// `None` for a client that was not told to reconnect.
+    #[inline]
     pub(crate) fn of(client: &'a mut Client, ports: &'a mut Many<B>) -> Option<Self> {
         let Client { core, pump, recovery, .. } = client;
         Some(Self { core, pump, recovery: recovery.as_deref_mut()?, ports })
     }
 
     /// Takes in a command, and hands it over if it may be sent.
+    #[cold]
+    #[inline(never)]
     pub(crate) fn submit(
         &mut self,
         command: Command,
@@ -73,6 +79,8 @@ impl<'a, B: AsRef<[u8]> + AsMut<[u8]>> Lasting<'a, B> {
     }
 
     /// Takes a completion.
+    #[cold]
+    #[inline(never)]
     pub(crate) fn take(&mut self, id: RequestId) -> Option<Completion<B>> {
         if self.recovery.ledger.status(id) != RequestStatus::Completed {
             return None;
@@ -98,6 +106,8 @@ impl<'a, B: AsRef<[u8]> + AsMut<[u8]>> Lasting<'a, B> {
     /// Sends what is due and takes in what comes, or else makes the connection again; until
     /// the deadline in the latter case, and as long as the server may be silent in the
     /// former.
+    #[cold]
+    #[inline(never)]
     pub(crate) fn round(&mut self, deadline: Option<Instant>) -> Result<(), Error> {
         if self.recovery.is_down() {
             return match self.reconnect(None, deadline)? {
@@ -115,6 +125,8 @@ impl<'a, B: AsRef<[u8]> + AsMut<[u8]>> Lasting<'a, B> {
 
     /// Waits until something can be sent or received, and does it; makes the connection
     /// again when there is none.
+    #[cold]
+    #[inline(never)]
     pub(crate) fn turn(
         &mut self,
         other: Option<BorrowedFd<'_>>,
@@ -142,6 +154,8 @@ impl<'a, B: AsRef<[u8]> + AsMut<[u8]>> Lasting<'a, B> {
     }
 
     /// Sends as much as goes without waiting.
+    #[cold]
+    #[inline(never)]
     pub(crate) fn send(&mut self) -> Result<(), Error> {
         let (ports, core, pump) = self.hand_over();
         let result = pump.send(core, &ports);
@@ -149,6 +163,8 @@ impl<'a, B: AsRef<[u8]> + AsMut<[u8]>> Lasting<'a, B> {
     }
 
     /// Receives as much as goes without waiting.
+    #[cold]
+    #[inline(never)]
     pub(crate) fn receive(&mut self) -> Result<(), Error> {
         let (mut ports, core, pump) = self.hand_over();
         if !pump.link.direction(core).contains(Direction::READ) {
@@ -297,6 +313,8 @@ impl<'a, B: AsRef<[u8]> + AsMut<[u8]>> Lasting<'a, B> {
     }
 
     /// Stops waiting for a command whose memory is not ours any more.
+    #[cold]
+    #[inline(never)]
     pub(crate) fn abandon(&mut self, id: RequestId) {
         let sent = self.recovery.ledger.sent(id);
         let gone = sent.is_none_or(|sent| self.core.abandon(sent));
@@ -311,6 +329,8 @@ impl<'a, B: AsRef<[u8]> + AsMut<[u8]>> Lasting<'a, B> {
 
     /// Stops waiting for everything. What is partly sent is sent to its end, for its memory
     /// goes with the caller.
+    #[cold]
+    #[inline(never)]
     pub(crate) fn leave(&mut self) {
         for id in self.recovery.ledger.waiting() {
             if let Some(sent) = self.recovery.ledger.sent(id) {
@@ -330,6 +350,8 @@ impl<'a, B: AsRef<[u8]> + AsMut<[u8]>> Lasting<'a, B> {
     }
 
     /// Ends the session once everything is done that was asked for.
+    #[cold]
+    #[inline(never)]
     pub(crate) fn disconnect(&mut self, when: Disconnect) {
         self.recovery.ending = Ending::Wanted;
         self.recovery.ledger.hand_over(self.core);
@@ -345,6 +367,8 @@ impl<'a, B: AsRef<[u8]> + AsMut<[u8]>> Lasting<'a, B> {
     }
 
     /// Waits until acknowledged writes that were lost have been put back.
+    #[cold]
+    #[inline(never)]
     pub(crate) fn put_back(&mut self) -> Result<(), Error> {
         let deadline = self.pump.deadline();
         while !self.recovery.ledger.journal().is_idle() {
