@@ -9,9 +9,9 @@ use nbd_proto::{ClientConfig, Command, Direction, Discard, Phase, TlsPolicy};
 use nbd_sim::pipe::{Schedule, Way, pipe};
 use nbd_sim::rng::Rng;
 use nbd_transport::Handshake;
+use nbd_transport::tls::TlsPeer;
 #[cfg(feature = "psk")]
-use nbd_transport::LinkError;
-use nbd_transport::tls::{TlsConfig, TlsPeer};
+use nbd_transport::{LinkError, tls::TlsConfig};
 
 /// Records in a stream of ciphertext, by content type.
 fn records(bytes: &[u8]) -> Vec<(u8, usize)> {
