@@ -99,6 +99,8 @@ mod payload;
 pub mod recovery;
 mod server;
 mod types;
+// Nothing is computed from a length here that has not been checked.
+#[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 pub mod wire;
 
 pub use client::{Client, Disconnect, RequestStatus};

@@ -3,8 +3,8 @@
 
 use nbd_proto::{
     Client, ClientConfig, Command, CommandError, Direction, Discard, Disconnect, Errno, Error,
-    Event, HeaderStyle, InvalidMessage, Machine, Negotiation, PeerMisbehaved, Phase, ReplyFault,
-    RequestStatus, Table,
+    Event, HeaderStyle, InvalidMessage, Limits, Machine, Negotiation, PeerMisbehaved, Phase,
+    ReplyFault, RequestStatus, Table,
 };
 use nbd_sim::delivery::Delivery;
 use nbd_sim::hostile::bytes::{ack, cookie, granted, greeting, join, opt, simple};
@@ -24,6 +24,33 @@ fn plain() -> ClientConfig {
 
 fn client() -> Client {
     negotiation(plain(), &[greeting(3), granted()]).finish().unwrap()
+}
+
+/// The counters tell what was received, whichever way it came.
+#[test]
+fn every_byte_is_counted_once() {
+    let bytes = join(&[&simple(0, cookie(0), &[7; 512]), &simple(0, cookie(1), &[7; 512])]);
+    for delivery in Delivery::ALL {
+        let mut client = client();
+        let before = *client.stats();
+        client.submit(Command::read(0, 512)).unwrap();
+        client.submit(Command::read(0, 512)).unwrap();
+        assert_eq!(client.drain(&mut Vec::new(), &Discard), Ok(56));
+        assert_eq!(delivery.deliver(&mut client, &mut Discard, &bytes), Ok(bytes.len()));
+        let after = client.stats();
+        let received = after.bytes_received - before.bytes_received;
+        assert_eq!(received, bytes.len() as u64, "{delivery:?}");
+        assert_eq!(after.bytes_sent - before.bytes_sent, 56, "{delivery:?}");
+    }
+}
+
+/// The buffer is as large as the limits say, and offered whole.
+#[test]
+fn as_much_is_offered_as_the_limits_allow() {
+    let limits = Limits::default().scratch_len(300 << 10);
+    let negotiation = negotiation(plain().limits(limits), &[greeting(3), granted()]);
+    let mut client = negotiation.finish().unwrap();
+    assert_eq!(client.recv_bufs(&mut Discard).scratch.len(), 300 << 10);
 }
 
 /// X63: the caller's buffer is in use until the last byte has left, so the command

@@ -4,6 +4,7 @@
 
 mod api_map;
 mod bench;
+mod coverage;
 mod fuzz;
 mod packages;
 mod sim;
@@ -25,7 +26,7 @@ struct Command {
     run: fn(&[String]) -> Outcome,
 }
 
-const COMMANDS: [Command; 7] = [
+const COMMANDS: [Command; 8] = [
     Command {
         name: "test",
         about: "install what is missing, then check everything: format, lints, tests, documentation",
@@ -45,6 +46,11 @@ const COMMANDS: [Command; 7] = [
         name: "bench",
         about: "compare `nbd bench` with libnbd: throughput and instructions, or behind TLS [tls] [--rounds N]",
         run: bench::run,
+    },
+    Command {
+        name: "coverage",
+        about: "report which lines of nbd-proto the tests and the fuzzer's seeds reach",
+        run: coverage::run,
     },
     Command {
         name: "fuzz",

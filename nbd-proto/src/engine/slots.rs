@@ -194,6 +194,21 @@ mod tests {
     }
 
     #[test]
+    fn only_ids_of_the_past_are_retired() {
+        let mut slots: Slots<u8> = Slots::new(2);
+        let (a, _) = slots.claim().unwrap();
+        slots.release(a);
+        let (b, _) = slots.claim().unwrap();
+        assert!(slots.is_retired(a) && !slots.is_retired(b));
+        // Nobody was ever given these.
+        let never = |generation| RequestId { generation, ..b };
+        for generation in [0, b.generation + 1, b.generation + (1 << 31)] {
+            assert!(!slots.is_retired(never(generation)), "{generation}");
+        }
+        assert!(!slots.is_retired(RequestId { slot: 1, ..a }));
+    }
+
+    #[test]
     fn capacity_is_a_hard_bound() {
         let mut slots: Slots<u8> = Slots::new(3);
         let ids: Vec<_> = (0..3).map(|_| slots.claim().unwrap().0).collect();
