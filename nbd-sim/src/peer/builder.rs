@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -43,6 +43,7 @@ enum Kind {
     QemuNbd,
     StorageDaemon,
     NbdServer { generic: String, exports: String },
+    Nbd,
     Other { program: String },
 }
 
@@ -53,6 +54,7 @@ impl Kind {
             Self::QemuNbd => "qemu-nbd",
             Self::StorageDaemon => "qemu-storage-daemon",
             Self::NbdServer { .. } => "nbd-server",
+            Self::Nbd => "nbd",
             Self::Other { program } => program,
         }
     }
@@ -63,7 +65,7 @@ impl Kind {
     fn writes_pid_file(&self) -> bool {
         match self {
             Self::Nbdkit | Self::QemuNbd | Self::StorageDaemon => true,
-            Self::NbdServer { .. } | Self::Other { .. } => false,
+            Self::NbdServer { .. } | Self::Nbd | Self::Other { .. } => false,
         }
     }
 }
@@ -96,6 +98,13 @@ impl Server {
     pub fn nbd_server(exports: &str) -> ServerBuilder {
         let exports = exports.to_owned();
         ServerBuilder::new(Kind::NbdServer { generic: String::new(), exports }, &[])
+    }
+
+    /// This project's own program, `nbd serve`: `&["--memory", "1M"]`. See
+    /// [`nbd_program`](super::nbd_program).
+    #[must_use]
+    pub fn nbd(args: &[&str]) -> ServerBuilder {
+        ServerBuilder::new(Kind::Nbd, args)
     }
 
     /// Any program that listens on `{socket}` and stays in the foreground. It
@@ -136,14 +145,14 @@ impl ServerBuilder {
         self
     }
 
-    /// Listens on a free TCP port of 127.0.0.1 (nbdkit and qemu-nbd only).
+    /// Listens on a free TCP port of 127.0.0.1 (nbdkit, qemu-nbd and nbd only).
     #[must_use]
     pub fn tcp(mut self) -> Self {
         self.tcp = Some((Ipv4Addr::LOCALHOST, 0).into());
         self
     }
 
-    /// Listens on a free TCP port of ::1 (nbdkit and qemu-nbd only).
+    /// Listens on a free TCP port of ::1 (nbdkit, qemu-nbd and nbd only).
     #[must_use]
     pub fn tcp6(mut self) -> Self {
         self.tcp = Some((Ipv6Addr::LOCALHOST, 0).into());
@@ -177,10 +186,11 @@ impl ServerBuilder {
                 // nbdkit and nbd-server leave a socket alone that a crash has left behind.
                 match self.kind {
                     Kind::Nbdkit | Kind::NbdServer { .. } => remove(path)?,
-                    Kind::QemuNbd | Kind::StorageDaemon | Kind::Other { .. } => {}
+                    Kind::QemuNbd | Kind::StorageDaemon | Kind::Nbd | Kind::Other { .. } => {}
                 }
                 None
             }
+            Endpoint::Tcp(_) if matches!(self.kind, Kind::Nbd) => None,
             Endpoint::Tcp(address) => Some(listen(*address)?.into()),
         };
         remove(&scratch.join("pid"))?;
@@ -194,7 +204,10 @@ impl ServerBuilder {
         scratch: &Scratch,
     ) -> Result<Process, PeerError> {
         let program = self.kind.program();
-        let path = program::find(program)?;
+        let path = match self.kind {
+            Kind::Nbd => program::nbd_program()?,
+            _ => program::find(program)?,
+        };
         let log = File::options().create(true).append(true).open(scratch.join(LOG));
         let log = log.map_err(while_doing("making a log"))?;
         if let Kind::NbdServer { generic, exports } = &self.kind {
@@ -223,8 +236,23 @@ impl ServerBuilder {
             Endpoint::Unix(path) if !self.kind.writes_pid_file() => {
                 UnixStream::connect(path).is_ok()
             }
+            Endpoint::Tcp(_) if !self.kind.writes_pid_file() => {
+                let address = self.printed_address(scratch);
+                address.is_some_and(|address| TcpStream::connect(address).is_ok())
+            }
             Endpoint::Unix(_) | Endpoint::Tcp(_) => read_pid(&scratch.join("pid")).is_some(),
         }
+    }
+
+    /// The address in the URI that `nbd serve` prints, where it was to take any port.
+    pub(super) fn printed_address(&self, scratch: &Scratch) -> Option<SocketAddr> {
+        let Kind::Nbd = self.kind else {
+            return None;
+        };
+        let log = fs::read_to_string(scratch.join(LOG)).ok()?;
+        let (uri, _) = log.split_once('\n')?;
+        let (_, place) = uri.split_once("://")?;
+        place.split(['/', '?']).next()?.parse().ok()
     }
 
     /// Where the server listens, with the socket when it is made here: nbdkit
@@ -236,6 +264,8 @@ impl ServerBuilder {
         };
         match self.kind {
             Kind::Nbdkit | Kind::QemuNbd => {}
+            // It takes any free port by itself, and prints which.
+            Kind::Nbd => return Ok((Endpoint::Tcp(address), None)),
             Kind::StorageDaemon | Kind::NbdServer { .. } | Kind::Other { .. } => {
                 return Err(PeerError::NoTcp { program: self.kind.program().to_owned() });
             }
@@ -266,6 +296,15 @@ impl ServerBuilder {
                 args.extend(["--pidfile".into(), pid]);
                 let listen = "addr.type=unix,addr.path={socket},max-connections=0";
                 args.extend(["--nbd-server", listen].map(Into::into));
+            }
+            Kind::Nbd => {
+                args.push("serve".into());
+                match endpoint {
+                    Endpoint::Unix(path) => args.extend(["--unix".into(), path.into()]),
+                    Endpoint::Tcp(address) => {
+                        args.extend(["--tcp".into(), address.to_string().into()]);
+                    }
+                }
             }
             Kind::NbdServer { .. } | Kind::Other { .. } => {}
         }

@@ -53,7 +53,14 @@ impl Server {
         });
         let program = self.process.program().to_owned();
         match ended {
-            Some(None) => Ok(()),
+            Some(None) => {
+                if let Some(address) = self.builder.printed_address(&self.scratch)
+                    && let Endpoint::Tcp(told) = &mut self.endpoint
+                {
+                    *told = address;
+                }
+                Ok(())
+            }
             Some(Some(status)) => Err(PeerError::Exited { program, status, log: self.log() }),
             None => Err(PeerError::NotReady { program, waited: READY_WITHIN, log: self.log() }),
         }

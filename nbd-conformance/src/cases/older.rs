@@ -1,0 +1,77 @@
+//! Servers that speak an older protocol.
+
+use nbd_proto::{CommandFlags, Errno, HeaderStyle, Protocol, TlsPolicy};
+
+use crate::case::{CaseResult, Need, cases};
+use crate::outcome::{Who, fails};
+use crate::room::{Room, as_is, noise};
+use crate::site::Kind;
+
+const OLD: Need = Need::Server(&[Kind::Nbdkit], "only nbdkit still speaks them");
+const CLEAR: Need = Need::PlainOnly("they know no TLS");
+
+cases! {
+    oldstyle [OLD, CLEAR],
+    newstyle_that_is_not_fixed [OLD, CLEAR],
+    newstyle_without_zeroes [OLD, CLEAR],
+    fixed_newstyle_with_zeroes [OLD, CLEAR],
+    those_that_cannot_be_asked [OLD, CLEAR],
+    those_that_know_no_tls [OLD, CLEAR],
+}
+
+fn speaks(room: &Room<'_>, arg: &str, protocol: Protocol) -> CaseResult {
+    let server = room.site.start_with(&[arg, "memory", "1M"])?;
+    let mut disk =
+        room.connect_to(&server.uri(), |config| config.meta_context("base:allocation"))?;
+    let facts = disk.facts();
+    assert_eq!(facts.protocol, protocol);
+    let fixed = protocol == Protocol::FixedNewstyle;
+    assert_eq!(facts.headers == HeaderStyle::Simple, !fixed);
+    assert_eq!(facts.contexts.is_empty(), !fixed);
+    let data = noise(300_000, 1);
+    disk.write(77, &data, CommandFlags::FUA)?;
+    assert!(disk.read(77, 300_000)? == data);
+    disk.flush()?;
+    disk.disconnect()?;
+    Ok(())
+}
+
+fn oldstyle(room: &mut Room<'_>) -> CaseResult {
+    speaks(room, "-o", Protocol::Oldstyle)
+}
+
+fn newstyle_that_is_not_fixed(room: &mut Room<'_>) -> CaseResult {
+    speaks(room, "--mask-handshake=0", Protocol::Newstyle)
+}
+
+fn newstyle_without_zeroes(room: &mut Room<'_>) -> CaseResult {
+    speaks(room, "--mask-handshake=2", Protocol::Newstyle)
+}
+
+fn fixed_newstyle_with_zeroes(room: &mut Room<'_>) -> CaseResult {
+    speaks(room, "--mask-handshake=1", Protocol::FixedNewstyle)
+}
+
+fn those_that_cannot_be_asked(room: &mut Room<'_>) -> CaseResult {
+    let server = room.site.start_with(&["--mask-handshake=0", "memory", "1M"])?;
+    let mut options = room.negotiate(&server.uri(), as_is)?;
+    fails(options.list(), Who::Nobody, Errno::NotSup);
+    fails(options.info(), Who::Nobody, Errno::NotSup);
+    let mut chosen = options.go().map_err(|refused| refused.failure)?;
+    chosen.read(0, 512)?;
+    let server = room.site.start_with(&["-o", "memory", "1M"])?;
+    let mut options = room.negotiate(&server.uri(), as_is)?;
+    fails(options.list(), Who::Caller, Errno::Inval);
+    let mut chosen = options.go().map_err(|refused| refused.failure)?;
+    chosen.read(0, 512)?;
+    Ok(())
+}
+
+fn those_that_know_no_tls(room: &mut Room<'_>) -> CaseResult {
+    for arg in ["-o", "--mask-handshake=0"] {
+        let server = room.site.start_with(&[arg, "memory", "1M"])?;
+        let connected = room.connect_to(&server.uri(), |config| config.tls(TlsPolicy::Require));
+        fails(connected, Who::Nobody, Errno::NotSup);
+    }
+    Ok(())
+}

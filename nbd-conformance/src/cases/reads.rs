@@ -1,0 +1,119 @@
+//! Reading.
+
+use nbd_proto::{CommandFlags, Errno};
+
+use crate::case::{CaseResult, cases};
+use crate::outcome::{Op, Who, fails};
+use crate::room::{Room, noise};
+use crate::site::SIZE;
+
+cases! {
+    the_first_byte,
+    the_last_byte,
+    odd_places_and_lengths,
+    nothing_at_all,
+    across_sixty_four_kilobytes,
+    a_megabyte,
+    unfragmented,
+    the_whole_disk_is_read_in_pieces_or_refused,
+}
+
+fn the_first_byte(room: &mut Room<'_>) -> CaseResult {
+    let disk = room.disk()?;
+    disk.write(0, &[7, 8], CommandFlags::empty())?;
+    assert_eq!(disk.read(0, 1)?, [7]);
+    Ok(())
+}
+
+fn the_last_byte(room: &mut Room<'_>) -> CaseResult {
+    let disk = room.disk()?;
+    disk.write(SIZE - 2, &[7, 8], CommandFlags::empty())?;
+    assert_eq!(disk.read(SIZE - 1, 1)?, [8]);
+    Ok(())
+}
+
+fn odd_places_and_lengths(room: &mut Room<'_>) -> CaseResult {
+    let disk = room.disk()?;
+    let data = noise(20_000, 1);
+    disk.write(0, &data, CommandFlags::empty())?;
+    for (at, length) in [(1, 1), (511, 2), (513, 511), (4095, 4097), (7, 12_345), (19_999, 1)] {
+        let back = disk.read(at as u64, length)?;
+        assert!(back == data[at..at + length], "{length} bytes at {at}");
+    }
+    Ok(())
+}
+
+/// As a call it is a success or a refusal, but never a command.
+fn nothing_at_all(room: &mut Room<'_>) -> CaseResult {
+    let splits = room.subject.splits();
+    let disk = room.disk()?;
+    let read = disk.read(0, 0);
+    let written = disk.write(0, &[], CommandFlags::empty());
+    if splits {
+        assert_eq!(read?, []);
+        written?;
+    } else {
+        fails(read, Who::Caller, Errno::Inval);
+        fails(written, Who::Caller, Errno::Inval);
+    }
+    Ok(())
+}
+
+fn across_sixty_four_kilobytes(room: &mut Room<'_>) -> CaseResult {
+    let disk = room.disk()?;
+    let data = noise(200 << 10, 2);
+    disk.write(10, &data, CommandFlags::empty())?;
+    for edge in [64 << 10, 128 << 10, 192 << 10] {
+        let back = disk.read(edge - 1, 2)?;
+        assert_eq!(back, data[edge as usize - 11..edge as usize - 9]);
+    }
+    Ok(())
+}
+
+fn a_megabyte(room: &mut Room<'_>) -> CaseResult {
+    let disk = room.disk()?;
+    let data = noise(1 << 20, 3);
+    disk.write(1 << 20, &data, CommandFlags::empty())?;
+    assert!(disk.read(1 << 20, 1 << 20)? == data);
+    Ok(())
+}
+
+fn unfragmented(room: &mut Room<'_>) -> CaseResult {
+    let disk = room.disk()?;
+    // Data and holes in turn would make a reply of many chunks.
+    disk.write_zeroes(0, 1 << 20)?;
+    for at in [0, 256 << 10, 512 << 10] {
+        disk.write(at, &[1; 64 << 10], CommandFlags::empty())?;
+    }
+    let read = Op::read(0, 1 << 20).with(CommandFlags::DF);
+    let outcome = disk.batch(vec![read], &mut || ()).remove(0);
+    let data = outcome?.data;
+    assert!(data == disk.read(0, 1 << 20)?);
+    assert_eq!(data.iter().map(|byte| usize::from(*byte)).sum::<usize>(), 3 * (64 << 10));
+    Ok(())
+}
+
+/// It is longer than one command may be, where the server tells how long that is; one that
+/// does not tell may answer longer ones.
+fn the_whole_disk_is_read_in_pieces_or_refused(room: &mut Room<'_>) -> CaseResult {
+    let splits = room.subject.splits();
+    let disk = room.disk()?;
+    disk.write_zeroes(0, SIZE)?;
+    let edge = 32 << 20;
+    let data = noise(1 << 20, 4);
+    let places = [0, edge - (512 << 10), SIZE - (1 << 20)];
+    for at in places {
+        disk.write(at, &data, CommandFlags::empty())?;
+    }
+    let told = disk.facts().export.and_then(|export| export.block_sizes).is_some();
+    if told && !splits {
+        fails(disk.read(0, SIZE as usize), Who::Caller, Errno::Range);
+    } else {
+        let back = disk.read(0, SIZE as usize)?;
+        for at in places {
+            assert!(back[at as usize..][..1 << 20] == data, "at {at}");
+        }
+        assert!(back[1 << 20..20 << 20].iter().all(|byte| *byte == 0));
+    }
+    Ok(())
+}

@@ -1,0 +1,76 @@
+//! One suite for every adapter: what one of them does, all of them do.
+//!
+//! ```text
+//!   adapter × security × server          a cell of the matrix, and a test each
+//!      │         │         │
+//!   Subject   Credentials  Site ──► servers, started for the cell
+//!      └─────────┴────┬────┘
+//!                   Room ──► Case, Case, Case, …
+//! ```
+//!
+//! A case is a function of a room: it asks through the traits of `subject`, in the shape
+//! of calls that wait, and compares plain data. Whatever an adapter has beyond that (
+//! futures that are dropped, events, pools) is tested in its own crate.
+//!
+//! | file | what |
+//! |---|---|
+//! | `subject/` | what is asked of an adapter, and how each does it |
+//! | `site/` | the servers, the disks they serve, the credentials |
+//! | `room` | what a case finds |
+//! | `outcome` | what came of a call, as plain data |
+//! | `case`, `cases/` | the cases, and where each can run |
+//!
+//! Every cell starts its own servers. `nbd serve` comes from [`nbd_sim::peer::nbd_program`];
+//! cells with pre-shared keys need one that was built with feature `psk`.
+
+mod case;
+mod cases;
+mod outcome;
+mod room;
+mod site;
+mod subject;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+pub use case::Case;
+pub use cases::all;
+pub use site::{Kind, Security};
+pub use subject::Adapter;
+
+use nbd_sim::peer::PeerError;
+use room::Room;
+use site::Site;
+
+/// Runs a cell of the matrix: every case that fits, one after the other. Returns how many
+/// have run, and what is to be said of each that failed.
+///
+/// # Errors
+/// When the cell's server does not start.
+pub fn run_cell(
+    adapter: Adapter,
+    security: Security,
+    kind: Kind,
+) -> Result<(usize, Vec<String>), PeerError> {
+    let subject = adapter.subject();
+    let mut room = Room::new(Site { kind, security }, &*subject)?;
+    let mut count = 0;
+    let mut failures = Vec::new();
+    for case in all().filter(|case| case.fits(kind, security)) {
+        count += 1;
+        let outcome = catch_unwind(AssertUnwindSafe(|| case.run(&mut room)));
+        let why = match outcome {
+            Ok(Ok(())) => continue,
+            Ok(Err(error)) => error.to_string(),
+            Err(panic) => words(&*panic),
+        };
+        failures.push(format!("{}: {why}", case.name()));
+        room.clear();
+    }
+    Ok((count, failures))
+}
+
+fn words(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("a panic without words").to_owned()
+}

@@ -1,0 +1,106 @@
+//! What a case finds: an adapter, a server, and a connection that is there already.
+
+use std::time::Duration;
+
+use nbd_proto::ClientConfig;
+use nbd_sim::peer::PeerError;
+
+use crate::outcome::Outcome;
+use crate::site::{Disk, Running, Site};
+use crate::subject::{Choosing, How, Session, Subject};
+
+/// Longer than anything takes that goes well.
+pub(crate) const LONG: Duration = Duration::from_secs(30);
+
+pub(crate) struct Room<'a> {
+    pub(crate) site: Site,
+    pub(crate) subject: &'a dyn Subject,
+    shared: Running,
+    named: Option<Running>,
+    session: Option<Box<dyn Session>>,
+}
+
+impl<'a> Room<'a> {
+    pub(crate) fn new(site: Site, subject: &'a dyn Subject) -> Result<Self, PeerError> {
+        let shared = site.start(Disk::Plain)?;
+        Ok(Self { site, subject, shared, named: None, session: None })
+    }
+
+    /// The connection that cases use one after the other, to a disk whose content is
+    /// whatever the last one left.
+    pub(crate) fn disk(&mut self) -> Outcome<&mut dyn Session> {
+        let session = match self.session.take() {
+            Some(session) => session,
+            None => self.connect(|config| config.meta_context("base:allocation"))?,
+        };
+        Ok(self.session.insert(session).as_mut())
+    }
+
+    /// Forgets the connection after a case that failed.
+    pub(crate) fn clear(&mut self) {
+        self.session = None;
+    }
+
+    /// The server of that disk.
+    pub(crate) fn shared(&self) -> &Running {
+        &self.shared
+    }
+
+    /// The server of [`Disk::Named`].
+    pub(crate) fn named(&mut self) -> Result<&Running, PeerError> {
+        let running = match self.named.take() {
+            Some(running) => running,
+            None => self.site.start(Disk::Named)?,
+        };
+        Ok(self.named.insert(running))
+    }
+
+    /// Connects to the shared disk.
+    pub(crate) fn connect(
+        &self,
+        change: impl FnOnce(ClientConfig) -> ClientConfig,
+    ) -> Outcome<Box<dyn Session>> {
+        self.connect_to(&self.shared.uri(), change)
+    }
+
+    /// Connects to any URI.
+    pub(crate) fn connect_to(
+        &self,
+        uri: &str,
+        change: impl FnOnce(ClientConfig) -> ClientConfig,
+    ) -> Outcome<Box<dyn Session>> {
+        self.subject.connect(&how(uri, change))
+    }
+
+    /// Connects to any URI, to ask and choose.
+    pub(crate) fn negotiate(
+        &self,
+        uri: &str,
+        change: impl FnOnce(ClientConfig) -> ClientConfig,
+    ) -> Outcome<Box<dyn Choosing>> {
+        self.subject.negotiate(&how(uri, change))
+    }
+}
+
+/// How most connections are made.
+pub(crate) fn how(uri: &str, change: impl FnOnce(ClientConfig) -> ClientConfig) -> How {
+    How { uri: uri.to_owned(), config: change(ClientConfig::new()), tls: None, timeout: LONG }
+}
+
+/// Leaves the configuration as it is.
+pub(crate) fn as_is(config: ClientConfig) -> ClientConfig {
+    config
+}
+
+/// Bytes that differ from place to place, so that a misplaced piece shows.
+pub(crate) fn noise(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    (0..len)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 24) as u8
+        })
+        .collect()
+}

@@ -1,0 +1,108 @@
+//! The runtimes that the asynchronous adapters run on.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use nbd_client_async::Runtime;
+use nbd_client_futures::async_std::AsyncStd;
+use nbd_client_futures::smol::Smol;
+use nbd_client_tokio::Tokio;
+
+/// A task that has been started.
+pub(crate) type Task<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// A runtime.
+pub(crate) trait Host: Clone + 'static {
+    type Runtime: Runtime + Clone + Default;
+
+    /// Runs a future to its end on this thread.
+    fn block_on<T>(&self, work: impl Future<Output = T>) -> T;
+
+    /// Starts a task.
+    fn spawn<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Task<T>;
+}
+
+#[derive(Clone)]
+pub(crate) struct CurrentThread(Arc<tokio::runtime::Runtime>);
+
+impl CurrentThread {
+    pub(crate) fn new() -> Self {
+        Self(build(&mut tokio::runtime::Builder::new_current_thread()))
+    }
+}
+
+#[derive(Clone)]
+pub(crate) struct MultiThread(Arc<tokio::runtime::Runtime>);
+
+impl MultiThread {
+    pub(crate) fn new() -> Self {
+        Self(build(tokio::runtime::Builder::new_multi_thread().worker_threads(2)))
+    }
+}
+
+fn build(builder: &mut tokio::runtime::Builder) -> Arc<tokio::runtime::Runtime> {
+    Arc::new(builder.enable_all().build().expect("a runtime is made"))
+}
+
+fn spawn_on<T: Send + 'static>(
+    runtime: &tokio::runtime::Runtime,
+    work: impl Future<Output = T> + Send + 'static,
+) -> Task<T> {
+    let task = runtime.spawn(work);
+    Box::pin(async move { task.await.expect("the task ends by itself") })
+}
+
+impl Host for CurrentThread {
+    type Runtime = Tokio;
+
+    fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+        self.0.block_on(work)
+    }
+
+    fn spawn<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Task<T> {
+        spawn_on(&self.0, work)
+    }
+}
+
+impl Host for MultiThread {
+    type Runtime = Tokio;
+
+    fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+        self.0.block_on(work)
+    }
+
+    fn spawn<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Task<T> {
+        spawn_on(&self.0, work)
+    }
+}
+
+#[derive(Clone)]
+pub(crate) struct OnAsyncStd;
+
+impl Host for OnAsyncStd {
+    type Runtime = AsyncStd;
+
+    fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+        async_std::task::block_on(work)
+    }
+
+    fn spawn<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Task<T> {
+        Box::pin(async_std::task::spawn(work))
+    }
+}
+
+#[derive(Clone)]
+pub(crate) struct OnSmol;
+
+impl Host for OnSmol {
+    type Runtime = Smol;
+
+    fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+        smol::block_on(work)
+    }
+
+    fn spawn<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Task<T> {
+        Box::pin(smol::spawn(work))
+    }
+}

@@ -1,0 +1,201 @@
+//! The adapter for event loops, with a loop of one connection.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use mio::{Events, Interest, Poll, Token};
+use nbd_client_mio::{Builder, Completion, Connection, Rejected, State};
+use nbd_proto::{
+    ApiMisuse, Command, CommandFlags, CommandType, ContextId, Error as ProtocolError, Extent,
+    Machine, Negotiated, RequestId,
+};
+use nbd_transport::Error;
+
+use super::{Choosing, How, Session, Subject};
+use crate::outcome::{Failure, Op, Outcome, Reply, Who};
+
+pub(crate) struct Mio;
+
+fn builder(how: &How) -> Builder {
+    let builder = Builder::new().config(how.config.clone());
+    match &how.tls {
+        Some((policy, connector)) => builder.tls(*policy, connector.clone()),
+        None => builder,
+    }
+}
+
+impl Subject for Mio {
+    fn splits(&self) -> bool {
+        false
+    }
+
+    fn connect(&self, how: &How) -> Outcome<Box<dyn Session>> {
+        let mut live = Live::new(builder(how).connect_uri(&how.uri)?, how.timeout)?;
+        live.reach(|disk| disk.state() == State::Ready)?;
+        Ok(Box::new(live))
+    }
+
+    fn negotiate(&self, how: &How) -> Outcome<Box<dyn Choosing>> {
+        let builder = builder(how).config(how.config.clone().option_mode(true));
+        let mut live = Live::new(builder.connect_uri(&how.uri)?, how.timeout)?;
+        live.reach(|disk| matches!(disk.state(), State::Choosing | State::Ready))?;
+        Ok(Box::new(live))
+    }
+}
+
+/// A loop, and the connection it is for.
+pub(super) struct Live {
+    poll: Poll,
+    events: Events,
+    pub(super) disk: Connection<Vec<u8>>,
+    timeout: Duration,
+}
+
+impl Live {
+    fn new(mut disk: Connection<Vec<u8>>, timeout: Duration) -> Outcome<Self> {
+        let poll = Poll::new().map_err(Error::from)?;
+        let registered = poll.registry().register(&mut disk, Token(0), Interest::READABLE);
+        registered.map_err(Error::from)?;
+        Ok(Self { poll, events: Events::with_capacity(8), disk, timeout })
+    }
+
+    /// Drives what is to be driven, then waits for an event, for as long as the server may
+    /// be silent.
+    fn turn(&mut self) -> Outcome {
+        if self.disk.wants_again() {
+            self.disk.drive(self.poll.registry())?;
+        }
+        if self.disk.wants_again() {
+            return Ok(());
+        }
+        let deadline = self.disk.deadline(self.timeout);
+        let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| left.is_zero()) {
+            return Err(Failure::late());
+        }
+        // Nothing is expected of the server: the caller has what it wanted.
+        let left = left.unwrap_or_default();
+        self.poll.poll(&mut self.events, Some(left)).map_err(Error::from)?;
+        self.events.iter().for_each(|event| self.disk.note(event));
+        Ok(())
+    }
+
+    /// Turns until something holds.
+    pub(super) fn reach(&mut self, holds: impl Fn(&Connection<Vec<u8>>) -> bool) -> Outcome {
+        while !holds(&self.disk) {
+            if self.disk.state() == State::Closed {
+                return Err(self.gone());
+            }
+            self.turn()?;
+        }
+        Ok(())
+    }
+
+    /// Why a connection ended that was not to.
+    fn gone(&self) -> Failure {
+        let error = self.disk.client().and_then(|core| core.error().cloned());
+        error.unwrap_or(ProtocolError::Misuse(ApiMisuse::WrongState)).into()
+    }
+
+    /// One command from its submission to its end.
+    fn perform(&mut self, op: Op) -> Outcome<Reply> {
+        let mut outcomes = self.batch(vec![op], &mut || ());
+        outcomes.pop().expect("one for each")
+    }
+
+    /// The time is over for all of these.
+    fn give_up(&mut self, ids: impl Iterator<Item = RequestId>) {
+        ids.for_each(|id| drop(self.disk.abandon(id)));
+    }
+}
+
+impl Session for Live {
+    fn facts(&self) -> Negotiated {
+        let core = self.disk.client().expect("it is ready");
+        core.negotiated().clone()
+    }
+
+    fn read(&mut self, offset: u64, length: usize) -> Outcome<Vec<u8>> {
+        Ok(self.perform(Op::read(offset, length))?.data)
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8], flags: CommandFlags) -> Outcome {
+        self.perform(Op::write(offset, data.to_vec()).with(flags)).map(drop)
+    }
+
+    fn run(&mut self, command: Command) -> Outcome {
+        let data = (command.kind == CommandType::Write).then(|| vec![0; command.length as usize]);
+        self.perform(Op { command, data }).map(drop)
+    }
+
+    fn status(
+        &mut self,
+        offset: u64,
+        length: u64,
+        flags: CommandFlags,
+    ) -> Outcome<Vec<(ContextId, Extent)>> {
+        let command = Command::block_status(offset, length).with(flags);
+        Ok(self.perform(Op::run(command))?.extents)
+    }
+
+    fn batch(&mut self, ops: Vec<Op>, meanwhile: &mut dyn FnMut()) -> Vec<Outcome<Reply>> {
+        let mut outcomes: Vec<Option<Outcome<Reply>>> = ops.iter().map(|_| None).collect();
+        let mut line: VecDeque<_> = ops.into_iter().enumerate().collect();
+        let mut owners = BTreeMap::new();
+        let mut meanwhile = Some(meanwhile);
+        let mut place = 0;
+        while !line.is_empty() || !owners.is_empty() {
+            while !self.disk.client().is_some_and(|core| core.is_full())
+                && let Some((index, op)) = line.pop_front()
+            {
+                let buffer = match op.command.kind {
+                    CommandType::Read => Some(vec![0; op.command.length as usize]),
+                    _ => op.data,
+                };
+                match self.disk.submit(op.command, buffer) {
+                    Ok(id) => drop(owners.insert(id, index)),
+                    Err(Rejected { error, .. }) => outcomes[index] = Some(Err(error.into())),
+                }
+            }
+            if let Some(meanwhile) = meanwhile.take() {
+                // Why it failed is told by each command.
+                let _ = self.disk.drive(self.poll.registry());
+                meanwhile();
+            }
+            while let Some(done) = self.disk.next_completion() {
+                let Completion { id, buffer, extents, result, .. } = done;
+                let reply = Reply { data: buffer.unwrap_or_default(), extents, place };
+                let index = owners.remove(&id).expect("it was submitted");
+                outcomes[index] = Some(result.map(|()| reply).map_err(Failure::from));
+                place += 1;
+            }
+            if owners.is_empty() {
+                continue;
+            }
+            match self.turn() {
+                Err(failure) if failure.who == Who::Time => {
+                    self.give_up(owners.keys().copied());
+                    let left = owners.into_values().chain(line.into_iter().map(|(index, _)| index));
+                    left.for_each(|index| outcomes[index] = Some(Err(failure.clone())));
+                    break;
+                }
+                // Why it failed is told by each command.
+                _ => {}
+            }
+        }
+        outcomes.into_iter().map(|outcome| outcome.expect("each has an end")).collect()
+    }
+
+    fn set_timeout(&mut self, timeout: Duration) -> Outcome {
+        self.timeout = timeout;
+        Ok(())
+    }
+
+    fn disconnect(mut self: Box<Self>) -> Outcome<Option<Box<dyn Session>>> {
+        self.disk.disconnect();
+        while self.disk.state() != State::Closed {
+            self.turn()?;
+        }
+        Ok(Some(self))
+    }
+}
