@@ -31,6 +31,7 @@ mod site;
 mod subject;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
 
 pub use case::Case;
 pub use cases::all;
@@ -38,7 +39,7 @@ pub use site::{Kind, Security};
 pub use subject::Adapter;
 
 use nbd_sim::peer::PeerError;
-use room::Room;
+use room::{LONG, Room};
 use site::Site;
 
 /// Runs a cell of the matrix: every case that fits, one after the other. Returns how many
@@ -57,8 +58,14 @@ pub fn run_cell(
     let mut failures = Vec::new();
     for case in all().filter(|case| case.fits(kind, security)) {
         count += 1;
+        let start = Instant::now();
         let outcome = catch_unwind(AssertUnwindSafe(|| case.run(&mut room)));
+        let took = start.elapsed();
+        // Shown for a cell that fails.
+        println!("{:>6} ms {}", took.as_millis(), case.name());
         let why = match outcome {
+            // A wake-up that was lost would be made good by the deadline.
+            Ok(Ok(())) if took >= LONG => format!("it took {took:?}"),
             Ok(Ok(())) => continue,
             Ok(Err(error)) => error.to_string(),
             Err(panic) => words(&*panic),

@@ -85,6 +85,7 @@ fn who_erred(error: &Error) -> Who {
             CommandError::Fault(_) => Who::Peer,
             CommandError::ConnectionLost => Who::Connection,
             CommandError::NoDestination => Who::Caller,
+            _ => Who::Peer,
         },
         Error::Protocol(error) => match error {
             ProtocolError::Refused(_) => Who::Server,

@@ -17,7 +17,6 @@ fn cell(adapter: Adapter, security: Security, kind: Kind) {
 /// Makes a test of each cell.
 macro_rules! matrix {
     ($($adapter:ident $name:ident),* $(,)?) => {
-        const ADAPTERS: usize = [$(stringify!($adapter)),*].len();
         $(mod $adapter {
             matrix!(@ plain Plain $name);
             matrix!(@ tls Tls $name);
@@ -54,4 +53,36 @@ matrix! {
     tokio_multi_thread TokioMultiThread,
     async_std AsyncStd,
     smol Smol,
+}
+
+/// Whoever adds a case, or takes one away, or makes it choosy, sees here where it runs.
+#[test]
+fn no_cell_is_short_of_cases() {
+    for (kind, plain, encrypted) in
+        [(Kind::Nbdkit, 116, 93), (Kind::Qemu, 98, 93), (Kind::Ours, 97, 94)]
+    {
+        for (security, planned) in
+            [(Security::Plain, plain), (Security::Tls, encrypted), (Security::Psk, encrypted)]
+        {
+            let count = all().filter(|case| case.fits(kind, security)).count();
+            assert_eq!(count, planned, "{kind:?}, {security:?}");
+            assert!(count >= 50);
+        }
+    }
+}
+
+#[test]
+fn what_does_not_run_everywhere_says_why() {
+    let everywhere = |case: &nbd_conformance::Case| {
+        [Kind::Nbdkit, Kind::Qemu, Kind::Ours].into_iter().all(|kind| {
+            [Security::Plain, Security::Tls, Security::Psk]
+                .into_iter()
+                .all(|security| case.fits(kind, security))
+        })
+    };
+    for case in all().filter(|case| !everywhere(case)) {
+        assert!(case.reasons().all(|why| !why.is_empty()), "{}", case.name());
+        assert!(case.reasons().count() > 0, "{}", case.name());
+    }
+    assert!(all().filter(|case| everywhere(case)).count() >= 50);
 }

@@ -44,7 +44,9 @@ fn check(args: &[String], colour: &str) -> Outcome {
     steps.step("protocol core without std", || {
         cargo_step(&["build", "-p", "nbd-proto", "--no-default-features"], &[])
     })?;
-    steps.step("release program", || cargo_step(&["build", "--release", "-p", "nbd-cli"], &[]))?;
+    steps.step("release program", || {
+        cargo_step(&["build", "--release", "-p", "nbd-cli", "--all-features"], &[])
+    })?;
     steps.step("tests", || {
         let mut tests = cargo(["test", "--workspace", "--all-features"]);
         let output = tee(tests.env("NBD_PROGRAM", &nbd).env("CARGO_TERM_COLOR", "never"))?;

@@ -128,7 +128,9 @@ impl State {
                     self.close(End::Closed);
                     return false;
                 }
-                Ok(_) if calls == 0 || pending => {
+                // Without a call to the stream there may have been progress all the same: what
+                // lies in the link under TLS is of no concern to the stream.
+                Ok(progress) if pending || (calls == 0 && progress == Progress::Blocked) => {
                     more = false;
                     break;
                 }

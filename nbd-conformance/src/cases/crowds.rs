@@ -117,12 +117,12 @@ fn reads_and_writes_side_by_side(room: &mut Room<'_>) -> CaseResult {
     let data = noise(1 << 20, 7);
     let disk = prepared(room, &data)?;
     let write = |index: u64| Op::write((4 << 20) + (index << 18), data[..1 << 18].to_vec());
-    let read = |index: u64| Op::read(index % 4 << 18, 1 << 18);
+    let read = |index: u64| Op::read((index % 4) << 18, 1 << 18);
     let ops = (0..16).flat_map(|index| [write(index), read(index)]).collect();
     for (index, outcome) in disk.batch(ops, &mut || ()).into_iter().enumerate() {
         let reply = outcome?;
         if index % 2 == 1 {
-            let at = index / 2 % 4 << 18;
+            let at = (index / 2 % 4) << 18;
             assert!(reply.data == data[at..][..1 << 18], "number {index}");
         }
     }

@@ -20,7 +20,7 @@ cases! {
 }
 
 /// Shorter than a person's patience, longer than a busy machine needs to look.
-const SOON: Duration = Duration::from_millis(300);
+const SOON: Duration = Duration::from_millis(100);
 
 fn in_good_order_and_again(room: &mut Room<'_>) -> CaseResult {
     let data = noise(4096, 1);

@@ -14,7 +14,7 @@ const LOCAL: Need = Need::PlainOnly("the checks are made before anything is encr
 cases! {
     a_name_that_has_to_be_escaped,
     the_name_and_the_text_are_told_if_asked_for,
-    no_name_means_the_default,
+    no_name_means_the_default_if_there_is_one,
     a_name_that_does_not_exist,
     read_only,
     of_no_size,
@@ -45,16 +45,16 @@ fn the_name_and_the_text_are_told_if_asked_for(room: &mut Room<'_>) -> CaseResul
     Ok(())
 }
 
-fn no_name_means_the_default(room: &mut Room<'_>) -> CaseResult {
+fn no_name_means_the_default_if_there_is_one(room: &mut Room<'_>) -> CaseResult {
     let kind = room.site.kind;
     let uri = room.named()?.uri();
     let connected = room.connect_to(&uri, |config| config.full_info(true));
     match kind {
-        Kind::Nbdkit | Kind::Ours => {
+        Kind::Ours => {
             let export = connected?.facts().export.expect("it was described");
             assert_eq!(export.canonical_name.as_deref(), Some(NAME));
         }
-        Kind::Qemu => drop(fails(connected, Who::Server, Errno::NoEnt)),
+        Kind::Nbdkit | Kind::Qemu => drop(fails(connected, Who::Server, Errno::NoEnt)),
     }
     Ok(())
 }

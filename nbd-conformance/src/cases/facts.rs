@@ -57,8 +57,7 @@ fn block_sizes_are_told(room: &mut Room<'_>) -> CaseResult {
     let told = told.map(|sizes| (sizes.minimum, sizes.preferred, sizes.maximum));
     let expected = match room.site.kind {
         Kind::Nbdkit => None,
-        Kind::Qemu => Some((1, 64 << 10, 32 << 20)),
-        Kind::Ours => Some((1, 4096, 32 << 20)),
+        Kind::Qemu | Kind::Ours => Some((1, 4096, 32 << 20)),
     };
     assert_eq!(told, expected);
     Ok(())

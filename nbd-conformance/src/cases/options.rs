@@ -110,8 +110,9 @@ fn names_that_cannot_be_sent(room: &mut Room<'_>) -> CaseResult {
 
 fn asking_again_and_again(room: &mut Room<'_>) -> CaseResult {
     let mut options = options(room)?;
+    // nbdkit lists once for a connection, and takes no more than 32 options.
+    assert_eq!(options.list()?.len(), 1);
     for _ in 0..10 {
-        assert_eq!(options.list()?.len(), 1);
         assert!(options.info()?.export.is_some());
         assert_eq!(options.set_contexts(&["base:allocation"])?.len(), 1);
     }

@@ -11,10 +11,12 @@ use crate::subject::Session;
 const DEPTH: Need =
     Need::Server(&[Kind::Qemu], "no other server has the context qemu:allocation-depth");
 
+const KEPT: Need = Need::Server(&[Kind::Ours], "the others call zeroes a hole all the same");
+
 cases! {
     the_whole_disk_is_told_about,
     data_and_holes_are_told_apart,
-    zeroes_without_a_hole_are_no_hole,
+    zeroes_without_a_hole_are_no_hole [KEPT],
     one_extent_where_one_is_wanted,
     of_one_byte,
     many_at_the_same_time,

@@ -136,7 +136,6 @@ fn nbdkit(disk: Disk) -> ServerBuilder {
             "memory",
             &size,
             &format!("exportname={NAME}"),
-            &format!("default-export={NAME}"),
             "exportname-list=explicit",
             "exportname-strict=true",
             &format!("exportdesc=fixed:{TEXT}"),

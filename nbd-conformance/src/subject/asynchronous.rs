@@ -13,14 +13,15 @@ use nbd_proto::{
 };
 
 use super::host::Host;
-use super::{Choosing, How, Refused, Session, Subject};
+use super::{Choosing, How, POLICY, Refused, Session, Subject};
 use crate::outcome::{Failure, Op, Outcome, Reply};
 
 pub(crate) struct Asynchronous<H>(pub(crate) H);
 
 impl<H: Host> Asynchronous<H> {
     fn builder(&self, how: &How) -> Builder<H::Runtime> {
-        let builder = Builder::new().config(how.config.clone()).timeout(how.timeout);
+        let builder =
+            Builder::new().config(how.config.clone()).uri_policy(POLICY).timeout(how.timeout);
         match &how.tls {
             Some((policy, connector)) => builder.tls(*policy, connector.clone()),
             None => builder,

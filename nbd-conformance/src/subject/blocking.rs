@@ -8,13 +8,13 @@ use nbd_proto::{
     Command, CommandFlags, CommandType, ContextId, ExportEntry, Extent, MetaContext, Negotiated,
 };
 
-use super::{Choosing, How, Refused, Session, Subject};
+use super::{Choosing, How, POLICY, Refused, Session, Subject};
 use crate::outcome::{Failure, Op, Outcome, Reply, Who};
 
 pub(crate) struct Blocking;
 
 fn builder(how: &How) -> Builder {
-    let builder = Builder::new().config(how.config.clone()).timeout(how.timeout);
+    let builder = Builder::new().config(how.config.clone()).uri_policy(POLICY).timeout(how.timeout);
     match &how.tls {
         Some((policy, connector)) => builder.tls(*policy, connector.clone()),
         None => builder,

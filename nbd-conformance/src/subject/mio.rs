@@ -7,17 +7,17 @@ use mio::{Events, Interest, Poll, Token};
 use nbd_client_mio::{Builder, Completion, Connection, Rejected, State};
 use nbd_proto::{
     ApiMisuse, Command, CommandFlags, CommandType, ContextId, Error as ProtocolError, Extent,
-    Machine, Negotiated, RequestId,
+    Negotiated, RequestId,
 };
 use nbd_transport::Error;
 
-use super::{Choosing, How, Session, Subject};
+use super::{Choosing, How, POLICY, Session, Subject};
 use crate::outcome::{Failure, Op, Outcome, Reply, Who};
 
 pub(crate) struct Mio;
 
 fn builder(how: &How) -> Builder {
-    let builder = Builder::new().config(how.config.clone());
+    let builder = Builder::new().config(how.config.clone()).uri_policy(POLICY);
     match &how.tls {
         Some((policy, connector)) => builder.tls(*policy, connector.clone()),
         None => builder,

@@ -13,6 +13,7 @@ use nbd_proto::{
     TlsPolicy,
 };
 use nbd_transport::tls::TlsConnector;
+use nbd_transport::{AllowedTransports, UriPolicy};
 
 use crate::outcome::{Op, Outcome, Reply};
 use asynchronous::Asynchronous;
@@ -59,6 +60,10 @@ pub(crate) struct How {
     pub(crate) tls: Option<(TlsPolicy, TlsConnector)>,
     pub(crate) timeout: Duration,
 }
+
+/// The tests' URIs name the files of their credentials.
+const POLICY: UriPolicy =
+    UriPolicy { transports: AllowedTransports::ALL, tls: TlsPolicy::Allow, local_files: true };
 
 /// An adapter.
 pub(crate) trait Subject {
