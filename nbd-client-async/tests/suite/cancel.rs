@@ -1,4 +1,4 @@
-//! Futures that are dropped, servers that die, runtimes that end.
+//! Futures that are dropped, handles that outlive their connection, runtimes that end.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,6 @@ use nbd_client_async::{Client, Error};
 on_every_runtime! {
     dropped_futures_harm_nobody,
     dropped_writes_leave_whole_data,
-    a_server_that_is_killed_fails_everybody,
     calls_after_the_end_fail,
 }
 
@@ -87,37 +86,6 @@ async fn dropped_writes_leave_whole_data<H: Host>() {
     // A hundred of them would be 800 MiB. Other tests share the process.
     assert!(memory() < before + (300 << 20), "{} MiB more", (memory() - before) >> 20);
     client.disconnect().await.unwrap();
-}
-
-async fn a_server_that_is_killed_fails_everybody<H: Host>() {
-    let mut server = nbdkit(&["memory", "64M"]);
-    let client = H::connect(&server).await;
-    let tasks: Vec<_> = (0..64u64)
-        .map(|index| {
-            let client = client.clone();
-            H::spawn(async move {
-                loop {
-                    let result = match index % 2 {
-                        0 => client.read_at(index << 19, 65536).await.map(drop),
-                        _ => client.write_at(index << 19, vec![1; 65536]).await,
-                    };
-                    if let Err(error) = result {
-                        return error;
-                    }
-                }
-            })
-        })
-        .collect();
-    H::until(|| client.stats().messages_received > 500).await;
-    server.kill();
-    for task in tasks {
-        let error = task.await;
-        assert!(
-            matches!(error, Error::Io(_) | Error::Protocol(_) | Error::Submit { .. }),
-            "{error:?}"
-        );
-    }
-    assert!(client.is_closed());
 }
 
 async fn calls_after_the_end_fail<H: Host>() {

@@ -2,10 +2,14 @@
 
 use nbd_proto::{Command, CommandFlags};
 
-use crate::case::{CaseResult, cases};
+use crate::case::{CaseResult, Need, cases};
 use crate::outcome::Op;
-use crate::room::{Room, noise};
+use crate::room::{Room, as_is, noise};
+use crate::site::Kind;
 use crate::subject::Session;
+
+const THREAD: Need = Need::Server(&[Kind::Nbdkit], "the others cannot be kept from working ahead");
+const REPLIES: Need = Need::PlainOnly("how much is under way is the same behind TLS");
 
 cases! {
     many_small_reads,
@@ -15,6 +19,7 @@ cases! {
     mixed_writes,
     large_writes,
     reads_and_writes_side_by_side,
+    who_only_wrote_would_never_end [THREAD, REPLIES],
     every_command_at_once,
     crowd_after_crowd,
 }
@@ -112,7 +117,6 @@ fn large_writes(room: &mut Room<'_>) -> CaseResult {
     Ok(())
 }
 
-/// The replies are as large as the requests: who only wrote would never end.
 fn reads_and_writes_side_by_side(room: &mut Room<'_>) -> CaseResult {
     let data = noise(1 << 20, 7);
     let disk = prepared(room, &data)?;
@@ -126,6 +130,20 @@ fn reads_and_writes_side_by_side(room: &mut Room<'_>) -> CaseResult {
             assert!(reply.data == data[at..][..1 << 18], "number {index}");
         }
     }
+    Ok(())
+}
+
+/// One request at a time, and the replies are as large as the requests.
+fn who_only_wrote_would_never_end(room: &mut Room<'_>) -> CaseResult {
+    let server = room.site.start_with(&["-t", "1", "memory", "64M"])?;
+    let mut disk = room.connect_to(&server.uri(), as_is)?;
+    let data = noise(1 << 20, 11);
+    let pair =
+        |index: u64| [Op::read(index << 20, 1 << 20), Op::write((16 + index) << 20, data.clone())];
+    for outcome in disk.batch((0..16).flat_map(pair).collect(), &mut || ()) {
+        outcome?;
+    }
+    assert!(disk.read(31 << 20, 1 << 20)? == data);
     Ok(())
 }
 
