@@ -76,7 +76,8 @@ async fn buffers_of_every_kind_come_back<H: Host>() {
 }
 
 async fn an_option_that_is_dropped_is_finished_by_the_next<H: Host>() {
-    let server = nbdkit(&["--filter=exportname", "memory", "1M", "exportname=hello"]);
+    let list = "exportname-list=explicit";
+    let server = nbdkit(&["--filter=exportname", "memory", "1M", "exportname=hello", list]);
     let mut options = H::builder().negotiate_uri(&server.uri()).await.unwrap();
     let mut cut = Box::pin(options.info());
     assert!(once(&mut cut).await.is_pending());

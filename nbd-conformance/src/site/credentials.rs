@@ -10,6 +10,19 @@ use rcgen::{
     KeyUsagePurpose,
 };
 
+/// The group ffdhe2048 of RFC 7919. Without it each start of qemu-nbd looks for a prime of
+/// its own, which can take seconds.
+const GROUP: &str = "\
+-----BEGIN DH PARAMETERS-----
+MIIBDAKCAQEA//////////+t+FRYortKmq/cViAnPTzx2LnFg84tNpWp4TZBFGQz
++8yTnc4kmz75fS/jY2MMddj2gbICrsRhetPfHtXV/WVhJDP1H18GbtCFY2VVPe0a
+87VXE15/V8k1mE8McODmi3fipona8+/och3xWKE2rec1MKzKT0g6eXq8CrGCsyT7
+YdEIqUuyyOP7uWrat2DX9GgdT0Kj3jlN9K5W7edjcrsZCwenyO4KbXCeAvzhzffi
+7MA0BM0oNC9hkXL+nOmFg/+OTxIy7vKBg8P+OxtMb61zO7X8vC7CIAXFjvGDfRaD
+ssbzSibBsu/6iGtCOGEoXJf//////////wIBAgICAQA=
+-----END DH PARAMETERS-----
+";
+
 /// A directory with an authority, a server, a client, and a file of keys, by the names
 /// that all servers and clients look for.
 pub(crate) struct Credentials(Scratch);
@@ -42,6 +55,7 @@ impl Credentials {
         let issuer = Issuer::new(authority, key);
         this.issue("server", ExtendedKeyUsagePurpose::ServerAuth, &issuer);
         this.issue("client", ExtendedKeyUsagePurpose::ClientAuth, &issuer);
+        this.write("dh-params.pem", GROUP);
         this.write("keys.psk", &format!("{}:{psk}\n", Self::USER));
         this
     }
