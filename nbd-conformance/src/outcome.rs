@@ -36,17 +36,6 @@ pub(crate) struct Failure {
     pub(crate) text: String,
 }
 
-impl Failure {
-    /// The time is over, for adapters that leave it to their user to notice.
-    pub(crate) fn late() -> Self {
-        Self {
-            who: Who::Time,
-            errno: Errno::TimedOut.to_linux(),
-            text: "no answer in time".to_owned(),
-        }
-    }
-}
-
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Self { who: who_erred(&error), errno: error.errno(), text: error.to_string() }

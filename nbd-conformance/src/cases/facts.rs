@@ -3,11 +3,12 @@
 use nbd_proto::{
     CommandFlags, Errno, HandshakeFlags, HeaderStyle, Limits, Protocol, TransmissionFlags,
 };
+use nbd_transport::tls::TlsPeer;
 
 use crate::case::{CaseResult, cases};
 use crate::outcome::{Who, fails};
 use crate::room::{Room, noise};
-use crate::site::{Kind, SIZE, Security};
+use crate::site::{Credentials, Kind, SIZE, Security};
 
 cases! {
     the_size_is_told,
@@ -76,7 +77,18 @@ fn the_best_header_style_is_agreed_on(room: &mut Room<'_>) -> CaseResult {
 }
 
 fn security_is_what_was_asked_for(room: &mut Room<'_>) -> CaseResult {
-    assert_eq!(room.disk()?.facts().tls, room.site.security != Security::Plain);
+    let security = room.site.security;
+    let disk = room.disk()?;
+    assert_eq!(disk.facts().tls, security != Security::Plain);
+    let peer = disk.tls_info().map(|info| info.peer);
+    match security {
+        Security::Plain => assert_eq!(peer, None),
+        Security::Tls => assert!(matches!(peer, Some(TlsPeer::Certificate { .. })), "{peer:?}"),
+        Security::Psk => {
+            let username = Credentials::USER.to_owned();
+            assert_eq!(peer, Some(TlsPeer::PresharedKey { username }));
+        }
+    }
     Ok(())
 }
 

@@ -11,6 +11,7 @@ use nbd_client_async::{Builder, Client, Error, Options};
 use nbd_proto::{
     Command, CommandFlags, CommandType, ContextId, ExportEntry, Extent, MetaContext, Negotiated,
 };
+use nbd_transport::tls::TlsInfo;
 
 use super::host::Host;
 use super::{Choosing, How, POLICY, Refused, Session, Subject};
@@ -84,6 +85,10 @@ async fn perform(client: Client, op: Op) -> Result<Reply, Error> {
 impl<H: Host> Session for Live<H> {
     fn facts(&self) -> Negotiated {
         self.client.negotiated().clone()
+    }
+
+    fn tls_info(&self) -> Option<TlsInfo> {
+        self.client.tls_info()
     }
 
     fn read(&mut self, offset: u64, length: usize) -> Outcome<Vec<u8>> {

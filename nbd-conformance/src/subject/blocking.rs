@@ -7,6 +7,7 @@ use nbd_client_blocking::{Builder, Client, Completion, Options};
 use nbd_proto::{
     Command, CommandFlags, CommandType, ContextId, ExportEntry, Extent, MetaContext, Negotiated,
 };
+use nbd_transport::tls::TlsInfo;
 
 use super::{Choosing, How, POLICY, Refused, Session, Subject};
 use crate::outcome::{Failure, Op, Outcome, Reply, Who};
@@ -38,6 +39,10 @@ impl Subject for Blocking {
 impl Session for Client {
     fn facts(&self) -> Negotiated {
         self.negotiated().clone()
+    }
+
+    fn tls_info(&self) -> Option<TlsInfo> {
+        Self::tls_info(self).cloned()
     }
 
     fn read(&mut self, offset: u64, length: usize) -> Outcome<Vec<u8>> {

@@ -7,17 +7,18 @@ use mio::{Events, Interest, Poll, Token};
 use nbd_client_mio::{Builder, Completion, Connection, Rejected, State};
 use nbd_proto::{
     ApiMisuse, Command, CommandFlags, CommandType, ContextId, Error as ProtocolError, Extent,
-    Negotiated, RequestId,
+    Negotiated,
 };
 use nbd_transport::Error;
+use nbd_transport::tls::TlsInfo;
 
 use super::{Choosing, How, POLICY, Session, Subject};
-use crate::outcome::{Failure, Op, Outcome, Reply, Who};
+use crate::outcome::{Failure, Op, Outcome, Reply};
 
 pub(crate) struct Mio;
 
 fn builder(how: &How) -> Builder {
-    let builder = Builder::new().config(how.config.clone()).uri_policy(POLICY);
+    let builder = Builder::new().config(how.config.clone()).uri_policy(POLICY).timeout(how.timeout);
     match &how.tls {
         Some((policy, connector)) => builder.tls(*policy, connector.clone()),
         None => builder,
@@ -30,14 +31,14 @@ impl Subject for Mio {
     }
 
     fn connect(&self, how: &How) -> Outcome<Box<dyn Session>> {
-        let mut live = Live::new(builder(how).connect_uri(&how.uri)?, how.timeout)?;
+        let mut live = Live::new(builder(how).connect_uri(&how.uri)?)?;
         live.reach(|disk| disk.state() == State::Ready)?;
         Ok(Box::new(live))
     }
 
     fn negotiate(&self, how: &How) -> Outcome<Box<dyn Choosing>> {
         let builder = builder(how).config(how.config.clone().option_mode(true));
-        let mut live = Live::new(builder.connect_uri(&how.uri)?, how.timeout)?;
+        let mut live = Live::new(builder.connect_uri(&how.uri)?)?;
         live.reach(|disk| matches!(disk.state(), State::Choosing | State::Ready))?;
         Ok(Box::new(live))
     }
@@ -48,33 +49,31 @@ pub(super) struct Live {
     poll: Poll,
     events: Events,
     pub(super) disk: Connection<Vec<u8>>,
-    timeout: Duration,
 }
 
 impl Live {
-    fn new(mut disk: Connection<Vec<u8>>, timeout: Duration) -> Outcome<Self> {
+    fn new(mut disk: Connection<Vec<u8>>) -> Outcome<Self> {
         let poll = Poll::new().map_err(Error::from)?;
         let registered = poll.registry().register(&mut disk, Token(0), Interest::READABLE);
         registered.map_err(Error::from)?;
-        Ok(Self { poll, events: Events::with_capacity(8), disk, timeout })
+        Ok(Self { poll, events: Events::with_capacity(8), disk })
     }
 
-    /// Drives what is to be driven, then waits for an event, for as long as the server may
-    /// be silent.
+    /// Does what is due, then waits for an event, until something else is due.
     fn turn(&mut self) -> Outcome {
+        let now = Instant::now();
+        if self.disk.next_deadline().is_some_and(|at| at <= now) {
+            self.disk.handle_timeout(now)?;
+        }
         if self.disk.wants_again() {
             self.disk.drive(self.poll.registry())?;
         }
         if self.disk.wants_again() {
             return Ok(());
         }
-        let deadline = self.disk.deadline(self.timeout);
-        let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-        if left.is_some_and(|left| left.is_zero()) {
-            return Err(Failure::late());
-        }
+        let next = self.disk.next_deadline();
         // Nothing is expected of the server: the caller has what it wanted.
-        let left = left.unwrap_or_default();
+        let left = next.map(|at| at.saturating_duration_since(now)).unwrap_or_default();
         self.poll.poll(&mut self.events, Some(left)).map_err(Error::from)?;
         self.events.iter().for_each(|event| self.disk.note(event));
         Ok(())
@@ -102,17 +101,16 @@ impl Live {
         let mut outcomes = self.batch(vec![op], &mut || ());
         outcomes.pop().expect("one for each")
     }
-
-    /// The time is over for all of these.
-    fn give_up(&mut self, ids: impl Iterator<Item = RequestId>) {
-        ids.for_each(|id| drop(self.disk.abandon(id)));
-    }
 }
 
 impl Session for Live {
     fn facts(&self) -> Negotiated {
         let core = self.disk.client().expect("it is ready");
         core.negotiated().clone()
+    }
+
+    fn tls_info(&self) -> Option<TlsInfo> {
+        self.disk.tls_info().cloned()
     }
 
     fn read(&mut self, offset: u64, length: usize) -> Outcome<Vec<u8>> {
@@ -172,22 +170,14 @@ impl Session for Live {
             if owners.is_empty() {
                 continue;
             }
-            match self.turn() {
-                Err(failure) if failure.who == Who::Time => {
-                    self.give_up(owners.keys().copied());
-                    let left = owners.into_values().chain(line.into_iter().map(|(index, _)| index));
-                    left.for_each(|index| outcomes[index] = Some(Err(failure.clone())));
-                    break;
-                }
-                // Why it failed is told by each command.
-                _ => {}
-            }
+            // Why it failed is told by each command.
+            let _ = self.turn();
         }
         outcomes.into_iter().map(|outcome| outcome.expect("each has an end")).collect()
     }
 
     fn set_timeout(&mut self, timeout: Duration) -> Outcome {
-        self.timeout = timeout;
+        self.disk.set_timeout(Some(timeout));
         Ok(())
     }
 

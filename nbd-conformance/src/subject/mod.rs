@@ -12,7 +12,7 @@ use nbd_proto::{
     ClientConfig, Command, CommandFlags, ContextId, ExportEntry, Extent, MetaContext, Negotiated,
     TlsPolicy,
 };
-use nbd_transport::tls::TlsConnector;
+use nbd_transport::tls::{TlsConnector, TlsInfo};
 use nbd_transport::{AllowedTransports, UriPolicy};
 
 use crate::outcome::{Op, Outcome, Reply};
@@ -81,6 +81,8 @@ pub(crate) trait Subject {
 pub(crate) trait Session {
     /// What was negotiated.
     fn facts(&self) -> Negotiated;
+
+    fn tls_info(&self) -> Option<TlsInfo>;
 
     fn read(&mut self, offset: u64, length: usize) -> Outcome<Vec<u8>>;
 
