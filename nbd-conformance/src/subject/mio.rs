@@ -59,16 +59,15 @@ impl Live {
         Ok(Self { poll, events: Events::with_capacity(8), disk })
     }
 
-    /// Does what is due, then waits for an event, until something else is due.
+    /// Does what is due, for the caller to see what came of it; or waits for an event, until
+    /// something is due.
     fn turn(&mut self) -> Outcome {
         let now = Instant::now();
         if self.disk.next_deadline().is_some_and(|at| at <= now) {
-            self.disk.handle_timeout(now)?;
+            return Ok(self.disk.handle_timeout(now)?);
         }
         if self.disk.wants_again() {
             self.disk.drive(self.poll.registry())?;
-        }
-        if self.disk.wants_again() {
             return Ok(());
         }
         let next = self.disk.next_deadline();
