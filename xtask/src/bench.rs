@@ -5,6 +5,7 @@
 //! of all rounds are compared. Instructions are counted by valgrind, which no
 //! other work on the machine can disturb.
 
+mod adapters;
 mod callgrind;
 mod contender;
 mod report;
@@ -55,6 +56,7 @@ const LOADS: [Load; 3] = [
 pub(crate) fn run(args: &[String]) -> Outcome {
     let rounds = match args.split_first() {
         Some((word, rest)) if word == "tls" => return tls::run(parse(rest)?),
+        Some((word, rest)) if word == "adapters" => return adapters::run(parse(rest)?),
         _ => parse(args)?,
     };
     build(&[])?;
@@ -104,7 +106,7 @@ fn parse(args: &[String]) -> Outcome<usize> {
             Ok(rounds) if rounds > 0 => Ok(rounds),
             _ => Err(format!("--rounds wants a number above 0, not {rounds:?}")),
         },
-        _ => Err("usage: cargo xtask bench [tls] [--rounds N]".to_owned()),
+        _ => Err("usage: cargo xtask bench [tls|adapters] [--rounds N]".to_owned()),
     }
 }
 

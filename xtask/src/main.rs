@@ -44,7 +44,7 @@ const COMMANDS: [Command; 8] = [
     },
     Command {
         name: "bench",
-        about: "compare `nbd bench` with libnbd: throughput and instructions, or behind TLS [tls] [--rounds N]",
+        about: "compare `nbd bench` with libnbd: throughput and instructions, or behind TLS [tls], or all clients [adapters] [--rounds N]",
         run: bench::run,
     },
     Command {

@@ -32,17 +32,31 @@ impl Contender {
     /// Our program first, then the one on libnbd where that can be compiled.
     pub(super) fn all() -> Outcome<Vec<Self>> {
         let ours = Self { name: "nbd", program: nbd_program()?, prefix: &["bench", "--json"] };
-        let mut all = vec![ours];
+        Ok([ours].into_iter().chain(Self::libnbd()?).collect())
+    }
+
+    /// The clients of `nbd-bench`, the blocking one first.
+    pub(super) fn adapters() -> Outcome<Vec<Self>> {
+        const CLIENTS: [&[&str]; 5] =
+            [&["blocking"], &["mio"], &["tokio"], &["tokio-threads"], &["smol"]];
+        let program = target_dir()?.join("release/nbd-bench");
+        let client =
+            |prefix: &'static [&str]| Self { name: prefix[0], program: program.clone(), prefix };
+        Ok(CLIENTS.into_iter().map(client).collect())
+    }
+
+    /// The program on libnbd, where that can be compiled.
+    pub(super) fn libnbd() -> Outcome<Option<Self>> {
         if Path::new("/usr/include/libnbd.h").is_file() {
             let program = target_dir()?.join("release/libnbd-aio");
             let mut cc = Command::new("cc");
             cc.args(["-O2", "-Wall", "-Wextra", "-o"]).arg(&program);
             run(cc.arg(root().join("bench/libnbd-aio.c")).arg("-lnbd"))?;
-            all.push(Self { name: "libnbd", program, prefix: &[] });
+            Ok(Some(Self { name: "libnbd", program, prefix: &[] }))
         } else {
-            eprintln!("libnbd-dev is not installed: only `nbd` is measured");
+            eprintln!("libnbd-dev is not installed: it is not measured");
+            Ok(None)
         }
-        Ok(all)
     }
 
     pub(super) fn name(&self) -> &'static str {
