@@ -29,7 +29,7 @@ pub(crate) fn run(args: &[String]) -> Outcome {
     // Old counts would be added to the new ones.
     let _ = fs::remove_dir_all(&profiles);
     let test = |more: &[&str]| {
-        let mut test = cargo(["test", "--lib", "--tests"]);
+        let mut test = cargo(["test", "--lib", "--tests", "--examples"]);
         test.args(PACKAGES)
             .args(more)
             .env("CARGO_TARGET_DIR", &target)
