@@ -276,7 +276,8 @@ async fn a_command_that_kills_every_server_does_not_go_on_for_ever<H: Host>() {
     let fatal = "pread=kill -9 $PPID";
     let arguments = ["-s", "eval", "get_size=echo 1048576", "pwrite=cat >/dev/null", fatal];
     let endpoint = Endpoint::Command(CommandSpec::new("nbdkit", arguments));
-    let policy = POLICY.give_up_after(Duration::from_millis(700));
+    // Much longer than one attempt takes, and much shorter than the call may.
+    let policy = POLICY.give_up_after(Duration::from_secs(2));
     let client = H::builder().reconnect(policy).connect(&endpoint).await.unwrap();
     let first = client.peer_pid().unwrap();
     client.write_at(0, vec![1; 512]).await.unwrap();
