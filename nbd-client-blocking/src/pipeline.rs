@@ -14,7 +14,6 @@ use nbd_transport::Error;
 use crate::client::Client;
 use crate::completion::{Completion, Woken};
 use crate::ports::Many;
-use crate::recovery::Lasting;
 
 /// Keeps many commands in flight on one connection.
 ///
@@ -55,15 +54,15 @@ use crate::recovery::Lasting;
 /// Dropping it abandons what is in flight.
 #[derive(Debug)]
 pub struct Pipeline<'c, B: AsRef<[u8]> + AsMut<[u8]>> {
-    client: &'c mut Client,
-    ports: Many<B>,
-    callbacks: BTreeMap<RequestId, Callback<'c, B>>,
+    pub(crate) client: &'c mut Client,
+    pub(crate) ports: Many<B>,
+    pub(crate) callbacks: BTreeMap<RequestId, Callback<'c, B>>,
 }
 
 /// What is called with a command's completion, in place of giving it back.
-struct Callback<'c, B> {
+pub(crate) struct Callback<'c, B> {
     command: Command,
-    call: Box<dyn FnOnce(Completion<B>) + 'c>,
+    pub(crate) call: Box<dyn FnOnce(Completion<B>) + 'c>,
 }
 
 impl<B> fmt::Debug for Callback<'_, B> {
@@ -240,7 +239,7 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
             return self.wait_lasting();
         }
         loop {
-            if let Some(completion) = self.next_completed() {
+            if let Some(completion) = self.next_on_this() {
                 return Ok(Some(completion));
             }
             if self.client.core.in_flight() == 0 {
@@ -252,22 +251,6 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
                 }
                 self.client.kill();
                 return Err(error);
-            }
-        }
-    }
-
-    /// [`wait`](Self::wait) where connections are made again.
-    #[cold]
-    #[inline(never)]
-    fn wait_lasting(&mut self) -> Result<Option<Completion<B>>, Error> {
-        let deadline = self.client.pump.deadline();
-        loop {
-            if let Some(completion) = self.next_completed() {
-                return Ok(Some(completion));
-            }
-            match self.lasting() {
-                Some(mut lasting) if lasting.in_flight() > 0 => lasting.round(deadline)?,
-                _ => return Ok(None),
             }
         }
     }
@@ -384,9 +367,17 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
     /// The completion of a command that is finished, if there is one. Sends and receives
     /// nothing.
     pub fn next_completed(&mut self) -> Option<Completion<B>> {
+        if self.client.recovery.is_some() {
+            return self.next_lasting();
+        }
+        self.next_on_this()
+    }
+
+    /// [`next_completed`](Self::next_completed) where this connection is the only one.
+    fn next_on_this(&mut self) -> Option<Completion<B>> {
         loop {
-            let id = self.peek_completed()?;
-            let completion = self.take(id)?;
+            let id = self.client.core.peek_completed()?;
+            let completion = self.take_on_this(id)?;
             if self.callbacks.is_empty() {
                 return Some(completion);
             }
@@ -400,9 +391,13 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
     /// Takes the completion of one command, out of turn and past its callback; `None`
     /// unless [`status`](Self::status) says [`RequestStatus::Completed`].
     pub fn take(&mut self, id: RequestId) -> Option<Completion<B>> {
-        if let Some(mut lasting) = self.lasting() {
-            return lasting.take(id);
+        match self.lasting() {
+            Some(mut lasting) => lasting.take(id),
+            None => self.take_on_this(id),
         }
+    }
+
+    fn take_on_this(&mut self, id: RequestId) -> Option<Completion<B>> {
         let (command, result) = self.client.core.take(id)?;
         let extents = if command.kind == CommandType::BlockStatus {
             self.ports.extents.remove(id).unwrap_or_default()
@@ -438,11 +433,6 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
             Some(recovery) => recovery.ledger().completed(),
             None => self.client.core.completed(),
         }
-    }
-
-    #[inline]
-    fn lasting(&mut self) -> Option<Lasting<'_, B>> {
-        Lasting::of(self.client, &mut self.ports)
     }
 
     /// Waits no longer for what is in flight.

@@ -15,6 +15,7 @@
 //! | `ports` | where payload is, by those names |
 //! | `lasting` | one round, and what follows from its outcome |
 //! | `calls` | one command at a time |
+//! | `pipeline` | many of them |
 //!
 //! What is sent again, and in which order, is for
 //! [`nbd_proto::recovery`] to say. None of this is in the way of a client that was not
@@ -24,6 +25,7 @@ mod calls;
 mod dial;
 mod lasting;
 mod ledger;
+mod pipeline;
 mod ports;
 
 use std::collections::hash_map::RandomState;
@@ -41,8 +43,7 @@ use crate::builder::Builder;
 pub(crate) use calls::{put_back, run};
 use dial::Dial;
 pub(crate) use dial::{Dialer, Way};
-pub(crate) use lasting::Lasting;
-use lasting::closed;
+use lasting::{Lasting, closed};
 use ledger::{End, Ledger};
 
 impl crate::Client {
