@@ -9,8 +9,8 @@
 //! ```
 //!
 //! A case is a function of a room: it asks through the traits of `subject`, in the shape
-//! of calls that wait, and compares plain data. Whatever an adapter has beyond that (
-//! futures that are dropped, events, pools) is tested in its own crate.
+//! of calls that wait, and compares plain data. Whatever an adapter has beyond that, such as
+//! futures that are dropped, events and pools, is tested in its own crate.
 //!
 //! | file | what |
 //! |---|---|
