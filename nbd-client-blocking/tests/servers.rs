@@ -149,3 +149,61 @@ fn large_reads_are_placed_and_small_ones_batched() {
     assert_eq!(payload, 64 << 20);
     assert!(stats.bytes_placed * 100 >= payload * 99, "{stats:?}");
 }
+
+#[test]
+fn requests_that_follow_several_completions_share_a_write() {
+    // One reply at a time, with a pause before each.
+    let server = nbdkit(&["-t", "1", "--filter=delay", "memory", "1M", "rdelay=1ms"]);
+    let mut client = connect(&server);
+    let before = client.stats().writes;
+    let mut pipeline = client.pipeline();
+    let (mut queued, mut done) = (0, 0);
+    while done < 256 {
+        while queued < 256 && pipeline.in_flight() < 64 {
+            pipeline.read(queued * 4096, vec![1; 4096]).unwrap();
+            queued += 1;
+        }
+        let ready = pipeline.wait_for(8).unwrap();
+        assert!(ready >= 8.min(256 - done), "{ready} are finished after {done}");
+        for left in (0..ready).rev() {
+            let completion = pipeline.next_completed().expect("it is here");
+            completion.result.unwrap();
+            assert!(completion.buffer.is_some_and(|data| data.iter().all(|byte| *byte == 0)));
+            assert_eq!(pipeline.completed(), left);
+        }
+        done += ready;
+    }
+    assert_eq!(pipeline.wait_for(1).unwrap(), 0, "there is nothing to wait for");
+    drop(pipeline);
+    // The first one carried 64 requests, the others at least 8 each.
+    let writes = client.stats().writes - before;
+    assert!(writes <= 1 + (256 - 64) / 8, "{writes} writes");
+    client.disconnect().unwrap();
+}
+
+#[test]
+fn waiting_for_more_than_are_in_flight_waits_for_all() {
+    let server = nbdkit(&["memory", "1M"]);
+    let mut client = connect(&server);
+    let mut pipeline = client.pipeline();
+    for block in 0..5 {
+        pipeline.read(block * 4096, vec![0; 4096]).unwrap();
+    }
+    assert_eq!(pipeline.wait_for(0).unwrap(), 0, "it does not wait");
+    assert_eq!(pipeline.wait_for(100).unwrap(), 5);
+    assert_eq!(pipeline.wait_for(2).unwrap(), 5, "they have not been taken");
+    while let Some(done) = pipeline.next_completed() {
+        done.result.unwrap();
+    }
+    // A server that is gone: every command comes back with its error.
+    for block in 0..5 {
+        pipeline.read(block * 4096, vec![0; 4096]).unwrap();
+    }
+    drop(server);
+    while pipeline.completed() < 5 {
+        if let Err(error) = pipeline.wait_for(5) {
+            assert_eq!(pipeline.completed(), 5, "{error}");
+        }
+    }
+    assert_eq!(pipeline.wait_for(6).unwrap(), 5);
+}

@@ -56,6 +56,9 @@ const BUDGET: usize = 16;
 /// Slices of one vectored write; enough for the headers and payloads of 64 writes.
 const SLICES: usize = 128;
 
+/// Slices that most writes get by with: however many requests without payload are one.
+const FEW_SLICES: usize = 4;
+
 /// Bytes collected on the stack for one write to a transport that is not
 /// vectored.
 const STAGING: usize = 16 << 10;
@@ -175,11 +178,16 @@ where
     loop {
         let result = match mode {
             IoMode::Vectored => {
-                let mut slices = [IoSlice::new(&[]); SLICES];
-                let filled = machine.send_bufs(source, &mut slices)?;
-                match slices.get(..filled).unwrap_or_default() {
+                let mut few = [IoSlice::new(&[]); FEW_SLICES];
+                let filled = machine.send_bufs(source, &mut few)?;
+                match few.get(..filled).unwrap_or_default() {
                     [one] => io.write(one),
-                    many => io.write_vectored(many),
+                    some if some.len() < FEW_SLICES => io.write_vectored(some),
+                    _ => {
+                        let mut slices = [IoSlice::new(&[]); SLICES];
+                        let filled = machine.send_bufs(source, &mut slices)?;
+                        io.write_vectored(slices.get(..filled).unwrap_or_default())
+                    }
                 }
             }
             IoMode::Single => write_staged(machine, io, source)?,

@@ -196,6 +196,7 @@ impl<B> Table<B> {
     }
 
     /// Keeps the buffer of a request; returns what the slot held before.
+    #[inline]
     pub fn insert(&mut self, id: RequestId, buffer: B) -> Option<B> {
         if id.slot() >= self.slots.len() {
             self.slots.resize_with(id.slot() + 1, || None);
@@ -205,17 +206,20 @@ impl<B> Table<B> {
     }
 
     /// Takes the buffer of a request out.
+    #[inline]
     pub fn remove(&mut self, id: RequestId) -> Option<B> {
         self.slots.get_mut(id.slot())?.take_if(|(owner, _)| *owner == id).map(|(_, b)| b)
     }
 
     /// The buffer of a request.
     #[must_use]
+    #[inline]
     pub fn get(&self, id: RequestId) -> Option<&B> {
         self.slots.get(id.slot())?.as_ref().filter(|(owner, _)| *owner == id).map(|(_, b)| b)
     }
 
     /// The buffer of a request, to change.
+    #[inline]
     pub fn get_mut(&mut self, id: RequestId) -> Option<&mut B> {
         self.slots.get_mut(id.slot())?.as_mut().filter(|(owner, _)| *owner == id).map(|(_, b)| b)
     }

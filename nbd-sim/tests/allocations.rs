@@ -116,12 +116,16 @@ fn nothing_is_allocated_per_request() {
         for _ in 0..4 {
             pair.round();
         }
-        let region = Region::new(ALLOCATOR);
-        for _ in 0..100 {
-            pair.round();
-        }
-        let change = region.change();
-        let calls = change.allocations + change.reallocations;
-        assert_eq!(calls, 0, "{style:?}: {change:?} for {} requests", 100 * DEPTH);
+        // The thread that waits for this test allocates a little when it comes to run,
+        // which may fall into one count, but not into a second one.
+        let changes = [(); 2].map(|()| {
+            let region = Region::new(ALLOCATOR);
+            for _ in 0..100 {
+                pair.round();
+            }
+            region.change()
+        });
+        let calls = changes.map(|change| change.allocations + change.reallocations);
+        assert!(calls.contains(&0), "{style:?}: {changes:?} for {} requests each", 100 * DEPTH);
     }
 }

@@ -2,12 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use nbd_client_blocking::proto::RequestId;
-use nbd_client_blocking::{Client, Error, Pipeline};
+use nbd_client_blocking::proto::Command;
+use nbd_client_blocking::{Client, Error};
 
 use super::random::Random;
 use super::report::Tally;
 use super::{Args, Direction, Pattern};
+
+/// Batches in which the requests in flight are renewed.
+const BATCHES: usize = 8;
 
 /// One connection's part of the work.
 pub(super) struct Worker<'a> {
@@ -38,37 +41,45 @@ impl<'a> Worker<'a> {
             .collect();
         // Nanoseconds since the start, by slot.
         let mut started = vec![0_u64; depth.max(1)];
+        // Requests follow several completions at a time, so that one write carries them.
+        let batch = depth.div_ceil(BATCHES);
         let calls_before = client.system_calls();
         let mut pipeline = client.pipeline();
         let mut submitted = 0;
-        // What comes out of one read of the socket came at one moment, and what is
-        // submitted before the next write leaves at one: one look at the clock for each.
+        // A completion counts from the moment its batch is there, the last one to come
+        // included, and a request from the moment before it: one look at the clock.
         let begin = Instant::now();
         let mut now = 0;
         let end = self.args.seconds().map_or(u64::MAX, nanos);
         loop {
-            while submitted < count {
-                let Some(buffer) = buffers.pop() else { break };
-                let offset = self.offset(blocks);
-                let id = self.submit(&mut pipeline, offset, buffer)?;
+            let buffer = match buffers.pop() {
+                Some(fresh) => fresh,
+                None => {
+                    let Some(done) = pipeline.next_completed() else {
+                        if pipeline.wait_for(batch)? == 0 {
+                            break;
+                        }
+                        now = nanos(begin.elapsed());
+                        if now >= end {
+                            count = submitted;
+                        }
+                        continue;
+                    };
+                    done.result?;
+                    tally.record(now - started[done.id.slot()]);
+                    tally.operations += 1;
+                    let Some(used) = done.buffer else { continue };
+                    used
+                }
+            };
+            if submitted < count {
+                let id = pipeline.submit(self.command(blocks), Some(buffer))?;
                 if started.len() <= id.slot() {
                     started.resize(id.slot() + 1, now);
                 }
                 started[id.slot()] = now;
                 submitted += 1;
             }
-            let waits = pipeline.completed() == 0;
-            let Some(done) = pipeline.wait()? else { break };
-            done.result?;
-            if waits {
-                now = nanos(begin.elapsed());
-                if now >= end {
-                    count = submitted;
-                }
-            }
-            tally.record(now - started[done.id.slot()]);
-            tally.operations += 1;
-            buffers.extend(done.buffer);
         }
         tally.end_run();
         drop(pipeline);
@@ -78,15 +89,13 @@ impl<'a> Worker<'a> {
         Ok(tally)
     }
 
-    fn submit(
-        &self,
-        pipeline: &mut Pipeline<'_, Vec<u8>>,
-        offset: u64,
-        buffer: Vec<u8>,
-    ) -> Result<RequestId, Error> {
+    fn command(&mut self, blocks: u64) -> Command {
+        let offset = self.offset(blocks);
+        // It was checked against the longest request.
+        let length = self.args.size as u32;
         match self.args.rw {
-            Direction::Read => pipeline.read(offset, buffer),
-            Direction::Write => pipeline.write(offset, buffer),
+            Direction::Read => Command::read(offset, length),
+            Direction::Write => Command::write(offset, length),
         }
     }
 

@@ -98,11 +98,6 @@ impl<'a, B: AsRef<[u8]> + AsMut<[u8]>> Lasting<'a, B> {
         })
     }
 
-    /// Commands whose completion was not taken.
-    pub(crate) const fn in_flight(&self) -> usize {
-        self.recovery.ledger.in_flight()
-    }
-
     /// Sends what is due and takes in what comes, or else makes the connection again; until
     /// the deadline in the latter case, and as long as the server may be silent in the
     /// former.

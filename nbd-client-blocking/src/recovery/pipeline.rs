@@ -12,20 +12,19 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'_, B> {
         Lasting::of(self.client, &mut self.ports)
     }
 
-    /// [`wait`](Self::wait) where connections are made again.
+    /// Goes on, where connections are made again, until that has finished a command.
     #[cold]
     #[inline(never)]
-    pub(crate) fn wait_lasting(&mut self) -> Result<Option<Completion<B>>, Error> {
+    pub(crate) fn lasting_round(&mut self) -> Result<(), Error> {
         let deadline = self.client.pump.deadline();
-        loop {
-            if let Some(completion) = self.next_lasting() {
-                return Ok(Some(completion));
-            }
-            match self.lasting() {
-                Some(mut lasting) if lasting.in_flight() > 0 => lasting.round(deadline)?,
-                _ => return Ok(None),
+        let before = self.completed();
+        while let Some(mut lasting) = self.lasting() {
+            lasting.round(deadline)?;
+            if self.completed() > before || self.completed() == self.in_flight() {
+                break;
             }
         }
+        Ok(())
     }
 
     /// [`next_completed`](Self::next_completed) where connections are made again.

@@ -56,7 +56,7 @@ impl Client {
             }
             Stage::Held => false,
             Stage::InFlight => {
-                let cancelled = pending.unsent.is_some_and(|sequence| self.outbox.cancel(sequence));
+                let cancelled = self.core.outbox.cancel(pending.sequence);
                 if cancelled {
                     self.core.slots.unlink(&mut self.core.in_flight, id);
                     self.core.unfinished -= 1;
@@ -104,12 +104,14 @@ impl Client {
 
     /// The oldest command that is finished and not taken.
     #[must_use]
+    #[inline]
     pub fn peek_completed(&self) -> Option<RequestId> {
         self.core.slots.front(&self.core.done)
     }
 
     /// Takes the completion of one command, out of turn. `None` unless
     /// [`status`](Self::status) says [`RequestStatus::Completed`].
+    #[inline]
     pub fn take(&mut self, id: RequestId) -> Option<(Command, Result<(), CommandError>)> {
         self.core.take(id)
     }
@@ -124,7 +126,8 @@ impl Core {
         if let Some(error) = error {
             pending.fail(error);
         }
-        if pending.unsent.is_some() && !matches!(self.life, Life::Closed(_)) {
+        let unsent = pending.sequence >= self.outbox.first_unsent();
+        if unsent && !matches!(self.life, Life::Closed(_)) {
             pending.stage = Stage::Held;
             self.slots.unlink(&mut self.in_flight, id);
             self.slots.push_back(&mut self.held, id);
@@ -145,27 +148,37 @@ impl Core {
         };
         pending.stage = Stage::Done;
         let abandoned = pending.abandoned;
-        self.unfinished -= 1;
         self.slots.unlink(list, id);
         if abandoned {
+            self.unfinished -= 1;
             self.slots.release(id);
         } else {
-            self.slots.push_back(&mut self.done, id);
-            self.finished += 1;
+            self.complete(id);
         }
     }
 
-    /// A command's last byte is sent.
-    pub(super) fn sent(&mut self, id: RequestId) {
-        let Some(pending) = self.slots.get_mut(id) else {
-            return;
-        };
-        pending.unsent = None;
-        if pending.stage == Stage::Held {
-            self.finish(id);
+    /// Puts a command that is in no list among the finished ones.
+    #[inline]
+    pub(super) fn complete(&mut self, id: RequestId) {
+        self.unfinished -= 1;
+        self.slots.push_back(&mut self.done, id);
+        self.finished += 1;
+    }
+
+    /// Something has been sent: finishes the commands that waited for no more than
+    /// their own payload to leave.
+    pub(super) fn release_held(&mut self) {
+        let first_unsent = self.outbox.first_unsent();
+        let mut next = self.slots.front(&self.held);
+        while let Some(id) = next {
+            next = self.slots.after(id);
+            if self.slots.get(id).is_some_and(|pending| pending.sequence < first_unsent) {
+                self.finish(id);
+            }
         }
     }
 
+    #[inline]
     fn take(&mut self, id: RequestId) -> Option<(Command, Result<(), CommandError>)> {
         let pending = self.slots.get(id).filter(|pending| pending.stage == Stage::Done)?;
         let taken = (pending.command, pending.result());

@@ -35,8 +35,8 @@ impl Client {
                     let Some(pending) = self.core.slots.get_mut(id) else {
                         continue;
                     };
-                    if pending.unsent.is_some_and(|sequence| self.outbox.cancel(sequence)) {
-                        pending.unsent = None;
+                    if self.core.outbox.cancel(pending.sequence) {
+                        pending.sequence = 0;
                         self.core.conclude(id, Some(CommandError::ConnectionLost));
                     }
                 }
@@ -46,7 +46,7 @@ impl Client {
     }
 
     pub(super) fn disconnect_when_drained(&mut self) {
-        if self.core.life == Life::Draining && self.core.is_disconnecting() {
+        if matches!(self.core.life, Life::Draining) && self.core.is_disconnecting() {
             self.queue_disconnect();
         }
     }
@@ -59,13 +59,13 @@ impl Client {
             offset: 0,
             length: 0,
         };
-        submit::push_header(&mut self.outbox, self.core.facts.headers, None, header);
+        submit::push_header(&mut self.core.outbox, self.core.facts.headers, header);
         self.core.life = Life::Disconnecting;
     }
 
     pub(super) fn fail(&mut self, error: Error) -> Error {
         self.core.close(Some(error.clone()));
-        self.outbox.close();
+        self.core.outbox.close();
         self.intake.stop();
         error
     }

@@ -75,7 +75,7 @@ impl Machine for Client {
             Some(error) => Err(self.fail(error.into())),
             None => {
                 self.core.close(None);
-                self.outbox.close();
+                self.core.outbox.close();
                 self.intake.stop();
                 Ok(())
             }
@@ -87,12 +87,12 @@ impl Machine for Client {
         P: PayloadSource + ?Sized,
         F: FnMut(&'a [u8]) -> ControlFlow<()>,
     {
-        self.outbox.for_each_unsent(source, visit)
+        self.core.outbox.for_each_unsent(source, visit)
     }
 
     fn sent(&mut self, n: usize) -> Result<(), Error> {
-        let Self { outbox, core, intake } = self;
-        let result = outbox.sent(n, &mut intake.stats, |id| core.sent(id));
+        let result = self.core.outbox.sent(n, &mut self.intake.stats, |_| {});
+        self.core.release_held();
         self.disconnect_when_drained();
         result.map_err(|misuse| self.fail(misuse.into()))
     }
@@ -101,7 +101,7 @@ impl Machine for Client {
         if matches!(self.core.life, Life::Open) {
             self.core.life = Life::Draining;
         }
-        self.outbox.close();
+        self.core.outbox.close();
     }
 
     fn get_direction(&self) -> Direction {
@@ -109,7 +109,7 @@ impl Machine for Client {
             return Direction::empty();
         }
         let mut direction = Direction::READ;
-        direction.set(Direction::WRITE, !self.outbox.is_empty());
+        direction.set(Direction::WRITE, !self.core.outbox.is_empty());
         direction
     }
 

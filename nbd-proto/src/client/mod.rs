@@ -67,12 +67,12 @@ pub(crate) use status::MAX_CONTEXTS;
 /// large writes.
 pub struct Client {
     intake: Intake,
-    outbox: Outbox,
     core: Core,
 }
 
-/// Everything about a client but its two byte engines.
+/// Everything about a client but what receives.
 struct Core {
+    outbox: Outbox,
     facts: Negotiated,
     export: ExportInfo,
     contexts: Contexts,
@@ -127,6 +127,7 @@ impl Client {
     ) -> Self {
         scratch.grow(config.limits.scratch_len);
         let mut core = Core {
+            outbox: Outbox::new(),
             contexts: Contexts::new(&facts.contexts),
             gate: Gate::default(),
             strict: config.strict,
@@ -150,7 +151,7 @@ impl Client {
         };
         core.gate = Gate::new(&core);
         let first = Step::Parse { need: core.first_need() };
-        Self { intake: Intake::new(scratch, first, stats), outbox: Outbox::new(), core }
+        Self { intake: Intake::new(scratch, first, stats), core }
     }
 
     /// What was negotiated.
@@ -174,18 +175,21 @@ impl Client {
 
     /// Commands that wait for their reply.
     #[must_use]
+    #[inline]
     pub fn in_flight(&self) -> usize {
         self.core.unfinished
     }
 
     /// Commands that are finished and whose completion has not been taken.
     #[must_use]
+    #[inline]
     pub fn completed(&self) -> usize {
         self.core.finished
     }
 
     /// Whether [`submit`](Self::submit) would find no free slot.
     #[must_use]
+    #[inline]
     pub fn is_full(&self) -> bool {
         self.core.slots.is_full()
     }
@@ -213,7 +217,7 @@ impl Client {
     #[must_use]
     pub fn is_processing(&self) -> bool {
         !self.is_closed()
-            && (!self.outbox.is_empty()
+            && (!self.core.outbox.is_empty()
                 || self.intake.mid_message()
                 || !self.core.expect.is_header())
     }

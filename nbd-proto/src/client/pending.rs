@@ -30,8 +30,9 @@ pub(crate) enum Stage {
 pub(crate) struct Pending {
     pub(crate) command: Command,
     pub(crate) stage: Stage,
-    /// The message's place in the outbox, until it is sent.
-    pub(crate) unsent: Option<u64>,
+    /// The request's place in the outbox, which knows how far it has sent; 0 for a
+    /// request that was taken back.
+    pub(crate) sequence: u64,
     /// Nobody waits for it any more.
     pub(crate) abandoned: bool,
     /// The first error that was reported; later ones never replace it.
@@ -48,7 +49,7 @@ impl Default for Pending {
         Self {
             command: Command::flush(),
             stage: Stage::InFlight,
-            unsent: None,
+            sequence: 0,
             abandoned: false,
             error: None,
             coverage: Coverage::default(),
@@ -60,10 +61,10 @@ impl Default for Pending {
 
 impl Pending {
     /// Makes a used slot ready for the next command; keeps what it has allocated.
+    #[inline]
     pub(crate) fn reset(&mut self, command: Command) {
         self.command = command;
         self.stage = Stage::InFlight;
-        self.unsent = None;
         self.abandoned = false;
         self.error = None;
         self.coverage.reset();

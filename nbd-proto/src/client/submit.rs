@@ -25,7 +25,11 @@ impl Client {
     /// # Errors
     /// When the command cannot be sent, or would be wrong and the
     /// [`StrictMode`] in force minds. Nothing has changed then.
+    #[inline]
     pub fn submit(&mut self, command: Command) -> Result<RequestId, SubmitError> {
+        if matches!(self.core.life, Life::Open) && self.core.gate.passes(&command) {
+            return self.core.enqueue(command, None, None);
+        }
         self.queue(command, None)
     }
 
@@ -34,7 +38,8 @@ impl Client {
     ///
     /// # Errors
     /// As [`submit`](Self::submit); [`SubmitError::NoFilter`] when extended headers
-    /// were not negotiated or the server does not offer the choice.
+    /// were not negotiated, [`SubmitError::UnsupportedFlag`] when the server does not
+    /// offer the choice.
     pub fn submit_filtered(
         &mut self,
         command: Command,
@@ -63,53 +68,61 @@ impl Client {
             None if command.kind == CommandType::BlockStatus => Some(core.contexts.all()),
             None => None,
         };
-        let style = core.facts.headers;
-        let (id, pending) = core.slots.claim().ok_or(SubmitError::Full)?;
+        core.enqueue(command, filter, wanted)
+    }
+}
+
+impl Core {
+    /// Queues a command that has passed all checks but for a free slot.
+    #[inline]
+    fn enqueue(
+        &mut self,
+        command: Command,
+        filter: Option<&[ContextId]>,
+        wanted: Option<ContextSet>,
+    ) -> Result<RequestId, SubmitError> {
+        let style = self.facts.headers;
+        let (id, pending) = self.slots.claim().ok_or(SubmitError::Full)?;
         pending.reset(command);
         if let Some(wanted) = wanted {
             pending.status = StatusProgress::new(wanted);
         }
-        let header = RequestHeader {
-            flags: command.flags,
-            kind: command.kind.to_wire(),
-            cookie: id.to_cookie(),
-            offset: command.offset,
-            length: command.length,
-        };
-        let sequence = match filter {
-            Some(contexts) => push_filtered(&mut self.outbox, id, header, contexts),
+        pending.sequence = match filter {
+            Some(contexts) => push_filtered(&mut self.outbox, header(command, id), contexts),
             None if command.kind == CommandType::Write => {
-                push_write(&mut self.outbox, style, id, header)
+                push_write(&mut self.outbox, style, id, command)
             }
-            None => push_header(&mut self.outbox, style, Some(id), header),
+            None => push_header(&mut self.outbox, style, header(command, id)),
         };
-        pending.unsent = Some(sequence);
-        core.slots.push_back(&mut core.in_flight, id);
-        core.unfinished += 1;
+        self.slots.push_back(&mut self.in_flight, id);
+        self.unfinished += 1;
         Ok(id)
     }
 }
 
-/// Queues a request without a payload.
-pub(super) fn push_header(
-    outbox: &mut Outbox,
-    style: HeaderStyle,
-    id: Option<RequestId>,
-    header: RequestHeader,
-) -> u64 {
-    match style {
-        HeaderStyle::Extended => outbox.push(id, &header.encode_extended()),
-        HeaderStyle::Simple | HeaderStyle::Structured => outbox.push(id, &compact(header)),
+#[inline]
+const fn header(command: Command, id: RequestId) -> RequestHeader {
+    RequestHeader {
+        flags: command.flags,
+        kind: command.kind.to_wire(),
+        cookie: id.to_cookie(),
+        offset: command.offset,
+        length: command.length,
     }
 }
 
-fn push_write(
-    outbox: &mut Outbox,
-    style: HeaderStyle,
-    id: RequestId,
-    header: RequestHeader,
-) -> u64 {
-    let length = usize::try_from(header.length).unwrap_or(usize::MAX);
+/// Queues a request without a payload.
+#[inline]
+pub(super) fn push_header(outbox: &mut Outbox, style: HeaderStyle, header: RequestHeader) -> u64 {
+    match style {
+        HeaderStyle::Extended => outbox.push(&header.encode_extended()),
+        HeaderStyle::Simple | HeaderStyle::Structured => outbox.push(&compact(header)),
+    }
+}
+
+fn push_write(outbox: &mut Outbox, style: HeaderStyle, id: RequestId, command: Command) -> u64 {
+    let length = usize::try_from(command.length).unwrap_or(usize::MAX);
+    let header = header(command, id);
     match style {
         HeaderStyle::Extended => outbox.push_payload(id, &header.encode_extended(), 0, length),
         HeaderStyle::Simple | HeaderStyle::Structured => {
@@ -119,6 +132,7 @@ fn push_write(
 }
 
 /// The compact form. The length fits: it was checked against 32 bits on the way in.
+#[inline]
 fn compact(mut header: RequestHeader) -> [u8; RequestHeader::COMPACT_LEN] {
     header.length &= u64::from(u32::MAX);
     header.encode_compact().unwrap_or([0; RequestHeader::COMPACT_LEN])
@@ -126,15 +140,10 @@ fn compact(mut header: RequestHeader) -> [u8; RequestHeader::COMPACT_LEN] {
 
 /// A block status request whose payload lists contexts: the effect length, then
 /// the ids (extended-headers draft, "NBD_CMD_BLOCK_STATUS").
-fn push_filtered(
-    outbox: &mut Outbox,
-    id: RequestId,
-    mut header: RequestHeader,
-    contexts: &[ContextId],
-) -> u64 {
+fn push_filtered(outbox: &mut Outbox, mut header: RequestHeader, contexts: &[ContextId]) -> u64 {
     let effect = header.length;
     header.length = 8 + 4 * contexts.len() as u64;
-    outbox.push_body(Some(id), &header.encode_extended(), |body| {
+    outbox.push_body(None, &header.encode_extended(), |body| {
         body.extend_from_slice(&effect.to_be_bytes());
         for context in contexts {
             body.extend_from_slice(&context.0.to_be_bytes());
@@ -171,6 +180,7 @@ impl Gate {
         }
     }
 
+    #[inline]
     fn passes(&self, command: &Command) -> bool {
         let Command { kind, flags, offset, length } = *command;
         let (plain, max) = match kind {
@@ -184,6 +194,7 @@ impl Gate {
 }
 
 impl Core {
+    #[inline]
     fn check_open(&self) -> Result<(), SubmitError> {
         match self.life {
             Life::Open => Ok(()),
@@ -322,7 +333,7 @@ impl Core {
         if self.strict.contains(StrictMode::COMMANDS)
             && !self.export.flags.contains(TransmissionFlags::BLOCK_STATUS_PAYLOAD)
         {
-            return Err(SubmitError::NoFilter);
+            return Err(SubmitError::UnsupportedFlag);
         }
         let mut wanted = ContextSet::default();
         for context in contexts {
@@ -354,7 +365,7 @@ mod tests {
     use crate::engine::Stats;
     use crate::engine::scratch::Scratch;
     use crate::negotiate::facts::{ExportInfo, Negotiated};
-    use crate::wire::option::BlockSizes;
+    use crate::wire::option::{BlockSizes, MetaContext};
     use proptest::prelude::*;
 
     proptest! {
@@ -387,5 +398,22 @@ mod tests {
                 prop_assert_eq!(client.core.check(&command), Ok(()));
             }
         }
+    }
+
+    #[test]
+    fn a_filter_needs_extended_headers_and_the_servers_word() {
+        let filter = |headers, strict| {
+            let mut facts = Negotiated { headers, ..Negotiated::default() };
+            facts.contexts.push(MetaContext { id: 7, name: "base:allocation".into() });
+            let export = ExportInfo::new(4096, TransmissionFlags::HAS_FLAGS);
+            let config = ClientConfig::new().strict(strict);
+            let mut client =
+                Client::new(facts, export, &config, Scratch::new(64), Stats::default());
+            client.submit_filtered(Command::block_status(0, 4096), &[ContextId(7)]).err()
+        };
+        let all = StrictMode::all();
+        assert_eq!(filter(HeaderStyle::Structured, all), Some(SubmitError::NoFilter));
+        assert_eq!(filter(HeaderStyle::Extended, all), Some(SubmitError::UnsupportedFlag));
+        assert_eq!(filter(HeaderStyle::Extended, all - StrictMode::COMMANDS), None);
     }
 }

@@ -52,21 +52,13 @@ impl<T: Default> Slots<T> {
     }
 
     /// Takes a free slot. The value is what the slot last held.
+    #[inline]
     pub(crate) fn claim(&mut self) -> Option<(RequestId, &mut T)> {
         if self.is_full() {
             return None;
         }
         if self.free == NONE {
-            self.free = self.entries.len() as u32;
-            self.entries.push(Entry {
-                // Generation 0 is never issued, so that a cookie of 0 is always
-                // a foreign one.
-                generation: 1,
-                occupied: false,
-                prev: NONE,
-                next: NONE,
-                value: T::default(),
-            });
+            self.grow();
         }
         let slot = self.free;
         let entry = self.entries.get_mut(slot as usize)?;
@@ -78,7 +70,23 @@ impl<T: Default> Slots<T> {
         Some((RequestId { slot, generation: entry.generation }, &mut entry.value))
     }
 
+    /// Adds one slot, and makes it the next to be taken.
+    #[cold]
+    fn grow(&mut self) {
+        self.free = self.entries.len() as u32;
+        self.entries.push(Entry {
+            // Generation 0 is never issued, so that a cookie of 0 is always
+            // a foreign one.
+            generation: 1,
+            occupied: false,
+            prev: NONE,
+            next: NONE,
+            value: T::default(),
+        });
+    }
+
     /// Gives a slot back; its id is never valid again.
+    #[inline]
     pub(crate) fn release(&mut self, id: RequestId) {
         let free = self.free;
         if let Some(entry) = self.entry_mut(id) {
@@ -103,31 +111,37 @@ impl<T: Default> Slots<T> {
         id.generation != 0 && age != 0 && age < 1 << 31
     }
 
+    #[inline]
     pub(crate) fn get(&self, id: RequestId) -> Option<&T> {
         let entry = self.entries.get(id.slot as usize)?;
         (entry.occupied && entry.generation == id.generation).then_some(&entry.value)
     }
 
+    #[inline]
     pub(crate) fn get_mut(&mut self, id: RequestId) -> Option<&mut T> {
         self.entry_mut(id).map(|entry| &mut entry.value)
     }
 
+    #[inline]
     fn entry_mut(&mut self, id: RequestId) -> Option<&mut Entry<T>> {
         self.entries
             .get_mut(id.slot as usize)
             .filter(|entry| entry.occupied && entry.generation == id.generation)
     }
 
+    #[inline]
     fn at(&mut self, slot: u32) -> Option<&mut Entry<T>> {
         self.entries.get_mut(slot as usize)
     }
 
+    #[inline]
     fn id_at(&self, slot: u32) -> Option<RequestId> {
         let entry = self.entries.get(slot as usize)?;
         Some(RequestId { slot, generation: entry.generation })
     }
 
     /// Appends an entry that is in no list. The id must be valid.
+    #[inline]
     pub(crate) fn push_back(&mut self, list: &mut List, id: RequestId) {
         let tail = list.tail;
         match self.at(tail) {
@@ -142,6 +156,7 @@ impl<T: Default> Slots<T> {
     }
 
     /// Takes an entry out of the list it is in. The id must be valid.
+    #[inline]
     pub(crate) fn unlink(&mut self, list: &mut List, id: RequestId) {
         let Some(entry) = self.at(id.slot) else { return };
         let (prev, next) = (entry.prev, entry.next);
@@ -155,10 +170,12 @@ impl<T: Default> Slots<T> {
         }
     }
 
+    #[inline]
     pub(crate) fn front(&self, list: &List) -> Option<RequestId> {
         self.id_at(list.head)
     }
 
+    #[inline]
     pub(crate) fn after(&self, id: RequestId) -> Option<RequestId> {
         self.id_at(self.entries.get(id.slot as usize)?.next)
     }

@@ -257,7 +257,7 @@ impl Core {
             received.queued += 1;
             received.stage = Stage::Answered;
             let reply = SimpleReply { error, cookie: received.cookie };
-            self.outbox.push(Some(id), &reply.encode());
+            self.outbox.push_named(id, &reply.encode());
         }
     }
 
@@ -292,7 +292,7 @@ impl Core {
         };
         let head = head.get(..head_len).unwrap_or_default();
         match tail {
-            Tail::Empty => self.outbox.push(Some(id), head),
+            Tail::Empty => self.outbox.push_named(id, head),
             Tail::Bytes(bytes) => {
                 self.outbox.push_body(Some(id), head, |body| body.extend_from_slice(bytes))
             }

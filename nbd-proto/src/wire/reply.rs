@@ -78,6 +78,7 @@ impl ChunkHeader {
     ///
     /// # Errors
     /// [`InvalidMessage::ReplyMagic`].
+    #[inline]
     pub fn decode_structured(bytes: &[u8; Self::STRUCTURED_LEN]) -> Result<Self, InvalidMessage> {
         let mut body = Reader::new(bytes);
         if body.u32()? != STRUCTURED_REPLY_MAGIC {

@@ -101,6 +101,7 @@ impl RequestHeader {
 
     /// The compact form, or `None` if the length needs more than 32 bits.
     #[must_use]
+    #[inline]
     pub fn encode_compact(self) -> Option<[u8; Self::COMPACT_LEN]> {
         let length = u32::try_from(self.length).ok()?;
         Some(concat_be!(
@@ -133,6 +134,7 @@ impl RequestHeader {
 
     /// The extended form.
     #[must_use]
+    #[inline]
     pub fn encode_extended(self) -> [u8; Self::EXTENDED_LEN] {
         concat_be!(
             EXTENDED_REQUEST_MAGIC,

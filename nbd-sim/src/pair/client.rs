@@ -189,7 +189,7 @@ impl ClientSide {
             .collect();
         if command.kind == CommandType::BlockStatus && !filter.is_empty() && self.rng.one_in(2) {
             match client.submit_filtered(command, &filter) {
-                Err(SubmitError::NoFilter) => {}
+                Err(SubmitError::NoFilter | SubmitError::UnsupportedFlag) => {}
                 other => return other,
             }
         }

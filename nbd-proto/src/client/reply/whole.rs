@@ -41,15 +41,17 @@ impl Core {
             return None;
         }
         let id = RequestId::from_cookie(header.cookie);
-        let pending = self.slots.get(id)?;
+        let pending = self.slots.get_mut(id)?;
         let command = pending.command;
         let length = usize::try_from(command.length).ok()?;
         let asked = command.kind == CommandType::Read
             && offset == command.offset
             && header.length == OffsetData::LEN as u64 + command.length;
         let first = pending.pieces == 0 && pending.error.is_none();
-        if !asked || !first || pending.stage != Stage::InFlight || pending.abandoned || length == 0
-        {
+        let due = pending.stage == Stage::InFlight
+            && !pending.abandoned
+            && pending.sequence < self.outbox.first_unsent();
+        if !asked || !first || !due || length == 0 {
             return None;
         }
         let (data, rest) = rest.split_at_checked(length)?;
@@ -57,7 +59,9 @@ impl Core {
         sink.chunk(id, ReadChunk { at: 0, length, hole: false });
         self.messages_received += 1;
         self.bytes_copied += length as u64;
-        self.conclude(id, None);
+        pending.stage = Stage::Done;
+        self.slots.unlink(&mut self.in_flight, id);
+        self.complete(id);
         Some(rest)
     }
 }

@@ -173,7 +173,7 @@ impl Core {
             Protocol::Newstyle
         };
         let answer = ClientFlags::from_bits_truncate(u32::from(agreed.bits()));
-        self.outbox.push(None, &answer.bits().to_be_bytes());
+        self.outbox.push(&answer.bits().to_be_bytes());
         self.next_option()?;
         Ok(head.len())
     }

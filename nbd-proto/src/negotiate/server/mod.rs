@@ -120,7 +120,7 @@ impl ServerNegotiation {
         let mut outbox = Outbox::new();
         let mut greeting = Vec::from(Style::Newstyle.encode());
         greeting.extend_from_slice(&config.handshake_flags.bits().to_be_bytes());
-        outbox.push(None, &greeting);
+        outbox.push(&greeting);
         Self::with(config, outbox, Expect::ClientFlags, Negotiated::default())
     }
 

@@ -1,9 +1,9 @@
 //! Many commands in flight.
 
+mod poll;
+
 use std::collections::BTreeMap;
 use std::fmt;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::time::{Duration, Instant};
 
 use nbd_proto::{
     Command, CommandError, CommandFailure, CommandFlags, CommandType, ContextId, Direction,
@@ -12,7 +12,7 @@ use nbd_proto::{
 use nbd_transport::Error;
 
 use crate::client::Client;
-use crate::completion::{Completion, Woken};
+use crate::completion::Completion;
 use crate::ports::Many;
 
 /// Keeps many commands in flight on one connection.
@@ -45,7 +45,7 @@ use crate::ports::Many;
 ///
 /// # In a poll loop of one's own
 ///
-/// The pipeline's [descriptor](AsFd) is watched for what [`direction`](Self::direction)
+/// The pipeline's [descriptor](std::os::fd::AsFd) is watched for what [`direction`](Self::direction)
 /// says, which changes whenever something was submitted, sent or received. When it is
 /// ready, [`notify_read`](Self::notify_read) or [`notify_write`](Self::notify_write) do
 /// what goes without waiting, and [`next_completed`](Self::next_completed) tells what
@@ -80,6 +80,7 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
     ///
     /// # Errors
     /// When the command cannot be sent; the buffer is lost.
+    #[inline]
     pub fn read(&mut self, offset: u64, buffer: B) -> Result<RequestId, Error> {
         let length = self.length(&buffer)?;
         self.submit(Command::read(offset, length), Some(buffer))
@@ -89,6 +90,7 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
     ///
     /// # Errors
     /// When the command cannot be sent; the buffer is lost.
+    #[inline]
     pub fn write(&mut self, offset: u64, buffer: B) -> Result<RequestId, Error> {
         let length = self.length(&buffer)?;
         self.submit(Command::write(offset, length), Some(buffer))
@@ -130,6 +132,7 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
     /// # Errors
     /// When the command cannot be sent, [`SubmitError::Full`] among the reasons; the
     /// buffer is lost.
+    #[inline(always)]
     pub fn submit(&mut self, command: Command, buffer: Option<B>) -> Result<RequestId, Error> {
         if let Some(mut lasting) = self.lasting() {
             return lasting.submit(command, None, buffer);
@@ -172,6 +175,7 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
         Ok(id)
     }
 
+    #[inline(always)]
     fn submitted(
         &mut self,
         command: Command,
@@ -188,6 +192,7 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
 
     /// Commands that were submitted and whose completion has not been taken.
     #[must_use]
+    #[inline]
     pub fn in_flight(&self) -> usize {
         match &self.client.recovery {
             Some(recovery) => recovery.ledger().in_flight(),
@@ -215,6 +220,7 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
 
     /// The command that finished first among those whose completion has not been taken.
     #[must_use]
+    #[inline]
     pub fn peek_completed(&self) -> Option<RequestId> {
         match &self.client.recovery {
             Some(recovery) => recovery.ledger().first_completed(),
@@ -234,24 +240,62 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
     /// # Errors
     /// When the connection fails, or the server was silent for too long. After a failure
     /// of the connection, waiting goes on to give back every command with its buffer.
+    #[inline]
     pub fn wait(&mut self) -> Result<Option<Completion<B>>, Error> {
-        if self.client.recovery.is_some() {
-            return self.wait_lasting();
-        }
         loop {
-            if let Some(completion) = self.next_on_this() {
+            if let Some(completion) = self.next_completed() {
                 return Ok(Some(completion));
             }
-            if self.client.core.in_flight() == 0 {
+            if self.in_flight() == 0 {
                 return Ok(None);
             }
-            if let Err(error) = self.client.pump.round(&mut self.client.core, &mut self.ports) {
-                if matches!(error, Error::TimedOut { .. }) {
-                    return Err(error);
-                }
-                self.client.kill();
-                return Err(error);
-            }
+            self.round()?;
+        }
+    }
+
+    /// Waits until `least` commands are finished, or all that are in flight if those are
+    /// fewer; returns how many are. [`next_completed`](Self::next_completed) gives them
+    /// back without waiting.
+    ///
+    /// Whoever submits the next commands for several completions at a time makes fewer
+    /// and larger writes. The first of those completions waits for the last one, and so
+    /// do the commands that follow it: with 64 commands in flight and `least` 8, between
+    /// 57 and 64 of them are with the server.
+    ///
+    /// ```no_run
+    /// # let mut client = nbd_client_blocking::Client::connect("nbd://localhost")?;
+    /// let mut pipeline = client.pipeline();
+    /// for block in 0..64 {
+    ///     pipeline.read(block * 4096, vec![0; 4096])?;
+    /// }
+    /// while pipeline.wait_for(8)? > 0 {
+    ///     while let Some(done) = pipeline.next_completed() {
+    ///         done.result?;
+    ///         println!("block {} is here", done.command.offset / 4096);
+    ///     }
+    /// }
+    /// # Ok::<(), nbd_client_blocking::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait).
+    pub fn wait_for(&mut self, least: usize) -> Result<usize, Error> {
+        while self.completed() < least.min(self.in_flight()) {
+            self.round()?;
+        }
+        Ok(self.completed())
+    }
+
+    /// Sends what is queued, and in the next round waits for something to come; where
+    /// connections are made again, until that has finished a command.
+    fn round(&mut self) -> Result<(), Error> {
+        if self.client.recovery.is_some() {
+            return self.lasting_round();
+        }
+        let Client { core, pump, .. } = &mut *self.client;
+        match pump.round(core, &mut self.ports) {
+            Err(error @ Error::TimedOut { .. }) => Err(error),
+            result => self.kill_unless(result),
         }
     }
 
@@ -269,91 +313,6 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
         Ok(self.next_completed())
     }
 
-    /// What a poller is to watch the [descriptor](AsFd) for. Nothing, while the connection
-    /// is lost and to be made [again](crate::Builder::reconnect): [`wait`](Self::wait) and
-    /// [`poll`](Self::poll) do that, and the descriptor is another one then.
-    #[must_use]
-    pub fn direction(&self) -> Direction {
-        self.client.pump.link.direction(&self.client.core)
-    }
-
-    /// Receives as much as goes without waiting.
-    ///
-    /// # Errors
-    /// When the connection fails. Every command is completed then.
-    pub fn notify_read(&mut self) -> Result<(), Error> {
-        if let Some(mut lasting) = self.lasting() {
-            return lasting.receive();
-        }
-        if !self.direction().contains(Direction::READ) {
-            return Ok(());
-        }
-        let Client { core, pump, .. } = &mut *self.client;
-        let result = pump.receive(core, &mut self.ports, false);
-        self.kill_unless(result)
-    }
-
-    /// Sends as much as goes without waiting.
-    ///
-    /// # Errors
-    /// When the connection fails. Every command is completed then.
-    pub fn notify_write(&mut self) -> Result<(), Error> {
-        if let Some(mut lasting) = self.lasting() {
-            return lasting.send();
-        }
-        let Client { core, pump, .. } = &mut *self.client;
-        let result = pump.send(core, &self.ports);
-        self.kill_unless(result)
-    }
-
-    /// Waits until something can be sent or received, does it, and returns; for ever
-    /// without a timeout.
-    ///
-    /// # Errors
-    /// When the connection fails, or is over so that there is nothing to wait for.
-    pub fn poll(&mut self, timeout: Option<Duration>) -> Result<Woken, Error> {
-        self.turn(None, timeout)
-    }
-
-    /// Waits as [`poll`](Self::poll) does, and also until another descriptor has
-    /// something to read, such as a pipe by which another thread ends the wait.
-    ///
-    /// # Errors
-    /// As [`poll`](Self::poll).
-    pub fn poll_with(
-        &mut self,
-        other: impl AsFd,
-        timeout: Option<Duration>,
-    ) -> Result<Woken, Error> {
-        self.turn(Some(other.as_fd()), timeout)
-    }
-
-    fn turn(
-        &mut self,
-        other: Option<BorrowedFd<'_>>,
-        timeout: Option<Duration>,
-    ) -> Result<Woken, Error> {
-        if let Some(mut lasting) = self.lasting() {
-            return lasting.turn(other, timeout);
-        }
-        let direction = self.direction();
-        if direction.is_empty() {
-            return Err(Error::Protocol(nbd_proto::PeerMisbehaved::Closed.into()));
-        }
-        let deadline = timeout.map(|timeout| Instant::now() + timeout);
-        let waited = self.client.pump.wait_either(direction, other, deadline);
-        let Some(ready) = self.kill_unless(waited)? else {
-            return Ok(Woken::TimedOut);
-        };
-        if ready.socket.contains(Direction::WRITE) {
-            self.notify_write()?;
-        }
-        if ready.socket.contains(Direction::READ) {
-            self.notify_read()?;
-        }
-        Ok(if ready.extra { Woken::Other } else { Woken::Progress })
-    }
-
     /// Asks for the end of the session and returns at once; no command is accepted from
     /// now on. Those in flight go on to be completed as `when` says:
     /// [`wait`](Self::wait) for them, then [`Client::disconnect`].
@@ -366,6 +325,7 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
 
     /// The completion of a command that is finished, if there is one. Sends and receives
     /// nothing.
+    #[inline(always)]
     pub fn next_completed(&mut self) -> Option<Completion<B>> {
         if self.client.recovery.is_some() {
             return self.next_lasting();
@@ -374,18 +334,29 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
     }
 
     /// [`next_completed`](Self::next_completed) where this connection is the only one.
+    #[inline(always)]
     fn next_on_this(&mut self) -> Option<Completion<B>> {
         loop {
             let id = self.client.core.peek_completed()?;
-            let completion = self.take_on_this(id)?;
-            if self.callbacks.is_empty() {
-                return Some(completion);
-            }
-            match self.callbacks.remove(&id) {
-                Some(callback) => (callback.call)(completion),
-                None => return Some(completion),
+            if !self.calls_back(id) {
+                return self.take_on_this(id);
             }
         }
+    }
+
+    /// Gives a completion to its callback, if it has one.
+    #[inline(always)]
+    fn calls_back(&mut self, id: RequestId) -> bool {
+        if self.callbacks.is_empty() {
+            return false;
+        }
+        let Some(callback) = self.callbacks.remove(&id) else {
+            return false;
+        };
+        if let Some(completion) = self.take_on_this(id) {
+            (callback.call)(completion);
+        }
+        true
     }
 
     /// Takes the completion of one command, out of turn and past its callback; `None`
@@ -397,6 +368,7 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
         }
     }
 
+    #[inline(always)]
     fn take_on_this(&mut self, id: RequestId) -> Option<Completion<B>> {
         let (command, result) = self.client.core.take(id)?;
         let extents = if command.kind == CommandType::BlockStatus {
@@ -404,19 +376,35 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
         } else {
             Vec::new()
         };
-        let result = result.map_err(|error| {
-            let remark = self.ports.remarks.remove(id);
-            Error::failed(&self.client.core, command, error, remark)
-        });
-        self.client.pump.trace.finished(id, result.as_ref().copied());
         Some(Completion {
             id,
             command,
             buffer: self.ports.buffers.remove(id),
             extents,
             chunks: self.ports.chunks.remove(id).unwrap_or_default(),
-            result,
+            result: self.outcome(id, command, result),
         })
+    }
+
+    #[inline(always)]
+    fn outcome(
+        &mut self,
+        id: RequestId,
+        command: Command,
+        result: Result<(), CommandError>,
+    ) -> Result<(), Error> {
+        let result = match result {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.failure(id, command, error)),
+        };
+        self.client.pump.trace.finished(id, result.as_ref().copied());
+        result
+    }
+
+    #[cold]
+    fn failure(&mut self, id: RequestId, command: Command, error: CommandError) -> Error {
+        let remark = self.ports.remarks.remove(id);
+        Error::failed(&self.client.core, command, error, remark)
     }
 
     fn kill_unless<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
@@ -428,6 +416,7 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
 
     /// Commands that are finished: waiting for them would not wait.
     #[must_use]
+    #[inline]
     pub fn completed(&self) -> usize {
         match &self.client.recovery {
             Some(recovery) => recovery.ledger().completed(),
@@ -452,18 +441,13 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
         }
     }
 
+    #[inline]
     fn length(&self, buffer: &B) -> Result<u32, Error> {
         let length = buffer.as_ref().len();
         u32::try_from(length).map_err(|_| Error::Submit {
             command: Command::read(0, u32::MAX),
             error: SubmitError::PayloadTooLong,
         })
-    }
-}
-
-impl<B: AsRef<[u8]> + AsMut<[u8]>> AsFd for Pipeline<'_, B> {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.client.as_fd()
     }
 }
 
