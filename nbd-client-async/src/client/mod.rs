@@ -76,7 +76,7 @@ impl Client {
 
     /// Makes everything durable that has been written on this connection, and on every
     /// other one to an export with
-    /// [`CAN_MULTI_CONN`](TransmissionFlags::CAN_MULTI_CONN).
+    /// [`CAN_MULTI_CONN`](nbd_proto::TransmissionFlags::CAN_MULTI_CONN).
     ///
     /// ```
     /// # use nbd_client_async::{Client, Error};
