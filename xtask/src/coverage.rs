@@ -28,20 +28,25 @@ pub(crate) fn run(args: &[String]) -> Outcome {
     let profiles = target.join("profiles");
     // Old counts would be added to the new ones.
     let _ = fs::remove_dir_all(&profiles);
-    let test = |more: &[&str]| {
-        let mut test = cargo(["test", "--lib", "--tests", "--examples"]);
-        test.args(PACKAGES)
+    let counting = |verb: &str, more: &[&str]| {
+        let mut counting = cargo([verb]);
+        counting
+            .args(PACKAGES)
             .args(more)
             .env("CARGO_TARGET_DIR", &target)
             // The first thousands reach all that any reach.
             .env("NBD_SIM_SEEDS", "3000")
             .env("RUSTFLAGS", "-Cinstrument-coverage")
             .env("LLVM_PROFILE_FILE", profiles.join("%p-%m.profraw"));
-        test
+        counting
     };
-    let (messages, _) = capture(&mut test(&["--no-run", "--message-format=json"]))?;
+    let tests = ["--lib", "--tests"];
+    // Some tests start them.
+    command(&mut counting("build", &["--examples"]))?;
+    let told = [&tests[..], &["--no-run", "--message-format=json"]].concat();
+    let (messages, _) = capture(&mut counting("test", &told))?;
     let binaries = binaries(&messages);
-    command(&mut test(&[]))?;
+    command(&mut counting("test", &tests))?;
     let merged = target.join("tests.profdata");
     let mut merge = Command::new(tools.join("llvm-profdata"));
     command(merge.args(["merge", "--sparse", "-o"]).arg(&merged).arg(&profiles))?;
