@@ -38,10 +38,10 @@ impl Client {
     /// Stops waiting for a command. Its completion will not be reported, and its
     /// slot stays reserved until the server's reply has been read through.
     ///
-    /// Returns true when the command is out of the machine at once: it was
-    /// finished, or no byte of it had been sent, and none will be. Otherwise a
-    /// write's payload may still be asked of the [`PayloadSource`] until it is
-    /// sent; a read's destination is never asked for again.
+    /// Returns true when the command is out of the machine at once: it was finished, or
+    /// no byte of it had been sent, and none will be. Otherwise a write's payload may
+    /// still be asked of the [`PayloadSource`](crate::PayloadSource) until it is sent;
+    /// a read's destination is never asked for again.
     pub fn abandon(&mut self, id: RequestId) -> bool {
         let Some(pending) = self.core.slots.get_mut(id) else {
             return true;

@@ -197,7 +197,8 @@ impl Negotiation {
     ///
     /// # Errors
     /// [`ApiMisuse::NotUpgrading`] in any other phase than [`Phase::StartTls`], and
-    /// [`PeerMisbehaved::PlaintextAfterStartTls`] when the server sent more in clear.
+    /// [`PeerMisbehaved::PlaintextAfterStartTls`](crate::PeerMisbehaved::PlaintextAfterStartTls)
+    /// when the server sent more in clear.
     pub fn tls_ready(&mut self) -> Result<(), Error> {
         self.session.check_upgrade()?;
         self.session.core.facts.start_tls();

@@ -12,7 +12,8 @@ use crate::types::HeaderStyle;
 use crate::wire::option::OptionCode;
 
 impl Negotiation {
-    /// Asks for the list of exports; each comes as [`NegotiationEvent::Export`].
+    /// Asks for the list of exports; each comes as
+    /// [`NegotiationEvent::Export`](crate::NegotiationEvent::Export).
     ///
     /// # Errors
     /// Outside [`Phase::Idle`], and when the server is not fixed newstyle.
@@ -78,8 +79,10 @@ impl Negotiation {
         self.ask(OptionCode::ExtendedHeaders, |_| {})
     }
 
-    /// Asks which meta contexts match the queries, or which exist when there are
-    /// none; each comes as [`NegotiationEvent::MetaContext`]. Changes nothing.
+    /// Asks which meta contexts match the queries, or which exist when there are none;
+    /// each comes as
+    /// [`NegotiationEvent::MetaContext`](crate::NegotiationEvent::MetaContext). Changes
+    /// nothing.
     ///
     /// # Errors
     /// Outside [`Phase::Idle`], when the server is not fixed newstyle or structured
@@ -88,9 +91,10 @@ impl Negotiation {
         self.ask_contexts(OptionCode::ListMetaContext, queries)
     }
 
-    /// Selects meta contexts for the export, in place of those selected before;
-    /// each one granted comes as [`NegotiationEvent::MetaContext`]. To keep the
-    /// selection, switch off
+    /// Selects meta contexts for the export, in place of those selected before; each
+    /// one granted comes as
+    /// [`NegotiationEvent::MetaContext`](crate::NegotiationEvent::MetaContext). To keep
+    /// the selection, switch off
     /// [`request_meta_contexts`](ClientConfig::request_meta_contexts).
     ///
     /// # Errors

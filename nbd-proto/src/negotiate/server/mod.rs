@@ -316,9 +316,10 @@ impl ServerNegotiation {
     /// forgotten (proto.md, "NBD_OPT_STARTTLS").
     ///
     /// # Errors
-    /// [`ApiMisuse::NotUpgrading`] in any other phase than
-    /// [`ServerPhase::StartTls`], and [`PeerMisbehaved::PlaintextAfterStartTls`] when
-    /// the client sent more in clear.
+    /// [`ApiMisuse::NotUpgrading`] in any other phase than [`ServerPhase::StartTls`],
+    /// and
+    /// [`PeerMisbehaved::PlaintextAfterStartTls`](crate::PeerMisbehaved::PlaintextAfterStartTls)
+    /// when the client sent more in clear.
     pub fn tls_ready(&mut self) -> Result<(), Error> {
         self.session.check_upgrade()?;
         self.session.core.facts.start_tls();
