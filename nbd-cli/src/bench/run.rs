@@ -9,6 +9,9 @@ use super::random::Random;
 use super::report::Tally;
 use super::{Args, Direction, Pattern};
 
+/// For so many requests in flight one completion is waited for at a time.
+const DEPTH_PER_WAIT: usize = 32;
+
 /// One connection's part of the work.
 pub(super) struct Worker<'a> {
     args: &'a Args,
@@ -42,8 +45,10 @@ impl<'a> Worker<'a> {
         let mut pipeline = client.pipeline();
         let mut submitted = 0;
         // What comes out of one read of the socket came at one moment, and what follows it
-        // leaves in one write: one look at the clock for both. Waiting for more than one
-        // completion makes fewer writes still, but lets the server run short of work.
+        // leaves in one write: one look at the clock for both. Where much is in flight,
+        // waiting for a second completion halves the calls; waiting for many lets the
+        // server run short of work.
+        let least = (depth / DEPTH_PER_WAIT).max(1);
         let begin = Instant::now();
         let mut now = 0;
         let end = self.args.seconds().map_or(u64::MAX, nanos);
@@ -52,7 +57,7 @@ impl<'a> Worker<'a> {
                 Some(fresh) => fresh,
                 None => {
                     let Some(done) = pipeline.next_completed() else {
-                        if pipeline.wait_for(1)? == 0 {
+                        if pipeline.wait_for(least)? == 0 {
                             break;
                         }
                         now = nanos(begin.elapsed());
