@@ -2,6 +2,7 @@
 //! next client that connects.
 
 use std::env;
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -13,10 +14,7 @@ fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let result = match args[..] {
-        ["--list"] => {
-            list();
-            Ok(())
-        }
+        ["--list"] => list(),
         [id, "--unix", path] => play(id, Address::Unix(path.into())),
         [id, "--tcp", address] => match address.parse() {
             Ok(address) => play(id, Address::Tcp(address)),
@@ -33,10 +31,16 @@ fn main() -> ExitCode {
     }
 }
 
-fn list() {
+fn list() -> Result<(), String> {
+    let mut out = io::stdout().lock();
     for case in all() {
-        println!("{:<24} {:?}", case.id, case.outcome);
+        match writeln!(out, "{:<24} {:?}", case.id, case.outcome) {
+            // The reader has seen enough.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
+            done => done.map_err(|error| error.to_string())?,
+        }
     }
+    Ok(())
 }
 
 fn play(id: &str, address: Address) -> Result<(), String> {
