@@ -149,7 +149,9 @@ impl<C: Side> Session<C> {
         self.check_alive()?;
         self.check_silence(!bytes.is_empty())?;
         let result = self.intake.feed(bytes, &mut self.core, sink);
-        self.delivered(result)
+        let taken = self.delivered(result)?;
+        self.check_silence(taken < bytes.len())?;
+        Ok(taken)
     }
 
     fn delivered<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
