@@ -202,29 +202,71 @@ impl From<Errno> for std::io::ErrorKind {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "std"))]
 mod tests {
+    use alloc::string::ToString;
+    use std::io::ErrorKind;
+
     use super::*;
+
+    /// Number on the wire and in Linux, name, words, the kind that `std` has for it.
+    #[rustfmt::skip]
+    const TABLE: [(Errno, u32, i32, &str, ErrorKind); 16] = [
+        (Errno::Perm, 1, 1, "operation not permitted (EPERM)", ErrorKind::PermissionDenied),
+        (Errno::Io, 5, 5, "input/output error (EIO)", ErrorKind::Other),
+        (Errno::NoMem, 12, 12, "cannot allocate memory (ENOMEM)", ErrorKind::OutOfMemory),
+        (Errno::Inval, 22, 22, "invalid argument (EINVAL)", ErrorKind::InvalidInput),
+        (Errno::NoSpc, 28, 28, "no space left on device (ENOSPC)", ErrorKind::StorageFull),
+        (Errno::Overflow, 75, 75, "value too large (EOVERFLOW)", ErrorKind::Other),
+        (Errno::NotSup, 95, 95, "operation not supported (ENOTSUP)", ErrorKind::Unsupported),
+        (Errno::Shutdown, 108, 108, "server is shutting down (ESHUTDOWN)", ErrorKind::NotConnected),
+        (Errno::NotConn, 22, 107, "not connected (ENOTCONN)", ErrorKind::NotConnected),
+        (Errno::Proto, 22, 71, "protocol error (EPROTO)", ErrorKind::InvalidData),
+        (Errno::Range, 22, 34, "request too large (ERANGE)", ErrorKind::InvalidInput),
+        (Errno::NoEnt, 22, 2, "no such export (ENOENT)", ErrorKind::NotFound),
+        (Errno::NameTooLong, 22, 36, "name too long (ENAMETOOLONG)", ErrorKind::InvalidInput),
+        (Errno::TimedOut, 22, 110, "timed out (ETIMEDOUT)", ErrorKind::TimedOut),
+        (Errno::Again, 22, 11, "resource temporarily unavailable (EAGAIN)", ErrorKind::WouldBlock),
+        (Errno::Fault, 22, 14, "bad address (EFAULT)", ErrorKind::InvalidInput),
+    ];
+
+    #[test]
+    fn every_error_has_its_numbers_and_its_words() {
+        for (errno, wire, linux, text, kind) in TABLE {
+            assert_eq!(errno.to_wire(), wire, "{errno:?}");
+            assert_eq!(errno.to_linux(), linux, "{errno:?}");
+            assert_eq!(errno.to_string(), text, "{errno:?}");
+            assert_eq!(ErrorKind::from(errno), kind, "{errno:?}");
+        }
+    }
 
     #[test]
     fn wire_values_are_those_of_the_protocol_text() {
-        let table = [
-            (Errno::Perm, 1),
-            (Errno::Io, 5),
-            (Errno::NoMem, 12),
-            (Errno::Inval, 22),
-            (Errno::NoSpc, 28),
-            (Errno::Overflow, 75),
-            (Errno::NotSup, 95),
-            (Errno::Shutdown, 108),
-        ];
-        for (errno, value) in table {
-            assert_eq!(errno.to_wire(), value);
-            assert_eq!(Errno::from_wire(value), Some(errno));
-            assert_eq!(errno.to_linux() as u32, value);
+        for (errno, value, ..) in &TABLE[..8] {
+            assert_eq!(Errno::from_wire(*value), Some(*errno));
         }
         assert_eq!(Errno::from_wire(0), None);
         assert_eq!(Errno::from_wire(71), Some(Errno::Inval));
         assert_eq!(Errno::from_wire(u32::MAX), Some(Errno::Inval));
+    }
+
+    #[test]
+    fn what_a_disk_says_travels_as_what_comes_nearest() {
+        for (errno, _, linux, ..) in &TABLE[..8] {
+            assert_eq!(Errno::from_linux(*linux), *errno);
+        }
+        // EACCES, EROFS; EFBIG, EDQUOT; ENOENT, ENXIO, EILSEQ.
+        let others = [
+            (13, Errno::Perm),
+            (30, Errno::Perm),
+            (27, Errno::NoSpc),
+            (122, Errno::NoSpc),
+            (2, Errno::Io),
+            (6, Errno::Io),
+            (84, Errno::Io),
+        ];
+        for (linux, errno) in others {
+            assert_eq!(Errno::from_linux(linux), errno, "{linux}");
+        }
     }
 }
