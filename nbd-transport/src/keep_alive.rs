@@ -123,6 +123,9 @@ impl Connection {
 /// ```
 ///
 /// So a server never waits longer than that time for a request, unless it owes an answer.
+///
+/// Whoever looks much too late has stood still: the process was stopped, or the machine was
+/// asleep. What the server has sent meanwhile is not read yet, and its time begins again.
 #[derive(Debug)]
 pub struct KeepAlive {
     time: Duration,
@@ -165,10 +168,15 @@ impl KeepAlive {
         if now < self.next {
             return Ok(());
         }
+        let stood_still = now.saturating_duration_since(self.next) >= self.time / 4;
         self.adjourn(now);
         if let Some((id, at)) = self.asked
             && core.status(id) == RequestStatus::InFlight
         {
+            if stood_still {
+                self.asked = Some((id, now));
+                return Ok(());
+            }
             if now.saturating_duration_since(at) < self.time {
                 return Ok(());
             }
@@ -200,5 +208,64 @@ impl KeepAlive {
         // Beyond the end of time it is looked at again in a year.
         let later = now + Duration::from_secs(365 * 24 * 3600);
         self.next = now.checked_add(soon).unwrap_or(later);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nbd_proto::{ClientConfig, Discard, Machine, Negotiation};
+
+    const TIME: Duration = Duration::from_secs(10);
+
+    /// A client of an oldstyle server with a disk of 1 MiB.
+    fn client() -> Client {
+        let mut negotiation = Negotiation::new(ClientConfig::new()).unwrap();
+        let mut greeting = b"NBDMAGIC\x00\x00\x42\x02\x81\x86\x12\x53".to_vec();
+        greeting.extend((1_u64 << 20).to_be_bytes());
+        greeting.extend([0, 0, 0, 1]);
+        greeting.extend([0; 124]);
+        negotiation.feed(&greeting, &mut Discard).unwrap();
+        negotiation.finish().unwrap()
+    }
+
+    #[test]
+    fn silence_is_the_servers_only_when_somebody_listened() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut core = client();
+        let mut keeper = KeepAlive::new(TIME, start);
+        let mut look = |core: &mut Client, seconds| keeper.look(at(seconds), core);
+        look(&mut core, 5).unwrap();
+        assert_eq!(core.in_flight(), 1, "it is asked");
+        // Nobody looked at 10: the answer may be there for long.
+        look(&mut core, 500).unwrap();
+        look(&mut core, 505).unwrap();
+        let error = look(&mut core, 510).expect_err("it was listened to for all its time");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[test]
+    fn a_server_that_answers_is_asked_again_and_again() {
+        let start = Instant::now();
+        let mut core = client();
+        let mut keeper = KeepAlive::new(TIME, start);
+        let mut asked = 0;
+        for look in 1..20 {
+            keeper.look(start + look * TIME / 2, &mut core).unwrap();
+            let mut request = Vec::new();
+            core.drain(&mut request, &Discard).unwrap();
+            if request.is_empty() {
+                continue;
+            }
+            asked += 1;
+            let mut reply = b"\x67\x44\x66\x98\x00\x00\x00\x00".to_vec();
+            reply.extend(&request[8..16]);
+            reply.push(0);
+            core.feed(&reply, &mut Discard).unwrap();
+            while core.poll_event().is_some() {}
+        }
+        // Every other look finds that something was sent since the last one.
+        assert_eq!(asked, 10);
     }
 }
