@@ -13,7 +13,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 /// How long a program that closed its socket may take to end, so that its status can be told.
-const ENDING: Duration = Duration::from_secs(1);
+const ENDING: Duration = Duration::from_secs(3);
 
 pub(super) fn connect(
     endpoint: &Endpoint,

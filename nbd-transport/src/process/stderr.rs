@@ -11,7 +11,7 @@ const KEPT: usize = 16 * 1024;
 
 /// How long to wait for the rest of the output of a process that has ended. A child of its own
 /// may hold the pipe open for longer.
-const PATIENCE: Duration = Duration::from_millis(200);
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The shared end of the output. A thread appends to it, and so the process never blocks on a
 /// full pipe.
