@@ -18,7 +18,7 @@ use super::server::{Endpoint, LOG};
 use super::{PeerError, Scratch, Server, program};
 
 /// How long a server may take until a client can connect.
-pub(super) const READY_WITHIN: Duration = Duration::from_secs(10);
+pub(super) const READY_WITHIN: Duration = Duration::from_secs(60);
 
 /// Moves the listening socket from standard input to descriptor 3, where
 /// socket activation expects it. The shell becomes the server, so `$$` is the
@@ -165,7 +165,7 @@ impl ServerBuilder {
     ///
     /// [`PeerError::Missing`] when it is not installed, [`PeerError::Exited`]
     /// with its own words when it ends at once, [`PeerError::NotReady`] after
-    /// ten seconds, [`PeerError::NoTcp`], [`PeerError::Io`].
+    /// a minute, [`PeerError::NoTcp`], [`PeerError::Io`].
     pub fn start(self) -> Result<Server, PeerError> {
         let scratch = Scratch::new()?;
         let (endpoint, listener) = self.endpoint(&scratch)?;

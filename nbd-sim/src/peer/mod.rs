@@ -21,6 +21,7 @@
 mod builder;
 mod crash;
 mod error;
+mod port;
 mod process;
 mod program;
 mod scratch;
@@ -32,6 +33,7 @@ mod tool;
 pub use builder::ServerBuilder;
 pub use crash::run_while_crashing;
 pub use error::PeerError;
+pub use port::ClosedPort;
 pub use program::nbd_program;
 pub use scratch::Scratch;
 pub use server::Server;

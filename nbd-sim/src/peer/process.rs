@@ -19,6 +19,9 @@ use super::error::while_doing;
 /// arrives while it starts, so SIGKILL has to follow.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// How long the threads of a stopped process may take until the last of them stands still.
+const FREEZING: Duration = Duration::from_secs(60);
+
 /// How often a condition is looked at again while waiting for it.
 const INTERVAL: Duration = Duration::from_millis(2);
 
@@ -97,14 +100,19 @@ impl Process {
         self.signal(Signal::STOP)?;
         let failed = |error| while_doing(format!("stopping `{}`", self.program))(error);
         let tasks = format!("/proc/{}/task", self.pid.as_raw_nonzero());
-        let end = Instant::now() + GRACE;
+        let end = Instant::now() + FREEZING;
         loop {
             let mut still = true;
             for task in std::fs::read_dir(&tasks).map_err(failed)? {
                 let stat = task.and_then(|task| std::fs::read_to_string(task.path().join("stat")));
+                let stat = match stat {
+                    Ok(stat) => stat,
+                    // A thread that ended after the directory was read.
+                    Err(error) if has_gone(&error) => continue,
+                    Err(error) => return Err(failed(error)),
+                };
                 // The state follows the name, which is in parentheses and may hold any.
-                let state = stat.map_err(failed)?;
-                let state = state.rsplit(')').next().unwrap_or_default().trim_start();
+                let state = stat.rsplit(')').next().unwrap_or_default().trim_start();
                 still &= state.starts_with('T');
             }
             if still {
@@ -184,6 +192,12 @@ pub(super) fn wait_until<T>(limit: Duration, mut ask: impl FnMut() -> Option<T>)
         }
         thread::sleep(INTERVAL);
     }
+}
+
+/// Whether what was to be read in `/proc` belonged to something that is not there any more.
+fn has_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+        || error.raw_os_error() == Some(Errno::SRCH.raw_os_error())
 }
 
 fn starting(program: &str) -> impl FnOnce(io::Error) -> PeerError {

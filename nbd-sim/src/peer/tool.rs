@@ -11,7 +11,7 @@ use super::process::Process;
 use super::program;
 
 /// How long [`run`] lets a tool work.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// A command for an installed tool, with nothing on its standard input and the
 /// system's directories first in its `PATH`.
@@ -54,7 +54,7 @@ impl Finished {
     }
 }
 
-/// Runs a command to its end, for at most one minute. Its outputs are captured.
+/// Runs a command to its end, for at most two minutes. Its outputs are captured.
 ///
 /// # Errors
 ///
