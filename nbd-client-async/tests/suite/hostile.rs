@@ -63,8 +63,11 @@ async fn play<H: Host>(tls: &TlsConnector, case: &Case, uri: &str) -> Played {
 }
 
 async fn talk(case: &Case, client: &Client, played: &mut Played) {
-    let hasty = client.with_timeout(Some(case.patience(case.answers_all())));
-    let commands = case.commands.iter().map(|command| run(&hasty, *command));
+    let hasty = client.with_timeout(Some(case.patience(false)));
+    let commands =
+        case.commands.iter().enumerate().map(|(number, command)| {
+            run(if case.answers(number) { client } else { &hasty }, *command)
+        });
     for (result, buffer) in all(commands).await {
         played.answers.push(result.map_err(Failure::from));
         played.buffers.push(buffer);

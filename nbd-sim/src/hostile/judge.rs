@@ -48,7 +48,7 @@ impl Case {
     /// should not.
     #[must_use]
     pub fn patience(&self, answered: bool) -> Duration {
-        if answered { Duration::from_secs(20) } else { Duration::from_millis(100) }
+        if answered { Duration::from_secs(60) } else { Duration::from_millis(100) }
     }
 
     /// Whether connecting ends; if not, only a deadline does it.
@@ -57,10 +57,19 @@ impl Case {
         !matches!(self.outcome, Outcome::Waits)
     }
 
-    /// Whether every command ends.
+    /// Whether the command of this number ends; if not, only a deadline does it.
     #[must_use]
-    pub fn answers_all(&self) -> bool {
-        !matches!(&self.outcome, Outcome::Lives(answers) if answers.contains(&WAITING))
+    pub fn answers(&self, number: usize) -> bool {
+        match &self.outcome {
+            Outcome::Lives(answers) => answers.get(number) != Some(&WAITING),
+            _ => true,
+        }
+    }
+
+    /// How many commands end. The rest need not be waited for any longer than for these.
+    #[must_use]
+    pub fn due(&self) -> usize {
+        (0..self.commands.len()).filter(|number| self.answers(*number)).count()
     }
 
     /// Compares how a case went over a socket, and what the client sent there, with how

@@ -58,6 +58,12 @@ impl Stage {
         })
     }
 
+    /// Where this is.
+    #[must_use]
+    pub const fn address(&self) -> &Address {
+        &self.address
+    }
+
     /// The URI that leads here.
     #[must_use]
     pub fn uri(&self) -> String {

@@ -1,10 +1,10 @@
 //! The whole table over real sockets, for any client.
 
-use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::net::UnixListener;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread;
 
-use nbd_transport::Error;
+use nbd_transport::{ConnectError, Error};
 
 use super::{Address, Case, Failure, Played, Stage, all, scenes};
 use crate::peer::Scratch;
@@ -17,7 +17,9 @@ impl From<Error> for Failure {
             Error::Submit { .. } => Self::NotSent,
             Error::Io(error) => Self::Io(error.kind()),
             Error::Link(_) => Self::Tls,
-            Error::TimedOut { .. } => Self::TimedOut,
+            Error::TimedOut { .. } | Error::Connect(ConnectError::TimedOut { .. }) => {
+                Self::TimedOut
+            }
             other => Self::Other(other.to_string()),
         }
     }
@@ -36,10 +38,11 @@ pub fn tour(mut play: impl FnMut(&Case, &str) -> Played) {
         let tcp = Address::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
         for address in [unix, tcp] {
             let stage = Stage::at(address).expect("a socket that listens");
-            let uri = stage.uri();
+            let (uri, address) = (stage.uri(), stage.address().clone());
             let (played, sent) = thread::scope(|scope| {
                 let server = scope.spawn(|| stage.play(case, case.patience(true)));
-                (play(case, &uri), server.join().expect("no panic"))
+                let played = then_look_in(&address, || play(case, &uri));
+                (played, server.join().expect("no panic"))
             });
             let sent = sent.unwrap_or_else(|error| panic!("{}, {uri}: {error}", case.id));
             if let Err(difference) = case.judge(&played, &sent) {
@@ -60,6 +63,7 @@ pub fn play_scenes(mut play: impl FnMut(&Case, &str) -> Played) {
         let path = scratch.join(id);
         let listener = UnixListener::bind(&path).expect("a socket that listens");
         let uri = format!("nbd+unix:///?socket={}", path.display());
+        let address = Address::Unix(path);
         let (played, served) = thread::scope(|scope| {
             let server = scope.spawn(|| {
                 let mut client = listener.accept()?.0;
@@ -67,9 +71,30 @@ pub fn play_scenes(mut play: impl FnMut(&Case, &str) -> Played) {
                 client.set_write_timeout(Some(scene.case.patience(true)))?;
                 scene.perform(&mut client)
             });
-            (play(&scene.case, &uri), server.join().expect("no panic"))
+            let played = then_look_in(&address, || play(&scene.case, &uri));
+            (played, server.join().expect("no panic"))
         });
         served.unwrap_or_else(|error| panic!("{id}: {error}"));
         assert!((scene.ends_well)(&played), "{id}: {played:?}");
     }
+}
+
+/// Lets a client play, and then connects once more, whether it panicked or not. A server that
+/// still waits for its client, which gave up before it came, is released by that; to any other
+/// it makes no difference.
+fn then_look_in<T>(address: &Address, play: impl FnOnce() -> T) -> T {
+    struct Last<'a>(&'a Address);
+
+    impl Drop for Last<'_> {
+        fn drop(&mut self) {
+            // A server that is done does not listen any more.
+            match self.0 {
+                Address::Unix(path) => drop(UnixStream::connect(path)),
+                Address::Tcp(address) => drop(TcpStream::connect(address)),
+            }
+        }
+    }
+
+    let _last = Last(address);
+    play()
 }
