@@ -44,7 +44,8 @@
 //!
 //! A connection has no clock of its own. With [`Builder::timeout`] or
 //! [`Builder::keep_alive`], poll no longer than until [`Connection::next_deadline`], and
-//! call [`Connection::handle_timeout`] then.
+//! call [`Connection::handle_timeout`] then, after [`Connection::drive`]: what has come in
+//! time counts, however late it is looked at.
 
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]

@@ -1,6 +1,7 @@
 //! A loop as a program would write it, and data to tell places apart.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use mio::{Events, Interest, Poll, Token, Waker};
@@ -58,33 +59,40 @@ impl Loop {
         let until = next.map_or(until, |next| next.min(until));
         let left = until.saturating_duration_since(Instant::now());
         let wait = if busy { Duration::ZERO } else { left };
-        self.poll.poll(&mut self.events, Some(wait)).unwrap();
+        match self.poll.poll(&mut self.events, Some(wait)) {
+            // A process that was stopped and goes on sees its calls interrupted.
+            Err(error) if error.kind() == ErrorKind::Interrupted => return,
+            polled => polled.unwrap(),
+        }
         for event in &self.events {
             if let Some(disk) = self.disks.get_mut(&event.token().0) {
                 disk.note(event);
             }
         }
-        let now = Instant::now();
+        let registry = self.poll.registry();
         for (token, disk) in &mut self.disks {
-            if disk.next_deadline().is_some_and(|at| at <= now)
-                && let Err(error) = disk.handle_timeout(now)
-            {
-                self.errors.push((*token, error));
-            }
-            if disk.wants_again()
-                && let Err(error) = disk.drive(self.poll.registry())
-            {
-                self.errors.push((*token, error));
-            }
+            // What has come before the deadline counts, however late it is looked at.
+            let drive = |disk: &mut Disk| match disk.wants_again() {
+                true => disk.drive(registry).map(drop),
+                false => Ok(()),
+            };
+            let now = Instant::now();
+            let driven = drive(disk).and_then(|()| {
+                if disk.next_deadline().is_some_and(|at| at <= now) {
+                    disk.handle_timeout(now)?;
+                }
+                drive(disk)
+            });
+            self.errors.extend(driven.err().map(|error| (*token, error)));
             while let Some(completion) = disk.next_completion() {
                 self.done.push((*token, completion));
             }
         }
     }
 
-    /// Turns until `happened`, for at most 20 seconds.
+    /// Turns until `happened`, for at most a minute.
     pub(crate) fn until(&mut self, what: &str, mut happened: impl FnMut(&mut Self) -> bool) {
-        let end = Instant::now() + Duration::from_secs(20);
+        let end = Instant::now() + Duration::from_secs(60);
         while !happened(self) {
             assert!(Instant::now() < end, "never came: {what}; {:?}", self.disks);
             self.turn(end);

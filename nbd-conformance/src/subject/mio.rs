@@ -1,6 +1,7 @@
 //! The adapter for event loops, with a loop of one connection.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use mio::{Events, Interest, Poll, Token};
@@ -62,18 +63,23 @@ impl Live {
     /// Does what is due, for the caller to see what came of it; or waits for an event, until
     /// something is due.
     fn turn(&mut self) -> Outcome {
-        let now = Instant::now();
-        if self.disk.next_deadline().is_some_and(|at| at <= now) {
-            return Ok(self.disk.handle_timeout(now)?);
-        }
+        // What has come in time counts, however late it is looked at.
         if self.disk.wants_again() {
             self.disk.drive(self.poll.registry())?;
             return Ok(());
         }
+        let now = Instant::now();
+        if self.disk.next_deadline().is_some_and(|at| at <= now) {
+            return Ok(self.disk.handle_timeout(now)?);
+        }
         let next = self.disk.next_deadline();
         // Nothing is expected of the server: the caller has what it wanted.
         let left = next.map(|at| at.saturating_duration_since(now)).unwrap_or_default();
-        self.poll.poll(&mut self.events, Some(left)).map_err(Error::from)?;
+        match self.poll.poll(&mut self.events, Some(left)) {
+            // A process that was stopped and goes on sees its calls interrupted.
+            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
+            polled => polled.map_err(Error::from)?,
+        }
         self.events.iter().for_each(|event| self.disk.note(event));
         Ok(())
     }
