@@ -8,14 +8,17 @@ use nbd_client_blocking::proto::recovery::{Changed, Reconnect, RecoveryError};
 use nbd_client_blocking::proto::{Command, CommandFlags, Disconnect, RequestStatus, SubmitError};
 use nbd_client_blocking::transport::{Connection, Endpoint};
 use nbd_client_blocking::{Builder, Client, Error, ReconnectEvent, State};
-use nbd_sim::peer::{Scratch, Server};
+use nbd_sim::peer::{PeerError, Scratch, Server};
 
 const MIB: usize = 1 << 20;
 
 const POLICY: Reconnect = Reconnect::new()
     .first_delay(Duration::from_millis(10))
     .max_delay(Duration::from_millis(50))
-    .give_up_after(Duration::from_secs(20));
+    .give_up_after(LONG);
+
+/// Longer than anything takes that goes well.
+const LONG: Duration = Duration::from_secs(60);
 
 /// A server of a file that outlives it.
 struct Mortal {
@@ -41,7 +44,7 @@ impl Mortal {
     }
 
     fn client_by(&self, builder: &Builder) -> Client {
-        builder.clone().timeout(Duration::from_secs(20)).connect_uri(&self.server.uri()).unwrap()
+        builder.clone().timeout(LONG).connect_uri(&self.server.uri()).unwrap()
     }
 
     fn restart(&mut self) {
@@ -124,7 +127,7 @@ fn the_same_export_and_contexts_are_asked_for() {
         "nbd,id=e1,node-name=n1,name=other",
     ]);
     let mut server = server.start().unwrap();
-    let builder = Builder::new().reconnect(POLICY).timeout(Duration::from_secs(20));
+    let builder = Builder::new().reconnect(POLICY).timeout(LONG);
     let mut options = builder.negotiate_uri(&server.uri()).unwrap();
     options.reconfigure(|config| config.request_meta_contexts(false)).unwrap();
     options.set_export_name("other").unwrap();
@@ -289,7 +292,7 @@ fn gone_for_good_is_told_in_time() {
     }
     assert_eq!(told, 10);
     assert!(begin.elapsed() >= Duration::from_millis(300), "{:?}", begin.elapsed());
-    assert!(begin.elapsed() < Duration::from_secs(15), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < LONG, "{:?}", begin.elapsed());
     // Nothing waits any more, in whichever way.
     let error = pipeline.write(0, vec![0; 512]).unwrap_err();
     assert!(matches!(error, Error::NotReconnected { .. }), "{error}");
@@ -309,7 +312,7 @@ fn deadlines_hold_while_there_is_no_server() {
     let begin = Instant::now();
     let error = client.read_at(0, &mut [0; 512]).unwrap_err();
     assert!(matches!(error, Error::TimedOut { state: "reconnecting", .. }), "{error}");
-    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < LONG, "{:?}", begin.elapsed());
     assert_eq!(client.state(), State::Reconnecting);
     let mut pipeline = client.pipeline();
     let id = pipeline.write(0, vec![7; 512]).unwrap();
@@ -328,7 +331,7 @@ fn deadlines_hold_while_there_is_no_server() {
     assert_eq!(done.id, id);
     done.result.unwrap();
     drop(pipeline);
-    client.set_timeout(Some(Duration::from_secs(20))).unwrap();
+    client.set_timeout(Some(LONG)).unwrap();
     let mut back = [0; 512];
     client.read_at(0, &mut back).unwrap();
     assert_eq!(back, [7; 512]);
@@ -361,7 +364,11 @@ fn a_server_that_dies_of_a_command_is_not_asked_for_ever() {
     let attempts = thread::spawn(move || client.read_at(0, &mut [0; 512]).unwrap_err());
     while !attempts.is_finished() {
         if server.try_wait().is_some() {
-            server.start_again().unwrap();
+            match server.start_again() {
+                // It may be asked, and so be dead again, before it is seen to be ready.
+                Ok(()) | Err(PeerError::Exited { .. }) => {}
+                Err(error) => panic!("{error}"),
+            }
         }
         thread::sleep(Duration::from_millis(2));
     }
@@ -406,7 +413,11 @@ fn all_is_told_to_who_wants_to_know() {
     let mut client = mortal.client_by(&builder);
     mortal.server.kill();
     client.set_timeout(Some(Duration::from_millis(300))).unwrap();
-    assert!(client.read_at(0, &mut [0; 512]).is_err());
+    let begin = Instant::now();
+    while told.lock().unwrap().last() != Some(&"failed") {
+        assert!(client.read_at(0, &mut [0; 512]).is_err());
+        assert!(begin.elapsed() < LONG, "it does not try");
+    }
     mortal.server.start_again().unwrap();
     client.set_timeout(None).unwrap();
     client.read_at(0, &mut [0; 512]).unwrap();

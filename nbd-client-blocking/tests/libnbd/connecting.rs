@@ -10,7 +10,7 @@ use nbd_client_blocking::transport::{
     UriPolicy,
 };
 use nbd_client_blocking::{Client, State};
-use nbd_sim::peer::Server;
+use nbd_sim::peer::{ClosedPort, Server};
 
 use crate::support::{MIB, builder, nbdkit};
 
@@ -142,10 +142,8 @@ fn what_a_uri_may_do_is_for_the_policy() {
 
 #[test]
 fn nobody_there() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    let port = free.local_addr().expect("it is bound").port();
-    drop(free);
-    let uri = format!("nbd://127.0.0.1:{port}");
+    let port = ClosedPort::new().expect("a port is free");
+    let uri = format!("nbd://127.0.0.1:{}", port.number());
     let error = Client::connect(&uri).expect_err("nobody is there");
     assert_eq!(error.errno(), 111, "{error}");
     let error = Client::connect("nbd+unix:///?socket=/nowhere/s").expect_err("nobody is there");

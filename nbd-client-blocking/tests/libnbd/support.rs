@@ -41,7 +41,7 @@ pub(crate) fn nbdkit(args: &[&str]) -> Server {
 }
 
 pub(crate) fn builder() -> Builder {
-    Builder::new().timeout(Duration::from_secs(30))
+    Builder::new().timeout(Duration::from_secs(60))
 }
 
 pub(crate) fn connect(server: &Server, config: ClientConfig) -> Client {
