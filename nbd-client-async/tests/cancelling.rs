@@ -6,6 +6,7 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::{Duration, Instant};
 
 use nbd_client_tokio::Client;
 use nbd_sim::peer::Server;
@@ -17,6 +18,9 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 const READS: u64 = 100_000;
 const TASKS: u64 = 10;
 const SIZE: usize = 4 << 20;
+
+/// Longer than anything takes that goes well.
+const LONG: Duration = Duration::from_secs(60);
 
 /// What may stay behind after all these reads, in bytes: less than one for each.
 const MOST: isize = READS as isize / 2;
@@ -94,10 +98,15 @@ fn a_hundred_thousand_reads_are_given_up_at_random() {
         round(&client, &data, 1, READS / 10).await;
         let region = Region::new(ALLOCATOR);
         let given_up = round(&client, &data, 2, READS).await;
-        assert!(given_up > READS / 3 && given_up < READS, "{given_up} were given up");
-        let left = heap(&region);
-        println!("{given_up} reads given up, {left} bytes left");
-        assert!(left < MOST, "{left} bytes are left of {READS} reads");
+        // Those that are polled once at most are given up for sure.
+        assert!(given_up > READS / 4 && given_up < READS, "{given_up} were given up");
+        // The replies to the last of them may still be on their way.
+        let end = Instant::now() + LONG;
+        while heap(&region) >= MOST {
+            assert!(Instant::now() < end, "{} bytes are left of {READS} reads", heap(&region));
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        println!("{given_up} reads given up, {} bytes left", heap(&region));
         assert_eq!(client.stats().anomalies, 0);
         let all = client.read_at(0, SIZE).await.unwrap();
         assert!(all == data[..]);

@@ -256,19 +256,31 @@ async fn time_goes_on_while_nobody_is_there<H: Host>() {
 }
 
 async fn patience_has_an_end<H: Host>() {
+    // A busy machine may miss all chances to try in a short while.
+    for patience in [300, 3_000, 20_000].map(Duration::from_millis) {
+        if matches!(*impatient::<H>(patience).await, Error::Connect(_)) {
+            return;
+        }
+    }
+    panic!("it is not tried even once");
+}
+
+/// Loses its server for good. Returns what was the trouble when patience was over: the last
+/// attempt, or the loss itself when there was no time for any.
+async fn impatient<H: Host>(patience: Duration) -> Arc<Error> {
     let mut server = Phoenix::with_file();
-    let client = server.client::<H>(POLICY.give_up_after(Duration::from_millis(300))).await;
+    let client = server.client::<H>(POLICY.give_up_after(patience)).await;
     server.kill();
     let start = Instant::now();
     let (one, two) = (client.read_at(0, 512), client.write_at(0, vec![1; 512]));
     let error = one.await.unwrap_err();
-    assert!(start.elapsed() < Duration::from_secs(10));
+    assert!(start.elapsed() < LONG);
     let Error::NotReconnected { after, cause } = &error else { panic!("{error}") };
-    assert!(*after >= Duration::from_millis(300));
-    assert!(cause.is_transient() && matches!(**cause, Error::Connect(_)), "{cause}");
+    assert!(*after >= patience && cause.is_transient(), "{after:?}: {cause}");
     assert!(two.await.is_err());
     assert_eq!(client.connection_state(), ConnectionState::Closed);
     assert!(client.is_closed());
+    Arc::clone(cause)
 }
 
 /// Connecting succeeds each time, and is of no use.
@@ -276,15 +288,20 @@ async fn a_command_that_kills_every_server_does_not_go_on_for_ever<H: Host>() {
     let fatal = "pread=kill -9 $PPID";
     let arguments = ["-s", "eval", "get_size=echo 1048576", "pwrite=cat >/dev/null", fatal];
     let endpoint = Endpoint::Command(CommandSpec::new("nbdkit", arguments));
-    // Much longer than one attempt takes, and much shorter than the call may.
-    let policy = POLICY.give_up_after(Duration::from_secs(2));
-    let client = H::builder().reconnect(policy).connect(&endpoint).await.unwrap();
-    let first = client.peer_pid().unwrap();
-    client.write_at(0, vec![1; 512]).await.unwrap();
-    let error = client.read_at(0, 512).await.unwrap_err();
-    assert!(matches!(error, Error::NotReconnected { .. }), "{error}");
-    assert!(client.reconnects() > 0);
-    assert_ne!(client.peer_pid(), Some(first));
+    // Longer than one attempt takes, and shorter than the call may.
+    for patience in [1, 5, 25].map(Duration::from_secs) {
+        let policy = POLICY.give_up_after(patience);
+        let client = H::builder().reconnect(policy).connect(&endpoint).await.unwrap();
+        let first = client.peer_pid().unwrap();
+        client.write_at(0, vec![1; 512]).await.unwrap();
+        let error = client.read_at(0, 512).await.unwrap_err();
+        assert!(matches!(error, Error::NotReconnected { .. }), "{error}");
+        if client.reconnects() > 0 {
+            assert_ne!(client.peer_pid(), Some(first));
+            return;
+        }
+    }
+    panic!("it does not connect again");
 }
 
 async fn a_changed_export_ends_it<H: Host>() {

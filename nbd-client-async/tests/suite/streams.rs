@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use crate::support::{CurrentThread, Host, OnSmol, is_timeout};
+use crate::support::{CurrentThread, Host, LONG, OnSmol, is_timeout};
 use futures_io::{AsyncRead, AsyncWrite};
 use nbd_client_async::Client;
 
@@ -142,9 +142,22 @@ impl AsyncWrite for Memory {
     }
 }
 
+/// What is lost with the stream is waited for no longer than this.
+const SHORT: Duration = Duration::from_millis(300);
+
+/// Whether a stream at fault may leave the client waiting for what never comes: after a broken
+/// pipe there may still be something to read.
+const fn is_waited_for(fault: Fault) -> bool {
+    matches!(
+        fault,
+        Fault::Error(ErrorKind::BrokenPipe)
+            | Fault::ErrorForEver(ErrorKind::BrokenPipe | ErrorKind::Interrupted)
+    )
+}
+
 /// Connects, reads, disconnects. Every step ends, well or in an error.
 async fn session<H: Host>(fault: Fault, at: usize) -> Result<(), nbd_client_async::Error> {
-    let builder = H::builder().timeout(Duration::from_secs(2));
+    let builder = H::builder().timeout(if is_waited_for(fault) { SHORT } else { LONG });
     let client = builder.connect_stream(Memory::new(fault, at)).await?;
     let tasks: Vec<_> = (0..4u64)
         .map(|index| {
@@ -164,13 +177,10 @@ async fn session<H: Host>(fault: Fault, at: usize) -> Result<(), nbd_client_asyn
 }
 
 fn every_call<H: Host>(fault: Fault, harmless: bool) {
-    let pipe = ErrorKind::BrokenPipe;
-    let is_pipe = [Fault::Error(pipe), Fault::ErrorForEver(pipe)].contains(&fault);
     for at in 1..24 {
         let result = H::run(session::<H>(fault, at));
         assert!(result.is_ok() || !harmless, "{fault:?} at call {at}: {result:?}");
-        // After a broken pipe there may still be something to read, so it is waited for.
-        if let (Err(error), false) = (result, is_pipe) {
+        if let (Err(error), false) = (result, is_waited_for(fault)) {
             assert!(!is_timeout(&Err::<(), _>(error)), "{fault:?} at call {at}");
         }
     }

@@ -15,7 +15,7 @@ use nbd_sim::peer::Server;
 pub(crate) type Task<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// Longer than anything takes that goes well.
-pub(crate) const LONG: Duration = Duration::from_secs(30);
+pub(crate) const LONG: Duration = Duration::from_secs(60);
 
 /// A runtime to run cases on.
 pub(crate) trait Host: 'static {
