@@ -6,7 +6,7 @@ use nbd_proto::{
     Command, CommandError, CommandFlags, ContextId, Errno, Error as ProtocolError, Extent,
     PeerMisbehaved, SubmitError,
 };
-use nbd_transport::Error;
+use nbd_transport::{ConnectError, Error};
 
 /// What came of a call.
 pub(crate) type Outcome<T = ()> = Result<T, Failure>;
@@ -59,6 +59,7 @@ impl std::error::Error for Failure {}
 
 fn who_erred(error: &Error) -> Who {
     match error {
+        Error::TimedOut { .. } | Error::Connect(ConnectError::TimedOut { .. }) => Who::Time,
         Error::Submit { error: SubmitError::NotConnected | SubmitError::Disconnecting, .. }
         | Error::Connect(_)
         | Error::Io(_)
@@ -85,7 +86,6 @@ fn who_erred(error: &Error) -> Who {
             ) => Who::Connection,
             _ => Who::Peer,
         },
-        Error::TimedOut { .. } => Who::Time,
         _ => Who::Peer,
     }
 }

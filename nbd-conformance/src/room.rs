@@ -10,7 +10,7 @@ use crate::site::{Disk, Running, Site};
 use crate::subject::{Choosing, How, Session, Subject};
 
 /// Longer than anything takes that goes well.
-pub(crate) const LONG: Duration = Duration::from_secs(30);
+pub(crate) const LONG: Duration = Duration::from_secs(60);
 
 pub(crate) struct Room<'a> {
     pub(crate) site: Site,
