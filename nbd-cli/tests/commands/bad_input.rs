@@ -1,15 +1,16 @@
 //! Arguments nobody should have given: one line that says what is wrong with them.
 
 use std::fs;
-use std::net::TcpListener;
 use std::process::Command;
 
-use nbd_sim::peer::{Scratch, Server, run_within};
+use nbd_sim::peer::{ClosedPort, Scratch, Server, run_within};
 
 use super::support::{LIMIT, NBD, TestResult, arg, fail, nbd, told_in_one_line};
 
 #[test]
 fn uris() -> TestResult {
+    // Longer than any label of a name may be, so that no server is asked.
+    let nowhere = format!("nbd://{}/", "x".repeat(70));
     let table = [
         ("nbd://", "Connection refused"),
         ("nbd://127.0.0.1:99999/", "\"99999\" is not a valid port"),
@@ -20,7 +21,7 @@ fn uris() -> TestResult {
         ("nbd+unix:///disk?socket=", "the socket path is empty"),
         ("nbd+unix://host/disk?socket=/x", "host"),
         ("nbd+carrier-pigeon://coop/", "carrier-pigeon"),
-        ("nbd://no-such-host.invalid/", "cannot resolve host"),
+        (nowhere.as_str(), "cannot resolve host"),
         ("http://127.0.0.1/", "is no NBD URI; write nbd://HOST/EXPORT"),
         ("disk.img", "is no NBD URI"),
         ("nbd:unix:/run/socket", "is no NBD URI"),
@@ -61,12 +62,13 @@ fn where_nobody_listens() -> TestResult {
     let scratch = Scratch::new()?;
     let plain_file = arg(&scratch.raw_image("file", 1)?);
     let missing = arg(&scratch.join("missing"));
-    // Bound, so nobody else takes it, and closed right before it is used.
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap();
-    drop(listener);
+    let port = ClosedPort::new()?;
     let table = [
-        (format!("nbd://{port}"), "cannot connect to 127.0.0.1:", "Connection refused"),
+        (
+            format!("nbd://127.0.0.1:{}", port.number()),
+            "cannot connect to 127.0.0.1:",
+            "Connection refused",
+        ),
         (format!("nbd+unix:///?socket={missing}"), &missing, "No such file or directory"),
         (format!("nbd+unix:///?socket={plain_file}"), &plain_file, "Connection refused"),
     ];

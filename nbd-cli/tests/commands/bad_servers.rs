@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::Command;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nbd_sim::hostile::bytes::{self, opt, rep};
 use nbd_sim::peer::{Server, run_within};
@@ -70,8 +70,8 @@ fn one_that_never_speaks() -> TestResult {
     for args in [&["info", "--timeout=1", &uri][..], &copy, &bench] {
         let started = Instant::now();
         let told = fail(args)?;
-        let seconds = started.elapsed().as_secs_f64();
-        assert!((1.0..2.5).contains(&seconds), "{seconds} seconds");
+        let took = started.elapsed();
+        assert!(took >= Duration::from_secs(1), "{took:?}");
         assert!(told.starts_with(&uri), "{told}");
         assert!(told.contains("no answer from the server for 1s"), "{told}");
     }

@@ -1,34 +1,44 @@
 //! `nbd bench --verify --reconnect` while its server is killed, over and over.
 
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nbd_sim::peer::{Scratch, Server, ServerBuilder, run_while_crashing};
 use serde_json::Value;
 
-use super::support::{LIMIT, MIB, NBD, TestResult, arg, json, nbd, serve, told_in_one_line};
+use super::support::{
+    LIMIT, MIB, NBD, TestResult, arg, eventually, json, nbd, serve, told_in_one_line,
+};
 
 /// How long a server lives.
 const LIFE: Duration = Duration::from_millis(400);
 
-/// Four seconds of load on a server of a file that is killed all the time.
+/// How many seconds a load runs: longer when the machine is so busy that nothing comes of it.
+/// The server lives longer then, too.
+const SECONDS: [u32; 3] = [1, 4, 16];
+
+/// Four seconds of load, or more, on a server of a file that is killed all the time.
 fn survive(server: impl Fn(&str) -> ServerBuilder, load: &[&str]) -> TestResult {
-    let scratch = Scratch::new()?;
-    let image = scratch.raw_image("disk", 8 * MIB)?;
-    let mut server = server(&arg(&image)).start()?;
-    let mut bench = Command::new(NBD);
-    bench.args(["bench", "--verify", "--reconnect=15", "--seconds=4", "--json"]);
-    bench.args(load).arg(server.uri());
-    let (finished, crashes) = run_while_crashing(&mut server, LIFE, 2 * LIMIT, &mut bench)?;
-    let report = json(&finished.success()?);
-    let count = |key: &str| report["verify"][key].as_u64().unwrap();
-    assert_eq!((count("mismatches"), count("unread")), (0, 0), "{report:#}");
-    assert!(crashes >= 2 && count("reconnects") >= 2, "{crashes} crashes: {report:#}");
-    assert!(count("sent_again") > 0 && count("looked_at") > 0, "{report:#}");
-    for key in ["reads", "writes"] {
-        assert!(count(key) > 50, "{report:#}");
+    for times in SECONDS {
+        let scratch = Scratch::new()?;
+        let image = scratch.raw_image("disk", 8 * MIB)?;
+        let mut server = server(&arg(&image)).start()?;
+        let mut bench = Command::new(NBD);
+        bench.args(["bench", "--verify", "--reconnect=60", "--json"]);
+        bench.arg(format!("--seconds={}", 4 * times)).args(load).arg(server.uri());
+        let (finished, crashes) =
+            run_while_crashing(&mut server, times * LIFE, 4 * LIMIT, &mut bench)?;
+        let report = json(&finished.success()?);
+        let count = |key: &str| report["verify"][key].as_u64().unwrap();
+        assert_eq!((count("mismatches"), count("unread")), (0, 0), "{report:#}");
+        let wanted =
+            [("reconnects", 2), ("sent_again", 1), ("looked_at", 1), ("reads", 50), ("writes", 50)];
+        if crashes >= 2 && wanted.iter().all(|(key, least)| count(key) >= *least) {
+            return Ok(());
+        }
+        println!("{times} times as long is not enough: {crashes} crashes: {report:#}");
     }
-    Ok(())
+    panic!("nothing comes of any load");
 }
 
 fn nbdkit(image: &str) -> ServerBuilder {
@@ -58,14 +68,22 @@ fn several_connections_survive() -> TestResult {
 /// `--keep-unflushed`, up to the last flush, and is missed without.
 #[test]
 fn a_server_that_forgets_is_found_out() -> TestResult {
-    let mut server = serve(&["--memory", "1M"])?;
-    let mut bench = Command::new(NBD);
-    bench.args(["bench", "--verify", "--reconnect=15", "--seconds=2", &server.uri()]);
-    let (finished, _) = run_while_crashing(&mut server, LIFE, LIMIT, &mut bench)?;
-    assert_eq!(finished.status.code(), Some(1));
-    let said = String::from_utf8_lossy(&finished.stderr);
-    assert!(said.contains(", found zeroes\n") && said.contains("did not hold"), "{said}");
-    Ok(())
+    for times in SECONDS {
+        let mut server = serve(&["--memory", "1M"])?;
+        let mut bench = Command::new(NBD);
+        bench.args(["bench", "--verify", "--reconnect=60"]);
+        bench.arg(format!("--seconds={}", 2 * times)).arg(server.uri());
+        let (finished, crashes) =
+            run_while_crashing(&mut server, times * LIFE, 4 * LIMIT, &mut bench)?;
+        let said = String::from_utf8_lossy(&finished.stderr);
+        if !finished.status.success() {
+            assert_eq!(finished.status.code(), Some(1));
+            assert!(said.contains(", found zeroes\n") && said.contains("did not hold"), "{said}");
+            return Ok(());
+        }
+        println!("{times} times as long is not enough: {crashes} crashes: {said}");
+    }
+    panic!("it was not found out");
 }
 
 #[test]
@@ -74,32 +92,37 @@ fn a_server_that_stays_away_is_told_in_time() -> TestResult {
     let image = scratch.raw_image("disk", MIB)?;
     let mut server = nbd_serve(&arg(&image)).start()?;
     let uri = server.uri();
-    let begin = Instant::now();
     let run = std::thread::spawn(move || {
-        nbd(&["bench", "--verify", "--reconnect=1", "--seconds=60", &uri])
+        nbd(&["bench", "--verify", "--reconnect=1", "--seconds=1000", &uri])
     });
     // The load is under way when the first of its blocks is on the disk.
-    while std::fs::read(&image).unwrap().iter().all(|byte| *byte == 0) {
-        assert!(begin.elapsed() < LIMIT && !run.is_finished(), "the load does not start");
-        std::thread::yield_now();
-    }
+    eventually("the load starts", || {
+        assert!(!run.is_finished(), "the load ends");
+        std::fs::read(&image).unwrap().iter().any(|byte| *byte != 0)
+    });
     server.kill();
     let told = told_in_one_line(&run.join().unwrap()?, &["bench"]);
     assert!(told.contains("not made again"), "{told}");
-    assert!(begin.elapsed() < LIMIT, "{:?}", begin.elapsed());
     Ok(())
 }
 
 /// The plain load goes on too.
 #[test]
 fn reads_go_on() -> TestResult {
-    let scratch = Scratch::new()?;
-    let image = scratch.raw_image("disk", MIB)?;
-    let mut server = nbdkit(&arg(&image)).start()?;
-    let mut bench = Command::new(NBD);
-    bench.args(["bench", "--reconnect=15", "--seconds=2", "--json", &server.uri()]);
-    let (finished, crashes) = run_while_crashing(&mut server, LIFE, LIMIT, &mut bench)?;
-    let report: Value = json(&finished.success()?);
-    assert!(crashes > 0 && report["operations"].as_u64().unwrap() > 100, "{report:#}");
-    Ok(())
+    for times in SECONDS {
+        let scratch = Scratch::new()?;
+        let image = scratch.raw_image("disk", MIB)?;
+        let mut server = nbdkit(&arg(&image)).start()?;
+        let mut bench = Command::new(NBD);
+        bench.args(["bench", "--reconnect=60", "--json"]);
+        bench.arg(format!("--seconds={}", 2 * times)).arg(server.uri());
+        let (finished, crashes) =
+            run_while_crashing(&mut server, times * LIFE, 4 * LIMIT, &mut bench)?;
+        let report: Value = json(&finished.success()?);
+        if crashes > 0 && report["operations"].as_u64().unwrap() > 100 {
+            return Ok(());
+        }
+        println!("{times} times as long is not enough: {crashes} crashes: {report:#}");
+    }
+    panic!("nothing comes of any load");
 }

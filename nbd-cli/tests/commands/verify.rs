@@ -160,8 +160,8 @@ fn by_time() -> TestResult {
         let args = [&["bench", "--json", "--seconds=1"], args, &[uri.as_str()]].concat();
         let report = json(&succeed(&args)?);
         let seconds = report["seconds"].as_f64().unwrap();
-        assert!((1.0..10.0).contains(&seconds), "{report:#}");
-        assert!(report["operations"].as_u64().unwrap() > 100, "{report:#}");
+        assert!(seconds >= 1.0, "{report:#}");
+        assert!(report["operations"].as_u64().unwrap() > 0, "{report:#}");
     }
     Ok(())
 }

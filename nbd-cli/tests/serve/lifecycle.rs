@@ -42,13 +42,12 @@ fn an_idle_client_does_not_hold_up_the_end() -> TestResult {
     negotiating.read(18);
     // Half a request is none.
     established.write(&request(READ, 1, 0, 1)[..20]);
-    let begun = Instant::now();
     terminate(&server);
     assert!(established.rest().unwrap().is_empty());
     drop((established, negotiating));
     let status = server.wait_within(LIMIT).expect("the server did not stop");
     assert!(status.success(), "{status}");
-    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    assert!(!server.log().contains("last replies"), "it was waited for: {}", server.log());
     assert!(!socket.exists(), "the socket was left behind");
     Ok(())
 }
@@ -82,8 +81,7 @@ fn a_stalled_client_is_cut_after_the_grace() -> TestResult {
     assert!(status.success(), "{status}");
     let took = begun.elapsed();
     assert!(took > Duration::from_secs(3), "it gave no grace: {took:?}");
-    assert!(took < Duration::from_secs(8), "too much grace: {took:?}");
-    assert!(server.log().contains("did not take its last replies"));
+    assert!(server.log().contains("did not take its last replies"), "{}", server.log());
     Ok(())
 }
 
@@ -94,13 +92,12 @@ fn a_second_signal_ends_it_at_once() -> TestResult {
     client.write(&request(READ, 1, 0, 32 << 20));
     client.read(16);
     let socket = server.unix_path().unwrap().to_owned();
-    let begun = Instant::now();
     terminate(&server);
     eventually("the first signal is obeyed", || !socket.exists());
     terminate(&server);
     let status = server.wait_within(LIMIT).expect("the server did not stop");
+    // Who waits for the client ends in good order.
     assert!(!status.success(), "{status}");
-    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
     Ok(())
 }
 

@@ -109,6 +109,8 @@ fn a_fault_ends_one_connection_and_is_told_in_one_line() -> TestResult {
 #[test]
 fn clients_that_only_look_are_not_worth_a_line() -> TestResult {
     let server = serve(&["--memory", "1M"]).start()?;
+    // The socket is there a little earlier than the line.
+    eventually("the line", || server.log().ends_with('\n'));
     for _ in 0..20 {
         Raw::connect(&server).read(18);
         drop(Raw::connect(&server));

@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use nbd_sim::peer::{Scratch, Server, run_while_crashing};
+use nbd_sim::peer::{PeerError, Scratch, Server, run_while_crashing};
 
 use crate::pki::Pki;
 use crate::support::{LIMIT, NBD, TestResult, arg};
@@ -20,13 +20,22 @@ fn every_connection_goes_through_tls() -> TestResult {
         let mut server = server.start()?;
         let uri = server.uri().replacen("nbd", "nbds", 1);
         let uri = format!("{uri}&tls-certificates={}&tls-hostname=localhost", pki.arg());
-        let mut bench = Command::new(NBD);
-        bench.args(["bench", "--verify", "--reconnect=15", "--seconds=2", &uri]);
-        let life = Duration::from_millis(400);
-        let (finished, crashes) = run_while_crashing(&mut server, life, LIMIT, &mut bench)?;
-        let report = finished.success()?;
-        assert!(report.contains("mismatches: 0\n"), "{report}");
-        assert!(crashes > 0 && !report.contains("connected again: 0 times"), "{report}");
+        // A machine may be so busy that nothing comes of a short load.
+        let survived = [1, 4, 16].into_iter().try_fold(false, |survived, times| {
+            if survived {
+                return Ok(true);
+            }
+            let mut bench = Command::new(NBD);
+            bench.args(["bench", "--verify", "--reconnect=60"]);
+            bench.arg(format!("--seconds={}", 2 * times)).arg(&uri);
+            let life = times * Duration::from_millis(400);
+            let (finished, crashes) = run_while_crashing(&mut server, life, 4 * LIMIT, &mut bench)?;
+            let report = finished.success()?;
+            assert!(report.contains("mismatches: 0\n"), "{report}");
+            println!("{crashes} crashes: {report}");
+            Ok::<_, PeerError>(crashes > 0 && !report.contains("connected again: 0 times"))
+        });
+        assert!(survived?, "nothing comes of any load");
     }
     Ok(())
 }
