@@ -5,7 +5,7 @@ use std::io::Read;
 use std::time::{Duration, Instant};
 
 /// Longer than anything here takes, so that a hang is a failure.
-pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 /// A deadline far enough away for what must succeed.
 pub(crate) fn soon() -> Option<Instant> {
