@@ -4,6 +4,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 use crate::Outcome;
 use crate::steps;
@@ -35,6 +37,14 @@ const PACKAGES: [(&str, Evidence); 14] = [
     ("valgrind", Program("valgrind")),
 ];
 
+/// A machine that has just started may be updating itself: its lock on the packages is waited
+/// for, in seconds. Nor is one download that fails the end.
+const PATIENCE: [&str; 4] = ["-o", "DPkg::Lock::Timeout=300", "-o", "Acquire::Retries=3"];
+
+/// The lock on the lists of packages is another one, which apt-get does not wait for.
+const PAUSES: [Duration; 3] =
+    [Duration::from_secs(10), Duration::from_secs(30), Duration::from_secs(60)];
+
 impl Evidence {
     fn is_there(&self) -> bool {
         match self {
@@ -64,15 +74,33 @@ pub(crate) fn ensure() -> Outcome {
     if !has_program("apt-get") {
         return Err(format!("{how} (there is no apt-get here)"));
     }
-    let as_root = |args: &[&str]| {
+    let apt_get = |args: &[&str]| {
         let mut command = privileged("env");
-        command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]).args(args);
-        steps::run(&mut command).map_err(|error| format!("{how} ({error})"))
+        command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]).args(PATIENCE).args(args);
+        steps::run(&mut command)
     };
-    as_root(&["update"])?;
-    as_root(&[&["install", "-y", "--no-install-recommends"], &wanted[..]].concat())?;
+    if let Err(error) = again_and_again(PAUSES, || apt_get(&["update"])) {
+        // One source of many may be out of reach, and not the one that is needed.
+        eprintln!("    {error}; going on with the lists that are there");
+    }
+    apt_get(&[&["install", "-y", "--no-install-recommends"], &wanted[..]].concat())
+        .map_err(|error| format!("{how} ({error})"))?;
     let still = missing();
     if still.is_empty() { Ok(()) } else { Err(format!("still missing: {}", still.join(" "))) }
+}
+
+/// Does some work until it succeeds, with these pauses before it is tried once more. Each
+/// failure is shown.
+fn again_and_again<const N: usize>(
+    pauses: [Duration; N],
+    mut work: impl FnMut() -> Outcome,
+) -> Outcome {
+    for pause in pauses {
+        let Err(error) = work() else { return Ok(()) };
+        eprintln!("    {error}; once more in {pause:?}");
+        thread::sleep(pause);
+    }
+    work()
 }
 
 /// A command with the superuser's rights, without asking for a password.
@@ -92,6 +120,21 @@ fn missing() -> Vec<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_fails_is_tried_once_more_after_each_pause() {
+        let tried = |failures: u32| {
+            let mut calls = 0;
+            let result = again_and_again([Duration::ZERO; 2], || {
+                calls += 1;
+                if calls > failures { Ok(()) } else { Err(format!("failure {calls}")) }
+            });
+            (calls, result)
+        };
+        assert_eq!(tried(0), (1, Ok(())));
+        assert_eq!(tried(2), (3, Ok(())));
+        assert_eq!(tried(9), (3, Err("failure 3".to_owned())));
+    }
 
     #[test]
     fn evidence_tells_present_from_absent() {

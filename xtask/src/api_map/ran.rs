@@ -13,7 +13,7 @@ use crate::Outcome;
 use crate::steps::capture;
 use crate::workspace::{cargo, target_dir};
 
-/// Keeps the names of the tests that passed, for [`known`].
+/// Keeps the names of the tests that passed, for [`known`], of a run in which none failed.
 ///
 /// # Errors
 ///
@@ -75,8 +75,11 @@ fn passed(output: &str, programs: &BTreeMap<String, String>) -> BTreeSet<String>
         } else if line.starts_with("Doc-tests ") {
             place = None;
         } else if let (Some(place), Some(rest)) = (place, line.strip_prefix("test "))
-            && let Some(test) = rest.strip_suffix(" ... ok")
+            && let Some((test, outcome)) = rest.split_once(" ... ")
+            && !outcome.starts_with("ignored")
+            && outcome != "FAILED"
         {
+            // With one test at a time, what its children say comes before its outcome.
             names.insert(format!("{place}::{test}"));
         }
     }
@@ -99,6 +102,8 @@ test uri::tests::parses ... ok
      Running tests/servers.rs (/t/deps/servers-1a)
 test slow has been running for over 60 seconds
 test reads ... ok
+test alone ... nbdkit: a word of a server
+ok
 test writes ... FAILED
 test later ... ignored
      Running tests/other.rs (/t/deps/other-3c)
@@ -107,7 +112,8 @@ test unknown ... ok
 test src/lib.rs - (line 1) ... ok
 ";
         let names = passed(output, &programs(messages));
-        let expected = ["nbd_x::servers::reads", "nbd_x::uri::tests::parses"];
+        let expected =
+            ["nbd_x::servers::alone", "nbd_x::servers::reads", "nbd_x::uri::tests::parses"];
         assert_eq!(names.iter().map(String::as_str).collect::<Vec<_>>(), expected);
     }
 }
