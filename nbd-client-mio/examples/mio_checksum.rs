@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::io::ErrorKind;
 
 use mio::{Events, Interest, Poll, Token};
 use nbd_client_mio::{Builder, Connection, State};
@@ -51,7 +52,11 @@ fn main() -> Result<(), Box<dyn Error>> {
             }
         }
         if !disk.wants_again() {
-            poll.poll(&mut events, None)?;
+            match poll.poll(&mut events, None) {
+                // A process that was stopped and goes on sees its calls interrupted.
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                polled => polled?,
+            }
             events.iter().for_each(|event| disk.note(event));
         }
     }

@@ -6,6 +6,7 @@
 //! ```
 
 use std::error::Error;
+use std::io::ErrorKind;
 
 use mio::{Events, Interest, Poll, Token};
 use nbd_client_mio::proto::{Command, CommandFlags, CommandType, TransmissionFlags};
@@ -75,7 +76,11 @@ fn main() -> Result<(), Box<dyn Error>> {
             }
         }
         if !disks.iter().any(Connection::wants_again) {
-            poll.poll(&mut events, None)?;
+            match poll.poll(&mut events, None) {
+                // A process that was stopped and goes on sees its calls interrupted.
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                polled => polled?,
+            }
             for event in &events {
                 disks[event.token().0].note(event);
             }
