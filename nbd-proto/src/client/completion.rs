@@ -49,18 +49,16 @@ impl Client {
         pending.abandoned = true;
         match pending.stage {
             Stage::Done => {
-                self.core.slots.unlink(&mut self.core.done, id);
+                self.core.slots.release_from(&mut self.core.done, id);
                 self.core.finished -= 1;
-                self.core.slots.release(id);
                 true
             }
             Stage::Held => false,
             Stage::InFlight => {
                 let cancelled = self.core.outbox.cancel(pending.sequence);
                 if cancelled {
-                    self.core.slots.unlink(&mut self.core.in_flight, id);
+                    self.core.slots.release_from(&mut self.core.in_flight, id);
                     self.core.unfinished -= 1;
-                    self.core.slots.release(id);
                     self.disconnect_when_drained();
                 }
                 cancelled
@@ -89,8 +87,8 @@ impl Client {
     #[must_use]
     pub fn poll_event(&mut self) -> Option<Event> {
         let core = &mut self.core;
-        if let Some(id) = core.slots.front(&core.done) {
-            return core.take(id).map(|(command, result)| Event::Completed { id, command, result });
+        if let Some((id, command, result)) = core.take_next() {
+            return Some(Event::Completed { id, command, result });
         }
         if let Some(anomaly) = core.anomalies.pop_front() {
             return Some(Event::Anomaly(anomaly));
@@ -107,6 +105,12 @@ impl Client {
     #[inline]
     pub fn peek_completed(&self) -> Option<RequestId> {
         self.core.slots.front(&self.core.done)
+    }
+
+    /// Takes the completion of the oldest command that is finished and not taken.
+    #[inline]
+    pub fn take_next(&mut self) -> Option<(RequestId, Command, Result<(), CommandError>)> {
+        self.core.take_next()
     }
 
     /// Takes the completion of one command, out of turn. `None` unless
@@ -129,8 +133,7 @@ impl Core {
         let unsent = pending.sequence >= self.outbox.first_unsent();
         if unsent && !matches!(self.life, Life::Closed(_)) {
             pending.stage = Stage::Held;
-            self.slots.unlink(&mut self.in_flight, id);
-            self.slots.push_back(&mut self.held, id);
+            self.slots.transfer(&mut self.in_flight, &mut self.held, id);
         } else {
             self.finish(id);
         }
@@ -148,21 +151,13 @@ impl Core {
         };
         pending.stage = Stage::Done;
         let abandoned = pending.abandoned;
-        self.slots.unlink(list, id);
-        if abandoned {
-            self.unfinished -= 1;
-            self.slots.release(id);
-        } else {
-            self.complete(id);
-        }
-    }
-
-    /// Puts a command that is in no list among the finished ones.
-    #[inline]
-    pub(super) fn complete(&mut self, id: RequestId) {
         self.unfinished -= 1;
-        self.slots.push_back(&mut self.done, id);
-        self.finished += 1;
+        if abandoned {
+            self.slots.release_from(list, id);
+        } else {
+            self.slots.transfer(list, &mut self.done, id);
+            self.finished += 1;
+        }
     }
 
     /// Something has been sent: finishes the commands that waited for no more than
@@ -179,11 +174,19 @@ impl Core {
     }
 
     #[inline]
+    fn take_next(&mut self) -> Option<(RequestId, Command, Result<(), CommandError>)> {
+        let (id, pending) = self.slots.first(&self.done)?;
+        let taken = (id, pending.command, pending.result());
+        self.slots.release_first(&mut self.done);
+        self.finished -= 1;
+        Some(taken)
+    }
+
+    #[inline]
     fn take(&mut self, id: RequestId) -> Option<(Command, Result<(), CommandError>)> {
         let pending = self.slots.get(id).filter(|pending| pending.stage == Stage::Done)?;
         let taken = (pending.command, pending.result());
-        self.slots.unlink(&mut self.done, id);
-        self.slots.release(id);
+        self.slots.release_from(&mut self.done, id);
         self.finished -= 1;
         Some(taken)
     }

@@ -82,7 +82,7 @@ impl Core {
         wanted: Option<ContextSet>,
     ) -> Result<RequestId, SubmitError> {
         let style = self.facts.headers;
-        let (id, pending) = self.slots.claim().ok_or(SubmitError::Full)?;
+        let (id, pending) = self.slots.claim_back(&mut self.in_flight).ok_or(SubmitError::Full)?;
         pending.reset(command);
         if let Some(wanted) = wanted {
             pending.status = StatusProgress::new(wanted);
@@ -94,7 +94,6 @@ impl Core {
             }
             None => push_header(&mut self.outbox, style, header(command, id)),
         };
-        self.slots.push_back(&mut self.in_flight, id);
         self.unfinished += 1;
         Ok(id)
     }

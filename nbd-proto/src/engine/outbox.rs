@@ -30,13 +30,13 @@ use crate::types::RequestId;
 const COMPACT_MIN: usize = 4096;
 
 /// Neighbours in the queue that are of one size and without payload share an entry, so
-/// that queueing them and accounting for them as sent costs next to nothing.
+/// that queueing them and accounting for them as sent costs next to nothing. An entry
+/// ends where the next one begins: at most [`Entry::MOST`] messages, and one that has an
+/// id is alone.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     /// Sequence number of its first message.
     first: u64,
-    /// Messages in it, at most [`Entry::MOST`]; 1 when it has an id.
-    count: u32,
     /// Bytes of each message in the fixed buffer.
     fixed: usize,
     /// The messages that were taken back, by bit.
@@ -49,24 +49,24 @@ struct Entry {
 }
 
 impl Entry {
-    const MOST: u32 = u64::BITS;
+    const MOST: u64 = u64::BITS as u64;
 
-    const fn fixed_total(&self) -> usize {
-        self.fixed * self.count as usize
+    const fn fixed_total(&self, count: u32) -> usize {
+        self.fixed * count as usize
     }
 
     const fn is_cancelled(&self, index: u32) -> bool {
         self.cancelled & 1 << index != 0
     }
 
-    /// Messages that end within its first `cursor` bytes.
-    const fn whole(&self, cursor: usize) -> u32 {
-        if self.count == 1 {
+    /// Messages of `count` that end within its first `cursor` bytes.
+    const fn whole(&self, count: u32, cursor: usize) -> u32 {
+        if count == 1 {
             return (cursor >= self.fixed + self.payload) as u32;
         }
         match cursor.checked_div(self.fixed) {
             Some(whole) => whole as u32,
-            None => self.count,
+            None => count,
         }
     }
 
@@ -81,8 +81,10 @@ pub(crate) struct Outbox {
     queue: VecDeque<Entry>,
     /// Sequence number of the next message; 0 is nobody's.
     next: u64,
-    /// Size of the messages that may join the last entry; 0 when none may.
+    /// Size of the messages that may join the last entry.
     run: usize,
+    /// Sequence number from which on none may.
+    run_end: u64,
     /// Bytes of the front entry that are sent, or taken back.
     cursor: usize,
     fixed: Vec<u8>,
@@ -98,6 +100,7 @@ impl Outbox {
             queue: VecDeque::new(),
             next: 1,
             run: 0,
+            run_end: 0,
             cursor: 0,
             fixed: Vec::new(),
             fixed_start: 0,
@@ -115,20 +118,23 @@ impl Outbox {
     #[inline]
     pub(crate) fn first_unsent(&self) -> u64 {
         match self.queue.front() {
-            Some(front) => front.first + u64::from(front.whole(self.cursor)),
+            Some(front) => front.first + u64::from(front.whole(self.front_count(), self.cursor)),
             None => self.next,
         }
+    }
+
+    /// Messages in the front entry.
+    #[inline]
+    fn front_count(&self) -> u32 {
+        let end = self.queue.get(1).map_or(self.next, |second| second.first);
+        self.queue.front().map_or(0, |front| (end - front.first) as u32)
     }
 
     /// Queues a message without payload. Returns its sequence number.
     #[inline]
     pub(crate) fn push(&mut self, fixed: &[u8]) -> u64 {
         self.fixed.extend_from_slice(fixed);
-        if self.run == fixed.len()
-            && let Some(last) = self.queue.back_mut()
-            && last.count < Entry::MOST
-        {
-            last.count += 1;
+        if self.run == fixed.len() && self.next < self.run_end {
             self.next += 1;
             return self.next - 1;
         }
@@ -171,9 +177,10 @@ impl Outbox {
             self.fixed.clear();
             return self.next;
         }
-        self.run = if id.is_none() && payload == 0 { fixed } else { 0 };
         let first = self.next;
-        self.queue.push_back(Entry { first, count: 1, fixed, cancelled: 0, id, payload, at });
+        let alone = id.is_some() || payload > 0;
+        (self.run, self.run_end) = if alone { (0, 0) } else { (fixed, first + Entry::MOST) };
+        self.queue.push_back(Entry { first, fixed, cancelled: 0, id, payload, at });
         self.next += 1;
         first
     }
@@ -199,20 +206,23 @@ impl Outbox {
     /// Passes over what was taken back and what is sent whole at the front.
     fn settle(&mut self) {
         while let Some(front) = self.queue.front() {
-            let index = front.whole(self.cursor);
-            if index < front.count {
+            let count = self.front_count();
+            let index = front.whole(count, self.cursor);
+            if index < count {
                 if !front.is_cancelled(index) || self.cursor != front.start(index) {
                     return;
                 }
-                if index + 1 < front.count {
+                if index + 1 < count {
                     self.cursor = front.start(index + 1);
                     continue;
                 }
             }
-            self.fixed_start += front.fixed_total();
+            self.fixed_start += front.fixed_total(count);
             self.cursor = 0;
             self.queue.pop_front();
         }
+        // There is no last entry to join.
+        self.run_end = 0;
     }
 
     /// Makes room in the fixed buffer, seldom enough to cost nothing.
@@ -233,6 +243,7 @@ impl Outbox {
         // What was not sent counts as unsent for ever.
         self.next = self.first_unsent();
         self.queue.clear();
+        self.run_end = 0;
         self.cursor = 0;
         self.fixed.clear();
         self.fixed_start = 0;
@@ -255,15 +266,19 @@ impl Outbox {
             return Ok(());
         };
         // The fixed bytes of neighbours, from `start` to `end`, go out as one run.
-        let mut start = self.fixed_start + self.cursor.min(front.fixed_total());
+        let total = front.fixed_total(self.front_count());
+        let mut start = self.fixed_start + self.cursor.min(total);
         let mut end = self.fixed_start;
-        let mut done = self.cursor.saturating_sub(front.fixed_total());
+        let mut done = self.cursor.saturating_sub(total);
         let mut idle = true;
-        for entry in &self.queue {
+        let mut entries = self.queue.iter().peekable();
+        while let Some(entry) = entries.next() {
+            let behind = entries.peek().map_or(self.next, |next| next.first);
+            let count = (behind - entry.first) as u32;
             let own = end;
-            end += entry.fixed_total();
+            end += entry.fixed_total(count);
             if entry.cancelled != 0 {
-                for index in (0..entry.count).filter(|index| entry.is_cancelled(*index)) {
+                for index in (0..count).filter(|index| entry.is_cancelled(*index)) {
                     let at = own + entry.start(index);
                     if self.run(start..at, &mut visit).is_break() {
                         return Ok(());
@@ -326,16 +341,17 @@ impl Outbox {
         let mut left = n;
         while left > 0 {
             let Some(front) = self.queue.front() else { break };
-            let before = front.whole(self.cursor);
+            let count = self.front_count();
+            let before = front.whole(count, self.cursor);
             // As far as no message was taken back.
-            let live = (front.cancelled >> before).trailing_zeros().min(front.count - before);
+            let live = (front.cancelled >> before).trailing_zeros().min(count - before);
             let end = front.start(before + live) + front.payload;
             let step = left.min(end - self.cursor);
             self.cursor += step;
             left -= step;
-            let whole = front.whole(self.cursor);
+            let whole = front.whole(count, self.cursor);
             stats.messages_sent += u64::from(whole - before);
-            if whole == front.count
+            if whole == count
                 && let Some(id) = front.id
             {
                 done(id);

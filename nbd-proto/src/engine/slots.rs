@@ -3,15 +3,20 @@
 //! has grown to the number of requests in use.
 
 use alloc::vec::Vec;
+use core::mem;
 
 use crate::types::RequestId;
 
 const NONE: u32 = u32::MAX;
+/// The generation of no id, whoever made it up.
+const FREE: u64 = u64::MAX;
 
 #[derive(Debug)]
 struct Entry<T> {
+    /// Generation of the id that is valid, or [`FREE`].
+    owner: u64,
+    /// Generation of the id that is valid, or of the next one.
     generation: u32,
-    occupied: bool,
     prev: u32,
     next: u32,
     value: T,
@@ -51,54 +56,105 @@ impl<T: Default> Slots<T> {
         self.used >= self.capacity
     }
 
-    /// Takes a free slot. The value is what the slot last held.
+    /// Takes a free slot, in no list yet. The value is what the slot last held.
     #[inline]
     pub(crate) fn claim(&mut self) -> Option<(RequestId, &mut T)> {
-        if self.is_full() {
+        let slot = self.first_free()?;
+        self.occupy(slot, NONE)
+    }
+
+    /// Takes a free slot and appends it to a list. The value is what the slot last held.
+    #[inline]
+    pub(crate) fn claim_back(&mut self, list: &mut List) -> Option<(RequestId, &mut T)> {
+        let slot = self.first_free()?;
+        let prev = self.append(list, slot);
+        self.occupy(slot, prev)
+    }
+
+    #[inline]
+    fn first_free(&mut self) -> Option<u32> {
+        if self.free == NONE && !self.grow() {
             return None;
         }
-        if self.free == NONE {
-            self.grow();
-        }
-        let slot = self.free;
+        Some(self.free)
+    }
+
+    #[inline]
+    fn occupy(&mut self, slot: u32, prev: u32) -> Option<(RequestId, &mut T)> {
         let entry = self.entries.get_mut(slot as usize)?;
         self.free = entry.next;
         self.used += 1;
-        entry.occupied = true;
+        entry.owner = u64::from(entry.generation);
+        entry.prev = prev;
         entry.next = NONE;
-        entry.prev = NONE;
         Some((RequestId { slot, generation: entry.generation }, &mut entry.value))
     }
 
-    /// Adds one slot, and makes it the next to be taken.
+    /// Adds one slot where none is free, and makes it the next to be taken; false when
+    /// there are as many as there may be.
     #[cold]
-    fn grow(&mut self) {
+    fn grow(&mut self) -> bool {
+        if self.is_full() {
+            return false;
+        }
         self.free = self.entries.len() as u32;
         self.entries.push(Entry {
             // Generation 0 is never issued, so that a cookie of 0 is always
             // a foreign one.
             generation: 1,
-            occupied: false,
+            owner: FREE,
             prev: NONE,
             next: NONE,
             value: T::default(),
         });
+        true
     }
 
-    /// Gives a slot back; its id is never valid again.
+    /// Gives a slot back that is in no list; its id is never valid again.
     #[inline]
     pub(crate) fn release(&mut self, id: RequestId) {
-        let free = self.free;
-        if let Some(entry) = self.entry_mut(id) {
-            entry.occupied = false;
-            entry.generation = match entry.generation.wrapping_add(1) {
-                0 => 1,
-                next => next,
-            };
-            entry.next = free;
-            self.free = id.slot;
-            self.used -= 1;
+        if self.get(id).is_some() {
+            self.vacate(id.slot);
         }
+    }
+
+    /// Takes an entry out of the list it is in and gives its slot back; its id is never
+    /// valid again.
+    #[inline]
+    pub(crate) fn release_from(&mut self, list: &mut List, id: RequestId) {
+        if self.get(id).is_some()
+            && let Some((prev, next)) = self.vacate(id.slot)
+        {
+            self.join(list, prev, next);
+        }
+    }
+
+    /// Gives the slot of the first entry of a list back; its id is never valid again.
+    #[inline]
+    pub(crate) fn release_first(&mut self, list: &mut List) {
+        let Some((_, next)) = self.vacate(list.head) else { return };
+        list.head = next;
+        match self.at(next) {
+            Some(first) => first.prev = NONE,
+            None => list.tail = NONE,
+        }
+    }
+
+    /// Returns the neighbours of what has become a free slot.
+    #[inline]
+    fn vacate(&mut self, slot: u32) -> Option<(u32, u32)> {
+        let free = self.free;
+        let entry = self.at(slot)?;
+        let neighbours = (entry.prev, entry.next);
+        entry.owner = FREE;
+        entry.generation = match entry.generation.wrapping_add(1) {
+            0 => 1,
+            next => next,
+        };
+        entry.next = free;
+        self.free = slot;
+        self.used -= 1;
+        Some(neighbours)
     }
 
     /// Whether the id was issued once and has been given back.
@@ -114,7 +170,7 @@ impl<T: Default> Slots<T> {
     #[inline]
     pub(crate) fn get(&self, id: RequestId) -> Option<&T> {
         let entry = self.entries.get(id.slot as usize)?;
-        (entry.occupied && entry.generation == id.generation).then_some(&entry.value)
+        (entry.owner == u64::from(id.generation)).then_some(&entry.value)
     }
 
     #[inline]
@@ -126,7 +182,7 @@ impl<T: Default> Slots<T> {
     fn entry_mut(&mut self, id: RequestId) -> Option<&mut Entry<T>> {
         self.entries
             .get_mut(id.slot as usize)
-            .filter(|entry| entry.occupied && entry.generation == id.generation)
+            .filter(|entry| entry.owner == u64::from(id.generation))
     }
 
     #[inline]
@@ -143,12 +199,7 @@ impl<T: Default> Slots<T> {
     /// Appends an entry that is in no list. The id must be valid.
     #[inline]
     pub(crate) fn push_back(&mut self, list: &mut List, id: RequestId) {
-        let tail = list.tail;
-        match self.at(tail) {
-            Some(last) => last.next = id.slot,
-            None => list.head = id.slot,
-        }
-        list.tail = id.slot;
+        let tail = self.append(list, id.slot);
         if let Some(entry) = self.at(id.slot) {
             entry.prev = tail;
             entry.next = NONE;
@@ -160,6 +211,33 @@ impl<T: Default> Slots<T> {
     pub(crate) fn unlink(&mut self, list: &mut List, id: RequestId) {
         let Some(entry) = self.at(id.slot) else { return };
         let (prev, next) = (entry.prev, entry.next);
+        self.join(list, prev, next);
+    }
+
+    /// Takes an entry out of the list it is in and appends it to another. The id must be
+    /// valid.
+    #[inline]
+    pub(crate) fn transfer(&mut self, from: &mut List, to: &mut List, id: RequestId) {
+        let tail = self.append(to, id.slot);
+        let Some(entry) = self.at(id.slot) else { return };
+        let prev = mem::replace(&mut entry.prev, tail);
+        let next = mem::replace(&mut entry.next, NONE);
+        self.join(from, prev, next);
+    }
+
+    /// Makes a slot the last of a list, but for its own links; returns the last so far.
+    #[inline]
+    fn append(&mut self, list: &mut List, slot: u32) -> u32 {
+        match self.at(list.tail) {
+            Some(last) => last.next = slot,
+            None => list.head = slot,
+        }
+        mem::replace(&mut list.tail, slot)
+    }
+
+    /// Makes neighbours of two that what was between them has left.
+    #[inline]
+    fn join(&mut self, list: &mut List, prev: u32, next: u32) {
         match self.at(prev) {
             Some(before) => before.next = next,
             None => list.head = next,
@@ -173,6 +251,13 @@ impl<T: Default> Slots<T> {
     #[inline]
     pub(crate) fn front(&self, list: &List) -> Option<RequestId> {
         self.id_at(list.head)
+    }
+
+    /// The first of a list, and what it holds.
+    #[inline]
+    pub(crate) fn first(&self, list: &List) -> Option<(RequestId, &T)> {
+        let entry = self.entries.get(list.head as usize)?;
+        Some((RequestId { slot: list.head, generation: entry.generation }, &entry.value))
     }
 
     #[inline]
@@ -196,6 +281,7 @@ impl List {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn ids_are_never_valid_twice() {
@@ -251,5 +337,81 @@ mod tests {
         assert_eq!(slots.pop_front(&mut list), Some(ids[1]));
         assert_eq!(slots.pop_front(&mut list), Some(ids[3]));
         assert!(slots.front(&list).is_none() && slots.pop_front(&mut list).is_none());
+    }
+
+    proptest! {
+        /// Whatever is done to them, two lists over one table hold what two queues hold,
+        /// and an id is valid from its claim to its release.
+        #[test]
+        fn lists_are_queues(steps in prop::collection::vec((0u8..7, any::<prop::sample::Index>()), 0..200)) {
+            let mut slots: Slots<u8> = Slots::new(6);
+            let mut lists = [List::new(), List::new()];
+            let mut queues = [Vec::new(), Vec::new()];
+            let mut gone: Vec<RequestId> = Vec::new();
+            for (step, index) in steps {
+                let [(a, from), (b, to)] = {
+                    let [a, b] = &mut lists;
+                    let [from, to] = &mut queues;
+                    [(a, from), (b, to)]
+                };
+                let place = (!from.is_empty()).then(|| index.index(from.len()));
+                match (step, place) {
+                    (0, _) => {
+                        let full = from.len() + to.len() == 6;
+                        let id = slots.claim_back(a).map(|(id, _)| id);
+                        prop_assert_eq!(id.is_none(), full);
+                        from.extend(id);
+                    }
+                    (1, _) => {
+                        if let Some((id, _)) = slots.claim() {
+                            slots.push_back(b, id);
+                            to.push(id);
+                        }
+                    }
+                    (2, Some(place)) => {
+                        let id = from.remove(place);
+                        slots.transfer(a, b, id);
+                        to.push(id);
+                    }
+                    (3, Some(place)) => {
+                        let id = from.remove(place);
+                        slots.release_from(a, id);
+                        gone.push(id);
+                    }
+                    (4, Some(place)) => {
+                        let id = from.remove(place);
+                        slots.unlink(a, id);
+                        slots.release(id);
+                        gone.push(id);
+                    }
+                    (5, _) => {
+                        prop_assert_eq!(slots.first(b).map(|(id, _)| id), to.first().copied());
+                        slots.release_first(b);
+                        gone.extend((!to.is_empty()).then(|| to.remove(0)));
+                    }
+                    (6, _) => {
+                        let id = slots.pop_front(b);
+                        prop_assert_eq!(id, (!to.is_empty()).then(|| to.remove(0)));
+                        if let Some(id) = id {
+                            slots.release(id);
+                            gone.push(id);
+                        }
+                    }
+                    _ => {}
+                }
+                for (list, queue) in lists.iter().zip(&queues) {
+                    let order: Vec<_> =
+                        core::iter::successors(slots.front(list), |id| slots.after(*id)).collect();
+                    prop_assert_eq!(&order, queue);
+                    prop_assert!(queue.iter().all(|id| slots.get(*id).is_some()));
+                }
+                prop_assert_eq!(slots.used() as usize, queues[0].len() + queues[1].len());
+                // A second release is none.
+                for id in &gone {
+                    prop_assert!(slots.get(*id).is_none() && slots.is_retired(*id));
+                    slots.release(*id);
+                }
+            }
+        }
     }
 }

@@ -15,22 +15,33 @@ use crate::wire::flags::ReplyFlags;
 use crate::wire::reply::ChunkHeader;
 use crate::wire::request::CommandType;
 
+/// Bytes of such a reply besides its data.
+const OVERHEAD: usize = ChunkHeader::STRUCTURED_LEN + OffsetData::LEN;
+
 impl Core {
     /// Takes in such replies from the front of `bytes`; returns how long they were.
     pub(super) fn whole_reads<S: PayloadSink>(&mut self, bytes: &[u8], sink: &mut S) -> usize {
         if self.facts.headers != HeaderStyle::Structured || !matches!(self.expect, Expect::Header) {
             return 0;
         }
-        let mut rest = bytes;
-        while let Some(tail) = self.whole_read(rest, sink) {
+        let first_unsent = self.outbox.first_unsent();
+        let (mut rest, mut count) = (bytes, 0);
+        while let Some(tail) = self.whole_read(rest, first_unsent, sink) {
             rest = tail;
+            count += 1;
         }
-        bytes.len() - rest.len()
+        let used = bytes.len() - rest.len();
+        self.unfinished -= count;
+        self.finished += count;
+        self.messages_received += count as u64;
+        self.bytes_copied += (used - count * OVERHEAD) as u64;
+        used
     }
 
     fn whole_read<'a, S: PayloadSink>(
         &mut self,
         bytes: &'a [u8],
+        first_unsent: u64,
         sink: &mut S,
     ) -> Option<&'a [u8]> {
         let (head, rest) = bytes.split_first_chunk()?;
@@ -50,18 +61,15 @@ impl Core {
         let first = pending.pieces == 0 && pending.error.is_none();
         let due = pending.stage == Stage::InFlight
             && !pending.abandoned
-            && pending.sequence < self.outbox.first_unsent();
+            && pending.sequence < first_unsent;
         if !asked || !first || !due || length == 0 {
             return None;
         }
         let (data, rest) = rest.split_at_checked(length)?;
         sink.region(id, 0, length).get_mut(..length)?.copy_from_slice(data);
         sink.chunk(id, ReadChunk { at: 0, length, hole: false });
-        self.messages_received += 1;
-        self.bytes_copied += length as u64;
         pending.stage = Stage::Done;
-        self.slots.unlink(&mut self.in_flight, id);
-        self.complete(id);
+        self.slots.transfer(&mut self.in_flight, &mut self.done, id);
         Some(rest)
     }
 }
