@@ -134,8 +134,8 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
     /// buffer is lost.
     #[inline(always)]
     pub fn submit(&mut self, command: Command, buffer: Option<B>) -> Result<RequestId, Error> {
-        if let Some(mut lasting) = self.lasting() {
-            return lasting.submit(command, None, buffer);
+        if self.client.recovery.is_some() {
+            return self.submit_lasting(command, buffer);
         }
         let submitted = self.client.core.submit(command);
         self.submitted(command, submitted, buffer)
@@ -328,35 +328,28 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
     #[inline(always)]
     pub fn next_completed(&mut self) -> Option<Completion<B>> {
         if self.client.recovery.is_some() {
-            return self.next_lasting();
+            return self.next_lasting().map(|completion| *completion);
         }
-        self.next_on_this()
+        if !self.callbacks.is_empty() {
+            return self.next_without_callback().map(|completion| *completion);
+        }
+        let (id, command, result) = self.client.core.take_next()?;
+        Some(self.completion(id, command, result))
     }
 
-    /// [`next_completed`](Self::next_completed) where this connection is the only one.
-    #[inline(always)]
-    fn next_on_this(&mut self) -> Option<Completion<B>> {
+    /// [`next_completed`](Self::next_completed) where some commands have callbacks. It is
+    /// returned in a box so that the way without them keeps it in registers.
+    #[cold]
+    #[inline(never)]
+    fn next_without_callback(&mut self) -> Option<Box<Completion<B>>> {
         loop {
             let id = self.client.core.peek_completed()?;
-            if !self.calls_back(id) {
-                return self.take_on_this(id);
+            let completion = self.take(id)?;
+            match self.callbacks.remove(&id) {
+                Some(callback) => (callback.call)(completion),
+                None => return Some(Box::new(completion)),
             }
         }
-    }
-
-    /// Gives a completion to its callback, if it has one.
-    #[inline(always)]
-    fn calls_back(&mut self, id: RequestId) -> bool {
-        if self.callbacks.is_empty() {
-            return false;
-        }
-        let Some(callback) = self.callbacks.remove(&id) else {
-            return false;
-        };
-        if let Some(completion) = self.take_on_this(id) {
-            (callback.call)(completion);
-        }
-        true
     }
 
     /// Takes the completion of one command, out of turn and past its callback; `None`
@@ -364,26 +357,33 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
     pub fn take(&mut self, id: RequestId) -> Option<Completion<B>> {
         match self.lasting() {
             Some(mut lasting) => lasting.take(id),
-            None => self.take_on_this(id),
+            None => {
+                let (command, result) = self.client.core.take(id)?;
+                Some(self.completion(id, command, result))
+            }
         }
     }
 
     #[inline(always)]
-    fn take_on_this(&mut self, id: RequestId) -> Option<Completion<B>> {
-        let (command, result) = self.client.core.take(id)?;
+    fn completion(
+        &mut self,
+        id: RequestId,
+        command: Command,
+        result: Result<(), CommandError>,
+    ) -> Completion<B> {
         let extents = if command.kind == CommandType::BlockStatus {
             self.ports.extents.remove(id).unwrap_or_default()
         } else {
             Vec::new()
         };
-        Some(Completion {
+        Completion {
             id,
             command,
             buffer: self.ports.buffers.remove(id),
             extents,
             chunks: self.ports.chunks.remove(id).unwrap_or_default(),
             result: self.outcome(id, command, result),
-        })
+        }
     }
 
     #[inline(always)]
@@ -395,16 +395,17 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
     ) -> Result<(), Error> {
         let result = match result {
             Ok(()) => Ok(()),
-            Err(error) => Err(self.failure(id, command, error)),
+            Err(error) => Err(*self.failure(id, command, error)),
         };
         self.client.pump.trace.finished(id, result.as_ref().copied());
         result
     }
 
+    /// In a box, as above.
     #[cold]
-    fn failure(&mut self, id: RequestId, command: Command, error: CommandError) -> Error {
+    fn failure(&mut self, id: RequestId, command: Command, error: CommandError) -> Box<Error> {
         let remark = self.ports.remarks.remove(id);
-        Error::failed(&self.client.core, command, error, remark)
+        Box::new(Error::failed(&self.client.core, command, error, remark))
     }
 
     fn kill_unless<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {

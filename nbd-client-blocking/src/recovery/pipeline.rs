@@ -1,5 +1,6 @@
 //! Many commands in flight, over as many connections as it takes.
 
+use nbd_proto::{Command, RequestId, SubmitError};
 use nbd_transport::Error;
 
 use super::Lasting;
@@ -27,16 +28,31 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'_, B> {
         Ok(())
     }
 
-    /// [`next_completed`](Self::next_completed) where connections are made again.
+    /// [`submit`](Self::submit) where connections are made again.
     #[cold]
     #[inline(never)]
-    pub(crate) fn next_lasting(&mut self) -> Option<Completion<B>> {
+    pub(crate) fn submit_lasting(
+        &mut self,
+        command: Command,
+        buffer: Option<B>,
+    ) -> Result<RequestId, Error> {
+        match self.lasting() {
+            Some(mut lasting) => lasting.submit(command, None, buffer),
+            None => Err(Error::not_sent(&self.client.core, command, SubmitError::NotConnected)),
+        }
+    }
+
+    /// [`next_completed`](Self::next_completed) where connections are made again. It is
+    /// returned in a box so that the way without them keeps it in registers.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn next_lasting(&mut self) -> Option<Box<Completion<B>>> {
         loop {
             let id = self.peek_completed()?;
             let completion = self.lasting()?.take(id)?;
             match self.callbacks.remove(&id) {
                 Some(callback) => (callback.call)(completion),
-                None => return Some(completion),
+                None => return Some(Box::new(completion)),
             }
         }
     }
