@@ -9,8 +9,8 @@ use super::random::Random;
 use super::report::Tally;
 use super::{Args, Direction, Pattern};
 
-/// For so many requests in flight one completion is waited for at a time.
-const DEPTH_PER_WAIT: usize = 32;
+/// For so many requests in flight, one completion is waited for at a time.
+const DEPTH_PER_WAIT: usize = 16;
 
 /// One connection's part of the work.
 pub(super) struct Worker<'a> {
@@ -32,7 +32,7 @@ impl<'a> Worker<'a> {
         let blocks = client.size() / self.args.size;
         let depth = u64::from(self.args.depth).min(count) as usize;
         let mut tally = Tally::new();
-        let mut buffers: Vec<Vec<u8>> = (0..depth)
+        let buffers: Vec<Vec<u8>> = (0..depth)
             .map(|_| {
                 let mut buffer = vec![0; size];
                 self.random.fill(&mut buffer);
@@ -46,43 +46,36 @@ impl<'a> Worker<'a> {
         let mut submitted = 0;
         // What comes out of one read of the socket came at one moment, and what follows it
         // leaves in one write: one look at the clock for both. Where much is in flight,
-        // waiting for a second completion halves the calls; waiting for many lets the
-        // server run short of work.
+        // waiting for a few completions saves calls; waiting for many lets the server run
+        // short of work.
         let least = (depth / DEPTH_PER_WAIT).max(1);
         let begin = Instant::now();
         let mut now = 0;
         let end = self.args.seconds().map_or(u64::MAX, nanos);
-        loop {
-            let buffer = match buffers.pop() {
-                Some(fresh) => fresh,
-                None => {
-                    let Some(done) = pipeline.next_completed() else {
-                        if pipeline.wait_for(least)? == 0 {
-                            break;
-                        }
-                        now = nanos(begin.elapsed());
-                        if now >= end {
-                            count = submitted;
-                        }
-                        continue;
-                    };
-                    done.result?;
-                    tally.record(now - started[done.id.slot()]);
-                    tally.operations += 1;
-                    let Some(used) = done.buffer else { continue };
-                    used
+        for buffer in buffers {
+            let id = pipeline.submit(self.command(blocks), Some(buffer))?;
+            started[id.slot()] = now;
+            submitted += 1;
+        }
+        while pipeline.wait_for(least)? > 0 {
+            now = nanos(begin.elapsed());
+            if now >= end {
+                count = submitted;
+            }
+            while let Some(done) = pipeline.next_completed() {
+                done.result?;
+                tally.record(now - started[done.id.slot()]);
+                if submitted < count
+                    && let Some(buffer) = done.buffer
+                {
+                    let id = pipeline.submit(self.command(blocks), Some(buffer))?;
+                    started[id.slot()] = now;
+                    submitted += 1;
                 }
-            };
-            if submitted < count {
-                let id = pipeline.submit(self.command(blocks), Some(buffer))?;
-                if started.len() <= id.slot() {
-                    started.resize(id.slot() + 1, now);
-                }
-                started[id.slot()] = now;
-                submitted += 1;
             }
         }
         tally.end_run();
+        tally.operations = submitted;
         drop(pipeline);
         tally.system_calls = client.system_calls() - calls_before;
         tally.stats = *client.stats();
