@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Child, Command, Stdio};
 
 use nbd_sim::peer::{Finished, PeerError, Scratch, run};
@@ -77,6 +77,8 @@ fn a_socket_in_use_is_left_alone_and_a_stale_one_replaced() -> TestResult {
     assert!(words.contains("another server is listening"), "{words}");
     assert!(words.contains(&*path) && words.lines().count() == 1, "{words}");
     drop(listener);
+    // A program that another test is about to start has it until it begins.
+    eventually("nobody listens", || UnixStream::connect(&socket).is_err());
     let (_server, uri) = Running::start(&args);
     nbdsh(&uri, "assert h.get_size() == 1 << 20")?;
     let file = scratch.join("file");
