@@ -1,15 +1,65 @@
 //! The table of servers that break rules, over real sockets.
 
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use nbd_client_blocking::proto::recovery::Reconnect;
 use nbd_client_blocking::transport::tls::{TlsConfig, TlsConnector};
 use nbd_client_blocking::{Builder, Client, Completion, Error, Woken};
-use nbd_proto::{Command, CommandType, TlsPolicy};
-use nbd_sim::hostile::{Ask, Case, Failure, Guarded, Played, play_scenes, tour};
+use nbd_proto::{ClientConfig, Command, CommandType, TlsPolicy};
+use nbd_sim::hostile::{
+    Ask, Case, Failure, Guarded, OVERTAKEN, Played, overtake, play_scenes, tour,
+};
+
+/// Longer than anything takes that goes well.
+const LONG: Duration = Duration::from_secs(10);
 
 #[test]
 fn every_case_ends_over_a_socket_as_in_memory() {
     let tls = TlsConfig::new().connector().expect("a connector");
     tour(|case, uri| play(&tls, case, uri));
     play_scenes(|case, uri| play(&tls, case, uri));
+}
+
+/// X63, however it is waited for.
+#[test]
+fn a_write_whose_reply_overtakes_its_payload_ends_with_its_last_byte() {
+    let connect = |config: &ClientConfig, connection| {
+        let builder = Builder::new().config(config.clone()).timeout(LONG);
+        builder.connect_over(connection).map_err(Failure::from)
+    };
+    let data = || vec![7; OVERTAKEN.length as usize];
+    overtake(|config, connection| {
+        connect(config, connection)?.write_at(0, &data()).map_err(Failure::from)
+    });
+    overtake(|config, connection| {
+        let mut client = connect(config, connection)?;
+        let mut pipeline = client.pipeline();
+        pipeline.submit(OVERTAKEN, Some(data()))?;
+        let done = pipeline.wait()?.expect("a command is in flight");
+        done.result.map_err(Failure::from)
+    });
+    overtake(|config, connection| {
+        let mut client = connect(config, connection)?;
+        let mut pipeline = client.pipeline();
+        let id = pipeline.submit(OVERTAKEN, Some(data()))?;
+        let deadline = Instant::now() + LONG;
+        loop {
+            if let Some(done) = pipeline.take(id) {
+                return done.result.map_err(Failure::from);
+            }
+            assert!(Instant::now() < deadline, "its end was not told");
+            pipeline.poll(Some(LONG))?;
+        }
+    });
+    // With the means to connect again, which takes other ways.
+    overtake(|config, connection| {
+        let once = Mutex::new(Some(connection));
+        let dial = move |_| Ok(once.lock().expect("no panic").take().expect("one connection"));
+        let builder = Builder::new().config(config.clone()).timeout(LONG);
+        let mut client = builder.reconnect(Reconnect::new()).connect_with(dial)?;
+        client.write_at(0, &data()).map_err(Failure::from)
+    });
 }
 
 fn play(tls: &TlsConnector, case: &Case, uri: &str) -> Played {
@@ -79,7 +129,8 @@ fn talk(case: &Case, mut client: Client, played: &mut Played) {
         }
     }
     drop(pipeline);
-    played.usable = Some(client.flush().map_err(Failure::from));
+    let last = if case.farewell { client.disconnect() } else { client.flush() };
+    played.usable = Some(last.map_err(Failure::from));
 }
 
 fn named<T>(list: Result<Vec<T>, Error>, name: fn(T) -> String) -> Result<Vec<String>, Failure> {

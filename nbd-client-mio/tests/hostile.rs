@@ -7,13 +7,34 @@ use mio::{Events, Interest, Poll, Token};
 use nbd_client_mio::transport::tls::{TlsConfig, TlsConnector};
 use nbd_client_mio::{Builder, Connection, State};
 use nbd_proto::{Command, CommandType, NegotiationEvent, TlsPolicy};
-use nbd_sim::hostile::{Ask, Case, Failure, Guarded, Played, play_scenes, tour};
+use nbd_sim::hostile::{
+    Ask, Case, Failure, Guarded, OVERTAKEN, Played, overtake, play_scenes, tour,
+};
 
 #[test]
 fn every_case_ends_over_a_socket_as_in_memory() {
     let tls = TlsConfig::new().connector().expect("a connector");
     tour(|case, uri| play(&tls, case, uri));
     play_scenes(|case, uri| play(&tls, case, uri));
+}
+
+/// X63.
+#[test]
+fn a_write_whose_reply_overtakes_its_payload_ends_with_its_last_byte() {
+    overtake(|config, connection| {
+        let disk = Builder::new().config(config.clone()).connect_over(connection)?;
+        let mut this = Loop::new(disk);
+        let long = Duration::from_secs(10);
+        this.until(long, |disk| disk.state() == State::Ready)?;
+        let buffer = Guarded::of(&OVERTAKEN);
+        this.disk.submit(OVERTAKEN, Some(buffer)).expect("a sound command");
+        let mut completed = None;
+        this.until(long, |disk| {
+            completed = disk.next_completion();
+            completed.is_some()
+        })?;
+        completed.expect("a completion").result.map_err(Failure::from)
+    });
 }
 
 type Disk = Connection<Guarded>;
@@ -28,6 +49,12 @@ struct Loop {
 }
 
 impl Loop {
+    fn new(mut disk: Disk) -> Self {
+        let poll = Poll::new().expect("a poll");
+        poll.registry().register(&mut disk, Token(0), Interest::READABLE).expect("registration");
+        Self { poll, events: Events::with_capacity(8), disk, error: None }
+    }
+
     /// Drives the connection until it is `done`.
     fn until(
         &mut self,
@@ -62,10 +89,7 @@ impl Loop {
 fn play(tls: &TlsConnector, case: &Case, uri: &str) -> Played {
     let mut played = Played::default();
     let builder = Builder::new().tls(TlsPolicy::Disable, tls.clone()).config(case.config.clone());
-    let mut disk = builder.connect_uri(uri).expect("a connection");
-    let poll = Poll::new().expect("a poll");
-    poll.registry().register(&mut disk, Token(0), Interest::READABLE).expect("registration");
-    let mut this = Loop { poll, events: Events::with_capacity(8), disk, error: None };
+    let mut this = Loop::new(builder.connect_uri(uri).expect("a connection"));
     let settled = |disk: &mut Disk| matches!(disk.state(), State::Choosing | State::Ready);
     let connected = this.until(case.patience(case.connects_or_fails()), settled);
     if case.asks != Ask::Export {
@@ -136,7 +160,13 @@ fn talk(case: &Case, this: &mut Loop, played: &mut Played) {
             played.buffers[n] = buffer;
         }
     }
-    played.usable = Some(flush(case, this));
+    played.usable = Some(if case.farewell { leave(case, this) } else { flush(case, this) });
+}
+
+fn leave(case: &Case, this: &mut Loop) -> Result<(), Failure> {
+    this.disk.disconnect();
+    this.until(case.patience(true), |disk| disk.state() == State::Closed)?;
+    this.error.take().map_or(Ok(()), Err)
 }
 
 fn flush(case: &Case, this: &mut Loop) -> Result<(), Failure> {

@@ -24,6 +24,7 @@
 //! | [`delivery`] | the ways in which bytes can reach a machine |
 //! | [`replay`] | recorded sessions, played to either side |
 //! | [`hostile`] | servers that break rules, as a table |
+//! | [`rude`] | clients that break rules, as a table |
 //! | [`fuzzing`] | bytes from a fuzzer, turned into sessions |
 //! | `peer` | real servers and tools, with feature `peers` |
 //!
@@ -43,4 +44,5 @@ pub mod pipe;
 pub mod recovery;
 pub mod replay;
 pub mod rng;
+pub mod rude;
 pub mod transcript;

@@ -30,8 +30,9 @@ use super::negotiate::negotiate;
 use super::running::Shared;
 use super::transport::Transport;
 
-/// How long a client may take over one message of the negotiation. Without a
-/// limit, sockets that never say anything would use up the connections.
+/// How long a client may take over one message of the negotiation, and ten times
+/// as long over all of it. Without a limit, sockets that never say anything, or
+/// only ask, would use up the connections.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// While there are replies to send, no more is read or answered when requests
@@ -71,6 +72,9 @@ pub(super) enum Fault {
     /// The negotiation came to a halt.
     #[error("the client said nothing for {} s during the negotiation", .0.as_secs())]
     Stalled(Duration),
+    /// The negotiation led nowhere.
+    #[error("the client had not chosen an export after {} s", .0.as_secs())]
+    Undecided(Duration),
     /// The server stops and the client does not take its replies.
     #[error("the client did not take its last replies")]
     Abandoned,

@@ -17,8 +17,12 @@ use super::export::{ALLOCATION, Export};
 use super::running::Shared;
 use super::transport::Transport;
 
+/// A negotiation as a whole may take so many times as long as one message.
+const LONGEST: u32 = 10;
+
 /// Negotiates. Returns nothing when the client leaves without an export, or the
-/// server stops. A client may take as long as `patience` over each message.
+/// server stops. A client may take as long as `patience` over each message, and
+/// [`LONGEST`] times as long over all of them.
 pub(super) fn negotiate(
     transport: &mut Transport,
     shared: &Shared,
@@ -26,7 +30,9 @@ pub(super) fn negotiate(
 ) -> Result<Option<Server>, Fault> {
     let mut negotiation = ServerNegotiation::new(shared.config.clone());
     let mut messages = 0;
-    let mut deadline = Instant::now() + patience;
+    let begun = Instant::now();
+    let longest = patience * LONGEST;
+    let mut deadline = begun + patience;
     loop {
         // What is due goes out before more is read or answered, so a client
         // that only ever asks cannot make replies pile up.
@@ -58,6 +64,9 @@ pub(super) fn negotiate(
             transport.close(&mut negotiation);
             return Ok(None);
         }
+        if begun.elapsed() >= longest {
+            return Err(Fault::Undecided(longest));
+        }
         if woken.ready.is_empty() {
             return Err(Fault::Stalled(patience));
         }
@@ -83,7 +92,7 @@ pub(super) fn negotiate(
         let received = negotiation.stats().messages_received;
         if received > messages {
             messages = received;
-            deadline = Instant::now() + patience;
+            deadline = (Instant::now() + patience).min(begun + longest);
         }
     }
 }
@@ -178,6 +187,50 @@ mod tests {
             let ended = negotiate(&mut Transport::plain(ours.into()), &shared, SHORT);
             assert!(matches!(ended, Err(Fault::Stalled(SHORT))), "{ended:?}");
         }
+    }
+
+    /// Talks to a server until it hangs up; returns how that ended.
+    fn talk(talk: impl FnMut(&mut UnixStream) -> io::Result<()> + Send) -> Fault {
+        let (shared, _alive) = shared();
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let (mut talk, deadline) = (talk, Instant::now() + LONG);
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                theirs.write_all(&[0, 0, 0, 3]).unwrap();
+                while Instant::now() < deadline && talk(&mut theirs).is_ok() {}
+            });
+            let mut transport = Transport::plain(ours.into());
+            negotiate(&mut transport, &shared, SHORT).expect_err("nothing was chosen")
+        })
+    }
+
+    #[test]
+    fn a_client_that_takes_its_time_over_one_message_is_cut() {
+        let ended = talk(|server| {
+            // The data of one option, byte by byte.
+            server.write_all(b"IHAVEOPT\0\0\0\x07\0\x10\0\0")?;
+            loop {
+                server.write_all(&[0])?;
+                std::thread::sleep(SHORT / 50);
+            }
+        });
+        assert!(matches!(ended, Fault::Stalled(SHORT)), "{ended:?}");
+    }
+
+    #[test]
+    fn a_client_that_asks_for_ever_is_cut() {
+        let mut answers = [0; 18];
+        let ended = talk(|server| {
+            server.read_exact(&mut answers)?;
+            // An unknown option and its refusal.
+            let mut answers = [0; 20];
+            loop {
+                server.write_all(b"IHAVEOPT\0\0\0\x7f\0\0\0\0")?;
+                server.read_exact(&mut answers)?;
+            }
+        });
+        let longest = SHORT * LONGEST;
+        assert!(matches!(ended, Fault::Undecided(after) if after == longest), "{ended:?}");
     }
 
     #[test]

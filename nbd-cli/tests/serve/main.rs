@@ -4,6 +4,7 @@
 mod lifecycle;
 mod listening;
 mod raw;
+mod rude;
 mod shell;
 mod support;
 mod tools;

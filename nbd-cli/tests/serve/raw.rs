@@ -21,12 +21,18 @@ impl Raw {
         Self { stream }
     }
 
-    /// Connects and chooses the default export with `NBD_OPT_EXPORT_NAME`.
-    pub(crate) fn established(server: &Server) -> Self {
+    /// Connects, and is about to ask for options.
+    pub(crate) fn haggling(server: &Server) -> Self {
         let mut client = Self::connect(server);
         let greeting = client.read(18);
         assert_eq!(&greeting[..16], b"NBDMAGICIHAVEOPT");
         client.write(&[0, 0, 0, 3]);
+        client
+    }
+
+    /// Connects and chooses the default export with `NBD_OPT_EXPORT_NAME`.
+    pub(crate) fn established(server: &Server) -> Self {
+        let mut client = Self::haggling(server);
         client.write(b"IHAVEOPT\0\0\0\x01\0\0\0\0");
         client.read(10);
         client

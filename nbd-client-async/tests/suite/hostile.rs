@@ -4,12 +4,15 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::Poll;
 
-use nbd_client_async::proto::{Command, CommandType, TlsPolicy};
+use nbd_client_async::proto::{ClientConfig, Command, CommandType, TlsPolicy};
+use nbd_client_async::transport::Connection;
 use nbd_client_async::transport::tls::{TlsConfig, TlsConnector};
 use nbd_client_async::{Builder, Client, Error};
-use nbd_sim::hostile::{Ask, Case, Failure, Guarded, Played, play_scenes, tour};
+use nbd_sim::hostile::{
+    Ask, Case, Failure, Guarded, OVERTAKEN, Played, overtake, play_scenes, tour,
+};
 
-use crate::support::Host;
+use crate::support::{Host, LONG};
 
 macro_rules! on_every_runtime {
     ($($name:ident $host:ident),*) => {
@@ -19,6 +22,7 @@ macro_rules! on_every_runtime {
             let tls = TlsConfig::new().connector().expect("a connector");
             tour(|case, uri| $host::run(play::<$host>(&tls, case, uri)));
             play_scenes(|case, uri| $host::run(play::<$host>(&tls, case, uri)));
+            overtake(|config, connection| $host::run(write::<$host>(config, connection)));
         })*
     };
 }
@@ -29,6 +33,13 @@ on_every_runtime!(
     smol OnSmol,
     async_std OnAsyncStd
 );
+
+/// X63: a write whose reply overtakes its payload ends with its last byte.
+async fn write<H: Host>(config: &ClientConfig, connection: Connection) -> Result<(), Failure> {
+    let builder = Builder::<H::Runtime>::new().config(config.clone()).timeout(LONG);
+    let client = builder.connect_over(connection).await?;
+    client.write_at(0, vec![7; OVERTAKEN.length as usize]).await.map_err(Failure::from)
+}
 
 async fn play<H: Host>(tls: &TlsConnector, case: &Case, uri: &str) -> Played {
     let mut played = Played::default();
@@ -72,7 +83,8 @@ async fn talk(case: &Case, client: &Client, played: &mut Played) {
         played.answers.push(result.map_err(Failure::from));
         played.buffers.push(buffer);
     }
-    played.usable = Some(client.flush().await.map_err(Failure::from));
+    let last = if case.farewell { client.clone().disconnect().await } else { client.flush().await };
+    played.usable = Some(last.map_err(Failure::from));
 }
 
 /// One command of any kind, and the buffer it went with.

@@ -39,7 +39,7 @@ pub struct Played {
     pub answers: Vec<Result<(), Failure>>,
     /// The buffer of each command.
     pub buffers: Vec<Guarded>,
-    /// Whether a flush succeeds after that.
+    /// Whether a flush succeeds after that, or how a goodbye ends.
     pub usable: Option<Result<(), Failure>>,
 }
 
@@ -150,7 +150,7 @@ impl Case {
         memory.negotiated.as_ref()?;
         Some(match &memory.error {
             Some(error) => Err(Failure::Protocol(error.clone())),
-            None if memory.usable => Ok(()),
+            None if memory.usable || self.farewell => Ok(()),
             None => Err(Failure::NotSent),
         })
     }

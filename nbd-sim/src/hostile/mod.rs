@@ -15,11 +15,13 @@
 //! | `chunk` | structured replies in general |
 //! | `status` | block status |
 //! | `extended` | extended headers |
+//! | `goodbye` | what comes behind the client's goodbye |
 //! | `bytes` | the messages, unchecked |
 //! | `player` | delivers a script in memory |
 //! | `stage` | plays a script over a socket |
 //! | `scenes` | servers that harm by what they do with a socket |
 //! | `judge` | whether a client over a socket ended as the one in memory |
+//! | `overtaken` | a write whose reply overtakes its payload, with feature `adapters` |
 //! | `tour` | the whole table over sockets, with feature `adapters` |
 //! | `guarded` | a buffer that shows who wrote past it |
 
@@ -28,9 +30,12 @@ mod chunk;
 mod contexts;
 mod extended;
 mod go;
+mod goodbye;
 mod greeting;
 mod guarded;
 mod judge;
+#[cfg(feature = "adapters")]
+mod overtaken;
 mod player;
 mod read;
 mod scenes;
@@ -46,6 +51,8 @@ use nbd_proto::{
 
 pub use guarded::Guarded;
 pub use judge::{Failure, Played};
+#[cfg(feature = "adapters")]
+pub use overtaken::{OVERTAKEN, overtake};
 pub use player::Observed;
 pub use scenes::{Scene, scenes};
 pub use stage::{Address, Stage};
@@ -68,6 +75,8 @@ pub struct Case {
     pub bursts: Vec<Vec<u8>>,
     /// What the client asks once connected.
     pub commands: Vec<Command>,
+    /// Whether the client then says goodbye, before there is an answer.
+    pub farewell: bool,
     /// What the server sends after that.
     pub replies: Vec<Vec<u8>>,
     /// Whether the server then closes.
@@ -142,6 +151,7 @@ pub fn all() -> Vec<Case> {
         chunk::cases(),
         status::cases(),
         extended::cases(),
+        goodbye::cases(),
     ]
     .into_iter()
     .flatten()
@@ -185,6 +195,7 @@ fn connecting(id: &'static str, bursts: Vec<Vec<u8>>, outcome: Outcome) -> Case 
         asks: Ask::Export,
         bursts,
         commands: Vec::new(),
+        farewell: false,
         replies: Vec::new(),
         closes: false,
         outcome,

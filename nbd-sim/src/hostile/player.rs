@@ -1,8 +1,8 @@
 //! Delivers a script to a client and notes what comes of it.
 
 use nbd_proto::{
-    Client, Command, Discard, Error, ErrorReport, Event, Machine, Negotiated, Negotiation,
-    NegotiationEvent, PayloadSink, PayloadSource, Phase, Refusal, RequestId, part_mut,
+    Client, Command, Discard, Disconnect, Error, ErrorReport, Event, Machine, Negotiated,
+    Negotiation, NegotiationEvent, PayloadSink, PayloadSource, Phase, Refusal, RequestId, part_mut,
 };
 
 use super::{Answer, Ask, Case, Guarded, Outcome};
@@ -157,6 +157,9 @@ impl Case {
         for command in &self.commands {
             let id = client.submit(*command).expect("a sound command");
             memory.buffers.push((id, Guarded::of(command)));
+        }
+        if self.farewell {
+            client.disconnect(Disconnect::AfterRequests);
         }
         client.drain(&mut seen.sent, &memory).expect("payload");
         let mut result = client.feed(early, &mut memory);
