@@ -8,7 +8,7 @@ use nbd_client_blocking::transport::tls::{TlsConfig, TlsConnector};
 use nbd_client_blocking::{Builder, Client, Completion, Error, Woken};
 use nbd_proto::{ClientConfig, Command, CommandType, TlsPolicy};
 use nbd_sim::hostile::{
-    Ask, Case, Failure, Guarded, OVERTAKEN, Played, overtake, play_scenes, tour,
+    Ask, Case, Failure, Guarded, OVERTAKEN, Played, overtake, play_scenes, play_secrets, tour,
 };
 
 /// Longer than anything takes that goes well.
@@ -19,6 +19,7 @@ fn every_case_ends_over_a_socket_as_in_memory() {
     let tls = TlsConfig::new().connector().expect("a connector");
     tour(|case, uri| play(&tls, case, uri));
     play_scenes(|case, uri| play(&tls, case, uri));
+    play_secrets(play);
 }
 
 /// X63, however it is waited for.
@@ -30,19 +31,19 @@ fn a_write_whose_reply_overtakes_its_payload_ends_with_its_last_byte() {
     };
     let data = || vec![7; OVERTAKEN.length as usize];
     overtake(|config, connection| {
-        connect(config, connection)?.write_at(0, &data()).map_err(Failure::from)
-    });
-    overtake(|config, connection| {
         let mut client = connect(config, connection)?;
         let mut pipeline = client.pipeline();
-        pipeline.submit(OVERTAKEN, Some(data()))?;
+        let id = pipeline.submit(OVERTAKEN, Some(data()))?;
+        pipeline.submit(Command::flush(), None)?;
         let done = pipeline.wait()?.expect("a command is in flight");
+        assert_eq!(done.id, id);
         done.result.map_err(Failure::from)
     });
     overtake(|config, connection| {
         let mut client = connect(config, connection)?;
         let mut pipeline = client.pipeline();
         let id = pipeline.submit(OVERTAKEN, Some(data()))?;
+        pipeline.submit(Command::flush(), None)?;
         let deadline = Instant::now() + LONG;
         loop {
             if let Some(done) = pipeline.take(id) {
@@ -58,7 +59,11 @@ fn a_write_whose_reply_overtakes_its_payload_ends_with_its_last_byte() {
         let dial = move |_| Ok(once.lock().expect("no panic").take().expect("one connection"));
         let builder = Builder::new().config(config.clone()).timeout(LONG);
         let mut client = builder.reconnect(Reconnect::new()).connect_with(dial)?;
-        client.write_at(0, &data()).map_err(Failure::from)
+        let mut pipeline = client.pipeline();
+        pipeline.submit(OVERTAKEN, Some(data()))?;
+        pipeline.submit(Command::flush(), None)?;
+        let done = pipeline.wait()?.expect("a command is in flight");
+        done.result.map_err(Failure::from)
     });
 }
 

@@ -8,7 +8,7 @@ use nbd_client_mio::transport::tls::{TlsConfig, TlsConnector};
 use nbd_client_mio::{Builder, Connection, State};
 use nbd_proto::{Command, CommandType, NegotiationEvent, TlsPolicy};
 use nbd_sim::hostile::{
-    Ask, Case, Failure, Guarded, OVERTAKEN, Played, overtake, play_scenes, tour,
+    Ask, Case, Failure, Guarded, OVERTAKEN, Played, overtake, play_scenes, play_secrets, tour,
 };
 
 #[test]
@@ -16,6 +16,7 @@ fn every_case_ends_over_a_socket_as_in_memory() {
     let tls = TlsConfig::new().connector().expect("a connector");
     tour(|case, uri| play(&tls, case, uri));
     play_scenes(|case, uri| play(&tls, case, uri));
+    play_secrets(play);
 }
 
 /// X63.
@@ -28,6 +29,7 @@ fn a_write_whose_reply_overtakes_its_payload_ends_with_its_last_byte() {
         this.until(long, |disk| disk.state() == State::Ready)?;
         let buffer = Guarded::of(&OVERTAKEN);
         this.disk.submit(OVERTAKEN, Some(buffer)).expect("a sound command");
+        this.disk.submit(Command::flush(), None).expect("a sound command");
         let mut completed = None;
         this.until(long, |disk| {
             completed = disk.next_completion();

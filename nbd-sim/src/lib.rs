@@ -26,6 +26,7 @@
 //! | [`hostile`] | servers that break rules, as a table |
 //! | [`rude`] | clients that break rules, as a table |
 //! | [`fuzzing`] | bytes from a fuzzer, turned into sessions |
+//! | `scripted` | a server in a thread that changes and dies, with feature `peers` |
 //! | `peer` | real servers and tools, with feature `peers` |
 //!
 //! Nothing here reads a clock or asks the system for chance: the same seed gives
@@ -45,4 +46,6 @@ pub mod recovery;
 pub mod replay;
 pub mod rng;
 pub mod rude;
+#[cfg(feature = "peers")]
+pub mod scripted;
 pub mod transcript;

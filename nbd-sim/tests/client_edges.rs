@@ -4,7 +4,7 @@
 use nbd_proto::{
     Client, ClientConfig, Command, CommandError, Direction, Discard, Disconnect, Errno, Error,
     Event, HeaderStyle, InvalidMessage, Limits, Machine, Negotiation, PeerMisbehaved, Phase,
-    ReplyFault, RequestStatus, Table,
+    ReplyFault, RequestStatus, SubmitError, Table,
 };
 use nbd_sim::delivery::Delivery;
 use nbd_sim::hostile::bytes::{ack, cookie, granted, greeting, join, opt, simple};
@@ -122,7 +122,7 @@ fn tls_by_hand_forgets_extended_headers() {
     assert_eq!(negotiation.drain(&mut Vec::new(), &Discard), Ok(0));
 }
 
-/// T14: the server agrees to TLS inside TLS.
+/// TL14: the server agrees to TLS inside TLS.
 #[test]
 fn tls_is_not_started_twice() {
     let config = plain().option_mode(true);
@@ -137,6 +137,27 @@ fn tls_is_not_started_twice() {
         } else {
             assert_eq!(result, Err(PeerMisbehaved::TlsTwice.into()));
         }
+    }
+}
+
+/// X66: the goodbye was sent with the last requests, and the server answers them.
+#[test]
+fn a_reply_behind_the_goodbye_counts() {
+    for delivery in Delivery::ALL {
+        let mut client = client();
+        let table: Table<Vec<u8>> = Table::new();
+        let (first, second) = (client.submit(Command::flush()), client.submit(Command::flush()));
+        client.disconnect(Disconnect::AfterRequests);
+        client.drain(&mut Vec::new(), &table).unwrap();
+        assert_eq!(client.submit(Command::flush()), Err(SubmitError::Disconnecting));
+        let replies = join(&[&simple(0, cookie(0), &[]), &simple(5, 0, &[])]);
+        delivery.deliver(&mut client, &mut Discard, &replies).unwrap();
+        client.eof().unwrap();
+        assert_eq!(client.take(first.unwrap()).unwrap().1, Ok(()), "{delivery:?}");
+        // Nobody knows whether the other one was done.
+        let lost = Err(CommandError::ConnectionLost);
+        assert_eq!(client.take(second.unwrap()).unwrap().1, lost, "{delivery:?}");
+        assert!(client.is_closed() && client.error().is_none(), "{delivery:?}");
     }
 }
 

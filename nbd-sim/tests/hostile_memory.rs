@@ -1,4 +1,4 @@
-//! No script makes a client allocate 16 MiB beyond its buffers.
+//! No script makes a client allocate 16 MiB beyond its buffers, nor a server.
 //!
 //! This is a test binary of its own with one test in it: the allocator counts for
 //! the whole process.
@@ -8,6 +8,7 @@ use std::alloc::System;
 use nbd_proto::{Command, CommandType};
 use nbd_sim::delivery::Delivery;
 use nbd_sim::hostile::all;
+use nbd_sim::rude;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 #[global_allocator]
@@ -26,7 +27,7 @@ fn payload(command: &Command) -> usize {
 /// Everything that is ever allocated is counted, whether or not it was freed again: the
 /// peak is below that.
 #[test]
-fn no_case_makes_a_client_allocate_much() {
+fn no_case_makes_a_machine_allocate_much() {
     let mut largest = (0, "none");
     for case in all() {
         let buffers: usize = case.commands.iter().map(payload).sum();
@@ -39,4 +40,11 @@ fn no_case_makes_a_client_allocate_much() {
     }
     println!("at most {} bytes, in {}", largest.0, largest.1);
     assert!(largest.0 > 64 << 10, "the allocator must count");
+    for case in rude::all() {
+        let region = Region::new(ALLOCATOR);
+        let heard = case.play(Delivery::Offered);
+        let allocated = region.change().bytes_allocated;
+        drop(heard);
+        assert!(allocated < MOST, "{}: {allocated} bytes", case.id);
+    }
 }

@@ -9,7 +9,7 @@ use nbd_client_async::transport::Connection;
 use nbd_client_async::transport::tls::{TlsConfig, TlsConnector};
 use nbd_client_async::{Builder, Client, Error};
 use nbd_sim::hostile::{
-    Ask, Case, Failure, Guarded, OVERTAKEN, Played, overtake, play_scenes, tour,
+    Ask, Case, Failure, Guarded, OVERTAKEN, Played, overtake, play_scenes, play_secrets, tour,
 };
 
 use crate::support::{Host, LONG};
@@ -22,6 +22,7 @@ macro_rules! on_every_runtime {
             let tls = TlsConfig::new().connector().expect("a connector");
             tour(|case, uri| $host::run(play::<$host>(&tls, case, uri)));
             play_scenes(|case, uri| $host::run(play::<$host>(&tls, case, uri)));
+            play_secrets(|tls, case, uri| $host::run(play::<$host>(tls, case, uri)));
             overtake(|config, connection| $host::run(write::<$host>(config, connection)));
         })*
     };
@@ -38,7 +39,14 @@ on_every_runtime!(
 async fn write<H: Host>(config: &ClientConfig, connection: Connection) -> Result<(), Failure> {
     let builder = Builder::<H::Runtime>::new().config(config.clone()).timeout(LONG);
     let client = builder.connect_over(connection).await?;
-    client.write_at(0, vec![7; OVERTAKEN.length as usize]).await.map_err(Failure::from)
+    let mut write = Box::pin(client.write_at(0, vec![7; OVERTAKEN.length as usize]));
+    let mut flush = Box::pin(client.flush());
+    let written = poll_fn(|cx| {
+        let written = write.as_mut().poll(cx);
+        assert!(flush.as_mut().poll(cx).is_pending(), "nobody has answered it");
+        written
+    });
+    written.await.map_err(Failure::from)
 }
 
 async fn play<H: Host>(tls: &TlsConnector, case: &Case, uri: &str) -> Played {

@@ -128,6 +128,7 @@ impl Plan {
             policy,
             observer,
             facts,
+            connected: Instant::now(),
             down: None,
             trouble: None,
             reconnects: 0,
@@ -147,6 +148,8 @@ pub(crate) struct Recovery {
     ledger: Ledger,
     /// What callers were told of the server.
     facts: Negotiated,
+    /// When this connection was made.
+    connected: Instant,
     down: Option<Down>,
     trouble: Option<Trouble>,
     reconnects: u64,
@@ -220,6 +223,10 @@ impl Recovery {
         let cause = Arc::new(cause);
         self.tell(ReconnectEvent::Lost { cause: Arc::clone(&cause) });
         let lost = Instant::now();
+        if lost.saturating_duration_since(self.connected) > self.policy.longest_wait() {
+            // It was of use, even if nothing was asked of it.
+            self.trouble = None;
+        }
         self.trouble.get_or_insert(Trouble { since: lost, attempts: 0 });
         self.down = Some(Down { lost, next: lost, cause });
         self.put_off();
@@ -251,6 +258,7 @@ impl Recovery {
     /// There is another connection.
     fn went_up(&mut self) {
         self.reconnects += 1;
+        self.connected = Instant::now();
         if let Some(down) = self.down.take() {
             self.tell(ReconnectEvent::Reconnected { after: down.lost.elapsed() });
         }

@@ -22,6 +22,7 @@
 //! | `scenes` | servers that harm by what they do with a socket |
 //! | `judge` | whether a client over a socket ended as the one in memory |
 //! | `overtaken` | a write whose reply overtakes its payload, with feature `adapters` |
+//! | `secure` | servers that harm behind TLS, with feature `adapters` |
 //! | `tour` | the whole table over sockets, with feature `adapters` |
 //! | `guarded` | a buffer that shows who wrote past it |
 
@@ -39,6 +40,8 @@ mod overtaken;
 mod player;
 mod read;
 mod scenes;
+#[cfg(feature = "adapters")]
+mod secure;
 mod simple;
 mod stage;
 mod status;
@@ -55,6 +58,8 @@ pub use judge::{Failure, Played};
 pub use overtaken::{OVERTAKEN, overtake};
 pub use player::Observed;
 pub use scenes::{Scene, scenes};
+#[cfg(feature = "adapters")]
+pub use secure::play_secrets;
 pub use stage::{Address, Stage};
 #[cfg(feature = "adapters")]
 pub use tour::{play_scenes, tour};

@@ -8,8 +8,8 @@
 //!   is done; nothing more will come                             reads on, and is silent
 //! ```
 //!
-//! Such a command is finished by its last byte. A client that only ever looks at
-//! completions after it has received something waits for ever.
+//! Such a command is finished by its last byte. While another one is in flight, a client
+//! that looks at completions only after it has received something waits for ever.
 
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
@@ -22,17 +22,20 @@ use nbd_transport::Connection;
 use rustix::io::Errno as System;
 use rustix::net::{RecvFlags, recv};
 
-use super::bytes::{SIZE, granted, greeting, simple};
+use super::bytes::{FLAGS, ack, export, greeting, opt, simple};
 use super::{Failure, Form};
 
 /// Longer than anything takes that goes well.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// The write: more than any socket holds.
-pub const OVERTAKEN: Command = Command::write(0, SIZE as u32);
+/// More than any socket holds.
+const LENGTH: u32 = 16 << 20;
 
-/// Lets a client connect over a socket with this configuration and send [`OVERTAKEN`];
-/// `play` returns how that ended.
+/// The write.
+pub const OVERTAKEN: Command = Command::write(0, LENGTH);
+
+/// Lets a client connect over a socket with this configuration and send [`OVERTAKEN`], then
+/// a flush, which is never answered; `play` returns how the write ended.
 ///
 /// # Panics
 /// When it does not end with the error that the server sent.
@@ -54,14 +57,14 @@ fn serve(mut server: UnixStream, twin: UnixStream) -> io::Result<()> {
     server.read_exact(&mut option)?;
     let [.., a, b, c, d] = option;
     server.read_exact(&mut vec![0; u32::from_be_bytes([a, b, c, d]) as usize])?;
-    server.write_all(&granted())?;
+    server.write_all(&[export(LENGTH.into(), FLAGS), ack(opt::GO)].concat())?;
     let mut header = [0; 28];
     server.read_exact(&mut header)?;
     let cookie = header[8..].first_chunk().expect("28 bytes");
     server.write_all(&simple(28, u64::from_be_bytes(*cookie), &[]))?;
     wait_until_taken(&twin)?;
     drop(twin);
-    server.read_exact(&mut vec![0; SIZE as usize])?;
+    server.read_exact(&mut vec![0; LENGTH as usize])?;
     // Silence, until the client leaves.
     server.read_to_end(&mut Vec::new()).map(drop)
 }

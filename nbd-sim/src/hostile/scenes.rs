@@ -62,7 +62,7 @@ fn no_space(answer: &Result<(), Failure>) -> bool {
 }
 
 /// The connection is gone, whoever noticed first: the socket or the machine.
-fn lost(answer: &Result<(), Failure>) -> bool {
+pub(super) fn lost(answer: &Result<(), Failure>) -> bool {
     let closed = [PeerMisbehaved::Closed, PeerMisbehaved::ClosedMidMessage];
     match answer {
         Err(Failure::Protocol(Error::Misbehaved(what))) => closed.contains(what),
@@ -115,14 +115,14 @@ const READ: u16 = 0;
 const WRITE: u16 = 1;
 
 /// What matters of a request.
-struct Request {
+pub(super) struct Request {
     kind: u16,
-    cookie: u64,
+    pub(super) cookie: u64,
     length: u64,
 }
 
 impl Request {
-    fn read(client: &mut UnixStream) -> io::Result<Self> {
+    pub(super) fn read(client: &mut impl Read) -> io::Result<Self> {
         let mut header = [0; 28];
         client.read_exact(&mut header)?;
         let [.., a, b, c, d] = header;
@@ -132,5 +132,9 @@ impl Request {
             cookie: u64::from_be_bytes(*cookie),
             length: u64::from(u32::from_be_bytes([a, b, c, d])),
         })
+    }
+
+    pub(super) const fn is_read(&self) -> bool {
+        self.kind == READ
     }
 }

@@ -171,7 +171,8 @@ fn read_until<S: Read>(client: &mut S, sent: &mut Vec<u8>, length: usize) -> io:
     Ok(())
 }
 
-fn has_left(error: &io::Error) -> bool {
+/// Whether the other side is gone, which it may be whenever it has heard enough.
+pub(super) fn has_left(error: &io::Error) -> bool {
     use ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
     [BrokenPipe, ConnectionReset, UnexpectedEof].contains(&error.kind())
 }

@@ -12,6 +12,7 @@ use std::io::ErrorKind;
 /// their leading zeroes.
 const SIGNATURE: usize = 16;
 
+/// TL05 and TL06, with requests in flight in most of them.
 #[test]
 fn a_cut_is_told_from_an_end_at_every_byte() {
     let pki = Pki::new();

@@ -18,6 +18,7 @@ fn flood(victim: &mut Victim, kind: ContentType, content: &[u8]) -> Result<Opene
     (0..FLOOD).try_fold(Opened::Drained, |_, _| victim.record(kind, content))
 }
 
+/// TL09.
 #[test]
 fn records_of_one_byte_carry_all_data() {
     let pki = Pki::new();
@@ -46,6 +47,7 @@ fn a_few_empty_records_are_nothing_and_many_are_a_fault() {
     }
 }
 
+/// TL17.
 #[test]
 fn key_updates_between_data_change_nothing() {
     let pki = Pki::new();
@@ -63,6 +65,7 @@ fn key_updates_between_data_change_nothing() {
 
 /// rustls ends the session. OpenSSL answers each one, and nothing more is read once the answers
 /// pile up.
+/// TL17.
 #[test]
 fn a_flood_of_key_updates_takes_a_bounded_room() {
     let pki = Pki::new();
@@ -105,6 +108,7 @@ fn a_flood_of_key_updates_takes_a_bounded_room() {
 }
 
 /// What only the start of a session may have.
+/// TL17.
 #[test]
 fn messages_of_the_handshake_are_a_fault_after_it() {
     let pki = Pki::new();
@@ -142,6 +146,7 @@ fn messages_of_the_handshake_are_a_fault_after_it() {
 
 /// TLS 1.2 has renegotiation, which nobody needs and many were attacked by. The answer is a warning
 /// each time, and the session goes on as it is; rustls warns only once.
+/// TL17.
 #[test]
 fn renegotiation_is_refused() {
     let pki = Pki::new();
@@ -202,6 +207,7 @@ fn messages_that_are_too_long_are_a_fault() {
     }
 }
 
+/// TL17.
 #[test]
 fn tickets_are_thrown_away_and_clients_have_none() {
     let pki = Pki::new();
@@ -221,6 +227,7 @@ fn tickets_are_thrown_away_and_clients_have_none() {
     }
 }
 
+/// TL17.
 #[test]
 fn a_flood_of_warnings_is_a_fault() {
     let pki = Pki::new();

@@ -98,6 +98,11 @@ impl Pki {
         fs::write(self.file("ca-crl.pem"), list.pem().expect("it is PEM")).expect("written");
     }
 
+    /// The authority's own key.
+    pub(crate) fn key_pem(&self) -> String {
+        self.issuer.key().serialize_pem()
+    }
+
     pub(crate) fn dir(&self) -> &Path {
         self.scratch.path()
     }

@@ -96,6 +96,7 @@ fn qemu_nbd_takes_it_in_both_versions() {
     }
 }
 
+/// TL12.
 #[test]
 fn a_wrong_key_and_an_unknown_user_get_a_hint() {
     let keys = Keys::new();

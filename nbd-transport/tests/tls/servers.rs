@@ -86,6 +86,7 @@ fn each_protocol_version_alone() {
     }
 }
 
+/// TL01, TL02 and TL04: of another time, for another name, for another use.
 #[test]
 fn certificates_that_are_not_accepted() {
     let year = |from, to| Special { years: Some((from, to)), ..Special::names(&LOCAL) };
@@ -97,6 +98,9 @@ fn certificates_that_are_not_accepted() {
             Special::names(&["nbd.example", "*.disk.example"]),
             "it is not for \"localhost\" but for nbd.example, *.disk.example",
         ),
+        // A wildcard stands for one label of a name, not for any.
+        (Special::names(&["*"]), "it is not for \"localhost\""),
+        (Special::names(&["*.localhost"]), "it is not for \"localhost\" but for *.localhost"),
         (Special::default(), "it is not for \"localhost\": it has no subjectAltName"),
         (year(2000, 2001), "it has expired "),
         (year(4000, 4001), "it is not valid yet, only in "),
@@ -110,6 +114,20 @@ fn certificates_that_are_not_accepted() {
         let error = refusal(tcp(&server), connector, Some("localhost"));
         let rest = error.strip_prefix(prefix).unwrap_or_else(|| panic!("{error}"));
         assert!(rest.starts_with(expected), "{error}");
+    }
+}
+
+/// TL02: an authority that nobody knows, which is the server itself.
+#[test]
+fn a_certificate_that_signed_itself() {
+    let (pki, stranger) = (Pki::new(), Pki::called("Test CA"));
+    fs::copy(stranger.file("ca-cert.pem"), stranger.file("server-cert.pem")).expect("copied");
+    fs::write(stranger.file("server-key.pem"), stranger.key_pem()).expect("it is written");
+    let server = nbdkit(&stranger, &["--tls=require"]).start().expect("nbdkit starts");
+    for check in [ServerCheck::Full, ServerCheck::AnyName] {
+        let connector = connector(trusting(pki.dir()).server_check(check));
+        let error = refusal(unix(&server), connector, None);
+        assert!(error.starts_with("the server's certificate is not accepted: "), "{error}");
     }
 }
 

@@ -1,4 +1,8 @@
-//! What the documents say of faults is what the table of hostile servers shows.
+//! What the documents say of faults is what the tables of hostile servers and of rude
+//! clients show.
+
+mod clients;
+mod elsewhere;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -105,7 +109,7 @@ fn page() -> String {
             _ => format!("| {text} | {cases} |\n"),
         };
     }
-    page
+    page + &elsewhere::page() + &clients::page()
 }
 
 /// `NBD_UPDATE_DOCS` writes the page.

@@ -1,0 +1,165 @@
+//! A server in a thread, each of whose connections is another life: what it offers, and
+//! how long it lives.
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+
+use crate::hostile::bytes::{
+    DONE, FLAGS, SIZE, ack, chunk, claim, context, data, export, greeting, kind, opt, rep, simple,
+    status,
+};
+use crate::peer::Scratch;
+
+/// What one connection finds.
+#[derive(Debug, Clone)]
+pub struct Life {
+    /// Size of the export, in bytes.
+    pub size: u64,
+    /// Its transmission flags.
+    pub flags: u16,
+    /// Whether structured replies are granted.
+    pub structured: bool,
+    /// The meta contexts that are selected, whatever is asked for.
+    pub contexts: Vec<(u32, &'static str)>,
+    /// How many requests are answered.
+    pub replies: usize,
+    /// Whether it takes another request to end it.
+    pub waits: bool,
+}
+
+impl Default for Life {
+    fn default() -> Self {
+        Self {
+            size: SIZE,
+            flags: FLAGS,
+            structured: true,
+            contexts: Vec::new(),
+            replies: usize::MAX,
+            waits: true,
+        }
+    }
+}
+
+/// A running server, which ends when it is dropped.
+#[derive(Debug)]
+pub struct Scripted {
+    path: PathBuf,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+    // The directory goes last.
+    _scratch: Scratch,
+}
+
+impl Scripted {
+    /// Listens on a Unix socket. `life` is given the number of the connection, from 0 on;
+    /// they are served one after the other.
+    ///
+    /// # Panics
+    /// When the system is short of something.
+    #[must_use]
+    pub fn start(life: impl Fn(usize) -> Life + Send + 'static) -> Self {
+        let scratch = Scratch::new().expect("a temporary directory");
+        let path = scratch.join("s");
+        let listener = UnixListener::bind(&path).expect("a socket that listens");
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = thread::spawn(move || {
+            for (n, client) in listener.incoming().enumerate() {
+                if stopped.load(Ordering::Acquire) {
+                    return;
+                }
+                // A client that leaves, however it does, ends this life only.
+                let _ = client.and_then(|client| life(n).serve(client));
+            }
+        });
+        Self { path, stop, thread: Some(thread), _scratch: scratch }
+    }
+
+    /// The URI that leads here.
+    #[must_use]
+    pub fn uri(&self) -> String {
+        format!("nbd+unix:///?socket={}", self.path.display())
+    }
+}
+
+impl Drop for Scripted {
+    /// Clients must have left by now.
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        let woken = UnixStream::connect(&self.path);
+        if let (Ok(_), Some(thread)) = (woken, self.thread.take()) {
+            // A panic has been reported by the thread itself.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Life {
+    fn serve(&self, mut client: UnixStream) -> io::Result<()> {
+        client.write_all(&greeting(3))?;
+        client.read_exact(&mut [0; 4])?;
+        loop {
+            let mut header = [0; 16];
+            client.read_exact(&mut header)?;
+            let [.., o, p, q, r, a, b, c, d] = header;
+            client.read_exact(&mut vec![0; u32::from_be_bytes([a, b, c, d]) as usize])?;
+            let option = u32::from_be_bytes([o, p, q, r]);
+            client.write_all(&self.answer(option))?;
+            if option == opt::GO {
+                break;
+            }
+        }
+        for _ in 0..self.replies {
+            let mut header = [0; 28];
+            client.read_exact(&mut header)?;
+            let reply = self.reply(header, &mut client)?;
+            client.write_all(&reply)?;
+        }
+        if self.waits { client.read_exact(&mut [0]) } else { Ok(()) }
+    }
+
+    fn answer(&self, option: u32) -> Vec<u8> {
+        match option {
+            opt::GO => [export(self.size, self.flags), ack(option)].concat(),
+            opt::STRUCTURED_REPLY if self.structured => ack(option),
+            opt::SET_META_CONTEXT => {
+                let contexts = self.contexts.iter().map(|(id, name)| context(*id, name.as_bytes()));
+                contexts.chain([ack(option)]).collect::<Vec<_>>().concat()
+            }
+            _ => claim(option, rep::ERR_UNSUP, 0, &[]),
+        }
+    }
+
+    /// The disk is all [`DATA`](crate::hostile::DATA), and stays so.
+    fn reply(&self, header: [u8; 28], client: &mut UnixStream) -> io::Result<Vec<u8>> {
+        let [.., a, b, c, d] = header;
+        let length = u32::from_be_bytes([a, b, c, d]);
+        let word =
+            |at: usize| header[at..].first_chunk().map_or(0, |eight| u64::from_be_bytes(*eight));
+        let (cookie, offset) = (word(8), word(16));
+        Ok(match u16::from_be_bytes([header[6], header[7]]) {
+            0 if self.structured => {
+                chunk(DONE, kind::OFFSET_DATA, cookie, &data(offset, length as usize))
+            }
+            0 => simple(0, cookie, &vec![crate::hostile::DATA; length as usize]),
+            1 => {
+                client.read_exact(&mut vec![0; length as usize])?;
+                simple(0, cookie, &[])
+            }
+            7 => {
+                let last = self.contexts.len().saturating_sub(1);
+                let chunks = self.contexts.iter().enumerate().map(|(n, (id, _))| {
+                    let flags = if n == last { DONE } else { 0 };
+                    // The number of the context tells whose extents these are.
+                    chunk(flags, kind::BLOCK_STATUS, cookie, &status(*id, &[(length, *id)]))
+                });
+                chunks.collect::<Vec<_>>().concat()
+            }
+            _ => simple(0, cookie, &[]),
+        })
+    }
+}
