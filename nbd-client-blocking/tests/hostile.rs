@@ -1,5 +1,9 @@
 //! The table of servers that break rules, over real sockets.
+//!
+//! This is a test binary of its own with one test in it: the allocator counts for
+//! the whole process.
 
+use std::alloc::System;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -10,6 +14,10 @@ use nbd_proto::{ClientConfig, Command, CommandType, TlsPolicy};
 use nbd_sim::hostile::{
     Ask, Case, Failure, Guarded, OVERTAKEN, Played, overtake, play_scenes, play_secrets, tour,
 };
+use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 /// Longer than anything takes that goes well.
 const LONG: Duration = Duration::from_secs(10);
@@ -17,13 +25,13 @@ const LONG: Duration = Duration::from_secs(10);
 #[test]
 fn every_case_ends_over_a_socket_as_in_memory() {
     let tls = TlsConfig::new().connector().expect("a connector");
-    tour(|case, uri| play(&tls, case, uri));
+    tour(|| ALLOCATOR.stats().bytes_allocated, |case, uri| play(&tls, case, uri));
     play_scenes(|case, uri| play(&tls, case, uri));
     play_secrets(play);
+    a_write_whose_reply_overtakes_its_payload_ends_with_its_last_byte();
 }
 
 /// X63, however it is waited for.
-#[test]
 fn a_write_whose_reply_overtakes_its_payload_ends_with_its_last_byte() {
     let connect = |config: &ClientConfig, connection| {
         let builder = Builder::new().config(config.clone()).timeout(LONG);

@@ -2,10 +2,11 @@
 //! how long it lives.
 
 use std::io::{self, Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
 use crate::hostile::bytes::{
@@ -49,6 +50,8 @@ impl Default for Life {
 pub struct Scripted {
     path: PathBuf,
     stop: Arc<AtomicBool>,
+    /// The client of the moment.
+    client: Arc<Mutex<Option<UnixStream>>>,
     thread: Option<JoinHandle<()>>,
     // The directory goes last.
     _scratch: Scratch,
@@ -66,17 +69,21 @@ impl Scripted {
         let path = scratch.join("s");
         let listener = UnixListener::bind(&path).expect("a socket that listens");
         let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
+        let (stopped, client) = (Arc::clone(&stop), Arc::new(Mutex::new(None)));
+        let present = Arc::clone(&client);
         let thread = thread::spawn(move || {
             for (n, client) in listener.incoming().enumerate() {
+                let Ok(client) = client else { return };
+                *present.lock().expect("no panic") = client.try_clone().ok();
                 if stopped.load(Ordering::Acquire) {
                     return;
                 }
                 // A client that leaves, however it does, ends this life only.
-                let _ = client.and_then(|client| life(n).serve(client));
+                let _ = life(n).serve(client);
+                *present.lock().expect("no panic") = None;
             }
         });
-        Self { path, stop, thread: Some(thread), _scratch: scratch }
+        Self { path, stop, client, thread: Some(thread), _scratch: scratch }
     }
 
     /// The URI that leads here.
@@ -87,9 +94,11 @@ impl Scripted {
 }
 
 impl Drop for Scripted {
-    /// Clients must have left by now.
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
+        if let Some(client) = self.client.lock().ok().and_then(|mut client| client.take()) {
+            let _ = client.shutdown(Shutdown::Both);
+        }
         let woken = UnixStream::connect(&self.path);
         if let (Ok(_), Some(thread)) = (woken, self.thread.take()) {
             // A panic has been reported by the thread itself.

@@ -2,8 +2,8 @@
 
 mod cancel;
 mod commands;
-mod hostile;
 mod recovery;
+mod redial;
 mod streams;
 mod support;
 mod time;

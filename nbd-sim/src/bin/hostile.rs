@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use nbd_sim::delivery::Delivery;
 use nbd_sim::hostile::{Address, Stage, all};
 
 const USAGE: &str = "usage: hostile --list | CASE --unix PATH | CASE --tcp ADDRESS:PORT";
@@ -48,7 +49,9 @@ fn play(id: &str, address: Address) -> Result<(), String> {
     let case = case.ok_or_else(|| format!("no case {id}; --list tells them all"))?;
     let stage = Stage::at(address).map_err(|error| error.to_string())?;
     println!("{}", stage.uri());
-    let sent = stage.play(&case, Duration::from_secs(60)).map_err(|error| error.to_string())?;
+    let script = case.play(Delivery::Whole, None);
+    let sent =
+        stage.play(&case, &script, Duration::from_secs(60)).map_err(|error| error.to_string())?;
     println!("the client sent {} bytes and left; it owes: {:?}", sent.len(), case.outcome);
     Ok(())
 }

@@ -74,27 +74,26 @@ impl Stage {
     }
 
     /// Plays a case to the next client and returns all that it sent, once it has left.
-    /// Whenever the client is expected to speak, it has `patience` to do so.
+    /// `script` is what the client in memory made of the case. Whenever the client is expected to speak, it has `patience` to do so.
     ///
     /// # Errors
     /// Those of the system, and [`ErrorKind::WouldBlock`] or [`ErrorKind::TimedOut`] when
     /// the client says nothing and stays.
-    pub fn play(self, case: &Case, patience: Duration) -> io::Result<Vec<u8>> {
-        let script = case.play(Delivery::Whole, None);
+    pub fn play(self, case: &Case, script: &Observed, patience: Duration) -> io::Result<Vec<u8>> {
         let patience = Some(patience);
         match self.listener {
             Listener::Unix(listener) => {
                 let mut client = listener.accept()?.0;
                 client.set_read_timeout(patience)?;
                 client.set_write_timeout(patience)?;
-                case.perform(&script, &mut client)
+                case.perform(script, &mut client)
             }
             Listener::Tcp(listener) => {
                 let mut client = listener.accept()?.0;
                 client.set_nodelay(true)?;
                 client.set_read_timeout(patience)?;
                 client.set_write_timeout(patience)?;
-                case.perform(&script, &mut client)
+                case.perform(script, &mut client)
             }
         }
     }

@@ -4,9 +4,11 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread;
 
+use nbd_proto::{Command, CommandType};
 use nbd_transport::{ConnectError, Error};
 
 use super::{Address, Case, Failure, Played, Stage, all, scenes};
+use crate::delivery::Delivery;
 use crate::peer::Scratch;
 
 impl From<Error> for Failure {
@@ -25,13 +27,18 @@ impl From<Error> for Failure {
     }
 }
 
+/// The most memory that a client may use for a case beyond the payload of its commands,
+/// in bytes.
+const MOST: usize = 16 << 20;
+
 /// Plays every case over a Unix socket and over TCP to the client that `play` is, which
-/// is given the case and the server's URI.
+/// is given the case and the server's URI. `allocated` tells how many bytes the process has
+/// allocated so far, freed again or not: the peak of the memory in use is below that.
 ///
 /// # Panics
-/// When a case ends in another way than in memory, or a client neither speaks nor
-/// leaves for a minute.
-pub fn tour(mut play: impl FnMut(&Case, &str) -> Played) {
+/// When a case ends in another way than in memory, a client neither speaks nor leaves for
+/// a minute, or it allocates too much.
+pub fn tour(allocated: impl Fn() -> usize, mut play: impl FnMut(&Case, &str) -> Played) {
     let scratch = Scratch::new().expect("a temporary directory");
     for (n, case) in all().iter().enumerate() {
         let unix = Address::Unix(scratch.join(&n.to_string()));
@@ -39,16 +46,30 @@ pub fn tour(mut play: impl FnMut(&Case, &str) -> Played) {
         for address in [unix, tcp] {
             let stage = Stage::at(address).expect("a socket that listens");
             let (uri, address) = (stage.uri(), stage.address().clone());
+            let script = case.play(Delivery::Whole, None);
+            let before = allocated();
             let (played, sent) = thread::scope(|scope| {
-                let server = scope.spawn(|| stage.play(case, case.patience(true)));
+                let server = scope.spawn(|| stage.play(case, &script, case.patience(true)));
                 let played = then_look_in(&address, || play(case, &uri));
                 (played, server.join().expect("no panic"))
             });
+            let taken = allocated() - before;
+            let payload = case.commands.iter().map(payload).sum::<usize>();
+            assert!(taken < MOST + 8 * payload, "{}, {uri}: {taken} bytes", case.id);
             let sent = sent.unwrap_or_else(|error| panic!("{}, {uri}: {error}", case.id));
             if let Err(difference) = case.judge(&played, &sent) {
                 panic!("{}, {uri}: {difference}", case.id);
             }
         }
+    }
+}
+
+/// Payload passes through a buffer of its command, of the socket's other side, and of the
+/// test, which counts it, too.
+fn payload(command: &Command) -> usize {
+    match command.kind {
+        CommandType::Read | CommandType::Write => command.length as usize,
+        _ => 0,
     }
 }
 

@@ -183,7 +183,7 @@ fn every_test_elsewhere_names_its_case() {
         let (before, body) = text
             .split_once(&format!("fn {test}("))
             .unwrap_or_else(|| panic!("{file} has no {test}"));
-        let comment = before.lines().rev().skip(1).take_while(|line| !line.is_empty());
+        let comment = before.lines().rev().take_while(|line| !line.is_empty());
         let quoted = format!("\"{case}");
         let named = comment.into_iter().any(|line| line.contains(case)) || body.contains(&quoted);
         assert!(named, "{test} in {file} does not say {case}");
