@@ -16,7 +16,8 @@ use rustls::{ServerConfig, ServerConnection};
 use super::bytes::{DONE, ack, chunk, data, granted, greeting, kind, opt, simple};
 use super::scenes::{Request, lost};
 use super::stage::has_left;
-use super::{Case, DATA, Failure, Form, Outcome, Played, talking};
+use super::tour::then_look_in;
+use super::{Address, Case, DATA, Failure, Form, Outcome, Played, talking};
 use crate::peer::Scratch;
 
 /// One of these servers.
@@ -40,6 +41,7 @@ pub fn play_secrets(mut play: impl FnMut(&TlsConnector, &Case, &str) -> Played) 
         let path = scratch.join(case.id);
         let listener = UnixListener::bind(&path).expect("a socket that listens");
         let uri = format!("nbd+unix:///?socket={}", path.display());
+        let address = Address::Unix(path);
         let (played, served) = thread::scope(|scope| {
             let server = scope.spawn(|| {
                 let mut client = listener.accept()?.0;
@@ -55,7 +57,8 @@ pub fn play_secrets(mut play: impl FnMut(&TlsConnector, &Case, &str) -> Played) 
                     result => result,
                 }
             });
-            (play(&connector, &case, &uri), server.join().expect("no panic"))
+            let played = then_look_in(&address, || play(&connector, &case, &uri));
+            (played, server.join().expect("no panic"))
         });
         served.unwrap_or_else(|error| panic!("{}: {error}", case.id));
         assert!(ends_well(&played), "{}: {played:?}", case.id);

@@ -103,7 +103,7 @@ pub fn play_scenes(mut play: impl FnMut(&Case, &str) -> Played) {
 /// Lets a client play, and then connects once more, whether it panicked or not. A server that
 /// still waits for its client, which gave up before it came, is released by that; to any other
 /// it makes no difference.
-fn then_look_in<T>(address: &Address, play: impl FnOnce() -> T) -> T {
+pub(super) fn then_look_in<T>(address: &Address, play: impl FnOnce() -> T) -> T {
     struct Last<'a>(&'a Address);
 
     impl Drop for Last<'_> {
