@@ -83,11 +83,11 @@ fn each_change_has_an_error_of_its_own() {
             Changed::Flags(TransmissionFlags::SEND_TRIM),
         ),
         (
-            Life { contexts: vec![(1, "base:allocation")], ..first.clone() },
+            Life { contexts: vec![(1, "base:allocation")], ..first },
             Changed::Context("x:y".to_owned()),
         ),
         (
-            Life { structured: false, contexts: Vec::new(), ..first.clone() },
+            Life { structured: false, contexts: Vec::new(), ..first },
             Changed::Headers { was: HeaderStyle::Structured, is: HeaderStyle::Simple },
         ),
     ];

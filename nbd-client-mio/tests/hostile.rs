@@ -22,7 +22,7 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 #[test]
 fn every_case_ends_over_a_socket_as_in_memory() {
     let tls = TlsConfig::new().connector().expect("a connector");
-    tour(|| ALLOCATOR.stats().bytes_allocated, |case, uri| play(&tls, case, uri));
+    tour(Some(|| ALLOCATOR.stats().bytes_allocated), |case, uri| play(&tls, case, uri));
     play_scenes(|case, uri| play(&tls, case, uri));
     play_secrets(play);
     a_write_whose_reply_overtakes_its_payload_ends_with_its_last_byte();

@@ -2,6 +2,7 @@
 
 mod cancel;
 mod commands;
+mod hostile;
 mod recovery;
 mod redial;
 mod streams;

@@ -98,9 +98,14 @@ impl Pki {
         fs::write(self.file("ca-crl.pem"), list.pem().expect("it is PEM")).expect("written");
     }
 
-    /// The authority's own key.
-    pub(crate) fn key_pem(&self) -> String {
-        self.issuer.key().serialize_pem()
+    /// Makes a certificate and key for a server that signs itself.
+    pub(crate) fn sign_itself(&self) {
+        let key = KeyPair::generate().expect("a key is made");
+        let names = LOCAL.map(str::to_owned).to_vec();
+        let params = CertificateParams::new(names).expect("the names are sound");
+        let certificate = params.self_signed(&key).expect("it signs itself");
+        fs::write(self.file("server-cert.pem"), certificate.pem()).expect("written");
+        fs::write(self.file("server-key.pem"), key.serialize_pem()).expect("written");
     }
 
     pub(crate) fn dir(&self) -> &Path {

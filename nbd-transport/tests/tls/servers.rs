@@ -120,10 +120,9 @@ fn certificates_that_are_not_accepted() {
 /// TL02: an authority that nobody knows, which is the server itself.
 #[test]
 fn a_certificate_that_signed_itself() {
-    let (pki, stranger) = (Pki::new(), Pki::called("Test CA"));
-    fs::copy(stranger.file("ca-cert.pem"), stranger.file("server-cert.pem")).expect("copied");
-    fs::write(stranger.file("server-key.pem"), stranger.key_pem()).expect("it is written");
-    let server = nbdkit(&stranger, &["--tls=require"]).start().expect("nbdkit starts");
+    let pki = Pki::authority();
+    pki.sign_itself();
+    let server = nbdkit(&pki, &["--tls=require"]).start().expect("nbdkit starts");
     for check in [ServerCheck::Full, ServerCheck::AnyName] {
         let connector = connector(trusting(pki.dir()).server_check(check));
         let error = refusal(unix(&server), connector, None);

@@ -1,78 +1,43 @@
 //! The table of servers that break rules, over real sockets.
-//!
-//! This is a test binary of its own with one test in it: the allocator counts for
-//! the whole process.
 
-use std::alloc::System;
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::Poll;
-use std::time::Duration;
 
 use nbd_client_async::proto::{ClientConfig, Command, CommandType, TlsPolicy};
 use nbd_client_async::transport::Connection;
 use nbd_client_async::transport::tls::{TlsConfig, TlsConnector};
-use nbd_client_async::{Builder, Client, Error, Runtime};
-use nbd_client_futures::async_std::AsyncStd;
-use nbd_client_futures::smol::Smol;
-use nbd_client_tokio::Tokio;
+use nbd_client_async::{Builder, Client, Error};
 use nbd_sim::hostile::{
     Ask, Case, Failure, Guarded, OVERTAKEN, Played, overtake, play_scenes, play_secrets, tour,
 };
-use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 
-#[global_allocator]
-static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+use crate::support::{Host, LONG};
 
-/// Longer than anything takes that goes well.
-const LONG: Duration = Duration::from_secs(30);
-
-#[test]
-fn every_case_ends_over_a_socket_as_in_memory_on_every_runtime() {
-    // What is left of a client ends with its runtime.
-    on::<Tokio>(|work| current_thread().block_on(work));
-    on::<Tokio>(|work| multi_thread().block_on(work));
-    on::<Smol>(|work| smol::block_on(work));
-    on::<AsyncStd>(|work| async_std::task::block_on(work));
-}
-
-fn current_thread() -> tokio::runtime::Runtime {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.expect("a runtime")
-}
-
-fn multi_thread() -> tokio::runtime::Runtime {
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    runtime.expect("a runtime")
-}
-
-/// What one runtime runs.
-type Work<'a> = Pin<&'a mut dyn Future<Output = ()>>;
-
-fn on<R: Runtime + Clone + Default>(run: impl Fn(Work<'_>)) {
-    let played = |tls: &TlsConnector, case: &Case, uri: &str| {
-        let mut played = None;
-        run(pin!(async { played = Some(play::<R>(tls, case, uri).await) }));
-        played.expect("it has run")
+macro_rules! on_every_runtime {
+    ($($name:ident $host:ident),*) => {
+        $(#[test]
+        fn $name() {
+            use crate::support::$host;
+            let tls = TlsConfig::new().connector().expect("a connector");
+            tour(None, |case, uri| $host::run(play::<$host>(&tls, case, uri)));
+            play_scenes(|case, uri| $host::run(play::<$host>(&tls, case, uri)));
+            play_secrets(|tls, case, uri| $host::run(play::<$host>(tls, case, uri)));
+            overtake(|config, connection| $host::run(write::<$host>(config, connection)));
+        })*
     };
-    let tls = TlsConfig::new().connector().expect("a connector");
-    tour(|| ALLOCATOR.stats().bytes_allocated, |case, uri| played(&tls, case, uri));
-    play_scenes(|case, uri| played(&tls, case, uri));
-    play_secrets(played);
-    overtake(|config, connection| {
-        let mut written = None;
-        run(pin!(async { written = Some(write::<R>(config, connection).await) }));
-        written.expect("it has run")
-    });
 }
+
+on_every_runtime!(
+    tokio_current_thread CurrentThread,
+    tokio_multi_thread MultiThread,
+    smol OnSmol,
+    async_std OnAsyncStd
+);
 
 /// X63: a write whose reply overtakes its payload ends with its last byte.
-async fn write<R: Runtime + Clone + Default>(
-    config: &ClientConfig,
-    connection: Connection,
-) -> Result<(), Failure> {
-    let builder = Builder::<R>::new().config(config.clone()).timeout(LONG);
+async fn write<H: Host>(config: &ClientConfig, connection: Connection) -> Result<(), Failure> {
+    let builder = Builder::<H::Runtime>::new().config(config.clone()).timeout(LONG);
     let client = builder.connect_over(connection).await?;
     let mut write = Box::pin(client.write_at(0, vec![7; OVERTAKEN.length as usize]));
     let mut flush = Box::pin(client.flush());
@@ -84,9 +49,9 @@ async fn write<R: Runtime + Clone + Default>(
     written.await.map_err(Failure::from)
 }
 
-async fn play<R: Runtime + Clone + Default>(tls: &TlsConnector, case: &Case, uri: &str) -> Played {
+async fn play<H: Host>(tls: &TlsConnector, case: &Case, uri: &str) -> Played {
     let mut played = Played::default();
-    let builder = Builder::<R>::new()
+    let builder = Builder::<H::Runtime>::new()
         .tls(TlsPolicy::Disable, tls.clone())
         .config(case.config.clone())
         .timeout(case.patience(case.connects_or_fails()));
