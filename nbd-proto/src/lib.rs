@@ -84,6 +84,7 @@ extern crate alloc;
 #[cfg(feature = "std")]
 extern crate std;
 
+// `arithmetic_side_effects` is denied where numbers come from the peer.
 mod client;
 mod config;
 mod engine;
@@ -94,12 +95,13 @@ mod failure;
 #[cfg(feature = "std")]
 pub mod io;
 mod machine;
+#[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 mod negotiate;
 mod payload;
 pub mod recovery;
+#[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 mod server;
 mod types;
-// Nothing is computed from a length here that has not been checked.
 #[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 pub mod wire;
 

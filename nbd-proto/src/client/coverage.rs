@@ -46,11 +46,11 @@ impl Coverage {
             return Err(ReplyFault::Overlap);
         }
         let next = self.islands.partition_point(|island| island.start < range.start);
-        let before = next.checked_sub(1).and_then(|i| self.islands.get(i));
-        let touches_before = match before {
+        let before = next.checked_sub(1);
+        let touched_before = match before.and_then(|index| self.islands.get(index)) {
             Some(island) if island.end > range.start => return Err(ReplyFault::Overlap),
-            Some(island) => island.end == range.start,
-            None => false,
+            Some(island) if island.end == range.start => before,
+            Some(_) | None => None,
         };
         let touches_next = match self.islands.get(next) {
             Some(island) if island.start < range.end => return Err(ReplyFault::Overlap),
@@ -64,18 +64,18 @@ impl Coverage {
             }
             return Ok(());
         }
-        match (touches_before, touches_next) {
-            (true, true) => {
+        match (touched_before, touches_next) {
+            (Some(index), true) => {
                 let end = self.islands.remove(next).end;
-                self.extend(next - 1, end);
+                self.extend(index, end);
             }
-            (true, false) => self.extend(next - 1, range.end),
-            (false, true) => {
+            (Some(index), false) => self.extend(index, range.end),
+            (None, true) => {
                 if let Some(island) = self.islands.get_mut(next) {
                     island.start = range.start;
                 }
             }
-            (false, false) => {
+            (None, false) => {
                 if self.islands.len() >= max_islands {
                     return Err(ReplyFault::TooScattered);
                 }

@@ -20,11 +20,14 @@
 //! | `status` | validation of block status |
 
 mod completion;
+#[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 mod coverage;
 mod ending;
 mod machine;
 mod pending;
+#[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 mod reply;
+#[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 mod status;
 mod submit;
 

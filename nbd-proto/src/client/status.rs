@@ -110,7 +110,7 @@ impl StatusProgress {
             return Err(ReplyFault::ExcessExtent);
         }
         self.covered = self.covered.saturating_add(extent.length);
-        self.count += 1;
+        self.count = self.count.saturating_add(1);
         let room = export_size.saturating_sub(command.offset);
         if self.covered > room || (one && self.covered > command.length) {
             return Err(ReplyFault::ExcessExtent);

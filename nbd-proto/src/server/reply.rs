@@ -65,7 +65,7 @@ impl Server {
         }
         let length = usize::try_from(command.length).unwrap_or(usize::MAX);
         if simple {
-            received.queued += 1;
+            received.queued = received.queued.saturating_add(1);
             received.stage = Stage::Answered;
             let header = SimpleReply { error: 0, cookie }.encode();
             self.core.outbox.push_payload(id, &header, 0, length);
@@ -225,7 +225,11 @@ impl Core {
         let end = at.checked_add(length).ok_or(ApiMisuse::WrongReply)? as u64;
         let sound =
             structured && command.kind == CommandType::Read && length > 0 && end <= command.length;
-        if sound { Ok(command.offset + at as u64) } else { Err(ApiMisuse::WrongReply) }
+        if sound {
+            Ok(command.offset.saturating_add(at as u64))
+        } else {
+            Err(ApiMisuse::WrongReply)
+        }
     }
 
     fn answer_success(&mut self, id: RequestId) {
@@ -254,7 +258,7 @@ impl Core {
 
     fn simple(&mut self, id: RequestId, error: u32) {
         if let Some(received) = self.slots.get_mut(id) {
-            received.queued += 1;
+            received.queued = received.queued.saturating_add(1);
             received.stage = Stage::Answered;
             let reply = SimpleReply { error, cookie: received.cookie };
             self.outbox.push_named(id, &reply.encode());
@@ -275,9 +279,9 @@ impl Core {
             kind: kind.to_wire(),
             cookie: received.cookie,
             offset: received.offset,
-            length: (fixed.len() + tail_length) as u64,
+            length: fixed.len().saturating_add(tail_length) as u64,
         };
-        received.queued += 1;
+        received.queued = received.queued.saturating_add(1);
         if last {
             received.stage = Stage::Answered;
         }
@@ -305,7 +309,7 @@ fn join(out: &mut [u8; 44], header: &[u8], fixed: &[u8]) -> usize {
     for (to, from) in out.iter_mut().zip(header.iter().chain(fixed)) {
         *to = *from;
     }
-    header.len() + fixed.len()
+    header.len().saturating_add(fixed.len())
 }
 
 /// At most 4096 bytes of text, cut between characters.
@@ -316,7 +320,8 @@ fn cut(text: &str) -> &str {
 
 /// The longest aligned start of an extent that 32 bits can express.
 fn shortened(extent: Extent, minimum_block: u32) -> [u8; Extent::COMPACT_LEN] {
-    let longest = u64::from(u32::MAX - (u32::MAX % minimum_block.max(512)));
+    let past = u32::MAX.checked_rem(minimum_block.max(512)).unwrap_or(0);
+    let longest = u64::from(u32::MAX.saturating_sub(past));
     let extent =
         Extent { length: extent.length.min(longest), status: extent.status & u64::from(u32::MAX) };
     extent.encode_compact().unwrap_or_default()

@@ -65,7 +65,7 @@ impl<S: PayloadSink> Role<S> for Core {
             let head = bytes.first_chunk().ok_or(InvalidMessage::Truncated)?;
             (RequestHeader::decode_compact(head)?, head.len())
         };
-        self.messages_received += 1;
+        self.messages_received = self.messages_received.wrapping_add(1);
         Ok((used, self.request(header)?))
     }
 
@@ -113,7 +113,7 @@ impl Core {
     }
 
     fn refuse(&mut self, id: RequestId, errno: Errno, reason: &'static str) {
-        self.refused += 1;
+        self.refused = self.refused.wrapping_add(1);
         if let Some(received) = self.slots.get_mut(id) {
             received.stage = Stage::Open;
             self.answer_error(id, errno, reason);
@@ -268,7 +268,7 @@ impl Core {
             };
             return Err((errno, "range beyond the end of the export"));
         }
-        let mask = u64::from(self.export.minimum_block() - 1);
+        let mask = u64::from(self.export.minimum_block().saturating_sub(1));
         if (offset | length) & mask != 0 {
             return Err((Errno::Inval, "range not aligned to the minimum block size"));
         }

@@ -18,7 +18,7 @@ impl Core {
     ) -> Result<(usize, Step), Error> {
         let (head, _) = take(bytes)?;
         let ErrorHead { error, message_length } = ErrorHead::decode(head);
-        let room = chunk.length - ErrorHead::LEN as u64;
+        let room = chunk.length.saturating_sub(ErrorHead::LEN as u64);
         let message = u64::from(message_length);
         if message > room {
             // proto.md, "Structured reply types".
@@ -47,8 +47,8 @@ impl Core {
             self.skip(chunk, room)
         } else {
             let message = usize::from(message_length);
-            let need = message + if offset { 8 } else { 0 };
-            let excess = room - need as u64;
+            let need = message.saturating_add(if offset { OffsetData::LEN } else { 0 });
+            let excess = room.saturating_sub(need as u64);
             self.expect(Expect::ErrorBody { chunk, errno, message, offset, excess }, need)
         };
         Ok((head.len(), step))
@@ -63,11 +63,11 @@ impl Core {
             return Ok((0, self.next_header()));
         };
         let (text, rest) = bytes.split_at_checked(message).ok_or(InvalidMessage::Truncated)?;
-        let mut used = message;
+        let mut used = text.len();
         let mut place = None;
         if offset {
             let (tail, _) = take(rest)?;
-            used += tail.len();
+            used = used.saturating_add(tail.len());
             let OffsetData { offset } = OffsetData::decode(tail);
             let command = self.slots.get(chunk.id).map(|pending| pending.command);
             // An offset outside the request is told to nobody.

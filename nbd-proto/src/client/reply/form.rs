@@ -26,14 +26,12 @@ pub(super) fn check_form(
             (command == CommandType::Read, length >= least)
         }
         ChunkType::OffsetHole => (command == CommandType::Read, length == 12),
-        ChunkType::BlockStatus => (
-            command == CommandType::BlockStatus && !extended,
-            length >= 12 && (length - 4).is_multiple_of(8),
-        ),
-        ChunkType::BlockStatusExt => (
-            command == CommandType::BlockStatus && extended,
-            length >= 24 && (length - 8).is_multiple_of(16),
-        ),
+        ChunkType::BlockStatus => {
+            (command == CommandType::BlockStatus && !extended, length >= 12 && length % 8 == 4)
+        }
+        ChunkType::BlockStatusExt => {
+            (command == CommandType::BlockStatus && extended, length >= 24 && length % 16 == 8)
+        }
         ChunkType::Error | ChunkType::ErrorOffset | ChunkType::OtherError(_) => {
             (true, length >= ErrorHead::LEN as u64)
         }

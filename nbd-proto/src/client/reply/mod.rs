@@ -235,7 +235,7 @@ impl Core {
 
     /// proto.md, "Simple reply message".
     fn simple(&mut self, reply: SimpleReply) -> Result<Step, Error> {
-        self.messages_received += 1;
+        self.messages_received = self.messages_received.wrapping_add(1);
         let id = RequestId::from_cookie(reply.cookie);
         let errno = Errno::from_wire(reply.error);
         let structured = self.facts.headers != HeaderStyle::Simple;
@@ -294,7 +294,7 @@ impl Core {
         match (self.expect, bytes.get(used..)) {
             (Expect::DataOffset(chunk), Some(rest)) if rest.len() >= OffsetData::LEN => {
                 let (more, step) = self.data_offset(rest, chunk)?;
-                Ok((used + more, step))
+                Ok((used.saturating_add(more), step))
             }
             _ => Ok((used, step)),
         }
@@ -302,7 +302,7 @@ impl Core {
 
     /// The header of a structured or extended chunk.
     fn chunk(&mut self, header: ChunkHeader) -> Result<Step, Error> {
-        self.messages_received += 1;
+        self.messages_received = self.messages_received.wrapping_add(1);
         let ChunkHeader { length, .. } = header;
         if length > self.limits.max_chunk() {
             return Err(PeerMisbehaved::TooLong.into());

@@ -18,7 +18,7 @@ impl Core {
     ) -> Result<(usize, Step), Error> {
         let (head, _) = take(bytes)?;
         let OffsetData { offset } = OffsetData::decode(head);
-        let length = chunk.length - OffsetData::LEN as u64;
+        let length = chunk.length.saturating_sub(OffsetData::LEN as u64);
         let step = match self.content(chunk.id, offset, length)? {
             Some(at) => {
                 let length = usize::try_from(length).unwrap_or(usize::MAX);
@@ -60,19 +60,21 @@ impl Core {
             return Ok(None);
         };
         let command = pending.command;
-        let inside = offset
+        let piece = offset
             .checked_sub(command.offset)
-            .filter(|at| at.checked_add(length).is_some_and(|end| end <= command.length));
-        let Some(at) = inside else {
+            .and_then(|at| Some(at..at.checked_add(length)?))
+            .filter(|piece| piece.end <= command.length);
+        let Some(piece) = piece else {
             return Err(PeerMisbehaved::ChunkOutsideRequest.into());
         };
-        pending.pieces += 1;
+        pending.pieces = pending.pieces.saturating_add(1);
+        let at = piece.start;
         let fault = if command.flags.contains(CommandFlags::DF) && pending.pieces > 1 {
             Some(ReplyFault::Fragmented)
         } else if length == 0 {
             None
         } else {
-            pending.coverage.add(at..at + length, max_fragments).err()
+            pending.coverage.add(piece, max_fragments).err()
         };
         match fault {
             Some(fault) => {

@@ -18,14 +18,15 @@ impl Core {
         let (context, used, left) = if chunk.kind == ChunkType::BlockStatusExt {
             let (head, _) = take(bytes)?;
             let StatusExtHead { context, count } = StatusExtHead::decode(head);
-            let left = chunk.length - StatusExtHead::LEN as u64;
-            if u64::from(count) * Extent::EXTENDED_LEN as u64 != left {
+            let left = chunk.length.saturating_sub(StatusExtHead::LEN as u64);
+            if u64::from(count).saturating_mul(Extent::EXTENDED_LEN as u64) != left {
                 return Err(InvalidMessage::ExtentCount.into());
             }
             (context, head.len(), left)
         } else {
             let (head, _) = take(bytes)?;
-            (u32::from_be_bytes(*head), head.len(), chunk.length - head.len() as u64)
+            let left = chunk.length.saturating_sub(head.len() as u64);
+            (u32::from_be_bytes(*head), head.len(), left)
         };
         let index = self.contexts.index(context);
         let Some(pending) = self.slots.get_mut(chunk.id) else {
@@ -57,14 +58,14 @@ impl Core {
                     break;
                 };
                 rest = tail;
-                left -= head.len() as u64;
+                left = left.saturating_sub(head.len() as u64);
                 Extent::decode_extended(head)
             } else {
                 let Some((head, tail)) = rest.split_first_chunk() else {
                     break;
                 };
                 rest = tail;
-                left -= head.len() as u64;
+                left = left.saturating_sub(head.len() as u64);
                 Extent::decode_compact(head)
             };
             let Some(pending) = self.slots.get_mut(chunk.id) else {
@@ -72,13 +73,13 @@ impl Core {
             };
             if let Err(fault) = pending.status.add(extent, &pending.command, size) {
                 self.fault(chunk.id, fault)?;
-                return Ok((bytes.len() - rest.len(), self.skip(chunk, left)));
+                return Ok((bytes.len().saturating_sub(rest.len()), self.skip(chunk, left)));
             }
             if wanted {
                 sink.extent(chunk.id, context, extent);
             }
         }
-        let used = bytes.len() - rest.len();
+        let used = bytes.len().saturating_sub(rest.len());
         let step = if left == 0 {
             self.end_chunk(chunk)?
         } else {

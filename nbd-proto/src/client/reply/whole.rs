@@ -25,16 +25,18 @@ impl Core {
             return 0;
         }
         let first_unsent = self.outbox.first_unsent();
-        let (mut rest, mut count) = (bytes, 0);
+        let (mut rest, mut count) = (bytes, 0_usize);
         while let Some(tail) = self.whole_read(rest, first_unsent, sink) {
             rest = tail;
-            count += 1;
+            // Of bytes that are there: no more than there are.
+            count = count.wrapping_add(1);
         }
-        let used = bytes.len() - rest.len();
-        self.unfinished -= count;
-        self.finished += count;
-        self.messages_received += count as u64;
-        self.bytes_copied += (used - count * OVERHEAD) as u64;
+        let used = bytes.len().saturating_sub(rest.len());
+        self.unfinished = self.unfinished.saturating_sub(count);
+        self.finished = self.finished.saturating_add(count);
+        self.messages_received = self.messages_received.wrapping_add(count as u64);
+        let copied = used.saturating_sub(count.saturating_mul(OVERHEAD));
+        self.bytes_copied = self.bytes_copied.wrapping_add(copied as u64);
         used
     }
 
@@ -57,7 +59,8 @@ impl Core {
         let length = usize::try_from(command.length).ok()?;
         let asked = command.kind == CommandType::Read
             && offset == command.offset
-            && header.length == OffsetData::LEN as u64 + command.length;
+            // One that is too short wraps to a length that no read has.
+            && header.length.wrapping_sub(OffsetData::LEN as u64) == command.length;
         let first = pending.pieces == 0 && pending.error.is_none();
         let due = pending.stage == Stage::InFlight
             && !pending.abandoned

@@ -181,14 +181,14 @@ impl Core {
     fn reply_header(&mut self, bytes: &[u8], option: OptionCode) -> Result<(usize, Step), Error> {
         let (head, rest) = take(bytes)?;
         let header = OptionReplyHeader::decode(head)?;
-        self.messages_received += 1;
+        self.messages_received = self.messages_received.wrapping_add(1);
         if header.option != option.to_wire() {
             return Err(PeerMisbehaved::WrongOption.into());
         }
         let kind = ReplyType::from_wire(header.kind).ok_or(PeerMisbehaved::WrongReplyType)?;
         let length = header.length;
-        self.replies += 1;
-        self.bytes += u64::from(length);
+        self.replies = self.replies.saturating_add(1);
+        self.bytes = self.bytes.saturating_add(u64::from(length));
         let limits = &self.config.limits;
         if self.replies > limits.max_option_replies {
             return Err(PeerMisbehaved::TooManyReplies.into());

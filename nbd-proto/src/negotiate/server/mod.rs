@@ -220,7 +220,8 @@ impl ServerNegotiation {
         };
         let mut context = MetaContext { id: 0, name: String::from(name) };
         if option == OptionCode::SetMetaContext {
-            context.id = self.session.core.facts.contexts.len() as u32 + 1;
+            let granted = self.session.core.facts.contexts.len() as u32;
+            context.id = granted.saturating_add(1);
             self.session.core.facts.contexts.push(context.clone());
         }
         self.session

@@ -68,7 +68,7 @@ impl<S: PayloadSink> Role<S> for Core {
             Expect::OptionHeader => {
                 let head = bytes.first_chunk().ok_or(InvalidMessage::Truncated)?;
                 let OptionHeader { option, length } = OptionHeader::decode(head)?;
-                self.messages_received += 1;
+                self.messages_received = self.messages_received.wrapping_add(1);
                 if length > self.config.limits.max_option_bytes {
                     return Err(PeerMisbehaved::TooLong.into());
                 }
