@@ -98,8 +98,12 @@ impl Open {
                 writing = more || !link.direction(core).contains(Direction::WRITE);
             }
             if reading && link.direction(core).contains(Direction::READ) {
+                let calls = io.calls();
                 let progress = link.read(core, &mut io, ports, IoMode::Vectored)?;
-                reading = progress == Progress::More || (to_the_end && !io.starved());
+                // A reply often comes in two pieces, header and payload. Looking for the
+                // second one is cheaper than going to sleep and being woken for it.
+                let halfway = io.calls() > calls && core.is_processing();
+                reading = progress == Progress::More || ((to_the_end || halfway) && !io.starved());
             }
             let direction = link.direction(core);
             let can_read = reading && direction.contains(Direction::READ);
