@@ -49,6 +49,26 @@ impl From<DriveError> for io::Error {
     }
 }
 
+/// The number of bytes that a transport says it has moved, of those it was offered.
+///
+/// ```
+/// use nbd_proto::io::checked_count;
+///
+/// assert_eq!(checked_count(512, 4096).ok(), Some(512));
+/// assert!(checked_count(4097, 4096).is_err());
+/// ```
+///
+/// # Errors
+/// [`io::ErrorKind::InvalidData`] when it says more than that: it is broken, and nobody
+/// knows what it has moved.
+pub fn checked_count(count: usize, offered: usize) -> io::Result<usize> {
+    if count <= offered {
+        return Ok(count);
+    }
+    let text = "the stream says that it has moved more bytes than it was offered";
+    Err(io::Error::new(io::ErrorKind::InvalidData, text))
+}
+
 /// Calls to the transport in one notification, so that one busy connection does
 /// not starve the others of an event loop.
 const BUDGET: usize = 16;
@@ -147,6 +167,7 @@ where
                 return Ok(Once::Progress(Progress::Closed));
             }
             Ok(n) => {
+                let n = checked_count(n, offered)?;
                 machine.received(n, sink)?;
                 // A short read means that a stream socket was empty.
                 let progress = Once::Progress(Progress::Blocked);
@@ -176,17 +197,18 @@ where
         return Ok(Progress::Blocked);
     }
     loop {
-        let result = match mode {
+        let (offered, result) = match mode {
             IoMode::Vectored => {
                 let mut few = [IoSlice::new(&[]); FEW_SLICES];
                 let filled = machine.send_bufs(source, &mut few)?;
                 match few.get(..filled).unwrap_or_default() {
-                    [one] => io.write(one),
-                    some if some.len() < FEW_SLICES => io.write_vectored(some),
+                    [one] => (one.len(), io.write(one)),
+                    some if some.len() < FEW_SLICES => (total(some), io.write_vectored(some)),
                     _ => {
                         let mut slices = [IoSlice::new(&[]); SLICES];
                         let filled = machine.send_bufs(source, &mut slices)?;
-                        io.write_vectored(slices.get(..filled).unwrap_or_default())
+                        let many = slices.get(..filled).unwrap_or_default();
+                        (total(many), io.write_vectored(many))
                     }
                 }
             }
@@ -195,7 +217,7 @@ where
         match result {
             Ok(0) => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),
             Ok(n) => {
-                machine.sent(n)?;
+                machine.sent(checked_count(n, offered)?)?;
                 let more = machine.get_direction().contains(Direction::WRITE);
                 return Ok(if more { Progress::More } else { Progress::Blocked });
             }
@@ -214,13 +236,17 @@ where
     }
 }
 
+fn total(slices: &[IoSlice<'_>]) -> usize {
+    slices.iter().map(|slice| slice.len()).sum()
+}
+
 /// Collects small pieces for one write; a piece that is large and comes first goes
-/// out from where it is.
+/// out from where it is. Also returns how many bytes were offered.
 fn write_staged<M, W, P>(
     machine: &M,
     io: &mut W,
     source: &P,
-) -> Result<io::Result<usize>, DriveError>
+) -> Result<(usize, io::Result<usize>), DriveError>
 where
     M: Machine,
     W: Write + ?Sized,
@@ -243,7 +269,7 @@ where
         if n < bytes.len() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
     let bytes = if direct.is_empty() { staging.get(..staged).unwrap_or_default() } else { direct };
-    Ok(io.write(bytes))
+    Ok((bytes.len(), io.write(bytes)))
 }
 
 pub(crate) fn notify_write<M, W, P>(

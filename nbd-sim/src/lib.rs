@@ -22,6 +22,8 @@
 //! | [`pair`] | a client and a server over a pipe, and every invariant checked |
 //! | [`recovery`] | a client that reconnects to a server that crashes |
 //! | [`delivery`] | the ways in which bytes can reach a machine |
+//! | [`memory_server`] | a sound server over memory, and a stream to it |
+//! | [`trouble`] | a stream that lies, stops or fails at any one call |
 //! | [`replay`] | recorded sessions, played to either side |
 //! | [`hostile`] | servers that break rules, as a table |
 //! | [`rude`] | clients that break rules, as a table |
@@ -37,6 +39,7 @@ pub mod disk;
 pub mod fuzzing;
 pub mod hostile;
 pub mod link;
+pub mod memory_server;
 pub mod oracle;
 pub mod pair;
 #[cfg(feature = "peers")]
@@ -49,3 +52,4 @@ pub mod rude;
 #[cfg(feature = "peers")]
 pub mod scripted;
 pub mod transcript;
+pub mod trouble;

@@ -2,7 +2,7 @@
 
 use super::{IntoMachine, Opened, TlsError, TlsInfo, TlsRole, TlsStage};
 use crate::LinkError;
-use nbd_proto::io::Progress;
+use nbd_proto::io::{Progress, checked_count};
 use nbd_proto::{Direction, Error, Machine, PayloadSink, PayloadSource};
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 
@@ -127,6 +127,7 @@ impl Session {
         match received {
             Ok(0) => self.cut_off(machine),
             Ok(n) => {
+                let n = checked_count(n, offered)?;
                 self.stage.wire_mut().received(n);
                 if self.state == State::Handshake {
                     if !self.stage.handshake()? {
@@ -213,6 +214,7 @@ impl Session {
             match io.write(wire.unsent()) {
                 Ok(0) => return Err(io::Error::from(ErrorKind::WriteZero).into()),
                 Ok(n) => {
+                    let n = checked_count(n, wire.unsent().len())?;
                     wire.sent(n);
                     let more = self.direction(machine).contains(Direction::WRITE);
                     return Ok(if more { Progress::More } else { Progress::Blocked });

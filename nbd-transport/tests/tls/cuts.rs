@@ -4,6 +4,7 @@ use crate::memory::{Failed, Run, backends};
 use crate::pki::Pki;
 use nbd_sim::pipe::Way;
 use nbd_sim::rng::Rng;
+use nbd_sim::trouble::{Call, Mischief, Plan, Trouble};
 use nbd_transport::LinkError;
 use nbd_transport::tls::TlsError;
 use std::io::ErrorKind;
@@ -127,6 +128,53 @@ fn a_flipped_bit_is_never_taken_for_data() {
                 // The length of a record grew, and the rest of it never came.
                 Err(Failed::Stuck) => {}
                 other => panic!("flipped at {at}: {:?}", other.err()),
+            }
+        }
+    }
+}
+
+/// What comes of trouble is told as the stream's, or as an end that nobody can vouch for.
+fn explains(plan: Plan, error: LinkError) -> bool {
+    let gone = [ErrorKind::BrokenPipe, ErrorKind::ConnectionReset].map(Mischief::Error);
+    let ends = plan.mischief == Mischief::Nothing && plan.call == Call::Read
+        || gone.contains(&plan.mischief);
+    match error {
+        LinkError::Tls(
+            TlsError::ClosedInHandshake { .. }
+            | TlsError::ClosedAfterHandshake { .. }
+            | TlsError::Truncated,
+        ) => ends,
+        error => plan.explains(&error.into()),
+    }
+}
+
+#[test]
+fn a_stream_that_lies_or_fails_is_told_from_a_fault_of_the_peer() {
+    let pki = Pki::new();
+    for (acceptor, connector) in backends(&pki) {
+        let count = Trouble::none();
+        let mut run = Run::smooth(&acceptor, &connector);
+        run.trouble = count.clone();
+        run.go().expect("it works");
+        let mut rng = Rng::new(5);
+        for call in [Call::Read, Call::Write] {
+            let calls = count.calls(call);
+            // The last ones are the end, which may come in more ways than one.
+            let later: Vec<_> = (0..4).map(|_| 8 + rng.below(calls - 12)).collect();
+            let places = (1..9).chain(later);
+            for (nth, mischief) in places.flat_map(|nth| Mischief::ALL.map(|what| (nth, what))) {
+                let plan = Plan { call, nth, mischief, lasting: false };
+                let mut run = Run::smooth(&acceptor, &connector);
+                run.trouble = Trouble::new(plan);
+                let trouble = run.trouble.clone();
+                match run.go() {
+                    Ok(_) => assert!(plan.is_harmless(), "{plan:?} went unnoticed"),
+                    Err(Failed::Client(error)) => {
+                        let text = format!("{plan:?}: {error:?}");
+                        assert!(trouble.has_struck() && explains(plan, error), "{text}");
+                    }
+                    Err(failed) => panic!("{plan:?}: {failed:?}"),
+                }
             }
         }
     }

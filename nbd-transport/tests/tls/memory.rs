@@ -9,6 +9,7 @@ use nbd_proto::{
 };
 use nbd_sim::pipe::{End, Schedule, pipe};
 use nbd_sim::rng::Rng;
+use nbd_sim::trouble::{Trouble, Troubled};
 use nbd_transport::tls::{TlsAcceptor, TlsConfig, TlsConnector, TlsServerConfig};
 use nbd_transport::{Handshake, Link, LinkError};
 
@@ -55,6 +56,17 @@ impl Served {
             Stage::Negotiating(machine) => self.negotiate(machine),
             Stage::Serving(machine) => self.serve(machine),
             Stage::Over => Ok(()),
+        }
+    }
+
+    /// A turn beside a client whose stream may have left it.
+    fn turn_beside(&mut self, trouble: &Trouble) -> Result<(), Failed> {
+        if trouble.has_broken() {
+            self.end.close();
+        }
+        match self.turn() {
+            Err(error) if !trouble.has_struck() => Err(Failed::Server(error)),
+            _ => Ok(()),
         }
     }
 
@@ -169,6 +181,8 @@ pub(crate) struct Run {
     seed: u64,
     pub(crate) to_server: Schedule,
     pub(crate) to_client: Schedule,
+    /// What the client's stream is up to.
+    pub(crate) trouble: Trouble,
 }
 
 /// Why a run did not go to its end.
@@ -188,6 +202,7 @@ impl Run {
             seed,
             to_server: Schedule::random(&mut rng),
             to_client: Schedule::random(&mut rng),
+            trouble: Trouble::none(),
         }
     }
 
@@ -203,7 +218,9 @@ impl Run {
     /// Returns both ends.
     pub(crate) fn go(self) -> Result<(Link, End, Served), Failed> {
         let mut rng = Rng::new(self.seed);
-        let (mut end, far) = pipe(&mut rng, self.to_server, self.to_client);
+        let (end, far) = pipe(&mut rng, self.to_server, self.to_client);
+        let trouble = self.trouble;
+        let mut end = Troubled::new(end, trouble.clone());
         let mut served = Served::new(far, self.acceptor);
         let config = ClientConfig::new().tls(TlsPolicy::Require);
         let mut handshake = Handshake::with_tls(config, self.connector, Some("localhost"))
@@ -212,7 +229,7 @@ impl Run {
         while handshake.phase() != Phase::Established {
             turns.next().ok_or(Failed::Stuck)?;
             handshake.drive(&mut end, IoMode::Vectored).map_err(Failed::Client)?;
-            served.turn().map_err(Failed::Server)?;
+            served.turn_beside(&trouble)?;
         }
         let (mut client, mut link) = handshake.finish().expect("it is established");
 
@@ -244,10 +261,10 @@ impl Run {
                     assert!(buffers.remove(id) == expected.remove(id), "wrong data over TLS");
                 }
             }
-            served.turn().map_err(Failed::Server)?;
+            served.turn_beside(&trouble)?;
         }
         assert!(served.disk == model, "wrong data on the disk");
-        Ok((link, end, served))
+        Ok((link, end.into_inner(), served))
     }
 }
 
