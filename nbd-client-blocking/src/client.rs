@@ -404,7 +404,7 @@ impl Client {
         let mut ports = Single::none();
         while !self.core.is_closed() {
             self.pump.send(&mut self.core, &ports)?;
-            if self.core.state_name() == "disconnecting"
+            if self.core.is_ending()
                 && !self.core.get_direction().contains(nbd_proto::Direction::WRITE)
             {
                 // Nothing more will be sent. A peer that is gone already is no loss.

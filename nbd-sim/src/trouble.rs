@@ -90,6 +90,11 @@ impl Trouble {
         Self(Arc::new(Mutex::new(State { plan: Some(plan), ..State::default() })))
     }
 
+    /// What it is up to from now on.
+    pub fn plan(&self, plan: Plan) {
+        self.lock().plan = Some(plan);
+    }
+
     /// Whether the time has come and gone.
     #[must_use]
     pub fn has_struck(&self) -> bool {
@@ -180,10 +185,13 @@ impl Plan {
     #[must_use]
     pub fn explains(&self, error: &nbd_transport::Error) -> bool {
         use nbd_proto::PeerMisbehaved::{Closed, ClosedMidMessage};
+        use nbd_proto::SubmitError::NotConnected;
         use nbd_transport::Error;
+        // When nothing was asked, an end is no fault.
         let closed = matches!(
             error,
             Error::Protocol(nbd_proto::Error::Misbehaved(Closed | ClosedMidMessage))
+                | Error::Submit { error: NotConnected, .. }
         );
         let failed = |kind| matches!(error, Error::Io(cause) if cause.kind() == kind);
         match (self.mischief, self.call) {

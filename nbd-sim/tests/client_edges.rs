@@ -191,6 +191,8 @@ fn nothing_is_sent_behind_half_a_request() {
     table.insert(id, vec![0x5a; 4096]);
     client.sent(1000).unwrap();
     client.send_failed();
+    // Nobody has asked for an end: there is no connection any more to send on.
+    assert_eq!(client.submit(Command::flush()), Err(SubmitError::NotConnected));
     for when in [Disconnect::AfterReplies, Disconnect::AbandonUnsent, Disconnect::AfterRequests] {
         client.disconnect(when);
         assert_eq!(client.drain(&mut Vec::new(), &table), Ok(0), "{when:?}");

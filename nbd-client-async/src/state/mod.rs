@@ -5,7 +5,9 @@ mod wire;
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::io;
 use std::mem;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
@@ -79,6 +81,7 @@ impl Shared {
             next_deadline: keep_alive.as_ref().map(KeepAlive::next),
             keep_alive,
             linger: None,
+            refused: None,
             unflushed: false,
             shut: false,
             recovery: recovery.map(Box::new),
@@ -136,6 +139,8 @@ pub(crate) struct State {
     /// Nobody holds the connection, or the server takes no more: it is over at this
     /// time at the latest.
     linger: Option<Instant>,
+    /// How the stream said that it takes no more bytes.
+    refused: Option<Arc<io::Error>>,
     /// Bytes were written that the stream may still hold.
     unflushed: bool,
     /// The sending side has been closed.
@@ -181,7 +186,7 @@ impl State {
             match self.core.submit(command) {
                 Ok(id) => Stage::InFlight(id),
                 Err(error) => {
-                    return Err(Box::new((Error::Submit { command, error }, matter)));
+                    return Err(Box::new((self.not_submitted(command, error), matter)));
                 }
             }
         };
@@ -331,7 +336,7 @@ impl State {
                     self.calls.own(id, ticket);
                     self.rousing = true;
                 }
-                Err(error) => self.finish(ticket, Err(Error::Submit { command, error })),
+                Err(error) => self.finish(ticket, Err(self.not_submitted(command, error))),
             }
         }
     }
@@ -346,6 +351,9 @@ impl State {
     /// Fails every call whose time is over, and finds out when to look again.
     pub(crate) fn expire(&mut self, now: Instant) {
         if self.linger.is_some_and(|at| at <= now) {
+            if let Some(error) = self.refused.take() {
+                return self.close(End::Io(error));
+            }
             self.recovery = None;
             return self.close(End::Closed);
         }

@@ -263,7 +263,7 @@ impl State {
         self.deliver();
         self.calls.restart();
         self.wire = None;
-        self.linger = None;
+        (self.linger, self.refused) = (None, None);
         (self.unflushed, self.shut) = (false, false);
         if let Some(recovery) = &mut self.recovery {
             recovery.journal.lost();

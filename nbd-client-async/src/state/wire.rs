@@ -1,13 +1,15 @@
 //! The connection's own side of the state: bytes out, bytes in, and the end in good order.
 
-use std::io::{ErrorKind, Write};
+use std::io::{self, ErrorKind, Write};
 use std::mem;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Instant;
 
 use nbd_proto::io::Progress;
-use nbd_proto::{Direction, Machine};
+use nbd_proto::{Command, Direction, Machine, SubmitError};
+use nbd_transport::Error;
 
 use super::{BUDGET, LINGER, State};
 use crate::end::End;
@@ -67,7 +69,7 @@ impl State {
                     // What was sent before may still be answered. A real socket's end
                     // follows; another stream is not waited for without limit.
                     self.unflushed = false;
-                    self.linger();
+                    self.refuse(ErrorKind::BrokenPipe.into());
                     break;
                 }
                 Ok(_) if calls == 0 || pending => break,
@@ -88,12 +90,26 @@ impl State {
         match result.map_err(|error| (error.kind(), error)) {
             Ok(()) => self.unflushed = false,
             Err((ErrorKind::WouldBlock, _)) => {}
-            Err((ErrorKind::BrokenPipe, _)) => {
+            Err((ErrorKind::BrokenPipe, error)) => {
                 self.unflushed = false;
                 self.core.send_failed();
-                self.linger();
+                self.refuse(error);
             }
             Err((_, error)) => self.close(End::Io(error.into())),
+        }
+    }
+
+    /// The stream takes no more bytes.
+    fn refuse(&mut self, error: io::Error) {
+        self.refused.get_or_insert_with(|| error.into());
+        self.linger();
+    }
+
+    /// Why a command was not submitted: that the stream takes no more says most.
+    pub(super) fn not_submitted(&self, command: Command, error: SubmitError) -> Error {
+        match &self.refused {
+            Some(refused) if error == SubmitError::NotConnected => Error::Io(Arc::clone(refused)),
+            _ => Error::Submit { command, error },
         }
     }
 
@@ -144,7 +160,7 @@ impl State {
 
     /// Goes on with ending the session, if that was asked for.
     pub(crate) fn wind_up(&mut self, cx: &mut Context<'_>) {
-        if self.core.state_name() != "disconnecting" || self.has_unsent() {
+        if !self.core.is_ending() || self.has_unsent() {
             return;
         }
         if let Some(wire) = self.wire.as_mut().filter(|_| !self.shut) {

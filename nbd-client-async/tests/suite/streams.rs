@@ -1,249 +1,290 @@
 //! Streams that do what they like.
 
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::sync::LazyLock;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
-use crate::support::{CurrentThread, Host, LONG, OnSmol, is_timeout};
+use bytes::Bytes;
 use futures_io::{AsyncRead, AsyncWrite};
-use nbd_client_async::Client;
+use nbd_client_async::{Client, Error};
+use nbd_sim::memory_server::{MemoryServer, MemoryStream};
+use nbd_sim::trouble::{Call, Mischief, Plan, Trouble, plans};
 
-/// An export of zeroes behind an oldstyle handshake with simple replies, in memory.
-struct Memory {
-    out: Vec<u8>,
-    requests: Vec<u8>,
-    reader: Option<Waker>,
-    over: bool,
+use crate::support::{
+    CurrentThread, Host, MultiThread, OnAsyncStd, OnSmol, is_timeout, noise, once,
+};
+
+/// What is on the disk.
+static DISK: LazyLock<Bytes> = LazyLock::new(|| noise(1 << 20, 9).into());
+
+/// A sound server in memory, behind a stream that gets into trouble at one call.
+struct Stream {
+    inner: MemoryStream,
+    trouble: Trouble,
+    quirk: Quirk,
     calls: usize,
-    fault: Fault,
-    at: usize,
 }
 
+/// What no error tells of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fault {
+enum Quirk {
     None,
-    /// Nothing read, nothing written.
-    Zero,
-    /// More than there was room for.
-    Lie,
-    Error(ErrorKind),
-    /// From that call on, and never otherwise again.
-    ErrorForEver(ErrorKind),
-    /// A wake, and nothing done.
-    Idle,
-    Panic,
     /// One byte at a time, all along.
     Drip,
+    /// A wake, and nothing done, at that call.
+    Idle(usize),
+    /// At that call.
+    Panic(usize),
+    /// Nothing is ever read any more once nothing can be written.
+    Silent,
 }
 
-impl Memory {
-    fn new(fault: Fault, at: usize) -> Self {
-        let mut out = Vec::new();
-        out.extend(b"NBDMAGIC");
-        out.extend(0x0000_4202_8186_1253_u64.to_be_bytes());
-        out.extend((1_u64 << 20).to_be_bytes());
-        // Has flags, and flush.
-        out.extend(5_u32.to_be_bytes());
-        out.extend([0; 124]);
-        Self { out, requests: Vec::new(), reader: None, over: false, calls: 0, fault, at }
+impl Stream {
+    fn new(trouble: &Trouble, quirk: Quirk) -> Self {
+        let inner = MemoryStream::new(MemoryServer::new(DISK.to_vec()));
+        Self { inner, trouble: trouble.clone(), quirk, calls: 0 }
     }
 
-    fn trip(&mut self, cx: &Context<'_>, room: usize) -> Option<Poll<io::Result<usize>>> {
+    /// What comes of a call that does not go through.
+    fn strike(
+        &mut self,
+        cx: &Context<'_>,
+        call: Call,
+        offered: usize,
+    ) -> Option<Poll<io::Result<usize>>> {
         self.calls += 1;
-        let now = self.calls == self.at;
-        match self.fault {
-            Fault::Zero if now => Some(Poll::Ready(Ok(0))),
-            Fault::Lie if now => Some(Poll::Ready(Ok(room + 1))),
-            Fault::Error(kind) if now => Some(Poll::Ready(Err(kind.into()))),
-            Fault::ErrorForEver(kind) if self.calls >= self.at => {
-                Some(Poll::Ready(Err(kind.into())))
-            }
-            Fault::Idle if now => {
-                cx.waker().wake_by_ref();
-                Some(Poll::Pending)
-            }
-            Fault::Panic if now => panic!("the stream panics"),
-            _ => None,
+        if self.quirk == Quirk::Idle(self.calls) {
+            cx.waker().wake_by_ref();
+            return Some(Poll::Pending);
         }
+        assert_ne!(self.quirk, Quirk::Panic(self.calls), "the stream panics");
+        let struck = self.trouble.strike(call, offered);
+        if self.trouble.has_broken() && self.quirk != Quirk::Silent {
+            self.inner.with(MemoryServer::hang_up);
+        }
+        struck.map(Poll::Ready)
     }
 
-    fn answer(&mut self) {
-        while let Some(request) = self.requests.get(..28) {
-            let length = u32::from_be_bytes(request[24..28].try_into().unwrap());
-            let (kind, cookie) = (request[7], request[8..16].to_vec());
-            self.requests.drain(..28);
-            if kind == 2 {
-                self.over = true;
-                break;
-            }
-            self.out.extend(0x6744_6698_u32.to_be_bytes());
-            self.out.extend([0; 4]);
-            self.out.extend(cookie);
-            if kind == 0 {
-                self.out.extend(vec![0; length as usize]);
-            }
-        }
-        if let Some(reader) = self.reader.take() {
-            reader.wake();
-        }
+    fn most(&self, offered: usize) -> usize {
+        if self.quirk == Quirk::Drip { offered.min(1) } else { offered }
     }
 }
 
-impl AsyncRead for Memory {
+impl AsyncRead for Stream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        if let Some(fault) = self.trip(cx, buf.len()) {
-            return fault;
+        if let Some(struck) = self.strike(cx, Call::Read, buf.len()) {
+            return struck;
         }
-        let most = if self.fault == Fault::Drip { 1 } else { buf.len() };
-        let n = self.out.len().min(most);
-        if n == 0 && !self.over {
-            self.reader = Some(cx.waker().clone());
-            return Poll::Pending;
+        // Whatever comes from now on wakes.
+        self.inner.wake_reader(cx.waker());
+        let most = self.most(buf.len());
+        match self.inner.read(&mut buf[..most]) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Poll::Pending,
+            result => Poll::Ready(result),
         }
-        buf[..n].copy_from_slice(&self.out[..n]);
-        self.out.drain(..n);
-        Poll::Ready(Ok(n))
     }
 }
 
-impl AsyncWrite for Memory {
+impl AsyncWrite for Stream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if let Some(fault) = self.trip(cx, buf.len()) {
-            return fault;
+        if let Some(struck) = self.strike(cx, Call::Write, buf.len()) {
+            return struck;
         }
-        let n = if self.fault == Fault::Drip { 1 } else { buf.len() };
-        self.requests.extend(&buf[..n]);
-        self.answer();
-        Poll::Ready(Ok(n))
+        let most = self.most(buf.len());
+        Poll::Ready(self.inner.write(&buf[..most]))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.trip(cx, 0) {
-            Some(Poll::Ready(Err(error))) => Poll::Ready(Err(error)),
-            Some(Poll::Pending) => Poll::Pending,
-            _ => Poll::Ready(Ok(())),
-        }
+        self.strike(cx, Call::Flush, 0).unwrap_or(Poll::Ready(Ok(0))).map_ok(drop)
     }
 
-    fn poll_close(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.over = true;
-        self.answer();
+    fn poll_close(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.inner.with(MemoryServer::hang_up);
         Poll::Ready(Ok(()))
     }
 }
 
-/// What is lost with the stream is waited for no longer than this.
-const SHORT: Duration = Duration::from_millis(300);
-
-/// Whether a stream at fault may leave the client waiting for what never comes: after a broken
-/// pipe there may still be something to read.
-const fn is_waited_for(fault: Fault) -> bool {
-    matches!(
-        fault,
-        Fault::Error(ErrorKind::BrokenPipe)
-            | Fault::ErrorForEver(ErrorKind::BrokenPipe | ErrorKind::Interrupted)
-    )
-}
-
-/// Connects, reads, disconnects. Every step ends, well or in an error.
-async fn session<H: Host>(fault: Fault, at: usize) -> Result<(), nbd_client_async::Error> {
-    let builder = H::builder().timeout(if is_waited_for(fault) { SHORT } else { LONG });
-    let client = builder.connect_stream(Memory::new(fault, at)).await?;
-    let tasks: Vec<_> = (0..4u64)
-        .map(|index| {
-            let client: Client = client.clone();
-            H::spawn(async move { client.read_at(index * 512, 512).await })
+/// Reads and writes side by side, then flushes. What is read is true.
+async fn talk<H: Host>(client: &Client) -> Vec<Result<(), Error>> {
+    let reads = [(0, 512), (100_000, 70_000), (200_000, 1), (400_000, 4096)].map(|(at, length)| {
+        let client = client.clone();
+        H::spawn(async move {
+            let read = client.read_at(at as u64, length).await?;
+            assert!(read == DISK[at..at + length], "wrong data");
+            Ok(())
         })
-        .collect();
-    let mut result = Ok(());
-    for task in tasks {
-        match task.await {
-            Ok(data) => assert_eq!(data, vec![0; 512], "{fault:?} at call {at}"),
-            Err(error) => result = Err(error),
-        }
+    });
+    let writes = [(600_000, 70_000), (700_000, 1)].map(|(at, length)| {
+        let client = client.clone();
+        H::spawn(async move { client.write_at(at, noise(length, at)).await })
+    });
+    let mut results = Vec::new();
+    for task in reads.into_iter().chain(writes) {
+        results.push(task.await);
     }
-    let flushed = client.flush().await;
-    result.and(flushed).and(client.disconnect().await)
+    results.push(client.flush().await);
+    results
 }
 
-fn every_call<H: Host>(fault: Fault, harmless: bool) {
+/// Connects, talks, disconnects; also tells how many calls were made before the end.
+async fn session<H: Host>(
+    trouble: &Trouble,
+    quirk: Quirk,
+) -> Result<[usize; 3], Vec<Result<(), Error>>> {
+    let builder = H::builder();
+    let connected = builder.connect_stream(Stream::new(trouble, quirk)).await;
+    let client = connected.map_err(|error| vec![Err(error)])?;
+    let results = talk::<H>(&client).await;
+    let calls = [Call::Read, Call::Write, Call::Flush].map(|call| trouble.calls(call));
+    let failed = results.iter().any(Result::is_err);
+    if failed {
+        // Nothing is sent any more, and why is told again and again.
+        let mut results = results;
+        assert!(client.is_closed());
+        results.push(client.read_into(0, vec![0; 512]).await.0);
+        results.push(client.write_at(0, vec![0; 512]).await);
+        results.push(client.try_read_at(0, 512).await.map(drop));
+        let later = results.iter().rev().take(3);
+        assert!(later.into_iter().all(Result::is_err), "{results:?}");
+        client.disconnect().await.expect("it is over");
+        return Err(results);
+    }
+    // How abrupt the end is does not matter where the stream is to blame.
+    match client.disconnect().await {
+        Ok(()) => Ok(calls),
+        Err(error) => Err(vec![Err(error)]),
+    }
+}
+
+/// On a stream that says that it would block and not until when, nobody can wait.
+fn is_harmless(plan: &Plan) -> bool {
+    plan.is_harmless() && plan.mischief != Mischief::Error(ErrorKind::WouldBlock)
+}
+
+fn every_call<H: Host>() {
+    let count = Trouble::none();
+    let before_the_end = H::run(session::<H>(&count, Quirk::None)).expect("no trouble");
+    let kinds = [Call::Read, Call::Write, Call::Flush];
+    let interrupted = Mischief::Error(ErrorKind::Interrupted);
+    for plan in plans(&count, &kinds) {
+        if plan.lasting && plan.mischief == interrupted {
+            continue;
+        }
+        let trouble = Trouble::new(plan);
+        match H::run(session::<H>(&trouble, Quirk::None)) {
+            Ok(_) => {
+                let place = kinds.iter().position(|call| *call == plan.call).expect("one of them");
+                // Where tasks and driver take turns, each session is like the other. The last
+                // call may come after the last reply.
+                let due = !H::PARALLEL && plan.nth < before_the_end[place];
+                assert!(is_harmless(&plan) || !due, "{plan:?} went unnoticed");
+            }
+            Err(results) => {
+                assert!(trouble.has_struck() && !is_harmless(&plan), "{plan:?}: {results:?}");
+                for error in results.iter().filter_map(|result| result.as_ref().err()) {
+                    assert!(plan.explains(error), "{plan:?}: {error:?} of {results:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn trouble_at_every_call_on_tokio_current_thread() {
+    every_call::<CurrentThread>();
+}
+
+#[test]
+fn trouble_at_every_call_on_tokio_multi_thread() {
+    every_call::<MultiThread>();
+}
+
+#[test]
+fn trouble_at_every_call_on_smol() {
+    every_call::<OnSmol>();
+}
+
+#[test]
+fn trouble_at_every_call_on_async_std() {
+    every_call::<OnAsyncStd>();
+}
+
+#[test]
+fn idleness_is_no_error() {
+    let none = Trouble::none();
+    CurrentThread::run(session::<CurrentThread>(&none, Quirk::Drip)).expect("bytes come");
     for at in 1..24 {
-        let result = H::run(session::<H>(fault, at));
-        assert!(result.is_ok() || !harmless, "{fault:?} at call {at}: {result:?}");
-        if let (Err(error), false) = (result, is_waited_for(fault)) {
-            assert!(!is_timeout(&Err::<(), _>(error)), "{fault:?} at call {at}");
-        }
-    }
-}
-
-fn on_both(fault: Fault, harmless: bool) {
-    every_call::<CurrentThread>(fault, harmless);
-    every_call::<OnSmol>(fault, harmless);
-}
-
-#[test]
-fn a_stream_that_behaves_serves() {
-    on_both(Fault::None, true);
-}
-
-#[test]
-fn idleness_and_interruption_are_no_errors() {
-    on_both(Fault::Idle, true);
-    on_both(Fault::Error(ErrorKind::Interrupted), true);
-    on_both(Fault::Drip, true);
-}
-
-#[test]
-fn nothing_read_or_written_is_an_end() {
-    on_both(Fault::Zero, false);
-}
-
-#[test]
-fn lies_about_counts_are_an_end() {
-    on_both(Fault::Lie, false);
-}
-
-#[test]
-fn errors_of_every_kind_are_an_end() {
-    for kind in [
-        ErrorKind::BrokenPipe,
-        ErrorKind::ConnectionReset,
-        ErrorKind::UnexpectedEof,
-        ErrorKind::WouldBlock,
-        ErrorKind::TimedOut,
-        ErrorKind::Other,
-    ] {
-        on_both(Fault::Error(kind), false);
-        on_both(Fault::ErrorForEver(kind), false);
+        CurrentThread::run(session::<CurrentThread>(&none, Quirk::Idle(at))).expect("it goes on");
+        OnSmol::run(session::<OnSmol>(&none, Quirk::Idle(at))).expect("it goes on");
     }
 }
 
 #[test]
 fn endless_interruption_ends_in_a_timeout() {
-    let interrupted = Fault::ErrorForEver(ErrorKind::Interrupted);
-    let result = CurrentThread::run(session::<CurrentThread>(interrupted, 6));
-    assert!(is_timeout(&result), "{result:?}");
+    let mischief = Mischief::Error(ErrorKind::Interrupted);
+    let trouble = Trouble::new(Plan { call: Call::Read, nth: 5, mischief, lasting: true });
+    let stream = Stream::new(&trouble, Quirk::None);
+    let builder = CurrentThread::builder().timeout(Duration::from_millis(300));
+    let result = CurrentThread::run(async {
+        let client = builder.connect_stream(stream).await?;
+        client.read_at(0, 512).await
+    });
+    assert!(is_timeout(&result) && trouble.calls(Call::Read) > 5, "{result:?}");
 }
 
 /// A panic in the driver's task ends that task only; one in the caller's is the caller's.
 #[test]
 fn a_panic_reaches_nobody_who_waits_elsewhere() {
+    let none = Trouble::none();
     for at in 1..16 {
         // On this runtime a panic of a task is caught, and only the connection ends.
-        let run = || CurrentThread::run(session::<CurrentThread>(Fault::Panic, at));
-        let result = catch_unwind(AssertUnwindSafe(run));
-        assert!(!matches!(result, Ok(Err(nbd_client_async::Error::TimedOut { .. }))), "{at}");
+        let run = || CurrentThread::run(session::<CurrentThread>(&none, Quirk::Panic(at)));
+        let Ok(Err(results)) = catch_unwind(AssertUnwindSafe(run)) else { continue };
+        assert!(results.iter().all(|result| !is_timeout(result)), "{at}: {results:?}");
     }
+}
+
+/// What was sent before may still be answered, so that is waited for, but not for ever.
+#[test]
+fn a_broken_stream_that_never_ends_is_given_up() {
+    let mischief = Mischief::Error(ErrorKind::BrokenPipe);
+    CurrentThread::run(async {
+        let trouble = Trouble::none();
+        let stream = Stream::new(&trouble, Quirk::Silent);
+        let server = stream.inner.clone();
+        let client = CurrentThread::builder().connect_stream(stream).await.expect("connect");
+        server.with(MemoryServer::withhold);
+        let mut sent = Box::pin(client.read_at(0, 512));
+        let mut unanswered = Box::pin(client.read_at(512, 512));
+        assert!(once(&mut sent).await.is_pending() && once(&mut unanswered).await.is_pending());
+        CurrentThread::until(|| server.with(|server| server.withheld() == 2)).await;
+        let next = trouble.calls(Call::Write) + 1;
+        trouble.plan(Plan { call: Call::Write, nth: next, mischief, lasting: true });
+        let start = Instant::now();
+        let mut unsent = Box::pin(client.read_at(1024, 512));
+        assert!(once(&mut unsent).await.is_pending());
+        CurrentThread::until(|| trouble.has_struck()).await;
+        server.with(|server| server.answer(1));
+        assert!(sent.await.expect("an answer") == DISK[..512]);
+        for lost in [unanswered.await, unsent.await] {
+            let error = lost.expect_err("no answer");
+            let broken = matches!(&error, Error::Io(why) if why.kind() == ErrorKind::BrokenPipe);
+            assert!(broken, "{error:?}");
+        }
+        let took = start.elapsed();
+        assert!(took >= Duration::from_secs(4), "{took:?}");
+    });
 }
 
 #[test]

@@ -113,6 +113,11 @@ impl Outbox {
         self.queue.is_empty()
     }
 
+    /// Whether nothing can be sent any more.
+    pub(crate) const fn is_closed(&self) -> bool {
+        self.closed
+    }
+
     /// Sequence number of the first message that is not sent whole. Whatever comes
     /// before it is sent, or was taken back.
     #[inline]
