@@ -37,6 +37,8 @@ pub struct Client {
     pub(crate) pump: Pump,
     origin: Origin,
     export: String,
+    /// What ended the connection, if the machine cannot know.
+    pub(crate) lost: Option<Error>,
     /// Only if it was told to reconnect.
     pub(crate) recovery: Option<Box<Recovery>>,
 }
@@ -49,7 +51,7 @@ impl Client {
         export: String,
         recovery: Option<Box<Recovery>>,
     ) -> Self {
-        Self { core, pump, origin, export, recovery }
+        Self { core, pump, origin, export, lost: None, recovery }
     }
 
     /// Connects to a URI with the defaults of [`Builder`](crate::Builder).
@@ -199,7 +201,8 @@ impl Client {
             let length = piece.len();
             let command = Command::read(at, length as u32);
             self.run(command, Single { read: piece, ..Single::none() })?;
-            at += length as u64;
+            // Beyond all numbers is beyond the export, which the next one is told.
+            at = at.saturating_add(length as u64);
         }
         Ok(())
     }
@@ -247,7 +250,7 @@ impl Client {
         for piece in buf.chunks(max) {
             let command = Command::write(at, piece.len() as u32).with(flags);
             self.run(command, Single { write: piece, ..Single::none() })?;
-            at += piece.len() as u64;
+            at = at.saturating_add(piece.len() as u64);
         }
         Ok(())
     }
@@ -382,6 +385,7 @@ impl Client {
     /// # Errors
     /// When it cannot be sent, the server fails it, or the connection fails.
     pub fn submit_and_wait(&mut self, command: Command) -> Result<(), Error> {
+        self.check_buffer(command, 0)?;
         self.run(command, Single::none())
     }
 
@@ -442,15 +446,15 @@ impl Client {
         submitted: Result<RequestId, SubmitError>,
         mut ports: Single<'_>,
     ) -> Result<(), Error> {
-        let id = submitted.map_err(|error| Error::not_sent(&self.core, command, error))?;
+        let id = submitted.map_err(|error| self.not_sent(command, error))?;
         self.pump.trace.submitted(id, &command);
         ports.id = Some(id);
         while self.core.status(id) == RequestStatus::InFlight {
             if let Err(error) = self.pump.round(&mut self.core, &mut ports) {
                 if !matches!(error, Error::TimedOut { .. }) {
-                    self.kill();
+                    self.fail(&error);
                 }
-                self.give_up(id);
+                self.give_up(id, &error);
                 self.pump.trace.finished(id, Err(&error));
                 return Err(error);
             }
@@ -459,32 +463,12 @@ impl Client {
             Some((_, Ok(()))) => Ok(()),
             Some((_, Err(error))) => {
                 let remark = ports.remark.take();
-                Err(Error::failed(&self.core, command, error, remark))
+                Err(Error::failed(&self.core, self.lost.as_ref(), command, error, remark))
             }
             None => Err(Error::Protocol(nbd_proto::PeerMisbehaved::Closed.into())),
         };
         self.pump.trace.finished(id, result.as_ref().copied());
         result
-    }
-
-    /// Stops waiting for a command after the connection failed or was too slow. Its
-    /// memory is not ours any more.
-    pub(crate) fn give_up(&mut self, id: RequestId) {
-        let gone = self.core.abandon(id);
-        let unsent = self.core.get_direction().contains(nbd_proto::Direction::WRITE);
-        if !gone && unsent {
-            // A part of the request is still to be sent, from memory that we no longer
-            // have: the stream cannot go on.
-            self.kill();
-        }
-    }
-
-    /// Ends the connection on the spot.
-    pub(crate) fn kill(&mut self) {
-        self.pump.trace.killed();
-        // The state machine is told what the peer will see.
-        let _ = self.core.eof();
-        let _ = shutdown(&self.pump.connection.stream, Shutdown::Both);
     }
 }
 

@@ -31,6 +31,7 @@ mod builder;
 mod client;
 mod completion;
 mod extents;
+mod fault;
 mod options;
 mod origin;
 mod pipeline;

@@ -169,8 +169,9 @@ impl<B> Connection<B> {
             };
             let late = now.saturating_duration_since(self.clock.began) >= timeout;
             if let Some(state) = state.filter(|_| late) {
-                self.close();
-                return Err(Error::TimedOut { state, timeout });
+                let error = Error::TimedOut { state, timeout };
+                self.end(Some(&error));
+                return Err(error);
             }
             while let Some(late) = self.queue.pop_since(now.checked_sub(timeout)) {
                 let error = Error::TimedOut { state: "waiting in line", timeout };
@@ -197,8 +198,9 @@ impl<B> Connection<B> {
             && let Some(keeper) = &mut self.clock.keep_alive
         {
             if let Err(error) = keeper.look(now, &mut open.core) {
-                self.close();
-                return Err(error.into());
+                let error = Error::from(error);
+                self.end(Some(&error));
+                return Err(error);
             }
             self.again = true;
         }

@@ -9,8 +9,8 @@ use std::time::Instant;
 use mio::Waker;
 use mio::event::Event;
 use nbd_proto::{
-    Client, Command, CommandFlags, CommandType, ContextId, Direction, Disconnect, Extent, Machine,
-    Negotiation, RequestId, SubmitError, Table,
+    Client, Command, CommandFlags, ContextId, Direction, Disconnect, Extent, Machine, Negotiation,
+    RequestId, SubmitError, Table,
 };
 use nbd_transport::Error;
 use nbd_transport::tls::TlsInfo;
@@ -207,8 +207,13 @@ impl<B> Connection<B> {
 
     /// Ends the connection on the spot. What is in flight fails.
     pub fn close(&mut self) {
+        self.end(None);
+    }
+
+    /// The same, for a reason that is told to every command in flight.
+    pub(crate) fn end(&mut self, cause: Option<&Error>) {
         match &mut self.stage {
-            Stage::Open(open) => open.kill(),
+            Stage::Open(open) => open.kill(cause),
             _ => self.stage = Stage::Over,
         }
     }
@@ -234,12 +239,14 @@ impl<B> Connection<B> {
             if self.clock.is_own(id) {
                 continue;
             }
+            let Open { core, lost, .. } = &**open;
+            let failed = |error| Error::failed(core, lost.as_ref(), command, error, remark);
             let completion = Completion {
                 id,
                 command,
                 buffer: self.ports.buffers.remove(id),
                 extents: self.ports.extents.remove(id).unwrap_or_default(),
-                result: result.map_err(|error| Error::failed(&open.core, command, error, remark)),
+                result: result.map_err(failed),
             };
             match self.remote.remove(id) {
                 Some(on_done) => on_done(Ok(completion)),
@@ -326,23 +333,24 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
         command: Command,
         buffer: Option<&B>,
     ) -> Result<RequestId, Error> {
-        let payload = match command.kind {
-            CommandType::Read | CommandType::Write => command.length,
-            _ => 0,
-        };
-        let buffer = buffer.map_or(0, |buffer| buffer.as_ref().len());
-        if buffer as u64 != payload {
-            return Err(Error::BufferLength { command, buffer });
-        }
+        let length = buffer.map_or(0, |buffer| buffer.as_ref().len());
+        Error::check_buffer(&command, length)?;
         let error = SubmitError::NotConnected;
         let Stage::Open(open) = &mut self.stage else {
             return Err(Error::Submit { command, error });
         };
-        let core = &mut open.core;
-        let id = core.submit(command).map_err(|error| Error::not_sent(core, command, error))?;
+        let Open { core, lost, .. } = &mut **open;
+        let submitted = core.submit(command);
+        let id = submitted.map_err(|error| Error::not_sent(core, lost.as_ref(), command, error))?;
         self.clock.submitted(core, id, command, since);
         self.again = true;
         Ok(id)
+    }
+}
+
+impl<B> Drop for Connection<B> {
+    fn drop(&mut self) {
+        self.queue.close();
     }
 }
 

@@ -34,8 +34,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
         let leaving = self.state() == State::Disconnecting;
         let result = self.advance(registry);
         let result = result.and_then(|()| Ok(self.follow(registry)?));
-        if result.is_err() {
-            self.close();
+        if let Err(error) = &result {
+            self.end(Some(error));
         }
         if self.state() == State::Closed {
             self.send_in_line();
@@ -80,6 +80,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
                                 link,
                                 connection,
                                 leaving: false,
+                                lost: None,
                             }));
                             self.clock.open();
                         }

@@ -76,6 +76,8 @@ pub(crate) struct Open {
     pub(crate) connection: Connection,
     /// A disconnect was asked for.
     pub(crate) leaving: bool,
+    /// What ended the connection, if the machine cannot know.
+    pub(crate) lost: Option<Error>,
 }
 
 impl Open {
@@ -89,7 +91,7 @@ impl Open {
     where
         P: PayloadSink + PayloadSource,
     {
-        let Self { core, link, connection, leaving } = self;
+        let Self { core, link, connection, leaving, .. } = self;
         let mut io = SocketIo::non_blocking(connection.stream.as_fd());
         let (mut reading, mut writing) = (true, true);
         for _ in 0..BUDGET {
@@ -119,8 +121,9 @@ impl Open {
         Ok(true)
     }
 
-    /// Ends the connection on the spot.
-    pub(crate) fn kill(&mut self) {
+    /// Ends the connection on the spot, for a reason if there is one.
+    pub(crate) fn kill(&mut self, cause: Option<&Error>) {
+        self.lost = self.lost.take().or_else(|| cause.and_then(Error::again));
         // The state machine is told what the peer will see.
         let _ = self.core.eof();
         let _ = shutdown(&self.connection.stream, Shutdown::Both);

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
+use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -34,18 +35,25 @@ impl<B> Submitter<B> {
     /// first, `on_done` is dropped uncalled.
     ///
     /// # Errors
-    /// When the loop cannot be woken; the command is in the queue all the same.
+    /// [`io::ErrorKind::NotConnected`] when the connection has been dropped, and `on_done`
+    /// is dropped uncalled. When the loop cannot be woken; the command is in the queue all
+    /// the same.
     pub fn submit(
         &self,
         command: Command,
         buffer: Option<B>,
         on_done: impl FnOnce(Result<Completion<B>, Rejected<B>>) + Send + 'static,
     ) -> io::Result<()> {
-        let mut line = self.queue.lock();
         let (since, on_done) = (Instant::now(), Box::new(on_done));
-        line.push_back(Submission { since, command, buffer, on_done });
+        let submission = Submission { since, command, buffer, on_done };
+        let mut line = self.queue.lock();
+        if line.closed {
+            drop(line);
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        line.waiting.push_back(submission);
         // Whoever came first in line has woken the loop, and it stops only at the end.
-        let first = line.len() == 1;
+        let first = line.waiting.len() == 1;
         drop(line);
         if first { self.waker.wake() } else { Ok(()) }
     }
@@ -71,33 +79,49 @@ pub(crate) struct Submission<B> {
 }
 
 /// Commands in line.
-pub(crate) struct Queue<B>(Mutex<VecDeque<Submission<B>>>);
+pub(crate) struct Queue<B>(Mutex<Line<B>>);
+
+struct Line<B> {
+    waiting: VecDeque<Submission<B>>,
+    /// Nobody takes them any more.
+    closed: bool,
+}
 
 impl<B> Queue<B> {
     pub(crate) const fn new() -> Self {
-        Self(Mutex::new(VecDeque::new()))
+        Self(Mutex::new(Line { waiting: VecDeque::new(), closed: false }))
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.lock().is_empty()
+        self.lock().waiting.is_empty()
     }
 
     pub(crate) fn pop(&self) -> Option<Submission<B>> {
-        self.lock().pop_front()
+        self.lock().waiting.pop_front()
+    }
+
+    /// There is no connection any more: those in line are dropped, and so is who comes.
+    pub(crate) fn close(&self) {
+        let mut line = self.lock();
+        line.closed = true;
+        let waiting = mem::take(&mut line.waiting);
+        // What they bring with them is other people's code.
+        drop(line);
+        drop(waiting);
     }
 
     /// How long the first in line has been there.
     pub(crate) fn since(&self) -> Option<Instant> {
-        self.lock().front().map(|first| first.since)
+        self.lock().waiting.front().map(|first| first.since)
     }
 
     /// The first in line, if it has been there since a time or longer.
     pub(crate) fn pop_since(&self, time: Option<Instant>) -> Option<Submission<B>> {
         let mut line = self.lock();
-        if line.front()?.since <= time? { line.pop_front() } else { None }
+        if line.waiting.front()?.since <= time? { line.waiting.pop_front() } else { None }
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Submission<B>>> {
+    fn lock(&self) -> MutexGuard<'_, Line<B>> {
         // Each change is one call: nobody can leave it half done.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -105,6 +129,6 @@ impl<B> Queue<B> {
 
 impl<B> fmt::Debug for Queue<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} in line", self.lock().len())
+        write!(f, "{} in line", self.lock().waiting.len())
     }
 }

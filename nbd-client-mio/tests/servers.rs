@@ -204,6 +204,43 @@ fn other_threads_submit_wait_in_line_and_are_answered() {
     assert_eq!(rejected.buffer, Some(vec![5; 512]));
 }
 
+/// Nobody waits for ever for a loop that is no more.
+#[test]
+fn who_submits_to_a_loop_that_is_gone_is_told() {
+    let server = nbdkit(&["memory", "1M"]);
+    let mut this = Loop::new();
+    let waker = Arc::new(this.waker());
+    let limits = nbd_client_mio::proto::Limits::default().max_in_flight(2);
+    let builder = Builder::new().config(ClientConfig::new().limits(limits));
+    let token = this.ready(&builder, &server.uri());
+    let submitter = this.disk(token).submitter(waker);
+    server.stop().unwrap();
+    let (sender, receiver) = mpsc::channel();
+    // Two are with the server, the others in line.
+    for offset in 0..5 {
+        let sender = sender.clone();
+        let on_done = move |outcome| sender.send(outcome).unwrap();
+        let buffer = Some(vec![0; 512]);
+        submitter.submit(Command::read(offset * 512, 512), buffer, on_done).unwrap();
+    }
+    this.until("two are sent", |this| {
+        this.disk(token).client().is_some_and(|core| core.in_flight() == 2)
+    });
+    // The poll goes first, then the connection.
+    let Loop { poll, disks, .. } = this;
+    drop(poll);
+    drop(disks);
+    let late = sender.clone();
+    let on_done = move |outcome| late.send(outcome).unwrap();
+    let error = submitter.submit(Command::flush(), None, on_done).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::NotConnected);
+    drop(sender);
+    // Whoever waits for an answer sees that there will be none.
+    let gone = receiver.recv_timeout(Duration::from_secs(20));
+    assert!(matches!(gone, Err(mpsc::RecvTimeoutError::Disconnected)), "{gone:?}");
+    server.cont().unwrap();
+}
+
 #[test]
 fn names_and_programs_are_dialled_beside_the_loop() {
     let server = Server::nbdkit(&["memory", "1M"]).tcp().start().unwrap();

@@ -95,6 +95,12 @@ impl MemoryServer {
         self.answer(usize::MAX);
     }
 
+    /// Whether the negotiation is over, and requests are taken.
+    #[must_use]
+    pub const fn is_serving(&self) -> bool {
+        matches!(self.life, Life::Serving(_))
+    }
+
     /// Whether the session has ended: once everything is sent, the stream ends.
     #[must_use]
     pub const fn is_over(&self) -> bool {

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use nbd_proto::recovery::RecoveryError;
 use nbd_proto::{
-    ApiMisuse, Client, Command, CommandError, CommandFailure, Errno, Remark, SubmitError,
+    ApiMisuse, Client, Command, CommandError, CommandFailure, CommandType, Errno, Remark,
+    SubmitError,
 };
 
 use crate::tls::TlsConfigError;
@@ -95,29 +96,87 @@ pub enum Error {
 }
 
 impl Error {
-    /// Why a command that was submitted did not succeed. What ended the connection says
-    /// more than that it is gone.
+    /// Whether a command has come with the right buffer, by its length in bytes; 0 without
+    /// one.
+    ///
+    /// # Errors
+    /// [`Error::BufferLength`] when it has not.
+    #[inline]
+    pub fn check_buffer(command: &Command, buffer: usize) -> Result<(), Self> {
+        let payload = match command.kind {
+            CommandType::Read | CommandType::Write => command.length,
+            CommandType::Flush
+            | CommandType::Trim
+            | CommandType::Cache
+            | CommandType::WriteZeroes
+            | CommandType::BlockStatus
+            | CommandType::Disconnect => 0,
+        };
+        if buffer as u64 == payload {
+            return Ok(());
+        }
+        Err(Self::BufferLength { command: *command, buffer })
+    }
+
+    /// Why a command that was submitted did not succeed. What ended the connection, known
+    /// to the adapter (`lost`) or to the machine, says more than that it is gone.
     #[must_use]
     pub fn failed(
         core: &Client,
+        lost: Option<&Self>,
         command: Command,
         error: CommandError,
         remark: Option<Remark>,
     ) -> Self {
-        match core.error() {
-            Some(cause) if error == CommandError::ConnectionLost => cause.clone().into(),
+        match Self::end(core, lost) {
+            Some(cause) if error == CommandError::ConnectionLost => cause,
             _ => CommandFailure::new(command, error, remark).into(),
         }
     }
 
-    /// Why a command was not submitted. What ended the connection says more than that
-    /// there is none.
+    /// Why a command was not submitted. What ended the connection, known to the adapter
+    /// (`lost`) or to the machine, says more than that there is none.
     #[must_use]
-    pub fn not_sent(core: &Client, command: Command, error: SubmitError) -> Self {
-        match core.error() {
-            Some(cause) => cause.clone().into(),
-            None => Self::Submit { command, error },
+    pub fn not_sent(
+        core: &Client,
+        lost: Option<&Self>,
+        command: Command,
+        error: SubmitError,
+    ) -> Self {
+        Self::end(core, lost).unwrap_or(Self::Submit { command, error })
+    }
+
+    /// What the adapter knows comes first: to the machine, the end of the connection is
+    /// always the peer's doing.
+    fn end(core: &Client, lost: Option<&Self>) -> Option<Self> {
+        if !core.is_closed() {
+            return None;
         }
+        lost.and_then(Self::again).or_else(|| core.error().cloned().map(Self::from))
+    }
+
+    /// The same once more: what ends a connection is told to everybody who waits for it.
+    /// `None` for what concerns one call, or the making of a connection.
+    #[must_use]
+    pub fn again(&self) -> Option<Self> {
+        Some(match self {
+            Self::Io(error) => Self::Io(Arc::clone(error)),
+            Self::Protocol(error) => Self::Protocol(error.clone()),
+            Self::Link(error) => Self::Link(Arc::clone(error)),
+            Self::Stopped => Self::Stopped,
+            Self::TimedOut { state, timeout } => Self::TimedOut { state, timeout: *timeout },
+            Self::NotReconnected { after, cause } => {
+                Self::NotReconnected { after: *after, cause: Arc::clone(cause) }
+            }
+            Self::Recovery(error) => Self::Recovery(error.clone()),
+            Self::Uri(_)
+            | Self::TlsConfig(_)
+            | Self::Connect(_)
+            | Self::Submit { .. }
+            | Self::BufferLength { .. }
+            | Self::Command(_)
+            | Self::Misuse(_) => return None,
+        })
     }
 
     /// The error number, as Linux numbers it, that a user of libnbd would see.

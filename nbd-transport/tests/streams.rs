@@ -165,7 +165,7 @@ impl Session {
                 (Ok(()), _) => {}
                 (Err(error), _) => {
                     assert_eq!(error, CommandError::ConnectionLost);
-                    lost = Some(Error::failed(client, command, error, None));
+                    lost = Some(Error::failed(client, None, command, error, None));
                 }
             }
         }

@@ -205,6 +205,7 @@ impl Client {
     /// When it cannot be sent, the server fails it, the connection fails, or the time is
     /// over.
     pub async fn run(&self, command: Command) -> Result<(), Error> {
+        self.check_data(command)?;
         let matter = Matter::new(command, Buffer::None);
         self.call(matter, WhenFull::Wait).await.0
     }
@@ -221,6 +222,7 @@ impl Client {
     /// # Errors
     /// As [`run`](Self::run), and [`SubmitError::Full`](nbd_proto::SubmitError::Full).
     pub async fn try_run(&self, command: Command) -> Result<(), Error> {
+        self.check_data(command)?;
         let matter = Matter::new(command, Buffer::None);
         self.call(matter, WhenFull::Fail).await.0
     }
@@ -240,6 +242,16 @@ impl Client {
     pub async fn disconnect(self) -> Result<(), Error> {
         let terms = self.terms(WhenFull::Wait);
         Pending::disconnect(&*self.handle, terms).await.0
+    }
+
+    /// Whether a command needs no data. What else is wrong with it is told first.
+    fn check_data(&self, command: Command) -> Result<(), Error> {
+        Error::check_buffer(&command, 0).map_err(|error| {
+            match self.shared().lock().core.check(command) {
+                Ok(()) => error,
+                Err(worse) => Error::Submit { command, error: worse },
+            }
+        })
     }
 
     fn terms(&self, when_full: WhenFull) -> Terms {

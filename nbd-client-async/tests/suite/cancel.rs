@@ -1,11 +1,10 @@
-//! Futures that are dropped, handles that outlive their connection, runtimes that end.
+//! Futures that are dropped, and handles that outlive their connection.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::support::{Host, MultiThread, OnSmol, nbdkit, noise, on_every_runtime, once};
+use crate::support::{Host, nbdkit, noise, on_every_runtime, once};
 use bytes::Bytes;
-use nbd_client_async::{Client, Error};
 
 on_every_runtime! {
     dropped_futures_harm_nobody,
@@ -109,49 +108,4 @@ async fn calls_after_the_end_fail<H: Host>() {
     let (result, buffer) = client.read_into(0, vec![5; 512]).await;
     assert!(result.is_err() && buffer == [5; 512]);
     client.disconnect().await.unwrap();
-}
-
-/// Keeps a call waiting while its runtime goes away under it.
-fn outlive(run: impl FnOnce(&str) -> Client) {
-    let server = nbdkit(&["memory", "1M"]);
-    let client = run(&server.uri());
-    // The driver is gone, wherever the call is made from.
-    let error = smol::block_on(client.read_at(0, 512)).unwrap_err();
-    assert!(matches!(error, Error::Stopped), "{error:?}");
-    assert!(smol::block_on(client.disconnect()).is_ok());
-}
-
-#[test]
-fn a_runtime_that_ended_is_told() {
-    outlive(|uri| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.unwrap();
-        runtime.block_on(async { nbd_client_tokio::connect(uri).await.unwrap() })
-    });
-    outlive(|uri| {
-        let runtime = tokio::runtime::Runtime::new().unwrap();
-        runtime.block_on(async { nbd_client_tokio::connect(uri).await.unwrap() })
-    });
-}
-
-#[test]
-fn a_runtime_that_ends_wakes_who_waits_elsewhere() {
-    let server = nbdkit(&["memory", "1M"]);
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let client = runtime.block_on(MultiThread::connect(&server));
-    server.stop().expect("stop");
-    let waiting = client.clone();
-    let waiter = std::thread::spawn(move || smol::block_on(waiting.read_at(0, 512)));
-    smol::block_on(OnSmol::until(|| client.in_flight() == 1));
-    runtime.shutdown_background();
-    let error = waiter.join().unwrap().unwrap_err();
-    assert!(matches!(error, Error::Stopped), "{error:?}");
-    server.cont().unwrap();
-}
-
-#[test]
-fn no_runtime_is_an_error() {
-    let server = nbdkit(&["memory", "1M"]);
-    let result = smol::block_on(nbd_client_tokio::connect(&server.uri()));
-    assert!(matches!(result, Err(Error::Io(_))), "{result:?}");
 }

@@ -5,6 +5,7 @@ mod commands;
 mod hostile;
 mod recovery;
 mod redial;
+mod shutdown;
 mod streams;
 mod support;
 mod time;

@@ -130,10 +130,12 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
     /// Submits any command; a read or write takes a buffer as long as it says.
     ///
     /// # Errors
-    /// When the command cannot be sent, [`SubmitError::Full`] among the reasons; the
-    /// buffer is lost.
+    /// When the command cannot be sent, [`SubmitError::Full`] among the reasons, and
+    /// [`Error::BufferLength`]; the buffer is lost.
     #[inline(always)]
     pub fn submit(&mut self, command: Command, buffer: Option<B>) -> Result<RequestId, Error> {
+        let length = buffer.as_ref().map_or(0, |buffer| buffer.as_ref().len());
+        self.client.check_buffer(command, length)?;
         if self.client.recovery.is_some() {
             return self.submit_lasting(command, buffer);
         }
@@ -182,7 +184,7 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
         submitted: Result<RequestId, SubmitError>,
         buffer: Option<B>,
     ) -> Result<RequestId, Error> {
-        let id = submitted.map_err(|error| Error::not_sent(&self.client.core, command, error))?;
+        let id = submitted.map_err(|error| self.client.not_sent(command, error))?;
         self.client.pump.trace.submitted(id, &command);
         if let Some(buffer) = buffer {
             self.ports.buffers.insert(id, buffer);
@@ -405,12 +407,13 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
     #[cold]
     fn failure(&mut self, id: RequestId, command: Command, error: CommandError) -> Box<Error> {
         let remark = self.ports.remarks.remove(id);
-        Box::new(Error::failed(&self.client.core, command, error, remark))
+        let Client { core, lost, .. } = &*self.client;
+        Box::new(Error::failed(core, lost.as_ref(), command, error, remark))
     }
 
     fn kill_unless<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
-        if result.is_err() {
-            self.client.kill();
+        if let Err(error) = &result {
+            self.client.fail(error);
         }
         result
     }
@@ -436,8 +439,8 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
             && self.client.core.get_direction().contains(Direction::WRITE)
         {
             let Client { core, pump, .. } = &mut *self.client;
-            if pump.round(core, &mut self.ports).is_err() {
-                self.client.kill();
+            if let Err(error) = pump.round(core, &mut self.ports) {
+                self.client.fail(&error);
             }
         }
     }

@@ -82,7 +82,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'_, B> {
         if direction.is_empty() {
             return Err(Error::Protocol(nbd_proto::PeerMisbehaved::Closed.into()));
         }
-        let deadline = timeout.map(|timeout| Instant::now() + timeout);
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let waited = self.client.pump.wait_either(direction, other, deadline);
         let Some(ready) = self.kill_unless(waited)? else {
             return Ok(Woken::TimedOut);

@@ -193,7 +193,8 @@ fn death_completes_everything_once_and_gives_the_buffers_back() {
             Ok(None) => break,
             Ok(Some(done)) => {
                 let error = done.result.expect_err("the server is dead");
-                assert_eq!(error.errno(), 107, "{error}");
+                // How the socket has failed is told to each, if that is how it ended.
+                assert!(matches!(error.errno(), 104 | 107), "{error}");
                 assert_eq!(done.buffer.expect("it comes back").len(), 512);
                 offsets.push(done.command.offset / 512);
             }

@@ -1,7 +1,10 @@
 //! What the client refuses to send, and what servers say when it is made to.
 
+use std::time::Duration;
+
 use nbd_client_blocking::proto::{
-    ClientConfig, Command, CommandFlags, ContextId, Disconnect, Limits, StrictMode,
+    ClientConfig, Command, CommandFlags, CommandType, ContextId, Disconnect, Limits, StrictMode,
+    SubmitError,
 };
 use nbd_client_blocking::{Client, Error};
 
@@ -20,7 +23,7 @@ fn refuses(client: &mut Client, table: &[(Command, i32, &str)]) {
     let sent = client.stats().messages_sent;
     for (command, errno, words) in table {
         let error = match *command {
-            Command { kind: nbd_client_blocking::proto::CommandType::Write, .. } => {
+            Command { kind: CommandType::Write, .. } => {
                 let mut pipeline = client.pipeline();
                 let buffer = vec![0_u8; command.length as usize];
                 pipeline.submit(*command, Some(buffer)).expect_err("it is wrong")
@@ -276,6 +279,35 @@ fn after_the_end_and_when_full() {
     }
 }
 
+/// A buffer that does not fit is the caller's fault and nobody else's; and no length of time
+/// is too long.
+#[test]
+fn a_buffer_that_does_not_fit_harms_nobody() {
+    let server = nbdkit(&["memory", "1M"]);
+    let mut client = connect(&server, allocation());
+    let mut pipeline = client.pipeline();
+    pipeline.read(0, vec![0; 512]).expect("it is sound");
+    for (command, buffer) in [
+        (Command::read(0, 512), Some(vec![0; 511])),
+        (Command::write(0, 512), Some(vec![0; 513])),
+        (Command::write(0, 512), None),
+        (Command::flush(), Some(vec![0; 1])),
+    ] {
+        let error = pipeline.submit(command, buffer.clone()).expect_err("it does not fit");
+        let length = buffer.map_or(0, |buffer| buffer.len());
+        let told = matches!(error, Error::BufferLength { buffer, .. } if buffer == length);
+        assert!(told && error.errno() == EINVAL, "{error}");
+    }
+    let error = pipeline.submit(Command::read(MIB, 512), None).expect_err("wrong in two ways");
+    assert!(matches!(error, Error::Submit { error: SubmitError::OutOfBounds, .. }), "{error}");
+    while pipeline.completed() == 0 {
+        pipeline.poll(Some(Duration::MAX)).expect("the connection holds");
+    }
+    pipeline.next_completed().expect("one is done").result.expect("it is read");
+    drop(pipeline);
+    client.flush().expect("the connection is unharmed");
+}
+
 #[test]
 fn unchecked_it_is_the_server_who_refuses() {
     let lax = allocation().strict(StrictMode::empty());
@@ -287,7 +319,13 @@ fn unchecked_it_is_the_server_who_refuses() {
         (Command::write_zeroes(0, 512), EINVAL),
         (Command::read(0, 512).with(CommandFlags::from_bits_retain(1 << 15)), EINVAL),
     ] {
-        let error = client.submit_and_wait(command).expect_err("the server minds");
+        let result = match command.kind {
+            CommandType::Read => {
+                client.read_structured(command.offset, &mut [0; 512], command.flags, drop)
+            }
+            _ => client.submit_and_wait(command),
+        };
+        let error = result.expect_err("the server minds");
         assert!(matches!(error, Error::Command(_)), "{command:?}: {error}");
         assert_eq!(error.errno(), errno, "{command:?}: {error}");
     }

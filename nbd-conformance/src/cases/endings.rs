@@ -2,17 +2,21 @@
 
 use std::time::{Duration, Instant};
 
-use nbd_proto::{Command, CommandFlags};
+use nbd_proto::{Command, CommandFlags, Errno};
 
-use crate::case::{CaseResult, cases};
-use crate::outcome::{Op, Who, failed};
+use crate::case::{CaseResult, Need, cases};
+use crate::outcome::{Op, Who, failed, fails};
 use crate::room::{LONG, Room, as_is, how, noise};
-use crate::site::Disk;
+use crate::site::{Disk, Kind, Quitter};
+
+const BY_HAND: Need = Need::Server(&[Kind::Ours], "the server is another one, made by hand");
+const REPLIES: Need = Need::PlainOnly("it has no TLS");
 
 cases! {
     in_good_order_and_again,
     after_the_end_everything_fails,
     in_the_middle_of_everything,
+    a_reset_is_told_to_everybody [BY_HAND, REPLIES],
     while_nothing_is_asked,
     a_deadline_passes_and_the_client_lives_on,
     a_deadline_for_many,
@@ -36,16 +40,32 @@ fn in_good_order_and_again(room: &mut Room<'_>) -> CaseResult {
 }
 
 fn after_the_end_everything_fails(room: &mut Room<'_>) -> CaseResult {
-    let mut disk = room.connect(as_is)?;
+    let mut disk = room.connect(|config| config.meta_context("base:allocation"))?;
     disk.read(0, 512)?;
     // Where nothing is left, the compiler has seen to it.
     if let Some(mut rest) = disk.disconnect()? {
-        assert_eq!(failed(rest.read(0, 512)).who, Who::Connection);
-        assert_eq!(failed(rest.write(0, &[1; 512], CommandFlags::empty())).who, Who::Connection);
-        assert_eq!(failed(rest.flush()).who, Who::Connection);
-        let outcomes = rest.batch(vec![Op::read(0, 512); 3], &mut || ());
-        assert!(outcomes.into_iter().all(|outcome| failed(outcome).who == Who::Connection));
-        rest.disconnect()?;
+        let none = CommandFlags::empty();
+        fails(rest.read(0, 512), Who::Connection, Errno::NotConn);
+        fails(rest.write(0, &[1; 512], none), Who::Connection, Errno::NotConn);
+        fails(rest.status(0, 512, none), Who::Connection, Errno::NotConn);
+        for command in [
+            Command::flush(),
+            Command::trim(0, 512),
+            Command::write_zeroes(0, 512),
+            Command::block_status(0, 512),
+            Command::cache(0, 512),
+            // Wrong in other ways too.
+            Command::trim(0, 0),
+            Command::trim(u64::MAX, u64::MAX),
+        ] {
+            fails(rest.run(command), Who::Connection, Errno::NotConn);
+        }
+        for outcome in rest.batch(vec![Op::read(0, 512); 100], &mut || ()) {
+            fails(outcome, Who::Connection, Errno::NotConn);
+        }
+        // What was agreed on is still known.
+        assert_eq!(rest.facts().export.map(|export| export.size), Some(crate::site::SIZE));
+        rest.disconnect()?.expect("as much is left").disconnect()?;
     }
     Ok(())
 }
@@ -68,6 +88,30 @@ fn in_the_middle_of_everything(room: &mut Room<'_>) -> CaseResult {
         assert_eq!(failure.who, Who::Connection, "{failure}");
     }
     assert_eq!(failed(disk.read(0, 512)).who, Who::Connection);
+    assert!(start.elapsed() < LONG / 2, "{:?}", start.elapsed());
+    Ok(())
+}
+
+/// That the socket has failed, and how, reaches every command, those that come later too:
+/// the reset itself, or a pipe that was found broken just before.
+fn a_reset_is_told_to_everybody(room: &mut Room<'_>) -> CaseResult {
+    let server = Quitter::start()?;
+    let mut disk = room.connect_to(&server.uri(), as_is)?;
+    let op = |index: u64| match index % 3 {
+        0 => Op::read(index << 12, 4096),
+        1 => Op::write(index << 12, vec![2; 4096]),
+        _ => Op::run(Command::flush()),
+    };
+    let start = Instant::now();
+    let mut outcomes = disk.batch((0..60).map(op).collect(), &mut || ());
+    outcomes.extend(disk.batch((0..3).map(op).collect(), &mut || ()));
+    for outcome in outcomes {
+        let failure = failed(outcome);
+        let told = failure.errno == 104 || failure.text.ends_with("broken pipe");
+        assert!(failure.text.starts_with("connection failed: ") && told, "{failure}");
+    }
+    let failure = failed(disk.read(0, 512));
+    assert_eq!((failure.who, failure.errno), (Who::Connection, 104), "{failure}");
     assert!(start.elapsed() < LONG / 2, "{:?}", start.elapsed());
     Ok(())
 }

@@ -9,6 +9,8 @@ use crate::site::{Kind, SIZE, Security, Site};
 
 cases! {
     nothing_is_no_command,
+    no_bytes_are_no_fault,
+    a_payload_takes_a_buffer,
     reading_beyond_the_end,
     writing_beyond_the_end,
     beyond_the_end_of_all_numbers,
@@ -31,6 +33,40 @@ fn nothing_is_no_command(room: &mut Room<'_>) -> CaseResult {
         fails(disk.run(ranged(0, 0)), Who::Caller, Errno::Inval);
     }
     disk.read(0, 1)?;
+    Ok(())
+}
+
+/// Where a call is split into commands, no bytes are no commands; elsewhere they are one that
+/// is wrong.
+fn no_bytes_are_no_fault(room: &mut Room<'_>) -> CaseResult {
+    let splits = room.subject.splits();
+    let disk = room.disk()?;
+    for at in [0, SIZE, u64::MAX] {
+        let outcomes = [disk.read(at, 0).map(drop), disk.write(at, &[], CommandFlags::empty())];
+        for outcome in outcomes {
+            match splits {
+                true => outcome?,
+                false => drop(fails(outcome, Who::Caller, Errno::Inval)),
+            }
+        }
+    }
+    disk.read(0, 1)?;
+    Ok(())
+}
+
+/// Whoever forgets it, or brings another one, is told; and nobody else suffers.
+fn a_payload_takes_a_buffer(room: &mut Room<'_>) -> CaseResult {
+    // Where calls take buffers and no commands, they cannot be wrong.
+    let bare = room.subject.splits();
+    let disk = room.disk()?;
+    disk.write(0, &[7; 1024], CommandFlags::empty())?;
+    if bare {
+        for command in [Command::read(0, 512), Command::write(0, 512)] {
+            let failure = fails(disk.run(command), Who::Caller, Errno::Inval);
+            assert!(failure.text.contains("a buffer of 0 bytes"), "{failure}");
+        }
+    }
+    assert_eq!(disk.read(0, 1024)?, [7; 1024]);
     Ok(())
 }
 

@@ -1,9 +1,11 @@
 //! Where a cell of the matrix happens: which server, how it is reached, which disk it has.
 
 mod credentials;
+mod quitter;
 mod server;
 
 pub(crate) use credentials::Credentials;
+pub(crate) use quitter::Quitter;
 pub(crate) use server::{Disk, NAME, Running, SIZE, TEXT};
 
 /// The server's program.

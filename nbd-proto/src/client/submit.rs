@@ -48,6 +48,17 @@ impl Client {
         self.queue(command, Some(contexts))
     }
 
+    /// Whether [`submit`](Self::submit) would take a command now. For whoever finds a fault
+    /// of his own with it, and wants to know first whether there is a worse one.
+    ///
+    /// # Errors
+    /// As [`submit`](Self::submit).
+    pub fn check(&self, mut command: Command) -> Result<(), SubmitError> {
+        self.core.check_open()?;
+        self.core.set_flags(&mut command, false);
+        self.core.check(&command)
+    }
+
     fn queue(
         &mut self,
         mut command: Command,
@@ -55,11 +66,7 @@ impl Client {
     ) -> Result<RequestId, SubmitError> {
         let core = &mut self.core;
         core.check_open()?;
-        if core.strict.contains(StrictMode::AUTO_FLAG) {
-            let payload = core.facts.headers == HeaderStyle::Extended
-                && (command.kind == CommandType::Write || filter.is_some());
-            command.flags.set(CommandFlags::PAYLOAD_LEN, payload);
-        }
+        core.set_flags(&mut command, filter.is_some());
         if !core.gate.passes(&command) {
             core.check(&command)?;
         }
@@ -193,6 +200,15 @@ impl Gate {
 }
 
 impl Core {
+    /// Sets the flag that says whether there is a payload, unless the caller sees to it.
+    fn set_flags(&self, command: &mut Command, filtered: bool) {
+        if self.strict.contains(StrictMode::AUTO_FLAG) {
+            let payload = self.facts.headers == HeaderStyle::Extended
+                && (command.kind == CommandType::Write || filtered);
+            command.flags.set(CommandFlags::PAYLOAD_LEN, payload);
+        }
+    }
+
     #[inline]
     fn check_open(&self) -> Result<(), SubmitError> {
         match self.life {

@@ -1,0 +1,205 @@
+//! Runtimes that end with work outstanding.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, mpsc};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use nbd_client_async::proto::{ClientConfig, Limits};
+use nbd_client_async::{Builder, Client, ConnectionState, Driver, Error, Runtime, Sleep, Socket};
+use nbd_client_futures::smol::Smol;
+use nbd_client_tokio::Tokio;
+use nbd_sim::peer::Server;
+
+use crate::support::{Host, LONG, OnSmol, nbdkit};
+
+/// So many commands are with the server at most; the others are in line.
+const DEPTH: u32 = 4;
+
+fn narrow<R: Runtime + Clone>(builder: Builder<R>) -> Builder<R> {
+    let limits = Limits::default().max_in_flight(DEPTH);
+    builder.config(ClientConfig::new().limits(limits)).timeout(LONG)
+}
+
+/// Everybody who waits for a connection, each in a thread, on another runtime than that.
+struct Waiters {
+    server: Server,
+    client: Client,
+    calls: Vec<JoinHandle<Result<(), Error>>>,
+    watcher: JoinHandle<ConnectionState>,
+}
+
+impl Waiters {
+    /// The server stands still, so that everybody waits.
+    fn gather(server: Server, client: Client) -> Self {
+        server.stop().expect("stop");
+        let call = |index: u64| {
+            let client = client.clone();
+            thread::spawn(move || {
+                smol::block_on(async {
+                    match index % 4 {
+                        0 => client.read_at(0, 512).await.map(drop),
+                        // More than a socket takes.
+                        1 => client.write_at(0, vec![1; 8 << 20]).await,
+                        2 => client.flush().await,
+                        _ => client.read_into(512, vec![0; 512]).await.0,
+                    }
+                })
+            })
+        };
+        let calls = (0..16).map(call).collect();
+        let watching = client.clone();
+        let watcher = thread::spawn(move || {
+            smol::block_on(watching.connection_change(ConnectionState::Connected))
+        });
+        smol::block_on(OnSmol::until(|| client.in_flight() == 16));
+        Self { server, client, calls, watcher }
+    }
+
+    /// The runtime is gone: everybody is told so, and so is whoever comes later.
+    fn are_told(self) {
+        for call in self.calls {
+            let error = call.join().expect("no panic").expect_err("nobody is there to answer");
+            assert!(matches!(error, Error::Stopped), "{error:?}");
+        }
+        assert_eq!(self.watcher.join().expect("no panic"), ConnectionState::Closed);
+        let client = self.client;
+        assert!(client.is_closed());
+        smol::block_on(async {
+            for _ in 0..2 {
+                let read = client.read_at(0, 512).await.map(drop);
+                let write = client.write_at(0, vec![0; 512]).await;
+                let later = [read, write, client.flush().await, client.trim(0, 512).await];
+                for result in later {
+                    let error = result.expect_err("it is over");
+                    assert!(matches!(error, Error::Stopped) && error.errno() == 107, "{error:?}");
+                }
+            }
+            client.disconnect().await.expect("it is over");
+        });
+        self.server.cont().expect("cont");
+    }
+}
+
+fn memory() -> Server {
+    nbdkit(&["memory", "16M"])
+}
+
+#[test]
+fn a_runtime_of_one_thread_that_is_dropped() {
+    let server = memory();
+    let uri = server.uri();
+    let (connected, connection) = mpsc::channel();
+    let (end, ended) = smol::channel::bounded(1);
+    let thread = thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(async {
+            let client = narrow(Builder::on(Tokio)).connect_uri(&uri).await.expect("connect");
+            connected.send(client).expect("somebody waits");
+            ended.recv().await.expect("the word to end");
+        });
+    });
+    let waiters = Waiters::gather(server, connection.recv().expect("a client"));
+    end.send_blocking(()).expect("it runs");
+    thread.join().expect("no panic");
+    waiters.are_told();
+}
+
+#[test]
+fn a_runtime_of_many_threads_however_it_ends() {
+    let ends: [fn(tokio::runtime::Runtime); 3] =
+        [drop, tokio::runtime::Runtime::shutdown_background, |runtime| {
+            runtime.shutdown_timeout(Duration::from_secs(5))
+        }];
+    for end in ends {
+        let server = memory();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let connect = async { narrow(Builder::on(Tokio)).connect_uri(&server.uri()).await };
+        let client = runtime.block_on(connect).expect("connect");
+        let waiters = Waiters::gather(server, client);
+        end(runtime);
+        waiters.are_told();
+    }
+}
+
+/// smol's own executor lasts as long as the program; one that does not is like this.
+#[derive(Clone)]
+struct Own(Arc<smol::Executor<'static>>);
+
+impl Runtime for Own {
+    fn spawn(&self, driver: Driver) -> io::Result<()> {
+        self.0.spawn(driver).detach();
+        Ok(())
+    }
+
+    fn sleep_until(&self, at: Instant) -> Sleep {
+        Smol.sleep_until(at)
+    }
+
+    fn adopt(&self, socket: OwnedFd) -> io::Result<Box<dyn Socket>> {
+        Smol.adopt(socket)
+    }
+}
+
+/// Keeps no executor alive: it is the driver who would do so.
+#[derive(Clone)]
+struct Weak(std::sync::Weak<smol::Executor<'static>>);
+
+impl Runtime for Weak {
+    fn spawn(&self, driver: Driver) -> io::Result<()> {
+        let executor = self.0.upgrade().ok_or(io::ErrorKind::NotConnected)?;
+        Own(executor).spawn(driver)
+    }
+
+    fn sleep_until(&self, at: Instant) -> Sleep {
+        Smol.sleep_until(at)
+    }
+
+    fn adopt(&self, socket: OwnedFd) -> io::Result<Box<dyn Socket>> {
+        Smol.adopt(socket)
+    }
+}
+
+#[test]
+fn an_executor_of_smol_that_is_dropped() {
+    let server = memory();
+    let executor = Arc::new(smol::Executor::new());
+    let builder = narrow(Builder::on(Weak(Arc::downgrade(&executor))));
+    let client = smol::block_on(executor.run(builder.connect_uri(&server.uri())));
+    let (end, ended) = smol::channel::bounded(1);
+    let running = Arc::clone(&executor);
+    let thread = thread::spawn(move || {
+        smol::block_on(running.run(ended.recv())).expect("the word to end");
+    });
+    let waiters = Waiters::gather(server, client.expect("connect"));
+    end.send_blocking(()).expect("it runs");
+    thread.join().expect("no panic");
+    drop(executor);
+    waiters.are_told();
+    let again = smol::block_on(builder.connect_uri(&memory().uri()));
+    assert!(matches!(again, Err(Error::Io(_))), "{again:?}");
+}
+
+/// A runtime may be gone before anybody asks for anything.
+#[test]
+fn a_runtime_that_ended_before() {
+    let server = memory();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    let connect = async { nbd_client_tokio::connect(&server.uri()).await };
+    let client = runtime.block_on(connect).expect("connect");
+    drop(runtime);
+    let error = smol::block_on(client.read_at(0, 512)).expect_err("nobody sends it");
+    assert!(matches!(error, Error::Stopped), "{error:?}");
+    smol::block_on(client.disconnect()).expect("it is over");
+}
+
+#[test]
+fn no_runtime_is_an_error() {
+    let server = memory();
+    let result = smol::block_on(nbd_client_tokio::connect(&server.uri()));
+    assert!(matches!(result, Err(Error::Io(_))), "{result:?}");
+}
