@@ -233,7 +233,7 @@ fn who_submits_to_a_loop_that_is_gone_is_told() {
     let late = sender.clone();
     let on_done = move |outcome| late.send(outcome).unwrap();
     let error = submitter.submit(Command::flush(), None, on_done).unwrap_err();
-    assert_eq!(error.kind(), std::io::ErrorKind::NotConnected);
+    assert_eq!(error.kind(), ErrorKind::NotConnected);
     drop(sender);
     // Whoever waits for an answer sees that there will be none.
     let gone = receiver.recv_timeout(Duration::from_secs(20));

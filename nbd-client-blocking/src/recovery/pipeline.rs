@@ -38,7 +38,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'_, B> {
     ) -> Result<RequestId, Error> {
         match self.lasting() {
             Some(mut lasting) => lasting.submit(command, None, buffer),
-            None => Err(Error::not_sent(&self.client.core, command, SubmitError::NotConnected)),
+            None => Err(self.client.not_sent(command, SubmitError::NotConnected)),
         }
     }
 
