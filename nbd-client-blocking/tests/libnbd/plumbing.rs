@@ -208,7 +208,7 @@ fn death_completes_everything_once_and_gives_the_buffers_back() {
     assert_eq!(offsets, (0..16).collect::<Vec<_>>());
     assert_eq!(pipeline.client().state(), State::Dead);
     let error = pipeline.read(0, vec![0; 512]).expect_err("it is over");
-    assert_eq!(error.errno(), 107, "{error}");
+    assert!(matches!(error.errno(), 104 | 107), "{error}");
 }
 
 /// Everything that was sent is answered; nothing else is sent but the goodbye.
