@@ -74,7 +74,7 @@ fn a_server_that_dies_takes_nothing_but_the_replies() {
     assert_eq!(this.disk(token).state(), State::Closed);
     let rejected = this.disk(token).read(0, vec![7; 512]).unwrap_err();
     assert_eq!(rejected.buffer, Some(vec![7; 512]));
-    assert_eq!(rejected.error.errno(), 107, "{rejected}");
+    assert!(matches!(rejected.error.errno(), 104 | 107), "{rejected}");
 }
 
 /// The server is made of nothing but bytes: oldstyle, 1 MiB, one reply, then silence one
