@@ -1,6 +1,6 @@
 //! Numbers by chance, cheaply.
 
-/// A xorshift generator: what it makes does not compress, and it costs next to nothing.
+/// The wyrand generator: what it makes does not compress, and it costs next to nothing.
 pub(super) struct Random(u64);
 
 impl Random {
@@ -11,15 +11,13 @@ impl Random {
 
     /// Numbers that follow from a seed.
     pub(super) fn seeded(seed: u64) -> Self {
-        // From 0 it would never get away.
-        Self(seed | 1)
+        Self(seed)
     }
 
     pub(super) fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+        self.0 = self.0.wrapping_add(0xa076_1d64_78bd_642f);
+        let product = u128::from(self.0) * u128::from(self.0 ^ 0xe703_7ed1_a0b4_28db);
+        (product >> 64) as u64 ^ product as u64
     }
 
     pub(super) fn below(&mut self, bound: u64) -> u64 {

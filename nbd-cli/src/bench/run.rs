@@ -9,9 +9,6 @@ use super::random::Random;
 use super::report::Tally;
 use super::{Args, Direction, Pattern};
 
-/// For so many requests in flight, one completion is waited for at a time.
-const DEPTH_PER_WAIT: usize = 16;
-
 /// One connection's part of the work.
 pub(super) struct Worker<'a> {
     args: &'a Args,
@@ -45,10 +42,7 @@ impl<'a> Worker<'a> {
         let mut pipeline = client.pipeline();
         let mut submitted = 0;
         // What comes out of one read of the socket came at one moment, and what follows it
-        // leaves in one write: one look at the clock for both. Where much is in flight,
-        // waiting for a few completions saves calls; waiting for many lets the server run
-        // short of work.
-        let least = (depth / DEPTH_PER_WAIT).max(1);
+        // leaves in one write: one look at the clock for both.
         let begin = Instant::now();
         let mut now = 0;
         let end = self.args.seconds().map_or(u64::MAX, nanos);
@@ -57,7 +51,7 @@ impl<'a> Worker<'a> {
             started[id.slot()] = now;
             submitted += 1;
         }
-        while pipeline.wait_for(least)? > 0 {
+        while pipeline.wait_for(1)? > 0 {
             now = nanos(begin.elapsed());
             if now >= end {
                 count = submitted;
