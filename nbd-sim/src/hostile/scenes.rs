@@ -134,6 +134,7 @@ impl Request {
         })
     }
 
+    #[cfg(feature = "adapters")]
     pub(super) const fn is_read(&self) -> bool {
         self.kind == READ
     }
