@@ -4,9 +4,9 @@
 use nbd_proto::wire::option::BlockSizes;
 use nbd_proto::wire::request::RequestHeader;
 use nbd_proto::{
-    CommandFlags, CommandType, ContextId, Discard, Errno, ExportInfo, Limits, Machine, Question,
-    Server, ServerConfig, ServerEvent, ServerNegotiation, ServerPhase, Table,
-    TransmissionFlags as Flags,
+    CommandFlags, CommandType, ContextId, Discard, Errno, ExportInfo, Limits, Machine,
+    PeerMisbehaved, Question, Server, ServerConfig, ServerEvent, ServerNegotiation, ServerPhase,
+    Table, TransmissionFlags as Flags,
 };
 
 const SIZE: u64 = 1 << 20;
@@ -189,4 +189,24 @@ fn a_write_without_memory_is_refused() {
     assert_eq!(sent[32..36], 12_u32.to_be_bytes());
     let seen = ask(&mut server, CommandType::Cache, CommandFlags::empty(), (0, 512), &[]);
     assert!(seen.is_ok(), "{server:?}");
+}
+
+/// The end between a header and its payload is an end inside the request, whose slot would
+/// otherwise wait for ever.
+#[test]
+fn the_end_before_a_payload_cuts_the_request() {
+    let flags = Flags::all() - Flags::READ_ONLY;
+    let sound = CommandFlags::PAYLOAD_LEN;
+    let refused = sound | CommandFlags::FUA;
+    for kind in [CommandType::Write, CommandType::BlockStatus] {
+        for flag in [sound, refused] {
+            let mut server = server(flags, 1);
+            let (kind, length) = (kind.to_wire(), 16);
+            let header = RequestHeader { flags: flag, kind, cookie: 7, offset: 0, length };
+            let mut buffers = Table::new();
+            buffers.insert(nbd_proto::RequestId::from_cookie(1 << 32), vec![0; 16]);
+            server.feed(&header.encode_extended(), &mut buffers).unwrap();
+            assert_eq!(server.eof(), Err(PeerMisbehaved::ClosedMidMessage.into()), "{header:?}");
+        }
+    }
 }

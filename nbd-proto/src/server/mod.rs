@@ -321,7 +321,9 @@ impl Machine for Server {
 
     fn eof(&mut self) -> Result<(), Error> {
         self.check_alive()?;
-        if self.core.life == Life::Open && self.intake.mid_message() && !self.intake.is_waiting() {
+        // Between a header and the first byte of its payload a message is begun, too.
+        let begun = self.intake.mid_message() || self.core.expect.is_payload();
+        if self.core.life == Life::Open && begun && !self.intake.is_waiting() {
             return Err(self.fail(PeerMisbehaved::ClosedMidMessage.into()));
         }
         self.core.life = Life::Leaving;

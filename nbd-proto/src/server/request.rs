@@ -43,6 +43,16 @@ pub(super) enum Expect {
     },
 }
 
+impl Expect {
+    /// Whether a request's header has come, and something that belongs to it has not.
+    pub(super) const fn is_payload(&self) -> bool {
+        match self {
+            Self::Payload(_) | Self::Filter { .. } | Self::Refuse { .. } => true,
+            Self::Header | Self::Slot => false,
+        }
+    }
+}
+
 /// Why a request is refused.
 type Refused = (Errno, &'static str);
 
