@@ -92,14 +92,14 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
     /// When the command cannot be sent; the buffer is lost.
     #[inline]
     pub fn write(&mut self, offset: u64, buffer: B) -> Result<RequestId, Error> {
-        let length = self.length(&buffer)?;
-        self.submit(Command::write(offset, length), Some(buffer))
+        self.write_with(offset, buffer, CommandFlags::empty())
     }
 
     /// Writes the whole buffer with flags such as [`CommandFlags::FUA`].
     ///
     /// # Errors
     /// When the command cannot be sent; the buffer is lost.
+    #[inline]
     pub fn write_with(
         &mut self,
         offset: u64,

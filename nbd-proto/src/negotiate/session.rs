@@ -150,7 +150,7 @@ impl<C: Side> Session<C> {
         self.check_silence(!bytes.is_empty())?;
         let result = self.intake.feed(bytes, &mut self.core, sink);
         let taken = self.delivered(result)?;
-        self.check_silence(taken < bytes.len())?;
+        self.check_silence(taken < bytes.len() || self.intake.has_unparsed())?;
         Ok(taken)
     }
 

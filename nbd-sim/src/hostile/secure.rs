@@ -3,9 +3,8 @@
 //! servers.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::thread;
 
 use nbd_proto::{Command, Error, PeerMisbehaved, TlsPolicy};
 use nbd_transport::tls::{Pem, TlsConfig, TlsConnector};
@@ -16,8 +15,8 @@ use rustls::{ServerConfig, ServerConnection};
 use super::bytes::{DONE, ack, chunk, data, granted, greeting, kind, opt, simple};
 use super::scenes::{Request, lost};
 use super::stage::has_left;
-use super::tour::then_look_in;
-use super::{Address, Case, DATA, Failure, Form, Outcome, Played, talking};
+use super::tour::over_unix;
+use super::{Case, DATA, Failure, Form, Outcome, Played, talking};
 use crate::peer::Scratch;
 
 /// One of these servers.
@@ -38,29 +37,18 @@ pub fn play_secrets(mut play: impl FnMut(&TlsConnector, &Case, &str) -> Played) 
     let scratch = Scratch::new().expect("a temporary directory");
     let (config, connector) = credentials();
     for Secret { case, act, ends_well } in secrets() {
-        let path = scratch.join(case.id);
-        let listener = UnixListener::bind(&path).expect("a socket that listens");
-        let uri = format!("nbd+unix:///?socket={}", path.display());
-        let address = Address::Unix(path);
-        let (played, served) = thread::scope(|scope| {
-            let server = scope.spawn(|| {
-                let mut client = listener.accept()?.0;
-                client.set_read_timeout(Some(case.patience(true)))?;
-                client.set_write_timeout(Some(case.patience(true)))?;
-                client.write_all(&greeting(3))?;
-                // The flags and NBD_OPT_STARTTLS.
-                client.read_exact(&mut [0; 4 + 16])?;
-                client.write_all(&ack(opt::STARTTLS))?;
-                let tls = ServerConnection::new(Arc::clone(&config)).map_err(io::Error::other)?;
-                match act(client, tls) {
-                    Err(error) if has_left(&error) => Ok(()),
-                    result => result,
-                }
-            });
-            let played = then_look_in(&address, || play(&connector, &case, &uri));
-            (played, server.join().expect("no panic"))
-        });
-        served.unwrap_or_else(|error| panic!("{}: {error}", case.id));
+        let serve = |mut client: UnixStream| {
+            client.write_all(&greeting(3))?;
+            // The flags and NBD_OPT_STARTTLS.
+            client.read_exact(&mut [0; 4 + 16])?;
+            client.write_all(&ack(opt::STARTTLS))?;
+            let tls = ServerConnection::new(Arc::clone(&config)).map_err(io::Error::other)?;
+            match act(client, tls) {
+                Err(error) if has_left(&error) => Ok(()),
+                result => result,
+            }
+        };
+        let played = over_unix(&scratch, &case, serve, |uri| play(&connector, &case, uri));
         assert!(ends_well(&played), "{}: {played:?}", case.id);
     }
 }

@@ -1,5 +1,6 @@
 //! The whole table over real sockets, for any client.
 
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread;
@@ -84,30 +85,46 @@ fn due_to_caller(case: &Case) -> usize {
 pub fn play_scenes(mut play: impl FnMut(&Case, &str) -> Played) {
     let scratch = Scratch::new().expect("a temporary directory");
     for scene in scenes() {
-        let id = scene.case.id;
-        let path = scratch.join(id);
-        let listener = UnixListener::bind(&path).expect("a socket that listens");
-        let uri = format!("nbd+unix:///?socket={}", path.display());
-        let address = Address::Unix(path);
-        let (played, served) = thread::scope(|scope| {
-            let server = scope.spawn(|| {
-                let mut client = listener.accept()?.0;
-                client.set_read_timeout(Some(scene.case.patience(true)))?;
-                client.set_write_timeout(Some(scene.case.patience(true)))?;
-                scene.perform(&mut client)
-            });
-            let played = then_look_in(&address, || play(&scene.case, &uri));
-            (played, server.join().expect("no panic"))
-        });
-        served.unwrap_or_else(|error| panic!("{id}: {error}"));
-        assert!((scene.ends_well)(&played), "{id}: {played:?}");
+        let case = &scene.case;
+        let serve = |mut client| scene.perform(&mut client);
+        let played = over_unix(&scratch, case, serve, |uri| play(case, uri));
+        assert!((scene.ends_well)(&played), "{}: {played:?}", case.id);
     }
+}
+
+/// Plays one server over a Unix socket to the client that `play` is, which is given the
+/// server's URI.
+///
+/// # Panics
+/// When the server cannot play its part.
+pub(super) fn over_unix(
+    scratch: &Scratch,
+    case: &Case,
+    serve: impl FnOnce(UnixStream) -> io::Result<()> + Send,
+    play: impl FnOnce(&str) -> Played,
+) -> Played {
+    let path = scratch.join(case.id);
+    let listener = UnixListener::bind(&path).expect("a socket that listens");
+    let uri = format!("nbd+unix:///?socket={}", path.display());
+    let address = Address::Unix(path);
+    let (played, served) = thread::scope(|scope| {
+        let server = scope.spawn(|| {
+            let client = listener.accept()?.0;
+            client.set_read_timeout(Some(case.patience(true)))?;
+            client.set_write_timeout(Some(case.patience(true)))?;
+            serve(client)
+        });
+        let played = then_look_in(&address, || play(&uri));
+        (played, server.join().expect("no panic"))
+    });
+    served.unwrap_or_else(|error| panic!("{}: {error}", case.id));
+    played
 }
 
 /// Lets a client play, and then connects once more, whether it panicked or not. A server that
 /// still waits for its client, which gave up before it came, is released by that; to any other
 /// it makes no difference.
-pub(super) fn then_look_in<T>(address: &Address, play: impl FnOnce() -> T) -> T {
+fn then_look_in<T>(address: &Address, play: impl FnOnce() -> T) -> T {
     struct Last<'a>(&'a Address);
 
     impl Drop for Last<'_> {

@@ -274,13 +274,11 @@ impl Core {
         Ok(())
     }
 
-    /// After a final reply the server has nothing to say until it is asked again.
-    /// Behind the acknowledgement of STARTTLS this is how an attacker slips in
-    /// replies that would later pass for the server's own.
+    /// After a final reply the server has nothing to say until it is asked again. That
+    /// nothing follows the acknowledgement of STARTTLS, the session sees to.
     fn check_silence(&self, rest: &[u8]) -> Result<(), Error> {
         match self.expect {
             _ if rest.is_empty() => Ok(()),
-            Expect::Tls => Err(PeerMisbehaved::PlaintextAfterStartTls.into()),
             Expect::Nothing => Err(PeerMisbehaved::WrongOption.into()),
             Expect::ReplyHeader(_) | Expect::ExportHeader if self.replies == 0 => {
                 Err(PeerMisbehaved::WrongOption.into())

@@ -94,10 +94,6 @@ impl<S: PayloadSink> Role<S> for Core {
             | Expect::Established
             | Expect::Closed => 0,
         };
-        if self.expect == Expect::Tls && bytes.len() > used {
-            // Bytes sent in clear must never be taken for bytes inside TLS.
-            return Err(PeerMisbehaved::PlaintextAfterStartTls.into());
-        }
         Ok((used, self.expect.first_step()))
     }
 
