@@ -39,6 +39,20 @@ fn a_minimum_block_is_one_byte_unless_told() {
     assert_eq!(export.minimum_block(), 512);
 }
 
+/// proto.md, "Size constraints".
+#[test]
+fn block_sizes_are_powers_of_two_in_order_under_any_maximum() {
+    let sane = |minimum, preferred, maximum| BlockSizes { minimum, preferred, maximum }.are_sane();
+    assert!(sane(1, 512, 512) && sane(1 << 16, 1 << 16, 1 << 16) && sane(1, 4096, u32::MAX));
+    // "it MAY be something other than a power of 2": nor need it be a multiple of any.
+    assert!(sane(512, 4096, 4097));
+    for minimum in [0, 3, 1 << 17] {
+        assert!(!sane(minimum, 1 << 17, 1 << 20), "{minimum}");
+    }
+    assert!(!sane(1, 256, 4096) && !sane(1, 768, 4096) && !sane(4096, 2048, 4096));
+    assert!(!sane(512, 4096, 4095));
+}
+
 #[test]
 fn connections_are_safe_side_by_side_if_they_serve_the_same_and_the_server_says_so() {
     let facts = |size, flags| Negotiated {

@@ -4,7 +4,7 @@
 use nbd_proto::wire::option::BlockSizes;
 use nbd_proto::wire::request::RequestHeader;
 use nbd_proto::{
-    CommandFlags, CommandType, ContextId, Discard, Errno, ExportInfo, Limits, Machine,
+    ApiMisuse, CommandFlags, CommandType, ContextId, Discard, Errno, ExportInfo, Limits, Machine,
     PeerMisbehaved, Question, Server, ServerConfig, ServerEvent, ServerNegotiation, ServerPhase,
     Table, TransmissionFlags as Flags,
 };
@@ -208,5 +208,31 @@ fn the_end_before_a_payload_cuts_the_request() {
             server.feed(&header.encode_extended(), &mut buffers).unwrap();
             assert_eq!(server.eof(), Err(PeerMisbehaved::ClosedMidMessage.into()), "{header:?}");
         }
+    }
+}
+
+/// "an error occurred at a given offset, which MUST lie within the original offset and
+/// length of the request."
+#[test]
+fn an_error_is_at_an_offset_within_its_request() {
+    let mut server = server(Flags::all() - Flags::READ_ONLY, 1);
+    for (offset, length, inside) in [(512, 512, Some([512, 1023])), (512, 0, None)] {
+        let kind = CommandType::Read.to_wire();
+        let header =
+            RequestHeader { flags: CommandFlags::empty(), kind, cookie: 7, offset, length };
+        server.feed(&header.encode_extended(), &mut Discard).unwrap();
+        let Some(ServerEvent::Request { id, .. }) = server.poll_event() else {
+            panic!("{server:?}");
+        };
+        for at in [0, 511, offset + length, u64::MAX] {
+            let refused = server.send_error_at(id, Errno::Io, at, "", true);
+            assert_eq!(refused, Err(ApiMisuse::WrongReply), "{at}");
+        }
+        for at in inside.into_iter().flatten() {
+            assert_eq!(server.send_error_at(id, Errno::Io, at, "", false), Ok(()), "{at}");
+        }
+        server.reply_error(id, Errno::Io, "").unwrap();
+        server.drain(&mut Vec::new(), &Discard).unwrap();
+        while server.poll_event().is_some() {}
     }
 }

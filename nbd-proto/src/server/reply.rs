@@ -122,7 +122,8 @@ impl Server {
     ///
     /// # Errors
     /// [`ApiMisuse::NoSuchRequest`] when it is not open, and
-    /// [`ApiMisuse::WrongReply`] when structured replies were not negotiated.
+    /// [`ApiMisuse::WrongReply`] when structured replies were not negotiated or the
+    /// offset lies outside the request.
     pub fn send_error_at(
         &mut self,
         id: RequestId,
@@ -131,8 +132,11 @@ impl Server {
         reason: &str,
         last: bool,
     ) -> Result<(), ApiMisuse> {
-        self.core.open(id)?;
-        if self.core.facts.headers == HeaderStyle::Simple {
+        let command = self.core.open(id)?.command;
+        // proto.md, "NBD_REPLY_TYPE_ERROR_OFFSET": it "MUST lie within the original
+        // offset and length of the request".
+        let inside = offset.checked_sub(command.offset).is_some_and(|at| at < command.length);
+        if self.core.facts.headers == HeaderStyle::Simple || !inside {
             return Err(ApiMisuse::WrongReply);
         }
         let reason = cut(reason);

@@ -1,5 +1,7 @@
 //! Options and their replies.
 
+use std::collections::BTreeSet;
+
 use super::error::{Breach, Fault};
 use super::message::{BlockSizes, Context, Info, Message, OptionData, OptionReply};
 use super::numbers::{self, info, opt, rep};
@@ -30,10 +32,8 @@ impl Oracle {
                 let empty = bytes.is_empty().then_some(OptionData::None);
                 empty.unwrap_or_else(|| self.malformed(option, bytes))
             }
-            opt::INFO | opt::GO => export(bytes).unwrap_or_else(|| self.malformed(option, bytes)),
-            opt::LIST_META_CONTEXT | opt::SET_META_CONTEXT => {
-                contexts(bytes).unwrap_or_else(|| self.malformed(option, bytes))
-            }
+            opt::INFO | opt::GO => self.export(option, bytes),
+            opt::LIST_META_CONTEXT | opt::SET_META_CONTEXT => self.contexts(option, bytes),
             _ if bytes.is_empty() => OptionData::None,
             _ => OptionData::Raw(bytes.to_vec()),
         };
@@ -50,6 +50,33 @@ impl Oracle {
         }
         self.haggling.asked = Some(data.clone());
         Ok(Message::Option { option, data })
+    }
+
+    /// `NBD_OPT_INFO` and `NBD_OPT_GO`: name, number of requests, requests.
+    fn export(&mut self, option: u32, bytes: &[u8]) -> OptionData {
+        let Some((name, requests)) = export(bytes) else {
+            return self.malformed(option, bytes);
+        };
+        // "The client MUST NOT include any information request in the list more than once":
+        // a server may answer all the same.
+        let distinct: BTreeSet<_> = requests.iter().collect();
+        if distinct.len() < requests.len() {
+            self.note(Breach::OptionData(option));
+        }
+        OptionData::Export { name, requests }
+    }
+
+    /// `NBD_OPT_LIST_META_CONTEXT`: name, number of queries, queries.
+    fn contexts(&mut self, option: u32, bytes: &[u8]) -> OptionData {
+        let Some((name, queries)) = contexts(bytes) else {
+            return self.malformed(option, bytes);
+        };
+        // "For requests that are semantically invalid (such as lacking the required
+        // colon ...), the server MAY fail": or heed the other queries.
+        if !queries.iter().all(|query| has_namespace(query)) {
+            self.note(Breach::OptionData(option));
+        }
+        OptionData::Contexts { name, queries }
     }
 
     fn malformed(&mut self, option: u32, bytes: &[u8]) -> OptionData {
@@ -87,32 +114,26 @@ impl Oracle {
     }
 }
 
-/// `NBD_OPT_INFO` and `NBD_OPT_GO`: name, number of requests, requests without repeats.
-fn export(bytes: &[u8]) -> Option<OptionData> {
+fn export(bytes: &[u8]) -> Option<(String, Vec<u16>)> {
     let mut reader = Reader::new(bytes);
     let name = counted_string(&mut reader)?;
     let count = reader.u16().ok()?;
     let mut requests = Vec::new();
     for _ in 0..count {
-        let request = reader.u16().ok()?;
-        if requests.contains(&request) {
-            return None;
-        }
-        requests.push(request);
+        requests.push(reader.u16().ok()?);
     }
-    (reader.left() == 0).then_some(OptionData::Export { name, requests })
+    (reader.left() == 0).then_some((name, requests))
 }
 
-/// `NBD_OPT_LIST_META_CONTEXT`: name, number of queries, queries with a namespace.
-fn contexts(bytes: &[u8]) -> Option<OptionData> {
+fn contexts(bytes: &[u8]) -> Option<(String, Vec<String>)> {
     let mut reader = Reader::new(bytes);
     let name = counted_string(&mut reader)?;
     let count = reader.u32().ok()?;
     let mut queries = Vec::new();
     for _ in 0..count {
-        queries.push(counted_string(&mut reader).filter(|query| has_namespace(query))?);
+        queries.push(counted_string(&mut reader)?);
     }
-    (reader.left() == 0).then_some(OptionData::Contexts { name, queries })
+    (reader.left() == 0).then_some((name, queries))
 }
 
 fn counted_string(reader: &mut Reader<'_>) -> Option<String> {

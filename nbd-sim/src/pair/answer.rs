@@ -37,11 +37,17 @@ impl Job {
         Self { id, pieces: vec![Piece::Done] }
     }
 
+    /// An error and nothing else.
+    pub(super) fn refused(id: RequestId, errno: Errno) -> Self {
+        Self { id, pieces: vec![Piece::Fail(errno)] }
+    }
+
     /// An error, perhaps after a part of a read.
     pub(super) fn failing(id: RequestId, rng: &mut Rng, server: &Server, command: Command) -> Self {
         let errno = rng.pick(&[Errno::Io, Errno::NoMem, Errno::NoSpc, Errno::NotSup]);
         let mut pieces = vec![Piece::Fail(errno)];
-        let ranged = !matches!(command.kind, CommandType::Flush);
+        // A flipped bit may have emptied a request; no offset lies within that.
+        let ranged = command.length > 0;
         if is_structured(server) && ranged && rng.one_in(2) {
             let at = command.offset + rng.below(command.length as usize) as u64;
             pieces = vec![Piece::FailAt(errno, at)];
@@ -50,7 +56,7 @@ impl Job {
                 pieces.insert(0, Piece::End);
             }
         }
-        if is_structured(server) && command.kind == CommandType::Read && rng.one_in(2) {
+        if is_structured(server) && ranged && command.kind == CommandType::Read && rng.one_in(2) {
             let length = rng.between(1, command.length as usize);
             pieces.push(Piece::Hole { at: 0, length });
         }
@@ -89,7 +95,7 @@ impl Job {
         if rng.one_in(2) {
             rng.shuffle(&mut pieces);
         }
-        if rng.one_in(2) {
+        if pieces.is_empty() || rng.one_in(2) {
             pieces.insert(0, Piece::End);
         }
         Self { id, pieces }

@@ -1,8 +1,8 @@
 //! The application that answers: it reorders, cuts, leaves out zeroes and fails.
 
 use nbd_proto::{
-    Command, CommandType, Discard, Error, Negotiated, PayloadSink, RequestId, Server, ServerEvent,
-    ServerNegotiation, ServerPhase, Table, part_mut,
+    Command, CommandType, Discard, Errno, Error, Negotiated, PayloadSink, RequestId, Server,
+    ServerEvent, ServerNegotiation, ServerPhase, Table, part_mut,
 };
 
 use super::Check;
@@ -191,6 +191,10 @@ impl ServerSide {
             }
             CommandType::WriteZeroes => disk[range].fill(0),
             CommandType::Trim if self.rng.one_in(2) => disk[range].fill(0),
+            // A flipped bit may have emptied it, which leaves no extent to tell.
+            CommandType::BlockStatus if range.is_empty() => {
+                return Ok(Job::refused(id, Errno::Inval));
+            }
             CommandType::BlockStatus => {
                 return Ok(Job::mapping(id, &mut self.rng, server, command, &self.disk));
             }

@@ -110,6 +110,7 @@ pub struct BlockSizes {
 impl BlockSizes {
     /// Whether the three values can be meant: powers of two where the text asks
     /// for them, and in order. Sizes that make no sense must not be divided by.
+    /// The maximum need be neither a power of two nor a multiple of the others.
     #[must_use]
     pub const fn are_sane(self) -> bool {
         self.minimum.is_power_of_two()
@@ -118,7 +119,6 @@ impl BlockSizes {
             && self.preferred >= 512
             && self.minimum <= self.preferred
             && self.preferred <= self.maximum
-            && (self.maximum == u32::MAX || self.maximum.is_multiple_of(self.minimum))
     }
 }
 

@@ -178,6 +178,20 @@ fn contexts_hold_for_their_export_only() {
     assert_eq!(play(&script.concat()).unwrap().summary().contexts, []);
 }
 
+/// A query without a namespace selects nothing, and may be passed over.
+#[test]
+fn contexts_are_selected_beside_a_query_without_namespace() {
+    let queries = "00000002 00000002 7879 00000003 783a79";
+    let set = format!("C: 49484156454f5054 0000000a 0000001d 00000008 6578706f7274206e {queries}");
+    let go = "C: 49484156454f5054 00000007 0000000e 00000008 6578706f7274206e 0000";
+    let script = [
+        CHUNKS,
+        &[&set, "S reply.meta-context", "S reply.ack-set-meta-context"],
+        &[go, "S reply.info-export", "S reply.ack-go"],
+    ];
+    assert_eq!(play(&script.concat()).unwrap().summary().contexts.len(), 1);
+}
+
 #[test]
 fn a_failed_selection_leaves_no_contexts() {
     let script = [
