@@ -31,7 +31,7 @@ impl Limits {
     }
 
     /// Size of the buffer that headers and small payloads are parsed from, in
-    /// bytes (default 96 KiB, at least 16 KiB).
+    /// bytes (default 80 KiB, at least 16 KiB).
     #[must_use]
     pub fn scratch_len(mut self, bytes: usize) -> Self {
         self.scratch_len = bytes.max(MIN_SCRATCH);
@@ -93,7 +93,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_in_flight: 1024,
-            scratch_len: 96 << 10,
+            scratch_len: 80 << 10,
             direct_min: 32 << 10,
             max_payload: 64 << 20,
             max_fragments: 4096,

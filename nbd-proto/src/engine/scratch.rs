@@ -24,9 +24,18 @@ impl Scratch {
 
     /// Makes the buffer at least `len` bytes long.
     pub(crate) fn grow(&mut self, len: usize) {
-        if self.buffer.len() < len {
-            self.buffer.resize(len, 0);
+        if self.buffer.len() >= len {
+            return;
         }
+        // Fresh zeroes cost memory only where they are overwritten, so a connection that
+        // has received little stays small.
+        let mut buffer = alloc::vec![0; len];
+        let filled = self.filled();
+        let n = filled.len();
+        if let Some(front) = buffer.get_mut(..n) {
+            front.copy_from_slice(filled);
+        }
+        *self = Self { buffer, start: 0, end: n };
     }
 
     pub(crate) fn filled(&self) -> &[u8] {
