@@ -150,7 +150,7 @@ where
                     // A plain read is cheaper than a vectored one of one part.
                     (0, n) => (n, io.read(bufs.scratch)),
                     (n, 0) => (n, io.read(bufs.payload)),
-                    (a, b) => (a + b, io.read_vectored(&mut bufs.as_io_slices())),
+                    (a, b) => (a.saturating_add(b), io.read_vectored(&mut bufs.as_io_slices())),
                 }
             }
             IoMode::Single => {
@@ -265,7 +265,7 @@ where
         if let (Some(to), Some(from)) = (room.get_mut(..n), bytes.get(..n)) {
             to.copy_from_slice(from);
         }
-        staged += n;
+        staged = staged.saturating_add(n);
         if n < bytes.len() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
     let bytes = if direct.is_empty() { staging.get(..staged).unwrap_or_default() } else { direct };

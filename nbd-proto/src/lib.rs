@@ -71,6 +71,7 @@
 #![cfg_attr(
     not(test),
     deny(
+        clippy::arithmetic_side_effects,
         clippy::indexing_slicing,
         clippy::string_slice,
         clippy::unwrap_used,
@@ -84,7 +85,6 @@ extern crate alloc;
 #[cfg(feature = "std")]
 extern crate std;
 
-// `arithmetic_side_effects` is denied where numbers come from the peer.
 mod client;
 mod config;
 mod engine;
@@ -95,14 +95,11 @@ mod failure;
 #[cfg(feature = "std")]
 pub mod io;
 mod machine;
-#[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 mod negotiate;
 mod payload;
 pub mod recovery;
-#[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 mod server;
 mod types;
-#[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 pub mod wire;
 
 pub use client::{Client, Disconnect, RequestStatus};

@@ -113,7 +113,7 @@ pub trait Machine {
             out.extend_from_slice(bytes);
             ControlFlow::Continue(())
         })?;
-        let n = out.len() - before;
+        let n = out.len().saturating_sub(before);
         self.sent(n)?;
         Ok(n)
     }
@@ -136,7 +136,7 @@ pub trait Machine {
         self.for_each_unsent(source, |bytes| match slices.get_mut(filled) {
             Some(slice) => {
                 *slice = std::io::IoSlice::new(bytes);
-                filled += 1;
+                filled = filled.saturating_add(1);
                 ControlFlow::Continue(())
             }
             None => ControlFlow::Break(()),

@@ -55,15 +55,16 @@ pub trait PayloadSink {
     fn zeroes(&mut self, id: RequestId, at: usize, len: usize) {
         let mut done = 0;
         while done < len {
-            let region = self.region(id, at + done, len - done);
-            let n = region.len().min(len - done);
+            let left = len.saturating_sub(done);
+            let region = self.region(id, at.saturating_add(done), left);
+            let n = region.len().min(left);
             if n == 0 {
                 return;
             }
             if let Some(region) = region.get_mut(..n) {
                 region.fill(0);
             }
-            done += n;
+            done = done.saturating_add(n);
         }
     }
 
@@ -199,7 +200,7 @@ impl<B> Table<B> {
     #[inline]
     pub fn insert(&mut self, id: RequestId, buffer: B) -> Option<B> {
         if id.slot() >= self.slots.len() {
-            self.slots.resize_with(id.slot() + 1, || None);
+            self.slots.resize_with(id.slot().saturating_add(1), || None);
         }
         let slot = self.slots.get_mut(id.slot())?;
         slot.replace((id, buffer)).map(|(_, old)| old)

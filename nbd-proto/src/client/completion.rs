@@ -50,7 +50,6 @@ impl Client {
         match pending.stage {
             Stage::Done => {
                 self.core.slots.release_from(&mut self.core.done, id);
-                self.core.finished -= 1;
                 true
             }
             Stage::Held => false,
@@ -58,7 +57,7 @@ impl Client {
                 let cancelled = self.core.outbox.cancel(pending.sequence);
                 if cancelled {
                     self.core.slots.release_from(&mut self.core.in_flight, id);
-                    self.core.unfinished -= 1;
+                    self.core.unfinished = self.core.unfinished.saturating_sub(1);
                     self.disconnect_when_drained();
                 }
                 cancelled
@@ -151,12 +150,11 @@ impl Core {
         };
         pending.stage = Stage::Done;
         let abandoned = pending.abandoned;
-        self.unfinished -= 1;
+        self.unfinished = self.unfinished.saturating_sub(1);
         if abandoned {
             self.slots.release_from(list, id);
         } else {
             self.slots.transfer(list, &mut self.done, id);
-            self.finished += 1;
         }
     }
 
@@ -178,7 +176,6 @@ impl Core {
         let (id, pending) = self.slots.first(&self.done)?;
         let taken = (id, pending.command, pending.result());
         self.slots.release_first(&mut self.done);
-        self.finished -= 1;
         Some(taken)
     }
 
@@ -187,7 +184,6 @@ impl Core {
         let pending = self.slots.get(id).filter(|pending| pending.stage == Stage::Done)?;
         let taken = (pending.command, pending.result());
         self.slots.release_from(&mut self.done, id);
-        self.finished -= 1;
         Some(taken)
     }
 
@@ -196,7 +192,7 @@ impl Core {
         if self.strict_peer {
             return Err(PeerMisbehaved::Strict(fault).into());
         }
-        self.anomaly_count += 1;
+        self.anomaly_count = self.anomaly_count.wrapping_add(1);
         if self.anomalies.len() < MAX_ANOMALIES {
             self.anomalies.push_back(Anomaly { fault, id });
         }

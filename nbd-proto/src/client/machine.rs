@@ -17,7 +17,9 @@ impl Client {
         match result {
             Ok(()) => {
                 self.intake.stats.messages_received = self.core.messages_received;
-                self.intake.stats.bytes_copied += core::mem::take(&mut self.core.bytes_copied);
+                let copied = core::mem::take(&mut self.core.bytes_copied);
+                let stats = &mut self.intake.stats;
+                stats.bytes_copied = stats.bytes_copied.wrapping_add(copied);
                 self.intake.stats.anomalies = self.core.anomaly_count;
                 self.disconnect_when_drained();
                 Ok(())
@@ -139,7 +141,7 @@ impl fmt::Debug for Client {
         f.debug_struct("Client")
             .field("state", &self.state_name())
             .field("in_flight", &self.core.unfinished)
-            .field("completed", &self.core.finished)
+            .field("completed", &self.completed())
             .field("headers", &self.core.facts.headers)
             .field("stats", &self.intake.stats)
             .finish_non_exhaustive()

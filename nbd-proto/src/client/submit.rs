@@ -101,7 +101,8 @@ impl Core {
             }
             None => push_header(&mut self.outbox, style, header(command, id)),
         };
-        self.unfinished += 1;
+        // One for each slot in use at most.
+        self.unfinished = self.unfinished.wrapping_add(1);
         Ok(id)
     }
 }
@@ -148,7 +149,7 @@ fn compact(mut header: RequestHeader) -> [u8; RequestHeader::COMPACT_LEN] {
 /// the ids (extended-headers draft, "NBD_CMD_BLOCK_STATUS").
 fn push_filtered(outbox: &mut Outbox, mut header: RequestHeader, contexts: &[ContextId]) -> u64 {
     let effect = header.length;
-    header.length = 8 + 4 * contexts.len() as u64;
+    header.length = 4_u64.saturating_mul(contexts.len() as u64).saturating_add(8);
     outbox.push_body(None, &header.encode_extended(), |body| {
         body.extend_from_slice(&effect.to_be_bytes());
         for context in contexts {
@@ -175,7 +176,7 @@ impl Gate {
         let read_only = core.export.flags.contains(TransmissionFlags::READ_ONLY);
         Self {
             size: core.export.size,
-            mask: u64::from(core.export.minimum_block() - 1),
+            mask: core.misaligned(),
             max_read: longest(CommandType::Read),
             max_write: if read_only { 0 } else { longest(CommandType::Write) },
             write_flags: if core.facts.headers == HeaderStyle::Extended {
@@ -194,7 +195,7 @@ impl Gate {
             CommandType::Write => (flags == self.write_flags, self.max_write),
             _ => return false,
         };
-        let inside = length <= self.size && offset <= self.size - length;
+        let inside = length <= self.size && offset <= self.size.wrapping_sub(length);
         plain && inside && length > 0 && length <= max && (offset | length) & self.mask == 0
     }
 }
@@ -235,6 +236,12 @@ impl Core {
         }
         self.check_range(command)?;
         self.check_length(command)
+    }
+
+    /// Bits that must be clear in an offset and a length. The minimum block size is a power
+    /// of two (proto.md, "Block size constraints").
+    fn misaligned(&self) -> u64 {
+        u64::from(self.export.minimum_block().saturating_sub(1))
     }
 
     /// What the export's flags say about the command and its flags.
@@ -293,8 +300,7 @@ impl Core {
             let writes = kind.modifies();
             return Err(if writes { SubmitError::NoSpace } else { SubmitError::OutOfBounds });
         }
-        let mask = u64::from(self.export.minimum_block() - 1);
-        if self.strict.contains(StrictMode::ALIGN) && (offset | length) & mask != 0 {
+        if self.strict.contains(StrictMode::ALIGN) && (offset | length) & self.misaligned() != 0 {
             return Err(SubmitError::Unaligned);
         }
         Ok(())

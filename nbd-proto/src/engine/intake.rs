@@ -71,7 +71,7 @@ impl RecvBufs<'_> {
     /// Bytes that can be received now; 0 when nothing is wanted.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.payload.len() + self.scratch.len()
+        self.payload.len().saturating_add(self.scratch.len())
     }
 
     /// Whether nothing is wanted.
@@ -137,10 +137,10 @@ impl Intake {
     /// behind it, no more than that.
     fn parse_window(&self, need: usize, header: Option<usize>) -> usize {
         let have = self.scratch.filled().len();
-        match header.map(|header| header.max(need)) {
-            Some(end) if end > have => end - have,
+        match header.map(|header| header.max(need).saturating_sub(have)) {
             // What is held already reaches into the payload.
-            Some(_) | None => usize::MAX,
+            Some(0) | None => usize::MAX,
+            Some(missing) => missing,
         }
     }
 
@@ -226,7 +226,7 @@ impl Intake {
         R: Role<S>,
     {
         let direct = n.min(self.offered_payload);
-        let indirect = n - direct;
+        let indirect = n.saturating_sub(direct);
         if indirect > self.offered_scratch {
             return Err(ApiMisuse::ReceivedTooMuch.into());
         }
@@ -239,15 +239,15 @@ impl Intake {
     fn account(&mut self, n: usize) {
         self.offered_payload = 0;
         self.offered_scratch = 0;
-        self.stats.reads += u64::from(n > 0);
-        self.stats.bytes_received += n as u64;
+        self.stats.reads = self.stats.reads.wrapping_add(u64::from(n > 0));
+        self.stats.bytes_received = self.stats.bytes_received.wrapping_add(n as u64);
     }
 
     fn place_direct(&mut self, n: usize) {
         if let Step::Place { at, left, .. } = &mut self.step {
-            *at += n;
-            *left -= n;
-            self.stats.bytes_placed += n as u64;
+            *at = at.saturating_add(n);
+            *left = left.saturating_sub(n);
+            self.stats.bytes_placed = self.stats.bytes_placed.wrapping_add(n as u64);
         }
     }
 
@@ -302,9 +302,9 @@ impl Intake {
                 rest = rest.get(pushed..).unwrap_or_default();
             }
         }
-        let taken = bytes.len() - rest.len();
-        self.stats.reads += 1;
-        self.stats.bytes_received += taken as u64;
+        let taken = bytes.len().saturating_sub(rest.len());
+        self.stats.reads = self.stats.reads.wrapping_add(1);
+        self.stats.bytes_received = self.stats.bytes_received.wrapping_add(taken as u64);
         Ok(taken)
     }
 }
@@ -346,20 +346,20 @@ where
                         if let (Some(to), Some(from)) = (region.get_mut(..n), rest.get(..n)) {
                             to.copy_from_slice(from);
                         }
-                        stats.bytes_copied += n as u64;
+                        stats.bytes_copied = stats.bytes_copied.wrapping_add(n as u64);
                     }
                 }
-                *at += n;
-                *left -= n;
+                *at = at.saturating_add(n);
+                *left = left.saturating_sub(n);
                 rest = rest.get(n..).unwrap_or_default();
             }
             Step::Skip { left } if !rest.is_empty() => {
                 let n = usize::try_from(*left).unwrap_or(usize::MAX).min(rest.len());
-                *left -= n as u64;
+                *left = left.saturating_sub(n as u64);
                 rest = rest.get(n..).unwrap_or_default();
             }
             Step::Parse { .. } | Step::Place { .. } | Step::Skip { .. } | Step::Wait => {
-                return Ok(bytes.len() - rest.len());
+                return Ok(bytes.len().saturating_sub(rest.len()));
             }
         }
     }

@@ -18,6 +18,7 @@
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
+use core::mem;
 use core::ops::{ControlFlow, Range};
 
 use crate::engine::Stats;
@@ -51,18 +52,19 @@ struct Entry {
 impl Entry {
     const MOST: u64 = u64::BITS as u64;
 
-    const fn fixed_total(&self, count: u32) -> usize {
-        self.fixed * count as usize
+    /// The bit of a message: there are no more of them than bits.
+    const fn bit(index: u32) -> u64 {
+        1_u64.wrapping_shl(index)
     }
 
     const fn is_cancelled(&self, index: u32) -> bool {
-        self.cancelled & 1 << index != 0
+        self.cancelled & Self::bit(index) != 0
     }
 
     /// Messages of `count` that end within its first `cursor` bytes.
     const fn whole(&self, count: u32, cursor: usize) -> u32 {
         if count == 1 {
-            return (cursor >= self.fixed + self.payload) as u32;
+            return (cursor >= self.fixed.saturating_add(self.payload)) as u32;
         }
         match cursor.checked_div(self.fixed) {
             Some(whole) => whole as u32,
@@ -70,16 +72,16 @@ impl Entry {
         }
     }
 
-    /// Where a message starts.
+    /// Where a message starts, or the last one ends: inside the fixed buffer, or at its end.
     const fn start(&self, index: u32) -> usize {
-        self.fixed * index as usize
+        self.fixed.wrapping_mul(index as usize)
     }
 }
 
 #[derive(Debug)]
 pub(crate) struct Outbox {
     queue: VecDeque<Entry>,
-    /// Sequence number of the next message; 0 is nobody's.
+    /// Sequence number of the next message; 0 is nobody's. 64 bits are never used up.
     next: u64,
     /// Size of the messages that may join the last entry.
     run: usize,
@@ -123,7 +125,10 @@ impl Outbox {
     #[inline]
     pub(crate) fn first_unsent(&self) -> u64 {
         match self.queue.front() {
-            Some(front) => front.first + u64::from(front.whole(self.front_count(), self.cursor)),
+            Some(front) => {
+                let whole = front.whole(self.front_count(), self.cursor);
+                front.first.wrapping_add(u64::from(whole))
+            }
             None => self.next,
         }
     }
@@ -132,7 +137,7 @@ impl Outbox {
     #[inline]
     fn front_count(&self) -> u32 {
         let end = self.queue.get(1).map_or(self.next, |second| second.first);
-        self.queue.front().map_or(0, |front| (end - front.first) as u32)
+        self.queue.front().map_or(0, |front| end.wrapping_sub(front.first) as u32)
     }
 
     /// Queues a message without payload. Returns its sequence number.
@@ -140,10 +145,15 @@ impl Outbox {
     pub(crate) fn push(&mut self, fixed: &[u8]) -> u64 {
         self.fixed.extend_from_slice(fixed);
         if self.run == fixed.len() && self.next < self.run_end {
-            self.next += 1;
-            return self.next - 1;
+            return self.number();
         }
         self.append(None, fixed.len(), 0, 0)
+    }
+
+    #[inline]
+    const fn number(&mut self) -> u64 {
+        let next = self.next.wrapping_add(1);
+        mem::replace(&mut self.next, next)
     }
 
     /// Queues a message without payload. `id` is named when it is sent.
@@ -174,7 +184,7 @@ impl Outbox {
         let before = self.fixed.len();
         self.fixed.extend_from_slice(header);
         write(&mut self.fixed);
-        self.append(id, self.fixed.len() - before, 0, 0)
+        self.append(id, self.fixed.len().saturating_sub(before), 0, 0)
     }
 
     fn append(&mut self, id: Option<RequestId>, fixed: usize, at: usize, payload: usize) -> u64 {
@@ -182,11 +192,11 @@ impl Outbox {
             self.fixed.clear();
             return self.next;
         }
-        let first = self.next;
+        let first = self.number();
         let alone = id.is_some() || payload > 0;
-        (self.run, self.run_end) = if alone { (0, 0) } else { (fixed, first + Entry::MOST) };
+        (self.run, self.run_end) =
+            if alone { (0, 0) } else { (fixed, first.saturating_add(Entry::MOST)) };
         self.queue.push_back(Entry { first, fixed, cancelled: 0, id, payload, at });
-        self.next += 1;
         first
     }
 
@@ -198,11 +208,11 @@ impl Outbox {
         let after = self.queue.partition_point(|entry| entry.first <= sequence);
         let Some(place) = after.checked_sub(1) else { return false };
         let Some(entry) = self.queue.get_mut(place) else { return false };
-        let index = (sequence - entry.first) as u32;
+        let index = sequence.saturating_sub(entry.first) as u32;
         if (place == 0 && self.cursor > entry.start(index)) || entry.is_cancelled(index) {
             return false;
         }
-        entry.cancelled |= 1 << index;
+        entry.cancelled |= Entry::bit(index);
         self.settle();
         self.compact();
         true
@@ -217,12 +227,13 @@ impl Outbox {
                 if !front.is_cancelled(index) || self.cursor != front.start(index) {
                     return;
                 }
-                if index + 1 < count {
-                    self.cursor = front.start(index + 1);
+                let next = index.saturating_add(1);
+                if next < count {
+                    self.cursor = front.start(next);
                     continue;
                 }
             }
-            self.fixed_start += front.fixed_total(count);
+            self.fixed_start = self.fixed_start.saturating_add(front.start(count));
             self.cursor = 0;
             self.queue.pop_front();
         }
@@ -235,7 +246,9 @@ impl Outbox {
         if self.queue.is_empty() {
             self.fixed.clear();
             self.fixed_start = 0;
-        } else if self.fixed_start >= COMPACT_MIN && self.fixed_start * 2 >= self.fixed.len() {
+        } else if self.fixed_start >= COMPACT_MIN
+            && self.fixed_start >= self.fixed.len().div_ceil(2)
+        {
             self.fixed.drain(..self.fixed_start);
             self.fixed_start = 0;
         }
@@ -271,28 +284,33 @@ impl Outbox {
             return Ok(());
         };
         // The fixed bytes of neighbours, from `start` to `end`, go out as one run.
-        let total = front.fixed_total(self.front_count());
-        let mut start = self.fixed_start + self.cursor.min(total);
+        let total = front.start(self.front_count());
+        let mut start = self.fixed_start.saturating_add(self.cursor.min(total));
         let mut end = self.fixed_start;
         let mut done = self.cursor.saturating_sub(total);
         let mut idle = true;
         let mut entries = self.queue.iter().peekable();
         while let Some(entry) = entries.next() {
             let behind = entries.peek().map_or(self.next, |next| next.first);
-            let count = (behind - entry.first) as u32;
+            let count = behind.wrapping_sub(entry.first) as u32;
             let own = end;
-            end += entry.fixed_total(count);
+            end = own.saturating_add(entry.start(count));
             if entry.cancelled != 0 {
                 for index in (0..count).filter(|index| entry.is_cancelled(*index)) {
-                    let at = own + entry.start(index);
+                    let at = own.saturating_add(entry.start(index));
                     if self.run(start..at, &mut visit).is_break() {
                         return Ok(());
                     }
-                    start = start.max(at + entry.fixed);
+                    start = start.max(at.saturating_add(entry.fixed));
                 }
             } else if entry.payload > 0 {
                 let Some(id) = entry.id else { continue };
-                if source.bytes(id, entry.at + done, entry.payload - done).is_empty() {
+                let unsent = |done: usize| {
+                    let left = entry.payload.saturating_sub(done);
+                    let bytes = source.bytes(id, entry.at.saturating_add(done), left);
+                    bytes.get(..left).unwrap_or(bytes)
+                };
+                if unsent(done).is_empty() {
                     let _ = self.run(start..own, &mut visit);
                     // Whatever stands before it can go out.
                     let stuck = idle && start >= own;
@@ -302,14 +320,12 @@ impl Outbox {
                     return Ok(());
                 }
                 while done < entry.payload {
-                    let left = entry.payload - done;
-                    let bytes = source.bytes(id, entry.at + done, left);
-                    let bytes = bytes.get(..left).unwrap_or(bytes);
+                    let bytes = unsent(done);
                     if bytes.is_empty() {
                         // Begun and now gone: nothing after it may be sent.
                         return Err(ApiMisuse::PayloadMissing.into());
                     }
-                    done += bytes.len();
+                    done = done.saturating_add(bytes.len());
                     if visit(bytes).is_break() {
                         return Ok(());
                     }
@@ -341,21 +357,23 @@ impl Outbox {
         stats: &mut Stats,
         mut done: impl FnMut(RequestId),
     ) -> Result<(), ApiMisuse> {
-        stats.writes += 1;
-        stats.bytes_sent += n as u64;
+        stats.writes = stats.writes.wrapping_add(1);
+        stats.bytes_sent = stats.bytes_sent.wrapping_add(n as u64);
         let mut left = n;
         while left > 0 {
             let Some(front) = self.queue.front() else { break };
             let count = self.front_count();
             let before = front.whole(count, self.cursor);
             // As far as no message was taken back.
-            let live = (front.cancelled >> before).trailing_zeros().min(count - before);
-            let end = front.start(before + live) + front.payload;
-            let step = left.min(end - self.cursor);
-            self.cursor += step;
-            left -= step;
+            let live = front.cancelled.wrapping_shr(before).trailing_zeros();
+            let end = front.start(before.saturating_add(live).min(count));
+            let end = end.saturating_add(front.payload);
+            let step = left.min(end.saturating_sub(self.cursor));
+            self.cursor = self.cursor.saturating_add(step);
+            left = left.saturating_sub(step);
             let whole = front.whole(count, self.cursor);
-            stats.messages_sent += u64::from(whole - before);
+            let more = u64::from(whole.saturating_sub(before));
+            stats.messages_sent = stats.messages_sent.wrapping_add(more);
             if whole == count
                 && let Some(id) = front.id
             {

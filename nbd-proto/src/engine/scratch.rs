@@ -53,7 +53,7 @@ impl Scratch {
             self.end = 0;
         } else if self.start > 0 {
             self.buffer.copy_within(self.start..self.end, 0);
-            self.end -= self.start;
+            self.end = self.end.saturating_sub(self.start);
             self.start = 0;
         }
         let limit = self.end.saturating_add(max).min(self.buffer.len());
@@ -62,7 +62,7 @@ impl Scratch {
 
     /// `n` bytes of the window now hold data; `n` must not exceed the window.
     pub(crate) fn commit(&mut self, n: usize) {
-        self.end = (self.end + n).min(self.buffer.len());
+        self.end = self.end.saturating_add(n).min(self.buffer.len());
     }
 
     /// Copies in as much of `bytes` as fits; returns how much that was.
@@ -77,6 +77,6 @@ impl Scratch {
     }
 
     pub(crate) fn consume(&mut self, n: usize) {
-        self.start = (self.start + n).min(self.end);
+        self.start = self.start.saturating_add(n).min(self.end);
     }
 }

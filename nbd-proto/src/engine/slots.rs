@@ -29,6 +29,7 @@ pub(crate) struct Slots<T> {
     entries: Vec<Entry<T>>,
     free: u32,
     capacity: u32,
+    /// At most as many as there may be, and at least one when one is given back.
     used: u32,
 }
 
@@ -83,7 +84,7 @@ impl<T: Default> Slots<T> {
     fn occupy(&mut self, slot: u32, prev: u32) -> Option<(RequestId, &mut T)> {
         let entry = self.entries.get_mut(slot as usize)?;
         self.free = entry.next;
-        self.used += 1;
+        self.used = self.used.wrapping_add(1);
         entry.owner = u64::from(entry.generation);
         entry.prev = prev;
         entry.next = NONE;
@@ -153,7 +154,7 @@ impl<T: Default> Slots<T> {
         };
         entry.next = free;
         self.free = slot;
-        self.used -= 1;
+        self.used = self.used.wrapping_sub(1);
         Some(neighbours)
     }
 

@@ -230,9 +230,8 @@ impl<T: Copy, P> Journal<T, P> {
             command = command.with(CommandFlags::FUA);
         }
         if command.kind == CommandType::Flush && core::mem::take(&mut self.owes_failure) {
-            self.next += 1;
             self.failed.push_back((token, RecoveryError::UnflushedLost));
-            return Ok(Place(self.next));
+            return Ok(self.number());
         }
         let mut entry = Entry::new(command, payload, Owner::Caller(token));
         entry.has_room = self.shelf.is_none() || !modifies;
@@ -240,10 +239,16 @@ impl<T: Copy, P> Journal<T, P> {
     }
 
     fn enter(&mut self, entry: Entry<T, P>) -> Place {
-        self.next += 1;
-        self.callers += usize::from(matches!(entry.owner, Owner::Caller(_)));
-        self.flushes += usize::from(entry.command.kind == CommandType::Flush);
-        self.line.push(self.next, entry);
+        let (wanted, flush) = weight(&entry);
+        self.callers = self.callers.saturating_add(wanted);
+        self.flushes = self.flushes.saturating_add(flush);
+        let place = self.number();
+        self.line.push(place.0, entry);
+        place
+    }
+
+    fn number(&mut self) -> Place {
+        self.next = self.next.saturating_add(1);
         Place(self.next)
     }
 
@@ -285,7 +290,7 @@ impl<T: Copy, P> Journal<T, P> {
             shelf.take_room(&entry.command);
         }
         self.sent.insert(id, place.0);
-        self.under_way += 1;
+        self.under_way = self.under_way.saturating_add(1);
     }
 
     /// The client does not take what was due, and never will. Returns whom to tell.
@@ -308,7 +313,7 @@ impl<T: Copy, P> Journal<T, P> {
         result: Result<(), CommandError>,
     ) -> Option<(T, Result<(), CommandError>)> {
         let seq = self.sent.remove(id)?;
-        self.under_way -= 1;
+        self.under_way = self.under_way.saturating_sub(1);
         match result {
             // What became of it nobody knows; the loss itself is to be told.
             Err(CommandError::ConnectionLost) => return None,
@@ -344,7 +349,7 @@ impl<T: Copy, P> Journal<T, P> {
     fn acknowledge(&mut self, seq: u64, entry: Entry<T, P>) {
         let Entry { command, payload, .. } = entry;
         let durable = command.flags.contains(CommandFlags::FUA);
-        self.acknowledged += u64::from(!durable);
+        self.acknowledged = self.acknowledged.saturating_add(u64::from(!durable));
         let Some(shelf) = &mut self.shelf else {
             return;
         };
@@ -388,8 +393,9 @@ impl<T: Copy, P> Journal<T, P> {
     /// The only way out of the line.
     fn forget(&mut self, seq: u64) -> Option<Entry<T, P>> {
         let gone = self.line.remove(seq)?;
-        self.callers -= usize::from(matches!(gone.owner, Owner::Caller(_)));
-        self.flushes -= usize::from(gone.command.kind == CommandType::Flush);
+        let (wanted, flush) = weight(&gone);
+        self.callers = self.callers.saturating_sub(wanted);
+        self.flushes = self.flushes.saturating_sub(flush);
         Some(gone)
     }
 
@@ -409,7 +415,7 @@ impl<T: Copy, P> Journal<T, P> {
         if let Some(Stage::Sent { id, .. }) = stage
             && self.sent.remove(id).is_some()
         {
-            self.under_way -= 1;
+            self.under_way = self.under_way.saturating_sub(1);
         }
     }
 
@@ -472,6 +478,12 @@ impl<T: Copy, P> Journal<T, P> {
         self.link = Link::Up;
         Ok(())
     }
+}
+
+/// What a command counts for among those whose caller waits, and among flushes.
+fn weight<T, P>(entry: &Entry<T, P>) -> (usize, usize) {
+    let wanted = matches!(entry.owner, Owner::Caller(_));
+    (usize::from(wanted), usize::from(entry.command.kind == CommandType::Flush))
 }
 
 impl<T, P> fmt::Debug for Journal<T, P> {

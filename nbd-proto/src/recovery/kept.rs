@@ -27,8 +27,8 @@ struct Room {
 
 impl Room {
     fn add(&mut self, command: &Command) {
-        self.bytes += payload_len(command);
-        self.commands += 1;
+        self.bytes = self.bytes.saturating_add(payload_len(command));
+        self.commands = self.commands.saturating_add(1);
     }
 
     fn subtract(&mut self, command: &Command) {

@@ -55,7 +55,7 @@ impl<T, P> Line<T, P> {
 
     fn file(&mut self, seq: u64, entry: &Entry<T, P>) {
         if entry.waits > 0 {
-            self.blocked += 1;
+            self.blocked = self.blocked.saturating_add(1);
         } else if entry.has_room {
             self.ready.insert(seq);
         } else {
@@ -99,17 +99,18 @@ impl<T, P> Line<T, P> {
         let gone = self.entries.remove(&seq)?;
         self.ready.remove(&seq);
         self.short.remove(&seq);
-        self.blocked -= usize::from(gone.waits > 0);
+        self.blocked = self.blocked.saturating_sub(usize::from(gone.waits > 0));
         if self.blocked == 0 || !gone.command.kind.modifies() {
             return Some(gone);
         }
         for (later, entry) in self.entries.range_mut(seq..) {
-            if entry.waits == 0 || !entry.depends_on(&gone) {
+            let Some(waits) = entry.waits.checked_sub(1) else { continue };
+            if !entry.depends_on(&gone) {
                 continue;
             }
-            entry.waits -= 1;
-            if entry.waits == 0 {
-                self.blocked -= 1;
+            entry.waits = waits;
+            if waits == 0 {
+                self.blocked = self.blocked.saturating_sub(1);
                 let list = if entry.has_room { &mut self.ready } else { &mut self.short };
                 list.insert(*later);
             }

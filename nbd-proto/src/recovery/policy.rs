@@ -118,7 +118,9 @@ impl Reconnect {
         let bound = doubled.map_or(self.max_delay, |bound| bound.min(self.max_delay));
         // More nanoseconds than that are centuries.
         let bound = u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX);
-        Duration::from_nanos(((u128::from(bound) * u128::from(random)) >> 64) as u64)
+        // Two times 64 bits fit; what counts is the upper half.
+        let scaled = u128::from(bound).wrapping_mul(u128::from(random)) >> 64;
+        Duration::from_nanos(scaled as u64)
     }
 }
 

@@ -33,7 +33,6 @@ impl Core {
         }
         let used = bytes.len().saturating_sub(rest.len());
         self.unfinished = self.unfinished.saturating_sub(count);
-        self.finished = self.finished.saturating_add(count);
         self.messages_received = self.messages_received.wrapping_add(count as u64);
         let copied = used.saturating_sub(count.saturating_mul(OVERHEAD));
         self.bytes_copied = self.bytes_copied.wrapping_add(copied as u64);
