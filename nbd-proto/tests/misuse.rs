@@ -1,0 +1,142 @@
+//! What a negotiation says to whoever asks it for what cannot be: names that cannot travel,
+//! TLS that is not due, anything at all after the end.
+
+use nbd_proto::{
+    ApiMisuse, ClientConfig, Discard, Errno, Error, InvalidMessage, Machine, Negotiation,
+    OptionCode, Phase, ServerConfig, ServerNegotiation, ServerPhase, TlsPolicy,
+};
+use nbd_sim::hostile::bytes::{ack, granted, greeting, opt};
+
+/// In option mode, idle behind the greeting and these grants.
+fn idle(config: ClientConfig, grants: &[u32]) -> Negotiation {
+    let mut negotiation = Negotiation::new(config.option_mode(true)).unwrap();
+    let grants = grants.iter().map(|option| ack(*option));
+    for burst in [greeting(3)].into_iter().chain(grants) {
+        negotiation.feed(&burst, &mut Discard).unwrap();
+        negotiation.drain(&mut Vec::new(), &Discard).unwrap();
+    }
+    assert_eq!(negotiation.phase(), Phase::Idle);
+    negotiation
+}
+
+fn plain() -> ClientConfig {
+    ClientConfig::new().structured_replies(false).extended_headers(false)
+}
+
+/// proto.md, "Conventions": strings of at most 4096 bytes, without NUL; wherever one comes in.
+#[test]
+fn a_name_that_cannot_travel_is_not_taken() {
+    // Bytes are counted: these are 4096 and 4097 of them.
+    let (longest, longer) = ("ü".repeat(2048), format!("{}x", "ü".repeat(2048)));
+    let misuse = |result: Result<(), Error>| match result {
+        Ok(()) => None,
+        Err(Error::Misuse(misuse)) => Some(misuse),
+        Err(error) => panic!("{error}"),
+    };
+    let cases = [
+        (longest.as_str(), None),
+        (longer.as_str(), Some(ApiMisuse::NameTooLong)),
+        ("a\0b", Some(ApiMisuse::BadName)),
+        ("\0", Some(ApiMisuse::BadName)),
+        ("", None),
+    ];
+    for (name, verdict) in cases {
+        let new = |config| Negotiation::new(config).err();
+        assert_eq!(new(ClientConfig::new().export(name)), verdict, "{name:.9}");
+        let contexts = |config: ClientConfig| config.meta_context("base:").meta_context(name);
+        assert_eq!(new(contexts(ClientConfig::new())), verdict, "{name:.9}");
+
+        let structured = ClientConfig::new().extended_headers(false).export("before");
+        let mut negotiation = idle(structured, &[opt::STRUCTURED_REPLY]);
+        let seen = misuse(negotiation.reconfigure(contexts));
+        assert_eq!(seen, verdict, "{name:.9}");
+        assert_eq!(negotiation.config().meta_contexts().is_empty(), verdict.is_some());
+        let seen = misuse(negotiation.set_export_name(name));
+        assert_eq!(seen, verdict, "{name:.9}");
+        // Nothing has changed when it was refused.
+        let expected = if verdict.is_some() { "before" } else { name };
+        assert_eq!(negotiation.export_name(), expected, "{name:.9}");
+        for option in [OptionCode::ListMetaContext, OptionCode::SetMetaContext] {
+            let queries = ["base:", name];
+            let result = match option {
+                OptionCode::ListMetaContext => negotiation.list_meta_contexts(&queries),
+                _ => negotiation.set_meta_contexts(&queries),
+            };
+            assert_eq!(misuse(result), verdict, "{option}, {name:.9}");
+            let sent = negotiation.drain(&mut Vec::new(), &Discard).unwrap();
+            assert_eq!(sent == 0, verdict.is_some(), "{option}, {name:.9}");
+            if verdict.is_none() {
+                negotiation.feed(&ack(option.to_wire()), &mut Discard).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_client_is_not_told_of_tls_that_is_not_due() {
+    let refused = Err(ApiMisuse::NotUpgrading.into());
+    let mut negotiation = Negotiation::new(plain()).unwrap();
+    assert_eq!(negotiation.tls_ready(), refused);
+    let mut negotiation = idle(plain(), &[]);
+    assert_eq!(negotiation.tls_ready(), refused);
+    // Asked for; and granted before the request has left, by a server that guesses.
+    negotiation.start_tls().unwrap();
+    assert_eq!(negotiation.tls_ready(), refused);
+    negotiation.feed(&ack(opt::STARTTLS), &mut Discard).unwrap();
+    assert_eq!((negotiation.phase(), negotiation.tls_ready()), (Phase::StartTls, refused.clone()));
+    assert!(!negotiation.negotiated().tls);
+    negotiation.drain(&mut Vec::new(), &Discard).unwrap();
+    assert_eq!(negotiation.tls_ready(), Ok(()));
+    assert_eq!(negotiation.tls_ready(), refused, "it is over");
+    negotiation.go().unwrap();
+    negotiation.feed(&granted(), &mut Discard).unwrap();
+    assert_eq!((negotiation.phase(), negotiation.tls_ready()), (Phase::Established, refused));
+}
+
+#[test]
+fn a_server_is_not_told_of_tls_that_is_not_due() {
+    let refused = Err(ApiMisuse::NotUpgrading.into());
+    let mut server = ServerNegotiation::new(ServerConfig::new().tls(TlsPolicy::Allow));
+    assert_eq!(server.tls_ready(), refused);
+    server.drain(&mut Vec::new(), &Discard).unwrap();
+    server.feed(&[0, 0, 0, 3], &mut Discard).unwrap();
+    assert_eq!(server.tls_ready(), refused);
+    server.feed(b"IHAVEOPT\0\0\0\x05\0\0\0\0", &mut Discard).unwrap();
+    // Its own answer has to leave in clear.
+    assert_eq!((server.phase(), server.tls_ready()), (ServerPhase::StartTls, refused.clone()));
+    server.drain(&mut Vec::new(), &Discard).unwrap();
+    assert_eq!(server.tls_ready(), Ok(()));
+    assert_eq!(server.tls_ready(), refused);
+}
+
+/// Whatever is asked of it, it says again why it ended.
+#[test]
+fn after_the_end_there_is_nothing_but_its_reason() {
+    fn ended<M: Machine>(machine: &mut M, error: &Error) {
+        for bytes in [&[][..], &[0; 99]] {
+            assert_eq!(machine.feed(bytes, &mut Discard), Err(error.clone()));
+        }
+        assert_eq!(machine.received(0, &mut Discard), Err(error.clone()));
+        assert_eq!(machine.received(1, &mut Discard), Err(error.clone()));
+        assert!(machine.recv_bufs(&mut Discard).is_empty());
+        assert_eq!(machine.eof(), Err(error.clone()));
+    }
+    let mut client = idle(plain(), &[]);
+    client.list().unwrap();
+    let error = client.feed(&[0; 20], &mut Discard).unwrap_err();
+    assert_eq!(error, InvalidMessage::OptionReplyMagic.into());
+    ended(&mut client, &error);
+    for result in [client.list(), client.go(), client.info(), client.set_export_name("")] {
+        assert_eq!(result, Err(error.clone()));
+    }
+    assert_eq!(client.tls_ready(), Err(ApiMisuse::NotUpgrading.into()));
+    assert_eq!((client.phase(), client.error()), (Phase::Closed, Some(&error)));
+
+    let mut server = ServerNegotiation::new(ServerConfig::new());
+    server.feed(&[0, 0, 0, 3], &mut Discard).unwrap();
+    let error = server.feed(&[0; 16], &mut Discard).unwrap_err();
+    assert_eq!(error, InvalidMessage::OptionMagic.into());
+    ended(&mut server, &error);
+    assert_eq!((server.phase(), server.error()), (ServerPhase::Closed, Some(&error)));
+    assert_eq!(error.errno(), Errno::Proto);
+}
