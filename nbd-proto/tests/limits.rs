@@ -5,8 +5,8 @@ use nbd_proto::{
     Negotiation, PeerMisbehaved, ReplyFault, ServerConfig, ServerNegotiation, ServerPhase,
 };
 use nbd_sim::hostile::bytes::{
-    DONE, FLAGS, MORE, ack, chunk, claim, context, cookie, export, greeting, kind, opt,
-    rep, server, status, status_ext, xchunk,
+    DONE, FLAGS, MORE, ack, chunk, claim, context, cookie, export, greeting, kind, opt, rep,
+    server, status, status_ext, xchunk,
 };
 
 fn negotiation(config: ClientConfig, bursts: &[Vec<u8>]) -> Negotiation {
@@ -83,9 +83,8 @@ fn contexts(count: u32) -> Vec<u8> {
 }
 
 fn asking(headers: u32) -> Negotiation {
-    let config = ClientConfig::new()
-        .extended_headers(headers == opt::EXTENDED_HEADERS)
-        .meta_context("x:");
+    let config =
+        ClientConfig::new().extended_headers(headers == opt::EXTENDED_HEADERS).meta_context("x:");
     negotiation(config, &[greeting(3), ack(headers)])
 }
 

@@ -4,8 +4,7 @@ use nbd_proto::wire::option::OptionHeader;
 use nbd_proto::wire::request::RequestHeader;
 use nbd_proto::{
     BlockSizes, CommandFlags, CommandType, ContextId, Discard, Errno, ExportInfo, Extent, Machine,
-    OptionCode, RequestId, Server, ServerConfig, ServerEvent, ServerNegotiation,
-    TransmissionFlags,
+    OptionCode, RequestId, Server, ServerConfig, ServerEvent, ServerNegotiation, TransmissionFlags,
 };
 
 /// A server of an export of 2^40 bytes, with structured replies and one context.

@@ -20,6 +20,17 @@ fn at_every_cut<M: Machine>(new: impl Fn() -> M, message: &[u8], upgrading: impl
         assert_eq!(result, Err(PeerMisbehaved::PlaintextAfterStartTls.into()), "cut at {cut}");
         assert!(!upgrading(&machine), "cut at {cut}");
     }
+    // Read together, it is seen together; read apart, what follows is left to whoever
+    // speaks TLS.
+    for more in [0, 1, 8] {
+        let mut machine = new();
+        let n = message.len() + more;
+        machine.recv_bufs(&mut Discard).scratch[..n].copy_from_slice(&bytes[..n]);
+        let result = machine.received(n, &mut Discard);
+        assert_eq!(result.is_ok(), more == 0, "{more} bytes more: {result:?}");
+        assert_eq!(upgrading(&machine), more == 0, "{more} bytes more");
+        assert!(machine.recv_bufs(&mut Discard).is_empty(), "{more} bytes more");
+    }
 }
 
 #[test]

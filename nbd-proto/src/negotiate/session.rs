@@ -102,12 +102,11 @@ impl<C: Side> Session<C> {
         Ok(())
     }
 
-    /// Checks that what is inside TLS may follow.
-    pub(super) fn check_upgrade(&mut self) -> Result<(), Error> {
-        if !self.is_upgrading() || !self.core.outbox().is_empty() {
-            return Err(ApiMisuse::NotUpgrading.into());
-        }
-        self.check_silence(self.intake.has_unparsed())
+    /// Checks that what is inside TLS may follow. That nothing else is held, every delivery
+    /// has seen to.
+    pub(super) fn check_upgrade(&self) -> Result<(), ApiMisuse> {
+        let due = self.is_upgrading() && self.core.outbox().is_empty();
+        if due { Ok(()) } else { Err(ApiMisuse::NotUpgrading) }
     }
 
     pub(super) fn recv_bufs<'a, S: PayloadSink>(&'a mut self, sink: &'a mut S) -> RecvBufs<'a>

@@ -20,18 +20,11 @@ pub(super) struct Line<T, P> {
     ready: BTreeSet<u64>,
     /// Nothing but room among the kept ones.
     short: BTreeSet<u64>,
-    /// How many wait for earlier ones.
-    blocked: usize,
 }
 
 impl<T, P> Line<T, P> {
     pub(super) const fn new() -> Self {
-        Self {
-            entries: BTreeMap::new(),
-            ready: BTreeSet::new(),
-            short: BTreeSet::new(),
-            blocked: 0,
-        }
+        Self { entries: BTreeMap::new(), ready: BTreeSet::new(), short: BTreeSet::new() }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -49,18 +42,15 @@ impl<T, P> Line<T, P> {
     /// Adds the latest command.
     pub(super) fn push(&mut self, seq: u64, mut entry: Entry<T, P>) {
         entry.waits = self.entries.values().filter(|earlier| entry.depends_on(earlier)).count();
-        self.file(seq, &entry);
+        if entry.waits == 0 {
+            self.list(entry.has_room).insert(seq);
+        }
         self.entries.insert(seq, entry);
     }
 
-    fn file(&mut self, seq: u64, entry: &Entry<T, P>) {
-        if entry.waits > 0 {
-            self.blocked = self.blocked.saturating_add(1);
-        } else if entry.has_room {
-            self.ready.insert(seq);
-        } else {
-            self.short.insert(seq);
-        }
+    /// Where a command stands that waits for no other.
+    const fn list(&mut self, has_room: bool) -> &mut BTreeSet<u64> {
+        if has_room { &mut self.ready } else { &mut self.short }
     }
 
     /// The first command that may be sent, if it fits.
@@ -99,10 +89,6 @@ impl<T, P> Line<T, P> {
         let gone = self.entries.remove(&seq)?;
         self.ready.remove(&seq);
         self.short.remove(&seq);
-        self.blocked = self.blocked.saturating_sub(usize::from(gone.waits > 0));
-        if self.blocked == 0 || !gone.command.kind.modifies() {
-            return Some(gone);
-        }
         for (later, entry) in self.entries.range_mut(seq..) {
             let Some(waits) = entry.waits.checked_sub(1) else { continue };
             if !entry.depends_on(&gone) {
@@ -110,7 +96,6 @@ impl<T, P> Line<T, P> {
             }
             entry.waits = waits;
             if waits == 0 {
-                self.blocked = self.blocked.saturating_sub(1);
                 let list = if entry.has_room { &mut self.ready } else { &mut self.short };
                 list.insert(*later);
             }
@@ -128,7 +113,6 @@ impl<T, P> Line<T, P> {
         self.entries.extend(acknowledged);
         self.ready.clear();
         self.short.clear();
-        self.blocked = 0;
         let entries = core::mem::take(&mut self.entries);
         for (seq, entry) in entries {
             self.push(seq, entry);

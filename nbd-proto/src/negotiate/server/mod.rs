@@ -317,10 +317,9 @@ impl ServerNegotiation {
     /// forgotten (proto.md, "NBD_OPT_STARTTLS").
     ///
     /// # Errors
-    /// [`ApiMisuse::NotUpgrading`] in any other phase than [`ServerPhase::StartTls`],
-    /// and
-    /// [`PeerMisbehaved::PlaintextAfterStartTls`](crate::PeerMisbehaved::PlaintextAfterStartTls)
-    /// when the client sent more in clear.
+    /// [`ApiMisuse::NotUpgrading`] in any other phase than [`ServerPhase::StartTls`], and while bytes
+    /// are still to be sent in clear. What came in clear behind the acknowledgement has ended
+    /// the negotiation already.
     pub fn tls_ready(&mut self) -> Result<(), Error> {
         self.session.check_upgrade()?;
         self.session.core.facts.start_tls();

@@ -1,5 +1,7 @@
 //! The journal by itself, with a server that is a list of what was sent to it.
 
+mod room;
+
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -232,96 +234,65 @@ fn a_durable_write_is_kept_only_to_follow_an_older_one() {
     assert!(desk.under_way[0].1.flags.contains(CommandFlags::FUA));
 }
 
+/// What waits for two goes when both are gone, whichever way, and not before.
 #[test]
-fn a_flush_makes_room_and_writes_wait_for_it() {
-    let mut desk = Desk::new(KEEP);
-    desk.written(1, Command::write(0, 499));
-    assert_eq!(desk.send(), []);
-    desk.written(2, Command::write(500, 1));
-    assert_eq!(desk.send(), [FLUSH], "half of the room is used");
-    desk.submit(3, Command::write(1000, 400));
-    desk.submit(4, Command::write(2000, 200));
-    desk.submit(5, Command::write(3000, 1));
-    desk.submit(6, Command::read(3000, 1));
-    assert_eq!(desk.send(), [1000, 3000], "a read needs no room");
-    assert_eq!(desk.succeed(0), None);
-    assert_eq!(desk.send(), [2000, 3000]);
-    // One that is larger than the room is sent alone.
-    desk.submit(7, Command::write(0, 5000));
-    assert_eq!(desk.send(), []);
-    for _ in 0..4 {
-        desk.succeed(0);
-    }
-    assert_eq!(desk.send(), [FLUSH]);
-    desk.succeed(0);
-    assert_eq!(desk.send(), [0]);
-    desk.succeed(0);
-    assert_eq!(desk.send(), [FLUSH]);
-}
-
-#[test]
-fn the_number_of_kept_commands_is_bounded() {
-    let mut desk = Desk::new(KEEP.keep_unflushed(u64::MAX));
-    for token in 0..2047 {
-        desk.written(token, Command::trim(u64::from(token) * 10, 10));
-    }
-    assert_eq!(desk.send(), []);
-    desk.written(2047, Command::trim(1 << 19, 10));
-    assert_eq!(desk.send(), [FLUSH]);
-    desk.succeed(0);
-    desk.reconnect();
-    assert_eq!(desk.send(), []);
-}
-
-#[test]
-fn who_waits_for_room_is_told_when_there_will_be_none() {
-    let mut desk = Desk::new(KEEP);
-    desk.written(1, Command::write(0, 900));
-    assert_eq!(desk.send(), [FLUSH]);
-    desk.submit(2, Command::write(1000, 200));
-    desk.submit(3, Command::write(1100, 1));
-    desk.submit(4, Command::write(5000, 300));
-    assert_eq!(desk.answer(0, IO), None);
-    let failed = |token| Some((token, RecoveryError::CannotFlush(Errno::Io)));
-    assert_eq!(desk.journal.poll_failed(), failed(2));
-    // What fits goes; the flush is tried again only because somebody waits for it.
-    assert_eq!(desk.journal.poll_failed(), None);
-    assert_eq!(desk.send(), [1100, FLUSH]);
-    assert_eq!(desk.answer(1, IO), None);
-    assert_eq!(desk.journal.poll_failed(), failed(4));
-    assert_eq!(desk.send(), []);
-    desk.submit(5, Command::write(2000, 200));
-    assert_eq!(desk.send(), [FLUSH]);
-    assert_eq!(desk.succeed(1), None);
-    assert_eq!(desk.send(), [2000]);
-}
-
-#[test]
-fn room_comes_back_from_what_failed_or_was_cancelled() {
-    let mut desk = Desk::new(KEEP);
-    for round in 0..4 {
-        let first = desk.submit(1, Command::write(0, 600));
-        assert_eq!(desk.send(), [0], "{round}");
-        let second = desk.submit(2, Command::write(1000, 600));
-        assert_eq!(desk.send(), []);
-        match round {
-            0 => drop(desk.answer(0, IO)),
-            1 => desk.journal.cancel(first),
-            2 => {
-                desk.reconnect();
-                let (due, _) = desk.journal.due().unwrap();
-                assert_eq!(desk.journal.refused(due, SubmitError::Unsupported), Some(1));
-            }
-            _ => {
-                desk.reconnect();
-                desk.journal.cancel(first);
-            }
+fn who_waits_for_several_waits_for_all_of_them() {
+    for cancelled in [false, true] {
+        let mut desk = Desk::new(FORGET);
+        desk.submit(1, Command::write(0, 10));
+        let second = desk.submit(2, Command::write(20, 10));
+        desk.submit(3, Command::write(5, 20));
+        desk.submit(4, Command::write(24, 1));
+        // It is about other bytes than any.
+        desk.submit(5, Command::write(50, 1));
+        assert_eq!(desk.send(), [0, 20, 50]);
+        if cancelled {
+            desk.journal.cancel(second);
+            desk.under_way.remove(1);
+        } else {
+            desk.succeed(1);
         }
-        assert_eq!(desk.send(), [1000]);
-        desk.journal.cancel(second);
-        desk.under_way.clear();
-        assert!(desk.journal.is_idle());
+        assert_eq!(desk.send(), []);
+        desk.succeed(0);
+        assert_eq!(desk.send(), [5]);
+        desk.succeed(1);
+        assert_eq!(desk.send(), [24]);
     }
+    // One in the middle is given up before it was sent: the last waits for the first no less.
+    let mut desk = Desk::new(FORGET);
+    desk.submit(1, Command::write(0, 10));
+    let second = desk.submit(2, Command::write(5, 10));
+    desk.submit(3, Command::write(9, 10));
+    assert_eq!(desk.send(), [0]);
+    desk.journal.cancel(second);
+    assert_eq!(desk.send(), []);
+    desk.succeed(0);
+    assert_eq!(desk.send(), [9]);
+}
+
+#[test]
+fn a_command_that_changes_nothing_lets_nobody_go() {
+    let mut desk = Desk::new(FORGET);
+    desk.submit(1, Command::read(0, 10));
+    desk.submit(2, Command::write(0, 10));
+    desk.submit(3, Command::write(0, 10));
+    assert_eq!(desk.send(), [0, 0]);
+    desk.succeed(0);
+    assert_eq!(desk.send(), []);
+}
+
+#[test]
+fn a_journal_knows_whether_there_is_a_connection() {
+    let mut desk = Desk::new(FORGET);
+    assert!(!desk.journal.is_lost());
+    desk.submit(1, Command::read(0, 10));
+    desk.send();
+    desk.answer(0, Err(CommandError::Server(Errno::Shutdown)));
+    assert!(desk.journal.is_drained() && !desk.journal.is_lost());
+    desk.lose();
+    assert!(desk.journal.is_lost() && !desk.journal.is_drained());
+    desk.journal.resume(&desk.facts).unwrap();
+    assert!(!desk.journal.is_lost());
 }
 
 #[test]
