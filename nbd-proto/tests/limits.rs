@@ -2,11 +2,11 @@
 
 use nbd_proto::{
     Client, ClientConfig, Command, CommandError, ContextId, Discard, Error, Limits, Machine,
-    Negotiation, PeerMisbehaved, ReplyFault, ServerConfig, ServerNegotiation, ServerPhase,
+    Negotiation, PeerMisbehaved, ReplyFault, ServerConfig, ServerNegotiation, ServerPhase, Table,
 };
 use nbd_sim::hostile::bytes::{
-    DONE, FLAGS, MORE, ack, chunk, claim, context, cookie, export, greeting, kind, opt, rep,
-    server, status, status_ext, xchunk,
+    DONE, FLAGS, MORE, ack, chunk, claim, context, cookie, data, export, granted, greeting, kind,
+    opt, rep, server, status, status_ext, xchunk,
 };
 
 fn negotiation(config: ClientConfig, bursts: &[Vec<u8>]) -> Negotiation {
@@ -157,6 +157,27 @@ fn a_filter_names_one_of_many_contexts() {
         let reply = xchunk(DONE, kind::BLOCK_STATUS_EXT, cookie(0), &body);
         client.feed(&reply, &mut Discard).unwrap();
         assert_eq!(client.take(id).unwrap().1, result, "{asked}, {told}");
+    }
+}
+
+/// Pieces that lie apart count; neighbours are one.
+#[test]
+fn a_reply_may_come_in_so_many_pieces() {
+    for (most, result) in [(3, Ok(())), (2, fault(ReplyFault::TooScattered))] {
+        let limits = Limits::default().max_fragments(most);
+        let config = ClientConfig::new().extended_headers(false).limits(limits);
+        let bursts = [greeting(3), ack(opt::STRUCTURED_REPLY), granted()];
+        let mut client = negotiation(config, &bursts).finish().unwrap();
+        let id = client.submit(Command::read(0, 3072)).unwrap();
+        client.drain(&mut Vec::new(), &Discard).unwrap();
+        let mut table = Table::new();
+        table.insert(id, vec![0; 3072]);
+        for at in [512, 1536, 2560, 0, 1024, 2048] {
+            let flags = if at == 2048 { DONE } else { MORE };
+            let piece = chunk(flags, kind::OFFSET_DATA, cookie(0), &data(at, 512));
+            client.feed(&piece, &mut table).unwrap();
+        }
+        assert_eq!(client.take(id).unwrap().1, result, "{most}");
     }
 }
 

@@ -1,9 +1,11 @@
 //! What a negotiation says to whoever asks it for what cannot be: names that cannot travel,
-//! TLS that is not due, anything at all after the end.
+//! TLS that is not due, answers that nobody waits for, anything at all after the end.
 
+use nbd_proto::wire::option::OptionHeader;
 use nbd_proto::{
-    ApiMisuse, ClientConfig, Discard, Errno, Error, InvalidMessage, Machine, Negotiation,
-    OptionCode, Phase, ServerConfig, ServerNegotiation, ServerPhase, TlsPolicy,
+    ApiMisuse, ClientConfig, Discard, Errno, Error, ExportEntry, ExportInfo, InvalidMessage,
+    Machine, Negotiation, OptionCode, Phase, RefusalCode, ServerConfig, ServerNegotiation,
+    ServerPhase, TlsPolicy, TransmissionFlags,
 };
 use nbd_sim::hostile::bytes::{ack, granted, greeting, opt};
 
@@ -107,6 +109,52 @@ fn a_server_is_not_told_of_tls_that_is_not_due() {
     server.drain(&mut Vec::new(), &Discard).unwrap();
     assert_eq!(server.tls_ready(), Ok(()));
     assert_eq!(server.tls_ready(), refused);
+}
+
+/// An answer is one to the question that is asked; any other changes nothing.
+#[test]
+fn a_server_is_not_given_answers_to_other_questions() {
+    type Answer = fn(&mut ServerNegotiation) -> Result<(), ApiMisuse>;
+    let answers: [(&str, Answer); 4] = [
+        ("describe", |server| server.describe(ExportInfo::new(512, TransmissionFlags::empty()))),
+        ("export", |server| {
+            server.send_export(&ExportEntry { name: "a".to_owned(), description: String::new() })
+        }),
+        ("context", |server| server.send_context("x:y").map(drop)),
+        ("acknowledge", ServerNegotiation::acknowledge),
+    ];
+    let contexts = b"\0\0\0\0\0\0\0\0";
+    let questions: [(OptionCode, &[u8], &[&str]); 6] = [
+        (OptionCode::List, b"", &["export", "acknowledge"]),
+        (OptionCode::Info, b"\0\0\0\0\0\0", &["describe"]),
+        (OptionCode::Go, b"\0\0\0\0\0\0", &["describe"]),
+        (OptionCode::ExportName, b"", &["describe"]),
+        (OptionCode::ListMetaContext, contexts, &["context", "acknowledge"]),
+        (OptionCode::SetMetaContext, contexts, &["context", "acknowledge"]),
+    ];
+    let wrong = Err(ApiMisuse::WrongState);
+    for (option, data, right) in questions {
+        for (name, answer) in answers {
+            let mut server = ServerNegotiation::new(ServerConfig::new());
+            server.feed(&[0, 0, 0, 3], &mut Discard).unwrap();
+            server.feed(b"IHAVEOPT\0\0\0\x08\0\0\0\0", &mut Discard).unwrap();
+            server.drain(&mut Vec::new(), &Discard).unwrap();
+            // Nothing is asked yet.
+            assert_eq!(answer(&mut server), wrong, "{name}");
+            assert_eq!(server.refuse(RefusalCode::Policy, ""), wrong);
+            let header = OptionHeader { option: option.to_wire(), length: data.len() as u32 };
+            server.feed(&[&header.encode(), data].concat(), &mut Discard).unwrap();
+            if right.contains(&name) {
+                assert_eq!(answer(&mut server), Ok(()), "{name} to {option}");
+                continue;
+            }
+            let question = server.question().cloned();
+            assert_eq!(answer(&mut server), wrong, "{name} to {option}");
+            assert!(question.is_some() && server.question() == question.as_ref());
+            assert_eq!(server.drain(&mut Vec::new(), &Discard), Ok(0), "{name} to {option}");
+            assert_eq!(server.refuse(RefusalCode::Policy, ""), Ok(()), "{name} to {option}");
+        }
+    }
 }
 
 /// Whatever is asked of it, it says again why it ended.

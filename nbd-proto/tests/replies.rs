@@ -1,10 +1,12 @@
-//! What a server's replies look like on the wire when what is to be said does not fit.
+//! What a server's replies look like on the wire when what is to be said does not fit, and
+//! what cannot be said at all.
 
 use nbd_proto::wire::option::OptionHeader;
 use nbd_proto::wire::request::RequestHeader;
 use nbd_proto::{
-    BlockSizes, CommandFlags, CommandType, ContextId, Discard, Errno, ExportInfo, Extent, Machine,
-    OptionCode, RequestId, Server, ServerConfig, ServerEvent, ServerNegotiation, TransmissionFlags,
+    ApiMisuse, BlockSizes, CommandFlags, CommandType, ContextId, Discard, Errno, ExportInfo,
+    Extent, Machine, OptionCode, RequestId, Server, ServerConfig, ServerEvent, ServerNegotiation,
+    TransmissionFlags,
 };
 
 /// A server of an export of 2^40 bytes, with structured replies and one context.
@@ -24,7 +26,7 @@ fn server(minimum: Option<u32>) -> Server {
             server.acknowledge().unwrap();
         }
     }
-    let mut export = ExportInfo::new(1 << 40, TransmissionFlags::empty());
+    let mut export = ExportInfo::new(1 << 40, TransmissionFlags::SEND_CACHE);
     export.block_sizes = minimum.map(|minimum| BlockSizes {
         minimum,
         preferred: minimum.max(4096),
@@ -117,4 +119,55 @@ fn a_long_reason_is_cut_between_characters() {
         let expected = [&head, told.as_bytes()].concat();
         assert_eq!(chunk(&mut server), expected, "{} bytes", reason.len());
     }
+}
+
+/// A reply is of the kind that was asked for, inside the request, and the only one.
+#[test]
+fn an_answer_fits_its_question() {
+    let wrong = Err(ApiMisuse::WrongReply);
+    let extents = [Extent { length: 512, status: 0 }];
+    let mut server = server(None);
+    let cache = asked(&mut server, CommandType::Cache);
+    let read = asked(&mut server, CommandType::Read);
+    let status = asked(&mut server, CommandType::BlockStatus);
+    assert_eq!(server.in_flight(), 3);
+    assert_eq!(server.contexts(status), [ContextId(1)]);
+    for id in [cache, status] {
+        assert_eq!(server.reply_data(id), wrong);
+        assert_eq!(server.send_data(id, 0, 512, true), wrong);
+        assert_eq!(server.send_hole(id, 0, 512, true), wrong);
+    }
+    for id in [cache, read] {
+        assert_eq!(server.send_extents(id, ContextId(1), &extents, true), wrong);
+    }
+    assert_eq!(server.send_extents(status, ContextId(1), &[], true), wrong);
+    for id in [read, status] {
+        assert_eq!(server.reply(id, Ok(())), wrong, "it would succeed without its data");
+    }
+    let most = 1 << 20;
+    for (at, length) in [(0, 0), (0, most + 1), (1, most), (most, 1), (usize::MAX, 1)] {
+        assert_eq!(server.send_hole(read, at, length, true), wrong, "{length} at {at}");
+        assert_eq!(server.send_data(read, at, length, true), wrong, "{length} at {at}");
+    }
+    // None of that has sent anything, or ended a request.
+    assert_eq!(server.drain(&mut Vec::new(), &Discard), Ok(0));
+    server.send_hole(read, most - 1, 1, false).unwrap();
+    server.send_hole(read, 0, most - 1, true).unwrap();
+    server.send_extents(status, ContextId(1), &extents, true).unwrap();
+    server.reply(cache, Ok(())).unwrap();
+    // Answered, and soon forgotten.
+    for _ in 0..2 {
+        let gone = Err(ApiMisuse::NoSuchRequest);
+        for id in [cache, read, status] {
+            assert_eq!(server.reply(id, Ok(())), gone);
+            assert_eq!(server.reply_error(id, Errno::Io, ""), gone);
+            assert_eq!(server.reply_data(id), gone);
+            assert_eq!(server.send_hole(id, 0, 512, true), gone);
+            assert_eq!(server.send_extents(id, ContextId(1), &extents, true), gone);
+            assert_eq!(server.end_reply(id), gone);
+        }
+        server.drain(&mut Vec::new(), &Discard).unwrap();
+        while server.poll_event().is_some() {}
+    }
+    assert_eq!((server.in_flight(), server.contexts(status)), (0, vec![]));
 }

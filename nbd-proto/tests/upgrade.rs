@@ -3,13 +3,18 @@
 
 use nbd_proto::wire::option::{OptionHeader, OptionReplyHeader, ReplyType};
 use nbd_proto::{
-    ClientConfig, Discard, Machine, Negotiation, OptionCode, PeerMisbehaved, Phase, ServerConfig,
-    ServerNegotiation, ServerPhase, TlsPolicy,
+    ApiMisuse, ClientConfig, Discard, Error, Machine, Negotiation, OptionCode, PeerMisbehaved,
+    ServerConfig, ServerNegotiation, TlsPolicy,
 };
 
 /// Feeds `message` and something behind it, cut in every place; `new` makes the machine
-/// that is about to receive it.
-fn at_every_cut<M: Machine>(new: impl Fn() -> M, message: &[u8], upgrading: impl Fn(&M) -> bool) {
+/// that is about to receive it, and `upgrade` is for when TLS is there.
+fn at_every_cut<M: Machine>(
+    new: impl Fn() -> M,
+    message: &[u8],
+    upgrade: impl Fn(&mut M) -> Result<(), Error>,
+) {
+    let refused = Err(ApiMisuse::NotUpgrading.into());
     let bytes = [message, b"injected"].concat();
     for cut in 0..=bytes.len() {
         let mut machine = new();
@@ -18,7 +23,8 @@ fn at_every_cut<M: Machine>(new: impl Fn() -> M, message: &[u8], upgrading: impl
             if taken < head.len() { Ok(taken) } else { machine.feed(tail, &mut Discard) }
         });
         assert_eq!(result, Err(PeerMisbehaved::PlaintextAfterStartTls.into()), "cut at {cut}");
-        assert!(!upgrading(&machine), "cut at {cut}");
+        machine.drain(&mut Vec::new(), &Discard).unwrap();
+        assert_eq!(upgrade(&mut machine), refused, "cut at {cut}");
     }
     // Read together, it is seen together; read apart, what follows is left to whoever
     // speaks TLS.
@@ -28,8 +34,10 @@ fn at_every_cut<M: Machine>(new: impl Fn() -> M, message: &[u8], upgrading: impl
         machine.recv_bufs(&mut Discard).scratch[..n].copy_from_slice(&bytes[..n]);
         let result = machine.received(n, &mut Discard);
         assert_eq!(result.is_ok(), more == 0, "{more} bytes more: {result:?}");
-        assert_eq!(upgrading(&machine), more == 0, "{more} bytes more");
         assert!(machine.recv_bufs(&mut Discard).is_empty(), "{more} bytes more");
+        machine.drain(&mut Vec::new(), &Discard).unwrap();
+        let expected = if more == 0 { Ok(()) } else { refused.clone() };
+        assert_eq!(upgrade(&mut machine), expected, "{more} bytes more");
     }
 }
 
@@ -42,7 +50,7 @@ fn a_clients_bytes() {
         server
     };
     let option = OptionHeader { option: OptionCode::StartTls.to_wire(), length: 0 };
-    at_every_cut(new, &option.encode(), |server| server.phase() == ServerPhase::StartTls);
+    at_every_cut(new, &option.encode(), ServerNegotiation::tls_ready);
 }
 
 #[test]
@@ -56,5 +64,5 @@ fn a_servers_bytes() {
     };
     let option = OptionCode::StartTls.to_wire();
     let reply = OptionReplyHeader { option, kind: ReplyType::Ack.to_wire(), length: 0 };
-    at_every_cut(new, &reply.encode(), |client| client.phase() == Phase::StartTls);
+    at_every_cut(new, &reply.encode(), Negotiation::tls_ready);
 }

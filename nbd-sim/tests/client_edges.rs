@@ -105,6 +105,56 @@ fn an_abandoned_read_is_read_over() {
     assert_eq!(client.drain(&mut Vec::new(), &Discard), Ok(0));
 }
 
+/// All at once, wherever each of them is: to be sent, sent, answered while it is being sent,
+/// or done.
+#[test]
+fn abandoned_commands_are_never_told_of() {
+    let mut client = client();
+    let mut table = Table::new();
+    let done = client.submit(Command::flush()).unwrap();
+    let sent = client.submit(Command::read(0, 512)).unwrap();
+    let held = client.submit(Command::write(0, 4096)).unwrap();
+    let unsent = client.submit(Command::read(0, 512)).unwrap();
+    table.insert(held, vec![0x5a; 4096]);
+    client.sent(28 * 3 + 1000).unwrap();
+    let replies = join(&[&simple(0, cookie(0), &[]), &simple(0, cookie(2), &[])]);
+    client.feed(&replies, &mut Discard).unwrap();
+    assert_eq!((client.in_flight(), client.completed()), (3, 1));
+    assert!(!client.abandon(held), "its data is being sent");
+    client.abandon_all();
+    assert_eq!((client.in_flight(), client.completed()), (2, 0));
+    assert!(client.abandon(done) && client.abandon(unsent), "they are gone");
+    assert_eq!(client.drain(&mut Vec::new(), &table), Ok(3096), "and nothing behind it");
+    assert_eq!(client.in_flight(), 1);
+    client.feed(&simple(0, cookie(1), &[7; 512]), &mut Discard).unwrap();
+    assert_eq!((client.in_flight(), client.status(sent)), (0, RequestStatus::Retired));
+    assert_eq!((client.take_next(), client.poll_event()), (None, None));
+}
+
+/// What would become of a command is known without submitting it.
+#[test]
+fn a_command_is_checked_as_it_would_be_submitted() {
+    let mut client = client();
+    let commands = [
+        Command::read(0, 512),
+        Command::read(0, 0),
+        Command::read(u64::MAX, 512),
+        Command::block_status(0, 512),
+        Command::write(0, 512),
+    ];
+    for command in commands {
+        let verdict = client.check(command);
+        assert_eq!(client.in_flight(), 0);
+        let id = client.submit(command);
+        assert_eq!(id.as_ref().map(drop), verdict.as_ref().map(drop), "{command:?}");
+        if let Ok(id) = id {
+            assert!(client.abandon(id));
+        }
+    }
+    client.disconnect(Disconnect::AfterReplies);
+    assert_eq!(client.check(commands[0]), Err(SubmitError::Disconnecting));
+}
+
 /// E14: what was agreed on in clear is forgotten, and asked for again by hand.
 #[test]
 fn tls_by_hand_forgets_extended_headers() {

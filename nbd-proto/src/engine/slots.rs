@@ -312,6 +312,20 @@ mod tests {
         assert!(!slots.is_retired(RequestId { slot: 1, ..a }));
     }
 
+    /// Generation 0 is nobody's, not even after all others have been used up.
+    #[test]
+    fn generations_start_again_at_one() {
+        let mut slots: Slots<u8> = Slots::new(1);
+        slots.claim().unwrap();
+        let last = RequestId { slot: 0, generation: u32::MAX };
+        slots.entries[0].generation = last.generation;
+        slots.entries[0].owner = last.generation.into();
+        slots.release(last);
+        let (next, _) = slots.claim().unwrap();
+        assert_eq!(next.generation, 1);
+        assert!(slots.get(last).is_none() && slots.is_retired(last));
+    }
+
     #[test]
     fn capacity_is_a_hard_bound() {
         let mut slots: Slots<u8> = Slots::new(3);

@@ -117,13 +117,7 @@ impl Negotiated {
         if flags.is_empty() || strict && !flags.contains(TransmissionFlags::HAS_FLAGS) {
             return Err(PeerMisbehaved::NoFlags.into());
         }
-        match &mut self.export {
-            Some(export) => {
-                export.size = size;
-                export.flags = flags;
-            }
-            None => self.export = Some(ExportInfo::new(size, flags)),
-        }
+        self.export = Some(ExportInfo::new(size, flags));
         Ok(())
     }
 

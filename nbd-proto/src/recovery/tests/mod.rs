@@ -393,6 +393,33 @@ fn an_acknowledged_write_that_cannot_be_put_back_ends_it() {
     assert_eq!(desk.send(), [], "what was there before is not to be read");
 }
 
+/// What the client will not take is as bad as what the server will not do.
+#[test]
+fn what_is_refused_fails_for_whoever_it_was() {
+    let refuse = |desk: &mut Desk| {
+        let (place, _) = desk.journal.due().unwrap();
+        desk.journal.refused(place, SubmitError::Unsupported)
+    };
+    let errno = SubmitError::Unsupported.errno();
+    let mut desk = Desk::new(KEEP);
+    desk.submit(1, Command::read(0, 10));
+    assert_eq!(refuse(&mut desk), Some(1));
+    assert!(desk.journal.is_idle());
+    // A flush of the journal's own: for whoever waits for room.
+    desk.submit(2, Command::write(0, 1000));
+    desk.submit(3, Command::write(2000, 1));
+    assert_eq!(desk.send(), [0]);
+    desk.succeed(0);
+    assert_eq!(refuse(&mut desk), None);
+    let failed = RecoveryError::CannotFlush(errno);
+    assert_eq!(desk.journal.poll_failed(), Some((3, failed)));
+    // A write that was acknowledged, and cannot be put back.
+    desk.reconnect();
+    assert_eq!(refuse(&mut desk), None);
+    let fault = RecoveryError::ReplayFailed { command: Command::write(0, 1000), errno };
+    assert_eq!(desk.journal.fault(), Some(&fault));
+}
+
 #[test]
 fn a_server_without_flush_is_asked_for_durable_writes() {
     let mut desk = Desk::on(KEEP, facts(Flags::SEND_FUA));
