@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use indicatif::ProgressBar;
@@ -21,7 +22,7 @@ pub(crate) enum Destination {
     /// A file or block device of the right size.
     File {
         path: PathBuf,
-        store: FileStore,
+        store: Arc<FileStore>,
         is_zero: bool,
     },
     /// A file that grows: the size is not known before the end.
@@ -63,6 +64,7 @@ impl Destination {
             if size.is_some_and(|size| size > store.size()) {
                 return Err(too_small(&named(), store.size(), size));
             }
+            let store = Arc::new(store);
             return Ok(Self::File { path: path.to_owned(), store, is_zero: false });
         }
         // Emptied and set to the size of the source, a file is all hole.
@@ -78,7 +80,31 @@ impl Destination {
         };
         file.set_len(size).context(named())?;
         let store = FileStore::open(path, false).context("destination")?;
-        Ok(Self::File { path: path.to_owned(), store, is_zero: true })
+        Ok(Self::File { path: path.to_owned(), store: Arc::new(store), is_zero: true })
+    }
+
+    /// How many lanes it can be written on, of those that are wanted.
+    pub(super) fn lanes(&self, wanted: usize) -> usize {
+        match self {
+            Self::Server(server) => server.lanes(wanted),
+            Self::File { .. } | Self::Null => wanted,
+            Self::Growing { .. } | Self::Stdout => 1,
+        }
+    }
+
+    /// One for each lane, or fewer.
+    pub(super) fn split(self, lanes: usize) -> Vec<Self> {
+        match self {
+            Self::Server(server) => {
+                server.split(lanes).into_iter().map(Box::new).map(Self::Server).collect()
+            }
+            Self::File { path, store, is_zero } => {
+                let with = |store| Self::File { path: path.clone(), store, is_zero };
+                vec![store; lanes].into_iter().map(with).collect()
+            }
+            Self::Null => std::iter::repeat_with(|| Self::Null).take(lanes).collect(),
+            Self::Growing { .. } | Self::Stdout => vec![self],
+        }
     }
 
     /// Writes every piece; returns what there was.

@@ -10,6 +10,7 @@
 //! | file | what |
 //! |---|---|
 //! | `mod` | the command: opens both ends, checks sizes, runs the two threads |
+//! | `lanes` | sharing the work out among several connections |
 //! | `piece` | what travels between them |
 //! | `sparse` | finds zeroes in data |
 //! | `source` | reading from a file or stream |
@@ -17,6 +18,7 @@
 //! | `server/` | both, with an NBD server |
 
 mod destination;
+mod lanes;
 mod piece;
 mod server;
 mod source;
@@ -24,7 +26,9 @@ mod sparse;
 
 use std::fs;
 use std::io::IsTerminal;
+use std::ops::Add;
 use std::os::unix::fs::MetadataExt;
+use std::thread;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -35,6 +39,7 @@ use crate::size;
 use crate::target::Target;
 
 use destination::Destination;
+use lanes::Regions;
 use piece::channel;
 use source::Source;
 
@@ -44,7 +49,11 @@ pub(crate) struct Args {
     /// Show a progress bar even if standard error is no terminal
     #[arg(long, short = 'p')]
     progress: bool,
-    /// Requests in flight
+    /// Connections to each server that allows several at once [default: one for each
+    /// processor, at most 4]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    connections: Option<u16>,
+    /// Requests in flight on each connection
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1024))]
     requests: u32,
     /// Bytes per request
@@ -73,6 +82,7 @@ pub(crate) struct Args {
 /// What reading and writing go by.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Plan {
+    pub(super) connections: usize,
     pub(super) requests: usize,
     pub(super) request_size: usize,
     pub(super) sparse: usize,
@@ -107,6 +117,14 @@ pub(crate) struct Copied {
     pub(crate) zeroes: u64,
 }
 
+impl Add for Copied {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { data: self.data + other.data, zeroes: self.zeroes + other.zeroes }
+    }
+}
+
 pub(crate) fn run(args: &Args) -> Result<()> {
     let mut targets = Target::parse_all(&args.targets)?.into_iter();
     let (Some(from), Some(to), None) = (targets.next(), targets.next(), targets.next()) else {
@@ -117,8 +135,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         return Err(Failure::new("--request-size must be a power of two from 512 to 32M"));
     }
     let requests = args.requests as usize;
-    if requests * request_size > MAX_MEMORY {
-        return Err(Failure::new("--requests times --request-size must not be more than 4G"));
+    let connections = args.connections.map_or_else(default_connections, usize::from);
+    if connections * requests * request_size > MAX_MEMORY {
+        return Err(Failure::new(
+            "--connections times --requests times --request-size must not be more than 4G",
+        ));
     }
     let sparse = usize::try_from(args.sparse).unwrap_or(usize::MAX);
     if sparse != 0 && (!sparse.is_power_of_two() || sparse < 512) {
@@ -128,6 +149,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         return Err(Failure::new("the source and the destination are one file"));
     }
     let plan = Plan {
+        connections,
         requests,
         request_size,
         sparse,
@@ -138,6 +160,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     };
     let show = args.progress || std::io::stderr().is_terminal();
     copy(&from, &to, plan, args.patience.duration(), show).map(|_| ())
+}
+
+/// More than there are processors would only take turns.
+fn default_connections() -> usize {
+    thread::available_parallelism().map_or(1, usize::from).min(4)
 }
 
 /// To write to it would destroy what is still to be read.
@@ -166,16 +193,51 @@ fn progress_bar(size: Option<u64>, show: bool) -> ProgressBar {
     bar
 }
 
-/// Copies all of it.
+/// Copies all of it, on as many lanes as both ends have.
 fn transfer(
     source: Source,
     destination: Destination,
     plan: &Plan,
     bar: &ProgressBar,
 ) -> Result<Copied> {
+    let size = source.size().unwrap_or(0);
+    let wanted = destination.lanes(source.lanes(lanes::worthwhile(size, plan.connections)));
+    let sources = source.split(wanted);
+    let destinations = destination.split(sources.len());
+    let lanes = sources.len().min(destinations.len());
+    let regions = &Regions::new(size, lanes, plan.request_size as u64);
+    thread::scope(|scope| {
+        let run = |(source, destination)| {
+            scope.spawn(move || {
+                let copied = lane(source, destination, plan, regions, bar);
+                if copied.is_err() {
+                    regions.stop();
+                }
+                copied
+            })
+        };
+        // All are started before one is waited for.
+        let lanes: Vec<_> = sources.into_iter().zip(destinations).map(run).collect();
+        let mut total = Ok(Copied::default());
+        for lane in lanes {
+            let copied = lane.join().map_err(|_| Failure::new("a thread failed"))?;
+            total = total.and_then(|total| Ok(total + copied?));
+        }
+        total
+    })
+}
+
+/// Copies the regions that one lane takes.
+fn lane(
+    source: Source,
+    destination: Destination,
+    plan: &Plan,
+    regions: &Regions,
+    bar: &ProgressBar,
+) -> Result<Copied> {
     let (outlet, inlet) = channel(plan.requests);
-    let (read, written) = std::thread::scope(|scope| {
-        let reader = scope.spawn(move || source.read_all(plan, outlet));
+    let (read, written) = thread::scope(|scope| {
+        let reader = scope.spawn(move || source.read_all(plan, regions, outlet));
         let written = destination.write_all(plan, inlet, bar);
         (reader.join(), written)
     });
@@ -191,6 +253,7 @@ fn transfer(
 /// Copies between two targets with the defaults, for `nbd demo`.
 pub(crate) fn between(from: &Target, to: &Target, timeout: Duration, show: bool) -> Result<Copied> {
     let plan = Plan {
+        connections: default_connections(),
         requests: 64,
         request_size: 256 << 10,
         sparse: 4096,

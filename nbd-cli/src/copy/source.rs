@@ -1,11 +1,13 @@
 //! Reading: from a server, a file or standard input.
 
 use std::io::{self, Read};
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Plan;
+use super::lanes::Regions;
 use super::piece::{Outlet, Piece, Slice};
 use super::server::ServerSource;
 use super::sparse;
@@ -16,7 +18,7 @@ use crate::target::Target;
 /// Where the bytes come from.
 pub(crate) enum Source {
     Server(Box<ServerSource>),
-    File { path: PathBuf, store: FileStore },
+    File { path: PathBuf, store: Arc<FileStore> },
     Stdin,
 }
 
@@ -28,7 +30,7 @@ impl Source {
             }
             Target::File(path) => {
                 let store = FileStore::open(path, true).context("source")?;
-                Ok(Self::File { path: path.clone(), store })
+                Ok(Self::File { path: path.clone(), store: Arc::new(store) })
             }
             Target::Stdio => Ok(Self::Stdin),
             Target::Null => {
@@ -46,28 +48,63 @@ impl Source {
         }
     }
 
-    /// Sends every byte on.
-    pub(super) fn read_all(self, plan: &Plan, outlet: Outlet) -> Result<()> {
+    /// How many lanes it can be read on, of those that are wanted.
+    pub(super) fn lanes(&self, wanted: usize) -> usize {
         match self {
-            Self::Server(server) => server.read_all(plan, &outlet),
-            Self::File { path, store } => read_file(&path, &store, plan, &outlet),
+            Self::Server(server) => server.lanes(wanted),
+            Self::File { .. } => wanted,
+            Self::Stdin => 1,
+        }
+    }
+
+    /// One for each lane, or fewer.
+    pub(super) fn split(self, lanes: usize) -> Vec<Self> {
+        match self {
+            Self::Server(server) => {
+                server.split(lanes).into_iter().map(Box::new).map(Self::Server).collect()
+            }
+            Self::File { path, store } => {
+                let with = |store| Self::File { path: path.clone(), store };
+                vec![store; lanes].into_iter().map(with).collect()
+            }
+            Self::Stdin => vec![Self::Stdin],
+        }
+    }
+
+    /// Sends every byte on of the regions it takes.
+    pub(super) fn read_all(self, plan: &Plan, regions: &Regions, outlet: Outlet) -> Result<()> {
+        match self {
+            Self::Server(server) => server.read_all(plan, regions, &outlet),
+            Self::File { path, store } => {
+                while let Some(region) = regions.take() {
+                    read_file(&path, &store, region, plan, &outlet)?;
+                }
+                Ok(())
+            }
             Self::Stdin => read_stream(&mut io::stdin().lock(), plan, &outlet),
         }
     }
 }
 
-fn read_file(path: &Path, store: &FileStore, plan: &Plan, outlet: &Outlet) -> Result<()> {
+fn read_file(
+    path: &Path,
+    store: &FileStore,
+    region: Range<u64>,
+    plan: &Plan,
+    outlet: &Outlet,
+) -> Result<()> {
     let mut extents = Vec::new();
     if plan.use_extents {
         let collect = &mut |extent| {
             extents.push(extent);
             ControlFlow::Continue(())
         };
-        store.extents(0, store.size(), collect).context(path.display())?;
+        let length = region.end - region.start;
+        store.extents(region.start, length, collect).context(path.display())?;
     }
     let block = plan.block as u64;
     // All before `read` has been sent on, and all before `start` is known.
-    let (mut read, mut start) = (0, 0);
+    let (mut read, mut start) = (region.start, region.start);
     for extent in extents {
         let end = start + extent.length;
         // Blocks that are zeroes only in part are read.
@@ -80,13 +117,13 @@ fn read_file(path: &Path, store: &FileStore, plan: &Plan, outlet: &Outlet) -> Re
         outlet.send(Piece::Zeroes { offset: zeroes.start, length: zeroes.end - zeroes.start })?;
         read = zeroes.end;
     }
-    read_range(path, store, read..store.size(), plan, outlet)
+    read_range(path, store, read..region.end, plan, outlet)
 }
 
 fn read_range(
     path: &Path,
     store: &FileStore,
-    range: std::ops::Range<u64>,
+    range: Range<u64>,
     plan: &Plan,
     outlet: &Outlet,
 ) -> Result<()> {

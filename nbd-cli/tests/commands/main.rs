@@ -7,6 +7,7 @@ mod bench;
 mod broken_copies;
 mod copy;
 mod info;
+mod lanes;
 mod map;
 mod sparse_copies;
 mod support;

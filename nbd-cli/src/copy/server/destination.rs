@@ -11,6 +11,7 @@ use nbd_client_blocking::{Client, Error, Pipeline};
 
 use super::{longest_range, request_size};
 use crate::copy::destination::too_small;
+use crate::copy::lanes;
 use crate::copy::piece::{Inlet, Next, Piece, Slice};
 use crate::copy::{Copied, Plan};
 use crate::failure::{Context, Failure, Result};
@@ -18,7 +19,8 @@ use crate::target::Server;
 
 /// An export that is written.
 pub(crate) struct ServerDestination {
-    name: String,
+    server: Server,
+    timeout: Duration,
     client: Client,
 }
 
@@ -29,20 +31,20 @@ impl ServerDestination {
         timeout: Duration,
     ) -> Result<Self> {
         let client = server.connect(ClientConfig::new(), timeout)?;
-        let name = server.name.clone();
+        let name = &server.name;
         if client.is_read_only() {
             return Err(Failure::new(format!("{name}: the export is read-only")));
         }
         if size.is_some_and(|size| size > client.size()) {
-            return Err(too_small(&name, client.size(), size));
+            return Err(too_small(name, client.size(), size));
         }
-        let destination = Self { name, client };
+        let destination = Self { server: server.clone(), timeout, client };
         let block = destination.block();
         if let Some(size) = size.filter(|size| size % block as u64 != 0) {
             return Err(Failure::new(format!(
                 "{}: takes whole blocks of {block} bytes only, but the source has {size} bytes; \
                  nothing was written",
-                destination.name
+                server.name
             )));
         }
         Ok(destination)
@@ -52,13 +54,28 @@ impl ServerDestination {
         self.client.core().export().minimum_block() as usize
     }
 
+    /// How many lanes it can be written on, of those that are wanted.
+    pub(in crate::copy) fn lanes(&self, wanted: usize) -> usize {
+        lanes::connections(&self.client, self.server.is_command(), wanted)
+    }
+
+    /// One for each lane, or as many as the server will have.
+    pub(in crate::copy) fn split(self, lanes: usize) -> Vec<Self> {
+        let Self { server, timeout, client } = self;
+        let connect = || server.connect(ClientConfig::new(), timeout);
+        let clients = lanes::more(client, lanes, connect);
+        let with = |client| Self { server: server.clone(), timeout, client };
+        clients.into_iter().map(with).collect()
+    }
+
     pub(in crate::copy) fn write_all(
         self,
         plan: &Plan,
         inlet: &Inlet,
         bar: &ProgressBar,
     ) -> Result<Copied> {
-        let Self { name, mut client } = self;
+        let Self { server, mut client, .. } = self;
+        let name = server.name;
         let flags = client.flags();
         let writer = Writer {
             name: &name,

@@ -8,17 +8,20 @@ use nbd_client_blocking::{Client, Error, Pipeline};
 
 use super::longest_range;
 use crate::copy::Plan;
+use crate::copy::lanes::Regions;
 use crate::copy::piece::{Outlet, Piece};
 use crate::failure::Result;
 
 /// What is known of the source's holes, and what is still to be read.
-pub(super) struct Map {
+pub(super) struct Map<'a> {
+    regions: &'a Regions,
     allocation: Option<ContextId>,
-    /// Everything below is known.
+    /// Everything below is known, as far as the regions taken go.
     mapped: u64,
     /// The length asked about at `mapped`, while the answer is under way.
     asked: Option<u64>,
-    size: u64,
+    /// Where the region that was taken last ends.
+    end: u64,
     /// Reads are in whole blocks of this size.
     block: u64,
     longest: u64,
@@ -26,22 +29,24 @@ pub(super) struct Map {
     data: VecDeque<Range<u64>>,
 }
 
-impl Map {
-    pub(super) fn new(client: &Client, allocation: Option<ContextId>, plan: &Plan) -> Self {
+impl<'a> Map<'a> {
+    pub(super) fn new(
+        client: &Client,
+        allocation: Option<ContextId>,
+        plan: &Plan,
+        regions: &'a Regions,
+    ) -> Self {
         let block = u64::from(client.core().export().minimum_block());
-        let mut map = Self {
+        Self {
+            regions,
             allocation,
             mapped: 0,
             asked: None,
-            size: client.size(),
+            end: 0,
             block: block.max(plan.block as u64),
             longest: longest_range(client),
             data: VecDeque::new(),
-        };
-        if allocation.is_none() {
-            map.give_up();
         }
-        map
     }
 
     /// Asks about what comes next, early enough that reading does not wait for it.
@@ -49,10 +54,20 @@ impl Map {
         &mut self,
         pipeline: &mut Pipeline<'_, Vec<u8>>,
     ) -> std::result::Result<(), Error> {
-        if self.asked.is_some() || self.mapped == self.size || self.data.len() > 64 {
+        // The next region is taken late: another lane may be sooner.
+        if self.mapped == self.end && self.data.is_empty() {
+            let Some(region) = self.regions.take() else {
+                return Ok(());
+            };
+            (self.mapped, self.end) = (region.start, region.end);
+        }
+        if self.allocation.is_none() {
+            self.read_on();
+        }
+        if self.asked.is_some() || self.mapped == self.end || self.data.len() > 64 {
             return Ok(());
         }
-        let length = (self.size - self.mapped).min(self.longest);
+        let length = (self.end - self.mapped).min(self.longest);
         pipeline.submit(Command::block_status(self.mapped, length), None)?;
         self.asked = Some(length);
         Ok(())
@@ -83,11 +98,16 @@ impl Map {
         Ok(())
     }
 
-    /// Reads all that is not known.
+    /// Reads all that is not known, and asks no more.
     pub(super) fn give_up(&mut self) {
         self.asked = None;
-        self.read(self.mapped..self.size);
-        self.mapped = self.size;
+        self.allocation = None;
+        self.read_on();
+    }
+
+    fn read_on(&mut self) {
+        self.read(self.mapped..self.end);
+        self.mapped = self.end;
     }
 
     fn read(&mut self, range: Range<u64>) {

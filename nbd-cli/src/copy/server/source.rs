@@ -8,9 +8,9 @@ use nbd_client_blocking::{Client, Error};
 
 use super::map::Map;
 use super::request_size;
-use crate::copy::Plan;
+use crate::copy::lanes::{self, Regions};
 use crate::copy::piece::Outlet;
-use crate::copy::sparse;
+use crate::copy::{Plan, sparse};
 use crate::failure::{Context, Result};
 use crate::target::Server;
 
@@ -22,7 +22,9 @@ const OVERTAKING: usize = 4;
 
 /// An export that is read.
 pub(crate) struct ServerSource {
-    name: String,
+    server: Server,
+    config: ClientConfig,
+    timeout: Duration,
     client: Client,
     allocation: Option<ContextId>,
 }
@@ -33,22 +35,47 @@ impl ServerSource {
         if plan.use_extents {
             config = config.meta_context(ALLOCATION);
         }
-        let client = server.connect(config, timeout)?;
+        let client = server.connect(config.clone(), timeout)?;
         let allocation = client.context(ALLOCATION);
-        Ok(Self { name: server.name.clone(), client, allocation })
+        Ok(Self { server: server.clone(), config, timeout, client, allocation })
     }
 
     pub(in crate::copy) fn size(&self) -> u64 {
         self.client.size()
     }
 
-    pub(in crate::copy) fn read_all(self, plan: &Plan, outlet: &Outlet) -> Result<()> {
-        let Self { name, mut client, allocation } = self;
-        let mut map = Map::new(&client, allocation, plan);
+    /// How many lanes it can be read on, of those that are wanted.
+    pub(in crate::copy) fn lanes(&self, wanted: usize) -> usize {
+        lanes::connections(&self.client, self.server.is_command(), wanted)
+    }
+
+    /// One for each lane, or as many as the server will have.
+    pub(in crate::copy) fn split(self, lanes: usize) -> Vec<Self> {
+        let Self { server, config, timeout, client, allocation } = self;
+        let clients = lanes::more(client, lanes, || server.connect(config.clone(), timeout));
+        let with = |client| Self {
+            server: server.clone(),
+            config: config.clone(),
+            timeout,
+            client,
+            allocation,
+        };
+        clients.into_iter().map(with).collect()
+    }
+
+    pub(in crate::copy) fn read_all(
+        self,
+        plan: &Plan,
+        regions: &Regions,
+        outlet: &Outlet,
+    ) -> Result<()> {
+        let Self { server, mut client, allocation, .. } = self;
+        let name = server.name;
+        let mut map = Map::new(&client, allocation, plan, regions);
         let request = request_size(&client, plan);
         let mut pipeline = client.pipeline::<Vec<u8>>();
         let mut order = Order::new(plan.requests * OVERTAKING);
-        loop {
+        while !regions.is_stopped() {
             map.ask(&mut pipeline).context(&name)?;
             while pipeline.in_flight() < plan.requests && order.has_room() {
                 let Some(range) = map.next(request) else {
@@ -79,6 +106,10 @@ impl ServerSource {
             }
         }
         drop(pipeline);
+        if regions.is_stopped() {
+            // Nobody wants what is in flight.
+            return Ok(());
+        }
         client.disconnect().context(&name)
     }
 }

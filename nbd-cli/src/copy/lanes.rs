@@ -1,0 +1,139 @@
+//! How a copy is shared out among several connections.
+//!
+//! ```text
+//!   regions:  | 0 | 1 | 2 | 3 | 4 | 5 | ...      each goes to the lane that is free next
+//!
+//!   lane 0    source connection ── pieces ──► destination connection
+//!   lane 1    source connection ── pieces ──► destination connection
+//! ```
+//!
+//! A lane is a copy of its own. No two lanes have a byte in common, so none waits for
+//! another.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use nbd_client_blocking::Client;
+
+use crate::failure::Result;
+
+/// Regions are shorter when there is less to share out, down to this many bytes.
+const SHORTEST: u64 = 16 << 20;
+/// Longer ones would save no question about holes.
+const LONGEST: u64 = 4 << 30;
+/// Regions for each lane, so that all lanes end at about the same time.
+const EACH: u64 = 8;
+
+/// How many lanes have something to do, of those that are wanted.
+pub(super) fn worthwhile(size: u64, wanted: usize) -> usize {
+    usize::try_from(size.div_ceil(SHORTEST)).map_or(wanted, |regions| wanted.min(regions).max(1))
+}
+
+/// The parts of the source that no lane has taken.
+#[derive(Debug)]
+pub(super) struct Regions {
+    size: u64,
+    length: u64,
+    next: AtomicU64,
+    stopped: AtomicBool,
+}
+
+impl Regions {
+    /// All of a source of `size` bytes, for so many lanes. Regions begin at multiples of
+    /// `request`, a power of two.
+    pub(super) fn new(size: u64, lanes: usize, request: u64) -> Self {
+        let length = match lanes {
+            // One lane loses nothing by taking all of it.
+            0 | 1 => size.max(1),
+            _ => (size / (lanes as u64 * EACH)).clamp(SHORTEST, LONGEST).next_multiple_of(request),
+        };
+        Self { size, length, next: AtomicU64::new(0), stopped: AtomicBool::new(false) }
+    }
+
+    /// Takes the next one.
+    pub(super) fn take(&self) -> Option<Range<u64>> {
+        if self.is_stopped() {
+            return None;
+        }
+        let index = self.next.fetch_add(1, Ordering::Relaxed);
+        let start = index.checked_mul(self.length).filter(|start| *start < self.size)?;
+        Some(start..start.saturating_add(self.length).min(self.size))
+    }
+
+    /// A lane has failed: what is left need not be copied.
+    pub(super) fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+}
+
+/// How many connections an export can be used over at once, of those that are wanted.
+pub(super) fn connections(client: &Client, is_command: bool, wanted: usize) -> usize {
+    let safe = client.negotiated().is_safe_beside(client.negotiated());
+    if safe && !is_command { wanted } else { 1 }
+}
+
+/// The first connection, and as many more as there are lanes and the server will have.
+pub(super) fn more(
+    first: Client,
+    lanes: usize,
+    connect: impl Fn() -> Result<Client>,
+) -> Vec<Client> {
+    let mut clients = vec![first];
+    while clients.len() < lanes {
+        // Whoever has no room for one more has told nothing that is worth failing for.
+        match connect() {
+            Ok(client) if client.negotiated().is_safe_beside(clients[0].negotiated()) => {
+                clients.push(client);
+            }
+            Ok(_) | Err(_) => break,
+        }
+    }
+    clients
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(regions: &Regions) -> Vec<Range<u64>> {
+        std::iter::from_fn(|| regions.take()).collect()
+    }
+
+    #[test]
+    fn regions_make_up_the_source() {
+        for size in [0, 1, SHORTEST, SHORTEST + 1, 1 << 30, (1 << 42) + 512] {
+            for lanes in [1, 2, 7] {
+                let mut end = 0;
+                for region in all(&Regions::new(size, lanes, 256 << 10)) {
+                    assert_eq!(region.start, end);
+                    assert!(region.start < region.end && region.start % (256 << 10) == 0);
+                    end = region.end;
+                }
+                assert_eq!(end, size, "{lanes} lanes");
+            }
+        }
+    }
+
+    #[test]
+    fn a_small_source_needs_one_lane() {
+        let worth = [0, 1, SHORTEST, SHORTEST + 1, 1 << 30].map(|size| worthwhile(size, 4));
+        assert_eq!(worth, [1, 1, 1, 2, 4]);
+    }
+
+    #[test]
+    fn one_lane_has_one_region() {
+        assert_eq!(all(&Regions::new(1 << 40, 1, 512)), [0..1 << 40]);
+    }
+
+    #[test]
+    fn nothing_is_left_once_stopped() {
+        let regions = Regions::new(1 << 40, 2, 512);
+        assert!(regions.take().is_some());
+        regions.stop();
+        assert_eq!(regions.take(), None);
+    }
+}

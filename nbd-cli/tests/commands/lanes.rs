@@ -1,0 +1,103 @@
+//! `nbd copy --connections`: several connections share a copy where the servers allow it.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use nbd_sim::peer::{PeerError, Scratch, Server, ServerBuilder, run};
+
+use super::support::{Content, MIB, NBD, TestResult, arg, fail, succeed};
+
+/// More regions than lanes, and the last one short.
+const SIZE: u64 = 70 * MIB + 512;
+
+/// An nbdkit that writes down who connects.
+fn nbdkit(filters: &[&str], log: &Path, plugin: &[&str]) -> ServerBuilder {
+    let logfile = format!("logfile={}", log.display());
+    Server::nbdkit(&[&["--filter=log"], filters, plugin].concat()).arg(logfile)
+}
+
+fn connections(log: &Path) -> usize {
+    fs::read_to_string(log).unwrap().matches(" Connect ").count()
+}
+
+/// Copies an image out of such an nbdkit; returns how many connections that took.
+fn taken(filters: &[&str], args: &[&str]) -> Result<usize, PeerError> {
+    let scratch = Scratch::new()?;
+    let image = Content::Sparse.image(&scratch, "image", SIZE);
+    let (log, copy) = (scratch.join("log"), scratch.join("copy"));
+    let mut server = nbdkit(filters, &log, &["file"]).arg(&image);
+    if filters.contains(&"--filter=multi-conn") {
+        server = server.arg("multi-conn-mode=disable");
+    }
+    if filters.contains(&"--filter=limit") {
+        server = server.arg("limit=2");
+    }
+    let server = server.start()?;
+    let before = connections(&log);
+    succeed(&[&["copy"], args, &[&server.uri(), &arg(&copy)]].concat())?;
+    assert!(fs::read(&copy).unwrap() == fs::read(&image).unwrap(), "it came changed");
+    Ok(connections(&log) - before)
+}
+
+#[test]
+fn as_many_as_are_asked_for() -> TestResult {
+    assert_eq!(taken(&[], &["--connections=1"])?, 1);
+    assert_eq!(taken(&[], &["--connections=3"])?, 3);
+    // There are five regions.
+    assert_eq!(taken(&[], &["--connections=64"])?, 5);
+    assert_eq!(taken(&["--filter=noextents"], &["--connections=3", "--no-extents"])?, 3);
+    Ok(())
+}
+
+#[test]
+fn one_where_several_are_not_safe() -> TestResult {
+    assert_eq!(taken(&["--filter=multi-conn"], &["--connections=3"])?, 1);
+    Ok(())
+}
+
+/// The server takes two clients and turns the third away.
+#[test]
+fn as_many_as_the_server_will_have() -> TestResult {
+    assert_eq!(taken(&["--filter=limit"], &["--connections=4"])?, 2);
+    Ok(())
+}
+
+#[test]
+fn from_server_to_server() -> TestResult {
+    let scratch = Scratch::new()?;
+    let image = Content::Sparse.image(&scratch, "image", SIZE);
+    let (log, copy) = (scratch.join("log"), scratch.join("copy"));
+    let from = Server::nbdkit(&["file"]).arg(&image).start()?;
+    let to = nbdkit(&[], &log, &["memory", &SIZE.to_string()]).start()?;
+    let before = connections(&log);
+    succeed(&["copy", "--connections=3", &from.uri(), &to.uri()])?;
+    assert_eq!(connections(&log) - before, 3);
+    succeed(&["copy", "--connections=1", &to.uri(), &arg(&copy)])?;
+    assert!(fs::read(&copy).unwrap() == fs::read(&image).unwrap(), "it came changed");
+    Ok(())
+}
+
+/// What is written in order is read over one connection.
+#[test]
+fn a_stream_has_one() -> TestResult {
+    let scratch = Scratch::new()?;
+    let image = Content::Sparse.image(&scratch, "image", SIZE);
+    let log = scratch.join("log");
+    let server = nbdkit(&[], &log, &["file"]).arg(&image).start()?;
+    let before = connections(&log);
+    let copied = run(Command::new(NBD).args(["copy", "--connections=3", &server.uri(), "-"]))?;
+    assert!(copied.stdout == fs::read(&image).unwrap(), "it came changed");
+    assert_eq!(connections(&log) - before, 1);
+    Ok(())
+}
+
+/// The failure of one lane is that of the copy, and is told once.
+#[test]
+fn one_failure_ends_all() -> TestResult {
+    let failing = ["--filter=error", "--filter=delay", "pattern", "1G"];
+    let server = Server::nbdkit(&failing).arg("error-pread-rate=1%").arg("rdelay=20ms").start()?;
+    let told = fail(&["copy", "--connections=4", "--requests=2", &server.uri(), "null:"])?;
+    assert!(told.starts_with(&server.uri()), "{told}");
+    Ok(())
+}
