@@ -1,5 +1,6 @@
 //! Who waits for what, and the memory behind it.
 
+use std::mem;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
@@ -31,8 +32,12 @@ pub(crate) enum Stage {
     /// Waits for the end of the connection.
     Closing,
     /// Its result waits to be taken.
-    Done(Result<(), Error>),
+    Done(Outcome),
 }
+
+/// How a call has ended. An error is rare and large: in a box, so that what moves with
+/// every call is small.
+pub(crate) type Outcome = Result<(), Box<Error>>;
 
 /// When a call ends in failure by itself.
 #[derive(Clone, Copy, Debug)]
@@ -55,24 +60,62 @@ pub(crate) struct Matter {
     /// Where in the buffer the command's data begins.
     pub(crate) base: usize,
     pub(crate) buffer: Buffer,
+    /// In a box, as most replies have nothing of the kind.
+    account: Option<Box<Account>>,
+}
+
+/// What a reply says besides data.
+#[derive(Default)]
+pub(crate) struct Account {
     pub(crate) extents: Vec<(ContextId, Extent)>,
     /// The parts of a read, if they are wanted.
     pub(crate) chunks: Option<Vec<ReadChunk>>,
-    pub(crate) remark: Option<Remark>,
+    remark: Option<Remark>,
 }
 
 impl Matter {
     pub(crate) const fn new(command: Command, buffer: Buffer) -> Self {
-        Self { command, base: 0, buffer, extents: Vec::new(), chunks: None, remark: None }
+        Self { command, base: 0, buffer, account: None }
+    }
+
+    /// What is left where it was, while the connection has it.
+    pub(crate) const fn nothing() -> Self {
+        Self::new(Command::flush(), Buffer::None)
+    }
+
+    /// A read whose parts are wanted.
+    pub(crate) fn in_parts(command: Command, buffer: Buffer) -> Self {
+        let account = Account { chunks: Some(Vec::new()), ..Account::default() };
+        Self { account: Some(Box::new(account)), ..Self::new(command, buffer) }
+    }
+
+    /// Takes out what the reply said besides data.
+    pub(crate) fn account(&mut self) -> Account {
+        self.account.take().map_or_else(Account::default, |account| *account)
+    }
+
+    pub(crate) fn take_remark(&mut self) -> Option<Remark> {
+        self.account.as_mut()?.remark.take()
+    }
+
+    /// Gives the contexts other numbers.
+    pub(crate) fn renumber(&mut self, number: impl Fn(ContextId) -> ContextId) {
+        if let Some(account) = &mut self.account {
+            account.extents.iter_mut().for_each(|(context, _)| *context = number(*context));
+        }
+    }
+
+    fn account_mut(&mut self) -> &mut Account {
+        self.account.get_or_insert_default()
     }
 
     /// Forgets what came of it on a connection that is lost.
     fn restart(&mut self) {
-        self.extents.clear();
-        if let Some(chunks) = &mut self.chunks {
-            chunks.clear();
+        if let Some(account) = &mut self.account {
+            account.extents.clear();
+            account.chunks.iter_mut().for_each(Vec::clear);
+            account.remark = None;
         }
-        self.remark = None;
     }
 }
 
@@ -104,14 +147,27 @@ pub(crate) struct Calls {
 }
 
 impl Calls {
-    pub(crate) fn insert(&mut self, call: Call) -> Ticket {
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.seats.len() - self.free.len()
+    }
+
+    /// A call that begins. Takes over what it is about.
+    pub(crate) fn insert(
+        &mut self,
+        stage: Stage,
+        matter: &mut Matter,
+        deadline: Option<Deadline>,
+        waker: Waker,
+    ) -> Ticket {
         let index = self.free.pop().unwrap_or_else(|| {
             self.seats.push(Seat::default());
             self.seats.len() - 1
         });
         let mut generation = 0;
         if let Some(seat) = self.seats.get_mut(index) {
-            seat.call = Some(call);
+            let matter = mem::replace(matter, Matter::nothing());
+            seat.call = Some(Call { stage, matter, deadline, waker: Some(waker) });
             generation = seat.generation;
         }
         Ticket { index, generation }
@@ -138,6 +194,22 @@ impl Calls {
         seat.generation += 1;
         self.free.push(ticket.index);
         Some(call)
+    }
+
+    /// The result of a call that is done, which ends here. What it was about goes back
+    /// to where it came from.
+    pub(crate) fn take_done(&mut self, ticket: Ticket, matter: &mut Matter) -> Option<Outcome> {
+        let seat =
+            self.seats.get_mut(ticket.index).filter(|seat| seat.generation == ticket.generation)?;
+        let Some(Call { stage: Stage::Done(outcome), matter: lent, .. }) = &mut seat.call else {
+            return None;
+        };
+        let outcome = mem::replace(outcome, Ok(()));
+        mem::swap(matter, lent);
+        seat.call = None;
+        seat.generation += 1;
+        self.free.push(ticket.index);
+        Some(outcome)
     }
 
     /// Every call, with its ticket.
@@ -209,20 +281,21 @@ impl PayloadSink for Calls {
     }
 
     fn chunk(&mut self, id: RequestId, chunk: ReadChunk) {
-        if let Some(chunks) = self.matter(id).and_then(|matter| matter.chunks.as_mut()) {
+        let account = self.matter(id).and_then(|matter| matter.account.as_mut());
+        if let Some(chunks) = account.and_then(|account| account.chunks.as_mut()) {
             chunks.push(chunk);
         }
     }
 
     fn extent(&mut self, id: RequestId, context: ContextId, extent: Extent) {
         if let Some(matter) = self.matter(id) {
-            matter.extents.push((context, extent));
+            matter.account_mut().extents.push((context, extent));
         }
     }
 
     fn error(&mut self, id: RequestId, report: ErrorReport<'_>) {
         if let Some(matter) = self.matter(id) {
-            matter.remark.get_or_insert_with(|| Remark::from(report));
+            matter.account_mut().remark.get_or_insert_with(|| Remark::from(report));
         }
     }
 }

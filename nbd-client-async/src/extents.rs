@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::{Future, poll_fn};
+use std::mem;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -46,7 +47,7 @@ pub struct Extents {
     known: u64,
     end: u64,
     ready: VecDeque<Extent>,
-    call: Option<Pending<Arc<Handle>>>,
+    call: Option<Pending<Arc<Handle>, Matter>>,
 }
 
 /// One extent and where it is.
@@ -98,7 +99,7 @@ impl Extents {
         poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
     }
 
-    fn ask(&self) -> Pending<Arc<Handle>> {
+    fn ask(&self) -> Pending<Arc<Handle>, Matter> {
         let left = self.end - self.known;
         let length = match self.client.negotiated().headers {
             HeaderStyle::Extended => left,
@@ -108,9 +109,9 @@ impl Extents {
         self.client.keep(Matter::new(command, Buffer::None))
     }
 
-    fn take_in(&mut self, matter: Matter) {
+    fn take_in(&mut self, mut matter: Matter) {
         let mut left = matter.command.length;
-        for (context, mut extent) in matter.extents {
+        for (context, mut extent) in matter.account().extents {
             extent.length = extent.length.min(left);
             if context != self.context || extent.length == 0 {
                 continue;
@@ -136,7 +137,8 @@ impl Stream for Extents {
                 this.call = Some(this.ask());
             }
             let Some(call) = &mut this.call else { break };
-            let (result, matter) = ready!(Pin::new(call).poll(cx));
+            let result = ready!(Pin::new(&mut *call).poll(cx));
+            let matter = mem::replace(&mut call.matter, Matter::nothing());
             this.call = None;
             if let Err(error) = result {
                 this.end = this.known;

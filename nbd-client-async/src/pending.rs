@@ -1,17 +1,15 @@
 //! A call from the caller's side: a future.
 
+use std::borrow::BorrowMut;
 use std::future::Future;
 use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
-use nbd_proto::Command;
 use nbd_transport::Error;
 
-use crate::buffer::Buffer;
-use crate::calls::{Deadline, Matter, Stage, Ticket};
+use crate::calls::{Deadline, Matter, Ticket};
 use crate::state::{Shared, WhenFull};
 
 /// Keeps the connection. When the last one goes, the session ends.
@@ -35,82 +33,79 @@ pub(crate) struct Terms {
 
 /// One command until its result. Dropping it abandons the command; the connection, and
 /// the memory the command still needs, do not mind.
-pub(crate) struct Pending<H: Deref<Target = Handle>> {
+///
+/// What it is about stays where it is, or is lent to the connection and comes back with
+/// the result: it is never passed from hand to hand.
+pub(crate) struct Pending<H: Deref<Target = Handle>, M: BorrowMut<Matter>> {
     handle: H,
+    pub(crate) matter: M,
     terms: Terms,
     step: Step,
 }
 
 enum Step {
-    Command(Matter),
+    Command,
     Disconnect,
     Waiting(Ticket),
     Over,
 }
 
-impl<H: Deref<Target = Handle>> Pending<H> {
-    pub(crate) fn command(handle: H, matter: Matter, terms: Terms) -> Self {
-        Self::new(handle, terms, Step::Command(matter))
+impl<H: Deref<Target = Handle>, M: BorrowMut<Matter>> Pending<H, M> {
+    pub(crate) const fn command(handle: H, matter: M, terms: Terms) -> Self {
+        Self { handle, matter, terms, step: Step::Command }
     }
+}
 
+impl<H: Deref<Target = Handle>> Pending<H, Matter> {
     /// Asks for the end of the session and waits for it.
-    pub(crate) fn disconnect(handle: H, terms: Terms) -> Self {
-        Self::new(handle, terms, Step::Disconnect)
-    }
-
-    fn new(handle: H, terms: Terms, step: Step) -> Self {
-        handle.shared.load.fetch_add(1, Ordering::Relaxed);
-        Self { handle, terms, step }
+    pub(crate) const fn disconnect(handle: H, terms: Terms) -> Self {
+        Self { handle, matter: Matter::nothing(), terms, step: Step::Disconnect }
     }
 }
 
 // Nothing in it is pinned.
-impl<H: Deref<Target = Handle>> Unpin for Pending<H> {}
+impl<H: Deref<Target = Handle>, M: BorrowMut<Matter>> Unpin for Pending<H, M> {}
 
-impl<H: Deref<Target = Handle>> Future for Pending<H> {
-    type Output = (Result<(), Error>, Matter);
+impl<H: Deref<Target = Handle>, M: BorrowMut<Matter>> Future for Pending<H, M> {
+    type Output = Result<(), Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         let shared = &this.handle.shared;
-        let Terms { deadline, when_full } = this.terms;
+        let matter = this.matter.borrow_mut();
         let waker = cx.waker();
-        match std::mem::replace(&mut this.step, Step::Over) {
-            Step::Command(matter) => {
-                match shared.with(|state| state.start(matter, deadline, when_full, waker)) {
-                    Ok(ticket) => this.step = Step::Waiting(ticket),
-                    Err(refused) => {
-                        let (error, matter) = *refused;
-                        return Poll::Ready((Err(error), matter));
-                    }
-                }
-            }
-            Step::Disconnect => {
-                let nothing = || Matter::new(Command::flush(), Buffer::None);
-                match shared.with(|state| state.start_closing(nothing(), deadline, waker)) {
-                    Some(ticket) => this.step = Step::Waiting(ticket),
-                    None => return Poll::Ready((Ok(()), nothing())),
-                }
-            }
+        let started = match this.step {
+            Step::Command => shared.with(|state| state.start(matter, &this.terms, waker)).map(Some),
+            Step::Disconnect => Ok(shared.with(|state| state.start_closing(&this.terms, waker))),
             Step::Waiting(ticket) => {
-                let (call, old) = shared.with(|state| state.poll_call(ticket, waker));
+                let (outcome, old) = shared.with(|state| state.poll_call(ticket, matter, waker));
                 drop(old);
-                if let Some(call) = call
-                    && let Stage::Done(result) = call.stage
-                {
-                    return Poll::Ready((result, call.matter));
-                }
-                this.step = Step::Waiting(ticket);
+                let Some(outcome) = outcome else {
+                    return Poll::Pending;
+                };
+                outcome.map(|()| None)
             }
-            Step::Over => {}
+            Step::Over => return Poll::Pending,
+        };
+        match started {
+            Ok(Some(ticket)) => {
+                this.step = Step::Waiting(ticket);
+                Poll::Pending
+            }
+            Ok(None) => {
+                this.step = Step::Over;
+                Poll::Ready(Ok(()))
+            }
+            Err(error) => {
+                this.step = Step::Over;
+                Poll::Ready(Err(*error))
+            }
         }
-        Poll::Pending
     }
 }
 
-impl<H: Deref<Target = Handle>> Drop for Pending<H> {
+impl<H: Deref<Target = Handle>, M: BorrowMut<Matter>> Drop for Pending<H, M> {
     fn drop(&mut self) {
-        self.handle.shared.load.fetch_sub(1, Ordering::Relaxed);
         if let Step::Waiting(ticket) = self.step {
             drop(self.handle.shared.with(|state| state.cancel(ticket)));
         }

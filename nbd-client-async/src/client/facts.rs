@@ -134,7 +134,7 @@ impl Client {
     /// ```
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.shared().load()
+        self.shared().lock().load()
     }
 
     /// Whether the connection is over. Every call fails then.

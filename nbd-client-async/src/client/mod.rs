@@ -167,9 +167,9 @@ impl Client {
         flags: CommandFlags,
     ) -> Result<Vec<(ContextId, Extent)>, Error> {
         let command = Command::block_status(offset, length).with(flags);
-        let matter = Matter::new(command, Buffer::None);
-        let (result, matter) = self.call(matter, WhenFull::Wait).await;
-        result.map(|()| matter.extents)
+        let mut matter = Matter::new(command, Buffer::None);
+        self.call(&mut matter, WhenFull::Wait).await?;
+        Ok(matter.account().extents)
     }
 
     /// All extents of a range for one meta context, in order, neighbours of equal status
@@ -206,8 +206,7 @@ impl Client {
     /// over.
     pub async fn run(&self, command: Command) -> Result<(), Error> {
         self.check_data(command)?;
-        let matter = Matter::new(command, Buffer::None);
-        self.call(matter, WhenFull::Wait).await.0
+        self.call(&mut Matter::new(command, Buffer::None), WhenFull::Wait).await
     }
 
     /// Sends a command as [`run`](Self::run), but does not wait in line.
@@ -223,8 +222,7 @@ impl Client {
     /// As [`run`](Self::run), and [`SubmitError::Full`](nbd_proto::SubmitError::Full).
     pub async fn try_run(&self, command: Command) -> Result<(), Error> {
         self.check_data(command)?;
-        let matter = Matter::new(command, Buffer::None);
-        self.call(matter, WhenFull::Fail).await.0
+        self.call(&mut Matter::new(command, Buffer::None), WhenFull::Fail).await
     }
 
     /// Ends the session for all handles: waits for the replies that are due, asks the
@@ -241,7 +239,7 @@ impl Client {
     /// When the server breaks the protocol before that, or the time is over.
     pub async fn disconnect(self) -> Result<(), Error> {
         let terms = self.terms(WhenFull::Wait);
-        Pending::disconnect(&*self.handle, terms).await.0
+        Pending::disconnect(&*self.handle, terms).await
     }
 
     /// Whether a command needs no data. What else is wrong with it is told first.
@@ -258,12 +256,16 @@ impl Client {
         Terms { deadline: self.timeout.and_then(Deadline::after), when_full }
     }
 
-    async fn call(&self, matter: Matter, when_full: WhenFull) -> (Result<(), Error>, Matter) {
-        Pending::command(&*self.handle, matter, self.terms(when_full)).await
+    fn call<'a>(
+        &'a self,
+        matter: &'a mut Matter,
+        when_full: WhenFull,
+    ) -> Pending<&'a Handle, &'a mut Matter> {
+        Pending::command(&*self.handle, matter, self.terms(when_full))
     }
 
     /// A call that keeps the connection, to be kept itself.
-    pub(crate) fn keep(&self, matter: Matter) -> Pending<Arc<Handle>> {
+    pub(crate) fn keep(&self, matter: Matter) -> Pending<Arc<Handle>, Matter> {
         let handle = Arc::clone(&self.handle);
         Pending::command(handle, matter, self.terms(WhenFull::Wait))
     }

@@ -119,20 +119,18 @@ impl Client {
     {
         let terms = self.terms(when_full);
         let max = self.max_request();
-        let mut buffer = Buffer::lend(buffer);
-        let length = buffer.writable().len();
+        let mut matter = Matter::new(Command::read(offset, 0), Buffer::lend(buffer));
+        let length = matter.buffer.writable().len();
         let mut result = Ok(());
         let mut base = 0;
         while base < length && result.is_ok() {
             let piece = max.min(length - base);
-            let command = Command::read(offset.saturating_add(base as u64), piece as u32);
-            let mut matter = Matter::new(command, buffer);
+            matter.command = Command::read(offset.saturating_add(base as u64), piece as u32);
             matter.base = base;
-            (result, matter) = Pending::command(&*self.handle, matter, terms).await;
-            buffer = matter.buffer;
+            result = Pending::command(&*self.handle, &mut matter, terms).await;
             base += piece;
         }
-        (result, returned(buffer))
+        (result, returned(matter.buffer))
     }
 
     /// Reads as [`read_into`](Self::read_into), in one command, and tells the parts of
@@ -160,10 +158,9 @@ impl Client {
     {
         let mut buffer = Buffer::lend(buffer);
         let length = u32::try_from(buffer.writable().len()).unwrap_or(u32::MAX);
-        let mut matter = Matter::new(Command::read(offset, length).with(flags), buffer);
-        matter.chunks = Some(Vec::new());
-        let (result, matter) = self.call(matter, WhenFull::Wait).await;
-        let chunks = matter.chunks.unwrap_or_default();
+        let mut matter = Matter::in_parts(Command::read(offset, length).with(flags), buffer);
+        let result = self.call(&mut matter, WhenFull::Wait).await;
+        let chunks = matter.account().chunks.unwrap_or_default();
         (result.map(|()| chunks), returned(matter.buffer))
     }
 
@@ -235,8 +232,8 @@ impl Client {
             let piece = data.split_to(max.min(data.len()));
             let length = piece.len();
             let command = Command::write(at, length as u32).with(flags);
-            let matter = Matter::new(command, Buffer::Write(piece));
-            Pending::command(&*self.handle, matter, terms).await.0?;
+            let mut matter = Matter::new(command, Buffer::Write(piece));
+            Pending::command(&*self.handle, &mut matter, terms).await?;
             at = at.saturating_add(length as u64);
         }
         Ok(())

@@ -8,21 +8,21 @@ use std::fmt;
 use std::io;
 use std::mem;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use nbd_proto::io::IoMode;
 use nbd_proto::{
-    CommandError, CommandFailure, Disconnect, Event, ExportInfo, Machine, Negotiated, RequestId,
+    Command, CommandError, CommandFailure, Disconnect, ExportInfo, Machine, Negotiated, RequestId,
     SubmitError,
 };
 use nbd_transport::tls::TlsInfo;
 use nbd_transport::{Error, KeepAlive, Link, PeerProcess};
 
-use crate::calls::{Call, Calls, Deadline, Matter, Stage, Ticket};
+use crate::calls::{Call, Calls, Matter, Outcome, Stage, Ticket};
 use crate::end::End;
+use crate::pending::Terms;
 use crate::runtime::Socket;
 pub use recovery::ConnectionState;
 pub(crate) use recovery::{Outage, Recovery};
@@ -52,8 +52,6 @@ pub(crate) enum WhenFull {
 /// What all handles and the driver of a connection share.
 pub(crate) struct Shared {
     state: Mutex<State>,
-    /// Calls under way, for choosing among connections.
-    pub(crate) load: AtomicUsize,
     pub(crate) negotiated: Negotiated,
     pub(crate) export: ExportInfo,
 }
@@ -90,7 +88,7 @@ impl Shared {
             end: None,
             wake: Vec::new(),
         };
-        Self { state: Mutex::new(state), load: AtomicUsize::new(0), negotiated, export }
+        Self { state: Mutex::new(state), negotiated, export }
     }
 
     /// A panic of somebody's buffer or stream leaves nothing half done that matters:
@@ -105,16 +103,18 @@ impl Shared {
         let mut state = self.lock();
         let result = change(&mut state);
         let driver = state.rouse_driver();
+        if state.wake.is_empty() {
+            drop(state);
+            if let Some(driver) = driver {
+                driver.wake();
+            }
+            return result;
+        }
+        // Seldom: its memory is of use to the driver.
         let others = mem::take(&mut state.wake);
         drop(state);
-        for waker in driver.into_iter().chain(others) {
-            waker.wake();
-        }
+        driver.into_iter().chain(others).for_each(Waker::wake);
         result
-    }
-
-    pub(crate) fn load(&self) -> usize {
-        self.load.load(Ordering::Relaxed)
     }
 }
 
@@ -164,58 +164,43 @@ impl State {
     /// its turn leaves in one write.
     pub(crate) fn start(
         &mut self,
-        matter: Matter,
-        deadline: Option<Deadline>,
-        when_full: WhenFull,
+        matter: &mut Matter,
+        terms: &Terms,
         waker: &Waker,
-    ) -> Result<Ticket, Box<(Error, Matter)>> {
+    ) -> Result<Ticket, Box<Error>> {
         let command = matter.command;
         if let Some(end) = &self.end {
-            return Err(Box::new((end.not_sent(command), matter)));
+            return Err(Box::new(end.not_sent(command)));
         }
         if self.recovery.is_some() {
-            return self.start_journaled(matter, deadline, when_full, waker);
+            return self.start_journaled(matter, terms, waker);
         }
-        let full = self.core.is_full() || self.queue.len() > self.gone;
-        let stage = if full && when_full == WhenFull::Wait {
-            Stage::Queued
-        } else if full {
-            let error = SubmitError::Full;
-            return Err(Box::new((Error::Submit { command, error }, matter)));
-        } else {
-            match self.core.submit(command) {
-                Ok(id) => Stage::InFlight(id),
-                Err(error) => {
-                    return Err(Box::new((self.not_submitted(command, error), matter)));
-                }
+        if self.core.is_full() || self.queue.len() > self.gone {
+            if terms.when_full == WhenFull::Fail {
+                let error = SubmitError::Full;
+                return Err(Box::new(Error::Submit { command, error }));
             }
-        };
-        let submitted = match stage {
-            Stage::InFlight(id) => Some(id),
-            _ => None,
-        };
-        let ticket = self.wait(stage, matter, deadline, waker);
-        match submitted {
-            Some(id) => {
+            let ticket = self.wait(Stage::Queued, matter, terms, waker);
+            self.queue.push_back(ticket);
+            return Ok(ticket);
+        }
+        match self.core.submit(command) {
+            Ok(id) => {
+                let ticket = self.wait(Stage::InFlight(id), matter, terms, waker);
                 self.calls.own(id, ticket);
                 self.send_or_rouse();
+                Ok(ticket)
             }
-            None => self.queue.push_back(ticket),
+            Err(error) => Err(Box::new(self.not_submitted(command, error))),
         }
-        Ok(ticket)
     }
 
     /// Asks for the end of the session and waits for it.
-    pub(crate) fn start_closing(
-        &mut self,
-        matter: Matter,
-        deadline: Option<Deadline>,
-        waker: &Waker,
-    ) -> Option<Ticket> {
+    pub(crate) fn start_closing(&mut self, terms: &Terms, waker: &Waker) -> Option<Ticket> {
         if self.end.is_some() {
             return None;
         }
-        let ticket = self.wait(Stage::Closing, matter, deadline, waker);
+        let ticket = self.wait(Stage::Closing, &mut Matter::nothing(), terms, waker);
         self.disconnect();
         Some(ticket)
     }
@@ -232,17 +217,11 @@ impl State {
         }
     }
 
-    fn wait(
-        &mut self,
-        stage: Stage,
-        matter: Matter,
-        deadline: Option<Deadline>,
-        waker: &Waker,
-    ) -> Ticket {
-        if let Some(deadline) = deadline {
+    fn wait(&mut self, stage: Stage, matter: &mut Matter, terms: &Terms, waker: &Waker) -> Ticket {
+        if let Some(deadline) = terms.deadline {
             self.remind(deadline.at);
         }
-        self.calls.insert(Call { stage, matter, deadline, waker: Some(waker.clone()) })
+        self.calls.insert(stage, matter, terms.deadline, waker.clone())
     }
 
     /// The driver is to look at the calls at this time.
@@ -258,18 +237,23 @@ impl State {
     pub(crate) fn poll_call(
         &mut self,
         ticket: Ticket,
+        matter: &mut Matter,
         waker: &Waker,
-    ) -> (Option<Call>, Option<Waker>) {
-        let Some(call) = self.calls.get_mut(ticket) else {
-            return (None, None);
-        };
-        if matches!(call.stage, Stage::Done(_)) {
-            return (self.calls.remove(ticket), None);
+    ) -> (Option<Outcome>, Option<Waker>) {
+        if let Some(outcome) = self.calls.take_done(ticket, matter) {
+            return (Some(outcome), None);
         }
-        match &call.waker {
-            Some(kept) if kept.will_wake(waker) => (None, None),
-            _ => (None, call.waker.replace(waker.clone())),
+        match self.calls.get_mut(ticket) {
+            Some(call) if !call.waker.as_ref().is_some_and(|kept| kept.will_wake(waker)) => {
+                (None, call.waker.replace(waker.clone()))
+            }
+            Some(_) | None => (None, None),
         }
+    }
+
+    /// Calls that have begun and whose results were not taken.
+    pub(crate) fn load(&self) -> usize {
+        self.calls.len()
     }
 
     /// Nobody waits for a call any more. Returns what is to be dropped when the lock is
@@ -336,15 +320,19 @@ impl State {
                     self.calls.own(id, ticket);
                     self.rousing = true;
                 }
-                Err(error) => self.finish(ticket, Err(self.not_submitted(command, error))),
+                Err(error) => {
+                    self.finish(ticket, Err(Box::new(self.not_submitted(command, error))));
+                }
             }
         }
     }
 
-    fn finish(&mut self, ticket: Ticket, result: Result<(), Error>) {
+    fn finish(&mut self, ticket: Ticket, outcome: Outcome) {
         if let Some(call) = self.calls.get_mut(ticket) {
-            call.stage = Stage::Done(result);
-            self.wake.extend(call.waker.take());
+            call.stage = Stage::Done(outcome);
+            if let Some(waker) = call.waker.take() {
+                self.wake.push(waker);
+            }
         }
     }
 
@@ -390,7 +378,7 @@ impl State {
                 Stage::Closing | Stage::Done(_) => {}
             }
             let timeout = deadline.timeout;
-            self.finish(ticket, Err(Error::TimedOut { state, timeout }));
+            self.finish(ticket, Err(Error::TimedOut { state, timeout }.into()));
         }
         self.next_deadline = next;
         self.admit();
@@ -430,7 +418,7 @@ impl State {
                 (_, Some(error)) => Err(error),
                 (_, None) => Err(end.not_sent(call.matter.command)),
             };
-            self.finish(ticket, result);
+            self.finish(ticket, result.map_err(Box::new));
         }
         self.queue.clear();
         self.gone = 0;
@@ -445,12 +433,9 @@ impl State {
 
     /// Hands out the results the machine has.
     pub(crate) fn deliver(&mut self) {
-        while let Some(event) = self.core.poll_event() {
-            // Anomalies are counted in the statistics; the end of the connection shows
-            // on each call.
-            let Event::Completed { id, command, result } = event else {
-                continue;
-            };
+        // Anomalies are counted in the statistics; the end of the connection shows on each
+        // call.
+        while let Some((id, command, result)) = self.core.take_next() {
             let owner = self.calls.disown(id);
             if self.recovery.is_some() {
                 self.deliver_journaled(id, command, result);
@@ -459,15 +444,23 @@ impl State {
             let Some(ticket) = owner else {
                 continue;
             };
-            let remark = self.calls.get_mut(ticket).and_then(|call| call.matter.remark.take());
-            let cause = self.end.as_ref().and_then(End::failure);
-            let result = result.map_err(|error| match (error, cause) {
-                // What ended the connection says more than that it is gone.
-                (CommandError::ConnectionLost, Some(cause)) => cause,
-                (error, _) => CommandFailure::new(command, error, remark).into(),
-            });
-            self.finish(ticket, result);
+            let outcome = result.map_err(|error| self.failure(ticket, command, error));
+            self.finish(ticket, outcome);
         }
+    }
+
+    #[cold]
+    fn failure(&mut self, ticket: Ticket, command: Command, error: CommandError) -> Box<Error> {
+        let cause = self.end.as_ref().and_then(End::failure);
+        Box::new(match (error, cause) {
+            // What ended the connection says more than that it is gone.
+            (CommandError::ConnectionLost, Some(cause)) => cause,
+            (error, _) => {
+                let call = self.calls.get_mut(ticket);
+                let remark = call.and_then(|call| call.matter.take_remark());
+                CommandFailure::new(command, error, remark).into()
+            }
+        })
     }
 
     pub(crate) fn tls_info(&self) -> Option<&TlsInfo> {

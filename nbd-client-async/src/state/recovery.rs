@@ -20,8 +20,9 @@ use nbd_transport::Error;
 
 use super::{State, WhenFull};
 use crate::buffer::Buffer;
-use crate::calls::{Deadline, Matter, Stage, Ticket};
+use crate::calls::{Matter, Stage, Ticket};
 use crate::end::End;
+use crate::pending::Terms;
 use crate::redial::Dialled;
 
 /// Whether there is a connection at the moment.
@@ -91,23 +92,22 @@ impl State {
     /// Starts a call by way of the journal. What is wrong with it the call tells.
     pub(super) fn start_journaled(
         &mut self,
-        matter: Matter,
-        deadline: Option<Deadline>,
-        when_full: WhenFull,
+        matter: &mut Matter,
+        terms: &Terms,
         waker: &Waker,
-    ) -> Result<Ticket, Box<(Error, Matter)>> {
+    ) -> Result<Ticket, Box<Error>> {
         let command = matter.command;
         let full = self.recovery.as_ref().is_some_and(|recovery| recovery.journal.is_full())
             || self.queue.len() > self.gone;
-        if full && when_full == WhenFull::Fail {
+        if full && terms.when_full == WhenFull::Fail {
             let error = SubmitError::Full;
-            return Err(Box::new((Error::Submit { command, error }, matter)));
+            return Err(Box::new(Error::Submit { command, error }));
         }
         if self.recovery.as_ref().is_some_and(|recovery| recovery.closing) {
             let error = SubmitError::Disconnecting;
-            return Err(Box::new((Error::Submit { command, error }, matter)));
+            return Err(Box::new(Error::Submit { command, error }));
         }
-        let ticket = self.wait(Stage::Queued, matter, deadline, waker);
+        let ticket = self.wait(Stage::Queued, matter, terms, waker);
         self.queue.push_back(ticket);
         self.admit();
         self.send_or_rouse();
@@ -161,7 +161,7 @@ impl State {
                 }
                 Err(error) => {
                     if let Some(ticket) = recovery.journal.refused(place, error) {
-                        self.finish(ticket, Err(Error::Submit { command, error }));
+                        self.finish(ticket, Err(Error::Submit { command, error }.into()));
                     }
                 }
             }
@@ -172,7 +172,7 @@ impl State {
         while let Some((ticket, error)) =
             self.recovery.as_mut().and_then(|recovery| recovery.journal.poll_failed())
         {
-            self.finish(ticket, Err(error.into()));
+            self.finish(ticket, Err(Box::new(error.into())));
         }
         let fault = self.recovery.as_ref().and_then(|recovery| recovery.journal.fault()).cloned();
         match fault {
@@ -198,12 +198,12 @@ impl State {
         let Some(call) = self.calls.get_mut(ticket) else {
             return;
         };
-        for (context, _) in &mut call.matter.extents {
-            *context = recovery.journal.context(*context);
-        }
-        let remark = call.matter.remark.take();
-        let result = result.map_err(|error| CommandFailure::new(command, error, remark).into());
-        self.finish(ticket, result);
+        call.matter.renumber(|context| recovery.journal.context(context));
+        let outcome = result.map_err(|error| {
+            let remark = call.matter.take_remark();
+            Box::new(CommandFailure::new(command, error, remark).into())
+        });
+        self.finish(ticket, outcome);
     }
 
     /// What is to be done after replies have been handed out.
