@@ -49,6 +49,16 @@ impl<'a> SocketIo<'a> {
         self.starved
     }
 
+    fn sent(&mut self, result: Result<usize, Errno>) -> io::Result<usize> {
+        self.calls += 1;
+        match result {
+            // A reset shows up on whichever call comes first; what the peer sent before it can
+            // still be read.
+            Err(Errno::CONNRESET) => Err(Errno::PIPE.into()),
+            result => Ok(result?),
+        }
+    }
+
     fn received<T>(&mut self, result: Result<T, Errno>) -> io::Result<T> {
         self.calls += 1;
         self.starved = matches!(result, Err(Errno::AGAIN));
@@ -71,19 +81,14 @@ impl Read for SocketIo<'_> {
 
 impl Write for SocketIo<'_> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.calls += 1;
-        Ok(send(self.socket, buf, self.send)?)
+        let result = send(self.socket, buf, self.send);
+        self.sent(result)
     }
 
     fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.calls += 1;
         let mut control = SendAncillaryBuffer::default();
-        match sendmsg(self.socket, bufs, &mut control, self.send) {
-            // A reset shows up on whichever call comes first; what the peer sent before it can
-            // still be read.
-            Err(Errno::CONNRESET) => Err(Errno::PIPE.into()),
-            result => Ok(result?),
-        }
+        let result = sendmsg(self.socket, bufs, &mut control, self.send);
+        self.sent(result)
     }
 
     fn flush(&mut self) -> io::Result<()> {
