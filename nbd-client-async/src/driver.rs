@@ -62,7 +62,6 @@ impl Driver {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        self.waited = false;
         state.send(cx);
         // What is left has found no room, and this task is woken when there is some.
         let stuck = state.has_unsent();
@@ -72,6 +71,8 @@ impl Driver {
         if state.is_over() {
             return Poll::Ready(());
         }
+        // Who is woken by what came runs before this task does again.
+        self.waited = more;
         // What came may have set free what is to be sent: calls in line, the farewell.
         if more || (state.has_unsent() && !stuck) {
             cx.waker().wake_by_ref();

@@ -82,7 +82,8 @@ pub(crate) struct Open {
 
 impl Open {
     /// Sends what is due and takes in what has come, until the socket is exhausted both
-    /// ways (false) or the budget is (true).
+    /// ways (false), or the budget is or there is something to hand out (true): with the
+    /// next commands on their way, the server works while the rest is taken in.
     ///
     /// `to_the_end` is set once the poller has told that the peer will send no more:
     /// then a read that comes back short is not the last one, since no event will
@@ -106,6 +107,9 @@ impl Open {
                 // second one is cheaper than going to sleep and being woken for it.
                 let halfway = io.calls() > calls && core.is_processing();
                 reading = progress == Progress::More || ((to_the_end || halfway) && !io.starved());
+            }
+            if reading && core.completed() > 0 {
+                return Ok(true);
             }
             let direction = link.direction(core);
             let can_read = reading && direction.contains(Direction::READ);

@@ -150,6 +150,9 @@ impl State {
                     more = false;
                     break;
                 }
+                // Handed out before the rest is taken in, so that the next commands are on
+                // their way and the server works meanwhile.
+                Ok(_) if self.core.completed() > 0 => break,
                 Ok(_) => {}
             }
         }
