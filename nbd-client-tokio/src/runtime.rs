@@ -1,7 +1,9 @@
 //! What tokio does for a connection.
 
+use std::future::{Future, pending};
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::panic::resume_unwind;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
@@ -13,6 +15,8 @@ use rustix::net::{Shutdown, shutdown};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+use tokio::time::sleep_until;
 
 /// The tokio runtime in whose context a connection is made.
 ///
@@ -32,7 +36,13 @@ impl Runtime for Tokio {
     }
 
     fn sleep_until(&self, at: Instant) -> Sleep {
-        Box::pin(tokio::time::sleep_until(at.into()))
+        match Handle::try_current() {
+            Ok(runtime) => Box::pin(Timer {
+                task: Some(runtime.spawn(async move { sleep_until(at.into()).await })),
+            }),
+            // Without a runtime there is no socket either, which is what will be told.
+            Err(_) => Box::pin(pending()),
+        }
     }
 
     fn adopt(&self, socket: OwnedFd) -> io::Result<Box<dyn Socket>> {
@@ -41,6 +51,40 @@ impl Runtime for Tokio {
         socket.set_nonblocking(true)?;
         let socket = UnixStream::from_std(socket)?;
         Ok(Box::new(Watched { socket }))
+    }
+}
+
+/// A timer that is a task: one that is polled by somebody else when its runtime has ended
+/// would panic, and who connects may be in no task of that runtime.
+struct Timer {
+    /// Gone with the runtime; then the socket tells.
+    task: Option<JoinHandle<()>>,
+}
+
+impl Future for Timer {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(task) = &mut self.task else {
+            return Poll::Pending;
+        };
+        match ready!(Pin::new(task).poll(cx)).map_err(|error| error.try_into_panic()) {
+            Ok(()) => Poll::Ready(()),
+            // The runtime has no timers: it says so to whoever made it.
+            Err(Ok(panic)) => resume_unwind(panic),
+            Err(Err(_)) => {
+                self.task = None;
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! Runtimes that end with work outstanding.
 
-use std::io;
+use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use nbd_client_async::proto::{ClientConfig, Limits};
 use nbd_client_async::{Builder, Client, ConnectionState, Driver, Error, Runtime, Sleep, Socket};
 use nbd_client_futures::smol::Smol;
 use nbd_client_tokio::Tokio;
-use nbd_sim::peer::Server;
+use nbd_sim::peer::{Scratch, Server};
 
 use crate::support::{Host, LONG, OnSmol, nbdkit};
 
@@ -200,6 +201,35 @@ fn a_runtime_that_ended_before() {
 #[test]
 fn no_runtime_is_an_error() {
     let server = memory();
-    let result = smol::block_on(nbd_client_tokio::connect(&server.uri()));
-    assert!(matches!(result, Err(Error::Io(_))), "{result:?}");
+    for builder in [Builder::on(Tokio), Builder::on(Tokio).timeout(LONG)] {
+        let result = smol::block_on(builder.connect_uri(&server.uri()));
+        assert!(matches!(result, Err(Error::Io(_))), "{result:?}");
+    }
+}
+
+/// Whoever waits for a connection in a thread of its own does so in vain: the server is silent,
+/// before or after its greeting, and the runtime ends. Over and over, as tokio stops its timers
+/// and its sockets one after the other.
+#[test]
+fn a_runtime_that_ends_while_connecting() {
+    let scratch = Scratch::new().expect("a temporary directory");
+    let listener = UnixListener::bind(scratch.join("s")).expect("a socket that listens");
+    let uri = format!("nbd+unix:///?socket={}", scratch.join("s").display());
+    for round in 0..60 {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let (handle, uri) = (runtime.handle().clone(), uri.clone());
+        let waiter = thread::spawn(move || {
+            handle.block_on(Builder::on(Tokio).timeout(LONG).connect_uri(&uri)).map(drop)
+        });
+        let (mut server, _) = listener.accept().expect("somebody who connects");
+        if round % 2 > 0 {
+            server.write_all(b"NBDMAGICIHAVEOPT\0\x03").expect("a greeting");
+            server.read_exact(&mut [0; 8]).expect("an answer");
+        }
+        runtime.shutdown_background();
+        let error = waiter.join().expect("no panic").expect_err("nobody is there to answer");
+        assert!(matches!(error, Error::Io(_) | Error::Stopped), "{error:?}");
+    }
 }
