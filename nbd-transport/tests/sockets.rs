@@ -2,11 +2,15 @@
 
 mod support;
 
-use nbd_transport::{ConnectError, Connection, Endpoint, NbdUri, Step, Stream, TcpKeepAlive};
+use nbd_transport::{
+    ConnectError, Connection, Endpoint, NbdUri, SocketIo, Step, Stream, TcpKeepAlive,
+};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, FdFlags, fcntl_getfd};
 use rustix::process::{Pid, Signal, kill_process};
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::fs::File;
+use std::io::{ErrorKind, IoSlice, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
@@ -273,5 +277,25 @@ fn unusable_descriptors_are_refused() {
         let error = Connection::from_socket(fd).unwrap_err();
         assert_eq!(error.errno(), errno.raw_os_error(), "{error}");
         assert!(error.to_string().contains("not a connected stream"), "{error}");
+    }
+}
+
+/// What the peer sent before it reset the connection can still be read, so this is said of
+/// sending alone: it is over, however many buffers were to be sent.
+#[test]
+fn a_reset_is_a_broken_pipe_to_whoever_sends() {
+    let send: [fn(&mut SocketIo<'_>) -> std::io::Result<usize>; 2] =
+        [|io| io.write(b"x"), |io| io.write_vectored(&[IoSlice::new(b"x"), IoSlice::new(b"y")])];
+    for send in send {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let server = Socket::from(listener.accept().unwrap().0);
+        server.set_linger(Some(Duration::ZERO)).unwrap();
+        drop(server);
+        let mut fds = [PollFd::new(&client, PollFlags::empty())];
+        poll(&mut fds, Some(&LIMIT.try_into().unwrap())).unwrap();
+        assert!(fds[0].revents().contains(PollFlags::ERR), "the reset has come");
+        let error = send(&mut SocketIo::non_blocking(client.as_fd())).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::BrokenPipe, "{error}");
     }
 }
