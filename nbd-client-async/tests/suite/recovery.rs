@@ -2,11 +2,12 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command as Program, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::support::{Host, LONG, is_timeout, noise, on_every_runtime, once};
@@ -26,6 +27,7 @@ on_every_runtime! {
     a_changed_export_ends_it,
     what_is_no_server_is_left_at_once,
     a_stream_is_made_again_by_whoever_made_it,
+    a_stream_that_is_shut_down_is_made_again,
     a_disconnect_waits_until_all_is_put_back,
     a_pool_keeps_its_word,
 }
@@ -373,6 +375,31 @@ async fn a_stream_is_made_again_by_whoever_made_it<H: Host>() {
     server.start(&[]);
     assert!(client.read_at(0, 512).await.unwrap() == vec![3; 512]);
     assert!(dials.load(Ordering::Relaxed) >= 2);
+    client.disconnect().await.unwrap();
+}
+
+/// Whichever way it still goes.
+async fn a_stream_that_is_shut_down_is_made_again<H: Host>() {
+    let server = Phoenix::ours_with_file();
+    let (path, last) = (server.socket(), Arc::new(Mutex::new(None)));
+    let kept = Arc::clone(&last);
+    let dial = move || {
+        let (path, kept) = (path.clone(), Arc::clone(&kept));
+        async move {
+            let stream = UnixStream::connect(path)?;
+            *kept.lock().unwrap() = Some(stream.try_clone()?);
+            smol::Async::new(stream)
+        }
+    };
+    let builder: Builder<H::Runtime> = H::builder().reconnect(POLICY);
+    let client = builder.connect_with(dial).await.unwrap();
+    for (round, how) in [Shutdown::Write, Shutdown::Read, Shutdown::Both].into_iter().enumerate() {
+        client.write_at(0, vec![round as u8; 512]).await.unwrap();
+        last.lock().unwrap().take().unwrap().shutdown(how).unwrap();
+        client.write_at(512, vec![round as u8; 512]).await.unwrap();
+        assert!(client.read_at(0, 1024).await.unwrap() == vec![round as u8; 1024]);
+        assert_eq!(client.reconnects(), round as u64 + 1);
+    }
     client.disconnect().await.unwrap();
 }
 
