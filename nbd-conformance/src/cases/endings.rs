@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use nbd_proto::{Command, CommandFlags, Errno};
+use nbd_proto::{ClientConfig, Command, CommandFlags, Errno, Limits};
 
 use crate::case::{CaseResult, Need, cases};
 use crate::outcome::{Op, Who, failed, fails};
@@ -16,6 +16,7 @@ cases! {
     in_good_order_and_again,
     after_the_end_everything_fails,
     in_the_middle_of_everything,
+    with_most_still_in_line,
     a_reset_is_told_to_everybody [BY_HAND, REPLIES],
     while_nothing_is_asked,
     a_deadline_passes_and_the_client_lives_on,
@@ -71,8 +72,21 @@ fn after_the_end_everything_fails(room: &mut Room<'_>) -> CaseResult {
 }
 
 fn in_the_middle_of_everything(room: &mut Room<'_>) -> CaseResult {
+    killed_over_sixty_commands(room, as_is)
+}
+
+/// The server takes three commands, answers none, and dies over fifty-seven that it has never
+/// heard of.
+fn with_most_still_in_line(room: &mut Room<'_>) -> CaseResult {
+    killed_over_sixty_commands(room, |config| config.limits(Limits::default().max_in_flight(3)))
+}
+
+fn killed_over_sixty_commands(
+    room: &Room<'_>,
+    change: impl FnOnce(ClientConfig) -> ClientConfig,
+) -> CaseResult {
     let mut server = room.site.start(Disk::Sized(1 << 20))?;
-    let mut disk = room.connect_to(&server.uri(), as_is)?;
+    let mut disk = room.connect_to(&server.uri(), change)?;
     disk.write(0, &[1; 4096], CommandFlags::empty())?;
     server.server.stop()?;
     let op = |index: u64| match index % 3 {
