@@ -67,7 +67,8 @@
 //! `std` (default): the driver over [`std::io`], `IoSlice`s, conversions into
 //! [`std::io::Error`]. Without it the crate needs `alloc` only.
 #![no_std]
-// Nothing a peer sends may end in a panic.
+// Nothing a peer sends may end in a panic, or in a sum that has wrapped unseen: what each
+// calculation does at its limits is spelt out.
 #![cfg_attr(
     not(test),
     deny(
