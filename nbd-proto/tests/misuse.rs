@@ -4,8 +4,8 @@
 use nbd_proto::wire::option::OptionHeader;
 use nbd_proto::{
     ApiMisuse, ClientConfig, Discard, Errno, Error, ExportEntry, ExportInfo, InvalidMessage,
-    Machine, Negotiation, OptionCode, Phase, RefusalCode, ServerConfig, ServerNegotiation,
-    ServerPhase, TlsPolicy, TransmissionFlags,
+    Machine, Negotiation, OptionCode, PeerMisbehaved, Phase, RefusalCode, ServerConfig,
+    ServerNegotiation, ServerPhase, TlsPolicy, TransmissionFlags,
 };
 use nbd_sim::hostile::bytes::{ack, granted, greeting, opt};
 
@@ -81,16 +81,22 @@ fn a_client_is_not_told_of_tls_that_is_not_due() {
     assert_eq!(negotiation.tls_ready(), refused);
     let mut negotiation = idle(plain(), &[]);
     assert_eq!(negotiation.tls_ready(), refused);
-    // Asked for; and granted before the request has left, by a server that guesses.
+    // Asked for, and granted before the request has left, by a server that guesses.
     negotiation.start_tls().unwrap();
     assert_eq!(negotiation.tls_ready(), refused);
-    negotiation.feed(&ack(opt::STARTTLS), &mut Discard).unwrap();
-    assert_eq!((negotiation.phase(), negotiation.tls_ready()), (Phase::StartTls, refused.clone()));
-    assert!(!negotiation.negotiated().tls);
+    let guessed = negotiation.feed(&ack(opt::STARTTLS), &mut Discard);
+    assert_eq!(guessed, Err(PeerMisbehaved::WrongOption.into()));
+    assert_eq!((negotiation.phase(), negotiation.tls_ready()), (Phase::Closed, refused.clone()));
+    // Granted when it was asked for.
+    let mut negotiation = idle(plain(), &[]);
+    negotiation.start_tls().unwrap();
     negotiation.drain(&mut Vec::new(), &Discard).unwrap();
+    negotiation.feed(&ack(opt::STARTTLS), &mut Discard).unwrap();
+    assert!(!negotiation.negotiated().tls);
     assert_eq!(negotiation.tls_ready(), Ok(()));
     assert_eq!(negotiation.tls_ready(), refused, "it is over");
     negotiation.go().unwrap();
+    negotiation.drain(&mut Vec::new(), &Discard).unwrap();
     negotiation.feed(&granted(), &mut Discard).unwrap();
     assert_eq!((negotiation.phase(), negotiation.tls_ready()), (Phase::Established, refused));
 }
@@ -171,6 +177,7 @@ fn after_the_end_there_is_nothing_but_its_reason() {
     }
     let mut client = idle(plain(), &[]);
     client.list().unwrap();
+    client.drain(&mut Vec::new(), &Discard).unwrap();
     let error = client.feed(&[0; 20], &mut Discard).unwrap_err();
     assert_eq!(error, InvalidMessage::OptionReplyMagic.into());
     ended(&mut client, &error);

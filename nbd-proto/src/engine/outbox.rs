@@ -133,6 +133,15 @@ impl Outbox {
         }
     }
 
+    /// Whether any byte of a message is sent.
+    pub(crate) fn has_begun(&self, sequence: u64) -> bool {
+        let unsent = self.first_unsent();
+        let begun = self.queue.front().is_some_and(|front| {
+            self.cursor > front.start(unsent.wrapping_sub(front.first) as u32)
+        });
+        sequence < unsent || sequence == unsent && begun
+    }
+
     /// Messages in the front entry.
     #[inline]
     fn front_count(&self) -> u32 {

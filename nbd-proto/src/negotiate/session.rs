@@ -32,6 +32,9 @@ pub(super) trait Side {
     /// Whether TLS is agreed on, so that nothing more may come in clear.
     fn awaits_tls(&self) -> bool;
 
+    /// Whether the peer has nothing to say until more is sent.
+    fn awaits_its_turn(&self) -> bool;
+
     /// What the next bytes are.
     fn first_step(&self) -> Step;
 }
@@ -102,6 +105,14 @@ impl<C: Side> Session<C> {
         Ok(())
     }
 
+    /// An answer that comes before its question is an answer to something else.
+    fn check_turn(&mut self, spoke: bool) -> Result<(), Error> {
+        if spoke && self.error.is_none() && self.core.awaits_its_turn() {
+            return Err(self.fail(PeerMisbehaved::WrongOption.into()));
+        }
+        Ok(())
+    }
+
     /// Checks that what is inside TLS may follow. That nothing else is held, every delivery
     /// has seen to.
     pub(super) fn check_upgrade(&self) -> Result<(), ApiMisuse> {
@@ -128,8 +139,10 @@ impl<C: Side> Session<C> {
         C: Role<S>,
     {
         self.check_alive()?;
+        self.check_turn(n > 0)?;
         let result = self.intake.received(n, &mut self.core, sink);
         self.delivered(result)?;
+        self.check_turn(self.intake.has_unparsed())?;
         self.check_silence(self.intake.has_unparsed())
     }
 
@@ -147,9 +160,12 @@ impl<C: Side> Session<C> {
     {
         self.check_alive()?;
         self.check_silence(!bytes.is_empty())?;
+        self.check_turn(!bytes.is_empty())?;
         let result = self.intake.feed(bytes, &mut self.core, sink);
         let taken = self.delivered(result)?;
-        self.check_silence(taken < bytes.len() || self.intake.has_unparsed())?;
+        let more = taken < bytes.len() || self.intake.has_unparsed();
+        self.check_turn(more)?;
+        self.check_silence(more)?;
         Ok(taken)
     }
 

@@ -100,6 +100,8 @@ struct Core {
     goal: Goal,
     /// The caller asked for the option under way, not the automatic order.
     explicit: bool,
+    /// The sequence number of the last option.
+    asked: u64,
     /// Replies to the option under way, and their bytes.
     replies: u32,
     bytes: u64,
@@ -130,6 +132,7 @@ impl Negotiation {
             stage: Stage::Tls,
             goal: Goal::Go,
             explicit: false,
+            asked: 0,
             replies: 0,
             bytes: 0,
             gathered: Gathered::default(),
@@ -254,6 +257,13 @@ impl Side for Core {
 
     fn awaits_tls(&self) -> bool {
         self.expect == Expect::Tls
+    }
+
+    fn awaits_its_turn(&self) -> bool {
+        // No byte is sent of the option that the server would answer.
+        matches!(self.expect, Expect::ReplyHeader(_) | Expect::ExportHeader)
+            && self.replies == 0
+            && !self.outbox.has_begun(self.asked)
     }
 
     fn first_step(&self) -> Step {

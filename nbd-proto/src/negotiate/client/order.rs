@@ -201,7 +201,7 @@ impl Core {
         let mut data = Vec::new();
         write(&mut data);
         let header = OptionHeader { option: option.to_wire(), length: data.len() as u32 };
-        self.outbox.push_body(None, &header.encode(), |body| body.append(&mut data));
+        self.asked = self.outbox.push_body(None, &header.encode(), |body| body.append(&mut data));
         self.replies = 0;
         self.bytes = 0;
         self.gathered = Gathered::default();

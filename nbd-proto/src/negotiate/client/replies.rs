@@ -6,6 +6,7 @@ use crate::engine::intake::{Role, Step};
 use crate::error::{Error, InvalidMessage, PeerIncompatible, PeerMisbehaved, Refusal};
 use crate::negotiate::MAX_BODY;
 use crate::negotiate::facts::Protocol;
+use crate::negotiate::session::Side;
 use crate::payload::{PayloadSink, escape};
 use crate::types::RequestId;
 use crate::wire::MAX_STRING;
@@ -84,6 +85,7 @@ impl Expect {
 impl<S: PayloadSink> Role<S> for Core {
     fn parse(&mut self, bytes: &[u8], _sink: &mut S) -> Result<(usize, Step), Error> {
         let used = match self.expect {
+            _ if self.awaits_its_turn() => return Err(PeerMisbehaved::WrongOption.into()),
             Expect::Magic => self.magic(bytes)?,
             Expect::Oldstyle => {
                 let (head, _) = take(bytes)?;
@@ -96,10 +98,9 @@ impl<S: PayloadSink> Role<S> for Core {
             Expect::HandshakeFlags => self.handshake_flags(bytes)?,
             Expect::ReplyHeader(option) => return self.reply_header(bytes, option),
             Expect::ReplyBody { option, kind, length } => {
-                let (body, rest) =
+                let (body, _) =
                     bytes.split_at_checked(length as usize).ok_or(InvalidMessage::Truncated)?;
                 self.reply(option, kind, body)?;
-                self.check_silence(rest)?;
                 body.len()
             }
             Expect::ExportHeader => {
@@ -179,7 +180,7 @@ impl Core {
     }
 
     fn reply_header(&mut self, bytes: &[u8], option: OptionCode) -> Result<(usize, Step), Error> {
-        let (head, rest) = take(bytes)?;
+        let (head, _) = take(bytes)?;
         let header = OptionReplyHeader::decode(head)?;
         self.messages_received = self.messages_received.wrapping_add(1);
         if header.option != option.to_wire() {
@@ -223,7 +224,6 @@ impl Core {
         }
         if length == 0 {
             self.reply(option, kind, &[])?;
-            self.check_silence(rest)?;
         } else {
             self.expect = Expect::ReplyBody { option, kind, length };
         }
@@ -272,19 +272,6 @@ impl Core {
             self.events.push_back(NegotiationEvent::MetaContext(context));
         }
         Ok(())
-    }
-
-    /// After a final reply the server has nothing to say until it is asked again. That
-    /// nothing follows the acknowledgement of STARTTLS, the session sees to.
-    fn check_silence(&self, rest: &[u8]) -> Result<(), Error> {
-        match self.expect {
-            _ if rest.is_empty() => Ok(()),
-            Expect::Nothing => Err(PeerMisbehaved::WrongOption.into()),
-            Expect::ReplyHeader(_) | Expect::ExportHeader if self.replies == 0 => {
-                Err(PeerMisbehaved::WrongOption.into())
-            }
-            _ => Ok(()),
-        }
     }
 }
 

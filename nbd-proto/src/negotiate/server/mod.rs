@@ -365,6 +365,11 @@ impl Side for Core {
         self.expect == Expect::Tls
     }
 
+    fn awaits_its_turn(&self) -> bool {
+        // A client may send one option behind the other.
+        false
+    }
+
     fn first_step(&self) -> Step {
         self.expect.first_step()
     }

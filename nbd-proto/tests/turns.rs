@@ -1,0 +1,90 @@
+//! An answer that comes before its question is an answer to something else, wherever the
+//! bytes are cut.
+
+use nbd_proto::wire::option::{OptionReplyHeader, RefusalCode, ReplyType};
+use nbd_proto::{
+    ClientConfig, Direction, Discard, Error, Machine, Negotiation, OptionCode, PeerMisbehaved,
+};
+
+const GREETING: &[u8] = b"NBDMAGICIHAVEOPT\0\x03";
+
+fn reply(option: OptionCode, kind: ReplyType) -> Vec<u8> {
+    let header = OptionReplyHeader { option: option.to_wire(), kind: kind.to_wire(), length: 0 };
+    header.encode().to_vec()
+}
+
+fn client() -> Negotiation {
+    let config = ClientConfig::new().export("disk").extended_headers(false);
+    Negotiation::new(config).expect("the name is sound")
+}
+
+fn send(client: &mut Negotiation) {
+    client.drain(&mut Vec::new(), &Discard).expect("it is there to be sent");
+}
+
+/// What has been said so far, and what is said too early after it.
+fn stories() -> [(Vec<Vec<u8>>, Vec<u8>); 4] {
+    let unsupported = ReplyType::Refused(RefusalCode::Unsupported);
+    let granted = reply(OptionCode::StructuredReply, ReplyType::Ack);
+    let refused = reply(OptionCode::StructuredReply, unsupported);
+    let old = reply(OptionCode::Go, unsupported);
+    // The answer to NBD_OPT_EXPORT_NAME: a size and flags.
+    let export = vec![0, 0, 0, 0, 0, 16, 0, 0, 0, 1];
+    [
+        (vec![GREETING.to_vec()], granted.clone()),
+        (vec![GREETING.to_vec(), granted.clone()], old.clone()),
+        (vec![GREETING.to_vec(), refused], old.clone()),
+        (vec![GREETING.to_vec(), granted, old], export),
+    ]
+}
+
+#[test]
+fn nothing_is_said_before_it_is_asked_for() {
+    let wrong: Result<usize, Error> = Err(PeerMisbehaved::WrongOption.into());
+    for (said, early) in stories() {
+        let (last, before) = said.split_last().expect("a greeting");
+        let bytes = [&last[..], &early].concat();
+        for cut in 0..bytes.len() {
+            let mut client = client();
+            for message in before {
+                client.feed(message, &mut Discard).expect("in turn");
+                send(&mut client);
+            }
+            let (head, tail) = bytes.split_at(cut);
+            let result = client.feed(head, &mut Discard);
+            let result = result.and_then(|_| client.feed(tail, &mut Discard));
+            assert_eq!(result, wrong, "{said:?}, cut at {cut}");
+        }
+    }
+}
+
+#[test]
+fn what_is_asked_for_may_be_answered() {
+    for (said, answer) in stories() {
+        let mut client = client();
+        for message in said {
+            client.feed(&message, &mut Discard).expect("in turn");
+            send(&mut client);
+        }
+        assert_eq!(client.feed(&answer, &mut Discard), Ok(answer.len()));
+    }
+}
+
+/// A server that has seen a part of the option may have heard enough.
+#[test]
+fn an_option_that_is_partly_sent_may_be_answered() {
+    let mut client = client();
+    client.feed(GREETING, &mut Discard).unwrap();
+    assert!(client.get_direction().contains(Direction::WRITE));
+    // The client's flags, and one byte.
+    client.sent(5).unwrap();
+    let unsupported = ReplyType::Refused(RefusalCode::Unsupported);
+    let answer = reply(OptionCode::StructuredReply, unsupported);
+    assert_eq!(client.feed(&answer, &mut Discard), Ok(answer.len()));
+
+    let mut client = self::client();
+    client.feed(GREETING, &mut Discard).unwrap();
+    client.sent(4).unwrap();
+    let wrong = Err(PeerMisbehaved::WrongOption.into());
+    assert_eq!(client.feed(&answer, &mut Discard), wrong);
+}
