@@ -4,8 +4,9 @@ use std::io::{self, ErrorKind, Read, Write};
 
 use nbd_proto::io::{DriveError, IoMode, Progress};
 use nbd_proto::{
-    ApiMisuse, Client, ClientConfig, Command, CommandError, Discard, Error, Machine, Negotiation,
-    PayloadSink, PayloadSource, ReadInto, RequestId, Table, WriteFrom, part_mut,
+    ApiMisuse, Client, ClientConfig, Command, CommandError, ContextId, Discard, Errno, Error,
+    ErrorReport, Extent, Machine, Negotiation, PayloadSink, PayloadSource, ReadChunk, ReadInto,
+    RequestId, Table, WriteFrom, part_mut,
 };
 use nbd_sim::hostile::bytes::{cookie, granted, greeting, simple};
 
@@ -190,4 +191,47 @@ fn a_slice_is_lent_to_one_command() {
     table.insert(other, [0; 8]);
     assert!(table.get(own).is_none() && table.region(own, 0, 8).is_empty());
     assert_eq!(format!("{table:?}"), "Table { used: 1, slots: 2 }");
+}
+
+/// Writes down what it is told.
+#[derive(Default)]
+struct Told(Vec<String>);
+
+impl PayloadSink for Told {
+    fn region(&mut self, _id: RequestId, _at: usize, _len: usize) -> &mut [u8] {
+        &mut []
+    }
+
+    fn zeroes(&mut self, _id: RequestId, at: usize, len: usize) {
+        self.0.push(format!("{len} zeroes at {at}"));
+    }
+
+    fn chunk(&mut self, _id: RequestId, chunk: ReadChunk) {
+        self.0.push(format!("{} bytes at {}", chunk.length, chunk.at));
+    }
+
+    fn extent(&mut self, _id: RequestId, context: ContextId, extent: Extent) {
+        self.0.push(format!("{} bytes of {} in {}", extent.length, extent.status, context.0));
+    }
+
+    fn error(&mut self, _id: RequestId, report: ErrorReport<'_>) {
+        self.0.push(report.errno.to_string());
+    }
+}
+
+#[test]
+fn a_sink_behind_a_reference_is_told_all() {
+    fn tell<S: PayloadSink>(mut sink: S) {
+        let id = RequestId::from_cookie(1 << 32);
+        sink.zeroes(id, 1, 2);
+        sink.chunk(id, ReadChunk { at: 3, length: 4, hole: false });
+        sink.extent(id, ContextId(5), Extent { length: 6, status: 7 });
+        sink.error(id, ErrorReport { errno: Errno::Io, offset: None, message: b"" });
+    }
+    let (mut plain, mut lent) = (Told::default(), Told::default());
+    tell(&mut lent);
+    assert_eq!(lent.0[..3], ["2 zeroes at 1", "4 bytes at 3", "6 bytes of 7 in 5"]);
+    tell(&mut &mut plain);
+    assert_eq!(lent.0, plain.0);
+    assert_eq!(lent.0.len(), 4);
 }
