@@ -1,7 +1,12 @@
 //! The table of servers that break rules, over real sockets.
+//!
+//! The allocator counts for the whole process, so each test runs in one of its own.
 
+use std::alloc::System;
+use std::env;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
+use std::process::Command as Process;
 use std::task::Poll;
 
 use nbd_client_async::proto::{ClientConfig, Command, CommandType, TlsPolicy};
@@ -12,18 +17,43 @@ use nbd_sim::hostile::{
     Ask, Case, Failure, Guarded, OVERTAKEN, Played, overtake, play_scenes, play_secrets, tour,
 };
 
+use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
+
 use crate::support::{Host, LONG};
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+/// Set in the process that runs one test alone.
+const ALONE: &str = "NBD_TEST_ALONE";
+
+/// Runs a test of this binary in a process of its own.
+fn alone(test: &str, body: impl FnOnce()) {
+    if env::var_os(ALONE).is_some() {
+        return body();
+    }
+    let this = env::current_exe().expect("a test binary");
+    let mut child = Process::new(this);
+    let child = child.args(["--exact", test, "--nocapture"]).env(ALONE, "1");
+    let output = child.output().expect("it starts");
+    let told = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && told.contains("1 passed"), "{told}{errors}");
+}
 
 macro_rules! on_every_runtime {
     ($($name:ident $host:ident),*) => {
         $(#[test]
         fn $name() {
             use crate::support::$host;
-            let tls = TlsConfig::new().connector().expect("a connector");
-            tour(None, |case, uri| $host::run(play::<$host>(&tls, case, uri)));
-            play_scenes(|case, uri| $host::run(play::<$host>(&tls, case, uri)));
-            play_secrets(|tls, case, uri| $host::run(play::<$host>(tls, case, uri)));
-            overtake(|config, connection| $host::run(write::<$host>(config, connection)));
+            alone(concat!("hostile::", stringify!($name)), || {
+                let tls = TlsConfig::new().connector().expect("a connector");
+                let allocated = || ALLOCATOR.stats().bytes_allocated;
+                tour(Some(allocated), |case, uri| $host::run(play::<$host>(&tls, case, uri)));
+                play_scenes(|case, uri| $host::run(play::<$host>(&tls, case, uri)));
+                play_secrets(|tls, case, uri| $host::run(play::<$host>(tls, case, uri)));
+                overtake(|config, connection| $host::run(write::<$host>(config, connection)));
+            });
         })*
     };
 }
