@@ -141,6 +141,9 @@ fn an_answer_fits_its_question() {
         assert_eq!(server.send_extents(id, ContextId(1), &extents, true), wrong);
     }
     assert_eq!(server.send_extents(status, ContextId(1), &[], true), wrong);
+    // Compact extents have 32 bits for a status.
+    let wide = [extents[0], Extent { length: 512, status: 1 << 32 }];
+    assert_eq!(server.send_extents(status, ContextId(1), &wide, true), wrong);
     for id in [read, status] {
         assert_eq!(server.reply(id, Ok(())), wrong, "it would succeed without its data");
     }

@@ -153,7 +153,8 @@ impl Server {
     ///
     /// # Errors
     /// [`ApiMisuse::NoSuchRequest`] when it is not open, and
-    /// [`ApiMisuse::WrongReply`] when it is no block status or there are no extents.
+    /// [`ApiMisuse::WrongReply`] when it is no block status, there are no extents, or, in
+    /// compact form, a status has more than 32 bits.
     pub fn send_extents(
         &mut self,
         id: RequestId,
@@ -162,13 +163,18 @@ impl Server {
         last: bool,
     ) -> Result<(), ApiMisuse> {
         let command = self.core.open(id)?.command;
-        if command.kind != CommandType::BlockStatus || extents.is_empty() {
+        let extended = self.core.facts.headers == HeaderStyle::Extended;
+        let fits = |extent: &Extent| extended || u32::try_from(extent.status).is_ok();
+        if command.kind != CommandType::BlockStatus
+            || extents.is_empty()
+            || !extents.iter().all(fits)
+        {
             return Err(ApiMisuse::WrongReply);
         }
         let one = command.flags.contains(CommandFlags::REQ_ONE);
         let extents = if one { extents.get(..1).unwrap_or_default() } else { extents };
         let mut body = Vec::new();
-        if self.core.facts.headers == HeaderStyle::Extended {
+        if extended {
             for extent in extents {
                 body.extend_from_slice(&extent.encode_extended());
             }
@@ -326,7 +332,6 @@ fn cut(text: &str) -> &str {
 fn shortened(extent: Extent, minimum_block: u32) -> [u8; Extent::COMPACT_LEN] {
     let past = u32::MAX.checked_rem(minimum_block.max(512)).unwrap_or(0);
     let longest = u64::from(u32::MAX.saturating_sub(past));
-    let extent =
-        Extent { length: extent.length.min(longest), status: extent.status & u64::from(u32::MAX) };
+    let extent = Extent { length: extent.length.min(longest), ..extent };
     extent.encode_compact().unwrap_or_default()
 }
