@@ -39,7 +39,8 @@ fn what_they_say_is_no_nbd() -> TestResult {
         (b"NBDMAGICIHAVEOPT\0\x03", "closed"),
         (b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", "NBDMAGIC"),
         (b"SSH-2.0-OpenSSH_9.2\r\n", "NBDMAGIC"),
-        (b"NBDMAGICIHAVEOPTIONS", "closed"),
+        // Flags, and then more before anything was asked.
+        (b"NBDMAGICIHAVEOPTIONS", "option"),
         (b"NBDMAGIC????????\0\x03", "second magic number"),
         // A reply to an option nobody sent.
         (
