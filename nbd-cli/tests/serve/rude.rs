@@ -149,11 +149,12 @@ fn whoever_never_reads_is_not_listened_to_for_long() -> TestResult {
         let taken = talk_without_listening(&mut client, &words);
         assert!(taken < 32 * MEGABYTE, "{taken} bytes of {words:?}");
         witness.assert_served();
-        let grown = peak_memory(&server) - before;
+        // What the kernel counts it only estimates: the peak may seem to sink.
+        let grown = peak_memory(&server).saturating_sub(before);
         assert!(grown < most * MEGABYTE, "{grown} bytes for {words:?}");
         silent.push(client);
     }
-    assert!(peak_memory(&server) - memory < 128 * MEGABYTE);
+    assert!(peak_memory(&server).saturating_sub(memory) < 128 * MEGABYTE);
     drop(silent);
     witness.assert_served();
     Ok(())
