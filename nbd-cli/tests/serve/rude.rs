@@ -86,7 +86,7 @@ fn every_case_ends_over_a_socket_as_in_memory() -> TestResult {
             perform(&case, socket);
         }
     }
-    let grown = peak_memory(&servers[0]) - memory;
+    let grown = grown_since(memory, &servers[0]);
     assert!(grown < 16 * MEGABYTE, "{grown} bytes");
     Ok(())
 }
@@ -126,6 +126,11 @@ fn talk_without_listening(client: &mut Raw, words: &[u8]) -> usize {
     }
 }
 
+/// By how many bytes the peak has grown. The kernel only estimates it, so it may seem to sink.
+fn grown_since(before: usize, server: &Server) -> usize {
+    peak_memory(server).saturating_sub(before)
+}
+
 /// The server stops reading from a client that does not take its replies, whatever they
 /// are to, and keeps no more than it says.
 #[test]
@@ -149,12 +154,11 @@ fn whoever_never_reads_is_not_listened_to_for_long() -> TestResult {
         let taken = talk_without_listening(&mut client, &words);
         assert!(taken < 32 * MEGABYTE, "{taken} bytes of {words:?}");
         witness.assert_served();
-        // What the kernel counts it only estimates: the peak may seem to sink.
-        let grown = peak_memory(&server).saturating_sub(before);
+        let grown = grown_since(before, &server);
         assert!(grown < most * MEGABYTE, "{grown} bytes for {words:?}");
         silent.push(client);
     }
-    assert!(peak_memory(&server).saturating_sub(memory) < 128 * MEGABYTE);
+    assert!(grown_since(memory, &server) < 128 * MEGABYTE);
     drop(silent);
     witness.assert_served();
     Ok(())
@@ -183,7 +187,7 @@ fn whoever_stops_in_the_middle_is_in_nobodys_way() -> TestResult {
         witness.assert_served();
     }
     // A page or two of each payload, a reply of 1 MiB each, and the threads.
-    let grown = peak_memory(&server) - memory;
+    let grown = grown_since(memory, &server);
     assert!(grown < 192 * MEGABYTE, "{grown} bytes");
     drop(stalled);
     witness.assert_served();
