@@ -2,8 +2,8 @@
 //!
 //! Both programs talk to one nbdkit, which keeps the disk in memory. They take
 //! turns, so that a machine that slows down slows both down, and the medians
-//! of all rounds are compared. Instructions are counted by valgrind, which no
-//! other work on the machine can disturb.
+//! of all rounds are compared. Instructions are counted by valgrind: other work
+//! on the machine changes only how many replies share a read.
 
 mod adapters;
 mod callgrind;

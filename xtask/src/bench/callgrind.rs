@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use super::{Load, contender::Contender};
+use super::{Load, contender::Contender, report::median};
 use crate::Outcome;
 use crate::steps::capture;
 
@@ -10,6 +10,9 @@ use crate::steps::capture;
 /// both, so their difference is the cost of the requests between.
 const SHORT: u32 = 2_000;
 const LONG: u32 = 12_000;
+
+/// Counts of which the middle one is told: how many replies share a read is chance.
+const COUNTS: usize = 5;
 
 /// The cost of one request of a load, in user instructions.
 pub(super) fn instructions_per_request(
@@ -23,7 +26,11 @@ pub(super) fn instructions_per_request(
         let (_, report) = capture(valgrind.args(contender.words(load, requests, uri)))?;
         collected(&report).ok_or_else(|| format!("callgrind printed no count but: {report}"))
     };
-    Ok((count(LONG)? - count(SHORT)?) / f64::from(LONG - SHORT))
+    let mut costs = [0.0; COUNTS];
+    for cost in &mut costs {
+        *cost = (count(LONG)? - count(SHORT)?) / f64::from(LONG - SHORT);
+    }
+    Ok(median(costs.into_iter()).unwrap_or_default())
 }
 
 /// The count in the line "==PID== Collected : N".
