@@ -18,6 +18,13 @@ use crate::target::Target;
 
 /// Where the bytes go.
 pub(crate) enum Destination {
+    /// `null:`.
+    Nowhere,
+    To(Writer),
+}
+
+/// What takes bytes, in a thread of its own for each lane.
+pub(crate) enum Writer {
     Server(Box<ServerDestination>),
     /// A file or block device of the right size.
     File {
@@ -31,7 +38,6 @@ pub(crate) enum Destination {
         file: fs::File,
     },
     Stdout,
-    Null,
 }
 
 impl Destination {
@@ -40,22 +46,41 @@ impl Destination {
         match target {
             Target::Nbd(server) => {
                 let server = ServerDestination::open(server, size, timeout)?;
-                Ok(Self::Server(Box::new(server)))
+                Ok(Self::To(Writer::Server(Box::new(server))))
             }
-            Target::File(path) => Self::file(path, size),
-            Target::Stdio => Ok(Self::Stdout),
-            Target::Null => Ok(Self::Null),
+            Target::File(path) => Writer::file(path, size).map(Self::To),
+            Target::Stdio => Ok(Self::To(Writer::Stdout)),
+            Target::Null => Ok(Self::Nowhere),
         }
     }
 
     /// What writes must be whole multiples of, in bytes.
     pub(super) fn block(&self) -> usize {
         match self {
-            Self::Server(server) => server.block(),
-            Self::File { .. } | Self::Growing { .. } | Self::Stdout | Self::Null => 1,
+            Self::To(Writer::Server(server)) => server.block(),
+            Self::To(_) | Self::Nowhere => 1,
         }
     }
 
+    /// How many lanes it can be written on, of those that are wanted.
+    pub(super) fn lanes(&self, wanted: usize) -> usize {
+        match self {
+            Self::To(Writer::Server(server)) => server.lanes(wanted),
+            Self::To(Writer::File { .. }) | Self::Nowhere => wanted,
+            Self::To(Writer::Growing { .. } | Writer::Stdout) => 1,
+        }
+    }
+
+    /// One for each lane, or fewer.
+    pub(super) fn split(self, lanes: usize) -> Vec<Self> {
+        match self {
+            Self::Nowhere => std::iter::repeat_with(|| Self::Nowhere).take(lanes).collect(),
+            Self::To(writer) => writer.split(lanes).into_iter().map(Self::To).collect(),
+        }
+    }
+}
+
+impl Writer {
     fn file(path: &Path, size: Option<u64>) -> Result<Self> {
         let named = || format!("destination {}", path.display());
         let existing = fs::metadata(path).ok().filter(|data| !data.is_file());
@@ -83,17 +108,7 @@ impl Destination {
         Ok(Self::File { path: path.to_owned(), store: Arc::new(store), is_zero: true })
     }
 
-    /// How many lanes it can be written on, of those that are wanted.
-    pub(super) fn lanes(&self, wanted: usize) -> usize {
-        match self {
-            Self::Server(server) => server.lanes(wanted),
-            Self::File { .. } | Self::Null => wanted,
-            Self::Growing { .. } | Self::Stdout => 1,
-        }
-    }
-
-    /// One for each lane, or fewer.
-    pub(super) fn split(self, lanes: usize) -> Vec<Self> {
+    fn split(self, lanes: usize) -> Vec<Self> {
         match self {
             Self::Server(server) => {
                 server.split(lanes).into_iter().map(Box::new).map(Self::Server).collect()
@@ -102,7 +117,6 @@ impl Destination {
                 let with = |store| Self::File { path: path.clone(), store, is_zero };
                 vec![store; lanes].into_iter().map(with).collect()
             }
-            Self::Null => std::iter::repeat_with(|| Self::Null).take(lanes).collect(),
             Self::Growing { .. } | Self::Stdout => vec![self],
         }
     }
@@ -136,7 +150,6 @@ impl Destination {
                 .context(path.display())
             }
             Self::Stdout => write_stream(&inlet, bar).context("standard output"),
-            Self::Null => each(&inlet, bar, |_| Ok(())).context("null:"),
         }
     }
 }

@@ -17,16 +17,18 @@ use nbd_client_blocking::Client;
 
 use crate::failure::Result;
 
+/// A lane with less to do, in bytes, would not be worth its connection.
+const WORTHWHILE: u64 = 16 << 20;
 /// Regions are shorter when there is less to share out, down to this many bytes.
-const SHORTEST: u64 = 16 << 20;
+const SHORTEST: u64 = 4 << 20;
 /// Longer ones would save no question about holes.
 const LONGEST: u64 = 4 << 30;
 /// Regions for each lane, so that all lanes end at about the same time.
-const EACH: u64 = 8;
+const EACH: u64 = 32;
 
 /// How many lanes have something to do, of those that are wanted.
 pub(super) fn worthwhile(size: u64, wanted: usize) -> usize {
-    usize::try_from(size.div_ceil(SHORTEST)).map_or(wanted, |regions| wanted.min(regions).max(1))
+    usize::try_from(size.div_ceil(WORTHWHILE)).map_or(wanted, |lanes| wanted.min(lanes).max(1))
 }
 
 /// The parts of the source that no lane has taken.
@@ -120,7 +122,7 @@ mod tests {
 
     #[test]
     fn a_small_source_needs_one_lane() {
-        let worth = [0, 1, SHORTEST, SHORTEST + 1, 1 << 30].map(|size| worthwhile(size, 4));
+        let worth = [0, 1, WORTHWHILE, WORTHWHILE + 1, 1 << 30].map(|size| worthwhile(size, 4));
         assert_eq!(worth, [1, 1, 1, 2, 4]);
     }
 

@@ -7,6 +7,8 @@
 //!                 └───────── buffers ◄─────────┘
 //! ```
 //!
+//! To `null:` there is nothing to write, and no thread for it: the source counts its pieces.
+//!
 //! | file | what |
 //! |---|---|
 //! | `mod` | the command: opens both ends, checks sizes, runs the two threads |
@@ -14,7 +16,7 @@
 //! | `piece` | what travels between them |
 //! | `sparse` | finds zeroes in data |
 //! | `source` | reading from a file or stream |
-//! | `destination` | writing to a file, stream or nothing |
+//! | `destination` | writing to a file or stream, or nowhere |
 //! | `server/` | both, with an NBD server |
 
 mod destination;
@@ -40,7 +42,7 @@ use crate::target::Target;
 
 use destination::Destination;
 use lanes::Regions;
-use piece::channel;
+use piece::{Outlet, channel};
 use source::Source;
 
 /// Copy between servers, files and streams.
@@ -235,10 +237,15 @@ fn lane(
     regions: &Regions,
     bar: &ProgressBar,
 ) -> Result<Copied> {
+    let Destination::To(writer) = destination else {
+        let outlet = Outlet::nowhere(bar.clone());
+        source.read_all(plan, regions, &outlet)?;
+        return Ok(outlet.counted());
+    };
     let (outlet, inlet) = channel(plan.requests);
     let (read, written) = thread::scope(|scope| {
-        let reader = scope.spawn(move || source.read_all(plan, regions, outlet));
-        let written = destination.write_all(plan, inlet, bar);
+        let reader = scope.spawn(move || source.read_all(plan, regions, &outlet));
+        let written = writer.write_all(plan, inlet, bar);
         (reader.join(), written)
     });
     let read = read.map_err(|_| Failure::new("the reading thread failed"))?;

@@ -1,8 +1,12 @@
 //! What travels from the source to the destination.
 
+use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::sync::mpsc::{self, Receiver, SyncSender, TryRecvError};
 
+use indicatif::ProgressBar;
+
+use super::Copied;
 use crate::failure::{Failure, Result};
 
 /// A part of the copy. Parts come in any order and never overlap.
@@ -50,9 +54,11 @@ impl AsMut<[u8]> for Slice {
 
 /// The source's end: pieces out, used buffers back.
 #[derive(Debug)]
-pub(super) struct Outlet {
-    pieces: SyncSender<Piece>,
-    buffers: Receiver<Vec<u8>>,
+pub(super) enum Outlet {
+    /// To the destination's thread.
+    Thread { pieces: SyncSender<Piece>, buffers: Receiver<Vec<u8>> },
+    /// To nowhere: pieces are counted, which needs no thread.
+    Nowhere { bar: ProgressBar, copied: Cell<Copied>, buffers: RefCell<Vec<Vec<u8>>> },
 }
 
 /// The destination's end.
@@ -76,19 +82,48 @@ pub(super) enum Next {
 pub(super) fn channel(depth: usize) -> (Outlet, Inlet) {
     let (pieces, inlet) = mpsc::sync_channel(depth);
     let (buffers, returned) = mpsc::sync_channel(depth);
-    (Outlet { pieces, buffers: returned }, Inlet { pieces: inlet, buffers })
+    (Outlet::Thread { pieces, buffers: returned }, Inlet { pieces: inlet, buffers })
 }
 
 impl Outlet {
+    pub(super) fn nowhere(bar: ProgressBar) -> Self {
+        Self::Nowhere { bar, copied: Cell::default(), buffers: RefCell::default() }
+    }
+
     pub(super) fn send(&self, piece: Piece) -> Result<()> {
-        self.pieces.send(piece).map_err(|_| Failure::new("the destination has stopped"))
+        match self {
+            Self::Thread { pieces, .. } => {
+                pieces.send(piece).map_err(|_| Failure::new("the destination has stopped"))
+            }
+            Self::Nowhere { bar, copied, buffers } => {
+                let mut count = copied.get();
+                count.count(&piece, bar);
+                copied.set(count);
+                if let Piece::Data { bytes, .. } = piece {
+                    buffers.borrow_mut().push(bytes.into_buffer());
+                }
+                Ok(())
+            }
+        }
     }
 
     /// A buffer of this length, used before if there is one.
     pub(super) fn buffer(&self, length: usize) -> Vec<u8> {
-        let mut buffer = self.buffers.try_recv().unwrap_or_default();
+        let used = match self {
+            Self::Thread { buffers, .. } => buffers.try_recv().ok(),
+            Self::Nowhere { buffers, .. } => buffers.borrow_mut().pop(),
+        };
+        let mut buffer = used.unwrap_or_default();
         buffer.resize(length, 0);
         buffer
+    }
+
+    /// What went nowhere. Of what another thread writes, that thread keeps count.
+    pub(super) fn counted(&self) -> Copied {
+        match self {
+            Self::Thread { .. } => Copied::default(),
+            Self::Nowhere { copied, .. } => copied.get(),
+        }
     }
 }
 

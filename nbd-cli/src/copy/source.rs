@@ -72,16 +72,16 @@ impl Source {
     }
 
     /// Sends every byte on of the regions it takes.
-    pub(super) fn read_all(self, plan: &Plan, regions: &Regions, outlet: Outlet) -> Result<()> {
+    pub(super) fn read_all(self, plan: &Plan, regions: &Regions, outlet: &Outlet) -> Result<()> {
         match self {
-            Self::Server(server) => server.read_all(plan, regions, &outlet),
+            Self::Server(server) => server.read_all(plan, regions, outlet),
             Self::File { path, store } => {
                 while let Some(region) = regions.take() {
-                    read_file(&path, &store, region, plan, &outlet)?;
+                    read_file(&path, &store, region, plan, outlet)?;
                 }
                 Ok(())
             }
-            Self::Stdin => read_stream(&mut io::stdin().lock(), plan, &outlet),
+            Self::Stdin => read_stream(&mut io::stdin().lock(), plan, outlet),
         }
     }
 }

@@ -44,7 +44,7 @@ fn taken(filters: &[&str], args: &[&str]) -> Result<usize, PeerError> {
 fn as_many_as_are_asked_for() -> TestResult {
     assert_eq!(taken(&[], &["--connections=1"])?, 1);
     assert_eq!(taken(&[], &["--connections=3"])?, 3);
-    // There are five regions.
+    // More would have too little to do.
     assert_eq!(taken(&[], &["--connections=64"])?, 5);
     assert_eq!(taken(&["--filter=noextents"], &["--connections=3", "--no-extents"])?, 3);
     Ok(())
