@@ -1,10 +1,10 @@
 //! `cargo xtask bench adapters`: the same loads through every client.
 //!
 //! All of them, and libnbd where it can be compiled against, talk to one nbdkit in turns;
-//! a ratio is that of the medians of all rounds.
+//! a ratio is the median of each round's.
 
 use super::contender::Contender;
-use super::report::median;
+use super::report::{median, ratio};
 use super::server::Server;
 use super::{LOADS, command};
 use crate::Outcome;
@@ -31,22 +31,21 @@ pub(super) fn run(rounds: usize) -> Outcome {
                 results.push(contender.measure(load, server.uri())?.ops_per_s);
             }
         }
-        let medians: Vec<f64> =
-            results.into_iter().filter_map(|rounds| median(rounds.into_iter())).collect();
-        let ours = medians.first().copied().unwrap_or(f64::NAN);
-        let libnbd = medians.get(clients).copied();
-        for (contender, median) in contenders.iter().zip(&medians) {
-            print!(
-                "{:<34}{:>14}{median:>10.0}{:>12.2}",
-                load.name,
-                contender.name(),
-                median / ours
-            );
-            match libnbd {
-                Some(libnbd) => println!("{:>12.2}", median / libnbd),
-                None => println!("{:>12}", "-"),
-            }
+        let (ours, libnbd) = (&results[0], results.get(clients));
+        for (contender, rounds) in contenders.iter().zip(&results) {
+            let middle = median(rounds.iter().copied());
+            let beside = |other: &Vec<f64>| ratio(rounds, other);
+            let beside = [Some(ours), libnbd].map(|other| other.and_then(beside));
+            print!("{:<34}{:>14}", load.name, contender.name());
+            println!("{}{}{}", cell(middle, 10, 0), cell(beside[0], 12, 2), cell(beside[1], 12, 2));
         }
     }
     Ok(())
+}
+
+fn cell(value: Option<f64>, width: usize, decimals: usize) -> String {
+    match value {
+        Some(value) => format!("{value:>width$.decimals$}"),
+        None => format!("{:>width$}", "-"),
+    }
 }

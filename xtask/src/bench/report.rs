@@ -14,6 +14,7 @@ struct Row {
     label: String,
     unit: &'static str,
     values: Vec<Option<f64>>,
+    ratio: Option<f64>,
 }
 
 impl Report {
@@ -36,7 +37,11 @@ impl Report {
     /// Adds a row of counts.
     pub(super) fn instructions(&mut self, label: &str, counts: &[f64]) {
         let values = counts.iter().copied().map(Some).collect();
-        self.rows.push(Row { label: label.to_owned(), unit: "Ir", values });
+        let ratio = match counts {
+            [ours, theirs, ..] => Some(ours / theirs),
+            _ => None,
+        };
+        self.rows.push(Row { label: label.to_owned(), unit: "Ir", values, ratio });
     }
 
     fn medians(
@@ -46,8 +51,14 @@ impl Report {
         results: &[Vec<Measurement>],
         value: fn(&Measurement) -> Option<f64>,
     ) {
-        let values = results.iter().map(|rounds| median(rounds.iter().filter_map(value))).collect();
-        self.rows.push(Row { label: label.to_owned(), unit, values });
+        let rounds: Vec<Vec<f64>> =
+            results.iter().map(|rounds| rounds.iter().filter_map(value).collect()).collect();
+        let values = rounds.iter().map(|rounds| median(rounds.iter().copied())).collect();
+        let ratio = match &rounds[..] {
+            [ours, theirs, ..] => ratio(ours, theirs),
+            _ => None,
+        };
+        self.rows.push(Row { label: label.to_owned(), unit, values, ratio });
     }
 }
 
@@ -58,7 +69,7 @@ impl fmt::Display for Report {
             write!(f, "{name:>12}")?;
         }
         writeln!(f, "{:>8}", "ratio")?;
-        for Row { label, unit, values } in &self.rows {
+        for Row { label, unit, values, ratio } in &self.rows {
             write!(f, "{label:<34}{unit:<16}")?;
             for value in values {
                 match value {
@@ -66,9 +77,9 @@ impl fmt::Display for Report {
                     None => write!(f, "{:>12}", "-")?,
                 }
             }
-            match values[..] {
-                [Some(ours), Some(theirs), ..] => writeln!(f, "{:>8.2}", ours / theirs)?,
-                _ => writeln!(f)?,
+            match ratio {
+                Some(ratio) => writeln!(f, "{ratio:>8.2}")?,
+                None => writeln!(f)?,
             }
         }
         Ok(())
@@ -78,6 +89,12 @@ impl fmt::Display for Report {
 /// Small numbers need their fraction, large ones would only be blurred by it.
 fn decimals(value: f64) -> usize {
     if value < 100.0 { 2 } else { 0 }
+}
+
+/// How one did beside another: the median of each round's ratio. Both met a round with the
+/// same machine, and a later one perhaps with a slower one.
+pub(super) fn ratio(ours: &[f64], theirs: &[f64]) -> Option<f64> {
+    median(ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs))
 }
 
 /// The middle value, or the mean of the two in the middle.
@@ -98,6 +115,13 @@ mod tests {
         assert_eq!(median([3.0, 1.0, 2.0].into_iter()), Some(2.0));
         assert_eq!(median([4.0, 1.0, 2.0, 3.0].into_iter()), Some(2.5));
         assert_eq!(median([].into_iter()), None);
+    }
+
+    #[test]
+    fn a_ratio_is_of_rounds_not_of_medians() {
+        assert_eq!(ratio(&[2.0, 20.0, 300.0], &[1.0, 10.0, 100.0]), Some(2.0));
+        assert_eq!(ratio(&[90.0, 20.0, 10.0], &[100.0, 10.0, 20.0]), Some(0.9));
+        assert_eq!(ratio(&[1.0], &[]), None);
     }
 
     #[test]
