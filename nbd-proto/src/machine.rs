@@ -93,6 +93,9 @@ pub trait Machine {
     /// of a stream from its truncation, such as TLS, put up with either.
     fn is_ending(&self) -> bool;
 
+    /// Commands whose reply the peer owes. 0 for whoever waits for no reply, but for questions.
+    fn awaited(&self) -> usize;
+
     /// The state in words, for diagnostics only.
     fn state_name(&self) -> &'static str;
 

@@ -31,6 +31,7 @@ mod error;
 mod handshake;
 mod keep_alive;
 mod link;
+mod pace;
 mod process;
 mod socket;
 mod ssh;

@@ -1,5 +1,6 @@
 //! What lies between a protocol machine and its transport.
 
+use crate::pace::Pace;
 use crate::tls::{Session, TlsError, TlsInfo, TlsStage};
 use nbd_proto::io::{DriveError, IoMode, Progress};
 use nbd_proto::{Direction, Machine, PayloadSink, PayloadSource};
@@ -49,13 +50,14 @@ impl From<LinkError> for io::Error {
 #[derive(Debug, Default)]
 pub struct Link {
     tls: Option<Session>,
+    pace: Pace,
 }
 
 impl Link {
     /// Bytes go as they are.
     #[must_use]
     pub const fn plain() -> Self {
-        Self { tls: None }
+        Self { tls: None, pace: Pace::new() }
     }
 
     /// From now on bytes go through TLS. To be called once the peers have agreed to it and
@@ -104,7 +106,9 @@ impl Link {
         }
     }
 
-    /// Reads once.
+    /// Reads once. While the server answers one command after the other, a client reads no more
+    /// often than each ten microseconds: so one read takes in several replies, and the server need
+    /// not wake the client for each.
     ///
     /// # Errors
     /// When the transport fails, and when the peer's bytes end the connection.
@@ -120,10 +124,15 @@ impl Link {
         R: Read + ?Sized,
         S: PayloadSink,
     {
-        match &mut self.tls {
+        let paced = self.pace.start(machine);
+        let result = match &mut self.tls {
             Some(session) => session.read(machine, io, sink),
             None => Ok(machine.read_from(io, sink, mode)?),
+        };
+        if let Some(start) = paced {
+            self.pace.end(&start, machine, self.tls.is_some());
         }
+        result
     }
 
     /// Writes once.

@@ -119,6 +119,10 @@ impl Machine for Client {
         matches!(self.core.life, Life::Disconnecting | Life::Closed(_))
     }
 
+    fn awaited(&self) -> usize {
+        self.in_flight()
+    }
+
     fn state_name(&self) -> &'static str {
         match (&self.core.life, self.core.unfinished, self.core.expect.is_header()) {
             (Life::Open, 0, _) => "ready",

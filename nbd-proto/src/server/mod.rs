@@ -370,6 +370,10 @@ impl Machine for Server {
         }
     }
 
+    fn awaited(&self) -> usize {
+        0
+    }
+
     fn state_name(&self) -> &'static str {
         match (&self.core.life, self.core.expect, self.core.slots.used()) {
             (Life::Open, Expect::Slot, _) => "waiting for replies to leave",

@@ -83,6 +83,10 @@ impl Machine for Negotiation {
             || matches!(self.session.core.expect, Expect::ReplyHeader(OptionCode::Abort))
     }
 
+    fn awaited(&self) -> usize {
+        0
+    }
+
     fn state_name(&self) -> &'static str {
         if self.error().is_some() {
             return "negotiation failed";

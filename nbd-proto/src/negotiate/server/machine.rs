@@ -65,6 +65,10 @@ impl Machine for ServerNegotiation {
         self.phase() == ServerPhase::Closed
     }
 
+    fn awaited(&self) -> usize {
+        0
+    }
+
     fn state_name(&self) -> &'static str {
         if self.error().is_some() {
             return "negotiation failed";
