@@ -107,7 +107,7 @@ impl Link {
     }
 
     /// Reads once. While the server answers one command after the other, a client reads no more
-    /// often than each ten microseconds: so one read takes in several replies, and the server need
+    /// often than every ten microseconds, twenty through TLS: so one read takes in several replies, and the server need
     /// not wake the client for each.
     ///
     /// # Errors

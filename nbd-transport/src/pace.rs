@@ -4,8 +4,11 @@ use nbd_proto::Machine;
 use std::hint;
 use std::time::{Duration, Instant};
 
-/// The least time between two reads that bring little.
+/// The least time between two reads that bring little: enough for two replies of 4 KiB.
 const SPACING: Duration = Duration::from_micros(10);
+
+/// The same through TLS, where a full record takes a server that long.
+const RECORD_SPACING: Duration = Duration::from_micros(20);
 
 /// A read that takes so long had to wait: the server is not so fast that it could be read too
 /// often.
@@ -72,7 +75,8 @@ impl Pace {
         let bytes = machine.stats().bytes_received.wrapping_sub(start.bytes);
         let took = now.saturating_duration_since(start.at);
         let little = is_little(bytes, finished, start.awaited, sealed);
-        self.resume = (little && took < SLOW).then(|| now + SPACING);
+        let spacing = if sealed { RECORD_SPACING } else { SPACING };
+        self.resume = (little && took < SLOW).then(|| now + spacing);
     }
 }
 
