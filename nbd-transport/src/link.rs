@@ -107,8 +107,8 @@ impl Link {
     }
 
     /// Reads once. While the server answers one command after the other, a client reads no more
-    /// often than every ten microseconds, twenty through TLS: so one read takes in several replies, and the server need
-    /// not wake the client for each.
+    /// often than every ten microseconds, twenty through TLS: so one read takes in several
+    /// replies, and the server need not wake the client for each.
     ///
     /// # Errors
     /// When the transport fails, and when the peer's bytes end the connection.
