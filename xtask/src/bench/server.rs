@@ -30,17 +30,23 @@ impl Server {
     pub(super) fn start() -> Outcome<Self> {
         let dir = fresh_directory("plain")?;
         let uri = format!("nbd+unix:///?socket={}", dir.join("s").display());
-        Self::launch(dir, &[], uri)
+        Self::launch(dir, DISK, &[], uri)
     }
 
-    /// Starts nbdkit in a directory, with more options, and waits until it listens there.
-    pub(super) fn launch(dir: PathBuf, options: &[String], uri: String) -> Outcome<Self> {
+    /// Starts nbdkit in a directory, with a disk of some size and more options, and waits until
+    /// it listens there.
+    pub(super) fn launch(
+        dir: PathBuf,
+        disk: &str,
+        options: &[String],
+        uri: String,
+    ) -> Outcome<Self> {
         let (socket, pid) = (dir.join("s"), dir.join("pid"));
         let mut nbdkit = Command::new("nbdkit");
         nbdkit.args(["-f", "--exit-with-parent", "-U"]).arg(&socket).arg("-P").arg(&pid);
         nbdkit.args(options);
         let child =
-            nbdkit.args(["memory", DISK]).stdin(Stdio::null()).spawn().map_err(|error| {
+            nbdkit.args(["memory", disk]).stdin(Stdio::null()).spawn().map_err(|error| {
                 format!("cannot start `nbdkit` (Debian package nbdkit): {error}")
             })?;
         let mut server = Self { child, dir, uri };

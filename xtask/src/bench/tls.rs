@@ -19,11 +19,11 @@ const LOADS: [Load; 2] = [
     Load { name: "read 4 KiB, depth 16", direction: "read", size: "4k", depth: 16, count: 30_000 },
 ];
 
-/// What puts data on the disk first.
-const FILL: Load = Load { name: "fill", direction: "write", size: "256k", depth: 4, count: 4_000 };
+/// What puts data on the disk first: at random, so four times as much as there is of it.
+const FILL: Load = Load { name: "fill", direction: "write", size: "256k", depth: 4, count: 16_384 };
 
-/// The size of the disk in MiB.
-const DISK: f64 = 256.0;
+/// The size of the disk in MiB: enough for a copy to be more than the start of a program.
+const DISK: u32 = 1024;
 
 /// How server and clients know each other.
 #[derive(Clone, Copy)]
@@ -59,7 +59,7 @@ impl Kind {
                 (format!("--tls-psk={file}"), uri)
             }
         };
-        Server::launch(dir, &["--tls=require".to_owned(), option], uri)
+        Server::launch(dir, &format!("{DISK}M"), &["--tls=require".to_owned(), option], uri)
     }
 }
 
@@ -118,7 +118,11 @@ fn copy(program: &mut Command) -> Outcome<Measurement> {
     let start = Instant::now();
     capture(program)?;
     let seconds = start.elapsed().as_secs_f64();
-    Ok(Measurement { ops_per_s: 1.0 / seconds, mib_per_s: DISK / seconds, syscalls_per_op: None })
+    Ok(Measurement {
+        ops_per_s: 1.0 / seconds,
+        mib_per_s: f64::from(DISK) / seconds,
+        syscalls_per_op: None,
+    })
 }
 
 /// An authority and a certificate for the server.
