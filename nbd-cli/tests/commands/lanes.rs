@@ -101,3 +101,30 @@ fn one_failure_ends_all() -> TestResult {
     assert!(told.starts_with(&server.uri()), "{told}");
     Ok(())
 }
+
+/// One lane fails while the other waits for its first read; that one reads no more of its
+/// region then than was under way.
+#[test]
+fn a_failure_stops_the_other_lane() -> TestResult {
+    /// Lanes take regions of this many bytes, here in requests of 256 KiB.
+    const REGION: u64 = 4 * MIB;
+    let scratch = Scratch::new()?;
+    let (log, failed) = (scratch.join("reads"), scratch.join("failed"));
+    let read = format!(
+        "if [ $4 -ge {REGION} ]; then touch '{failed}'; echo EIO there >&2; exit 1; fi
+         echo $4 >> '{log}'
+         until [ -e '{failed}' ]; do sleep 0.01; done
+         head -c $3 /dev/zero",
+        failed = failed.display(),
+        log = log.display(),
+    );
+    let server = Server::nbdkit(&["eval", "can_multi_conn=exit 0", "thread_model=echo parallel"])
+        .arg(format!("get_size=echo {}", 32 * MIB))
+        .arg(format!("pread={read}"))
+        .start()?;
+    let told = fail(&["copy", "--connections=2", "--requests=1", &server.uri(), "null:"])?;
+    assert!(told.contains("EIO"), "{told}");
+    let reads = fs::read_to_string(&log).unwrap().lines().count() as u64;
+    assert!(reads < REGION / (256 << 10), "{reads} reads");
+    Ok(())
+}
