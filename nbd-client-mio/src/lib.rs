@@ -1,8 +1,9 @@
 //! A Network Block Device client for [mio].
 //!
 //! A [`Connection`] is an event source. Connecting, negotiating and moving data all
-//! happen in [`Connection::drive`], which never waits, so that one thread serves as
-//! many connections as it likes.
+//! happen in [`Connection::drive`], which never waits for the server, but at the most the ten
+//! microseconds in which the replies of a busy one gather. So one thread serves as many
+//! connections as it likes.
 //!
 //! ```no_run
 //! use mio::{Events, Interest, Poll, Token};
