@@ -138,7 +138,10 @@ impl Builder {
     /// writes is for [`Reconnect::keep_unflushed`] to say.
     ///
     /// A call that waits for longer than the [`timeout`](Self::timeout) ends with
-    /// [`Error::TimedOut`] here too, and the next one goes on trying. Once patience is
+    /// [`Error::TimedOut`] here too, and the next one goes on trying. An attempt is made in a
+    /// thread of its own, and goes on between calls: it takes no longer than the timeout
+    /// given here, and no longer than patience lasts, but longer than a call if need be.
+    /// A client that is dropped meanwhile does not wait for it. Once patience is
     /// over, or the server has become another, all calls fail with
     /// [`Error::NotReconnected`] or [`Error::Recovery`]. A program that was started for the
     /// connection is started again.
@@ -205,7 +208,10 @@ impl Builder {
     }
 
     /// Connects by `dial`, which is called with the time by which it has to be done, and
-    /// once more for each time that the connection is to be made again.
+    /// once more for each attempt to make the connection again; those calls come from
+    /// threads that end with the attempt. A program that asks to die with its parent, which
+    /// to the system is the thread that started it, is to be connected to as an
+    /// [`Endpoint::Command`].
     ///
     /// # Errors
     /// When `dial` says so, or the server refuses.
@@ -295,21 +301,30 @@ impl Builder {
     }
 
     /// Connects and negotiates by a deadline.
-    pub(crate) fn begin_by(
+    fn begin_by(
         &self,
         way: &Way,
         pause: bool,
         deadline: Option<Instant>,
     ) -> Result<Options, Error> {
+        self.begin_on(way, way.connect(deadline)?, pause, deadline)
+    }
+
+    /// Negotiates by a deadline, over a connection that was made this way.
+    pub(crate) fn begin_on(
+        &self,
+        way: &Way,
+        connection: Connection,
+        pause: bool,
+        deadline: Option<Instant>,
+    ) -> Result<Options, Error> {
         let endpoint = match way {
             Way::Endpoint(endpoint) => endpoint,
-            Way::Dialer(dialer) => {
-                let connection = dialer.connect(deadline)?;
+            Way::Dialer(_) => {
                 let options = self.begin(connection, Origin::Given, None, pause, deadline)?;
                 return Ok(options.planned(self.plan(way)));
             }
         };
-        let connection = endpoint.connect(deadline)?;
         if let Some(keep_alive) = self.tcp_keep_alive {
             connection.set_tcp_keep_alive(keep_alive)?;
         }
@@ -357,7 +372,7 @@ impl Builder {
     }
 
     /// By when connecting and negotiating have to be done.
-    fn deadline(&self) -> Option<Instant> {
+    pub(crate) fn deadline(&self) -> Option<Instant> {
         self.timeout.and_then(|timeout| Instant::now().checked_add(timeout))
     }
 

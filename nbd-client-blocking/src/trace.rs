@@ -33,6 +33,18 @@ macro_rules! emit {
     }};
 }
 
+/// Has work that is done in another thread tell whom this one tells, and where.
+pub(crate) fn carried<T>(work: impl FnOnce() -> T) -> impl FnOnce() -> T {
+    #[cfg(feature = "tracing")]
+    {
+        let subscriber = tracing::dispatcher::get_default(Clone::clone);
+        let span = tracing::Span::current();
+        move || tracing::dispatcher::with_default(&subscriber, || span.in_scope(work))
+    }
+    #[cfg(not(feature = "tracing"))]
+    work
+}
+
 impl Trace {
     pub(crate) fn new(name: Option<&str>) -> Self {
         let name = name

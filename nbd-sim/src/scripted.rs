@@ -5,8 +5,8 @@ use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 
 use crate::hostile::bytes::{
@@ -18,6 +18,8 @@ use crate::peer::Scratch;
 /// What one connection finds.
 #[derive(Debug, Clone)]
 pub struct Life {
+    /// Whether it says nothing before [`Scripted::release`] is called.
+    pub held: bool,
     /// Size of the export, in bytes.
     pub size: u64,
     /// Its transmission flags.
@@ -35,6 +37,7 @@ pub struct Life {
 impl Default for Life {
     fn default() -> Self {
         Self {
+            held: false,
             size: SIZE,
             flags: FLAGS,
             structured: true,
@@ -45,6 +48,25 @@ impl Default for Life {
     }
 }
 
+/// Where lives are held that say nothing yet.
+#[derive(Debug, Default)]
+struct Gate {
+    open: Mutex<bool>,
+    opened: Condvar,
+}
+
+impl Gate {
+    fn pass(&self) {
+        let open = self.open.lock().expect("no panic");
+        drop(self.opened.wait_while(open, |open| !*open).expect("no panic"));
+    }
+
+    fn open(&self) {
+        *self.open.lock().expect("no panic") = true;
+        self.opened.notify_all();
+    }
+}
+
 /// A running server, which ends when it is dropped.
 #[derive(Debug)]
 pub struct Scripted {
@@ -52,6 +74,9 @@ pub struct Scripted {
     stop: Arc<AtomicBool>,
     /// The client of the moment.
     client: Arc<Mutex<Option<UnixStream>>>,
+    /// How many there were.
+    connections: Arc<AtomicUsize>,
+    gate: Arc<Gate>,
     thread: Option<JoinHandle<()>>,
     // The directory goes last.
     _scratch: Scratch,
@@ -71,6 +96,8 @@ impl Scripted {
         let stop = Arc::new(AtomicBool::new(false));
         let (stopped, client) = (Arc::clone(&stop), Arc::new(Mutex::new(None)));
         let present = Arc::clone(&client);
+        let (connections, gate) = (Arc::new(AtomicUsize::new(0)), Arc::new(Gate::default()));
+        let (counted, held) = (Arc::clone(&connections), Arc::clone(&gate));
         let thread = thread::spawn(move || {
             for (n, client) in listener.incoming().enumerate() {
                 let Ok(client) = client else { return };
@@ -78,12 +105,17 @@ impl Scripted {
                 if stopped.load(Ordering::Acquire) {
                     return;
                 }
+                counted.store(n + 1, Ordering::Release);
+                let life = life(n);
+                if life.held {
+                    held.pass();
+                }
                 // A client that leaves, however it does, ends this life only.
-                let _ = life(n).serve(client);
+                let _ = life.serve(client);
                 *present.lock().expect("no panic") = None;
             }
         });
-        Self { path, stop, client, thread: Some(thread), _scratch: scratch }
+        Self { path, stop, client, connections, gate, thread: Some(thread), _scratch: scratch }
     }
 
     /// The URI that leads here.
@@ -91,11 +123,23 @@ impl Scripted {
     pub fn uri(&self) -> String {
         format!("nbd+unix:///?socket={}", self.path.display())
     }
+
+    /// How many connections were accepted.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Acquire)
+    }
+
+    /// Lets every [life that is held](Life::held) begin, now and later.
+    pub fn release(&self) {
+        self.gate.open();
+    }
 }
 
 impl Drop for Scripted {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
+        self.gate.open();
         if let Some(client) = self.client.lock().ok().and_then(|mut client| client.take()) {
             let _ = client.shutdown(Shutdown::Both);
         }

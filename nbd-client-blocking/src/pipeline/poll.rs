@@ -49,7 +49,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'_, B> {
     }
 
     /// Waits until something can be sent or received, does it, and returns; for ever
-    /// without a timeout.
+    /// without a timeout. Where the connection is lost and to be made
+    /// [again](crate::Builder::reconnect), waits for that: an attempt that takes longer than
+    /// the timeout goes on, and is there for the next call.
     ///
     /// # Errors
     /// When the connection fails, or is over so that there is nothing to wait for.
@@ -58,7 +60,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'_, B> {
     }
 
     /// Waits as [`poll`](Self::poll) does, and also until another descriptor has
-    /// something to read, such as a pipe by which another thread ends the wait.
+    /// something to read, such as a pipe by which another thread ends the wait, also while
+    /// the connection is made again.
     ///
     /// # Errors
     /// As [`poll`](Self::poll).

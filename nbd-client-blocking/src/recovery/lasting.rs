@@ -1,6 +1,6 @@
 //! A client that makes its connection again, at work.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nbd_proto::{
@@ -18,6 +18,16 @@ use crate::client::Client;
 use crate::completion::{Completion, Woken};
 use crate::ports::Many;
 use crate::pump::Pump;
+
+/// What a wait for another connection ended with.
+enum Nap {
+    /// The attempt is through.
+    Attempt,
+    /// The caller's descriptor has something to read.
+    Other,
+    /// Its time is over, or a signal came.
+    Time,
+}
 
 /// The parts of a client that was told to reconnect, and the memory of its callers.
 ///
@@ -152,6 +162,10 @@ impl<'a, B: AsRef<[u8]> + AsMut<[u8]>> Lasting<'a, B> {
     #[cold]
     #[inline(never)]
     pub(crate) fn send(&mut self) -> Result<(), Error> {
+        if self.recovery.is_down() {
+            // Lost already, and not once more.
+            return Ok(());
+        }
         let (ports, core, pump) = self.hand_over();
         let result = pump.send(core, &ports);
         self.settle(result).map(drop)
@@ -232,7 +246,8 @@ impl<'a, B: AsRef<[u8]> + AsMut<[u8]>> Lasting<'a, B> {
     }
 
     /// Makes the connection again, until it is there, patience is over, or one of the
-    /// caller's conditions holds.
+    /// caller's conditions holds. An attempt that is under way then is left to go on: the
+    /// next call finds it.
     fn reconnect(
         &mut self,
         other: Option<BorrowedFd<'_>>,
@@ -241,45 +256,55 @@ impl<'a, B: AsRef<[u8]> + AsMut<[u8]>> Lasting<'a, B> {
         while let Some(next) = self.recovery.next_attempt() {
             let now = Instant::now();
             let last = self.recovery.last_moment();
-            if last.is_some_and(|last| now >= last) {
-                self.recovery.give_up(None);
-                break;
-            }
-            if deadline.is_some_and(|deadline| now >= deadline) {
-                return Ok(Woken::TimedOut);
-            }
-            let limit = last.into_iter().chain(deadline).min();
-            if now < next {
-                let until = limit.map_or(next, |limit| limit.min(next));
-                if self.nap(other, until)? {
-                    return Ok(Woken::Other);
-                }
+            let patient = last.is_none_or(|last| now < last);
+            let late = deadline.is_some_and(|deadline| now >= deadline);
+            if self.recovery.attempt().is_none()
+                && patient
+                && now >= next
+                && let Err(error) = self.recovery.begin()
+            {
+                self.recovery.tried(error);
                 continue;
             }
-            let attempt = self.recovery.dial.connect(limit).and_then(|client| self.adopt(client));
-            match attempt {
-                Ok(()) => break,
-                Err(error) if error.is_transient() => self.recovery.failed(error),
-                Err(error) => self.recovery.give_up(Some(error)),
+            let next = if self.recovery.attempt().is_some() { None } else { Some(next) };
+            // What is over is looked at last: an attempt may have come through in time, and
+            // nobody have looked.
+            match self.nap(other, next.into_iter().chain(last).chain(deadline).min())? {
+                Nap::Attempt => {
+                    let Some(outcome) = self.recovery.finish() else { continue };
+                    if let Err(error) = outcome.and_then(|client| self.adopt(client)) {
+                        self.recovery.tried(error);
+                    }
+                }
+                Nap::Other => return Ok(Woken::Other),
+                Nap::Time if !patient => self.recovery.out_of_patience(),
+                Nap::Time if late => return Ok(Woken::TimedOut),
+                Nap::Time => {}
             }
         }
         Ok(Woken::Progress)
     }
 
-    /// Waits for a time, or until the caller's descriptor has something to read.
-    fn nap(&mut self, other: Option<BorrowedFd<'_>>, until: Instant) -> Result<bool, Error> {
-        let Some(other) = other else {
-            std::thread::sleep(until.saturating_duration_since(Instant::now()));
-            return Ok(false);
-        };
-        let left = until.saturating_duration_since(Instant::now());
-        let mut fds = [PollFd::from_borrowed_fd(other, PollFlags::IN)];
+    /// Waits for a time, or until the attempt is through, or the caller's descriptor has
+    /// something to read.
+    fn nap(&mut self, other: Option<BorrowedFd<'_>>, until: Option<Instant>) -> Result<Nap, Error> {
+        let attempt = self.recovery.attempt().map(AsFd::as_fd);
+        let watched = attempt.into_iter().chain(other);
+        let mut fds: Vec<_> =
+            watched.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        let left = left.and_then(|left| Timespec::try_from(left).ok());
         self.pump.system_calls += 1;
-        match poll(&mut fds, Timespec::try_from(left).ok().as_ref()) {
-            Ok(ready) => Ok(ready > 0),
-            Err(Errno::INTR) => Ok(false),
-            Err(error) => Err(std::io::Error::from(error).into()),
+        match poll(&mut fds, left.as_ref()) {
+            Ok(_) => {}
+            Err(Errno::INTR) => return Ok(Nap::Time),
+            Err(error) => return Err(std::io::Error::from(error).into()),
         }
+        Ok(match fds.iter().position(|fd| !fd.revents().is_empty()) {
+            Some(0) if attempt.is_some() => Nap::Attempt,
+            Some(_) => Nap::Other,
+            None => Nap::Time,
+        })
     }
 
     /// Goes on over another connection, if it leads to the same thing.

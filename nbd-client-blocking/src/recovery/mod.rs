@@ -12,6 +12,7 @@
 //! | `mod` | what a client that was told to reconnect has in addition |
 //! | `ledger` | callers' commands, by names that outlive connections |
 //! | `dial` | how the same server is reached once more |
+//! | `attempt` | doing so, while nobody waits for it |
 //! | `ports` | where payload is, by those names |
 //! | `lasting` | one round, and what follows from its outcome |
 //! | `calls` | one command at a time |
@@ -21,6 +22,7 @@
 //! [`nbd_proto::recovery`] to say. None of this is in the way of a client that was not
 //! told to reconnect: it has no [`Recovery`].
 
+mod attempt;
 mod calls;
 mod dial;
 mod lasting;
@@ -40,6 +42,7 @@ use nbd_transport::Error;
 
 use crate::builder::Builder;
 
+use attempt::Attempt;
 pub(crate) use calls::{put_back, run};
 use dial::Dial;
 pub(crate) use dial::{Dialer, Way};
@@ -124,7 +127,7 @@ impl Plan {
         let facts = core.negotiated().clone();
         Ok(Recovery {
             ledger: Ledger::new(&policy, &facts, core.capacity())?,
-            dial: Dial::new(builder, way, config, export, &facts),
+            dial: Arc::new(Dial::new(builder, way, config, export, &facts)),
             policy,
             observer,
             facts,
@@ -143,7 +146,7 @@ impl Plan {
 #[derive(Debug)]
 pub(crate) struct Recovery {
     policy: Reconnect,
-    dial: Dial,
+    dial: Arc<Dial>,
     observer: Option<Observer>,
     ledger: Ledger,
     /// What callers were told of the server.
@@ -175,6 +178,8 @@ struct Down {
     lost: Instant,
     /// When to try.
     next: Instant,
+    /// Being made.
+    attempt: Option<Attempt>,
     cause: Arc<Error>,
 }
 
@@ -228,11 +233,47 @@ impl Recovery {
             self.trouble = None;
         }
         self.trouble.get_or_insert(Trouble { since: lost, attempts: 0 });
-        self.down = Some(Down { lost, next: lost, cause });
+        self.down = Some(Down { lost, next: lost, attempt: None, cause });
         self.put_off();
     }
 
-    /// An attempt came to nothing.
+    /// Begins the next attempt.
+    fn begin(&mut self) -> Result<(), Error> {
+        let attempt = Attempt::begin(&self.dial, self.last_moment())?;
+        if let Some(down) = &mut self.down {
+            down.attempt = Some(attempt);
+        }
+        Ok(())
+    }
+
+    /// The attempt that is being made.
+    fn attempt(&self) -> Option<&Attempt> {
+        self.down.as_ref()?.attempt.as_ref()
+    }
+
+    /// What comes of the attempt that is being made.
+    fn finish(&mut self) -> Option<Result<crate::Client, Error>> {
+        self.down.as_mut()?.attempt.take().map(Attempt::finish)
+    }
+
+    /// An attempt came to nothing: there will be another one, if that may help.
+    fn tried(&mut self, error: Error) {
+        if error.is_transient() {
+            self.failed(error);
+        } else {
+            self.give_up(Some(error));
+        }
+    }
+
+    /// There was time enough, an attempt that is being made included.
+    fn out_of_patience(&mut self) {
+        if self.attempt().is_some() {
+            let timeout = self.policy.patience();
+            self.failed(Error::TimedOut { state: "reconnecting", timeout });
+        }
+        self.give_up(None);
+    }
+
     fn failed(&mut self, cause: Error) {
         let cause = Arc::new(cause);
         if let Some(down) = &mut self.down {

@@ -1,0 +1,60 @@
+//! An attempt to connect again, which goes on while nobody waits for it.
+//!
+//! ```text
+//!   a call that waits ── begin ──► thread: connect, negotiate
+//!   poll(2) ◄─────── end of a pipe ──┘ through
+//!   a later call ◄── finish ── the new connection, or why there is none
+//! ```
+
+use std::io::{PipeReader, pipe};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::panic::resume_unwind;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use nbd_transport::Error;
+
+use super::Dial;
+use crate::client::Client;
+use crate::trace;
+
+/// One attempt, in a thread of its own: it outlives the call in which it was begun, however
+/// short that is. Dropping it waits for nothing: the thread ends by its own limit at the
+/// latest, and closes a connection that nobody wants any more.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    /// The thread has the other end, and closes it when it is through.
+    through: PipeReader,
+    thread: JoinHandle<Result<Client, Error>>,
+}
+
+impl Attempt {
+    /// Begins to connect; until the last moment of patience at most.
+    pub(super) fn begin(dial: &Arc<Dial>, last: Option<Instant>) -> Result<Self, Error> {
+        let limit = dial.limit(last);
+        let (through, end) = pipe()?;
+        // Some programs ask the system to end them with their parent, which is the thread
+        // that started them: theirs is to be the caller's.
+        let started = dial.start_program(limit)?;
+        let dial = Arc::clone(dial);
+        let connect = trace::carried(move || {
+            let _end = end;
+            dial.connect(started, limit)
+        });
+        let thread = thread::Builder::new().name("nbd-reconnect".to_owned()).spawn(connect)?;
+        Ok(Self { through, thread })
+    }
+
+    /// What came of it; waits for that. A panic in a caller's way to connect goes on here.
+    pub(super) fn finish(self) -> Result<Client, Error> {
+        self.thread.join().unwrap_or_else(|panic| resume_unwind(panic))
+    }
+}
+
+impl AsFd for Attempt {
+    /// To be polled for reading: it is at its end once the attempt is through.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.through.as_fd()
+    }
+}
