@@ -144,8 +144,8 @@ fn it_ends_with_patience() {
 /// Some programs end with the thread that started them.
 #[test]
 fn a_program_does_not_end_with_it() {
-    let arguments = ["--single", "--exit-with-parent", "memory", "1M"];
-    let command = CommandSpec::new("nbdkit", arguments);
+    let arguments = ["--pdeathsig", "KILL", "nbdkit", "--single", "memory", "1M"];
+    let command = CommandSpec::new("setpriv", arguments);
     let builder = Builder::new().reconnect(POLICY).timeout(LONG);
     let mut client = builder.connect(&Endpoint::Command(command)).unwrap();
     client.peer_process().unwrap().kill(Signal::KILL).unwrap();
