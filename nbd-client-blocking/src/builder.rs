@@ -208,10 +208,8 @@ impl Builder {
     }
 
     /// Connects by `dial`, which is called with the time by which it has to be done, and
-    /// once more for each attempt to make the connection again; those calls come from
-    /// threads that end with the attempt. A program that asks to die with its parent, which
-    /// to the system is the thread that started it, is to be connected to as an
-    /// [`Endpoint::Command`].
+    /// once more for each attempt to make the connection again, from a thread that ends with
+    /// the attempt.
     ///
     /// # Errors
     /// When `dial` says so, or the server refuses.
@@ -301,30 +299,21 @@ impl Builder {
     }
 
     /// Connects and negotiates by a deadline.
-    fn begin_by(
+    pub(crate) fn begin_by(
         &self,
         way: &Way,
-        pause: bool,
-        deadline: Option<Instant>,
-    ) -> Result<Options, Error> {
-        self.begin_on(way, way.connect(deadline)?, pause, deadline)
-    }
-
-    /// Negotiates by a deadline, over a connection that was made this way.
-    pub(crate) fn begin_on(
-        &self,
-        way: &Way,
-        connection: Connection,
         pause: bool,
         deadline: Option<Instant>,
     ) -> Result<Options, Error> {
         let endpoint = match way {
             Way::Endpoint(endpoint) => endpoint,
-            Way::Dialer(_) => {
+            Way::Dialer(dialer) => {
+                let connection = dialer.connect(deadline)?;
                 let options = self.begin(connection, Origin::Given, None, pause, deadline)?;
                 return Ok(options.planned(self.plan(way)));
             }
         };
+        let connection = endpoint.connect(deadline)?;
         if let Some(keep_alive) = self.tcp_keep_alive {
             connection.set_tcp_keep_alive(keep_alive)?;
         }

@@ -141,7 +141,7 @@ fn it_ends_with_patience() {
     assert_eq!((client.state(), server.connections()), (State::Dead, 2));
 }
 
-/// Some programs end with the thread that started them.
+/// Some programs end with the thread that started them: that is not to be the attempt's.
 #[test]
 fn a_program_does_not_end_with_it() {
     let arguments = ["--pdeathsig", "KILL", "nbdkit", "--single", "memory", "1M"];

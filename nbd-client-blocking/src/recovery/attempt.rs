@@ -34,13 +34,10 @@ impl Attempt {
     pub(super) fn begin(dial: &Arc<Dial>, last: Option<Instant>) -> Result<Self, Error> {
         let limit = dial.limit(last);
         let (through, end) = pipe()?;
-        // Some programs ask the system to end them with their parent, which is the thread
-        // that started them: theirs is to be the caller's.
-        let started = dial.start_program(limit)?;
         let dial = Arc::clone(dial);
         let connect = trace::carried(move || {
             let _end = end;
-            dial.connect(started, limit)
+            dial.connect(limit)
         });
         let thread = thread::Builder::new().name("nbd-reconnect".to_owned()).spawn(connect)?;
         Ok(Self { through, thread })

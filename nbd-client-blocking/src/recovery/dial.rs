@@ -23,7 +23,7 @@ impl Dialer {
         Self(Arc::new(dial))
     }
 
-    fn connect(&self, deadline: Option<Instant>) -> Result<Connection, Error> {
+    pub(crate) fn connect(&self, deadline: Option<Instant>) -> Result<Connection, Error> {
         (self.0)(deadline)
     }
 }
@@ -39,32 +39,6 @@ impl fmt::Debug for Dialer {
 pub(crate) enum Way {
     Endpoint(Endpoint),
     Dialer(Dialer),
-}
-
-impl Way {
-    pub(crate) fn connect(&self, deadline: Option<Instant>) -> Result<Connection, Error> {
-        match self {
-            Self::Endpoint(endpoint) => Ok(endpoint.connect(deadline)?),
-            Self::Dialer(dialer) => dialer.connect(deadline),
-        }
-    }
-
-    /// Whether connecting is to start a program.
-    const fn is_program(&self) -> bool {
-        match self {
-            Self::Endpoint(
-                Endpoint::Command(_) | Endpoint::SocketActivation(_) | Endpoint::Ssh(_),
-            ) => true,
-            Self::Endpoint(
-                Endpoint::Tcp { .. }
-                | Endpoint::Address(_)
-                | Endpoint::Unix(_)
-                | Endpoint::UnixAbstract(_)
-                | Endpoint::Vsock { .. },
-            )
-            | Self::Dialer(_) => false,
-        }
-    }
 }
 
 /// All that it takes to connect again.
@@ -100,29 +74,13 @@ impl Dial {
         Self { builder: builder.config(config), way }
     }
 
-    /// By when an attempt that begins now has to be done.
+    /// By when an attempt that begins now has to be done; `last` is the end of patience.
     pub(super) fn limit(&self, last: Option<Instant>) -> Option<Instant> {
         last.into_iter().chain(self.builder.deadline()).min()
     }
 
-    /// Starts the program that is connected to, if it is one; that waits for nothing.
-    pub(super) fn start_program(
-        &self,
-        deadline: Option<Instant>,
-    ) -> Result<Option<Connection>, Error> {
-        if self.way.is_program() { self.way.connect(deadline).map(Some) } else { Ok(None) }
-    }
-
-    /// Connects, unless that is done, and negotiates.
-    pub(super) fn connect(
-        &self,
-        started: Option<Connection>,
-        deadline: Option<Instant>,
-    ) -> Result<Client, Error> {
-        let connection = match started {
-            Some(connection) => connection,
-            None => self.way.connect(deadline)?,
-        };
-        self.builder.begin_on(&self.way, connection, false, deadline)?.into_client()
+    /// Connects and negotiates.
+    pub(super) fn connect(&self, deadline: Option<Instant>) -> Result<Client, Error> {
+        self.builder.begin_by(&self.way, false, deadline)?.into_client()
     }
 }

@@ -265,7 +265,7 @@ impl Recovery {
         }
     }
 
-    /// There was time enough, an attempt that is being made included.
+    /// No attempt will be made any more, and the one that is being made took too long.
     fn out_of_patience(&mut self) {
         if self.attempt().is_some() {
             let timeout = self.policy.patience();
@@ -274,6 +274,7 @@ impl Recovery {
         self.give_up(None);
     }
 
+    /// The next attempt is put off for this.
     fn failed(&mut self, cause: Error) {
         let cause = Arc::new(cause);
         if let Some(down) = &mut self.down {
