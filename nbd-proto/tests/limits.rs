@@ -4,19 +4,11 @@ use nbd_proto::{
     Client, ClientConfig, Command, CommandError, ContextId, Discard, Error, Limits, Machine,
     Negotiation, PeerMisbehaved, ReplyFault, ServerConfig, ServerNegotiation, ServerPhase, Table,
 };
+use nbd_sim::delivery::negotiation;
 use nbd_sim::hostile::bytes::{
     DONE, FLAGS, MORE, ack, chunk, claim, context, cookie, data, export, granted, greeting, kind,
     opt, rep, server, status, status_ext, xchunk,
 };
-
-fn negotiation(config: ClientConfig, bursts: &[Vec<u8>]) -> Negotiation {
-    let mut negotiation = Negotiation::new(config).unwrap();
-    for burst in bursts {
-        negotiation.feed(burst, &mut Discard).unwrap();
-        negotiation.drain(&mut Vec::new(), &Discard).unwrap();
-    }
-    negotiation
-}
 
 /// What comes of these replies to one option, and to the same option again.
 fn listed(limits: Limits, replies: &[u8]) -> Result<usize, Error> {

@@ -1,6 +1,6 @@
 //! The ways in which one burst of bytes can reach a machine.
 
-use nbd_proto::{Error, Machine, PayloadSink};
+use nbd_proto::{ClientConfig, Discard, Error, Machine, Negotiation, PayloadSink};
 
 /// How bytes reach a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,4 +78,18 @@ fn fill(buffer: &mut [u8], bytes: &[u8], most: usize) -> usize {
     let n = buffer.len().min(bytes.len()).min(most);
     buffer[..n].copy_from_slice(&bytes[..n]);
     n
+}
+
+/// A client's negotiation that has said all it had to say to each of these bursts.
+///
+/// # Panics
+/// When it does not put up with one of them.
+#[must_use]
+pub fn negotiation(config: ClientConfig, bursts: &[Vec<u8>]) -> Negotiation {
+    let mut negotiation = Negotiation::new(config).expect("sound names");
+    for burst in bursts {
+        negotiation.feed(burst, &mut Discard).expect("a burst that is right");
+        negotiation.drain(&mut Vec::new(), &Discard).expect("no payload is due");
+    }
+    negotiation
 }

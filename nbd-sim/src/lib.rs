@@ -34,6 +34,7 @@
 //! Nothing here reads a clock or asks the system for chance: the same seed gives
 //! the same run, byte for byte. Only the libraries behind TLS do both.
 
+mod arrivals;
 pub mod delivery;
 pub mod disk;
 pub mod fuzzing;

@@ -12,10 +12,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
 use nbd_proto::{
-    Command, CommandType, Discard, Error, ExportInfo, Extent, Machine, PayloadSink, Question,
-    RequestId, Server, ServerConfig, ServerEvent, ServerNegotiation, ServerPhase, Table,
-    TransmissionFlags, part_mut,
+    Command, CommandType, Discard, Error, ExportInfo, Extent, Machine, Question, RequestId, Server,
+    ServerConfig, ServerEvent, ServerNegotiation, ServerPhase, Table, TransmissionFlags,
 };
+
+use crate::arrivals::Arrivals;
 
 /// The server.
 #[derive(Debug)]
@@ -175,7 +176,7 @@ impl MemoryServer {
     }
 
     fn serve(&mut self, mut server: Box<Server>, bytes: &[u8]) -> Result<Option<usize>, Error> {
-        let taken = server.feed(bytes, &mut Arriving(&mut self.buffers))?;
+        let taken = server.feed(bytes, &mut Arrivals(&mut self.buffers))?;
         let mut busy = taken > 0;
         while let Some(event) = server.poll_event() {
             busy = true;
@@ -237,22 +238,6 @@ impl MemoryServer {
             CommandType::Flush | CommandType::Cache | CommandType::Disconnect => {}
         }
         Ok(server.reply(id, Ok(()))?)
-    }
-}
-
-/// Memory for the payload of writes, made as it arrives.
-struct Arriving<'a>(&'a mut Table<Vec<u8>>);
-
-impl PayloadSink for Arriving<'_> {
-    fn region(&mut self, id: RequestId, at: usize, len: usize) -> &mut [u8] {
-        if self.0.get(id).is_none() {
-            self.0.insert(id, Vec::new());
-        }
-        let Some(buffer) = self.0.get_mut(id) else {
-            return &mut [];
-        };
-        buffer.resize(buffer.len().max(at + len), 0);
-        part_mut(buffer, at, len)
     }
 }
 

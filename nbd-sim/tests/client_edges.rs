@@ -3,20 +3,11 @@
 
 use nbd_proto::{
     Client, ClientConfig, Command, CommandError, Direction, Discard, Disconnect, Errno, Error,
-    Event, HeaderStyle, InvalidMessage, Limits, Machine, Negotiation, PeerMisbehaved, Phase,
-    ReplyFault, RequestStatus, SubmitError, Table,
+    Event, HeaderStyle, InvalidMessage, Limits, Machine, PeerMisbehaved, Phase, ReplyFault,
+    RequestStatus, SubmitError, Table,
 };
-use nbd_sim::delivery::Delivery;
+use nbd_sim::delivery::{Delivery, negotiation};
 use nbd_sim::hostile::bytes::{ack, cookie, granted, greeting, join, opt, simple};
-
-fn negotiation(config: ClientConfig, bursts: &[Vec<u8>]) -> Negotiation {
-    let mut negotiation = Negotiation::new(config).unwrap();
-    for burst in bursts {
-        negotiation.feed(burst, &mut Discard).unwrap();
-        negotiation.drain(&mut Vec::new(), &Discard).unwrap();
-    }
-    negotiation
-}
 
 fn plain() -> ClientConfig {
     ClientConfig::new().structured_replies(false).extended_headers(false)

@@ -1,8 +1,8 @@
 //! The application that answers: it reorders, cuts, leaves out zeroes and fails.
 
 use nbd_proto::{
-    Command, CommandType, Discard, Errno, Error, Negotiated, PayloadSink, RequestId, Server,
-    ServerEvent, ServerNegotiation, ServerPhase, Table, part_mut,
+    Command, CommandType, Discard, Errno, Error, Negotiated, RequestId, Server, ServerEvent,
+    ServerNegotiation, ServerPhase, Table,
 };
 
 use super::Check;
@@ -10,6 +10,7 @@ use super::answer::Job;
 use super::client::protocol;
 use super::handshake::{is_sending, steer_server};
 use super::plan::{Fault, Plan};
+use crate::arrivals::Arrivals;
 use crate::disk::Disk;
 use crate::link::Link;
 use crate::rng::Rng;
@@ -219,23 +220,5 @@ impl ServerSide {
             self.jobs.swap_remove(index);
         }
         Ok(())
-    }
-}
-
-/// Memory for the payload of writes, made as it arrives.
-struct Arrivals<'a>(&'a mut Table<Vec<u8>>);
-
-impl PayloadSink for Arrivals<'_> {
-    fn region(&mut self, id: RequestId, at: usize, len: usize) -> &mut [u8] {
-        if self.0.get(id).is_none() {
-            self.0.insert(id, Vec::new());
-        }
-        let Some(buffer) = self.0.get_mut(id) else {
-            return &mut [];
-        };
-        if buffer.len() < at + len {
-            buffer.resize(at + len, 0);
-        }
-        part_mut(buffer, at, len)
     }
 }

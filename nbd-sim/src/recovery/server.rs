@@ -1,12 +1,13 @@
 //! A server that carries requests out in any order, at any time, or not at all.
 
 use nbd_proto::{
-    Command, CommandFlags, CommandType, Discard, Errno, Error, ExportInfo, PayloadSink, Question,
-    RequestId, Server, ServerConfig, ServerEvent, ServerNegotiation, Table, part_mut,
+    Command, CommandFlags, CommandType, Discard, Errno, Error, ExportInfo, Question, RequestId,
+    Server, ServerConfig, ServerEvent, ServerNegotiation, Table,
 };
 
 use super::Check;
 use super::disk::VolatileDisk;
+use crate::arrivals::Arrivals;
 use crate::link::Link;
 use crate::rng::Rng;
 
@@ -187,23 +188,5 @@ impl ServerSide {
                 self.carry_out(rng, disk, id, command);
             }
         }
-    }
-}
-
-/// Memory for the payload of writes, made as it arrives.
-struct Arrivals<'a>(&'a mut Table<Vec<u8>>);
-
-impl PayloadSink for Arrivals<'_> {
-    fn region(&mut self, id: RequestId, at: usize, len: usize) -> &mut [u8] {
-        if self.0.get(id).is_none() {
-            self.0.insert(id, Vec::new());
-        }
-        let Some(buffer) = self.0.get_mut(id) else {
-            return &mut [];
-        };
-        if buffer.len() < at + len {
-            buffer.resize(at + len, 0);
-        }
-        part_mut(buffer, at, len)
     }
 }
