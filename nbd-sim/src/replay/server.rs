@@ -2,11 +2,12 @@
 
 use nbd_proto::{
     Command, CommandType, Discard, Errno, Error, ExportEntry, ExportInfo, Extent, HandshakeFlags,
-    Machine, PayloadSink, Question, RefusalCode, RequestId, Server, ServerConfig, ServerEvent,
-    ServerNegotiation, ServerPhase, Table, TlsPolicy, TransmissionFlags, part_mut,
+    Machine, Question, RefusalCode, RequestId, Server, ServerConfig, ServerEvent,
+    ServerNegotiation, ServerPhase, Table, TlsPolicy, TransmissionFlags,
 };
 
 use super::Harm;
+use crate::arrivals::Arrivals;
 use crate::delivery::Delivery;
 use crate::oracle::{Message, Oracle, OracleError, Outcome, Style, Summary, Tls};
 use crate::transcript::{Side, Transcript};
@@ -108,7 +109,7 @@ impl ServerScript {
         let mut player = Player {
             life: Life::Haggling(Box::new(negotiation)),
             export: self.export.clone(),
-            memory: Memory(Table::new()),
+            memory: Table::new(),
             disk: vec![7; DISK],
             early: Vec::new(),
             oracle,
@@ -142,7 +143,8 @@ enum Life {
 struct Player {
     life: Life,
     export: ExportInfo,
-    memory: Memory,
+    /// Payload of requests in work, both ways.
+    memory: Table<Vec<u8>>,
     disk: Vec<u8>,
     early: Vec<u8>,
     oracle: Option<Oracle>,
@@ -160,7 +162,7 @@ impl Player {
                     delivery.deliver(&mut **negotiation, &mut Discard, &bytes)?
                 }
                 Life::Serving(server) => {
-                    delivery.deliver(&mut **server, &mut self.memory, &bytes)?
+                    delivery.deliver(&mut **server, &mut Arrivals(&mut self.memory), &bytes)?
                 }
                 Life::Over => bytes.len(),
             };
@@ -189,7 +191,7 @@ impl Player {
                 }
                 Life::Serving(server) => {
                     let served = serve(server, &mut self.memory, &mut self.disk);
-                    server.drain(&mut sent, &self.memory.0)?;
+                    server.drain(&mut sent, &self.memory)?;
                     served
                 }
                 Life::Over => false,
@@ -221,7 +223,7 @@ impl Player {
             }
             Life::Serving(mut server) => {
                 let more = server.has_buffered();
-                let result = server.received(0, &mut self.memory);
+                let result = server.received(0, &mut Arrivals(&mut self.memory));
                 self.life = Life::Serving(server);
                 result.map(|()| more)
             }
@@ -287,7 +289,7 @@ fn answer(negotiation: &mut ServerNegotiation, export: &ExportInfo) -> Result<bo
 }
 
 /// Answers every request that has arrived; returns whether there was one.
-fn serve(server: &mut Server, memory: &mut Memory, disk: &mut [u8]) -> bool {
+fn serve(server: &mut Server, memory: &mut Table<Vec<u8>>, disk: &mut [u8]) -> bool {
     let mut any = false;
     while let Some(event) = server.poll_event() {
         any = true;
@@ -296,7 +298,7 @@ fn serve(server: &mut Server, memory: &mut Memory, disk: &mut [u8]) -> bool {
                 perform(server, id, command, memory, disk).expect("a fitting answer");
             }
             ServerEvent::Replied { id } => {
-                memory.0.remove(id);
+                memory.remove(id);
             }
             ServerEvent::Disconnected { .. } => return false,
         }
@@ -308,7 +310,7 @@ fn perform(
     server: &mut Server,
     id: RequestId,
     command: Command,
-    memory: &mut Memory,
+    memory: &mut Table<Vec<u8>>,
     disk: &mut [u8],
 ) -> Result<(), nbd_proto::ApiMisuse> {
     let start = command.offset as usize;
@@ -318,7 +320,7 @@ fn perform(
     };
     match command.kind {
         CommandType::Read => {
-            memory.0.insert(id, area.to_vec());
+            memory.insert(id, area.to_vec());
             server.reply_data(id)
         }
         CommandType::BlockStatus => {
@@ -329,7 +331,7 @@ fn perform(
             server.end_reply(id)
         }
         CommandType::Write => {
-            area.copy_from_slice(&memory.0.remove(id).unwrap_or_default());
+            area.copy_from_slice(&memory.remove(id).unwrap_or_default());
             server.reply(id, Ok(()))
         }
         CommandType::WriteZeroes => {
@@ -339,23 +341,5 @@ fn perform(
         CommandType::Trim | CommandType::Flush | CommandType::Cache | CommandType::Disconnect => {
             server.reply(id, Ok(()))
         }
-    }
-}
-
-/// Payload of requests in work, both ways; a write's buffer grows as it arrives.
-struct Memory(Table<Vec<u8>>);
-
-impl PayloadSink for Memory {
-    fn region(&mut self, id: RequestId, at: usize, len: usize) -> &mut [u8] {
-        if self.0.get(id).is_none() {
-            self.0.insert(id, Vec::new());
-        }
-        let Some(buffer) = self.0.get_mut(id) else {
-            return &mut [];
-        };
-        if buffer.len() < at + len {
-            buffer.resize(at + len, 0);
-        }
-        part_mut(buffer, at, len)
     }
 }
