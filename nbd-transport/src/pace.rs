@@ -83,9 +83,11 @@ impl Pace {
 /// Whether a read might as well have come later.
 ///
 /// In clear, what is left of a reply that has begun is under way, and quickest taken in at once.
-/// Through TLS it comes record by record, each of which has to be encrypted first.
+/// Through TLS that goes for the rest of a record, of which nothing can be told before it is
+/// whole; the next record has to be encrypted first.
 const fn is_little(bytes: u64, finished: usize, awaited: usize, sealed: bool) -> bool {
-    bytes < WORTHWHILE && (finished > 0 || sealed) && finished.saturating_mul(SHARE) < awaited
+    let something = finished > 0 || (sealed && bytes > 0);
+    something && bytes < WORTHWHILE && finished.saturating_mul(SHARE) < awaited
 }
 
 #[cfg(test)]
@@ -116,5 +118,6 @@ mod tests {
         assert!(is_little(16 << 10, 0, 1, true));
         assert!(!is_little(16 << 10, 0, 1, false));
         assert!(!is_little(32 << 10, 0, 64, true));
+        assert!(!is_little(0, 0, 64, true));
     }
 }
