@@ -1,20 +1,26 @@
 //! `cargo xtask bench`: the same loads through `nbd bench` and through libnbd.
 //!
 //! Both programs talk to one nbdkit, which keeps the disk in memory. They take
-//! turns, so that a machine that slows down slows both down, and the median of
-//! each round's ratio is told. Instructions are counted by valgrind: other work
-//! on the machine changes only how many replies share a read.
+//! turns, each as often before the other as behind it, so that a machine that slows
+//! down slows both down, and the median of each round's ratio is told. Instructions
+//! are counted by valgrind: other work on the machine changes only how many replies
+//! share a read.
 
 mod adapters;
 mod callgrind;
 mod contender;
 mod report;
+mod rounds;
 mod server;
 mod tls;
 
+use self::contender::Contender;
+use self::report::Report;
+use self::rounds::in_turns;
+use self::server::Server;
+use crate::Outcome;
 use crate::steps::run as command;
 use crate::workspace::{cargo, has_program};
-use crate::{Outcome, bench::contender::Contender, bench::report::Report, bench::server::Server};
 
 /// What to ask of the server.
 struct Load {
@@ -70,12 +76,9 @@ pub(crate) fn run(args: &[String]) -> Outcome {
     let mut report = Report::new(contenders.iter().map(Contender::name).collect());
     for load in &LOADS {
         eprintln!("==> {}: {rounds} rounds", load.name);
-        let mut results = vec![Vec::with_capacity(rounds); contenders.len()];
-        for _ in 0..rounds {
-            for (contender, results) in contenders.iter().zip(&mut results) {
-                results.push(contender.measure(load, server.uri())?);
-            }
-        }
+        let results = in_turns(rounds, contenders.len(), |turn| {
+            contenders[turn].measure(load, server.uri())
+        })?;
         report.throughput(load.name, &results);
     }
     if has_program("valgrind") {

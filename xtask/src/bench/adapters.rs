@@ -5,6 +5,7 @@
 
 use super::contender::Contender;
 use super::report::{median, ratio};
+use super::rounds::in_turns;
 use super::server::Server;
 use super::{LOADS, command};
 use crate::Outcome;
@@ -25,12 +26,9 @@ pub(super) fn run(rounds: usize) -> Outcome {
     );
     for load in &LOADS {
         eprintln!("==> {}: {rounds} rounds", load.name);
-        let mut results = vec![Vec::with_capacity(rounds); contenders.len()];
-        for _ in 0..rounds {
-            for (contender, results) in contenders.iter().zip(&mut results) {
-                results.push(contender.measure(load, server.uri())?.ops_per_s);
-            }
-        }
+        let results = in_turns(rounds, contenders.len(), |turn| {
+            Ok(contenders[turn].measure(load, server.uri())?.ops_per_s)
+        })?;
         let (ours, libnbd) = (&results[0], results.get(clients));
         for (contender, rounds) in contenders.iter().zip(&results) {
             let middle = median(rounds.iter().copied());

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use super::contender::{Contender, Measurement};
 use super::report::Report;
+use super::rounds::in_turns;
 use super::server::{Server, fresh_directory};
 use super::{Load, build};
 use crate::Outcome;
@@ -96,21 +97,6 @@ pub(super) fn run(rounds: usize) -> Outcome {
     }
     print!("{report}");
     Ok(())
-}
-
-/// So many rounds in which each has its turn; a list for each comes out.
-fn in_turns(
-    rounds: usize,
-    turns: usize,
-    mut measure: impl FnMut(usize) -> Outcome<Measurement>,
-) -> Outcome<Vec<Vec<Measurement>>> {
-    let mut results = vec![Vec::with_capacity(rounds); turns];
-    for _ in 0..rounds {
-        for (turn, results) in results.iter_mut().enumerate() {
-            results.push(measure(turn)?);
-        }
-    }
-    Ok(results)
 }
 
 /// Copies the whole disk, start and end of the program included.
