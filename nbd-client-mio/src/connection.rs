@@ -16,11 +16,11 @@ use nbd_transport::Error;
 use nbd_transport::tls::TlsInfo;
 
 use crate::clock::Clock;
-use crate::drive::Registration;
 use crate::ports::Ports;
 use crate::rejected::Rejected;
 use crate::stage::{Open, Stage};
 use crate::submitter::{OnDone, Queue, Submitter};
+use crate::watch::Watch;
 
 /// What a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +77,7 @@ pub struct Connection<B> {
     pub(crate) clock: Clock,
     /// Commands that took too long.
     pub(crate) late: VecDeque<Completion<B>>,
-    pub(crate) registration: Option<Registration>,
+    pub(crate) watch: Option<Watch>,
     /// What a negotiation waits for.
     pub(crate) blocked: Direction,
     pub(crate) last_byte: Instant,
@@ -95,7 +95,7 @@ impl<B> Connection<B> {
             queue: Arc::new(Queue::new()),
             clock,
             late: VecDeque::new(),
-            registration: None,
+            watch: None,
             blocked: Direction::empty(),
             last_byte: Instant::now(),
             peer_is_done: false,
@@ -145,11 +145,14 @@ impl<B> Connection<B> {
     pub fn note(&mut self, event: &Event) {
         self.peer_is_done |= event.is_read_closed() || event.is_error();
         self.again = true;
+        if let Some(watch) = &mut self.watch {
+            watch.noted();
+        }
     }
 
     /// Whether there is something to do right now: an event was noted, something was
-    /// submitted, the last drive ended with its budget, or other threads have
-    /// commands in line. Drive it before polling again, or poll with no timeout.
+    /// submitted, the last drive ended with its budget, other threads have commands in
+    /// line, or replies have come so fast that the poller was left out. Drive it before polling again, or poll with no timeout.
     #[must_use]
     pub fn wants_again(&self) -> bool {
         self.again || (self.takes_more() && !self.queue.is_empty())
@@ -359,7 +362,7 @@ impl<B> fmt::Debug for Connection<B> {
         f.debug_struct("Connection")
             .field("stage", &self.stage)
             .field("queue", &self.queue)
-            .field("registration", &self.registration)
+            .field("watch", &self.watch)
             .finish_non_exhaustive()
     }
 }

@@ -1,26 +1,16 @@
-//! What makes a connection an event source: driving it, and following what it waits for.
+//! What drives a connection.
 
-use std::io;
 use std::mem;
-use std::os::fd::{AsFd, RawFd};
+use std::os::fd::AsFd;
 use std::time::Instant;
 
-use mio::event::Source;
-use mio::unix::SourceFd;
-use mio::{Interest, Registry, Token};
+use mio::Registry;
 use nbd_proto::Machine;
 use nbd_proto::io::IoMode;
 use nbd_transport::{Error, SocketIo};
 
 use crate::connection::{Connection, State};
 use crate::stage::{Open, Stage};
-
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Registration {
-    token: Token,
-    interest: Interest,
-    fd: RawFd,
-}
 
 impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
     /// Does everything that can be done without waiting: connects, negotiates, sends
@@ -33,7 +23,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
         self.again = false;
         let leaving = self.state() == State::Disconnecting;
         let result = self.advance(registry);
-        let result = result.and_then(|()| Ok(self.follow(registry)?));
+        let result = result.and_then(|received| self.follow(registry, received));
         if let Err(error) = &result {
             self.end(Some(error));
         }
@@ -47,7 +37,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
         }
     }
 
-    fn advance(&mut self, registry: &Registry) -> Result<(), Error> {
+    /// Moves bytes. Says whether any have come in the data phase.
+    fn advance(&mut self, registry: &Registry) -> Result<bool, Error> {
         while !matches!(self.stage, Stage::Open(_)) {
             match mem::replace(&mut self.stage, Stage::Over) {
                 Stage::Dialing { dial, handshake, tcp_keep_alive } => {
@@ -62,7 +53,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
                         }
                         Err(dial) => {
                             self.stage = Stage::Dialing { dial, handshake, tcp_keep_alive };
-                            return Ok(());
+                            return Ok(false);
                         }
                     }
                 }
@@ -86,25 +77,36 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
                         }
                         Err(handshake) => {
                             self.stage = Stage::Negotiating { handshake, connection };
-                            return Ok(());
+                            return Ok(false);
                         }
                     }
                 }
                 stage @ (Stage::Open(_) | Stage::Over) => {
                     self.stage = stage;
-                    return Ok(());
+                    return Ok(false);
                 }
             }
         }
         self.send_in_line();
         let Stage::Open(open) = &mut self.stage else {
-            return Ok(());
+            return Ok(false);
         };
         let before = open.core.stats().bytes_received;
         self.again = open.pump(&mut self.ports, self.peer_is_done)?;
-        if open.core.stats().bytes_received != before {
+        let received = open.core.stats().bytes_received != before;
+        if received {
             self.last_byte = Instant::now();
         }
+        Ok(received)
+    }
+
+    /// Has the poller watch what is waited for now.
+    fn follow(&mut self, registry: &Registry, received: bool) -> Result<(), Error> {
+        let (Some(watch), Some(fd)) = (&mut self.watch, self.stage.raw_fd()) else {
+            return Ok(());
+        };
+        let interest = self.stage.interest(self.blocked);
+        self.again |= watch.follow(registry, fd, interest, received)?;
         Ok(())
     }
 
@@ -117,59 +119,6 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
                 Ok(id) => drop(self.remote.insert(id, next.on_done)),
                 Err(rejected) => (next.on_done)(Err(rejected)),
             }
-        }
-    }
-
-    /// Tells the registry if something else is waited for, or elsewhere.
-    fn follow(&mut self, registry: &Registry) -> io::Result<()> {
-        let (Some(now), Some(fd)) = (&mut self.registration, self.stage.raw_fd()) else {
-            return Ok(());
-        };
-        let interest = self.stage.interest(self.blocked);
-        if now.fd != fd {
-            SourceFd(&fd).register(registry, now.token, interest)?;
-        } else if now.interest != interest {
-            SourceFd(&fd).reregister(registry, now.token, interest)?;
-        }
-        (now.fd, now.interest) = (fd, interest);
-        Ok(())
-    }
-}
-
-/// What was given comes on top of what it waits for, until it is first driven.
-impl<B> Source for Connection<B> {
-    fn register(
-        &mut self,
-        registry: &Registry,
-        token: Token,
-        interest: Interest,
-    ) -> io::Result<()> {
-        let fd = self.stage.raw_fd().ok_or(io::ErrorKind::NotConnected)?;
-        let interest = interest | self.stage.interest(self.blocked);
-        SourceFd(&fd).register(registry, token, interest)?;
-        self.registration = Some(Registration { token, interest, fd });
-        Ok(())
-    }
-
-    fn reregister(
-        &mut self,
-        registry: &Registry,
-        token: Token,
-        interest: Interest,
-    ) -> io::Result<()> {
-        let fd = self.stage.raw_fd().ok_or(io::ErrorKind::NotConnected)?;
-        let interest = interest | self.stage.interest(self.blocked);
-        SourceFd(&fd).reregister(registry, token, interest)?;
-        self.registration = Some(Registration { token, interest, fd });
-        Ok(())
-    }
-
-    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        self.registration = None;
-        // A socket that is closed already has left by itself.
-        match self.stage.raw_fd() {
-            Some(fd) => SourceFd(&fd).deregister(registry),
-            None => Ok(()),
         }
     }
 }

@@ -61,6 +61,7 @@ mod ports;
 mod rejected;
 mod stage;
 mod submitter;
+mod watch;
 
 pub use builder::Builder;
 pub use connection::{Completion, Connection, State};

@@ -1,0 +1,181 @@
+//! A connection that is driven without polling leaves its poller, and is back in time.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use mio::event::Source;
+use mio::{Events, Interest, Poll, Token};
+use nbd_client_mio::transport::{Connection as Transport, Stream};
+use nbd_client_mio::{Builder, Connection, State};
+
+/// More drives in a row than it takes to leave.
+const MANY: usize = 200;
+
+const LONG: Option<Duration> = Some(Duration::from_secs(10));
+
+/// A connection, and the server's end of it, whose every reply is the test's to send.
+struct Stage {
+    poll: Poll,
+    disk: Connection<Vec<u8>>,
+    server: UnixStream,
+    /// How the poller knows the client's socket.
+    watched: String,
+}
+
+impl Stage {
+    /// With two reads in flight, so that there is always one to answer.
+    fn new() -> Self {
+        let (client, mut server) = UnixStream::pair().expect("sockets");
+        let mut greeting = b"NBDMAGIC\x00\x00\x42\x02\x81\x86\x12\x53".to_vec();
+        greeting.extend((1_u64 << 20).to_be_bytes());
+        greeting.extend([0, 0, 0, 1]);
+        greeting.extend([0; 124]);
+        server.write_all(&greeting).expect("room");
+        client.set_nonblocking(true).expect("a socket");
+        let watched = format!("tfd: {:8} ", client.as_fd().as_raw_fd());
+        let poll = Poll::new().expect("a poll");
+        let builder = Builder::new();
+        let mut disk = builder
+            .connect_over(Transport { stream: Stream::Unix(client), peer: None })
+            .expect("a connection");
+        poll.registry().register(&mut disk, Token(0), Interest::READABLE).expect("registration");
+        let mut this = Self { poll, disk, server, watched };
+        while this.drive() != State::Ready {}
+        this.disk.read(0, vec![0; 512]).expect("room");
+        this.disk.read(0, vec![0; 512]).expect("room");
+        this.drive();
+        this
+    }
+
+    fn drive(&mut self) -> State {
+        self.disk.drive(self.poll.registry()).expect("a sound server")
+    }
+
+    /// Does all that can be done without waiting.
+    fn settle(&mut self) {
+        while self.disk.wants_again() {
+            self.drive();
+        }
+    }
+
+    /// The server answers the oldest read.
+    fn reply(&mut self) {
+        let mut request = [0; 28];
+        self.server.read_exact(&mut request).expect("a request");
+        let mut reply = b"\x67\x44\x66\x98\x00\x00\x00\x00".to_vec();
+        reply.extend(&request[8..16]);
+        reply.extend([0xab; 512]);
+        self.server.write_all(&reply).expect("room");
+    }
+
+    fn take(&mut self) {
+        let done = self.disk.next_completion().expect("an answer");
+        done.result.expect("success");
+        assert_eq!(done.buffer.expect("the buffer"), [0xab; 512]);
+    }
+
+    /// A reply, and the next read with it.
+    fn step(&mut self) {
+        self.reply();
+        self.drive();
+        self.take();
+        self.disk.read(0, vec![0; 512]).expect("room");
+    }
+
+    /// Drives without polling until the connection has left.
+    fn away() -> Self {
+        let mut this = Self::new();
+        assert!(this.is_watched());
+        (0..MANY).for_each(|_| this.step());
+        assert!(!this.is_watched());
+        this
+    }
+
+    fn poll(&mut self, timeout: Option<Duration>) -> bool {
+        let mut events = Events::with_capacity(8);
+        self.poll.poll(&mut events, timeout).expect("a poll");
+        events.iter().for_each(|event| self.disk.note(event));
+        !events.is_empty()
+    }
+
+    /// What the kernel says.
+    fn is_watched(&self) -> bool {
+        let path = format!("/proc/self/fdinfo/{}", self.poll.as_raw_fd());
+        fs::read_to_string(path).expect("the poller").contains(&self.watched)
+    }
+}
+
+#[test]
+fn a_drive_without_a_reply_has_the_connection_watched_again() {
+    let mut this = Stage::away();
+    this.settle();
+    assert!(this.is_watched());
+    this.reply();
+    assert!(this.poll(LONG), "the reply is told");
+    this.drive();
+    this.take();
+}
+
+#[test]
+fn it_wants_to_be_driven_for_as_long_as_it_is_not_watched() {
+    let mut this = Stage::away();
+    this.reply();
+    this.drive();
+    this.take();
+    assert!(!this.is_watched());
+    assert!(this.disk.wants_again(), "though nothing was submitted");
+}
+
+#[test]
+fn who_polls_between_drives_is_told_of_every_reply() {
+    let mut this = Stage::new();
+    for _ in 0..MANY {
+        this.reply();
+        assert!(this.poll(LONG));
+        this.drive();
+        this.take();
+        this.disk.read(0, vec![0; 512]).expect("room");
+    }
+    assert!(this.is_watched());
+}
+
+#[test]
+fn the_caller_may_register_it_anew_or_not_at_all() {
+    let mut this = Stage::away();
+    let registry = this.poll.registry().try_clone().expect("a registry");
+    this.disk.reregister(&registry, Token(1), Interest::READABLE).expect("registration");
+    assert!(this.is_watched());
+    (0..MANY).for_each(|_| this.step());
+    assert!(!this.is_watched());
+    this.disk.deregister(&registry).expect("nothing to be done");
+    (0..MANY).for_each(|_| this.step());
+    this.settle();
+    assert!(!this.is_watched(), "for good");
+    this.disk.register(&registry, Token(2), Interest::READABLE).expect("registration");
+    this.reply();
+    assert!(this.poll(LONG));
+}
+
+#[test]
+fn it_ends_in_good_order_from_there() {
+    let mut this = Stage::away();
+    this.disk.disconnect();
+    this.settle();
+    assert!(this.is_watched());
+    this.reply();
+    this.reply();
+    assert!(this.poll(LONG));
+    this.settle();
+    let mut request = [0; 28];
+    this.server.read_exact(&mut request).expect("a request");
+    assert_eq!(request[6..8], [0, 2], "the disconnect");
+    this.server.shutdown(Shutdown::Both).expect("a socket");
+    assert!(this.poll(LONG), "the end is told");
+    assert_eq!(this.drive(), State::Closed);
+    this.take();
+    this.take();
+}
