@@ -1,11 +1,12 @@
 //! What can be connected to.
 
 use crate::command::{Activation, CommandSpec};
-use crate::connect::{self, ConnectError};
+use crate::connect::{self, ConnectError, Deadline};
 use crate::connection::Connection;
 use crate::ssh::SshTarget;
 use std::fmt;
 use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -53,6 +54,21 @@ impl Endpoint {
     /// [`ConnectError`] says which step failed and, for TCP, what became of every address.
     pub fn connect(&self, deadline: Option<Instant>) -> Result<Connection, ConnectError> {
         connect::connect(self, deadline.into())
+    }
+
+    /// Connects as [`connect`](Self::connect) does, and gives up as soon as `stop` has something
+    /// to read or is at its end: so somebody who waits for this thread to connect, and does not
+    /// want that any more, drops the other end of a pipe.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`connect`](Self::connect), and [`ConnectError::GivenUp`].
+    pub fn connect_unless(
+        &self,
+        stop: BorrowedFd<'_>,
+        deadline: Option<Instant>,
+    ) -> Result<Connection, ConnectError> {
+        connect::connect(self, Deadline::from(deadline).unless(stop))
     }
 }
 

@@ -24,7 +24,8 @@ impl ConnectError {
             // The name was found once; whom to ask is not there, perhaps.
             Self::Resolve { .. } | Self::TimedOut { .. } | Self::PeerClosed { .. } => true,
             Self::Failed { attempts, .. } => attempts.iter().any(|one| may_answer(&one.error)),
-            Self::PathTooLong { .. }
+            Self::GivenUp { .. }
+            | Self::PathTooLong { .. }
             | Self::Spawn { .. }
             | Self::SshUnsafe { .. }
             | Self::Socket { .. }

@@ -12,7 +12,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use support::{LIMIT, assert_greets, shortly, soon};
+use support::{LIMIT, assert_given_up, assert_greets, shortly, soon};
 
 /// A shell script whose standard error is captured.
 fn script(text: &str) -> CommandSpec {
@@ -173,6 +173,20 @@ fn silent_program_runs_into_the_deadline_and_is_reaped() {
         let pid = pid.expect("it is started");
         eventually("the program is reaped", || !exists(pid));
     }
+}
+
+#[test]
+fn nobody_waits_for_a_silent_program_once_it_is_given_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let pids = directory.path().join("pids");
+    let text = format!("echo $$ >>{}; exec sleep 60", pids.display());
+    for endpoint in [Endpoint::Command(script(&text)), activation(script(&text))] {
+        assert_given_up(&endpoint);
+    }
+    eventually("the programs are reaped", || {
+        fs::read_to_string(&pids)
+            .is_ok_and(|pids| pids.lines().all(|pid| pid.parse().is_ok_and(|pid| !exists(pid))))
+    });
 }
 
 #[test]

@@ -18,7 +18,7 @@ use std::os::unix::net::{self, UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use support::{LIMIT, assert_greets, shortly, soon};
+use support::{LIMIT, assert_given_up, assert_greets, shortly, soon};
 
 /// An `nbdkit` with a disk of 1 MiB in memory, which listens on a socket made by the test: no
 /// port is guessed and no start waited for. Ended and reaped on drop.
@@ -175,7 +175,9 @@ fn silent_host_runs_into_the_deadline() {
     while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
         waiting.push(stream);
     }
-    assert_times_out(&Endpoint::Address(address));
+    let endpoint = Endpoint::Address(address);
+    assert_times_out(&endpoint);
+    assert_given_up(&endpoint);
 }
 
 #[test]
@@ -195,7 +197,9 @@ fn busy_unix_server_runs_into_the_deadline() {
         }
         waiting.push(socket);
     }
-    assert_times_out(&Endpoint::Unix(path));
+    let endpoint = Endpoint::Unix(path);
+    assert_times_out(&endpoint);
+    assert_given_up(&endpoint);
 }
 
 #[test]

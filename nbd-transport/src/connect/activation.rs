@@ -25,7 +25,7 @@ const SCRIPT: &str = r#"exec 3<&0 </dev/null >&2; export LISTEN_PID=$$; exec "$@
 pub(super) fn connect(
     endpoint: &Endpoint,
     activation: &Activation,
-    deadline: Deadline,
+    deadline: Deadline<'_>,
 ) -> Result<Connection, ConnectError> {
     let system = |error| ConnectError::system(endpoint, error);
     let directory = tempfile::Builder::new()

@@ -18,7 +18,7 @@ const ENDING: Duration = Duration::from_secs(3);
 pub(super) fn connect(
     endpoint: &Endpoint,
     spec: &CommandSpec,
-    deadline: Deadline,
+    deadline: Deadline<'_>,
 ) -> Result<Connection, ConnectError> {
     let system = |error| ConnectError::system(endpoint, error);
     let (ours, theirs) = UnixStream::pair().map_err(system)?;
@@ -38,10 +38,10 @@ pub(super) fn await_greeting(
     spec: &CommandSpec,
     stream: Stream,
     peer: PeerProcess,
-    deadline: Deadline,
+    deadline: Deadline<'_>,
 ) -> Result<Connection, ConnectError> {
     let system = |error| ConnectError::system(endpoint, error);
-    let mut fds = [PollFd::new(&stream, PollFlags::IN)];
+    let mut fds = vec![PollFd::new(&stream, PollFlags::IN)];
     if !deadline.poll(&mut fds).map_err(system)? {
         return Err(ConnectError::timed_out(endpoint, Step::Greeting));
     }
@@ -57,7 +57,7 @@ pub(super) fn closed(
     endpoint: &Endpoint,
     spec: &CommandSpec,
     mut peer: PeerProcess,
-    deadline: Deadline,
+    deadline: Deadline<'_>,
 ) -> ConnectError {
     match peer.wait(deadline.min(Deadline::after(ENDING))) {
         Ok(status) => ConnectError::PeerClosed {

@@ -70,6 +70,13 @@ pub enum ConnectError {
         /// Addresses which had failed by then.
         attempts: Vec<Attempt>,
     },
+    /// Nobody wanted the connection any more: see
+    /// [`Endpoint::connect_unless`](crate::Endpoint::connect_unless).
+    #[error("connecting to {endpoint} was given up")]
+    GivenUp {
+        /// What was to be connected to.
+        endpoint: String,
+    },
     /// The path of a Unix socket does not fit into a socket address.
     #[error(
         "socket path {path:?} has {len} bytes, too long for a socket: use a shorter or relative one"
@@ -137,6 +144,7 @@ impl ConnectError {
                 attempts.first().map_or(Errno::HOSTUNREACH.raw_os_error(), |a| raw(&a.error))
             }
             Self::TimedOut { .. } => Errno::TIMEDOUT.raw_os_error(),
+            Self::GivenUp { .. } => Errno::CANCELED.raw_os_error(),
             Self::PathTooLong { .. } => Errno::NAMETOOLONG.raw_os_error(),
             Self::SshUnsafe { .. } => Errno::INVAL.raw_os_error(),
             Self::PeerClosed { .. } => Errno::CONNRESET.raw_os_error(),

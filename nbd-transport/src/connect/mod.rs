@@ -15,7 +15,21 @@ use crate::connection::Connection;
 use crate::endpoint::Endpoint;
 pub(crate) use deadline::Deadline;
 
-pub(crate) fn connect(endpoint: &Endpoint, deadline: Deadline) -> Result<Connection, ConnectError> {
+pub(crate) fn connect(
+    endpoint: &Endpoint,
+    deadline: Deadline<'_>,
+) -> Result<Connection, ConnectError> {
+    go(endpoint, deadline).map_err(|error| {
+        // Whatever came of it then.
+        if deadline.is_stopped() {
+            ConnectError::GivenUp { endpoint: endpoint.to_string() }
+        } else {
+            error
+        }
+    })
+}
+
+fn go(endpoint: &Endpoint, deadline: Deadline<'_>) -> Result<Connection, ConnectError> {
     if deadline.has_passed() {
         return Err(ConnectError::timed_out(endpoint, Step::Connect));
     }

@@ -32,7 +32,7 @@ struct Pending {
 pub(super) fn connect(
     endpoint: &Endpoint,
     addresses: &[SocketAddr],
-    deadline: Deadline,
+    deadline: Deadline<'_>,
 ) -> Result<Connection, ConnectError> {
     let mut queue = interleave(addresses);
     let mut pending: Vec<Pending> = Vec::new();
@@ -101,7 +101,7 @@ fn outcome(socket: &Socket) -> io::Result<()> {
 }
 
 /// The first of `pending` to be decided, or `None` when `until` passes.
-fn poll(pending: &[Pending], until: Deadline) -> io::Result<Option<usize>> {
+fn poll(pending: &[Pending], until: Deadline<'_>) -> io::Result<Option<usize>> {
     let mut fds: Vec<PollFd<'_>> =
         pending.iter().map(|one| PollFd::new(&one.socket, PollFlags::OUT)).collect();
     until.poll(&mut fds)?;

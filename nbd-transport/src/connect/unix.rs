@@ -9,12 +9,11 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::time::Duration;
 
 pub(super) fn connect_path(
     endpoint: &Endpoint,
     path: &Path,
-    deadline: Deadline,
+    deadline: Deadline<'_>,
 ) -> Result<Connection, ConnectError> {
     let bytes = path.as_os_str().as_bytes();
     // An empty path, or one that begins with NUL, would address something else.
@@ -27,7 +26,7 @@ pub(super) fn connect_path(
 pub(super) fn connect_abstract(
     endpoint: &Endpoint,
     name: &[u8],
-    deadline: Deadline,
+    deadline: Deadline<'_>,
 ) -> Result<Connection, ConnectError> {
     if !cfg!(target_os = "linux") {
         return Err(ConnectError::failed(endpoint, Errno::NOTSUP.into()));
@@ -42,7 +41,7 @@ pub(super) fn connect_abstract(
 fn connect(
     endpoint: &Endpoint,
     path: &Path,
-    deadline: Deadline,
+    deadline: Deadline<'_>,
 ) -> Result<Connection, ConnectError> {
     // Making the address fails for one reason only: the path is too long.
     let address = SockAddr::unix(path).map_err(|_| ConnectError::PathTooLong {
@@ -54,21 +53,24 @@ fn connect(
     loop {
         // A server whose backlog is full makes connect wait. A non-blocking connect would fail
         // with nothing to poll for; the send timeout bounds a blocking one.
-        let left = deadline.remaining().map(|left| left.max(Duration::from_millis(1)));
-        socket.set_write_timeout(left).map_err(system)?;
+        socket.set_write_timeout(deadline.slice()).map_err(system)?;
         match socket.connect(&address) {
             Ok(()) => break,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted && !deadline.has_passed() => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted || is_timeout(&error) => {
+            Err(error) if !is_too_soon(&error) => {
+                return Err(ConnectError::failed(endpoint, error));
+            }
+            Err(_) if deadline.has_passed() => {
                 return Err(ConnectError::timed_out(endpoint, Step::Connect));
             }
-            Err(error) => return Err(ConnectError::failed(endpoint, error)),
+            Err(_) => {}
         }
     }
     socket.set_write_timeout(None).map_err(system)?;
     Stream::unix(socket).map(Connection::new).map_err(system)
 }
 
-fn is_timeout(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+/// Whether the call ended before anything was decided.
+fn is_too_soon(error: &io::Error) -> bool {
+    use io::ErrorKind::{Interrupted, TimedOut, WouldBlock};
+    matches!(error.kind(), Interrupted | TimedOut | WouldBlock)
 }

@@ -9,7 +9,7 @@ pub(super) fn connect(
     endpoint: &Endpoint,
     cid: u32,
     port: u32,
-    deadline: Deadline,
+    deadline: Deadline<'_>,
 ) -> Result<Connection, ConnectError> {
     use super::Step;
     use crate::connection::Stream;
@@ -24,7 +24,7 @@ pub(super) fn connect(
     match socket.connect(&SockAddr::vsock(cid, port)) {
         Ok(()) => {}
         Err(error) if error.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) => {
-            let mut fds = [PollFd::new(&socket, PollFlags::OUT)];
+            let mut fds = vec![PollFd::new(&socket, PollFlags::OUT)];
             if !deadline.poll(&mut fds).map_err(system)? {
                 return Err(ConnectError::timed_out(endpoint, Step::Connect));
             }
@@ -44,7 +44,7 @@ pub(super) fn connect(
     endpoint: &Endpoint,
     _cid: u32,
     _port: u32,
-    _deadline: Deadline,
+    _deadline: Deadline<'_>,
 ) -> Result<Connection, ConnectError> {
     Err(ConnectError::failed(endpoint, rustix::io::Errno::NOTSUP.into()))
 }

@@ -69,7 +69,7 @@ impl PeerProcess {
         self.wait(deadline.into())
     }
 
-    pub(crate) fn wait(&mut self, deadline: Deadline) -> io::Result<Option<ExitStatus>> {
+    pub(crate) fn wait(&mut self, deadline: Deadline<'_>) -> io::Result<Option<ExitStatus>> {
         self.child.as_mut().map_or(Ok(None), |child| reaper::wait(child, deadline))
     }
 
@@ -91,7 +91,7 @@ impl PeerProcess {
     /// The last 16 KiB that the process wrote to a captured standard error; otherwise empty.
     ///
     /// Of a process that has ended it is all of it: the call waits for the rest to be read, up
-    /// to a fifth of a second.
+    /// to two seconds.
     pub fn stderr_tail(&mut self) -> String {
         let ended = matches!(self.try_status(), Ok(Some(_)));
         self.stderr.as_ref().map_or_else(String::new, |tail| tail.text(ended))

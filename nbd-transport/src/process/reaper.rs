@@ -16,7 +16,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
 /// Waits for `child` until `deadline`. There is no portable call that waits for one child for a
 /// limited time, so this looks again and again.
-pub(super) fn wait(child: &mut Child, deadline: Deadline) -> io::Result<Option<ExitStatus>> {
+pub(super) fn wait(child: &mut Child, deadline: Deadline<'_>) -> io::Result<Option<ExitStatus>> {
     let mut pause = FIRST_PAUSE;
     loop {
         if let Some(status) = child.try_wait()? {
