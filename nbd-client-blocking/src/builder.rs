@@ -1,6 +1,6 @@
 //! How to connect, and to what.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nbd_proto::recovery::{Reconnect, RecoveryError};
@@ -14,7 +14,7 @@ use crate::client::Client;
 use crate::options::Options;
 use crate::origin::Origin;
 use crate::pool::Pool;
-use crate::pump::Pump;
+use crate::pump::{Pump, Readiness};
 use crate::recovery::{Dialer, Observer, Plan, ReconnectEvent, Way};
 use crate::trace::Trace;
 
@@ -141,8 +141,8 @@ impl Builder {
     /// [`Error::TimedOut`] here too, and the next one goes on trying. An attempt is made in a
     /// thread of its own, and goes on between calls: it takes no longer than the timeout
     /// given here, and no longer than patience lasts, but longer than a call if need be.
-    /// A client that is dropped meanwhile does not wait for it. Once patience is
-    /// over, or the server has become another, all calls fail with
+    /// A client that is dropped meanwhile does not wait for it, and it ends soon after. Once
+    /// patience is over, or the server has become another, all calls fail with
     /// [`Error::NotReconnected`] or [`Error::Recovery`]. A program that was started for the
     /// connection is started again.
     ///
@@ -209,7 +209,8 @@ impl Builder {
 
     /// Connects by `dial`, which is called with the time by which it has to be done, and
     /// once more for each attempt to make the connection again, from a thread that ends with
-    /// the attempt.
+    /// the attempt. Nothing else than that time ends `dial`; a client that is dropped leaves it
+    /// behind.
     ///
     /// # Errors
     /// When `dial` says so, or the server refuses.
@@ -217,7 +218,7 @@ impl Builder {
         &self,
         dial: impl Fn(Option<Instant>) -> Result<Connection, Error> + Send + Sync + 'static,
     ) -> Result<Client, Error> {
-        self.begin_by(&Way::Dialer(Dialer::new(dial)), false, self.deadline())?.into_client()
+        self.begin_by(&Way::Dialer(Dialer::new(dial)), false, self.until())?.into_client()
     }
 
     /// Negotiates over a connection that is there already.
@@ -288,32 +289,35 @@ impl Builder {
     }
 
     fn begin_at(&self, endpoint: &Endpoint, pause: bool) -> Result<Options, Error> {
-        self.begin_by(&Way::Endpoint(endpoint.clone()), pause, self.deadline())
+        self.begin_by(&Way::Endpoint(endpoint.clone()), pause, self.until())
     }
 
     fn begin_over(&self, connection: Connection, pause: bool) -> Result<Options, Error> {
         if self.reconnect.is_some() {
             return Err(RecoveryError::NoWayBack.into());
         }
-        self.begin(connection, Origin::Given, None, pause, self.deadline())
+        self.begin(connection, Origin::Given, None, pause, self.until())
     }
 
-    /// Connects and negotiates by a deadline.
+    /// Connects and negotiates.
     pub(crate) fn begin_by(
         &self,
         way: &Way,
         pause: bool,
-        deadline: Option<Instant>,
+        until: Until<'_>,
     ) -> Result<Options, Error> {
         let endpoint = match way {
             Way::Endpoint(endpoint) => endpoint,
             Way::Dialer(dialer) => {
-                let connection = dialer.connect(deadline)?;
-                let options = self.begin(connection, Origin::Given, None, pause, deadline)?;
+                let connection = dialer.connect(until.deadline)?;
+                let options = self.begin(connection, Origin::Given, None, pause, until)?;
                 return Ok(options.planned(self.plan(way)));
             }
         };
-        let connection = endpoint.connect(deadline)?;
+        let connection = match until.stop {
+            Some(stop) => endpoint.connect_unless(stop, until.deadline)?,
+            None => endpoint.connect(until.deadline)?,
+        };
         if let Some(keep_alive) = self.tcp_keep_alive {
             connection.set_tcp_keep_alive(keep_alive)?;
         }
@@ -331,7 +335,7 @@ impl Builder {
             | Endpoint::SocketActivation(_)
             | Endpoint::Ssh(_) => None,
         };
-        let options = self.begin(connection, origin, host.as_deref(), pause, deadline)?;
+        let options = self.begin(connection, origin, host.as_deref(), pause, until)?;
         Ok(options.planned(self.plan(way)))
     }
 
@@ -348,7 +352,7 @@ impl Builder {
         origin: Origin,
         host: Option<&str>,
         pause: bool,
-        deadline: Option<Instant>,
+        until: Until<'_>,
     ) -> Result<Options, Error> {
         let config = self.config.clone().option_mode(pause);
         let handshake = match &self.tls {
@@ -356,13 +360,17 @@ impl Builder {
             None => Handshake::new(config)?,
         };
         let mut options = Options::new(handshake, self.pump(connection)?, origin);
-        options.drive(deadline)?;
+        options.drive(until)?;
         Ok(options)
     }
 
     /// By when connecting and negotiating have to be done.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.timeout.and_then(|timeout| Instant::now().checked_add(timeout))
+    }
+
+    fn until(&self) -> Until<'static> {
+        Until { deadline: self.deadline(), stop: None }
     }
 
     fn pump(&self, connection: Connection) -> Result<Pump, Error> {
@@ -378,11 +386,19 @@ impl Builder {
     }
 }
 
+/// When connecting and negotiating end without success.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Until<'a> {
+    pub(crate) deadline: Option<Instant>,
+    /// Has something to read, or is at its end, once nobody wants the connection any more.
+    pub(crate) stop: Option<BorrowedFd<'a>>,
+}
+
 /// Drives a handshake until it wants its caller.
 pub(crate) fn drive(
     handshake: &mut Handshake,
     pump: &mut Pump,
-    deadline: Option<Instant>,
+    until: Until<'_>,
 ) -> Result<(), Error> {
     loop {
         let mut io = SocketIo::non_blocking(pump.connection.stream.as_fd());
@@ -393,6 +409,10 @@ pub(crate) fn drive(
             return Ok(());
         }
         let state = nbd_proto::Machine::state_name(handshake.negotiation());
-        pump.wait(direction, deadline, state)?;
+        match pump.wait_either(direction, until.stop, until.deadline)? {
+            Some(Readiness { extra: false, .. }) => {}
+            // Who does not want it any more does not hear of it.
+            Some(_) | None => return Err(pump.timed_out(state)),
+        }
     }
 }

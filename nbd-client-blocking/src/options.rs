@@ -1,7 +1,5 @@
 //! Option mode: asking a server before choosing an export.
 
-use std::time::Instant;
-
 use nbd_proto::{
     ClientConfig, ExportEntry, MetaContext, Negotiated, Negotiation, NegotiationEvent, OptionCode,
     Phase, Refusal,
@@ -9,7 +7,7 @@ use nbd_proto::{
 use nbd_transport::tls::TlsInfo;
 use nbd_transport::{Error, Handshake};
 
-use crate::builder::drive;
+use crate::builder::{Until, drive};
 use crate::client::Client;
 use crate::origin::Origin;
 use crate::pump::Pump;
@@ -59,8 +57,8 @@ impl Options {
         Self { plan, ..self }
     }
 
-    pub(crate) fn drive(&mut self, deadline: Option<Instant>) -> Result<(), Error> {
-        drive(&mut self.handshake, &mut self.pump, deadline)
+    pub(crate) fn drive(&mut self, until: Until<'_>) -> Result<(), Error> {
+        drive(&mut self.handshake, &mut self.pump, until)
     }
 
     pub(crate) fn into_client(self) -> Result<Client, Error> {
@@ -262,7 +260,7 @@ impl Options {
     pub fn abort(mut self) -> Result<(), Error> {
         if self.is_negotiating() {
             self.handshake.negotiation().abort()?;
-            return match self.drive(self.pump.deadline()) {
+            return match self.drive(Until { deadline: self.pump.deadline(), stop: None }) {
                 // The end is what was wanted; how abrupt it is does not matter.
                 Err(Error::Io(_)) => Ok(()),
                 result => result,
@@ -308,7 +306,7 @@ impl Options {
         // What became of the automatic options is of no interest any more.
         while negotiation.poll_event().is_some() {}
         start(negotiation)?;
-        self.drive(self.pump.deadline())?;
+        self.drive(Until { deadline: self.pump.deadline(), stop: None })?;
         let mut refusal: Option<Refusal> = None;
         while let Some(event) = self.handshake.negotiation().poll_event() {
             match event {

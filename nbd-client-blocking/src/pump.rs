@@ -181,7 +181,7 @@ impl Pump {
         Instant::now().checked_add(self.timeout?)
     }
 
-    fn timed_out(&self, state: &'static str) -> Error {
+    pub(crate) fn timed_out(&self, state: &'static str) -> Error {
         Error::TimedOut { state, timeout: self.timeout.unwrap_or_default() }
     }
 }

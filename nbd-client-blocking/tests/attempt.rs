@@ -1,12 +1,20 @@
 //! An attempt to connect again lives longer than the calls that wait for it.
 
-use std::io::{Write, pipe};
+use std::fs;
+use std::io::{Read, Write, pipe};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nbd_client_blocking::proto::recovery::Reconnect;
-use nbd_client_blocking::transport::{CommandSpec, Endpoint, Signal};
+use nbd_client_blocking::transport::{
+    CommandSpec, Connection, Endpoint, NbdUri, PeerStderr, Signal,
+};
 use nbd_client_blocking::{Builder, Client, Error, State, Woken};
+use nbd_sim::peer::Scratch;
 use nbd_sim::scripted::{Life, Scripted};
 
 /// Longer than anything takes that goes well.
@@ -126,6 +134,99 @@ fn a_client_that_is_dropped_does_not_wait_for_it() {
     server.release();
     connect(&server, POLICY).read_at(0, &mut [0; 512]).unwrap();
     assert_eq!(server.connections(), 3);
+}
+
+/// Far longer than a test lasts.
+const FOR_EVER: Duration = Duration::from_secs(3600);
+
+/// Connects to the server, and another time with `dial`; without any limit of time.
+fn connect_otherwise(
+    server: &Scripted,
+    dial: impl Fn() -> Connection + Send + Sync + 'static,
+) -> Client {
+    let endpoint = server.uri().parse::<NbdUri>().unwrap().endpoint();
+    let first = AtomicBool::new(true);
+    let dial = move |deadline| match first.swap(false, Ordering::Relaxed) {
+        true => Ok(endpoint.connect(deadline)?),
+        false => Ok(dial()),
+    };
+    Builder::new().reconnect(POLICY.give_up_after(FOR_EVER)).connect_with(dial).unwrap()
+}
+
+/// Nor does it go on for nobody: the connection to a server that says nothing is closed.
+#[test]
+fn it_ends_with_the_client() {
+    let server = server();
+    let (sender, dialled) = channel();
+    let mut client = connect_otherwise(&server, move || {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        sender.send(theirs).unwrap();
+        Connection::from_socket(ours.into()).unwrap()
+    });
+    let mut far = eventually(|| {
+        client.pipeline::<Vec<u8>>().poll(Some(MOMENT)).unwrap();
+        dialled.try_recv().ok()
+    });
+    drop(client);
+    far.set_read_timeout(Some(LONG)).unwrap();
+    assert_eq!(far.read(&mut [0]).unwrap(), 0);
+}
+
+/// And a program that was started is told to end.
+#[test]
+fn it_ends_with_the_client_while_a_program_starts() {
+    let scratch = Scratch::new().unwrap();
+    let (been, pid) = (scratch.join("been"), scratch.join("pid"));
+    let (been, pid_file) = (been.display(), pid.display());
+    let again = format!("echo $$ >{pid_file}.new; mv {pid_file}.new {pid_file}; exec sleep 3600");
+    let text = format!("mkdir {been} && exec nbdkit --single memory 1M; {again}");
+    let command = CommandSpec::new("sh", ["-c", &text]).stderr(PeerStderr::Null);
+    let builder = Builder::new().reconnect(POLICY.give_up_after(FOR_EVER));
+    let mut client = builder.connect(&Endpoint::Command(command)).unwrap();
+    client.peer_process().unwrap().kill(Signal::KILL).unwrap();
+    let pid = eventually(|| {
+        client.pipeline::<Vec<u8>>().poll(Some(MOMENT)).unwrap();
+        fs::read_to_string(&pid).ok()
+    });
+    drop(client);
+    let process = Path::new("/proc").join(pid.trim());
+    eventually(|| (!process.exists()).then_some(()));
+}
+
+/// A panic in a caller's way to connect would come again: all calls fail, and none waits.
+#[test]
+fn it_fails_for_good_when_it_panics() {
+    let server = server();
+    let mut client = connect_otherwise(&server, || panic!("the caller's own panic"));
+    let mut pipeline = client.pipeline();
+    for at in [0, 512] {
+        pipeline.read(at, vec![0; 512]).unwrap();
+    }
+    let ended = |error| match error {
+        Error::NotReconnected { cause, .. } => assert!(matches!(*cause, Error::Stopped), "{cause}"),
+        error => panic!("{error}"),
+    };
+    for _ in 0..2 {
+        let done = pipeline.wait().unwrap().unwrap();
+        assert_eq!(done.buffer.unwrap().len(), 512);
+        ended(done.result.unwrap_err());
+    }
+    ended(pipeline.read(0, vec![0; 512]).unwrap_err());
+    drop(pipeline);
+    ended(client.flush().unwrap_err());
+    assert_eq!((client.state(), server.connections()), (State::Dead, 1));
+}
+
+/// Asks again and again, until there is an answer.
+fn eventually<T>(mut ask: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + LONG;
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < end, "it takes too long");
+        thread::sleep(MOMENT);
+    }
 }
 
 #[test]

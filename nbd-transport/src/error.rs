@@ -44,9 +44,9 @@ pub enum Error {
     /// TLS failed, or another fault between socket and protocol.
     #[error(transparent)]
     Link(Arc<LinkError>),
-    /// The task that served the connection is gone, most likely together with its
-    /// runtime.
-    #[error("the task that served the connection was dropped")]
+    /// The task or thread that served the connection, or was to make it, is gone: most
+    /// likely together with its runtime, or by a panic in what the caller gave it to do.
+    #[error("what served the connection was dropped, or panicked")]
     Stopped,
     /// The caller: the command was not sent.
     #[error("{command} not sent: {error}")]

@@ -7,7 +7,7 @@ use std::time::Instant;
 use nbd_proto::{ClientConfig, HeaderStyle, Negotiated, TlsPolicy};
 use nbd_transport::{Connection, Endpoint, Error};
 
-use crate::builder::Builder;
+use crate::builder::{Builder, Until};
 use crate::client::Client;
 
 /// A caller's way to connect, to be used as often as it takes.
@@ -80,7 +80,7 @@ impl Dial {
     }
 
     /// Connects and negotiates.
-    pub(super) fn connect(&self, deadline: Option<Instant>) -> Result<Client, Error> {
-        self.builder.begin_by(&self.way, false, deadline)?.into_client()
+    pub(super) fn connect(&self, until: Until<'_>) -> Result<Client, Error> {
+        self.builder.begin_by(&self.way, false, until)?.into_client()
     }
 }
