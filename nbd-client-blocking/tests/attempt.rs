@@ -178,7 +178,7 @@ fn it_ends_with_the_client_while_a_program_starts() {
     let scratch = Scratch::new().unwrap();
     let (been, pid) = (scratch.join("been"), scratch.join("pid"));
     let (been, pid_file) = (been.display(), pid.display());
-    let again = format!("echo $$ >{pid_file}.new; mv {pid_file}.new {pid_file}; exec sleep 3600");
+    let again = format!("echo $$ >{pid_file}.new; mv {pid_file}.new {pid_file}; exec sleep 100");
     let text = format!("mkdir {been} && exec nbdkit --single memory 1M; {again}");
     let command = CommandSpec::new("sh", ["-c", &text]).stderr(PeerStderr::Null);
     let builder = Builder::new().reconnect(POLICY.give_up_after(FOR_EVER));

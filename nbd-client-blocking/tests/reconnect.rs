@@ -358,7 +358,9 @@ fn another_size_ends_it() {
 #[test]
 fn a_server_that_dies_of_a_command_is_not_asked_for_ever() {
     let policy = POLICY.give_up_after(Duration::from_millis(500));
-    let server = Server::nbdkit(&["eval", "get_size=echo 1048576", "pread=kill -9 $PPID"]);
+    // What is killed leaves its directory behind.
+    let fatal = "pread=rm -r \"$tmpdir\"; kill -9 $PPID";
+    let server = Server::nbdkit(&["eval", "get_size=echo 1048576", fatal]);
     let mut server = server.start().unwrap();
     let mut client = Builder::new().reconnect(policy).connect_uri(&server.uri()).unwrap();
     let attempts = thread::spawn(move || client.read_at(0, &mut [0; 512]).unwrap_err());

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -16,6 +15,7 @@ use nbd_transport::Error;
 use nbd_transport::tls::TlsInfo;
 
 use crate::clock::Clock;
+use crate::dial::Dial;
 use crate::ports::Ports;
 use crate::rejected::Rejected;
 use crate::stage::{Open, Stage};
@@ -68,8 +68,6 @@ pub struct Completion<B> {
 /// it in good order.
 pub struct Connection<B> {
     pub(crate) stage: Stage,
-    /// Dropped after the connection, see [`Dialled`](crate::dial::Dialled).
-    pub(crate) keeper: Option<UnixStream>,
     pub(crate) ports: Ports<B>,
     /// Commands of other threads that are in flight.
     pub(crate) remote: Table<OnDone<B>>,
@@ -89,7 +87,6 @@ impl<B> Connection<B> {
     pub(crate) fn new(stage: Stage, clock: Clock) -> Self {
         Self {
             stage,
-            keeper: None,
             ports: Ports::new(),
             remote: Table::new(),
             queue: Arc::new(Queue::new()),
@@ -143,7 +140,9 @@ impl<B> Connection<B> {
 
     /// Notes what the poller told. A call to [`drive`](Self::drive) is to follow.
     pub fn note(&mut self, event: &Event) {
-        self.peer_is_done |= event.is_read_closed() || event.is_error();
+        // A helper closes its bell, which says nothing of the peer.
+        let is_peer = !matches!(self.stage, Stage::Dialing { dial: Dial::Helper { .. }, .. });
+        self.peer_is_done |= is_peer && (event.is_read_closed() || event.is_error());
         self.again = true;
         if let Some(watch) = &mut self.watch {
             watch.noted();

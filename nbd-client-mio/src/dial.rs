@@ -6,9 +6,9 @@
 //! | path | is connected at once | |
 //! | all others | a helper thread | its bell is readable |
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{self, Receiver, TryRecvError};
 use std::thread;
@@ -29,18 +29,12 @@ pub(crate) enum Dial {
         endpoint: Endpoint,
     },
     Helper {
-        /// The helper holds the other end. Writing to it rings, and so does closing it.
+        /// The helper holds the other end, and closes it to ring. When this end is closed
+        /// first, the helper gives up.
         bell: UnixStream,
         result: Receiver<Result<Connection, ConnectError>>,
         endpoint: Endpoint,
     },
-}
-
-/// A connection, and what keeps the thread alive that started the program behind it.
-#[derive(Debug)]
-pub(crate) struct Dialled {
-    pub(crate) connection: Connection,
-    pub(crate) keeper: Option<UnixStream>,
 }
 
 impl Dial {
@@ -67,38 +61,30 @@ impl Dial {
 
     fn help(endpoint: &Endpoint, limit: Duration) -> Result<Self, ConnectError> {
         let system = |error| ConnectError::System { endpoint: endpoint.to_string(), error };
-        let (bell, mut rope) = UnixStream::pair().map_err(system)?;
+        let (bell, rope) = UnixStream::pair().map_err(system)?;
         let (sender, result) = mpsc::channel();
         let target = endpoint.clone();
         let deadline = Instant::now().checked_add(limit);
         thread::Builder::new()
             .name("nbd-connect".to_owned())
             .spawn(move || {
-                let connected = target.connect(deadline);
-                let program = connected.as_ref().is_ok_and(|one| one.peer.is_some());
                 // Nobody listens any more once the caller has given up.
-                let _ = sender.send(connected);
-                if program && rope.write_all(&[0]).is_ok() {
-                    // Linux tells a program which wants to end with its parent about the
-                    // end of the thread that started it. So this one stays until
-                    // the bell is taken down.
-                    let _ = rope.read(&mut [0]);
-                }
+                let _ = sender.send(target.connect_unless(rope.as_fd(), deadline));
             })
             .map_err(system)?;
         Ok(Self::Helper { bell, result, endpoint: endpoint.clone() })
     }
 
     /// The connection, or itself while that is still on its way.
-    pub(crate) fn finish(self, registry: &Registry) -> Result<Result<Dialled, Self>, ConnectError> {
+    pub(crate) fn finish(
+        self,
+        registry: &Registry,
+    ) -> Result<Result<Connection, Self>, ConnectError> {
         match self {
             Self::Socket { socket, endpoint } => {
                 let outcome = sockopt::socket_error(&socket).and_then(|outcome| outcome);
                 match outcome.and_then(|()| getpeername(&socket).map(drop)) {
-                    Ok(()) => Ok(Ok(Dialled {
-                        connection: Connection::from_socket(socket)?,
-                        keeper: None,
-                    })),
+                    Ok(()) => Ok(Ok(Connection::from_socket(socket)?)),
                     Err(Errno::NOTCONN) => Ok(Err(Self::Socket { socket, endpoint })),
                     Err(error) => Err(failed(&endpoint, error.into())),
                 }
@@ -107,9 +93,7 @@ impl Dial {
                 Ok(connected) => {
                     // It may not have been registered; then there is nothing to undo.
                     let _ = SourceFd(&bell.as_raw_fd()).deregister(registry);
-                    let connection = connected?;
-                    let keeper = connection.peer.is_some().then_some(bell);
-                    Ok(Ok(Dialled { connection, keeper }))
+                    Ok(Ok(connected?))
                 }
                 Err(TryRecvError::Empty) => Ok(Err(Self::Helper { bell, result, endpoint })),
                 Err(TryRecvError::Disconnected) => {
@@ -135,4 +119,42 @@ fn tcp(address: SocketAddr) -> io::Result<OwnedFd> {
 fn failed(endpoint: &Endpoint, error: io::Error) -> ConnectError {
     let address = endpoint.to_string();
     ConnectError::Failed { endpoint: address.clone(), attempts: vec![Attempt { address, error }] }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use mio::{Events, Interest, Poll, Token};
+
+    use super::*;
+    use crate::connection::State;
+    use crate::{Builder, Connection};
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    fn begin(endpoint: &Endpoint) -> (Poll, Connection<Vec<u8>>) {
+        let poll = Poll::new().unwrap();
+        let mut disk = Builder::new().connect(endpoint).unwrap();
+        poll.registry().register(&mut disk, Token(0), Interest::READABLE).unwrap();
+        assert_eq!(disk.drive(poll.registry()).unwrap(), State::Connecting);
+        (poll, disk)
+    }
+
+    /// The helper hangs up, but that is not the server.
+    #[test]
+    fn what_the_bell_tells_is_not_of_the_peer() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let endpoint = Endpoint::Tcp { host: "localhost".to_owned(), port };
+        let (mut poll, mut disk) = begin(&endpoint);
+        let mut events = Events::with_capacity(8);
+        while disk.state() == State::Connecting {
+            poll.poll(&mut events, Some(LONG)).unwrap();
+            assert!(!events.is_empty(), "nobody rings");
+            events.iter().for_each(|event| disk.note(event));
+            disk.drive(poll.registry()).unwrap();
+        }
+        assert_eq!((disk.state(), disk.peer_is_done), (State::Negotiating, false));
+    }
 }

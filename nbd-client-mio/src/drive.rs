@@ -43,9 +43,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
             match mem::replace(&mut self.stage, Stage::Over) {
                 Stage::Dialing { dial, handshake, tcp_keep_alive } => {
                     match dial.finish(registry)? {
-                        Ok(dialled) => {
-                            self.keeper = dialled.keeper;
-                            let connection = dialled.connection;
+                        Ok(connection) => {
                             if let Some(keep_alive) = tcp_keep_alive {
                                 connection.set_tcp_keep_alive(keep_alive)?;
                             }

@@ -2,14 +2,17 @@
 
 mod support;
 
+use std::fs;
 use std::io::{ErrorKind, Read, Write};
+use std::path::Path;
 use std::sync::{Arc, mpsc};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nbd_client_mio::proto::{ClientConfig, Command, CommandFlags, Direction, Machine, SubmitError};
 use nbd_client_mio::transport::{CommandSpec, Endpoint};
 use nbd_client_mio::{Builder, Error, State};
-use nbd_sim::peer::Server;
+use nbd_sim::peer::{Scratch, Server};
 use support::{Loop, noise};
 
 fn nbdkit(args: &[&str]) -> Server {
@@ -85,7 +88,7 @@ fn a_half_closed_connection_is_noticed_with_the_last_bytes() {
     let address = listener.local_addr().unwrap();
     let (go, gone) = mpsc::channel();
     let (ended, end) = mpsc::channel();
-    let server = std::thread::spawn(move || {
+    let server = thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         let mut greeting = b"NBDMAGIC\x00\x00\x42\x02\x81\x86\x12\x53".to_vec();
         greeting.extend((1_u64 << 20).to_be_bytes());
@@ -162,7 +165,7 @@ fn other_threads_submit_wait_in_line_and_are_answered() {
     let token = this.connect(&builder, &server.uri());
     let submitter = this.disk(token).submitter(waker);
     let (sender, receiver) = mpsc::channel();
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         for thread in 0..4_u64 {
             let (submitter, sender) = (submitter.clone(), sender.clone());
             scope.spawn(move || {
@@ -267,6 +270,33 @@ fn names_and_programs_are_dialled_beside_the_loop() {
     let (_, error) = this.errors.remove(0);
     assert!(error.to_string().contains(&host), "{error}");
     assert_eq!(this.disk(token).state(), State::Closed);
+}
+
+/// The helper gives up for whoever is gone, and a program that says nothing is told to end.
+#[test]
+fn what_is_being_dialled_ends_with_its_connection() {
+    let scratch = Scratch::new().unwrap();
+    let pid_file = scratch.join("pid");
+    let name = pid_file.display();
+    let text = format!("echo $$ >{name}.new; mv {name}.new {name}; exec sleep 100");
+    let program = Endpoint::Command(CommandSpec::new("sh", ["-c", &text]));
+    let disk = Builder::new().connect::<Vec<u8>>(&program).unwrap();
+    let pid = eventually(|| fs::read_to_string(&pid_file).ok());
+    drop(disk);
+    let process = Path::new("/proc").join(pid.trim());
+    eventually(|| (!process.exists()).then_some(()));
+}
+
+/// Asks again and again, until there is an answer.
+fn eventually<T>(mut ask: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + Duration::from_secs(20);
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < end, "it takes too long");
+        thread::sleep(Duration::from_millis(1));
+    }
 }
 
 #[test]

@@ -2,7 +2,8 @@
 
 use std::fmt;
 use std::future::Future;
-use std::io;
+use std::io::{self, pipe};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -76,7 +77,10 @@ impl<R: Runtime + Clone> Builder<R> {
         let wire = match route {
             Route::Endpoint(endpoint) => {
                 let endpoint = endpoint.clone();
-                let connecting = in_thread("nbd-connect", move || endpoint.connect(deadline))?;
+                // The thread notices when this future is dropped, and its end of the pipe too.
+                let (stop, _wanted) = pipe()?;
+                let connect = move || endpoint.connect_unless(stop.as_fd(), deadline);
+                let connecting = in_thread("nbd-connect", connect)?;
                 let connection = connecting.await.ok_or(Error::Stopped)??;
                 if let Some(keep_alive) = self.tcp_keep_alive {
                     connection.set_tcp_keep_alive(keep_alive)?;

@@ -1,15 +1,21 @@
 //! Futures that are dropped, and handles that outlive their connection.
 
+use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::support::{Host, nbdkit, noise, on_every_runtime, once};
 use bytes::Bytes;
+use nbd_client_async::Builder;
+use nbd_client_async::transport::{CommandSpec, Endpoint};
+use nbd_sim::peer::Scratch;
 
 on_every_runtime! {
     dropped_futures_harm_nobody,
     dropped_writes_leave_whole_data,
     calls_after_the_end_fail,
+    connecting_for_nobody_is_given_up,
 }
 
 /// Drops thousands of reads at random points while others check every byte they get.
@@ -108,4 +114,21 @@ async fn calls_after_the_end_fail<H: Host>() {
     let (result, buffer) = client.read_into(0, vec![5; 512]).await;
     assert!(result.is_err() && buffer == [5; 512]);
     client.disconnect().await.unwrap();
+}
+
+/// A thread connects. When its future is dropped, what it has started is told to end.
+async fn connecting_for_nobody_is_given_up<H: Host>() {
+    let scratch = Scratch::new().unwrap();
+    let pid_file = scratch.join("pid");
+    let name = pid_file.display();
+    let text = format!("echo $$ >{name}.new; mv {name}.new {name}; exec sleep 100");
+    let program = Endpoint::Command(CommandSpec::new("sh", ["-c", &text]));
+    let builder = Builder::<H::Runtime>::new();
+    let mut connecting = Box::pin(builder.connect(&program));
+    assert!(once(&mut connecting).await.is_pending());
+    H::until(|| pid_file.exists()).await;
+    drop(connecting);
+    let pid = fs::read_to_string(&pid_file).unwrap();
+    let process = Path::new("/proc").join(pid.trim());
+    H::until(|| !process.exists()).await;
 }

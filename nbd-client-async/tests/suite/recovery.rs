@@ -287,7 +287,8 @@ async fn impatient<H: Host>(patience: Duration) -> Arc<Error> {
 
 /// Connecting succeeds each time, and is of no use.
 async fn a_command_that_kills_every_server_does_not_go_on_for_ever<H: Host>() {
-    let fatal = "pread=kill -9 $PPID";
+    // What is killed leaves its directory behind.
+    let fatal = "pread=rm -r \"$tmpdir\"; kill -9 $PPID";
     let arguments = ["-s", "eval", "get_size=echo 1048576", "pwrite=cat >/dev/null", fatal];
     let endpoint = Endpoint::Command(CommandSpec::new("nbdkit", arguments));
     // Longer than one attempt takes, and shorter than the call may.
