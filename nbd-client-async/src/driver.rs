@@ -89,10 +89,14 @@ impl Driver {
             let Some((_, timer)) = &mut self.timer else {
                 return;
             };
-            if timer.as_mut().poll(cx).is_pending() {
+            let Poll::Ready(result) = timer.as_mut().poll(cx) else {
                 return;
-            }
+            };
             self.timer = None;
+            if let Err(error) = result {
+                // Nobody is let wait for longer than he said.
+                return state.close(End::Io(error.into()));
+            }
             // The timer's word counts, should its clock be another one.
             state.expire(Instant::now().max(at));
         }

@@ -123,7 +123,7 @@ impl Options {
                 }
             }
         });
-        match until(&*self.runtime, deadline, work).await {
+        match until(&*self.runtime, deadline, work).await? {
             Some(result) => result,
             None => Err(Error::TimedOut {
                 state: self.handshake.negotiation().state_name(),

@@ -59,7 +59,10 @@ impl Redial {
             let give_up = give_up.unwrap_or_else(|| Instant::now() + FOR_EVER);
             loop {
                 let at = Instant::now() + policy.delay(attempts, random()).min(FOR_EVER);
-                runtime.sleep_until(at.min(give_up)).await;
+                runtime
+                    .sleep_until(at.min(give_up))
+                    .await
+                    .map_err(|error| End::Io(error.into()))?;
                 let now = Instant::now();
                 if now >= give_up {
                     return Err(End::NotReconnected { after: since.elapsed(), cause });

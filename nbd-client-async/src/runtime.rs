@@ -10,8 +10,8 @@ use futures_io::{AsyncRead, AsyncWrite};
 
 use crate::driver::Driver;
 
-/// A timer: ready once its time has come.
-pub type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// A timer: ready once its time has come, or at once where the runtime has no timers.
+pub type Sleep = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
 
 /// A stream to a server, in the terms of futures-io. Every type that fits is one.
 ///
@@ -46,7 +46,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Socket for T {}
 ///     }
 /// }
 /// # fn block_on(_: Driver) {}
-/// # async fn timer(_: Instant) {}
+/// # async fn timer(_: Instant) -> io::Result<()> { Ok(()) }
 /// ```
 pub trait Runtime: Send + Sync + 'static {
     /// Starts a task that runs until it ends by itself. When the runtime drops it
@@ -56,7 +56,7 @@ pub trait Runtime: Send + Sync + 'static {
     /// When there is no runtime to run it.
     fn spawn(&self, driver: Driver) -> io::Result<()>;
 
-    /// A timer. It may be late but not early.
+    /// A timer. It may be late but not early. When it fails, so does whatever has a timeout.
     fn sleep_until(&self, at: Instant) -> Sleep;
 
     /// Makes a connected socket an asynchronous stream whose vectored reads and writes

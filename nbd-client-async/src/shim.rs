@@ -92,20 +92,21 @@ impl Write for Shim<'_, '_> {
     }
 }
 
-/// Waits for `work` until `deadline`; `None` when that comes first.
+/// Waits for `work` until `deadline`; `None` when that comes first, and an error where the
+/// runtime knows no time.
 pub(crate) async fn until<F: Future>(
     runtime: &dyn Runtime,
     deadline: Option<Instant>,
     work: F,
-) -> Option<F::Output> {
+) -> io::Result<Option<F::Output>> {
     let mut timer = deadline.map(|at| runtime.sleep_until(at));
     let mut work = pin!(work);
     poll_fn(|cx| {
         if let Poll::Ready(done) = work.as_mut().poll(cx) {
-            return Poll::Ready(Some(done));
+            return Poll::Ready(Ok(Some(done)));
         }
         match &mut timer {
-            Some(timer) => timer.as_mut().poll(cx).map(|()| None),
+            Some(timer) => timer.as_mut().poll(cx).map_ok(|()| None),
             None => Poll::Pending,
         }
     })

@@ -15,6 +15,7 @@ use rustix::net::{Shutdown, shutdown};
 pub(crate) fn sleep_until(at: Instant) -> Sleep {
     Box::pin(async move {
         Timer::at(at).await;
+        Ok(())
     })
 }
 

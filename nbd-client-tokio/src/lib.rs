@@ -28,7 +28,15 @@
 //! | use several connections | [`Pool`] |
 //! | bring a stream of your own | [`Compat`] |
 //!
-//! The runtime must have its IO driver enabled, and its timers where timeouts are used.
+//! The runtime must have its IO driver enabled ([`enable_io`]), and its timers
+//! ([`enable_time`]) where there are timeouts or connections are made again: otherwise
+//! connecting fails, or the connection does as soon as a timer is needed. One is needed too
+//! to end a session in good order when its last handle is dropped;
+//! [`disconnect`](Client::disconnect) needs none. Tokio itself prints a panic then, which is
+//! caught.
+//!
+//! [`enable_io`]: tokio::runtime::Builder::enable_io
+//! [`enable_time`]: tokio::runtime::Builder::enable_time
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -3,7 +3,7 @@
 use std::future::{Future, pending};
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::panic::resume_unwind;
+use std::panic::catch_unwind;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
@@ -49,7 +49,8 @@ impl Runtime for Tokio {
         Handle::try_current().map_err(io::Error::other)?;
         let socket = std::os::unix::net::UnixStream::from(socket);
         socket.set_nonblocking(true)?;
-        let socket = UnixStream::from_std(socket)?;
+        let watched = catch_unwind(|| UnixStream::from_std(socket));
+        let socket = watched.map_err(|_| lacks("no sockets", "enable_io"))??;
         Ok(Box::new(Watched { socket }))
     }
 }
@@ -62,22 +63,26 @@ struct Timer {
 }
 
 impl Future for Timer {
-    type Output = ();
+    type Output = io::Result<()>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(task) = &mut self.task else {
             return Poll::Pending;
         };
-        match ready!(Pin::new(task).poll(cx)).map_err(|error| error.try_into_panic()) {
-            Ok(()) => Poll::Ready(()),
-            // The runtime has no timers: it says so to whoever made it.
-            Err(Ok(panic)) => resume_unwind(panic),
-            Err(Err(_)) => {
+        match ready!(Pin::new(task).poll(cx)) {
+            Ok(()) => Poll::Ready(Ok(())),
+            Err(error) if error.is_panic() => Poll::Ready(Err(lacks("no timers", "enable_time"))),
+            Err(_) => {
                 self.task = None;
                 Poll::Pending
             }
         }
     }
+}
+
+/// Tokio tells by a panic alone that a runtime was built without a part of it.
+fn lacks(what: &str, enable: &str) -> io::Error {
+    io::Error::other(format!("the tokio runtime has {what}: build it with `{enable}`"))
 }
 
 impl Drop for Timer {

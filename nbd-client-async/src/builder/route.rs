@@ -87,7 +87,7 @@ impl<R: Runtime + Clone> Builder<R> {
                 }
                 self.adopt(connection)?
             }
-            Route::Own(dial) => match until(&self.runtime, deadline, dial()).await {
+            Route::Own(dial) => match until(&self.runtime, deadline, dial()).await? {
                 Some(wire) => wire?,
                 None => {
                     let timeout = self.timeout.unwrap_or_default();

@@ -1,5 +1,6 @@
 //! Runtimes that end with work outstanding.
 
+use std::fmt::Debug;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
@@ -8,7 +9,9 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nbd_client_async::proto::{ClientConfig, Limits};
-use nbd_client_async::{Builder, Client, ConnectionState, Driver, Error, Runtime, Sleep, Socket};
+use nbd_client_async::{
+    Builder, Client, ConnectionState, Driver, Error, Reconnect, Runtime, Sleep, Socket,
+};
 use nbd_client_futures::smol::Smol;
 use nbd_client_tokio::Tokio;
 use nbd_sim::peer::{Scratch, Server};
@@ -205,6 +208,52 @@ fn no_runtime_is_an_error() {
         let result = smol::block_on(builder.connect_uri(&server.uri()));
         assert!(matches!(result, Err(Error::Io(_))), "{result:?}");
     }
+}
+
+/// Whether it fails for want of something, and says of what.
+#[track_caller]
+fn lacks<T: Debug>(what: &str, result: Result<T, Error>) {
+    let error = result.expect_err("the runtime lacks something");
+    assert!(matches!(error, Error::Io(_)) && error.to_string().contains(what), "{error}");
+}
+
+/// What needs no timer works; what needs one fails, and neither panics nor waits for ever.
+#[test]
+fn a_runtime_without_timers() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+    runtime.expect("a runtime").block_on(async {
+        let server = memory();
+        let client = Builder::on(Tokio).connect_uri(&server.uri()).await.expect("connect");
+        assert_eq!(client.read_at(0, 512).await.expect("a read").len(), 512);
+        server.stop().expect("stop");
+        let other = client.clone();
+        let waits = tokio::spawn(async move { other.read_at(0, 512).await });
+        lacks("enable_time", client.clone().with_timeout(Some(LONG)).read_at(0, 512).await);
+        lacks("enable_time", waits.await.expect("no panic"));
+        server.cont().expect("cont");
+
+        let client = Builder::on(Tokio).connect_uri(&server.uri()).await.expect("connect");
+        client.disconnect().await.expect("a good end");
+        // Its end is not waited for.
+        drop(Builder::on(Tokio).connect_uri(&server.uri()).await.expect("connect"));
+        server.stop().expect("stop");
+        lacks("enable_time", Builder::on(Tokio).timeout(LONG).connect_uri(&server.uri()).await);
+        server.cont().expect("cont");
+
+        let builder = Builder::on(Tokio).reconnect(Reconnect::new());
+        let mut server = memory();
+        let client = builder.connect_uri(&server.uri()).await.expect("connect");
+        server.kill();
+        lacks("enable_time", client.read_at(0, 512).await);
+    });
+}
+
+#[test]
+fn a_runtime_without_sockets() {
+    let server = memory();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let connect = async { Builder::on(Tokio).timeout(LONG).connect_uri(&server.uri()).await };
+    lacks("enable_io", runtime.expect("a runtime").block_on(connect));
 }
 
 /// Whoever waits for a connection in a thread of its own does so in vain: the server is silent,

@@ -47,7 +47,8 @@ pub(crate) trait Host: 'static {
     }
 
     fn pause(time: Duration) -> impl Future<Output = ()> + Send {
-        Self::Runtime::default().sleep_until(std::time::Instant::now() + time)
+        let sleep = Self::Runtime::default().sleep_until(std::time::Instant::now() + time);
+        async { sleep.await.expect("a runtime with timers") }
     }
 }
 
