@@ -96,11 +96,11 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// In whole blocks of the destination. Where nothing is written, no zeroes are looked for.
-    fn for_destination(mut self, destination: &Destination) -> Self {
+    /// In whole blocks of both ends. Where nothing is written, no zeroes are looked for.
+    fn between(mut self, source: &Source, destination: &Destination) -> Self {
         let block = destination.block();
         self.block = block;
-        self.request_size = self.request_size.max(block);
+        self.request_size = self.request_size.max(block).max(source.block());
         self.sparse = match destination {
             Destination::To(_) if self.sparse > 0 => self.sparse.max(block),
             Destination::To(_) | Destination::Nowhere => 0,
@@ -277,7 +277,7 @@ pub(crate) fn between(from: &Target, to: &Target, timeout: Duration, show: bool)
 fn copy(from: &Target, to: &Target, plan: Plan, timeout: Duration, show: bool) -> Result<Copied> {
     let source = Source::open(from, &plan, timeout)?;
     let destination = Destination::open(to, source.size(), timeout)?;
-    let plan = plan.for_destination(&destination);
+    let plan = plan.between(&source, &destination);
     let bar = progress_bar(source.size(), show);
     let copied = transfer(source, destination, &plan, &bar);
     bar.finish_and_clear();

@@ -48,6 +48,14 @@ impl Source {
         }
     }
 
+    /// What reads must be whole multiples of, in bytes.
+    pub(super) fn block(&self) -> usize {
+        match self {
+            Self::Server(server) => server.block(),
+            Self::File { .. } | Self::Stdin => 1,
+        }
+    }
+
     /// How many lanes it can be read on, of those that are wanted.
     pub(super) fn lanes(&self, wanted: usize) -> usize {
         match self {

@@ -79,6 +79,24 @@ fn nbdkit_with_strict_blocks() -> TestResult {
     Ok(())
 }
 
+/// Nor are requests smaller than a block of either end, whatever was asked for.
+#[test]
+fn requests_are_no_smaller_than_blocks() -> TestResult {
+    let scratch = Scratch::new()?;
+    let (image, back) = (Content::Random.image(&scratch, "image", MIB), scratch.join("back"));
+    let server = Server::nbdkit(&["--filter=blocksize-policy", "memory", "1M"])
+        .arg("blocksize-error-policy=error")
+        .arg("blocksize-minimum=4096")
+        .arg("blocksize-preferred=4096")
+        .arg("blocksize-maximum=1M")
+        .start()?;
+    let small = ["copy", "--request-size=512", "--no-extents"];
+    succeed(&[&small[..], &[&arg(&image), &server.uri()]].concat())?;
+    succeed(&[&small[..], &[&server.uri(), &arg(&back)]].concat())?;
+    assert!(fs::read(&back).unwrap() == fs::read(&image).unwrap(), "it came back changed");
+    Ok(())
+}
+
 #[test]
 fn qemu_nbd_raw() -> TestResult {
     everything(&SIZES, |scratch, size| {

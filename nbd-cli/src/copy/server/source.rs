@@ -44,6 +44,10 @@ impl ServerSource {
         self.client.size()
     }
 
+    pub(in crate::copy) fn block(&self) -> usize {
+        self.client.core().export().minimum_block() as usize
+    }
+
     /// How many lanes it can be read on, of those that are wanted.
     pub(in crate::copy) fn lanes(&self, wanted: usize) -> usize {
         lanes::connections(&self.client, self.server.is_command(), wanted)
