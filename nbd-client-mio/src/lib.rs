@@ -1,9 +1,10 @@
 //! A Network Block Device client for [mio].
 //!
 //! A [`Connection`] is an event source. Connecting, negotiating and moving data all
-//! happen in [`Connection::drive`], which never waits for the server, but at the most the ten
-//! microseconds in which the replies of a busy one gather. So one thread serves as many
-//! connections as it likes.
+//! happen in [`Connection::drive`], which never waits for the server, so that one thread
+//! serves as many connections as it likes. While a busy one's replies come a few at a time, it
+//! spins before a read for up to ten microseconds, twenty through TLS; a drive makes at most
+//! sixteen reads.
 //!
 //! ```no_run
 //! use mio::{Events, Interest, Poll, Token};

@@ -7,6 +7,7 @@
 //! | the host or the network cannot be reached | a program cannot be started |
 //! | time was up | certificates, keys, alerts |
 //! | the server is shutting down | any other refusal |
+//! | this system is short of descriptors, memory or processes | |
 //!
 //! A server that does not accept a client's key closes the connection in the middle of the TLS
 //! handshake, as one does that is being stopped: the two cannot be told apart, and are tried
@@ -14,6 +15,7 @@
 
 use crate::tls::TlsError;
 use crate::{ConnectError, Error, LinkError};
+use rustix::io::Errno;
 use std::io::{self, ErrorKind};
 
 impl ConnectError {
@@ -23,15 +25,24 @@ impl ConnectError {
         match self {
             // The name was found once; whom to ask is not there, perhaps.
             Self::Resolve { .. } | Self::TimedOut { .. } | Self::PeerClosed { .. } => true,
-            Self::Failed { attempts, .. } => attempts.iter().any(|one| may_answer(&one.error)),
+            Self::Failed { attempts, .. } => {
+                attempts.iter().any(|one| may_answer(&one.error) || is_shortage(&one.error))
+            }
+            Self::Spawn { error, .. } | Self::System { error, .. } => is_shortage(error),
             Self::GivenUp { .. }
             | Self::PathTooLong { .. }
-            | Self::Spawn { .. }
             | Self::SshUnsafe { .. }
-            | Self::Socket { .. }
-            | Self::System { .. } => false,
+            | Self::Socket { .. } => false,
         }
     }
+}
+
+/// Whether the system may grant later what it has refused.
+fn is_shortage(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::AGAIN)
+    )
 }
 
 /// Whether somebody may listen there later.
@@ -149,6 +160,23 @@ mod tests {
     }
 
     #[test]
+    fn a_shortage_passes() {
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::AGAIN] {
+            let (endpoint, program) = (String::new(), "nbdkit".into());
+            for error in [
+                ConnectError::System { endpoint: endpoint.clone(), error: errno.into() },
+                ConnectError::Spawn { program, error: errno.into() },
+                ConnectError::Failed {
+                    endpoint,
+                    attempts: vec![Attempt { address: String::new(), error: errno.into() }],
+                },
+            ] {
+                assert!(error.is_transient(), "{error}");
+            }
+        }
+    }
+
+    #[test]
     fn what_stays_as_it_is_is_not() {
         let error = || io::Error::from(ErrorKind::PermissionDenied);
         for error in [
@@ -157,6 +185,7 @@ mod tests {
             failed(&[]),
             ConnectError::Spawn { program: "nbdkit".into(), error: error() },
             ConnectError::PathTooLong { path: "/".into(), len: 200 },
+            ConnectError::GivenUp { endpoint: String::new() },
             ConnectError::SshUnsafe { part: "host", value: "-x".to_owned() },
             ConnectError::Socket { error: error() },
             ConnectError::System { endpoint: String::new(), error: error() },

@@ -63,12 +63,13 @@ fn gaps(at_a_time: usize) -> Vec<Duration> {
     stream.reads.windows(2).map(|pair| pair[1].0 - pair[0].1).collect()
 }
 
+/// On a busy machine a read may take so long that it seems to have waited, but hardly one in
+/// each of so many rounds.
 #[test]
 fn replies_that_come_one_by_one_are_let_gather() {
-    let gaps = gaps(1);
     // One of the last eight is no longer little.
-    let (many, _) = gaps.split_at(AWAITED - 8);
-    assert!(many.iter().all(|gap| *gap >= SPACING), "{many:?}");
+    let apart = || gaps(1)[..AWAITED - 8].iter().all(|gap| *gap >= SPACING);
+    assert!((0..100).any(|_| apart()));
 }
 
 /// On a busy machine any gap may be long, but hardly each.
