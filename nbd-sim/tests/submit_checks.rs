@@ -187,7 +187,22 @@ fn the_flag_of_a_payload_is_set_by_the_client_or_checked() {
     }
     by_hand(Extended, none).sends(WRITE.with(flag));
     by_hand(Extended, none).refuses(WRITE, SubmitError::BadFlag, StrictMode::COMMANDS);
-    by_hand(Extended, none).refuses(READ.with(flag), SubmitError::BadFlag, StrictMode::FLAGS);
+    for command in [READ, TRIM, CACHE, ZERO] {
+        let setup = by_hand(Extended, StrictMode::FLAGS);
+        setup.refuses(command.with(flag), SubmitError::BadFlag, StrictMode::COMMANDS);
+        let setup = by_hand(Extended, StrictMode::COMMANDS);
+        setup.refuses(command.with(flag), SubmitError::BadFlag, StrictMode::FLAGS);
+    }
+    // Block status may have it, but only together with a filter.
+    by_hand(Extended, none).sends(STATUS);
+    let flagged = STATUS.with(flag);
+    by_hand(Extended, none).refuses(flagged, SubmitError::BadFlag, StrictMode::COMMANDS);
+    let filtered = |command| {
+        let mut client = by_hand(Extended, none).client();
+        client.submit_filtered(command, &[ContextId(1)]).map(drop)
+    };
+    assert_eq!(filtered(STATUS), Err(SubmitError::BadFlag));
+    assert_eq!(filtered(flagged), Ok(()));
 }
 
 #[test]
@@ -288,8 +303,11 @@ fn a_filter_names_contexts_of_this_connection() {
     assert_eq!(filtered(ALL, STATUS, &[1, 3]), Err(SubmitError::UnknownContext));
     let lacking = ALL.lacking(Flags::BLOCK_STATUS_PAYLOAD);
     assert_eq!(filtered(lacking, STATUS, &[1]), Err(SubmitError::UnsupportedFlag));
-    for ids in [&[2][..], &[2, 1]] {
-        let sent = filtered(ALL, STATUS, ids).unwrap();
+    // A server must refuse a context that is named twice, so it never is.
+    let many = [1, 2].repeat(1 << 16);
+    let cases = [(&[2][..], &[2][..]), (&[2, 1], &[2, 1]), (&[2, 1, 2], &[2, 1]), (&many, &[1, 2])];
+    for (asked, ids) in cases {
+        let sent = filtered(ALL, STATUS, asked).unwrap();
         let length = 8 + 4 * ids.len();
         assert_eq!(sent.len(), 32 + length);
         assert_eq!(sent[24..32], (length as u64).to_be_bytes());

@@ -1,5 +1,7 @@
 //! Checks made before a command is queued, in libnbd's order, and queueing.
 
+use alloc::vec::Vec;
+
 use super::status::{ContextSet, StatusProgress};
 use super::{Client, Core, Life};
 use crate::config::StrictMode;
@@ -34,12 +36,12 @@ impl Client {
     }
 
     /// Queues a block status command that asks for some of the negotiated contexts
-    /// only. `contexts` must not be empty.
+    /// only. `contexts` must not be empty; one that is named twice is asked for once.
     ///
     /// # Errors
     /// As [`submit`](Self::submit); [`SubmitError::NoFilter`] when extended headers
     /// were not negotiated, [`SubmitError::UnsupportedFlag`] when the server does not
-    /// offer the choice.
+    /// offer the choice, [`SubmitError::UnknownContext`] when it has not granted one.
     pub fn submit_filtered(
         &mut self,
         command: Command,
@@ -56,7 +58,7 @@ impl Client {
     pub fn check(&self, mut command: Command) -> Result<(), SubmitError> {
         self.core.check_open()?;
         self.core.set_flags(&mut command, false);
-        self.core.check(&command)
+        self.core.check(&command, false)
     }
 
     fn queue(
@@ -68,14 +70,14 @@ impl Client {
         core.check_open()?;
         core.set_flags(&mut command, filter.is_some());
         if !core.gate.passes(&command) {
-            core.check(&command)?;
+            core.check(&command, filter.is_some())?;
         }
-        let wanted = match filter {
-            Some(contexts) => Some(core.check_filter(&command, contexts)?),
-            None if command.kind == CommandType::BlockStatus => Some(core.contexts.all()),
-            None => None,
-        };
-        core.enqueue(command, filter, wanted)
+        if let Some(contexts) = filter {
+            let (wanted, once) = core.check_filter(&command, contexts)?;
+            return core.enqueue(command, Some(&once), Some(wanted));
+        }
+        let all = command.kind == CommandType::BlockStatus;
+        core.enqueue(command, None, all.then(|| core.contexts.all()))
     }
 }
 
@@ -204,10 +206,15 @@ impl Core {
     /// Sets the flag that says whether there is a payload, unless the caller sees to it.
     fn set_flags(&self, command: &mut Command, filtered: bool) {
         if self.strict.contains(StrictMode::AUTO_FLAG) {
-            let payload = self.facts.headers == HeaderStyle::Extended
-                && (command.kind == CommandType::Write || filtered);
+            let payload = self.is_flagged(command.kind, filtered);
             command.flags.set(CommandFlags::PAYLOAD_LEN, payload);
         }
+    }
+
+    /// Whether the header says that a payload follows (extended-headers draft,
+    /// "NBD_CMD_FLAG_PAYLOAD_LEN").
+    fn is_flagged(&self, kind: CommandType, filtered: bool) -> bool {
+        self.facts.headers == HeaderStyle::Extended && (kind == CommandType::Write || filtered)
     }
 
     #[inline]
@@ -221,9 +228,15 @@ impl Core {
         }
     }
 
-    fn check(&self, command: &Command) -> Result<(), SubmitError> {
+    fn check(&self, command: &Command, filtered: bool) -> Result<(), SubmitError> {
         if self.strict.contains(StrictMode::COMMANDS) {
             self.check_offered(command)?;
+            // Whoever sets the flag by hand is told when it does not fit: a server would
+            // take the payload for a request, or wait for one.
+            let flagged = command.flags.contains(CommandFlags::PAYLOAD_LEN);
+            if flagged != self.is_flagged(command.kind, filtered) {
+                return Err(SubmitError::BadFlag);
+            }
         }
         if !command.flags.is_empty()
             && self.strict.contains(StrictMode::FLAGS)
@@ -273,15 +286,6 @@ impl Core {
             || unmet(CommandFlags::FAST_ZERO, TransmissionFlags::SEND_FAST_ZERO)
         {
             return Err(SubmitError::UnsupportedFlag);
-        }
-        if !self.strict.contains(StrictMode::AUTO_FLAG) {
-            // Whoever sets the flag by hand is told when it does not fit.
-            let carries = command.flags.contains(CommandFlags::PAYLOAD_LEN);
-            let extended = self.facts.headers == HeaderStyle::Extended;
-            let due = extended && command.kind == CommandType::Write;
-            if carries != due && (due || !extended) {
-                return Err(SubmitError::BadFlag);
-            }
         }
         Ok(())
     }
@@ -342,11 +346,13 @@ impl Core {
         }
     }
 
+    /// The contexts asked for, as a set and as a list without repetitions: a server must
+    /// refuse those (extended-headers draft, "NBD_CMD_BLOCK_STATUS").
     fn check_filter(
         &self,
         command: &Command,
         contexts: &[ContextId],
-    ) -> Result<ContextSet, SubmitError> {
+    ) -> Result<(ContextSet, Vec<ContextId>), SubmitError> {
         if self.facts.headers != HeaderStyle::Extended
             || command.kind != CommandType::BlockStatus
             || contexts.is_empty()
@@ -358,12 +364,14 @@ impl Core {
         {
             return Err(SubmitError::UnsupportedFlag);
         }
-        let mut wanted = ContextSet::default();
+        let (mut wanted, mut once) = (ContextSet::default(), Vec::new());
         for context in contexts {
             let index = self.contexts.index(context.0).ok_or(SubmitError::UnknownContext)?;
-            wanted.insert(index);
+            if wanted.insert(index) {
+                once.push(*context);
+            }
         }
-        Ok(wanted)
+        Ok((wanted, once))
     }
 }
 
@@ -418,7 +426,7 @@ mod tests {
             let flags = CommandFlags::from_bits_retain(flags);
             let command = Command { kind, flags, offset, length };
             if client.core.gate.passes(&command) {
-                prop_assert_eq!(client.core.check(&command), Ok(()));
+                prop_assert_eq!(client.core.check(&command, false), Ok(()));
             }
         }
     }

@@ -223,6 +223,7 @@ impl Core {
         };
         let filter: Vec<ContextId> =
             ids.as_chunks().0.iter().map(|bytes| ContextId(u32::from_be_bytes(*bytes))).collect();
+        // Extended-headers draft, "NBD_CMD_BLOCK_STATUS": neither duplicates nor unknown ones.
         let known = filter.iter().enumerate().all(|(i, wanted)| {
             let unique = filter.get(..i).is_some_and(|before| !before.contains(wanted));
             unique && self.facts.contexts.iter().any(|context| context.id == wanted.0)
@@ -235,7 +236,7 @@ impl Core {
         let command = received.command;
         match self.check(&command) {
             Err((errno, reason)) => self.refuse(id, errno, reason),
-            Ok(()) if !known => self.refuse(id, Errno::Inval, "unknown meta context"),
+            Ok(()) if !known => self.refuse(id, Errno::Inval, "unknown or repeated meta context"),
             Ok(()) => self.arrived(id),
         }
     }
