@@ -180,14 +180,18 @@ impl Error {
     }
 
     /// The error number, as Linux numbers it, that a user of libnbd would see.
+    ///
+    /// A peer that is gone is `ENOTCONN`, to commands that were under way and to those that
+    /// come later (libnbd: `EINVAL`), whether it showed as the end of the stream, a reset or
+    /// a broken pipe: that is a matter of chance. [`Error::Io`] has the system's own number.
     #[must_use]
     pub fn errno(&self) -> i32 {
         let errno = match self {
             Self::Uri(error) => return error.errno(),
             Self::Connect(error) => return error.errno(),
             Self::Io(error) => match error.raw_os_error() {
-                Some(number) => return number,
-                None => Errno::NotConn,
+                Some(number) if !is_gone(error.kind()) => return number,
+                Some(_) | None => Errno::NotConn,
             },
             Self::Protocol(error) => error.errno(),
             Self::Link(_) | Self::Stopped => Errno::NotConn,
@@ -201,6 +205,12 @@ impl Error {
         };
         errno.to_linux()
     }
+}
+
+/// Whether a socket says in this way that nobody is at the other end any more.
+const fn is_gone(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected};
+    matches!(kind, BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected)
 }
 
 impl From<io::Error> for Error {

@@ -147,7 +147,7 @@ impl ConnectError {
             Self::GivenUp { .. } => Errno::CANCELED.raw_os_error(),
             Self::PathTooLong { .. } => Errno::NAMETOOLONG.raw_os_error(),
             Self::SshUnsafe { .. } => Errno::INVAL.raw_os_error(),
-            Self::PeerClosed { .. } => Errno::CONNRESET.raw_os_error(),
+            Self::PeerClosed { .. } => Errno::NOTCONN.raw_os_error(),
             Self::Spawn { error, .. } | Self::Socket { error } | Self::System { error, .. } => {
                 raw(error)
             }

@@ -11,7 +11,10 @@ at a time is often a type: `Builder` before connecting, `Options` while negotiat
 and `Pipeline` afterwards. An `aio_` call without an entry of its own under *Commands, many at
 a time* is the sans-IO core's form of the same thing, which every adapter drives.
 
-Errors are values: each has a message, `errno()`, and a type that says who erred.
+Errors are values: each has a message, `errno()`, and a type that says who erred. A peer that
+is gone is `ENOTCONN` to every command that was under way, and to every later one (libnbd:
+`EINVAL`); one that broke the protocol is `EPROTO` to all of them (libnbd: to the call that
+finds it; `ENOTCONN` to the others).
 ";
 
 /// Markdown with the tests, to be read beside the source.
