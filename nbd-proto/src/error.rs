@@ -276,6 +276,12 @@ pub enum ApiMisuse {
     /// A name or query contains NUL.
     #[error("a name or query with NUL in it")]
     BadName,
+    /// A meta context whose name has no namespace, or that was granted already.
+    #[error("a meta context without a namespace, or granted twice")]
+    BadContext,
+    /// More meta contexts were granted than the 256 that clients put up with.
+    #[error("more than 256 meta contexts")]
+    TooManyContexts,
     /// The id names no request, or one in another state.
     #[error("no such request")]
     NoSuchRequest,
@@ -298,6 +304,8 @@ impl ApiMisuse {
             | Self::PayloadMissing
             | Self::WrongState
             | Self::BadName
+            | Self::BadContext
+            | Self::TooManyContexts
             | Self::NoSuchRequest
             | Self::WrongReply
             | Self::NotUpgrading => Errno::Inval,

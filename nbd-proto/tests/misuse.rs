@@ -163,6 +163,57 @@ fn a_server_is_not_given_answers_to_other_questions() {
     }
 }
 
+/// What a server cannot say in a way that its clients put up with, it does not say at all.
+#[test]
+fn a_server_does_not_say_what_cannot_travel() {
+    let (longest, longer) = ("ü".repeat(2048), format!("{}x", "ü".repeat(2048)));
+    let texts = [
+        (longest.as_str(), Ok(())),
+        (&longer, Err(ApiMisuse::NameTooLong)),
+        ("a\0b", Err(ApiMisuse::BadName)),
+    ];
+    let asked = |option: OptionCode, data: &[u8]| {
+        let mut server = ServerNegotiation::new(ServerConfig::new());
+        server.feed(&[0, 0, 0, 3], &mut Discard).unwrap();
+        server.feed(b"IHAVEOPT\0\0\0\x08\0\0\0\0", &mut Discard).unwrap();
+        let header = OptionHeader { option: option.to_wire(), length: data.len() as u32 };
+        server.feed(&[&header.encode(), data].concat(), &mut Discard).unwrap();
+        server.drain(&mut Vec::new(), &Discard).unwrap();
+        server
+    };
+    for (text, verdict) in texts {
+        let mut server = asked(OptionCode::List, b"");
+        let plain = String::from("plain");
+        for (name, description) in [(text.to_owned(), plain.clone()), (plain, text.to_owned())] {
+            assert_eq!(server.send_export(&ExportEntry { name, description }), verdict);
+        }
+        for part in 0..2 {
+            let mut server = asked(OptionCode::Go, b"\0\0\0\0\0\0");
+            let mut export = ExportInfo::new(512, TransmissionFlags::empty());
+            let place = [&mut export.canonical_name, &mut export.description];
+            *place.into_iter().nth(part).unwrap() = Some(text.to_owned());
+            assert_eq!(server.describe(export), verdict);
+            assert_eq!(server.question().is_some(), verdict.is_err());
+        }
+    }
+    let contexts = b"\0\0\0\0\0\0\0\0";
+    for option in [OptionCode::ListMetaContext, OptionCode::SetMetaContext] {
+        let mut server = asked(option, contexts);
+        let (long, bad) = (format!("x:{longest}"), Err(ApiMisuse::BadContext));
+        assert_eq!(server.send_context(&long), Err(ApiMisuse::NameTooLong));
+        assert_eq!(server.send_context("x:\0"), Err(ApiMisuse::BadName));
+        assert_eq!(server.send_context("x"), bad);
+        assert_eq!(server.drain(&mut Vec::new(), &Discard), Ok(0), "nothing is sent");
+        server.send_context("x:y").unwrap();
+        let again = server.send_context("x:y");
+        assert_eq!(again.is_ok(), option == OptionCode::ListMetaContext, "{option}");
+    }
+    // The words of a refusal are cut, as those of an error are.
+    let mut server = asked(OptionCode::List, b"");
+    server.refuse(RefusalCode::Policy, &longer).unwrap();
+    assert_eq!(server.drain(&mut Vec::new(), &Discard), Ok(20 + 4096));
+}
+
 /// Whatever is asked of it, it says again why it ended.
 #[test]
 fn after_the_end_there_is_nothing_but_its_reason() {

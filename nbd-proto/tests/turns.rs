@@ -87,4 +87,13 @@ fn an_option_that_is_partly_sent_may_be_answered() {
     client.sent(4).unwrap();
     let wrong = Err(PeerMisbehaved::WrongOption.into());
     assert_eq!(client.feed(&answer, &mut Discard), wrong);
+
+    // The rest of it may never leave: the server has closed its ears.
+    for (sent, expected) in [(4, wrong), (5, Ok(answer.len()))] {
+        let mut client = self::client();
+        client.feed(GREETING, &mut Discard).unwrap();
+        client.sent(sent).unwrap();
+        client.send_failed();
+        assert_eq!(client.feed(&answer, &mut Discard), expected, "{sent} bytes sent");
+    }
 }

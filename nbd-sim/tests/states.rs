@@ -5,8 +5,10 @@ use nbd_proto::{
     Machine, Negotiation, Phase, Question, RequestId, RequestStatus, Server, ServerConfig,
     ServerEvent, ServerNegotiation, ServerPhase, Table, TlsPolicy, TransmissionFlags,
 };
+use nbd_sim::delivery::negotiation;
 use nbd_sim::hostile::bytes::{
-    ack, claim, context, cookie, export, greeting, info, oldstyle, opt, rep, server, simple,
+    MORE, ack, chunk, claim, context, cookie, export, granted, greeting, info, kind, oldstyle, opt,
+    rep, server, simple,
 };
 
 /// Both ends, established, with as many slots as that on the server's side.
@@ -107,6 +109,51 @@ fn a_client_that_waits_for_nothing_is_not_wronged_by_the_end() {
     let (mut client, _) = pair(9);
     client.submit(Command::read(0, 512)).unwrap();
     client.eof().unwrap_err();
+}
+
+/// Where the end comes inside a message it is one that nobody agreed on, whether or not any
+/// byte of the rest has come.
+#[test]
+fn an_end_is_inside_a_message_or_between_two() {
+    use nbd_proto::PeerMisbehaved::{Closed, ClosedMidMessage};
+    fn ends<M: Machine>(new: impl Fn() -> M, bytes: &[u8], whole: &[usize]) {
+        for cut in 0..=bytes.len() {
+            let mut machine = new();
+            machine.feed(&bytes[..cut], &mut Discard).unwrap();
+            let fault = if whole.contains(&cut) { Closed } else { ClosedMidMessage };
+            assert_eq!(machine.eof(), Err(fault.into()), "cut at {cut}");
+        }
+    }
+    let bytes = [greeting(3), claim(opt::STRUCTURED_REPLY, rep::ERR_POLICY, 3, b"why")].concat();
+    let asking = || Negotiation::new(ClientConfig::new().extended_headers(false)).unwrap();
+    ends(asking, &bytes[..18], &[0, 18]);
+    let asked = || {
+        let mut negotiation = asking();
+        negotiation.feed(&bytes[..18], &mut Discard).unwrap();
+        negotiation.drain(&mut Vec::new(), &Discard).unwrap();
+        negotiation
+    };
+    ends(asked, &bytes[18..], &[0, 23]);
+    ends(asking, &oldstyle(1, &[0; 124])[..100], &[0]);
+
+    let serving = || {
+        let mut server = ServerNegotiation::new(ServerConfig::new());
+        server.feed(&[0, 0, 0, 3], &mut Discard).unwrap();
+        server
+    };
+    ends(serving, b"IHAVEOPT\0\0\0\x63\0\0\0\x03abc", &[0, 19]);
+
+    // A structured error: its header, its number and the length of its words, its words.
+    let error = chunk(MORE, kind::ERROR, cookie(0), b"\0\0\0\x05\0\x03why");
+    let reading = || {
+        let bursts = [greeting(3), ack(opt::STRUCTURED_REPLY), granted()];
+        let config = ClientConfig::new().extended_headers(false);
+        let mut client = negotiation(config, &bursts).finish().unwrap();
+        client.submit(Command::read(0, 512)).unwrap();
+        client.drain(&mut Vec::new(), &Discard).unwrap();
+        client
+    };
+    ends(reading, &error, &[0, error.len()]);
 }
 
 #[test]

@@ -119,8 +119,8 @@ fn a_reset_is_told_to_everybody(room: &mut Room<'_>) -> CaseResult {
     let start = Instant::now();
     let mut outcomes = disk.batch((0..60).map(op).collect(), &mut || ());
     outcomes.extend(disk.batch((0..3).map(op).collect(), &mut || ()));
-    outcomes.push(disk.read(0, 512).map(drop));
-    for outcome in outcomes {
+    let outcomes = outcomes.into_iter().map(|outcome| outcome.map(drop));
+    for outcome in outcomes.chain([disk.read(0, 512).map(drop)]) {
         let failure = fails(outcome, Who::Connection, Errno::NotConn);
         let text = failure.text.to_lowercase();
         let told = text.contains("reset by peer") || text.contains("broken pipe");

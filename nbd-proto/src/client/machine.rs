@@ -67,7 +67,10 @@ impl Machine for Client {
         let error = match self.core.life {
             Life::Closed(_) => return Ok(()),
             Life::Disconnecting => None,
-            Life::Open | Life::Draining if self.intake.mid_message() => {
+            // Between the parts of a chunk nothing may be held.
+            Life::Open | Life::Draining
+                if self.intake.mid_message() || !self.core.expect.is_header() =>
+            {
                 Some(PeerMisbehaved::ClosedMidMessage)
             }
             Life::Open | Life::Draining if self.core.unfinished > 0 => Some(PeerMisbehaved::Closed),

@@ -47,7 +47,6 @@ use submit::Gate;
 
 pub use completion::RequestStatus;
 pub use ending::Disconnect;
-pub(crate) use status::MAX_CONTEXTS;
 
 /// A connection in its data phase, seen from the client.
 ///

@@ -4,12 +4,10 @@
 use alloc::vec::Vec;
 
 use crate::error::ReplyFault;
+use crate::negotiate::MAX_CONTEXTS;
 use crate::types::{Command, Extent};
 use crate::wire::flags::CommandFlags;
 use crate::wire::option::MetaContext;
-
-/// Most meta contexts of one connection.
-pub(crate) const MAX_CONTEXTS: usize = 256;
 
 /// A set of negotiated contexts, by their place in [`Contexts`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -149,6 +149,13 @@ impl Intake {
         self.step = Step::Wait;
     }
 
+    /// Nothing can be received now.
+    pub(crate) const fn no_bufs(&mut self) -> RecvBufs<'static> {
+        self.offered_payload = 0;
+        self.offered_scratch = 0;
+        RecvBufs { payload: &mut [], scratch: &mut [] }
+    }
+
     pub(crate) fn recv_bufs<'a, S, R>(&'a mut self, role: &R, sink: &'a mut S) -> RecvBufs<'a>
     where
         S: PayloadSink,

@@ -94,6 +94,8 @@ pub(crate) struct Outbox {
     fixed_start: usize,
     /// Nothing more is sent.
     closed: bool,
+    /// The message of which some was sent and the rest was thrown away.
+    cut: u64,
 }
 
 impl Outbox {
@@ -107,6 +109,7 @@ impl Outbox {
             fixed: Vec::new(),
             fixed_start: 0,
             closed: false,
+            cut: 0,
         }
     }
 
@@ -135,11 +138,23 @@ impl Outbox {
 
     /// Whether any byte of a message is sent.
     pub(crate) fn has_begun(&self, sequence: u64) -> bool {
+        sequence < self.first_unsent() || sequence == self.partly_sent()
+    }
+
+    /// The message of which some is sent; 0 if there is none.
+    fn partly_sent(&self) -> u64 {
         let unsent = self.first_unsent();
-        let begun = self.queue.front().is_some_and(|front| {
-            self.cursor > front.start(unsent.wrapping_sub(front.first) as u32)
-        });
-        sequence < unsent || sequence == unsent && begun
+        match self.queue.front() {
+            Some(front) if self.cursor > front.start(unsent.wrapping_sub(front.first) as u32) => {
+                unsent
+            }
+            _ => self.cut,
+        }
+    }
+
+    /// Bytes that are queued, without payload.
+    pub(crate) fn fixed_len(&self) -> usize {
+        self.fixed.len().saturating_sub(self.fixed_start)
     }
 
     /// Messages in the front entry.
@@ -267,6 +282,7 @@ impl Outbox {
     /// behind half a message would be read as its other half.
     pub(crate) fn close(&mut self) {
         self.closed = true;
+        self.cut = self.partly_sent();
         // What was not sent counts as unsent for ever.
         self.next = self.first_unsent();
         self.queue.clear();
@@ -396,107 +412,4 @@ impl Outbox {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::payload::{Discard, Table};
-    use alloc::vec;
-    use proptest::prelude::*;
-
-    fn id(slot: u64) -> RequestId {
-        RequestId::from_cookie(slot | 1 << 32)
-    }
-
-    fn gather(outbox: &Outbox, table: &Table<Vec<u8>>) -> (Vec<u8>, usize) {
-        let (mut bytes, mut pieces) = (Vec::new(), 0);
-        outbox
-            .for_each_unsent(table, |piece| {
-                bytes.extend_from_slice(piece);
-                pieces += 1;
-                ControlFlow::Continue(())
-            })
-            .unwrap();
-        (bytes, pieces)
-    }
-
-    #[test]
-    fn a_run_without_payload_is_one_piece() {
-        let mut outbox = Outbox::new();
-        for slot in 0..64 {
-            outbox.push(&[slot as u8; 28]);
-        }
-        let (bytes, pieces) = gather(&outbox, &Table::new());
-        assert_eq!((bytes.len(), pieces), (64 * 28, 1));
-    }
-
-    #[test]
-    fn a_message_without_its_payload_is_not_begun() {
-        let mut outbox = Outbox::new();
-        outbox.push(b"first");
-        outbox.push_payload(id(0), b"second", 0, 4);
-        assert_eq!(gather(&outbox, &Table::new()).0, b"first");
-        outbox.sent(5, &mut Stats::default(), |_| {}).unwrap();
-        let nothing = outbox.for_each_unsent(&Discard, |_| ControlFlow::Continue(()));
-        assert_eq!(nothing, Err(ApiMisuse::PayloadMissing.into()));
-    }
-
-    proptest! {
-        /// Any mix of messages, cancelled here and there, sent in any pieces, is the
-        /// stream of those that were not cancelled.
-        #[test]
-        fn the_stream_is_the_messages(
-            // Few sizes, and one message in five with payload, make long runs.
-            messages in prop::collection::vec((1usize..4, 0usize..60, prop::bool::ANY), 1..200),
-            cuts in prop::collection::vec(1usize..50, 1..200),
-        ) {
-            let (mut outbox, mut table, mut expected) = (Outbox::new(), Table::new(), Vec::new());
-            let mut sequences = Vec::new();
-            for (i, (fixed, payload, cancel)) in messages.iter().enumerate() {
-                let fixed = vec![i as u8; *fixed];
-                let data = vec![!(i as u8); payload.saturating_sub(48)];
-                let sequence = match data.len() {
-                    0 => outbox.push(&fixed),
-                    len => outbox.push_payload(id(i as u64), &fixed, 0, len),
-                };
-                prop_assert_eq!(sequence, i as u64 + 1);
-                if !cancel {
-                    expected.extend_from_slice(&fixed);
-                    expected.extend_from_slice(&data);
-                }
-                table.insert(id(i as u64), data);
-                sequences.push((sequence, *cancel));
-            }
-            for (sequence, cancel) in sequences {
-                if cancel {
-                    prop_assert!(outbox.cancel(sequence));
-                }
-            }
-            let (mut stream, mut done, mut stats) = (Vec::new(), Vec::new(), Stats::default());
-            // Where each message that was not taken back ends in the stream.
-            let mut ends = Vec::new();
-            for (i, (fixed, payload, cancel)) in messages.iter().enumerate() {
-                if !cancel {
-                    let before = ends.last().map_or(0, |(_, end)| *end);
-                    ends.push((i as u64 + 1, before + fixed + payload.saturating_sub(48)));
-                }
-            }
-            for cut in cuts.iter().cycle() {
-                let (bytes, _) = gather(&outbox, &table);
-                prop_assert!(expected.ends_with(&bytes));
-                let n = bytes.len().min(*cut);
-                stream.extend_from_slice(&bytes[..n]);
-                outbox.sent(n, &mut stats, |id| done.push(id)).unwrap();
-                for (sequence, end) in &ends {
-                    prop_assert_eq!(*sequence < outbox.first_unsent(), *end <= stream.len());
-                }
-                if outbox.is_empty() {
-                    break;
-                }
-            }
-            prop_assert_eq!(stream, expected);
-            let named = |(_, payload, cancel): &&(usize, usize, bool)| *payload > 48 && !cancel;
-            prop_assert_eq!(done.len(), messages.iter().filter(named).count());
-            prop_assert_eq!(stats.messages_sent, ends.len() as u64);
-            prop_assert_eq!(outbox.sent(1, &mut stats, |_| {}), Err(ApiMisuse::SentTooMuch));
-        }
-    }
-}
+mod tests;

@@ -19,3 +19,6 @@ pub(crate) const SCRATCH: usize = 16 << 10;
 
 /// The longest body that is collected; anything longer is skipped or an error.
 pub(crate) const MAX_BODY: u32 = 4 + 2 * crate::wire::MAX_STRING as u32;
+
+/// Most meta contexts of one connection.
+pub(crate) const MAX_CONTEXTS: usize = 256;

@@ -35,6 +35,12 @@ pub(super) trait Side {
     /// Whether the peer has nothing to say until more is sent.
     fn awaits_its_turn(&self) -> bool;
 
+    /// Whether the peer is not heard until more is sent.
+    fn is_deaf(&self) -> bool;
+
+    /// Whether a message has begun of which more is to come.
+    fn is_mid_message(&self) -> bool;
+
     /// What the next bytes are.
     fn first_step(&self) -> Step;
 }
@@ -124,6 +130,9 @@ impl<C: Side> Session<C> {
     where
         C: Role<S>,
     {
+        if self.core.is_deaf() {
+            return self.intake.no_bufs();
+        }
         self.intake.recv_bufs(&self.core, sink)
     }
 
@@ -131,6 +140,9 @@ impl<C: Side> Session<C> {
     where
         C: Role<S>,
     {
+        if self.core.is_deaf() {
+            return self.intake.no_bufs().scratch;
+        }
         self.intake.recv_buf(&self.core, sink, usize::MAX)
     }
 
@@ -176,7 +188,7 @@ impl<C: Side> Session<C> {
 
     /// The peer closed the connection although more was due.
     pub(super) fn cut_off(&mut self) -> Error {
-        let error = if self.intake.mid_message() {
+        let error = if self.intake.mid_message() || self.core.is_mid_message() {
             PeerMisbehaved::ClosedMidMessage
         } else {
             PeerMisbehaved::Closed
@@ -202,7 +214,8 @@ impl<C: Side> Session<C> {
     pub(super) fn direction(&self, reads: bool) -> Direction {
         let mut direction = Direction::empty();
         direction.set(Direction::WRITE, !self.core.outbox().is_empty());
-        direction.set(Direction::READ, reads && !self.intake.is_waiting());
+        let reads = reads && !self.intake.is_waiting() && !self.core.is_deaf();
+        direction.set(Direction::READ, reads);
         direction
     }
 }

@@ -6,8 +6,8 @@ use super::{Core, Received, Server, Stage};
 use crate::errno::Errno;
 use crate::error::ApiMisuse;
 use crate::types::{ContextId, Extent, HeaderStyle, RequestId};
-use crate::wire::MAX_STRING;
 use crate::wire::chunk::{ChunkType, ErrorHead, OffsetData, OffsetHole, StatusExtHead};
+use crate::wire::cut;
 use crate::wire::flags::{CommandFlags, ReplyFlags};
 use crate::wire::reply::{ChunkHeader, SimpleReply};
 use crate::wire::request::CommandType;
@@ -320,12 +320,6 @@ fn join(out: &mut [u8; 44], header: &[u8], fixed: &[u8]) -> usize {
         *to = *from;
     }
     header.len().saturating_add(fixed.len())
-}
-
-/// At most 4096 bytes of text, cut between characters.
-fn cut(text: &str) -> &str {
-    let end = (0..=MAX_STRING.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
-    text.get(..end.unwrap_or(0)).unwrap_or_default()
 }
 
 /// The longest aligned start of an extent that 32 bits can express.

@@ -14,13 +14,14 @@ use super::{Core, Life, Stage};
 use crate::engine::intake::{Role, Step};
 use crate::errno::Errno;
 use crate::error::{Error, InvalidMessage, PeerMisbehaved};
+use crate::negotiate::MAX_CONTEXTS;
 use crate::payload::PayloadSink;
 use crate::types::{Command, ContextId, HeaderStyle, RequestId};
 use crate::wire::flags::{CommandFlags, TransmissionFlags};
 use crate::wire::request::{CommandType, RequestHeader};
 
-/// The longest filter of a block status: an effect length and 256 contexts.
-const MAX_FILTER: u64 = 8 + 4 * 256;
+/// The longest filter of a block status: an effect length and every context.
+const MAX_FILTER: u64 = 8 + 4 * MAX_CONTEXTS as u64;
 
 /// What is expected next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

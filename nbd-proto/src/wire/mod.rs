@@ -53,6 +53,12 @@ pub const DEFAULT_PORT: u16 = 10809;
 /// The meta context every server with block status should know.
 pub const BASE_ALLOCATION: &str = "base:allocation";
 
+/// As much of a text as may travel: at most 4096 bytes, cut between characters.
+pub(crate) fn cut(text: &str) -> &str {
+    let end = (0..=MAX_STRING.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    text.get(..end.unwrap_or(0)).unwrap_or_default()
+}
+
 /// Puts fields one after the other into an array that they fill exactly.
 ///
 /// The sizes are those of the types, so the compiler sees every place and leaves

@@ -266,6 +266,15 @@ impl Side for Core {
             && !self.outbox.has_begun(self.asked)
     }
 
+    fn is_deaf(&self) -> bool {
+        // A server may answer an option that is partly sent, and then read no further.
+        false
+    }
+
+    fn is_mid_message(&self) -> bool {
+        self.expect.is_mid_message()
+    }
+
     fn first_step(&self) -> Step {
         self.expect.first_step()
     }

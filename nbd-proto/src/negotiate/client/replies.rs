@@ -4,9 +4,9 @@ use super::{Core, NegotiationEvent};
 use crate::config::TlsPolicy;
 use crate::engine::intake::{Role, Step};
 use crate::error::{Error, InvalidMessage, PeerIncompatible, PeerMisbehaved, Refusal};
-use crate::negotiate::MAX_BODY;
 use crate::negotiate::facts::Protocol;
 use crate::negotiate::session::Side;
+use crate::negotiate::{MAX_BODY, MAX_CONTEXTS};
 use crate::payload::{PayloadSink, escape};
 use crate::types::RequestId;
 use crate::wire::MAX_STRING;
@@ -63,6 +63,24 @@ impl Expect {
             Self::Tls => "starting TLS",
             Self::Established => "established",
             Self::Closed => "closed",
+        }
+    }
+
+    /// Whether something has come that it belongs to.
+    pub(super) const fn is_mid_message(self) -> bool {
+        match self {
+            Self::Oldstyle
+            | Self::HandshakeFlags
+            | Self::ReplyBody { .. }
+            | Self::SkippedBody(_)
+            | Self::Padding => true,
+            Self::Magic
+            | Self::ReplyHeader(_)
+            | Self::ExportHeader
+            | Self::Nothing
+            | Self::Tls
+            | Self::Established
+            | Self::Closed => false,
         }
     }
 
@@ -263,7 +281,7 @@ impl Core {
             if known || !self.queries.iter().any(|query| answers(&context.name, query)) {
                 return Err(PeerMisbehaved::MetaContexts.into());
             }
-            if self.granted.len() >= crate::client::MAX_CONTEXTS {
+            if self.granted.len() >= MAX_CONTEXTS {
                 return Err(PeerMisbehaved::TooManyReplies.into());
             }
             self.granted.push(context.clone());

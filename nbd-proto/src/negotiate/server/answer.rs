@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use super::Core;
 use crate::negotiate::facts::ExportInfo;
 use crate::types::HeaderStyle;
+use crate::wire::cut;
 use crate::wire::flags::HandshakeFlags;
 use crate::wire::greeting::{ExportHeader, ZERO_PADDING};
 use crate::wire::option::{
@@ -21,7 +22,7 @@ impl Core {
 
     pub(super) fn refuse(&mut self, option: u32, code: RefusalCode, message: &str) {
         self.reply(option, ReplyType::Refused(code), |data| {
-            data.extend_from_slice(message.as_bytes());
+            data.extend_from_slice(cut(message).as_bytes());
         });
     }
 

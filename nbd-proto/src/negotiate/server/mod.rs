@@ -25,7 +25,8 @@ use alloc::vec::Vec;
 
 use super::facts::{ExportInfo, Negotiated, Protocol};
 use super::session::{Session, Side};
-use crate::config::ServerConfig;
+use super::{MAX_CONTEXTS, SCRATCH};
+use crate::config::{ServerConfig, check_sendable};
 use crate::engine::intake::Step;
 use crate::engine::outbox::Outbox;
 use crate::error::{ApiMisuse, Error};
@@ -38,6 +39,9 @@ use crate::wire::option::{
 };
 
 use options::Expect;
+
+/// So many bytes of answers that have not left, and nothing more is read.
+const MAX_UNSENT: usize = SCRATCH;
 
 /// What a server's negotiation waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -195,11 +199,15 @@ impl ServerNegotiation {
     /// Adds one export to the list that was asked for.
     ///
     /// # Errors
-    /// [`ApiMisuse::WrongState`] unless the question is [`Question::List`].
+    /// [`ApiMisuse::WrongState`] unless the question is [`Question::List`];
+    /// [`ApiMisuse::NameTooLong`] and [`ApiMisuse::BadName`] for a name or a description that
+    /// cannot travel.
     pub fn send_export(&mut self, entry: &ExportEntry) -> Result<(), ApiMisuse> {
         if self.session.core.question != Some(Question::List) {
             return Err(ApiMisuse::WrongState);
         }
+        check_sendable(&entry.name)?;
+        check_sendable(&entry.description)?;
         self.session
             .core
             .reply(OptionCode::List.to_wire(), ReplyType::Server, |data| entry.encode(data));
@@ -210,7 +218,10 @@ impl ServerNegotiation {
     /// status replies use for it.
     ///
     /// # Errors
-    /// [`ApiMisuse::WrongState`] unless meta contexts are the question.
+    /// [`ApiMisuse::WrongState`] unless meta contexts are the question;
+    /// [`ApiMisuse::NameTooLong`], [`ApiMisuse::BadName`], [`ApiMisuse::BadContext`] and
+    /// [`ApiMisuse::TooManyContexts`] for one that a client would not put up with. Nothing is
+    /// sent then.
     pub fn send_context(&mut self, name: &str) -> Result<ContextId, ApiMisuse> {
         let option = match &self.session.core.question {
             Some(question @ (Question::ListMetaContext(_) | Question::SetMetaContext(_))) => {
@@ -218,11 +229,22 @@ impl ServerNegotiation {
             }
             _ => return Err(ApiMisuse::WrongState),
         };
+        check_sendable(name)?;
         let mut context = MetaContext { id: 0, name: String::from(name) };
+        // proto.md, "Metadata querying": a namespace, a colon, a name within it.
+        if !name.contains(':') {
+            return Err(ApiMisuse::BadContext);
+        }
         if option == OptionCode::SetMetaContext {
-            let granted = self.session.core.facts.contexts.len() as u32;
-            context.id = granted.saturating_add(1);
-            self.session.core.facts.contexts.push(context.clone());
+            let granted = &mut self.session.core.facts.contexts;
+            if granted.iter().any(|old| old.name == name) {
+                return Err(ApiMisuse::BadContext);
+            }
+            if granted.len() >= MAX_CONTEXTS {
+                return Err(ApiMisuse::TooManyContexts);
+            }
+            context.id = (granted.len() as u32).saturating_add(1);
+            granted.push(context.clone());
         }
         self.session
             .core
@@ -257,8 +279,13 @@ impl ServerNegotiation {
     /// so are a name, a description and block sizes the client did not ask for.
     ///
     /// # Errors
-    /// [`ApiMisuse::WrongState`] unless an export is the question.
+    /// [`ApiMisuse::WrongState`] unless an export is the question;
+    /// [`ApiMisuse::NameTooLong`] and [`ApiMisuse::BadName`] for a name or a description that
+    /// cannot travel.
     pub fn describe(&mut self, export: ExportInfo) -> Result<(), ApiMisuse> {
+        for text in [&export.canonical_name, &export.description].into_iter().flatten() {
+            check_sendable(text)?;
+        }
         let (request, option) = match self.session.core.question.take() {
             Some(Question::Info(request)) => (request, OptionCode::Info),
             Some(Question::Go(request)) => (request, OptionCode::Go),
@@ -295,7 +322,7 @@ impl ServerNegotiation {
         Ok(())
     }
 
-    /// Refuses what was asked, with a reason for people.
+    /// Refuses what was asked, with a reason for people, of which at most 4096 bytes are sent.
     ///
     /// # Errors
     /// [`ApiMisuse::WrongState`] when nothing is asked.
@@ -368,6 +395,15 @@ impl Side for Core {
     fn awaits_its_turn(&self) -> bool {
         // A client may send one option behind the other.
         false
+    }
+
+    fn is_deaf(&self) -> bool {
+        // One that only asks and never listens does not make answers pile up.
+        self.outbox.fixed_len() >= MAX_UNSENT
+    }
+
+    fn is_mid_message(&self) -> bool {
+        self.expect.is_mid_message()
     }
 
     fn first_step(&self) -> Step {

@@ -50,6 +50,19 @@ impl Expect {
         }
     }
 
+    /// Whether an option's header has come, and its data has not.
+    pub(super) const fn is_mid_message(self) -> bool {
+        match self {
+            Self::OptionData { .. } | Self::Oversized(_) => true,
+            Self::ClientFlags
+            | Self::OptionHeader
+            | Self::Answer
+            | Self::Tls
+            | Self::Established
+            | Self::Closed => false,
+        }
+    }
+
     pub(super) const fn first_step(self) -> Step {
         match self {
             Self::ClientFlags => Step::Parse { need: 4 },

@@ -1,0 +1,104 @@
+//! Queueing, sending in pieces, taking back.
+
+use super::*;
+use crate::payload::{Discard, Table};
+use alloc::vec;
+use proptest::prelude::*;
+
+fn id(slot: u64) -> RequestId {
+    RequestId::from_cookie(slot | 1 << 32)
+}
+
+fn gather(outbox: &Outbox, table: &Table<Vec<u8>>) -> (Vec<u8>, usize) {
+    let (mut bytes, mut pieces) = (Vec::new(), 0);
+    outbox
+        .for_each_unsent(table, |piece| {
+            bytes.extend_from_slice(piece);
+            pieces += 1;
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    (bytes, pieces)
+}
+
+#[test]
+fn a_run_without_payload_is_one_piece() {
+    let mut outbox = Outbox::new();
+    for slot in 0..64 {
+        outbox.push(&[slot as u8; 28]);
+    }
+    let (bytes, pieces) = gather(&outbox, &Table::new());
+    assert_eq!((bytes.len(), pieces), (64 * 28, 1));
+}
+
+#[test]
+fn a_message_without_its_payload_is_not_begun() {
+    let mut outbox = Outbox::new();
+    outbox.push(b"first");
+    outbox.push_payload(id(0), b"second", 0, 4);
+    assert_eq!(gather(&outbox, &Table::new()).0, b"first");
+    outbox.sent(5, &mut Stats::default(), |_| {}).unwrap();
+    let nothing = outbox.for_each_unsent(&Discard, |_| ControlFlow::Continue(()));
+    assert_eq!(nothing, Err(ApiMisuse::PayloadMissing.into()));
+}
+
+proptest! {
+    /// Any mix of messages, cancelled here and there, sent in any pieces, is the
+    /// stream of those that were not cancelled.
+    #[test]
+    fn the_stream_is_the_messages(
+        // Few sizes, and one message in five with payload, make long runs.
+        messages in prop::collection::vec((1usize..4, 0usize..60, prop::bool::ANY), 1..200),
+        cuts in prop::collection::vec(1usize..50, 1..200),
+    ) {
+        let (mut outbox, mut table, mut expected) = (Outbox::new(), Table::new(), Vec::new());
+        let mut sequences = Vec::new();
+        for (i, (fixed, payload, cancel)) in messages.iter().enumerate() {
+            let fixed = vec![i as u8; *fixed];
+            let data = vec![!(i as u8); payload.saturating_sub(48)];
+            let sequence = match data.len() {
+                0 => outbox.push(&fixed),
+                len => outbox.push_payload(id(i as u64), &fixed, 0, len),
+            };
+            prop_assert_eq!(sequence, i as u64 + 1);
+            if !cancel {
+                expected.extend_from_slice(&fixed);
+                expected.extend_from_slice(&data);
+            }
+            table.insert(id(i as u64), data);
+            sequences.push((sequence, *cancel));
+        }
+        for (sequence, cancel) in sequences {
+            if cancel {
+                prop_assert!(outbox.cancel(sequence));
+            }
+        }
+        let (mut stream, mut done, mut stats) = (Vec::new(), Vec::new(), Stats::default());
+        // Where each message that was not taken back ends in the stream.
+        let mut ends = Vec::new();
+        for (i, (fixed, payload, cancel)) in messages.iter().enumerate() {
+            if !cancel {
+                let before = ends.last().map_or(0, |(_, end)| *end);
+                ends.push((i as u64 + 1, before + fixed + payload.saturating_sub(48)));
+            }
+        }
+        for cut in cuts.iter().cycle() {
+            let (bytes, _) = gather(&outbox, &table);
+            prop_assert!(expected.ends_with(&bytes));
+            let n = bytes.len().min(*cut);
+            stream.extend_from_slice(&bytes[..n]);
+            outbox.sent(n, &mut stats, |id| done.push(id)).unwrap();
+            for (sequence, end) in &ends {
+                prop_assert_eq!(*sequence < outbox.first_unsent(), *end <= stream.len());
+            }
+            if outbox.is_empty() {
+                break;
+            }
+        }
+        prop_assert_eq!(stream, expected);
+        let named = |(_, payload, cancel): &&(usize, usize, bool)| *payload > 48 && !cancel;
+        prop_assert_eq!(done.len(), messages.iter().filter(named).count());
+        prop_assert_eq!(stats.messages_sent, ends.len() as u64);
+        prop_assert_eq!(outbox.sent(1, &mut stats, |_| {}), Err(ApiMisuse::SentTooMuch));
+    }
+}
