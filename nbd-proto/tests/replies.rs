@@ -38,13 +38,12 @@ fn server(minimum: Option<u32>) -> Server {
 }
 
 fn asked(server: &mut Server, kind: CommandType) -> RequestId {
-    let header = RequestHeader {
-        flags: CommandFlags::empty(),
-        kind: kind.to_wire(),
-        cookie: 7,
-        offset: 0,
-        length: 1 << 20,
-    };
+    asked_with(server, kind, CommandFlags::empty())
+}
+
+fn asked_with(server: &mut Server, kind: CommandType, flags: CommandFlags) -> RequestId {
+    let header =
+        RequestHeader { flags, kind: kind.to_wire(), cookie: 7, offset: 0, length: 1 << 20 };
     server.feed(&header.encode_compact().unwrap(), &mut Discard).unwrap();
     match server.poll_event() {
         Some(ServerEvent::Request { id, .. }) => id,
@@ -62,7 +61,7 @@ fn chunk(server: &mut Server) -> Vec<u8> {
 }
 
 /// An extent beyond 32 bits is told as far as they go in whole blocks, of 512 bytes at
-/// least, and ends the list: what comes next is to be asked for.
+/// least: what comes next is to be asked for.
 #[test]
 fn a_long_extent_is_told_up_to_the_last_whole_block() {
     const LONG: u64 = 5 << 30;
@@ -79,17 +78,30 @@ fn a_long_extent_is_told_up_to_the_last_whole_block() {
         let mut server = server(minimum);
         let id = asked(&mut server, CommandType::BlockStatus);
         let status = 0xf000_0003;
-        let extents = [
-            Extent { length: 512, status: 1 },
-            Extent { length, status },
-            Extent { length: 1024, status: 0 },
-        ];
+        let extents = [Extent { length: 512, status: 1 }, Extent { length, status }];
         server.send_extents(id, ContextId(1), &extents, true).unwrap();
-        let mut expected = [1, 512, 1, told, 0xf000_0003].map(u32::to_be_bytes).concat();
-        if length <= u64::from(u32::MAX) {
-            expected.extend([1024_u32, 0].map(u32::to_be_bytes).concat());
-        }
+        let expected = [1, 512, 1, told, 0xf000_0003].map(u32::to_be_bytes).concat();
         assert_eq!(chunk(&mut server), expected, "{minimum:?}, {length}");
+    }
+}
+
+/// "If the client used the NBD_CMD_FLAG_REQ_ONE flag, each chunk contains exactly one
+/// descriptor where the length of the descriptor MUST NOT be greater than the length of the
+/// request"; otherwise the last one may be.
+#[test]
+fn one_extent_is_told_as_far_as_the_request_goes() {
+    let long = [Extent { length: 512, status: 1 }, Extent { length: 2 << 20, status: 0 }];
+    let cases = [
+        (CommandFlags::REQ_ONE, &long[..], &[1, 512, 1][..]),
+        (CommandFlags::REQ_ONE, &long[1..], &[1, 1 << 20, 0]),
+        (CommandFlags::empty(), &long[..], &[1, 512, 1, 2 << 20, 0]),
+    ];
+    for (flags, extents, told) in cases {
+        let mut server = server(None);
+        let id = asked_with(&mut server, CommandType::BlockStatus, flags);
+        server.send_extents(id, ContextId(1), extents, true).unwrap();
+        let told: Vec<u8> = told.iter().flat_map(|word: &u32| word.to_be_bytes()).collect();
+        assert_eq!(chunk(&mut server), told, "{flags:?}");
     }
 }
 
@@ -144,6 +156,14 @@ fn an_answer_fits_its_question() {
     // Compact extents have 32 bits for a status.
     let wide = [extents[0], Extent { length: 512, status: 1 << 32 }];
     assert_eq!(server.send_extents(status, ContextId(1), &wide, true), wrong);
+    // Nor is anything told that was not asked for, nor does not exist: in this order from
+    // the start of the request, which ends at 1 MiB, of an export of 1 TiB.
+    assert_eq!(server.send_extents(status, ContextId(2), &extents, true), wrong);
+    for lengths in [&[0][..], &[512, 0], &[1 << 20, 1], &[512, 1 << 20, 1], &[(1 << 40) + 1]] {
+        let told: Vec<_> =
+            lengths.iter().map(|length| Extent { length: *length, status: 0 }).collect();
+        assert_eq!(server.send_extents(status, ContextId(1), &told, true), wrong, "{lengths:?}");
+    }
     for id in [read, status] {
         assert_eq!(server.reply(id, Ok(())), wrong, "it would succeed without its data");
     }

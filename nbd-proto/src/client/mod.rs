@@ -25,7 +25,7 @@ mod ending;
 mod machine;
 mod pending;
 mod reply;
-mod status;
+pub(crate) mod status;
 mod submit;
 
 use alloc::collections::VecDeque;

@@ -1,8 +1,10 @@
 //! Answers to requests, in whichever form was negotiated.
 
 use alloc::vec::Vec;
+use core::slice;
 
 use super::{Core, Received, Server, Stage};
+use crate::client::status::StatusProgress;
 use crate::errno::Errno;
 use crate::error::ApiMisuse;
 use crate::types::{ContextId, Extent, HeaderStyle, RequestId};
@@ -149,12 +151,14 @@ impl Server {
 
     /// Sends the extents of one meta context, in order from the start of the
     /// request. `last` ends the reply. In compact form, lengths beyond 32 bits are
-    /// cut and the list ends there.
+    /// cut. When one extent was asked for, the first is sent, as
+    /// far as the request goes.
     ///
     /// # Errors
     /// [`ApiMisuse::NoSuchRequest`] when it is not open, and
-    /// [`ApiMisuse::WrongReply`] when it is no block status, there are no extents, or, in
-    /// compact form, a status has more than 32 bits.
+    /// [`ApiMisuse::WrongReply`] when it is no block status, did not ask for the context,
+    /// there are no extents, one is empty, begins beyond the request or ends beyond the
+    /// export, or, in compact form, a status has more than 32 bits.
     pub fn send_extents(
         &mut self,
         id: RequestId,
@@ -163,16 +167,23 @@ impl Server {
         last: bool,
     ) -> Result<(), ApiMisuse> {
         let command = self.core.open(id)?.command;
-        let extended = self.core.facts.headers == HeaderStyle::Extended;
-        let fits = |extent: &Extent| extended || u32::try_from(extent.status).is_ok();
-        if command.kind != CommandType::BlockStatus
-            || extents.is_empty()
-            || !extents.iter().all(fits)
-        {
+        if command.kind != CommandType::BlockStatus || !self.contexts(id).contains(&context) {
             return Err(ApiMisuse::WrongReply);
         }
+        let mut first = extents.first().copied().ok_or(ApiMisuse::WrongReply)?;
+        first.length = first.length.min(command.length);
         let one = command.flags.contains(CommandFlags::REQ_ONE);
-        let extents = if one { extents.get(..1).unwrap_or_default() } else { extents };
+        let extents = if one { slice::from_ref(&first) } else { extents };
+        let extended = self.core.facts.headers == HeaderStyle::Extended;
+        let mut progress = StatusProgress::default();
+        for extent in extents {
+            let fits = extended || u32::try_from(extent.status).is_ok();
+            // What a client would miss in the reply is missed here.
+            let sound = progress.add(*extent, &command, self.core.export.size);
+            if !fits || sound.is_err() {
+                return Err(ApiMisuse::WrongReply);
+            }
+        }
         let mut body = Vec::new();
         if extended {
             for extent in extents {
@@ -182,17 +193,12 @@ impl Server {
             let head = head.encode();
             self.core.chunk(id, ChunkType::BlockStatusExt, last, &head, Tail::Bytes(&body));
         } else {
+            let minimum_block = self.core.export.minimum_block();
             for extent in extents {
-                match extent.encode_compact() {
-                    Some(bytes) => body.extend_from_slice(&bytes),
-                    None => {
-                        body.extend_from_slice(&shortened(
-                            *extent,
-                            self.core.export.minimum_block(),
-                        ));
-                        break;
-                    }
-                }
+                let bytes = extent.encode_compact();
+                // One so long is the last: no compact request reaches beyond it.
+                let bytes = bytes.unwrap_or_else(|| shortened(*extent, minimum_block));
+                body.extend_from_slice(&bytes);
             }
             let head = context.0.to_be_bytes();
             self.core.chunk(id, ChunkType::BlockStatus, last, &head, Tail::Bytes(&body));
