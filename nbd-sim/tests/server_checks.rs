@@ -99,6 +99,9 @@ fn a_range_is_inside_the_export_and_aligned() {
             Write => Err(Errno::Inval),
             _ => Ok(()),
         };
+        // Of nothing there is nothing to tell; whatever else is done to it is done.
+        let nothing = if kind == BlockStatus { Err(Errno::Inval) } else { Ok(()) };
+        assert_eq!(plain(kind, 512, 0), nothing, "{kind:?}");
         assert_eq!(plain(kind, 0, LONG), Ok(()), "{kind:?}");
         assert_eq!(plain(kind, 0, LONG + 512), long, "{kind:?}");
     }
@@ -159,7 +162,9 @@ fn a_filter_names_granted_contexts_once() {
     for unknown in [&[3][..], &[1, 3], &[1, 1], &[0]] {
         assert_eq!(filtered(all, SIZE, &ids(unknown)), Err(Errno::Inval), "{unknown:?}");
     }
-    assert_eq!(filtered(all, SIZE + 1, &ids(&[1])), Err(Errno::Inval));
+    for range in [SIZE + 1, 0] {
+        assert_eq!(filtered(all, range, &ids(&[1])), Err(Errno::Inval), "{range}");
+    }
     for odd in [&[][..], &[0, 0, 0], &[0, 0, 0, 1, 0], &[0; 4 * 257]] {
         assert_eq!(filtered(all, SIZE, odd), Err(Errno::Inval), "{} bytes", odd.len());
     }

@@ -284,6 +284,11 @@ impl Core {
         if (offset | length) & mask != 0 {
             return Err((Errno::Inval, "range not aligned to the minimum block size"));
         }
+        if kind == CommandType::BlockStatus && length == 0 {
+            // proto.md, "NBD_CMD_BLOCK_STATUS": a reply has one extent at least, and none is
+            // empty.
+            return Err((Errno::Inval, "a range of no bytes has no extents"));
+        }
         let carries = matches!(kind, CommandType::Read | CommandType::Write);
         if carries && length > u64::from(self.limits.max_payload) {
             let errno = if kind == CommandType::Read { Errno::Overflow } else { Errno::Inval };

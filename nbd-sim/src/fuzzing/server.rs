@@ -147,7 +147,7 @@ fn answer(
             }
         }
         CommandType::BlockStatus => {
-            let extent = Extent { length: command.length.max(1), status: 0 };
+            let extent = Extent { length: command.length, status: 0 };
             for context in server.contexts(id) {
                 server.send_extents(id, context, &[extent], false)?;
             }

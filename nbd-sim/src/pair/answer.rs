@@ -37,11 +37,6 @@ impl Job {
         Self { id, pieces: vec![Piece::Done] }
     }
 
-    /// An error and nothing else.
-    pub(super) fn refused(id: RequestId, errno: Errno) -> Self {
-        Self { id, pieces: vec![Piece::Fail(errno)] }
-    }
-
     /// An error, perhaps after a part of a read.
     pub(super) fn failing(id: RequestId, rng: &mut Rng, server: &Server, command: Command) -> Self {
         let errno = rng.pick(&[Errno::Io, Errno::NoMem, Errno::NoSpc, Errno::NotSup]);
