@@ -15,10 +15,6 @@ use crate::options::Options;
 use crate::runtime::Runtime;
 use crate::state::{Outage, Wire};
 
-/// Longest time for one attempt, so that a server that accepts connections and says nothing
-/// does not use up all the patience there is.
-const ATTEMPT: Duration = Duration::from_secs(10);
-
 /// Something that takes its time.
 pub(crate) type Later<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -68,7 +64,7 @@ impl Redial {
                     return Err(End::NotReconnected { after: since.elapsed(), cause });
                 }
                 attempts = attempts.saturating_add(1);
-                let outcome = (self.0)(give_up.min(now + ATTEMPT)).await;
+                let outcome = (self.0)(give_up.min(now + Reconnect::LONGEST_ATTEMPT)).await;
                 match outcome.and_then(Options::into_parts) {
                     Ok((core, link, wire)) => return Ok(Dialled { core, link, wire, attempts }),
                     Err(error) => {

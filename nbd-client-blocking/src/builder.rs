@@ -140,7 +140,8 @@ impl Builder {
     /// A call that waits for longer than the [`timeout`](Self::timeout) ends with
     /// [`Error::TimedOut`] here too, and the next one goes on trying. An attempt is made in a
     /// thread of its own, and goes on between calls: it takes no longer than the timeout
-    /// given here, and no longer than patience lasts, but longer than a call if need be.
+    /// given here ([`Reconnect::LONGEST_ATTEMPT`] without one), and no longer than patience
+    /// lasts, but longer than a call if need be.
     /// A client that is dropped meanwhile does not wait for it, and it ends soon after. Once
     /// patience is over, or the server has become another, all calls fail with
     /// [`Error::NotReconnected`] or [`Error::Recovery`]. A program that was started for the

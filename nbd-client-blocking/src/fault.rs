@@ -33,6 +33,8 @@ impl Client {
     fn worst(&self, command: Command, error: Error) -> Error {
         match self.core.check(command) {
             Ok(()) => error,
+            // There is to be another connection.
+            Err(SubmitError::NotConnected) if self.recovery.is_some() => error,
             Err(worse) => self.not_sent(command, worse),
         }
     }

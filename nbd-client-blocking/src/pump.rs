@@ -1,4 +1,4 @@
-//! Moves bytes until something happens: the only place of this crate that waits.
+//! Moves bytes until something happens: the only place of this crate that waits for a server.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};

@@ -9,6 +9,7 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nbd_client_blocking::proto::Command;
 use nbd_client_blocking::proto::recovery::Reconnect;
 use nbd_client_blocking::transport::{
     CommandSpec, Connection, Endpoint, NbdUri, PeerStderr, Signal,
@@ -92,6 +93,18 @@ fn it_outlives_the_timeout_of_a_call() {
     assert_eq!((client.reconnects(), server.connections()), (1, 2));
 }
 
+/// What is wrong with a command is told as ever, though there is nobody to send it to.
+#[test]
+fn a_wrong_buffer_is_refused_meanwhile() {
+    let server = server();
+    let mut client = connect(&server, POLICY);
+    until_attempted(&server, &mut client, MOMENT);
+    let refused = |error: Error| assert!(matches!(error, Error::BufferLength { .. }), "{error}");
+    refused(client.pipeline::<Vec<u8>>().submit(Command::read(0, 512), None).unwrap_err());
+    refused(client.submit_and_wait(Command::read(0, 512)).unwrap_err());
+    assert_eq!(client.state(), State::Reconnecting);
+}
+
 #[test]
 fn another_descriptor_is_watched_meanwhile() {
     let server = server();
@@ -142,13 +155,13 @@ const FOR_EVER: Duration = Duration::from_secs(3600);
 /// Connects to the server, and another time with `dial`; without any limit of time.
 fn connect_otherwise(
     server: &Scripted,
-    dial: impl Fn() -> Connection + Send + Sync + 'static,
+    dial: impl Fn(Option<Instant>) -> Connection + Send + Sync + 'static,
 ) -> Client {
     let endpoint = server.uri().parse::<NbdUri>().unwrap().endpoint();
     let first = AtomicBool::new(true);
     let dial = move |deadline| match first.swap(false, Ordering::Relaxed) {
         true => Ok(endpoint.connect(deadline)?),
-        false => Ok(dial()),
+        false => Ok(dial(deadline)),
     };
     Builder::new().reconnect(POLICY.give_up_after(FOR_EVER)).connect_with(dial).unwrap()
 }
@@ -158,7 +171,7 @@ fn connect_otherwise(
 fn it_ends_with_the_client() {
     let server = server();
     let (sender, dialled) = channel();
-    let mut client = connect_otherwise(&server, move || {
+    let mut client = connect_otherwise(&server, move |_| {
         let (ours, theirs) = UnixStream::pair().unwrap();
         sender.send(theirs).unwrap();
         Connection::from_socket(ours.into()).unwrap()
@@ -170,6 +183,24 @@ fn it_ends_with_the_client() {
     drop(client);
     far.set_read_timeout(Some(LONG)).unwrap();
     assert_eq!(far.read(&mut [0]).unwrap(), 0);
+}
+
+/// Nor does it use up all patience, when nobody said how long anything may take.
+#[test]
+fn a_single_one_does_not_go_on_for_ever() {
+    let server = server();
+    let (sender, asked) = channel();
+    let begun = Instant::now();
+    let mut client = connect_otherwise(&server, move |deadline| {
+        sender.send(deadline).unwrap();
+        Connection::from_socket(UnixStream::pair().unwrap().0.into()).unwrap()
+    });
+    let deadline = eventually(|| {
+        client.pipeline::<Vec<u8>>().poll(Some(MOMENT)).unwrap();
+        asked.try_recv().ok()
+    });
+    let end = deadline.expect("it has an end");
+    assert!(end < begun + Reconnect::LONGEST_ATTEMPT + LONG, "{:?}", end - begun);
 }
 
 /// And a program that was started is told to end.
@@ -197,7 +228,7 @@ fn it_ends_with_the_client_while_a_program_starts() {
 #[test]
 fn it_fails_for_good_when_it_panics() {
     let server = server();
-    let mut client = connect_otherwise(&server, || panic!("the caller's own panic"));
+    let mut client = connect_otherwise(&server, |_| panic!("the caller's own panic"));
     let mut pipeline = client.pipeline();
     for at in [0, 512] {
         pipeline.read(at, vec![0; 512]).unwrap();

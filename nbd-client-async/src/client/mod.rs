@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nbd_proto::{Command, CommandFlags, ContextId, Extent};
+use nbd_proto::{Command, CommandFlags, ContextId, Extent, SubmitError};
 use nbd_transport::Error;
 
 use crate::buffer::Buffer;
@@ -245,8 +245,11 @@ impl Client {
     /// Whether a command needs no data. What else is wrong with it is told first.
     fn check_data(&self, command: Command) -> Result<(), Error> {
         Error::check_buffer(&command, 0).map_err(|error| {
-            match self.shared().lock().core.check(command) {
+            let state = self.shared().lock();
+            match state.core.check(command) {
                 Ok(()) => error,
+                // There is to be another connection.
+                Err(SubmitError::NotConnected) if state.survives() => error,
                 Err(worse) => Error::Submit { command, error: worse },
             }
         })

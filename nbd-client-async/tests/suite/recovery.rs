@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::{Host, LONG, is_timeout, noise, on_every_runtime, once};
 use nbd_client_async::proto::recovery::{Changed, RecoveryError};
-use nbd_client_async::proto::{ClientConfig, Errno, Limits, SubmitError};
+use nbd_client_async::proto::{ClientConfig, Command, Errno, Limits, SubmitError};
 use nbd_client_async::transport::{CommandSpec, Connection, Endpoint};
 use nbd_client_async::{Builder, Client, ConnectionState, Error, Reconnect};
 use nbd_sim::peer::{Scratch, nbd_program, tool};
@@ -236,6 +236,9 @@ async fn time_goes_on_while_nobody_is_there<H: Host>() {
     let read = hasty.read_at(0, 512).await;
     assert!(is_timeout(&read), "{read:?}");
     assert!(read.unwrap_err().to_string().contains("reconnecting"));
+    // What is wrong with a command is told as ever.
+    let wrong = client.run(Command::read(0, 512)).await.unwrap_err();
+    assert!(matches!(wrong, Error::BufferLength { .. }), "{wrong}");
     // What waits is bounded, but for those who say that they wait in line.
     let mut reads: Vec<_> = (0..3).map(|_| Box::pin(client.read_at(0, 4096))).collect();
     for read in &mut reads {

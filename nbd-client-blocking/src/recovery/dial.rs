@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
+use nbd_proto::recovery::Reconnect;
 use nbd_proto::{ClientConfig, HeaderStyle, Negotiated, TlsPolicy};
 use nbd_transport::{Connection, Endpoint, Error};
 
@@ -76,7 +77,8 @@ impl Dial {
 
     /// By when an attempt that begins now has to be done; `last` is the end of patience.
     pub(super) fn limit(&self, last: Option<Instant>) -> Option<Instant> {
-        last.into_iter().chain(self.builder.deadline()).min()
+        let usual = || Instant::now().checked_add(Reconnect::LONGEST_ATTEMPT);
+        last.into_iter().chain(self.builder.deadline().or_else(usual)).min()
     }
 
     /// Connects and negotiates.

@@ -27,6 +27,10 @@ pub struct Reconnect {
 }
 
 impl Reconnect {
+    /// The longest time for one attempt where a caller has set none, so that a server that
+    /// accepts connections and says nothing does not use up all the patience there is: 10 s.
+    pub const LONGEST_ATTEMPT: Duration = Duration::from_secs(10);
+
     /// Waits of up to 100 ms at first and up to 5 s later, for 60 s together; nothing is
     /// kept.
     #[must_use]
