@@ -49,6 +49,6 @@ pub use nbd_transport as transport;
 pub use nbd_transport::Error;
 pub use options::{GoError, Options};
 pub use pool::Pool;
-pub use runtime::{Runtime, Sleep, Socket};
+pub use runtime::{OsSocket, Runtime, Sleep, Socket};
 pub use state::ConnectionState;
 pub use view::ExportView;

@@ -99,11 +99,12 @@ impl Options {
         let (handshake, wire) = (&mut self.handshake, &mut self.wire);
         let work = poll_fn(|cx| {
             loop {
-                let mut shim = Shim::new(&mut *wire.socket, cx);
-                let direction = handshake.drive(&mut shim, wire.mode);
+                let mode = wire.stream.mode();
+                let mut shim = Shim::new(wire.stream.socket(), cx);
+                let direction = handshake.drive(&mut shim, mode);
                 let (calls, read, write) = (shim.calls, shim.read_pending, shim.write_pending);
                 let direction = direction?;
-                match Shim::new(&mut *wire.socket, cx).flush() {
+                match Shim::new(wire.stream.socket(), cx).flush() {
                     Err(error) if error.kind() != ErrorKind::WouldBlock => {
                         return Poll::Ready(Err(error.into()));
                     }

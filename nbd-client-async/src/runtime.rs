@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::time::Instant;
 
@@ -24,10 +24,22 @@ pub trait Socket: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Socket for T {}
 
+/// A [`Socket`] that is one of the system's: what it has to read can also be asked of its
+/// descriptor. Every type that fits is one.
+///
+/// ```
+/// fn boxed(stream: impl nbd_client_async::OsSocket) -> Box<dyn nbd_client_async::OsSocket> {
+///     Box::new(stream)
+/// }
+/// ```
+pub trait OsSocket: Socket + AsFd {}
+
+impl<T: Socket + AsFd> OsSocket for T {}
+
 /// A runtime: it runs a task, tells the time, and says when a socket is ready.
 ///
 /// ```
-/// use nbd_client_async::{Driver, Runtime, Sleep, Socket};
+/// use nbd_client_async::{Driver, OsSocket, Runtime, Sleep};
 /// use std::{io, os::fd::OwnedFd, time::Instant};
 ///
 /// #[derive(Clone)]
@@ -41,7 +53,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Socket for T {}
 ///     fn sleep_until(&self, at: Instant) -> Sleep {
 ///         Box::pin(timer(at))
 ///     }
-///     fn adopt(&self, socket: OwnedFd) -> io::Result<Box<dyn Socket>> {
+///     fn adopt(&self, socket: OwnedFd) -> io::Result<Box<dyn OsSocket>> {
 ///         Err(io::ErrorKind::Unsupported.into())
 ///     }
 /// }
@@ -64,5 +76,5 @@ pub trait Runtime: Send + Sync + 'static {
     ///
     /// # Errors
     /// When there is no runtime to watch it, or the system refuses.
-    fn adopt(&self, socket: OwnedFd) -> io::Result<Box<dyn Socket>>;
+    fn adopt(&self, socket: OwnedFd) -> io::Result<Box<dyn OsSocket>>;
 }

@@ -94,6 +94,15 @@ impl Pump {
         P: PayloadSink,
     {
         let socket = self.connection.stream.as_fd();
+        if wait {
+            // Unless it comes so soon that going to sleep is no use.
+            let mut io = SocketIo::non_blocking(socket);
+            let result = self.link.read_soon(machine, &mut io, sink, IoMode::Vectored);
+            self.system_calls += io.calls();
+            if result?.is_some() {
+                return Ok(());
+            }
+        }
         let deadline = if wait { self.deadline() } else { None };
         let mut io =
             if wait { SocketIo::blocking_read(socket) } else { SocketIo::non_blocking(socket) };

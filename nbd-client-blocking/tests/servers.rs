@@ -168,7 +168,7 @@ fn large_reads_are_placed_and_small_ones_batched() {
 #[test]
 fn requests_that_follow_several_completions_share_a_write() {
     // One reply at a time, with a pause before each.
-    let server = nbdkit(&["-t", "1", "--filter=delay", "memory", "1M", "rdelay=1ms"]);
+    let server = nbdkit(&["-t", "1", "--filter=delay", "memory", "1M", "wdelay=1ms"]);
     let mut client = connect(&server);
     let before = client.stats().writes;
     let mut pipeline = client.pipeline();
@@ -221,4 +221,20 @@ fn waiting_for_more_than_are_in_flight_waits_for_all() {
         }
     }
     assert_eq!(pipeline.wait_for(6).unwrap(), 5);
+}
+
+/// Each wait has its system call, and a few more are spent on finding out that the server is
+/// slow; see `Link::read_soon`.
+#[test]
+fn a_slow_server_is_slept_for() {
+    const WRITES: u64 = 130;
+    let server = nbdkit(&["--filter=delay", "memory", "1M", "wdelay=1ms"]);
+    let mut client = connect(&server);
+    let before = client.system_calls();
+    for _ in 0..WRITES {
+        client.write_at(0, &[1; 512]).unwrap();
+    }
+    let calls = client.system_calls() - before;
+    // Looks at the first wait, the third, the seventh and so on: eight times up to nine.
+    assert!((2 * WRITES + 8..=2 * WRITES + 8 * 9).contains(&calls), "{calls}");
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
-use nbd_client_async::{Client, Driver, Error, Runtime, Sleep, Socket};
+use nbd_client_async::{Client, Driver, Error, OsSocket, Runtime, Sleep};
 
 use crate::watched::{self, Watched};
 
@@ -29,7 +29,7 @@ impl Runtime for Smol {
         watched::sleep_until(at)
     }
 
-    fn adopt(&self, socket: OwnedFd) -> io::Result<Box<dyn Socket>> {
+    fn adopt(&self, socket: OwnedFd) -> io::Result<Box<dyn OsSocket>> {
         Ok(Box::new(Watched::new(socket)?))
     }
 }

@@ -3,8 +3,9 @@
 //! A [`Connection`] is an event source. Connecting, negotiating and moving data all
 //! happen in [`Connection::drive`], which never waits for the server, so that one thread
 //! serves as many connections as it likes. While a busy one's replies come a few at a time, it
-//! spins before a read for up to ten microseconds, twenty through TLS; a drive makes at most
-//! sixteen reads.
+//! spins before a read for up to ten microseconds, twenty through TLS, and before it finds
+//! nothing for twenty, as long as a server is that quick; a drive makes at most sixteen reads
+//! that bring something.
 //!
 //! ```no_run
 //! use mio::{Events, Interest, Poll, Token};

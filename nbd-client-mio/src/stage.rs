@@ -111,6 +111,11 @@ impl Open {
             if reading && core.completed() > 0 {
                 return Ok(true);
             }
+            let waits = !reading && !link.direction(core).contains(Direction::WRITE);
+            if waits && core.completed() == 0 {
+                // Nothing to send and nothing to hand out: the caller would sleep.
+                reading = link.read_soon(core, &mut io, ports, IoMode::Vectored)?.is_some();
+            }
             let direction = link.direction(core);
             let can_read = reading && direction.contains(Direction::READ);
             let can_write = writing && direction.contains(Direction::WRITE);

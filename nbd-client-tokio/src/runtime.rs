@@ -2,14 +2,14 @@
 
 use std::future::{Future, pending};
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::catch_unwind;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use futures_io::{AsyncRead, AsyncWrite};
-use nbd_client_async::{Driver, Runtime, Sleep, Socket};
+use nbd_client_async::{Driver, OsSocket, Runtime, Sleep};
 use nbd_transport::SocketIo;
 use rustix::net::{Shutdown, shutdown};
 use tokio::io::Interest;
@@ -45,7 +45,7 @@ impl Runtime for Tokio {
         }
     }
 
-    fn adopt(&self, socket: OwnedFd) -> io::Result<Box<dyn Socket>> {
+    fn adopt(&self, socket: OwnedFd) -> io::Result<Box<dyn OsSocket>> {
         Handle::try_current().map_err(io::Error::other)?;
         let socket = std::os::unix::net::UnixStream::from(socket);
         socket.set_nonblocking(true)?;
@@ -145,6 +145,12 @@ impl Watched {
                 result => return Poll::Ready(result),
             }
         }
+    }
+}
+
+impl AsFd for Watched {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

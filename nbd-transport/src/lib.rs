@@ -31,6 +31,7 @@ mod error;
 mod handshake;
 mod keep_alive;
 mod link;
+mod lookout;
 mod pace;
 mod process;
 mod socket;

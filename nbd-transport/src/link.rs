@@ -1,5 +1,6 @@
 //! What lies between a protocol machine and its transport.
 
+use crate::lookout::{Lookout, Outcome, Tried};
 use crate::pace::Pace;
 use crate::tls::{Session, TlsError, TlsInfo, TlsStage};
 use nbd_proto::io::{DriveError, IoMode, Progress};
@@ -51,13 +52,14 @@ impl From<LinkError> for io::Error {
 pub struct Link {
     tls: Option<Session>,
     pace: Pace,
+    lookout: Lookout,
 }
 
 impl Link {
     /// Bytes go as they are.
     #[must_use]
     pub const fn plain() -> Self {
-        Self { tls: None, pace: Pace::new() }
+        Self { tls: None, pace: Pace::new(), lookout: Lookout::new() }
     }
 
     /// From now on bytes go through TLS. To be called once the peers have agreed to it and
@@ -133,6 +135,50 @@ impl Link {
             self.pace.end(&start, machine, self.tls.is_some());
         }
         result
+    }
+
+    /// Reads before a sleep: looks for twenty microseconds whether something comes, if replies
+    /// are due and the server has been that quick lately. `None` when nothing has come, or it was
+    /// not worth the time: then sleep.
+    ///
+    /// The stream must not wait by itself.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn read_soon<M, R, S>(
+        &mut self,
+        machine: &mut M,
+        io: &mut R,
+        sink: &mut S,
+        mode: IoMode,
+    ) -> Result<Option<Progress>, LinkError>
+    where
+        M: Machine,
+        R: Read + ?Sized,
+        S: PayloadSink,
+    {
+        if machine.awaited() == 0 {
+            return Ok(None);
+        }
+        let Some(moment) = self.lookout.begin() else {
+            return Ok(None);
+        };
+        loop {
+            let mut io = Tried::new(io);
+            let progress = self.read(machine, &mut io, sink, mode)?;
+            match io.outcome() {
+                Outcome::NotAsked if progress == Progress::Blocked => return Ok(None),
+                Outcome::Starved if moment.go_on() => {}
+                Outcome::Starved => {
+                    self.lookout.end(false);
+                    return Ok(None);
+                }
+                Outcome::NotAsked | Outcome::Fed => {
+                    self.lookout.end(true);
+                    return Ok(Some(progress));
+                }
+            }
+        }
     }
 
     /// Writes once.

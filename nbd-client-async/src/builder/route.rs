@@ -7,7 +7,6 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Instant;
 
-use nbd_proto::io::IoMode;
 use nbd_proto::recovery::RecoveryError;
 use nbd_proto::{MetaContext, TlsPolicy};
 use nbd_transport::tls::TlsConfig;
@@ -18,7 +17,7 @@ use crate::options::{Options, Recall};
 use crate::redial::{Later, Redial};
 use crate::runtime::{Runtime, Socket};
 use crate::shim::until;
-use crate::state::Wire;
+use crate::state::{Stream, Wire};
 use crate::thread::in_thread;
 
 /// A way to a server that can be gone more than once.
@@ -147,7 +146,7 @@ impl<R: Runtime + Clone> Builder<R> {
 
     pub(super) fn adopt(&self, connection: Connection) -> Result<Wire, Error> {
         let Connection { stream, peer } = connection;
-        Ok(Wire { socket: self.runtime.adopt(stream.into())?, mode: IoMode::Vectored, peer })
+        Ok(Wire { stream: Stream::Os(self.runtime.adopt(stream.into())?), peer })
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
@@ -155,9 +154,9 @@ impl<R: Runtime + Clone> Builder<R> {
     }
 }
 
-/// A stream of which nothing is known: whether its vectored calls are real, neither.
+/// A stream of which nothing is known.
 pub(super) fn plain(stream: impl Socket) -> Wire {
-    Wire { socket: Box::new(stream), mode: IoMode::Single, peer: None }
+    Wire { stream: Stream::Any(Box::new(stream)), peer: None }
 }
 
 impl fmt::Debug for Route {

@@ -1,6 +1,7 @@
 //! One connection: machine, socket, and all calls, behind one lock.
 
 mod recovery;
+mod stream;
 mod wire;
 
 use std::collections::VecDeque;
@@ -12,7 +13,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use nbd_proto::io::IoMode;
 use nbd_proto::{
     Command, CommandError, CommandFailure, Disconnect, ExportInfo, Machine, Negotiated, RequestId,
     SubmitError,
@@ -23,9 +23,9 @@ use nbd_transport::{Error, KeepAlive, Link, PeerProcess};
 use crate::calls::{Call, Calls, Matter, Outcome, Stage, Ticket};
 use crate::end::End;
 use crate::pending::Terms;
-use crate::runtime::Socket;
 pub use recovery::ConnectionState;
 pub(crate) use recovery::{Outage, Recovery};
+pub(crate) use stream::Stream;
 
 /// How long a connection that is of no more use may take to end in good order.
 const LINGER: Duration = Duration::from_secs(5);
@@ -36,8 +36,7 @@ const BUDGET: usize = 16;
 
 /// The stream to a server, as it comes out of connecting.
 pub(crate) struct Wire {
-    pub(crate) socket: Box<dyn Socket>,
-    pub(crate) mode: IoMode,
+    pub(crate) stream: Stream,
     /// The process behind it, which ends with the connection.
     pub(crate) peer: Option<PeerProcess>,
 }

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Instant;
 
-use nbd_proto::io::Progress;
+use nbd_proto::io::{IoMode, Progress};
 use nbd_proto::{Command, Direction, Machine, SubmitError};
-use nbd_transport::Error;
+use nbd_transport::{Error, LinkError, SocketIo};
 
 use super::{BUDGET, LINGER, State};
 use crate::end::End;
@@ -59,8 +59,9 @@ impl State {
     pub(crate) fn send(&mut self, cx: &mut Context<'_>) {
         while self.has_unsent() {
             let Some(wire) = &mut self.wire else { return };
-            let mut shim = Shim::new(&mut *wire.socket, cx);
-            let result = self.link.write(&mut self.core, &mut shim, &self.calls, wire.mode);
+            let mode = wire.stream.mode();
+            let mut shim = Shim::new(wire.stream.socket(), cx);
+            let result = self.link.write(&mut self.core, &mut shim, &self.calls, mode);
             let (calls, pending) = (shim.calls, shim.write_pending);
             self.unflushed = true;
             match result {
@@ -86,7 +87,7 @@ impl State {
         let Some(wire) = self.wire.as_mut().filter(|_| self.unflushed) else {
             return;
         };
-        let result = Shim::new(&mut *wire.socket, cx).flush();
+        let result = Shim::new(wire.stream.socket(), cx).flush();
         match result.map_err(|error| (error.kind(), error)) {
             Ok(()) => self.unflushed = false,
             Err((ErrorKind::WouldBlock, _)) => {}
@@ -129,14 +130,21 @@ impl State {
             let Some(wire) = &mut self.wire else {
                 return false;
             };
-            let mut shim = Shim::new(&mut *wire.socket, cx);
-            let result = self.link.read(&mut self.core, &mut shim, &mut self.calls, wire.mode);
+            let mode = wire.stream.mode();
+            let mut shim = Shim::new(wire.stream.socket(), cx);
+            let result = self.link.read(&mut self.core, &mut shim, &mut self.calls, mode);
             let (calls, pending) = (shim.calls, shim.read_pending);
+            let result = match result {
+                // Without a call to the stream there may have been progress all the same: what
+                // lies in the link under TLS is of no concern to the stream.
+                Ok(progress) if pending || (calls == 0 && progress == Progress::Blocked) => {
+                    self.receive_soon()
+                }
+                result => result.map(Some),
+            };
             match result {
                 Err(error) => {
-                    // The link may have a last word for the server. Whether it arrives
-                    // changes nothing.
-                    let _ = self.link.write(&mut self.core, &mut shim, &self.calls, wire.mode);
+                    self.last_word(cx);
                     self.close(error.into());
                     return false;
                 }
@@ -144,21 +152,39 @@ impl State {
                     self.close(End::Closed);
                     return false;
                 }
-                // Without a call to the stream there may have been progress all the same: what
-                // lies in the link under TLS is of no concern to the stream.
-                Ok(progress) if pending || (calls == 0 && progress == Progress::Blocked) => {
+                Ok(None) => {
                     more = false;
                     break;
                 }
                 // Handed out before the rest is taken in, so that the next commands are on
                 // their way and the server works meanwhile.
-                Ok(_) if self.core.completed() > 0 => break,
-                Ok(_) => {}
+                Ok(Some(_)) if self.core.completed() > 0 => break,
+                Ok(Some(_)) => {}
             }
         }
         self.deliver();
         self.admit();
         more
+    }
+
+    /// Takes in what comes within the next moment, if the server has been that quick lately: not
+    /// from the stream, which would ask the runtime. Whom the last replies have woken has had its
+    /// turn since.
+    fn receive_soon(&mut self) -> Result<Option<Progress>, LinkError> {
+        let Some(descriptor) = self.wire.as_ref().and_then(|wire| wire.stream.descriptor()) else {
+            return Ok(None);
+        };
+        let mut io = SocketIo::non_blocking(descriptor);
+        self.link.read_soon(&mut self.core, &mut io, &mut self.calls, IoMode::Vectored)
+    }
+
+    /// The link may have one for the server. Whether it arrives changes nothing.
+    fn last_word(&mut self, cx: &mut Context<'_>) {
+        if let Some(wire) = &mut self.wire {
+            let mode = wire.stream.mode();
+            let mut shim = Shim::new(wire.stream.socket(), cx);
+            let _ = self.link.write(&mut self.core, &mut shim, &self.calls, mode);
+        }
     }
 
     /// Goes on with ending the session, if that was asked for.
@@ -168,7 +194,7 @@ impl State {
         }
         if let Some(wire) = self.wire.as_mut().filter(|_| !self.shut) {
             // Nothing more will be sent. A peer that is gone already is no loss.
-            self.shut = Pin::new(&mut *wire.socket).poll_close(cx).is_ready();
+            self.shut = Pin::new(wire.stream.socket()).poll_close(cx).is_ready();
         }
         if self.shut && self.linger.is_some() {
             self.close(End::Closed);

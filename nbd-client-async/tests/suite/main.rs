@@ -6,6 +6,7 @@ mod hostile;
 mod recovery;
 mod redial;
 mod shutdown;
+mod soon;
 mod streams;
 mod support;
 mod time;

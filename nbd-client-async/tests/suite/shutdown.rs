@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use nbd_client_async::proto::{ClientConfig, Limits};
 use nbd_client_async::{
-    Builder, Client, ConnectionState, Driver, Error, Reconnect, Runtime, Sleep, Socket,
+    Builder, Client, ConnectionState, Driver, Error, OsSocket, Reconnect, Runtime, Sleep,
 };
 use nbd_client_futures::smol::Smol;
 use nbd_client_tokio::Tokio;
@@ -143,7 +143,7 @@ impl Runtime for Own {
         Smol.sleep_until(at)
     }
 
-    fn adopt(&self, socket: OwnedFd) -> io::Result<Box<dyn Socket>> {
+    fn adopt(&self, socket: OwnedFd) -> io::Result<Box<dyn OsSocket>> {
         Smol.adopt(socket)
     }
 }
@@ -162,7 +162,7 @@ impl Runtime for Weak {
         Smol.sleep_until(at)
     }
 
-    fn adopt(&self, socket: OwnedFd) -> io::Result<Box<dyn Socket>> {
+    fn adopt(&self, socket: OwnedFd) -> io::Result<Box<dyn OsSocket>> {
         Smol.adopt(socket)
     }
 }
