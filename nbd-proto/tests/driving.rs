@@ -4,9 +4,9 @@ use std::io::{self, ErrorKind, Read, Write};
 
 use nbd_proto::io::{DriveError, IoMode, Progress};
 use nbd_proto::{
-    ApiMisuse, Client, ClientConfig, Command, CommandError, ContextId, Discard, Errno, Error,
-    ErrorReport, Extent, Machine, Negotiation, PayloadSink, PayloadSource, ReadChunk, ReadInto,
-    RequestId, Table, WriteFrom, part_mut,
+    ApiMisuse, Client, ClientConfig, Command, CommandError, ContextId, Direction, Discard, Errno,
+    Error, ErrorReport, Extent, Machine, Negotiation, PayloadSink, PayloadSource, ReadChunk,
+    ReadInto, RequestId, Table, WriteFrom, part_mut,
 };
 use nbd_sim::hostile::bytes::{cookie, granted, greeting, simple};
 
@@ -62,6 +62,24 @@ fn a_source_that_runs_dry_is_missed() {
     assert_eq!(client.drain(&mut Vec::new(), &Half), missing);
     // It was only asked for, not sent: there is no harm yet.
     assert_eq!(client.drain(&mut Vec::new(), &table), Ok(28 + (64 << 10)));
+}
+
+/// Gives all it has, whatever is asked for.
+struct Generous;
+
+impl PayloadSource for Generous {
+    fn bytes(&self, _id: RequestId, _at: usize, _len: usize) -> &[u8] {
+        &[7; 100 << 10]
+    }
+}
+
+/// Nothing that is not of the payload goes out: it would be read as a request.
+#[test]
+fn a_source_that_gives_too_much_is_not_taken_at_its_word() {
+    let (mut client, _, _) = writing();
+    client.sent(28 + 1000).unwrap();
+    assert_eq!(client.drain(&mut Vec::new(), &Generous), Ok((64 << 10) - 1000));
+    assert!(!client.get_direction().contains(Direction::WRITE));
 }
 
 /// Takes or gives no more than that at once, and then fails so.

@@ -230,6 +230,7 @@ fn nothing_is_sent_behind_half_a_request() {
     let mut table = Table::new();
     let id = client.submit(Command::write(0, 4096)).unwrap();
     table.insert(id, vec![0x5a; 4096]);
+    client.submit(Command::read(0, 512)).unwrap();
     client.sent(1000).unwrap();
     client.send_failed();
     // Nobody has asked for an end: there is no connection any more to send on.
@@ -239,6 +240,11 @@ fn nothing_is_sent_behind_half_a_request() {
         assert_eq!(client.drain(&mut Vec::new(), &table), Ok(0), "{when:?}");
     }
     assert!(!client.get_direction().contains(Direction::WRITE));
+    // Nor is what the server says of data it has not got believed.
+    client.feed(&simple(0, cookie(0), &[]), &mut table).unwrap();
+    assert_eq!(client.status(id), RequestStatus::InFlight);
+    client.eof().unwrap();
+    assert_eq!(client.take(id).unwrap().1, Err(CommandError::ConnectionLost));
 }
 
 /// Found by fuzzing: behind the last reply of a session that the server ends, a reply to

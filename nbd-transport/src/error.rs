@@ -248,3 +248,33 @@ impl From<Error> for io::Error {
         Self::new(kind, error)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nbd_proto::PeerMisbehaved;
+
+    /// However it shows, it is one thing; what else the system says, it says itself.
+    #[test]
+    fn a_peer_that_is_gone_has_one_number() {
+        use nbd_proto::Error as Protocol;
+        const ENOTCONN: i32 = 107;
+        let command = Command::flush();
+        let lost = CommandFailure::new(command, CommandError::ConnectionLost, None);
+        for error in [
+            Error::from(io::Error::from_raw_os_error(32)),
+            io::Error::from_raw_os_error(104).into(),
+            io::Error::from_raw_os_error(103).into(),
+            io::Error::from(io::ErrorKind::BrokenPipe).into(),
+            Protocol::from(PeerMisbehaved::Closed).into(),
+            Protocol::from(PeerMisbehaved::ClosedMidMessage).into(),
+            Error::Submit { command, error: SubmitError::NotConnected },
+            lost.into(),
+        ] {
+            assert_eq!(error.errno(), ENOTCONN, "{error}");
+        }
+        for number in [110, 113, 12] {
+            assert_eq!(Error::from(io::Error::from_raw_os_error(number)).errno(), number);
+        }
+    }
+}

@@ -98,10 +98,9 @@ fn killed_over_sixty_commands(
     let outcomes = disk.batch((0..60).map(op).collect(), &mut || server.server.kill());
     assert_eq!(outcomes.len(), 60);
     for outcome in outcomes {
-        let failure = failed(outcome);
-        assert_eq!(failure.who, Who::Connection, "{failure}");
+        fails(outcome, Who::Connection, Errno::NotConn);
     }
-    assert_eq!(failed(disk.read(0, 512)).who, Who::Connection);
+    fails(disk.read(0, 512), Who::Connection, Errno::NotConn);
     assert!(start.elapsed() < LONG / 2, "{:?}", start.elapsed());
     Ok(())
 }

@@ -102,3 +102,16 @@ proptest! {
         prop_assert_eq!(outbox.sent(1, &mut stats, |_| {}), Err(ApiMisuse::SentTooMuch));
     }
 }
+
+/// What is sent makes room, even if there is always something that is not.
+#[test]
+fn a_queue_that_is_never_empty_does_not_grow() {
+    let mut outbox = Outbox::new();
+    outbox.push(&[0; 28]);
+    for _ in 0..10_000 {
+        outbox.push(&[0; 28]);
+        outbox.sent(28, &mut Stats::default(), |_| {}).unwrap();
+        assert!(outbox.fixed.len() < 4 * COMPACT_MIN, "{} bytes", outbox.fixed.len());
+    }
+    assert!(!outbox.is_empty());
+}
