@@ -313,6 +313,7 @@ impl Outbox {
         let mut start = self.fixed_start.saturating_add(self.cursor.min(total));
         let mut end = self.fixed_start;
         let mut done = self.cursor.saturating_sub(total);
+        // Nothing stands before the entry that is looked at.
         let mut idle = true;
         let mut entries = self.queue.iter().peekable();
         while let Some(entry) = entries.next() {
@@ -336,10 +337,9 @@ impl Outbox {
                     bytes.get(..left).unwrap_or(bytes)
                 };
                 if unsent(done).is_empty() {
-                    let _ = self.run(start..own, &mut visit);
                     // Whatever stands before it can go out.
-                    let stuck = idle && start >= own;
-                    return if stuck { Err(ApiMisuse::PayloadMissing.into()) } else { Ok(()) };
+                    let _ = self.run(start..own, &mut visit);
+                    return if idle { Err(ApiMisuse::PayloadMissing.into()) } else { Ok(()) };
                 }
                 if self.run(start..end, &mut visit).is_break() {
                     return Ok(());
