@@ -27,6 +27,7 @@ on_every_runtime! {
     a_changed_export_ends_it,
     what_is_no_server_is_left_at_once,
     a_stream_is_made_again_by_whoever_made_it,
+    a_panic_in_the_way_to_connect_ends_it,
     a_stream_that_is_shut_down_is_made_again,
     a_disconnect_waits_until_all_is_put_back,
     a_pool_keeps_its_word,
@@ -380,6 +381,24 @@ async fn a_stream_is_made_again_by_whoever_made_it<H: Host>() {
     assert!(client.read_at(0, 512).await.unwrap() == vec![3; 512]);
     assert!(dials.load(Ordering::Relaxed) >= 2);
     client.disconnect().await.unwrap();
+}
+
+/// Whoever waits for a connection is told when making it panics.
+async fn a_panic_in_the_way_to_connect_ends_it<H: Host>() {
+    let mut server = Phoenix::with_file();
+    let (path, first) = (server.socket(), AtomicBool::new(true));
+    let dial = move || {
+        assert!(first.swap(false, Ordering::Relaxed), "the caller's own panic");
+        smol::net::unix::UnixStream::connect(path.clone())
+    };
+    let builder: Builder<H::Runtime> = H::builder().reconnect(POLICY);
+    let client = builder.connect_with(dial).await.unwrap();
+    server.start(&[]);
+    for _ in 0..2 {
+        let error = client.read_at(0, 512).await.unwrap_err();
+        assert!(matches!(error, Error::Stopped), "{error}");
+    }
+    assert!(client.is_closed());
 }
 
 /// Whichever way it still goes.
