@@ -1,6 +1,7 @@
 //! What tokio does for a connection.
 
-use std::future::{Future, pending};
+use std::any::Any;
+use std::future::{self, Future};
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::catch_unwind;
@@ -37,11 +38,10 @@ impl Runtime for Tokio {
 
     fn sleep_until(&self, at: Instant) -> Sleep {
         match Handle::try_current() {
-            Ok(runtime) => Box::pin(Timer {
-                task: Some(runtime.spawn(async move { sleep_until(at.into()).await })),
-            }),
-            // Without a runtime there is no socket either, which is what will be told.
-            Err(_) => Box::pin(pending()),
+            Ok(runtime) => {
+                Box::pin(Timer { task: runtime.spawn(async move { sleep_until(at.into()).await }) })
+            }
+            Err(error) => Box::pin(future::ready(Err(io::Error::other(error)))),
         }
     }
 
@@ -50,7 +50,7 @@ impl Runtime for Tokio {
         let socket = std::os::unix::net::UnixStream::from(socket);
         socket.set_nonblocking(true)?;
         let watched = catch_unwind(|| UnixStream::from_std(socket));
-        let socket = watched.map_err(|_| lacks("no sockets", "enable_io"))??;
+        let socket = watched.map_err(|panic| told(&*panic))??;
         Ok(Box::new(Watched { socket }))
     }
 }
@@ -58,38 +58,32 @@ impl Runtime for Tokio {
 /// A timer that is a task: one that is polled by somebody else when its runtime has ended
 /// would panic, and who connects may be in no task of that runtime.
 struct Timer {
-    /// Gone with the runtime; then the socket tells.
-    task: Option<JoinHandle<()>>,
+    task: JoinHandle<()>,
 }
 
 impl Future for Timer {
     type Output = io::Result<()>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Some(task) = &mut self.task else {
-            return Poll::Pending;
-        };
-        match ready!(Pin::new(task).poll(cx)) {
-            Ok(()) => Poll::Ready(Ok(())),
-            Err(error) if error.is_panic() => Poll::Ready(Err(lacks("no timers", "enable_time"))),
-            Err(_) => {
-                self.task = None;
-                Poll::Pending
-            }
-        }
+        let result = ready!(Pin::new(&mut self.task).poll(cx));
+        Poll::Ready(result.map_err(|error| match error.try_into_panic() {
+            Ok(panic) => told(&*panic),
+            // The runtime has ended.
+            Err(error) => io::Error::other(error),
+        }))
     }
 }
 
-/// Tokio tells by a panic alone that a runtime was built without a part of it.
-fn lacks(what: &str, enable: &str) -> io::Error {
-    io::Error::other(format!("the tokio runtime has {what}: build it with `{enable}`"))
+/// Tokio says by a panic alone what a runtime was built without.
+fn told(panic: &(dyn Any + Send)) -> io::Error {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref().copied());
+    io::Error::other(text.unwrap_or("the tokio runtime does not serve").to_owned())
 }
 
 impl Drop for Timer {
     fn drop(&mut self) {
-        if let Some(task) = &self.task {
-            task.abort();
-        }
+        self.task.abort();
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -208,6 +208,10 @@ fn no_runtime_is_an_error() {
         let result = smol::block_on(builder.connect_uri(&server.uri()));
         assert!(matches!(result, Err(Error::Io(_))), "{result:?}");
     }
+    // A stream of one's own needs no runtime, but its silence would have no end.
+    let (silent, _far) = smol::Async::<UnixStream>::pair().expect("a pair");
+    let builder = Builder::on(Tokio).timeout(LONG);
+    lacks("no reactor", smol::block_on(builder.connect_stream(silent)));
 }
 
 /// Whether it fails for want of something, and says of what.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 const SLICE: Duration = Duration::from_millis(50);
 
 /// When to give up.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Deadline<'a> {
     at: Option<Instant>,
     /// Has something to read, or is at its end, once nobody wants what is waited for.
