@@ -102,19 +102,15 @@ impl<C: Side> Session<C> {
         self.error.is_none() && self.core.awaits_tls()
     }
 
-    /// Bytes sent in clear must never be taken for bytes inside TLS
-    /// (proto.md, "NBD_OPT_STARTTLS").
-    fn check_silence(&mut self, spoke: bool) -> Result<(), Error> {
-        if spoke && self.is_upgrading() {
-            return Err(self.fail(PeerMisbehaved::PlaintextAfterStartTls.into()));
-        }
-        Ok(())
-    }
-
-    /// An answer that comes before its question is an answer to something else.
-    fn check_turn(&mut self, spoke: bool) -> Result<(), Error> {
-        if spoke && self.error.is_none() && self.core.awaits_its_turn() {
+    /// Whether there may be `more` behind what was parsed. An answer that comes before its
+    /// question is an answer to something else, and bytes sent in clear must never be taken
+    /// for bytes inside TLS (proto.md, "NBD_OPT_STARTTLS").
+    fn check_rest(&mut self, more: bool) -> Result<(), Error> {
+        if more && self.core.awaits_its_turn() {
             return Err(self.fail(PeerMisbehaved::WrongOption.into()));
+        }
+        if more && self.is_upgrading() {
+            return Err(self.fail(PeerMisbehaved::PlaintextAfterStartTls.into()));
         }
         Ok(())
     }
@@ -151,11 +147,9 @@ impl<C: Side> Session<C> {
         C: Role<S>,
     {
         self.check_alive()?;
-        self.check_turn(n > 0)?;
         let result = self.intake.received(n, &mut self.core, sink);
         self.delivered(result)?;
-        self.check_turn(self.intake.has_unparsed())?;
-        self.check_silence(self.intake.has_unparsed())
+        self.check_rest(self.intake.has_unparsed())
     }
 
     pub(super) fn has_buffered(&self) -> bool {
@@ -171,13 +165,9 @@ impl<C: Side> Session<C> {
         C: Role<S>,
     {
         self.check_alive()?;
-        self.check_silence(!bytes.is_empty())?;
-        self.check_turn(!bytes.is_empty())?;
         let result = self.intake.feed(bytes, &mut self.core, sink);
         let taken = self.delivered(result)?;
-        let more = taken < bytes.len() || self.intake.has_unparsed();
-        self.check_turn(more)?;
-        self.check_silence(more)?;
+        self.check_rest(taken < bytes.len() || self.intake.has_unparsed())?;
         Ok(taken)
     }
 

@@ -262,7 +262,6 @@ impl Side for Core {
     fn awaits_its_turn(&self) -> bool {
         // No byte is sent of the option that the server would answer.
         matches!(self.expect, Expect::ReplyHeader(_) | Expect::ExportHeader)
-            && self.replies == 0
             && !self.outbox.has_begun(self.asked)
     }
 
