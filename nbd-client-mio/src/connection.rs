@@ -120,7 +120,7 @@ impl<B> Connection<B> {
         match &self.stage {
             Stage::Negotiating { handshake, .. } => handshake.tls_info(),
             Stage::Open(open) => open.link.tls_info(),
-            Stage::Dialing { .. } | Stage::Over => None,
+            Stage::Dialing { .. } | Stage::Over(_) => None,
         }
     }
 
@@ -200,7 +200,7 @@ impl<B> Connection<B> {
                 true
             }
             Stage::Negotiating { handshake, .. } => handshake.negotiation().abort().is_ok(),
-            Stage::Dialing { .. } | Stage::Over => false,
+            Stage::Dialing { .. } | Stage::Over(_) => false,
         };
         if !polite {
             self.close();
@@ -216,7 +216,10 @@ impl<B> Connection<B> {
     pub(crate) fn end(&mut self, cause: Option<&Error>) {
         match &mut self.stage {
             Stage::Open(open) => open.kill(cause),
-            _ => self.stage = Stage::Over,
+            Stage::Over(lost) => *lost = lost.take().or_else(|| cause.and_then(Error::again)),
+            stage @ (Stage::Dialing { .. } | Stage::Negotiating { .. }) => {
+                *stage = Stage::Over(cause.and_then(Error::again));
+            }
         }
     }
 
@@ -338,10 +341,16 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
         let length = buffer.map_or(0, |buffer| buffer.as_ref().len());
         Error::check_buffer(&command, length)?;
         let error = SubmitError::NotConnected;
-        let Stage::Open(open) = &mut self.stage else {
-            return Err(Error::Submit { command, error });
+        let Open { core, lost, .. } = match &mut self.stage {
+            Stage::Open(open) => &mut **open,
+            Stage::Over(lost) => {
+                let told = lost.as_ref().and_then(Error::again);
+                return Err(told.unwrap_or(Error::Submit { command, error }));
+            }
+            Stage::Dialing { .. } | Stage::Negotiating { .. } => {
+                return Err(Error::Submit { command, error });
+            }
         };
-        let Open { core, lost, .. } = &mut **open;
         let submitted = core.submit(command);
         let id = submitted.map_err(|error| Error::not_sent(core, lost.as_ref(), command, error))?;
         self.clock.submitted(core, id, command, since);

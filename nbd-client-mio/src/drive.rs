@@ -40,7 +40,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
     /// Moves bytes. Says whether any have come in the data phase.
     fn advance(&mut self, registry: &Registry) -> Result<bool, Error> {
         while !matches!(self.stage, Stage::Open(_)) {
-            match mem::replace(&mut self.stage, Stage::Over) {
+            match mem::replace(&mut self.stage, Stage::Over(None)) {
                 Stage::Dialing { dial, handshake, tcp_keep_alive } => {
                     match dial.finish(registry)? {
                         Ok(connection) => {
@@ -79,7 +79,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
                         }
                     }
                 }
-                stage @ (Stage::Open(_) | Stage::Over) => {
+                stage @ (Stage::Open(_) | Stage::Over(_)) => {
                     self.stage = stage;
                     return Ok(false);
                 }

@@ -26,8 +26,8 @@ pub(crate) enum Stage {
         connection: Connection,
     },
     Open(Box<Open>),
-    /// It ended before the data phase.
-    Over,
+    /// It ended before the data phase; how, if that can be told more than once.
+    Over(Option<Error>),
 }
 
 impl Stage {
@@ -42,7 +42,7 @@ impl Stage {
             Self::Open(open) if open.core.is_closed() => State::Closed,
             Self::Open(open) if open.leaving => State::Disconnecting,
             Self::Open(_) => State::Ready,
-            Self::Over => State::Closed,
+            Self::Over(_) => State::Closed,
         }
     }
 
@@ -51,7 +51,7 @@ impl Stage {
             Self::Dialing { dial, .. } => Some(dial.raw_fd()),
             Self::Negotiating { connection, .. } => Some(connection.stream.as_fd().as_raw_fd()),
             Self::Open(open) => Some(open.connection.stream.as_fd().as_raw_fd()),
-            Self::Over => None,
+            Self::Over(_) => None,
         }
     }
 
@@ -62,7 +62,7 @@ impl Stage {
             Self::Dialing { dial, .. } => matches!(dial, Dial::Socket { .. }),
             Self::Negotiating { .. } => blocked.contains(Direction::WRITE),
             Self::Open(open) => open.link.direction(&open.core).contains(Direction::WRITE),
-            Self::Over => false,
+            Self::Over(_) => false,
         };
         if write { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE }
     }

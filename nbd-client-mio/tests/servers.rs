@@ -4,6 +4,7 @@ mod support;
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -77,6 +78,26 @@ fn a_server_that_dies_takes_nothing_but_the_replies() {
     let rejected = this.disk(token).read(0, vec![7; 512]).unwrap_err();
     assert_eq!(rejected.buffer, Some(vec![7; 512]));
     assert_eq!(rejected.error.errno(), 107, "{rejected}");
+}
+
+/// Nor does one that never served: whoever comes later is told what was wrong with it.
+#[test]
+fn what_is_no_server_is_told_to_all() {
+    let scratch = Scratch::new().unwrap();
+    let path = scratch.join("s");
+    let listener = UnixListener::bind(&path).unwrap();
+    let mut this = Loop::new();
+    let token = this.add(Builder::new().connect(&Endpoint::Unix(path)).unwrap());
+    listener.accept().unwrap().0.write_all(b"220 mail.example ESMTP").unwrap();
+    this.until("an error", |this| !this.errors.is_empty());
+    let (_, first) = this.errors.remove(0);
+    assert!(matches!(first, Error::Protocol(_)), "{first}");
+    for _ in 0..2 {
+        let rejected = this.disk(token).read(0, vec![7; 512]).unwrap_err();
+        assert_eq!(rejected.error.to_string(), first.to_string());
+        assert_eq!(rejected.buffer, Some(vec![7; 512]));
+        this.disk(token).close();
+    }
 }
 
 /// The server is made of nothing but bytes: oldstyle, 1 MiB, one reply, then silence one
