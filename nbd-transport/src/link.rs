@@ -137,9 +137,9 @@ impl Link {
         result
     }
 
-    /// Reads before a sleep: looks for twenty microseconds whether something comes, if replies
-    /// are due and the server has been that quick lately. `None` when nothing has come, or it was
-    /// not worth the time: then sleep.
+    /// Reads before a sleep: looks for twenty microseconds whether something comes, if the
+    /// replies that are due are few or large, and the server has been that quick lately. `None`
+    /// when nothing has come, or it was not worth the time: then sleep.
     ///
     /// The stream must not wait by itself.
     ///
@@ -157,10 +157,7 @@ impl Link {
         R: Read + ?Sized,
         S: PayloadSink,
     {
-        if machine.awaited() == 0 {
-            return Ok(None);
-        }
-        let Some(moment) = self.lookout.begin() else {
+        let Some(moment) = self.lookout.begin(machine) else {
             return Ok(None);
         };
         loop {

