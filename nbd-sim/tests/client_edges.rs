@@ -122,6 +122,28 @@ fn abandoned_commands_are_never_told_of() {
     assert_eq!((client.take_next(), client.poll_event()), (None, None));
 }
 
+/// The goodbye waits for the last reply; when nobody waits for that any more, and its command
+/// has not left, there is nothing to wait for.
+#[test]
+fn the_goodbye_does_not_wait_for_what_is_taken_back() {
+    let mut client = client();
+    let [sent, unsent] = [(); 2].map(|()| client.submit(Command::read(0, 512)).unwrap());
+    client.sent(28).unwrap();
+    client.disconnect(Disconnect::AfterReplies);
+    assert!(client.abandon(unsent));
+    assert_eq!(client.drain(&mut Vec::new(), &Discard), Ok(0), "one reply is due");
+    client.feed(&simple(5, cookie(0), &[]), &mut Discard).unwrap();
+    assert_eq!(client.status(sent), RequestStatus::Completed);
+    assert_eq!(client.drain(&mut Vec::new(), &Discard), Ok(28));
+
+    let mut client = self::client();
+    let unsent = client.submit(Command::read(0, 512)).unwrap();
+    client.disconnect(Disconnect::AfterReplies);
+    assert!(client.abandon(unsent));
+    assert_eq!(client.drain(&mut Vec::new(), &Discard), Ok(28));
+    assert_eq!(client.state_name(), "disconnecting");
+}
+
 /// What would become of a command is known without submitting it.
 #[test]
 fn a_command_is_checked_as_it_would_be_submitted() {

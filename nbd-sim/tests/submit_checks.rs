@@ -77,7 +77,11 @@ impl Setup {
     }
 
     fn submit(self, command: Command) -> Result<(), SubmitError> {
-        self.client().submit(command).map(drop)
+        let mut client = self.client();
+        let verdict = client.check(command);
+        let result = client.submit(command).map(drop);
+        assert_eq!(verdict, result, "{command}");
+        result
     }
 
     /// The command is refused so, but not without the check.
