@@ -344,6 +344,49 @@ fn a_flush_sent_before_the_write_does_not_cover_it() {
 }
 
 #[test]
+fn an_earlier_flush_takes_nothing_back_from_a_later_one() {
+    let mut desk = Desk::new(FORGET);
+    desk.submit(1, Command::flush());
+    desk.send();
+    desk.written(2, Command::write(0, 10));
+    desk.submit(3, Command::flush());
+    desk.send();
+    assert_eq!(desk.succeed(1), Some(3));
+    assert_eq!(desk.succeed(0), Some(1));
+    desk.reconnect();
+    desk.submit(4, Command::flush());
+    assert_eq!((desk.send(), desk.journal.poll_failed()), (vec![FLUSH], None));
+}
+
+/// A place is one command's: giving up a flush that failed at once gives up nothing else.
+#[test]
+fn a_flush_that_fails_at_once_has_a_place_of_its_own() {
+    let mut desk = Desk::new(FORGET);
+    desk.written(1, Command::write(0, 10));
+    desk.reconnect();
+    let write = desk.submit(2, Command::write(20, 10));
+    let flush = desk.submit(3, Command::flush());
+    assert_eq!(desk.journal.poll_failed(), Some((3, RecoveryError::UnflushedLost)));
+    let read = desk.submit(4, Command::read(40, 10));
+    assert!(write < flush && flush < read);
+    desk.journal.cancel(flush);
+    assert_eq!(desk.send(), [20, 40]);
+}
+
+/// What could have been sent before the loss, and was not, may have to wait after it.
+#[test]
+fn a_flush_in_line_waits_for_what_is_put_back() {
+    let mut desk = Desk::new(KEEP);
+    desk.written(1, Command::write(0, 10));
+    desk.submit(2, Command::flush());
+    desk.reconnect();
+    assert_eq!(desk.send(), [0]);
+    assert_eq!(desk.succeed(0), None);
+    assert_eq!(desk.send(), [FLUSH]);
+    assert_eq!(desk.succeed(0), Some(2));
+}
+
+#[test]
 fn a_server_that_shuts_down_is_waited_for_and_then_left() {
     let mut desk = Desk::new(FORGET);
     desk.submit(1, Command::write(0, 10));

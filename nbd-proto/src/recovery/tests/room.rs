@@ -89,6 +89,19 @@ fn who_waits_for_room_is_told_when_there_will_be_none() {
 }
 
 #[test]
+fn who_never_had_room_gives_none_back() {
+    let mut desk = Desk::new(KEEP);
+    desk.written(1, Command::write(0, 900));
+    assert_eq!(desk.send(), [FLUSH]);
+    let waiting = desk.submit(2, Command::write(1000, 200));
+    desk.journal.cancel(waiting);
+    desk.submit(3, Command::write(2000, 200));
+    assert_eq!(desk.send(), []);
+    assert_eq!(desk.succeed(0), None);
+    assert_eq!(desk.send(), [2000]);
+}
+
+#[test]
 fn room_comes_back_from_what_failed_or_was_cancelled() {
     let mut desk = Desk::new(KEEP);
     for round in 0..4 {
