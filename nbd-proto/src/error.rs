@@ -410,8 +410,7 @@ impl From<CommandError> for std::io::Error {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SubmitError {
-    /// As many commands are in flight as [`Limits`](crate::Limits) allows; take a
-    /// completion first.
+    /// As many commands are in flight as [`Limits`](crate::Limits) allows; take a completion.
     #[error("too many commands in flight")]
     Full,
     /// The connection is gone.
