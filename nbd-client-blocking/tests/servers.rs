@@ -235,6 +235,7 @@ fn a_slow_server_is_slept_for() {
         client.write_at(0, &[1; 512]).unwrap();
     }
     let calls = client.system_calls() - before;
-    // Looks at the first wait, the third, the seventh and so on: eight times up to nine.
-    assert!((2 * WRITES + 8..=2 * WRITES + 8 * 9).contains(&calls), "{calls}");
+    // Looks at the first wait, the third, the seventh and so on: eight times up to nine. And
+    // again from the start when the client itself was held up for so long that it saw a reply.
+    assert!((2 * WRITES + 8..=4 * WRITES).contains(&calls), "{calls}");
 }
