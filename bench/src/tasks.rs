@@ -36,7 +36,15 @@ async fn measure(load: &Load, client: Client, spawn: impl Fn(Work) -> Work) -> O
     let places = Arc::new(Mutex::new(Places::new(load, client.size())?));
     let start = Instant::now();
     let tasks: Vec<_> = (0..load.depth)
-        .map(|_| spawn(Box::pin(serve(client.clone(), load.clone(), Arc::clone(&places)))))
+        .map(|_| {
+            let (client, places) = (client.clone(), Arc::clone(&places));
+            let buffer = vec![1; load.length];
+            spawn(if load.write {
+                Box::pin(write(client, places, buffer.into()))
+            } else {
+                Box::pin(read(client, places, buffer))
+            })
+        })
         .collect();
     for task in tasks {
         task.await?;
@@ -46,18 +54,22 @@ async fn measure(load: &Load, client: Client, spawn: impl Fn(Work) -> Work) -> O
     Ok(took)
 }
 
-async fn serve(client: Client, load: Load, places: Arc<Mutex<Places>>) -> Outcome<()> {
-    let data = Bytes::from(vec![1; load.length]);
-    let mut buffer = vec![0; load.length];
-    loop {
-        let place = places.lock().unwrap_or_else(PoisonError::into_inner).next();
-        let Some(at) = place else { return Ok(()) };
-        if load.write {
-            client.write_at(at, data.clone()).await?;
-        } else {
-            let result;
-            (result, buffer) = client.read_into(at, buffer).await;
-            result?;
-        }
+async fn read(client: Client, places: Arc<Mutex<Places>>, mut buffer: Vec<u8>) -> Outcome<()> {
+    while let Some(at) = next(&places) {
+        let result;
+        (result, buffer) = client.read_into(at, buffer).await;
+        result?;
     }
+    Ok(())
+}
+
+async fn write(client: Client, places: Arc<Mutex<Places>>, data: Bytes) -> Outcome<()> {
+    while let Some(at) = next(&places) {
+        client.write_at(at, data.clone()).await?;
+    }
+    Ok(())
+}
+
+fn next(places: &Mutex<Places>) -> Option<u64> {
+    places.lock().unwrap_or_else(PoisonError::into_inner).next()
 }

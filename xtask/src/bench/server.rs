@@ -9,7 +9,7 @@ use crate::Outcome;
 
 /// The size of the disk. Small enough to stay in memory, large enough not to
 /// stay in the processor's caches.
-const DISK: &str = "256M";
+pub(super) const DISK: &str = "256M";
 
 /// A directory that nobody else uses and that whoever gets it removes.
 pub(super) fn fresh_directory(name: &str) -> Outcome<PathBuf> {

@@ -9,7 +9,7 @@ use std::time::Instant;
 use super::contender::{Contender, Measurement};
 use super::report::Report;
 use super::rounds::in_turns;
-use super::server::{Server, fresh_directory};
+use super::server::{DISK, Server, fresh_directory};
 use super::{Load, build};
 use crate::Outcome;
 use crate::steps::{capture, run as command};
@@ -20,11 +20,11 @@ const LOADS: [Load; 2] = [
     Load { name: "read 4 KiB, depth 16", direction: "read", size: "4k", depth: 16, count: 30_000 },
 ];
 
-/// What puts data on the disk first: at random, so four times as much as there is of it.
+/// What puts data on a disk first: at random, so four times as much as the larger one holds.
 const FILL: Load = Load { name: "fill", direction: "write", size: "256k", depth: 4, count: 16_384 };
 
-/// The size of the disk in MiB: enough for a copy to be more than the start of a program.
-const DISK: u32 = 1024;
+/// The size of the disk to copy, in MiB: enough to be more than the start of a program.
+const COPIED: u32 = 1024;
 
 /// How server and clients know each other.
 #[derive(Clone, Copy)]
@@ -41,8 +41,9 @@ impl Kind {
         }
     }
 
-    /// Makes the credentials in a directory and starts a server with them.
-    fn start(self) -> Outcome<Server> {
+    /// Makes the credentials in a directory and starts a server with them, and with a disk that
+    /// is full of data.
+    fn start(self, disk: &str, filler: &Contender) -> Outcome<Server> {
         let dir = fresh_directory(self.name())?;
         let (shown, socket) = (dir.display().to_string(), dir.join("s"));
         let socket = socket.display();
@@ -60,7 +61,9 @@ impl Kind {
                 (format!("--tls-psk={file}"), uri)
             }
         };
-        Server::launch(dir, &format!("{DISK}M"), &["--tls=require".to_owned(), option], uri)
+        let server = Server::launch(dir, disk, &["--tls=require".to_owned(), option], uri)?;
+        filler.measure(&FILL, server.uri())?;
+        Ok(server)
     }
 }
 
@@ -70,32 +73,42 @@ pub(super) fn run(rounds: usize) -> Outcome {
     let contenders = Contender::all()?;
     let mut report = Report::new(contenders.iter().map(Contender::name).collect());
     for kind in [Kind::Certificates, Kind::Keys] {
-        let server = kind.start()?;
-        contenders[0].measure(&FILL, server.uri())?;
-        for load in &LOADS {
-            let label = format!("{}: {}", kind.name(), load.name);
-            eprintln!("==> {label}: {rounds} rounds");
-            let results = in_turns(rounds, contenders.len(), |turn| {
-                contenders[turn].measure(load, server.uri())
-            })?;
-            report.throughput(&label, &results);
-        }
-        let label = format!("{}: copy to nowhere", kind.name());
-        eprintln!("==> {label}: {rounds} rounds");
-        let nbd = nbd_program()?;
-        let results = in_turns(rounds, contenders.len(), |turn| {
-            let mut program = match turn {
-                0 => Command::new(&nbd),
-                _ => Command::new("nbdcopy"),
-            };
-            if turn == 0 {
-                program.arg("copy");
-            }
-            copy(program.args([server.uri(), "null:"]))
-        })?;
-        report.rate(&label, &results);
+        reads(kind, &contenders, rounds, &mut report)?;
+        copies(kind, &contenders, rounds, &mut report)?;
     }
     print!("{report}");
+    Ok(())
+}
+
+fn reads(kind: Kind, contenders: &[Contender], rounds: usize, report: &mut Report) -> Outcome {
+    let server = kind.start(DISK, &contenders[0])?;
+    for load in &LOADS {
+        let label = format!("{}: {}", kind.name(), load.name);
+        eprintln!("==> {label}: {rounds} rounds");
+        let results = in_turns(rounds, contenders.len(), |turn| {
+            contenders[turn].measure(load, server.uri())
+        })?;
+        report.throughput(&label, &results);
+    }
+    Ok(())
+}
+
+fn copies(kind: Kind, contenders: &[Contender], rounds: usize, report: &mut Report) -> Outcome {
+    let server = kind.start(&format!("{COPIED}M"), &contenders[0])?;
+    let label = format!("{}: copy to nowhere", kind.name());
+    eprintln!("==> {label}: {rounds} rounds");
+    let nbd = nbd_program()?;
+    let results = in_turns(rounds, contenders.len(), |turn| {
+        let mut program = match turn {
+            0 => Command::new(&nbd),
+            _ => Command::new("nbdcopy"),
+        };
+        if turn == 0 {
+            program.arg("copy");
+        }
+        copy(program.args([server.uri(), "null:"]))
+    })?;
+    report.rate(&label, &results);
     Ok(())
 }
 
@@ -106,7 +119,7 @@ fn copy(program: &mut Command) -> Outcome<Measurement> {
     let seconds = start.elapsed().as_secs_f64();
     Ok(Measurement {
         ops_per_s: 1.0 / seconds,
-        mib_per_s: f64::from(DISK) / seconds,
+        mib_per_s: f64::from(COPIED) / seconds,
         syscalls_per_op: None,
     })
 }
