@@ -1,7 +1,7 @@
 //! One load through the client that is named first:
 //!
 //! ```text
-//! nbd-bench blocking|mio|tokio|tokio-threads|smol
+//! nbd-bench blocking|mio|tokio|tokio-threads|smol|unread
 //!           --rw read|write --pattern rand --size 4k --depth N --count N URI
 //! ```
 //!
@@ -12,6 +12,7 @@
 mod load;
 mod loops;
 mod tasks;
+mod unread;
 
 use std::env;
 use std::error::Error;
@@ -41,6 +42,7 @@ fn run(words: &[String]) -> Outcome<()> {
         "tokio" => tasks::tokio(&load, &mut tokio::runtime::Builder::new_current_thread())?,
         "tokio-threads" => tasks::tokio(&load, &mut tokio::runtime::Builder::new_multi_thread())?,
         "smol" => tasks::smol(&load)?,
+        "unread" => unread::unread(&load)?,
         other => return Err(format!("no client is called {other}").into()),
     };
     let per_second = load.count as f64 / took.as_secs_f64();

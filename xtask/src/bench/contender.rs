@@ -45,6 +45,12 @@ impl Contender {
         Ok(CLIENTS.into_iter().map(client).collect())
     }
 
+    /// The client of `nbd-bench` that decrypts nothing.
+    pub(super) fn unread() -> Outcome<Self> {
+        let program = target_dir()?.join("release/nbd-bench");
+        Ok(Self { name: "unread", program, prefix: &["unread"] })
+    }
+
     /// The program on libnbd, where that can be compiled.
     pub(super) fn libnbd() -> Outcome<Option<Self>> {
         if Path::new("/usr/include/libnbd.h").is_file() {
