@@ -109,3 +109,62 @@ impl<P> Shelf<P> {
 fn payload_len(command: &Command) -> u64 {
     if command.kind == CommandType::Write { command.length } else { 0 }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keep(shelf: &mut Shelf<()>, seq: u64, command: Command) {
+        assert!(shelf.has_room(&command), "{seq}");
+        shelf.take_room(&command);
+        shelf.keep(seq, Kept { command, payload: None, stamp: seq });
+    }
+
+    #[test]
+    fn a_flush_makes_room_and_crowds_no_more() {
+        let mut shelf = Shelf::new(8192);
+        for seq in 1..=2 {
+            keep(&mut shelf, seq, Command::write(0, 4096));
+        }
+        assert!(shelf.is_crowded() && !shelf.has_room(&Command::write(0, 1)));
+        shelf.release(2);
+        assert!(!shelf.is_crowded() && shelf.is_empty());
+        keep(&mut shelf, 3, Command::write(0, 4095));
+        assert!(!shelf.is_crowded(), "less than half is used");
+        assert!(
+            shelf.has_room(&Command::write(0, 4097)) && !shelf.has_room(&Command::write(0, 4098))
+        );
+    }
+
+    #[test]
+    fn commands_without_payload_are_counted() {
+        let mut shelf = Shelf::new(8192);
+        for seq in 1..=MAX_KEPT as u64 {
+            assert_eq!(shelf.is_crowded(), seq > MAX_KEPT as u64 / 2, "{seq}");
+            keep(&mut shelf, seq, Command::trim(0, 4096));
+        }
+        assert!(!shelf.has_room(&Command::trim(0, 4096)));
+        shelf.release(MAX_KEPT as u64 - 1);
+        assert!(!shelf.is_crowded() && !shelf.is_empty());
+        assert!(shelf.has_room(&Command::trim(0, 4096)));
+    }
+
+    #[test]
+    fn one_command_alone_always_has_room() {
+        let mut shelf = Shelf::<()>::new(10);
+        assert!(shelf.has_room(&Command::write(0, 11)));
+        shelf.take_room(&Command::write(0, 11));
+        assert!(!shelf.has_room(&Command::trim(0, 1)));
+        shelf.give_back_room(&Command::write(0, 11));
+        assert!(shelf.has_room(&Command::write(0, 11)));
+    }
+
+    #[test]
+    fn what_is_unpacked_keeps_its_room_but_no_flush_is_due_for_it() {
+        let mut shelf = Shelf::new(8192);
+        keep(&mut shelf, 1, Command::write(0, 8192));
+        assert_eq!(shelf.unpack().len(), 1);
+        assert!(!shelf.is_crowded() && shelf.is_empty());
+        assert!(!shelf.has_room(&Command::write(0, 1)));
+    }
+}
