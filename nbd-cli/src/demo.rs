@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use crate::copy;
 use crate::failure::{Context, Failure, Result};
 use crate::output::print;
-use crate::serve::{Address, Export, Listener, Running};
+use crate::serve::{Address, Export, Listener, Log, Running};
 use crate::size;
 use crate::store::MemoryStore;
 use crate::target::Target;
@@ -45,7 +45,7 @@ fn serve(socket: &Path) -> std::io::Result<Running> {
         read_only: false,
     };
     let listener = Listener::bind(&Address::Unix(socket.to_owned()))?;
-    Running::start(listener, export, 16, None)
+    Running::start(listener, export, 16, None, Log::start()?)
 }
 
 fn demonstrate(uri: &str, directory: &Path) -> Result<()> {

@@ -11,7 +11,6 @@ mod size;
 mod store;
 mod target;
 
-use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -69,8 +68,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            // With nowhere to say it, the exit status still tells.
-            let _ = writeln!(std::io::stderr(), "nbd: {failure}");
+            output::complain(&format!("nbd: {failure}\n"));
             ExitCode::FAILURE
         }
     }

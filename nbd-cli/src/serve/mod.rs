@@ -13,8 +13,9 @@
 //! | file | what |
 //! |---|---|
 //! | `mod` | the command |
-//! | `signals` | SIGTERM and SIGINT |
+//! | `signals` | SIGTERM, SIGINT and SIGHUP |
 //! | `listener` | the listening socket and its URI |
+//! | `log` | standard error, which may be full or gone |
 //! | `running` | threads, and how they come to an end |
 //! | `tls` | what TLS takes, from the command line |
 //! | `transport` | the socket of a client: reading, writing, waiting |
@@ -29,6 +30,7 @@ mod buffers;
 mod connection;
 mod export;
 mod listener;
+mod log;
 mod negotiate;
 mod running;
 mod signals;
@@ -41,6 +43,7 @@ use std::sync::Arc;
 
 pub(crate) use export::Export;
 pub(crate) use listener::{Address, Listener};
+pub(crate) use log::Log;
 pub(crate) use running::Running;
 
 use crate::failure::{Failure, Result};
@@ -51,8 +54,8 @@ use tls::TlsArgs;
 
 /// Serve a file, a block device or memory to NBD clients.
 ///
-/// Prints the URI to connect to as soon as clients can, and runs until SIGTERM
-/// or SIGINT.
+/// Prints the URI to connect to as soon as clients can, and runs until SIGTERM,
+/// SIGINT or SIGHUP.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -122,10 +125,13 @@ fn serve(args: Args) -> io::Result<()> {
     };
     let tls = args.tls.read()?;
     let listener = Listener::bind(&args.place.address()?)?;
-    let running = Running::start(listener, export, args.max_connections, tls)?;
+    let running = Running::start(listener, export, args.max_connections, tls, Log::start()?)?;
     writeln!(io::stdout(), "{}", running.uri())?;
     signal.wait()?;
-    running.stop()
+    running.stop().map_err(|error| {
+        let text = format!("what clients wrote may be lost, flushing it failed: {error}");
+        io::Error::new(error.kind(), text)
+    })
 }
 
 impl Source {

@@ -159,6 +159,7 @@ fn lists_allocation(request: &MetaContextRequest) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::serve::Log;
     use crate::store::MemoryStore;
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
@@ -175,7 +176,7 @@ mod tests {
             read_only: false,
         };
         let (stop, alive) = io::pipe().unwrap();
-        (Shared::new(export, None, stop), alive)
+        (Shared::new(export, None, Log::start().unwrap(), stop), alive)
     }
 
     #[test]

@@ -12,6 +12,7 @@ use rustix::event::{PollFd, PollFlags};
 use super::connection::serve;
 use super::export::{Export, MAX_PAYLOAD};
 use super::listener::Listener;
+use super::log::Log;
 use super::tls::Tls;
 use super::transport::{Transport, wait_for};
 
@@ -36,6 +37,7 @@ pub(super) struct Shared {
     pub(super) config: ServerConfig,
     /// Nothing when connections stay in clear.
     pub(super) tls: Option<Tls>,
+    log: Log,
     /// Closed at its other end when the server stops, which wakes everybody who
     /// polls it.
     pub(super) stop: PipeReader,
@@ -45,13 +47,14 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(export: Export, tls: Option<Tls>, stop: PipeReader) -> Self {
+    pub(super) fn new(export: Export, tls: Option<Tls>, log: Log, stop: PipeReader) -> Self {
         let limits = Limits::default().max_payload(MAX_PAYLOAD).max_in_flight(IN_FLIGHT);
         let policy = tls.as_ref().map_or(TlsPolicy::Disable, |tls| tls.policy);
         Self {
             export,
             config: ServerConfig::new().limits(limits).tls(policy),
             tls,
+            log,
             stop,
             deadline: OnceLock::new(),
             connections: Mutex::new(0),
@@ -91,10 +94,11 @@ impl Running {
         export: Export,
         max_connections: usize,
         tls: Option<Tls>,
+        log: Log,
     ) -> io::Result<Self> {
         let uri = listener.uri(&export.name, tls.is_some())?;
         let (stop, alive) = io::pipe()?;
-        let shared = Arc::new(Shared::new(export, tls, stop));
+        let shared = Arc::new(Shared::new(export, tls, log, stop));
         let acceptor = Acceptor { listener, shared: Arc::clone(&shared), max_connections };
         let acceptor =
             thread::Builder::new().name("accept".to_owned()).spawn(move || acceptor.run())?;
@@ -114,7 +118,9 @@ impl Running {
     /// When the store cannot be flushed.
     pub(crate) fn stop(mut self) -> io::Result<()> {
         self.wind_down();
-        self.shared.export.store.flush()
+        let flushed = self.shared.export.store.flush();
+        self.shared.log.finish();
+        flushed
     }
 
     fn wind_down(&mut self) {
@@ -163,7 +169,7 @@ impl Acceptor {
             }
             let taken = waited.and_then(|()| self.take_in());
             if let Err(error) = taken {
-                eprintln!("nbd: cannot take a client in: {error}");
+                self.shared.log.line(&format!("cannot take a client in: {error}"));
                 // What the system is short of may be there a little later.
                 let mut stop = [PollFd::new(&self.shared.stop, PollFlags::IN)];
                 let _ = wait_for(&mut stop, Some(Instant::now() + SHORTAGE));
@@ -179,10 +185,10 @@ impl Acceptor {
             Err(error) => return Err(error),
         };
         let Some(place) = Place::take(&self.shared, self.max_connections) else {
-            eprintln!(
-                "nbd: {client}: turned away, there are {} connections already",
+            self.shared.log.line(&format!(
+                "{client}: turned away, there are {} connections already",
                 self.max_connections
-            );
+            ));
             return Ok(());
         };
         thread::Builder::new()
@@ -204,10 +210,10 @@ fn is_passing(kind: io::ErrorKind) -> bool {
     )
 }
 
-/// Serves one client and says on standard error if that ended badly.
+/// Serves one client and says in the log if that ended badly.
 fn attend(socket: OwnedFd, client: &str, place: &Place) {
     if let Err(fault) = serve(Transport::plain(socket), &place.shared) {
-        eprintln!("nbd: {client}: {fault}");
+        place.shared.log.line(&format!("{client}: {fault}"));
     }
 }
 

@@ -10,6 +10,7 @@ use std::path::Path;
 use rustix::fs::{Advice, FallocateFlags, SeekFrom, fadvise, fallocate, seek};
 use rustix::io::Errno;
 
+use super::durability::Durability;
 use super::{Capabilities, Store, StoreExtent, Zeroing, check_range, file_extents};
 
 /// What is written where the operating system has no quicker way to zero.
@@ -24,6 +25,7 @@ pub(crate) struct FileStore {
     read_only: bool,
     block_device: bool,
     preferred_block: u32,
+    durability: Durability,
 }
 
 impl FileStore {
@@ -52,6 +54,7 @@ impl FileStore {
             read_only,
             block_device,
             preferred_block: preferred_block(&metadata),
+            durability: Durability::default(),
         })
     }
 
@@ -119,7 +122,7 @@ impl Store for FileStore {
     }
 
     fn flush(&self) -> io::Result<()> {
-        self.file.sync_data()
+        self.durability.sync(|| self.file.sync_data())
     }
 
     fn trim(&self, offset: u64, len: u64) -> io::Result<()> {

@@ -26,6 +26,7 @@
 //! A range of length zero that starts within the store, or at its end, is a
 //! success without effect.
 
+mod durability;
 mod extents;
 mod file;
 mod memory;
@@ -66,7 +67,8 @@ pub(crate) trait Store: Send + Sync {
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()>;
 
     /// Returns when every write that has completed would survive a power cut,
-    /// as far as this kind of store survives one at all.
+    /// as far as this kind of store survives one at all. Once it has failed it
+    /// fails for ever: nobody knows what was lost.
     fn flush(&self) -> io::Result<()>;
 
     /// Says that the `len` bytes at `offset` are no longer needed. Advisory:

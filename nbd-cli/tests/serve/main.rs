@@ -7,5 +7,6 @@ mod raw;
 mod rude;
 mod shell;
 mod support;
+mod surroundings;
 mod tools;
 mod unruly;
