@@ -12,8 +12,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use nbd_client_blocking::proto::recovery::Reconnect;
 use nbd_client_blocking::proto::{ClientConfig, TlsPolicy};
+use nbd_client_blocking::session::replay::Reconnect;
 use nbd_client_blocking::transport::tls::{TlsConfig, TlsConnector};
 use nbd_client_blocking::transport::{CommandSpec, Endpoint, NbdUri, UriPolicy};
 use nbd_client_blocking::{Builder, Client, Options};

@@ -5,12 +5,12 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use nbd_proto::recovery::Place;
 use nbd_proto::{
     Command, ContextId, ErrorReport, Extent, PayloadSink, PayloadSource, ReadChunk, Remark,
     RequestId, Table, part, part_mut,
 };
-use nbd_transport::Error;
+use nbd_session::Error;
+use nbd_session::replay::Place;
 
 use crate::buffer::Buffer;
 

@@ -4,9 +4,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nbd_proto::recovery::RecoveryError;
 use nbd_proto::{Command, PeerMisbehaved, SubmitError};
-use nbd_transport::{Error, LinkError};
+use nbd_session::replay::RecoveryError;
+use nbd_session::{Error, LinkError};
 
 /// Why a connection is over; told to every call that was under way.
 #[derive(Clone, Debug)]

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use nbd_proto::recovery::Reconnect;
 use nbd_proto::{
     ApiMisuse, ClientConfig, Direction, ExportEntry, Machine, MetaContext, Negotiated, Negotiation,
     NegotiationEvent, OptionCode, Phase, Refusal,
 };
+use nbd_session::replay::Reconnect;
+use nbd_session::{Error, Handshake, Link};
 use nbd_transport::tls::TlsInfo;
-use nbd_transport::{Error, Handshake, Link};
 
 use crate::client::Client;
 use crate::driver::Driver;

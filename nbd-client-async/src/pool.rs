@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use nbd_proto::{Command, CommandFlags, SubmitError};
-use nbd_transport::Error;
+use nbd_session::Error;
 
 use crate::client::Client;
 
@@ -19,7 +19,7 @@ use crate::client::Client;
 ///
 /// Under [`Builder::reconnect`](crate::Builder::reconnect) each connection is made again by
 /// itself, with all that was on it, and a flush goes to every one of them. With
-/// [`keep_unflushed`](nbd_proto::recovery::Reconnect::keep_unflushed) there is one connection
+/// [`keep_unflushed`](nbd_session::replay::Reconnect::keep_unflushed) there is one connection
 /// only: it could put an older write back over one made by another.
 ///
 /// Clones share the connections.

@@ -7,8 +7,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nbd_proto::recovery::Reconnect;
-use nbd_transport::{Error, Link};
+use nbd_session::replay::Reconnect;
+use nbd_session::{Error, Link};
 
 use crate::end::End;
 use crate::options::Options;

@@ -3,12 +3,11 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use nbd_proto::recovery::{Reconnect, RecoveryError};
 use nbd_proto::{ClientConfig, Phase, TlsPolicy};
+use nbd_session::replay::{Reconnect, RecoveryError};
+use nbd_session::{Error, Handshake, Link};
 use nbd_transport::tls::{TlsConfig, TlsConnector};
-use nbd_transport::{
-    Connection, Endpoint, Error, Handshake, Link, NbdUri, SocketIo, TcpKeepAlive, UriPolicy,
-};
+use nbd_transport::{Connection, Endpoint, NbdUri, SocketIo, TcpKeepAlive, UriPolicy};
 
 use crate::client::Client;
 use crate::options::Options;
@@ -134,7 +133,7 @@ impl Builder {
 
     /// Connects again when the connection is lost, and goes on where it was: calls and
     /// pipelines notice nothing but the time it takes. What is promised, and what cannot
-    /// be, is told in [`recovery`](crate::proto::recovery); what is kept of acknowledged
+    /// be, is told in [`recovery`](crate::session::replay); what is kept of acknowledged
     /// writes is for [`Reconnect::keep_unflushed`] to say.
     ///
     /// A call that waits for longer than the [`timeout`](Self::timeout) ends with
@@ -148,7 +147,7 @@ impl Builder {
     /// connection is started again.
     ///
     /// ```no_run
-    /// use nbd_client_blocking::{Builder, proto::recovery::Reconnect};
+    /// use nbd_client_blocking::{Builder, session::replay::Reconnect};
     ///
     /// let mut client = Builder::new()
     ///     .reconnect(Reconnect::new().keep_unflushed(64 << 20))

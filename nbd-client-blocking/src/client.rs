@@ -7,8 +7,9 @@ use nbd_proto::{
     Command, CommandFlags, ContextId, Disconnect, ExportInfo, Extent, Machine, Negotiated,
     ReadChunk, RequestId, RequestStatus, Stats, StrictMode, SubmitError, TransmissionFlags,
 };
+use nbd_session::Error;
 use nbd_transport::tls::TlsInfo;
-use nbd_transport::{Connection, Error, NbdUri, PeerProcess, UriError};
+use nbd_transport::{Connection, NbdUri, PeerProcess, UriError};
 use rustix::net::{Shutdown, shutdown};
 
 use crate::extents::{Extents, Survey};

@@ -1,7 +1,7 @@
 //! What is told of a fault, and how a connection ends by one.
 
 use nbd_proto::{Command, Machine, RequestId, SubmitError};
-use nbd_transport::Error;
+use nbd_session::Error;
 use rustix::net::{Shutdown, shutdown};
 
 use crate::client::Client;

@@ -4,8 +4,8 @@ use nbd_proto::{
     ClientConfig, ExportEntry, MetaContext, Negotiated, Negotiation, NegotiationEvent, OptionCode,
     Phase, Refusal,
 };
+use nbd_session::{Error, Handshake};
 use nbd_transport::tls::TlsInfo;
-use nbd_transport::{Error, Handshake};
 
 use crate::builder::{Until, drive};
 use crate::client::Client;

@@ -9,7 +9,7 @@ use std::thread;
 use nbd_proto::{
     Command, CommandFlags, ContextId, Extent, Negotiated, PeerMisbehaved, SubmitError,
 };
-use nbd_transport::Error;
+use nbd_session::Error;
 
 use crate::client::Client;
 use crate::state::State;

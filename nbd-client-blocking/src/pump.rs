@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use nbd_proto::io::{IoMode, Progress};
 use nbd_proto::{Direction, Machine, PayloadSink, PayloadSource};
-use nbd_transport::{Connection, Error, Link, SocketIo};
+use nbd_session::{Error, Link};
+use nbd_transport::{Connection, SocketIo};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
@@ -94,15 +95,6 @@ impl Pump {
         P: PayloadSink,
     {
         let socket = self.connection.stream.as_fd();
-        if wait {
-            // Unless it comes so soon that going to sleep is no use.
-            let mut io = SocketIo::non_blocking(socket);
-            let result = self.link.read_soon(machine, &mut io, sink, IoMode::Vectored);
-            self.system_calls += io.calls();
-            if result?.is_some() {
-                return Ok(());
-            }
-        }
         let deadline = if wait { self.deadline() } else { None };
         let mut io =
             if wait { SocketIo::blocking_read(socket) } else { SocketIo::non_blocking(socket) };

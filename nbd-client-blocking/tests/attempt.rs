@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nbd_client_blocking::proto::Command;
-use nbd_client_blocking::proto::recovery::Reconnect;
+use nbd_client_blocking::session::replay::Reconnect;
 use nbd_client_blocking::transport::{
     CommandSpec, Connection, Endpoint, NbdUri, PeerStderr, Signal,
 };

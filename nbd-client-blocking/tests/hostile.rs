@@ -7,7 +7,7 @@ use std::alloc::System;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use nbd_client_blocking::proto::recovery::Reconnect;
+use nbd_client_blocking::session::replay::Reconnect;
 use nbd_client_blocking::transport::tls::{TlsConfig, TlsConnector};
 use nbd_client_blocking::{Builder, Client, Completion, Error, Woken};
 use nbd_proto::{ClientConfig, Command, CommandType, TlsPolicy};

@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use nbd_client_blocking::proto::recovery::{Changed, Reconnect, RecoveryError};
 use nbd_client_blocking::proto::{CommandFlags, ContextId, HeaderStyle, TransmissionFlags};
+use nbd_client_blocking::session::replay::{Changed, Reconnect, RecoveryError};
 use nbd_client_blocking::{Builder, Client, Error, Woken};
 use nbd_sim::hostile::bytes::{FLAGS, SIZE};
 use nbd_sim::scripted::{Life, Scripted};

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nbd_client_blocking::proto::recovery::{Changed, Reconnect, RecoveryError};
 use nbd_client_blocking::proto::{Command, CommandFlags, Disconnect, RequestStatus, SubmitError};
+use nbd_client_blocking::session::replay::{Changed, Reconnect, RecoveryError};
 use nbd_client_blocking::transport::{Connection, Endpoint};
 use nbd_client_blocking::{Builder, Client, Error, ReconnectEvent, State};
 use nbd_sim::peer::{PeerError, Scratch, Server};

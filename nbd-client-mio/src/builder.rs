@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use nbd_proto::{ClientConfig, TlsPolicy};
+use nbd_session::{Error, Handshake};
 use nbd_transport::tls::{TlsConfig, TlsConnector};
-use nbd_transport::{Endpoint, Error, Handshake, NbdUri, TcpKeepAlive, UriPolicy};
+use nbd_transport::{Endpoint, NbdUri, TcpKeepAlive, UriPolicy};
 
 use crate::clock::Clock;
 use crate::connection::Connection;
@@ -115,7 +116,7 @@ impl Builder {
     /// Reads the first block of the export when no request has been sent for nearly this
     /// long, for servers that drop idle clients; and ends the connection when the answer
     /// takes as long (default: neither). The loop does it by
-    /// [`Connection::handle_timeout`]. See [`KeepAlive`](nbd_transport::KeepAlive).
+    /// [`Connection::handle_timeout`]. See [`KeepAlive`](nbd_session::KeepAlive).
     #[must_use]
     pub fn keep_alive(mut self, time: Duration) -> Self {
         self.keep_alive = Some(time);

@@ -7,7 +7,8 @@ use std::time::Instant;
 use mio::Registry;
 use nbd_proto::Machine;
 use nbd_proto::io::IoMode;
-use nbd_transport::{Error, SocketIo};
+use nbd_session::Error;
+use nbd_transport::SocketIo;
 
 use crate::connection::{Connection, State};
 use crate::stage::{Open, Stage};

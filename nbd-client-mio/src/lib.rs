@@ -2,10 +2,8 @@
 //!
 //! A [`Connection`] is an event source. Connecting, negotiating and moving data all
 //! happen in [`Connection::drive`], which never waits for the server, so that one thread
-//! serves as many connections as it likes. While a busy one's replies come a few at a time, it
-//! spins before a read for up to ten microseconds, twenty through TLS, and before it finds
-//! nothing for twenty, as long as a server is that quick; a drive makes at most sixteen reads
-//! that bring something.
+//! serves as many connections as it likes; a drive makes at most sixteen reads that bring
+//! something.
 //!
 //! ```no_run
 //! use mio::{Events, Interest, Poll, Token};
@@ -69,7 +67,8 @@ pub use builder::Builder;
 pub use connection::{Completion, Connection, State};
 pub use nbd_proto as proto;
 pub use nbd_proto::CommandFailure;
+pub use nbd_session as session;
+pub use nbd_session::Error;
 pub use nbd_transport as transport;
-pub use nbd_transport::Error;
 pub use rejected::Rejected;
 pub use submitter::Submitter;

@@ -5,7 +5,8 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 use mio::Interest;
 use nbd_proto::io::{IoMode, Progress};
 use nbd_proto::{Client, Direction, Machine, PayloadSink, PayloadSource, Phase};
-use nbd_transport::{Connection, Error, Handshake, Link, SocketIo, TcpKeepAlive};
+use nbd_session::{Error, Handshake, Link};
+use nbd_transport::{Connection, SocketIo, TcpKeepAlive};
 use rustix::net::{Shutdown, shutdown};
 
 use crate::connection::State;
@@ -110,11 +111,6 @@ impl Open {
             }
             if reading && core.completed() > 0 {
                 return Ok(true);
-            }
-            let waits = !reading && !link.direction(core).contains(Direction::WRITE);
-            if waits && core.completed() == 0 {
-                // Nothing to send and nothing to hand out: the caller would sleep.
-                reading = link.read_soon(core, &mut io, ports, IoMode::Vectored)?.is_some();
             }
             let direction = link.direction(core);
             let can_read = reading && direction.contains(Direction::READ);

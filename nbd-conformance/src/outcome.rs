@@ -6,7 +6,8 @@ use nbd_proto::{
     Command, CommandError, CommandFlags, ContextId, Errno, Error as ProtocolError, Extent,
     PeerMisbehaved, SubmitError,
 };
-use nbd_transport::{ConnectError, Error};
+use nbd_session::Error;
+use nbd_transport::ConnectError;
 
 /// What came of a call.
 pub(crate) type Outcome<T = ()> = Result<T, Failure>;

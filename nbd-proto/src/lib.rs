@@ -98,7 +98,6 @@ pub mod io;
 mod machine;
 mod negotiate;
 mod payload;
-pub mod recovery;
 mod server;
 mod types;
 pub mod wire;

@@ -2,7 +2,6 @@
 
 use std::io;
 
-use nbd_proto::recovery::{Changed, Reconnect, RecoveryError};
 use nbd_proto::wire::option::BlockSizes;
 use nbd_proto::*;
 
@@ -223,34 +222,4 @@ fn errors_of_a_command_have_their_number() {
         assert_eq!(error.errno(), errno, "{error}");
         assert_eq!(io::Error::from(error).kind(), errno.into());
     }
-    let lost = Command::write(4096, 512);
-    let recovered = [
-        (RecoveryError::UnflushedLost, Errno::Io),
-        (RecoveryError::ReplayFailed { command: lost, errno: Errno::Perm }, Errno::Io),
-        (RecoveryError::CannotFlush(Errno::NoSpc), Errno::NoSpc),
-        (RecoveryError::CannotKeep, Errno::NotSup),
-        (RecoveryError::NoWayBack, Errno::NotSup),
-        (RecoveryError::Changed(Changed::Size { was: 1, is: 2 }), Errno::NotConn),
-    ];
-    for (error, errno) in recovered {
-        assert_eq!(error.errno(), errno, "{error}");
-    }
-}
-
-#[test]
-fn a_policy_of_reconnecting_tells_what_it_was_given() {
-    use std::time::Duration;
-
-    let policy = Reconnect::default();
-    assert_eq!(policy, Reconnect::new());
-    assert_eq!(policy.patience(), Duration::from_secs(60));
-    assert_eq!(policy.longest_wait(), Duration::from_secs(5));
-    assert_eq!(policy.kept_bytes(), None);
-    let policy = policy
-        .give_up_after(Duration::from_secs(7))
-        .max_delay(Duration::from_secs(3))
-        .keep_unflushed(9);
-    assert_eq!(policy.patience(), Duration::from_secs(7));
-    assert_eq!(policy.longest_wait(), Duration::from_secs(3));
-    assert_eq!(policy.kept_bytes(), Some(9));
 }

@@ -2,19 +2,17 @@
 //!
 //! | tried again | not tried again |
 //! |---|---|
-//! | the transport failed, or ended without a reason | the peer broke the protocol |
 //! | nobody listens there (any more, or yet) | access to a socket is denied |
 //! | the host or the network cannot be reached | a program cannot be started |
 //! | time was up | certificates, keys, alerts |
-//! | the server is shutting down | any other refusal |
 //! | this system is short of descriptors, memory or processes | |
 //!
 //! A server that does not accept a client's key closes the connection in the middle of the TLS
 //! handshake, as one does that is being stopped: the two cannot be told apart, and are tried
 //! again.
 
+use crate::ConnectError;
 use crate::tls::TlsError;
-use crate::{ConnectError, Error, LinkError};
 use rustix::io::Errno;
 use std::io::{self, ErrorKind};
 
@@ -83,50 +81,10 @@ impl TlsError {
     }
 }
 
-impl LinkError {
-    /// Whether another connection may do better.
-    #[must_use]
-    pub const fn is_transient(&self) -> bool {
-        match self {
-            Self::Io(_) => true,
-            Self::Protocol(error) => error.is_transient(),
-            Self::Tls(error) => error.is_transient(),
-        }
-    }
-}
-
-impl Error {
-    /// Whether another connection may do better.
-    #[must_use]
-    pub fn is_transient(&self) -> bool {
-        match self {
-            Self::Io(_) | Self::TimedOut { .. } => true,
-            Self::Connect(error) => error.is_transient(),
-            Self::Protocol(error) => error.is_transient(),
-            Self::Link(error) => error.is_transient(),
-            Self::Uri(_)
-            | Self::TlsConfig(_)
-            | Self::Stopped
-            | Self::Submit { .. }
-            | Self::BufferLength { .. }
-            | Self::Command(_)
-            | Self::NotReconnected { .. }
-            | Self::Recovery(_)
-            | Self::Misuse(_) => false,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tls::{CertificateFault, TlsRole};
     use crate::{Attempt, Step};
-    use nbd_proto::{
-        ApiMisuse, InvalidMessage, OptionCode, PeerIncompatible, PeerMisbehaved, Refusal,
-        RefusalCode, ReplyFault,
-    };
-    use std::time::Duration;
 
     fn failed(kinds: &[ErrorKind]) -> ConnectError {
         let attempt = |kind: &ErrorKind| Attempt { address: String::new(), error: (*kind).into() };
@@ -134,10 +92,6 @@ mod tests {
             endpoint: String::new(),
             attempts: kinds.iter().map(attempt).collect(),
         }
-    }
-
-    fn refused(code: RefusalCode) -> nbd_proto::Error {
-        Refusal { option: OptionCode::Go, code, message: String::new() }.into()
     }
 
     #[test]
@@ -190,67 +144,7 @@ mod tests {
             ConnectError::Socket { error: error() },
             ConnectError::System { endpoint: String::new(), error: error() },
         ] {
-            assert!(!Error::from(error).is_transient());
-        }
-    }
-
-    #[test]
-    fn an_end_without_a_reason_is_tried_again_and_a_fault_is_not() {
-        for transient in [
-            PeerMisbehaved::Closed.into(),
-            PeerMisbehaved::ClosedMidMessage.into(),
-            refused(RefusalCode::Shutdown),
-        ] {
-            assert!(Error::from(LinkError::Protocol(transient)).is_transient());
-        }
-        for lasting in [
-            PeerMisbehaved::UnknownCookie.into(),
-            PeerMisbehaved::Strict(ReplyFault::Overlap).into(),
-            PeerMisbehaved::PlaintextAfterStartTls.into(),
-            InvalidMessage::ReplyMagic.into(),
-            InvalidMessage::NotNbd.into(),
-            PeerIncompatible::TlsWanted.into(),
-            ApiMisuse::WrongState.into(),
-            refused(RefusalCode::Policy),
-            refused(RefusalCode::UnknownExport),
-            refused(RefusalCode::TlsRequired),
-        ] {
-            assert!(!Error::from(LinkError::Protocol(lasting)).is_transient());
-        }
-    }
-
-    #[test]
-    fn a_broken_transport_and_silence_are_tried_again() {
-        assert!(Error::from(io::Error::from(ErrorKind::ConnectionReset)).is_transient());
-        assert!(LinkError::from(io::Error::from(ErrorKind::BrokenPipe)).is_transient());
-        let timeout = Duration::ZERO;
-        assert!(Error::TimedOut { state: "ready", timeout }.is_transient());
-        assert!(!Error::Stopped.is_transient());
-    }
-
-    #[test]
-    fn nobody_is_asked_twice_whose_proof_has_failed() {
-        let peer = TlsRole::Server;
-        let suspicion = "something";
-        for transient in [
-            TlsError::Truncated,
-            TlsError::ClosedInHandshake { peer, suspicion },
-            TlsError::ClosedAfterHandshake { peer, suspicion },
-        ] {
-            assert!(Error::from(LinkError::Tls(transient)).is_transient());
-        }
-        let reason = || "a reason".to_owned();
-        for lasting in [
-            TlsError::Certificate { peer, fault: CertificateFault::UnknownIssuer },
-            TlsError::Certificate { peer, fault: CertificateFault::Expired { seconds: None } },
-            TlsError::NotByKey { peer },
-            TlsError::NotConfigured,
-            TlsError::Alert { peer, reason: reason() },
-            TlsError::Misbehaved { peer, reason: reason() },
-            TlsError::Incompatible { peer, reason: reason() },
-            TlsError::Library(reason()),
-        ] {
-            assert!(!Error::from(LinkError::Tls(lasting)).is_transient());
+            assert!(!error.is_transient());
         }
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use nbd_client_blocking::proto::ClientConfig;
-use nbd_client_blocking::proto::recovery::Reconnect;
+use nbd_client_blocking::session::replay::Reconnect;
 use nbd_client_blocking::{Client, Error};
 
 use crate::failure::{Context, Failure, Result};

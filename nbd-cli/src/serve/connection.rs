@@ -20,7 +20,7 @@ use nbd_proto::io::Progress;
 use nbd_proto::{
     ApiMisuse, Command, Direction, Error, Machine, PeerMisbehaved, RequestId, Server, ServerEvent,
 };
-use nbd_transport::LinkError;
+use nbd_session::LinkError;
 use nbd_transport::tls::TlsError;
 
 use super::answer::Answerer;

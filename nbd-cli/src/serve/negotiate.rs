@@ -9,7 +9,7 @@ use nbd_proto::{
     ApiMisuse, Direction, Discard, Error, Machine, PeerMisbehaved, Question, RefusalCode, Server,
     ServerNegotiation, ServerPhase,
 };
-use nbd_transport::LinkError;
+use nbd_session::LinkError;
 use nbd_transport::tls::TlsError;
 
 use super::connection::Fault;

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use nbd_proto::io::{IoMode, Progress};
 use nbd_proto::{Direction, Discard, Machine, PayloadSink, PayloadSource};
+use nbd_session::{Link, LinkError};
+use nbd_transport::SocketIo;
 use nbd_transport::tls::TlsStage;
-use nbd_transport::{Link, LinkError, SocketIo};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{Shutdown, shutdown};

@@ -6,10 +6,11 @@ use std::future::Future;
 use std::io;
 use std::time::Duration;
 
-use nbd_proto::recovery::Reconnect;
 use nbd_proto::{ClientConfig, TlsPolicy};
+use nbd_session::Error;
+use nbd_session::replay::Reconnect;
 use nbd_transport::tls::TlsConnector;
-use nbd_transport::{Connection, Endpoint, Error, TcpKeepAlive, UriPolicy};
+use nbd_transport::{Connection, Endpoint, TcpKeepAlive, UriPolicy};
 
 use crate::client::Client;
 use crate::options::Options;
@@ -178,7 +179,7 @@ impl<R: Runtime + Clone> Builder<R> {
 
     /// Reads the first block of the export when no request has been sent for nearly this
     /// long, for servers that drop idle clients; and ends the connection when the answer
-    /// takes as long (default: neither). See [`KeepAlive`](nbd_transport::KeepAlive).
+    /// takes as long (default: neither). See [`KeepAlive`](nbd_session::KeepAlive).
     ///
     /// ```
     /// # use nbd_client_async::{Builder, Runtime};
@@ -209,7 +210,7 @@ impl<R: Runtime + Clone> Builder<R> {
 
     /// Makes a connection again that is lost: connects to the same server, negotiates for
     /// the same export, and repeats what was under way. Calls wait meanwhile; their
-    /// timeouts go on. See [`recovery`](nbd_proto::recovery) for what is promised.
+    /// timeouts go on. See [`recovery`](nbd_session::replay) for what is promised.
     ///
     /// Losses are a transport that fails or ends, and a server that is shutting down. A
     /// server that breaks the protocol, is not who it was (TLS), or says no is left at

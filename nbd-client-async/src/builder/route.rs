@@ -7,10 +7,11 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Instant;
 
-use nbd_proto::recovery::RecoveryError;
 use nbd_proto::{MetaContext, TlsPolicy};
+use nbd_session::replay::RecoveryError;
+use nbd_session::{Error, Handshake};
 use nbd_transport::tls::TlsConfig;
-use nbd_transport::{Connection, Endpoint, Error, Handshake, NbdUri};
+use nbd_transport::{Connection, Endpoint, NbdUri};
 
 use super::Builder;
 use crate::options::{Options, Recall};

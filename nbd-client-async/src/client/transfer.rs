@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 use nbd_proto::{Command, CommandFlags, ReadChunk, SubmitError};
-use nbd_transport::Error;
+use nbd_session::Error;
 
 use super::Client;
 use crate::buffer::Buffer;

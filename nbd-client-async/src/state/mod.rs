@@ -17,8 +17,9 @@ use nbd_proto::{
     Command, CommandError, CommandFailure, Disconnect, ExportInfo, Machine, Negotiated, RequestId,
     SubmitError,
 };
+use nbd_session::{Error, KeepAlive, Link};
+use nbd_transport::PeerProcess;
 use nbd_transport::tls::TlsInfo;
-use nbd_transport::{Error, KeepAlive, Link, PeerProcess};
 
 use crate::calls::{Call, Calls, Matter, Outcome, Stage, Ticket};
 use crate::end::End;

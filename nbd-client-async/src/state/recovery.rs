@@ -1,7 +1,7 @@
 //! The state's other side: what happens between two connections.
 //!
 //! ```text
-//!   start ─► queue ─► Journal ─► core        lose: all of it back into the journal
+//!   start ─► queue ─► ReplayLog ─► core        lose: all of it back into the journal
 //!                        ▲         │
 //!                        └─────────┘         resume: another core, another wire
 //! ```
@@ -12,11 +12,11 @@ use std::task::Waker;
 use std::time::Instant;
 
 use bytes::Bytes;
-use nbd_proto::recovery::{Journal, Place, Reconnect, RecoveryError};
 use nbd_proto::{
     Command, CommandError, CommandFailure, Disconnect, Machine, RequestId, SubmitError,
 };
-use nbd_transport::Error;
+use nbd_session::Error;
+use nbd_session::replay::{Place, Reconnect, RecoveryError, ReplayLog};
 
 use super::{State, WhenFull};
 use crate::buffer::Buffer;
@@ -45,7 +45,7 @@ pub enum ConnectionState {
 
 /// What it takes to survive a lost connection.
 pub(crate) struct Recovery {
-    journal: Journal<Ticket, Bytes>,
+    journal: ReplayLog<Ticket, Bytes>,
     policy: Reconnect,
     /// When this connection was made.
     connected: Instant,
@@ -73,7 +73,7 @@ pub(crate) struct Outage {
 impl Recovery {
     pub(crate) fn new(policy: Reconnect, core: &nbd_proto::Client) -> Result<Self, RecoveryError> {
         Ok(Self {
-            journal: Journal::new(&policy, core.negotiated(), core.capacity())?,
+            journal: ReplayLog::new(&policy, core.negotiated(), core.capacity())?,
             policy,
             connected: Instant::now(),
             useful: true,

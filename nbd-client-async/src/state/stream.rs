@@ -1,7 +1,5 @@
 //! What is known of the stream to a server.
 
-use std::os::fd::BorrowedFd;
-
 use nbd_proto::io::IoMode;
 
 use crate::runtime::{OsSocket, Socket};
@@ -27,14 +25,6 @@ impl Stream {
         match self {
             Self::Os(_) => IoMode::Vectored,
             Self::Any(_) => IoMode::Single,
-        }
-    }
-
-    /// What can be read without the runtime.
-    pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        match self {
-            Self::Os(socket) => Some(socket.as_fd()),
-            Self::Any(_) => None,
         }
     }
 }

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Instant;
 
-use nbd_proto::io::{IoMode, Progress};
+use nbd_proto::io::Progress;
 use nbd_proto::{Command, Direction, Machine, SubmitError};
-use nbd_transport::{Error, LinkError, SocketIo};
+use nbd_session::Error;
 
 use super::{BUDGET, LINGER, State};
 use crate::end::End;
@@ -134,14 +134,6 @@ impl State {
             let mut shim = Shim::new(wire.stream.socket(), cx);
             let result = self.link.read(&mut self.core, &mut shim, &mut self.calls, mode);
             let (calls, pending) = (shim.calls, shim.read_pending);
-            let result = match result {
-                // Without a call to the stream there may have been progress all the same: what
-                // lies in the link under TLS is of no concern to the stream.
-                Ok(progress) if pending || (calls == 0 && progress == Progress::Blocked) => {
-                    self.receive_soon()
-                }
-                result => result.map(Some),
-            };
             match result {
                 Err(error) => {
                     self.last_word(cx);
@@ -152,30 +144,21 @@ impl State {
                     self.close(End::Closed);
                     return false;
                 }
-                Ok(None) => {
+                // Without a call to the stream there may have been progress all the same: what
+                // lies in the link under TLS is of no concern to the stream.
+                Ok(progress) if pending || (calls == 0 && progress == Progress::Blocked) => {
                     more = false;
                     break;
                 }
                 // Handed out before the rest is taken in, so that the next commands are on
                 // their way and the server works meanwhile.
-                Ok(Some(_)) if self.core.completed() > 0 => break,
-                Ok(Some(_)) => {}
+                Ok(_) if self.core.completed() > 0 => break,
+                Ok(_) => {}
             }
         }
         self.deliver();
         self.admit();
         more
-    }
-
-    /// Takes in what comes within the next moment, if the server has been that quick lately: not
-    /// from the stream, which would ask the runtime. Whom the last replies have woken has had its
-    /// turn since.
-    fn receive_soon(&mut self) -> Result<Option<Progress>, LinkError> {
-        let Some(descriptor) = self.wire.as_ref().and_then(|wire| wire.stream.descriptor()) else {
-            return Ok(None);
-        };
-        let mut io = SocketIo::non_blocking(descriptor);
-        self.link.read_soon(&mut self.core, &mut io, &mut self.calls, IoMode::Vectored)
     }
 
     /// The link may have one for the server. Whether it arrives changes nothing.

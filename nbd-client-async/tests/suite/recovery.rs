@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::support::{Host, LONG, is_timeout, noise, on_every_runtime, once};
-use nbd_client_async::proto::recovery::{Changed, RecoveryError};
 use nbd_client_async::proto::{ClientConfig, Command, Errno, Limits, SubmitError};
+use nbd_client_async::session::replay::{Changed, RecoveryError};
 use nbd_client_async::transport::{CommandSpec, Connection, Endpoint};
 use nbd_client_async::{Builder, Client, ConnectionState, Error, Reconnect};
 use nbd_sim::peer::{Scratch, nbd_program, tool};

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use crate::support::{Host, on_every_runtime};
-use nbd_client_async::proto::recovery::{Changed, RecoveryError};
 use nbd_client_async::proto::{CommandFlags, ContextId, HeaderStyle, TlsPolicy, TransmissionFlags};
+use nbd_client_async::session::replay::{Changed, RecoveryError};
 use nbd_client_async::transport::tls::{TlsConfig, TlsConnector};
 use nbd_client_async::{Client, Error, Reconnect};
 use nbd_sim::hostile::bytes::{FLAGS, SIZE};

@@ -9,7 +9,7 @@ use nbd_proto::{
     Command, CommandError, CommandFailure, CommandFlags, CommandType, ContextId, Direction,
     Disconnect, Machine, RequestId, RequestStatus, SubmitError,
 };
-use nbd_transport::Error;
+use nbd_session::Error;
 
 use crate::client::Client;
 use crate::completion::Completion;

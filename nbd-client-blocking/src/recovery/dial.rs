@@ -4,9 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use nbd_proto::recovery::Reconnect;
 use nbd_proto::{ClientConfig, HeaderStyle, Negotiated, TlsPolicy};
-use nbd_transport::{Connection, Endpoint, Error};
+use nbd_session::Error;
+use nbd_session::replay::Reconnect;
+use nbd_transport::{Connection, Endpoint};
 
 use crate::builder::{Builder, Until};
 use crate::client::Client;

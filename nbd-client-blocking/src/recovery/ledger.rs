@@ -4,18 +4,18 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nbd_proto::recovery::{Journal, Place, Reconnect, RecoveryError};
 use nbd_proto::{
     Command, CommandError, CommandType, ContextId, Negotiated, Remark, RequestId, RequestStatus,
     SubmitError,
 };
-use nbd_transport::Error;
+use nbd_session::Error;
+use nbd_session::replay::{Place, Reconnect, RecoveryError, ReplayLog};
 
-/// A [`Journal`] whose callers go by ids like those of the protocol, small and dense, but
+/// A [`ReplayLog`] whose callers go by ids like those of the protocol, small and dense, but
 /// given out here.
 #[derive(Debug)]
 pub(crate) struct Ledger {
-    journal: Journal<RequestId, Vec<u8>>,
+    journal: ReplayLog<RequestId, Vec<u8>>,
     /// The data of writes is kept until a flush.
     keeps: bool,
     /// The most commands whose completion was not taken.
@@ -81,7 +81,7 @@ impl Ledger {
         capacity: usize,
     ) -> Result<Self, RecoveryError> {
         Ok(Self {
-            journal: Journal::new(policy, facts, capacity)?,
+            journal: ReplayLog::new(policy, facts, capacity)?,
             keeps: policy.kept_bytes().is_some(),
             capacity,
             slots: Vec::new(),
@@ -93,7 +93,7 @@ impl Ledger {
         })
     }
 
-    pub(crate) const fn journal(&self) -> &Journal<RequestId, Vec<u8>> {
+    pub(crate) const fn journal(&self) -> &ReplayLog<RequestId, Vec<u8>> {
         &self.journal
     }
 

@@ -19,7 +19,7 @@
 //! | `pipeline` | many of them |
 //!
 //! What is sent again, and in which order, is for
-//! [`nbd_proto::recovery`] to say. None of this is in the way of a client that was not
+//! [`nbd_session::replay`] to say. None of this is in the way of a client that was not
 //! told to reconnect: it has no [`Recovery`].
 
 mod attempt;
@@ -36,9 +36,9 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nbd_proto::recovery::{Reconnect, RecoveryError};
 use nbd_proto::{Client, ClientConfig, Negotiated, StrictMode};
-use nbd_transport::Error;
+use nbd_session::Error;
+use nbd_session::replay::{Reconnect, RecoveryError};
 
 use crate::builder::Builder;
 

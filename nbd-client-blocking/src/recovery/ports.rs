@@ -1,14 +1,14 @@
 //! Where payload is, for a connection that is one of several.
 
-use nbd_proto::recovery::Journal;
 use nbd_proto::{
     ContextId, ErrorReport, Extent, PayloadSink, PayloadSource, ReadChunk, RequestId, part,
 };
+use nbd_session::replay::ReplayLog;
 
 /// The memory of callers, who know their commands by other names than the connection, and
 /// that of acknowledged writes, which nobody else has any more.
 pub(super) struct Renamed<'a, P> {
-    pub(super) journal: &'a Journal<RequestId, Vec<u8>>,
+    pub(super) journal: &'a ReplayLog<RequestId, Vec<u8>>,
     pub(super) ports: &'a mut P,
 }
 

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::rc::Rc;
 
-use nbd_proto::recovery::{Journal, Place, Reconnect, RecoveryError};
 use nbd_proto::{
     Client, Command, CommandError, CommandFlags, CommandType, Event, Machine, Negotiated,
     PayloadSink, PayloadSource, RequestId, Table, TransmissionFlags, part, part_mut,
 };
+use nbd_session::replay::{Place, Reconnect, RecoveryError, ReplayLog};
 
 use super::model::{Glance, Model};
 use super::{Check, Report};
@@ -60,7 +60,7 @@ pub(super) struct App {
 
 /// Where payload lands and comes from.
 struct Memory {
-    journal: Journal<u64, Data>,
+    journal: ReplayLog<u64, Data>,
     calls: BTreeMap<u64, Call>,
     /// Data of writes nobody waits for, which may be partly sent.
     leaving: Table<Data>,
@@ -88,7 +88,7 @@ impl App {
         capacity: usize,
         disk: &[u8],
     ) -> Self {
-        let journal = Journal::new(policy, facts, capacity).expect("the server can flush");
+        let journal = ReplayLog::new(policy, facts, capacity).expect("the server can flush");
         let flags = facts.export.as_ref().map_or(TransmissionFlags::empty(), |e| e.flags);
         Self {
             rng,

@@ -1,5 +1,5 @@
 //! A client that reconnects, a server that crashes, and every promise of
-//! [`nbd_proto::recovery`] checked.
+//! [`nbd_session::replay`] checked.
 //!
 //! [`run_seed`] makes a story of one number: connections that end after so many bytes, a
 //! server that crashes and loses any part of what was not flushed, or says that it is

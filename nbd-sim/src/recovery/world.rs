@@ -1,11 +1,11 @@
 //! The story: connections come and go.
 
 use nbd_proto::io::DriveError;
-use nbd_proto::recovery::Reconnect;
 use nbd_proto::{
     Client, ClientConfig, Command, Discard, ExportInfo, Limits, Negotiated, Negotiation, Phase,
     ServerConfig, TransmissionFlags,
 };
+use nbd_session::replay::Reconnect;
 
 use super::client::App;
 use super::disk::VolatileDisk;

@@ -44,8 +44,8 @@ const CASES: [(&str, &[u8]); 9] = [
 
 const SCENES: &str = "nbd-sim/src/hostile/scenes.rs";
 const SECRETS: &str = "nbd-sim/src/hostile/secure.rs";
-const TRUST: &str = "nbd-transport/tests/tls/servers.rs";
-const MISUSE: &str = "nbd-transport/tests/tls/misbehaviour.rs";
+const TRUST: &str = "nbd-session/tests/tls/servers.rs";
+const MISUSE: &str = "nbd-session/tests/tls/misbehaviour.rs";
 
 /// What the server does, the case, the file, and a test or function that names the case.
 const ELSEWHERE: [(&str, &str, &str, &str); 34] = [
@@ -99,13 +99,13 @@ const ELSEWHERE: [(&str, &str, &str, &str); 34] = [
     (
         "is cut off anywhere",
         "TL05",
-        "nbd-transport/tests/tls/cuts.rs",
+        "nbd-session/tests/tls/cuts.rs",
         "a_cut_is_told_from_an_end_at_every_byte",
     ),
     (
         "is cut off anywhere in a record",
         "TL06",
-        "nbd-transport/tests/tls/cuts.rs",
+        "nbd-session/tests/tls/cuts.rs",
         "a_cut_is_told_from_an_end_at_every_byte",
     ),
     ("replies in clear", "TL08", SECRETS, "secrets"),
@@ -115,7 +115,7 @@ const ELSEWHERE: [(&str, &str, &str, &str); 34] = [
     (
         "knows another key, or not this user",
         "TL12",
-        "nbd-transport/tests/tls/psk.rs",
+        "nbd-session/tests/tls/psk.rs",
         "a_wrong_key_and_an_unknown_user_get_a_hint",
     ),
     ("keeps structured replies that were agreed on in clear", "TL13", SECRETS, "secrets"),

@@ -3,6 +3,17 @@
 use super::TlsRole;
 use std::fmt;
 
+/// Why a [stage](super::TlsStage) could not hand over what it decrypts.
+#[derive(Debug, thiserror::Error)]
+pub enum StageError {
+    /// TLS failed.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// What was decrypted breaks the protocol inside.
+    #[error(transparent)]
+    Protocol(#[from] nbd_proto::Error),
+}
+
 /// Why a TLS session failed. Each one ends the connection: there is no way back to clear text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

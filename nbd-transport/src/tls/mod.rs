@@ -2,13 +2,13 @@
 //!
 //! ```text
 //!   TlsConfig ─ reads all files ─► TlsConnector ─┐ start
-//!                                                ├────────► TlsStage ─► Link
+//!                                                ├────────► TlsStage
 //!   TlsServerConfig ─ likewise ──► TlsAcceptor ──┘          without IO
 //! ```
 //!
 //! A [`TlsStage`] stands between a machine and its transport and does no IO of its own.
-//! [`Handshake::with_tls`](crate::Handshake::with_tls) is the short way for clients;
-//! [`Link::start_tls`](crate::Link::start_tls) that for servers and for loops of one's own.
+//! Whoever speaks the protocol
+//! drives it.
 //!
 //! Whether TLS is used at all is for [`nbd_proto::TlsPolicy`] to say. Once the server has agreed to
 //! it, there is no way back: every failure from there on ends the connection.
@@ -16,7 +16,6 @@
 //! | file | what |
 //! |---|---|
 //! | `stage` | the interface of a session |
-//! | `session` | drives it between a machine and a transport |
 //! | `wire` | ciphertext in and out |
 //! | `gather` | many small pieces, few records |
 //! | `client_config`, `server_config` | who one is and who one trusts |
@@ -41,16 +40,14 @@ mod psk;
 mod rustls;
 mod search;
 mod server_config;
-mod session;
 mod stage;
 mod wire;
 
 pub use client_config::{ServerCheck, TlsConfig, TlsConnector};
 pub use config_error::{Origin, PemFault, PskFault, TlsConfigError};
-pub use error::{CertificateFault, TlsError};
+pub use error::{CertificateFault, StageError, TlsError};
 pub use info::{TlsInfo, TlsPeer, TlsRole, TlsVersion};
 pub use pem::Pem;
 pub use server_config::{TlsAcceptor, TlsServerConfig};
-pub(crate) use session::Session;
 pub use stage::{IntoMachine, Opened, Plaintext, TlsStage};
 pub use wire::{Incoming, Outgoing, Wire};

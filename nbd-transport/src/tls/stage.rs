@@ -1,7 +1,6 @@
 //! The stage between a machine and its transport.
 
-use super::{TlsError, TlsInfo, TlsRole, Wire};
-use crate::LinkError;
+use super::{StageError, TlsError, TlsInfo, TlsRole, Wire};
 use nbd_proto::{Machine, PayloadSink};
 use std::fmt;
 use std::io::IoSlice;
@@ -14,7 +13,7 @@ use std::io::IoSlice;
 ///   write ◄─ unsent, sent ◄─────── seal ◄─ encrypts ◄────────────── send_bufs, sent
 /// ```
 ///
-/// [`Link`](crate::Link) drives one; a loop of the user's own may do so as well: give and take
+/// To drive one, give and take
 /// ciphertext through [`wire`](Self::wire_mut), call [`handshake`](Self::handshake) after each
 /// delivery until it says that it is done, and [`open`](Self::open) from then on.
 ///
@@ -38,7 +37,7 @@ pub trait TlsStage: fmt::Debug + Send {
     ///
     /// # Errors
     /// When a record is forged or malformed, and what the receiver makes of the plaintext.
-    fn open(&mut self, to: &mut dyn Plaintext) -> Result<Opened, LinkError>;
+    fn open(&mut self, to: &mut dyn Plaintext) -> Result<Opened, StageError>;
 
     /// Encrypts the pieces in order, in as few records as possible. Returns how many bytes were
     /// taken; none while much is unsent.

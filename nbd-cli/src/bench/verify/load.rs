@@ -3,10 +3,10 @@
 
 use std::time::Instant;
 
-use nbd_client_blocking::proto::recovery::RecoveryError;
 use nbd_client_blocking::proto::{
     Command, CommandError, CommandFlags, RequestId, Table, TransmissionFlags,
 };
+use nbd_client_blocking::session::replay::RecoveryError;
 use nbd_client_blocking::{Client, Completion, Error, Pipeline};
 
 use super::blocks::Blocks;

@@ -3,8 +3,7 @@
 use super::super::error::describe_alert;
 use super::super::gather::gather;
 use super::super::stage::{Opened, Plaintext, TlsStage};
-use super::super::{TlsError, TlsInfo, TlsPeer, TlsRole, TlsVersion, Wire};
-use crate::LinkError;
+use super::super::{StageError, TlsError, TlsInfo, TlsPeer, TlsRole, TlsVersion, Wire};
 use nbd_proto::escape;
 use openssl::error::ErrorStack;
 use openssl::ex_data::Index;
@@ -154,7 +153,7 @@ impl TlsStage for Stage {
     }
 
     /// The library copies out of its own buffer, so it may as well copy to the destination.
-    fn open(&mut self, to: &mut dyn Plaintext) -> Result<Opened, LinkError> {
+    fn open(&mut self, to: &mut dyn Plaintext) -> Result<Opened, StageError> {
         loop {
             let room = to.recv_buf();
             if room.is_empty() {

@@ -7,9 +7,8 @@
 use super::super::gather::gather;
 use super::super::stage::{Opened, Plaintext, TlsStage};
 use super::super::wire::Outgoing;
-use super::super::{TlsError, TlsInfo, TlsPeer, TlsRole, TlsVersion, Wire};
+use super::super::{StageError, TlsError, TlsInfo, TlsPeer, TlsRole, TlsVersion, Wire};
 use super::fault::session_error;
-use crate::LinkError;
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::pki_types::CertificateDer;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
@@ -149,7 +148,7 @@ impl<S: Side> Stage<S> {
     }
 
     /// Pursues an aim, unless it has all gone wrong before. Returns how many bytes were encrypted.
-    fn pursue(&mut self, aim: Aim<'_>) -> Result<usize, LinkError> {
+    fn pursue(&mut self, aim: Aim<'_>) -> Result<usize, StageError> {
         match &self.failed {
             Some(error) => Err(error.clone().into()),
             None => self.advance(aim).map_err(|error| self.fail(error)),
@@ -157,7 +156,7 @@ impl<S: Side> Stage<S> {
     }
 
     /// Goes from state to state until the aim is reached or more ciphertext is needed.
-    fn advance(&mut self, mut aim: Aim<'_>) -> Result<usize, LinkError> {
+    fn advance(&mut self, mut aim: Aim<'_>) -> Result<usize, StageError> {
         loop {
             let Self { connection, wire: Wire { incoming, outgoing }, held, staging, .. } = self;
             let status = if self.closing && cfg!(debug_assertions) {
@@ -218,8 +217,8 @@ impl<S: Side> Stage<S> {
 
     /// What the library tells the peer about a failure is there only after the failure. Nothing
     /// else may be asked of it then: it would look at the same bytes again.
-    fn fail(&mut self, error: LinkError) -> LinkError {
-        let LinkError::Tls(reason) = &error else {
+    fn fail(&mut self, error: StageError) -> StageError {
+        let StageError::Tls(reason) = &error else {
             return error;
         };
         self.failed = Some(reason.clone());
@@ -286,7 +285,7 @@ impl<S: Side> TlsStage for Stage<S> {
         Ok(self.info.is_some())
     }
 
-    fn open(&mut self, to: &mut dyn Plaintext) -> Result<Opened, LinkError> {
+    fn open(&mut self, to: &mut dyn Plaintext) -> Result<Opened, StageError> {
         if !self.held.is_empty() {
             let taken = to.feed(self.held.rest())?;
             self.held.taken(taken);
@@ -360,9 +359,9 @@ fn fault<S: Side>(error: rustls::Error) -> TlsError {
 }
 
 /// Only [`Aim::Plaintext`] brings errors of other kinds.
-fn tls_error(error: LinkError) -> TlsError {
+fn tls_error(error: StageError) -> TlsError {
     match error {
-        LinkError::Tls(error) => error,
+        StageError::Tls(error) => error,
         other => TlsError::Library(other.to_string()),
     }
 }

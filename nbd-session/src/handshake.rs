@@ -1,0 +1,165 @@
+//! From a connected transport to the data phase.
+
+use crate::link::{Link, LinkError};
+use nbd_proto::io::{IoMode, Progress};
+use nbd_proto::{ApiMisuse, Client, ClientConfig, Direction, Discard, Machine, Negotiation, Phase};
+use nbd_transport::tls::{TlsConnector, TlsError, TlsInfo};
+use std::io::{Read, Write};
+
+/// A negotiation on its way over a transport, driven without waiting.
+///
+/// ```text
+///   drive ──► wait for the direction it returned ──► drive ──► ...
+///                 │ empty: the negotiation wants its caller
+///                 ├─ Idle: ask for an option through `negotiation`, drive again
+///                 └─ Established: `finish`
+/// ```
+#[derive(Debug)]
+pub struct Handshake {
+    negotiation: Box<Negotiation>,
+    link: Link,
+    tls: Option<Credentials>,
+}
+
+/// What TLS is started with.
+#[derive(Debug)]
+struct Credentials {
+    connector: TlsConnector,
+    host: Option<String>,
+}
+
+impl Handshake {
+    /// A handshake of which nothing has happened yet, without credentials for TLS. If the
+    /// configuration asks for TLS all the same and the server agrees,
+    /// [`drive`](Self::drive) fails with [`TlsError::NotConfigured`].
+    ///
+    /// # Errors
+    /// [`ApiMisuse::BadName`], see [`Negotiation::new`].
+    pub fn new(config: ClientConfig) -> Result<Self, ApiMisuse> {
+        Ok(Self {
+            negotiation: Box::new(Negotiation::new(config)?),
+            link: Link::plain(),
+            tls: None,
+        })
+    }
+
+    /// A handshake with credentials for TLS. Whether they are used is for the configuration
+    /// ([`ClientConfig::tls`]) and the server to say.
+    ///
+    /// `host` is the host that was connected to, with which the server's certificate is compared;
+    /// none for a transport without host names.
+    ///
+    /// # Errors
+    /// [`ApiMisuse::BadName`], see [`Negotiation::new`].
+    pub fn with_tls(
+        config: ClientConfig,
+        connector: TlsConnector,
+        host: Option<&str>,
+    ) -> Result<Self, ApiMisuse> {
+        let host = host.map(str::to_owned);
+        let tls = Some(Credentials { connector, host });
+        Ok(Self { tls, ..Self::new(config)? })
+    }
+
+    /// Writes what is due and reads what has come, as long as there is any. Returns what to wait
+    /// for; nothing when the negotiation wants its caller, or is over.
+    ///
+    /// # Errors
+    /// When the transport fails, the server breaks the protocol, or refuses what the connection
+    /// cannot do without.
+    pub fn drive<T>(&mut self, io: &mut T, mode: IoMode) -> Result<Direction, LinkError>
+    where
+        T: Read + Write + ?Sized,
+    {
+        loop {
+            self.upgrade()?;
+            while self.direction().contains(Direction::WRITE) {
+                if self.write(io, mode)? != Progress::More {
+                    break;
+                }
+            }
+            let direction = self.direction();
+            if self.negotiation.phase() == Phase::Idle {
+                // Nothing is due from the server until the caller asks.
+                return Ok(direction & Direction::WRITE);
+            }
+            if !direction.contains(Direction::READ) {
+                if self.is_upgradable() {
+                    continue;
+                }
+                return Ok(direction);
+            }
+            let before = self.negotiation.stats().bytes_received;
+            let progress = match self.link.read(&mut *self.negotiation, io, &mut Discard, mode) {
+                Ok(progress) => progress,
+                Err(error) => {
+                    // There may be a last word for the server; whether it arrives changes nothing.
+                    let _ = self.write(io, mode);
+                    return Err(error);
+                }
+            };
+            let received = self.negotiation.stats().bytes_received > before;
+            if !received && progress != Progress::More {
+                return Ok(self.direction());
+            }
+        }
+    }
+
+    fn write<T>(&mut self, io: &mut T, mode: IoMode) -> Result<Progress, LinkError>
+    where
+        T: Write + ?Sized,
+    {
+        self.link.write(&mut *self.negotiation, io, &Discard, mode)
+    }
+
+    fn direction(&self) -> Direction {
+        self.link.direction(&*self.negotiation)
+    }
+
+    /// Whether TLS can be started, or its end be told to the negotiation.
+    fn is_upgradable(&self) -> bool {
+        self.negotiation.phase() == Phase::StartTls
+            && !self.negotiation.get_direction().contains(Direction::WRITE)
+            && !self.link.is_handshaking()
+    }
+
+    fn upgrade(&mut self) -> Result<(), LinkError> {
+        if !self.is_upgradable() {
+            return Ok(());
+        }
+        if self.link.is_tls() {
+            return Ok(self.negotiation.tls_ready()?);
+        }
+        let Credentials { connector, host } = self.tls.take().ok_or(TlsError::NotConfigured)?;
+        self.link.start_tls(connector.start(host.as_deref())?);
+        Ok(())
+    }
+
+    /// The negotiation, to ask for options and to learn what became of them.
+    pub fn negotiation(&mut self) -> &mut Negotiation {
+        &mut self.negotiation
+    }
+
+    /// What the negotiation waits for.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.negotiation.phase()
+    }
+
+    /// What was agreed on for TLS, once it is in use.
+    #[must_use]
+    pub fn tls_info(&self) -> Option<&TlsInfo> {
+        self.link.tls_info()
+    }
+
+    /// The data phase, once established, and what carries its bytes.
+    ///
+    /// # Errors
+    /// Gives itself back in any other phase, or while bytes are still to be sent.
+    pub fn finish(self) -> Result<(Client, Link), Self> {
+        match self.negotiation.finish() {
+            Ok(client) => Ok((client, self.link)),
+            Err(negotiation) => Err(Self { negotiation, link: self.link, tls: self.tls }),
+        }
+    }
+}

@@ -1,0 +1,500 @@
+//! What is under way and what has to be sent again.
+
+use std::collections::VecDeque;
+use std::fmt;
+
+use super::entry::{Entry, Owner, Stage};
+use super::error::RecoveryError;
+use super::line::Line;
+use super::reconnect::Reconnect;
+use super::terms::{self, Changed};
+use super::unflushed::{Unflushed, UnflushedWrites};
+use nbd_proto::CommandType;
+use nbd_proto::Errno;
+use nbd_proto::Negotiated;
+use nbd_proto::Table;
+use nbd_proto::{Command, ContextId, RequestId};
+use nbd_proto::{CommandError, SubmitError};
+use nbd_proto::{CommandFlags, TransmissionFlags};
+
+/// Names a command from [`ReplayLog::submit`] until it is completed, over any number of
+/// connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place(u64);
+
+/// Stands between callers and a [`Client`](nbd_proto::Client), and outlives the client.
+///
+/// Every command goes in by [`submit`](Self::submit). [`due`](Self::due) tells which one to
+/// hand to the client, now or again; [`sent`](Self::sent) tells that it was, and
+/// [`completed`](Self::completed) takes in what came of it and tells whom that concerns.
+/// `T` is what a caller is known by, `P` the data of a write, cheap to clone or moved in.
+///
+/// ```
+/// use nbd_session::replay::{ReplayLog, Reconnect};
+/// use nbd_proto::{Command, CommandError, ExportInfo, Negotiated, RequestId, TransmissionFlags};
+/// # fn export() -> Negotiated {
+/// #     let flags = TransmissionFlags::HAS_FLAGS | TransmissionFlags::SEND_FLUSH;
+/// #     Negotiated { export: Some(ExportInfo::new(1 << 20, flags)), ..Negotiated::default() }
+/// # }
+/// let policy = Reconnect::new().keep_unflushed(1 << 20);
+/// let negotiated: Negotiated = export();
+/// let mut log = ReplayLog::new(&policy, &negotiated, 64)?;
+///
+/// let place = log.submit("caller", Command::write(0, 5), Some(b"bytes"))?;
+/// let (due, command) = log.due().unwrap();
+/// let id = RequestId::from_cookie(0); // from Client::submit(command)
+/// log.sent(due, id);
+///
+/// // No reply, but the end of the connection. What was under way is due again.
+/// log.completed(id, Err(CommandError::ConnectionLost));
+/// log.lost();
+/// log.resume(&negotiated)?;
+/// assert_eq!(log.due(), Some((place, command)));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// A loop around it, for each connection:
+///
+/// 1. While the client has a free slot, hand it what is [`due`](Self::due).
+/// 2. Give the client's completions to [`completed`](Self::completed). Take
+///    [`poll_failed`](Self::poll_failed) until it is empty; end when there is a
+///    [`fault`](Self::fault).
+/// 3. When the connection is lost, or [`is_drained`](Self::is_drained): let the client report
+///    what it has, then call [`lost`](Self::lost). Connect, negotiate, and call
+///    [`resume`](Self::resume).
+///
+/// Data of a write is asked of [`payload`](Self::payload) when nobody else has it any more:
+/// [`caller`](Self::caller) is `None` then.
+pub struct ReplayLog<T, P> {
+    /// What callers were told.
+    facts: Negotiated,
+    /// Numbers of meta contexts, now and then.
+    contexts: Vec<(ContextId, ContextId)>,
+    unflushed: Option<UnflushedWrites<P>>,
+    /// Writes are made durable one by one, for want of a flush.
+    durable_writes: bool,
+    capacity: usize,
+    link: Link,
+    line: Line<T, P>,
+    sent: Table<u64>,
+    next: u64,
+    /// Commands whose caller waits.
+    callers: usize,
+    flushes: usize,
+    under_way: usize,
+    /// Writes acknowledged so far that were not durable by themselves.
+    acknowledged: u64,
+    /// How many of them have been flushed, or told to be lost.
+    settled: u64,
+    /// The next flush has to tell that writes are lost.
+    owes_failure: bool,
+    /// The last flush of the log's own failed.
+    flush_failed: bool,
+    failed: VecDeque<(T, RecoveryError)>,
+    fault: Option<RecoveryError>,
+}
+
+/// What the log knows of the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Link {
+    Up,
+    /// The server is shutting down: nothing more is sent.
+    Draining,
+    Down,
+}
+
+impl<T: Copy, P> ReplayLog<T, P> {
+    /// A log for a connection that has just been negotiated, and for those that follow.
+    /// At most `capacity` commands of callers are in it, as many as the client has slots.
+    ///
+    /// # Errors
+    /// [`RecoveryError::CannotKeep`].
+    pub fn new(
+        policy: &Reconnect,
+        facts: &Negotiated,
+        capacity: usize,
+    ) -> Result<Self, RecoveryError> {
+        let flags = facts.export.as_ref().map_or(TransmissionFlags::empty(), |e| e.flags);
+        let (mut unflushed, mut durable_writes) = (None, false);
+        if let Some(bytes) = policy.kept_bytes()
+            && !flags.contains(TransmissionFlags::READ_ONLY)
+        {
+            if flags.contains(TransmissionFlags::SEND_FLUSH) {
+                unflushed = Some(UnflushedWrites::new(bytes));
+            } else if flags.contains(TransmissionFlags::SEND_FUA) {
+                durable_writes = true;
+            } else {
+                return Err(RecoveryError::CannotKeep);
+            }
+        }
+        Ok(Self {
+            facts: facts.clone(),
+            contexts: Vec::new(),
+            unflushed,
+            durable_writes,
+            capacity,
+            link: Link::Up,
+            line: Line::new(),
+            sent: Table::new(),
+            next: 0,
+            callers: 0,
+            flushes: 0,
+            under_way: 0,
+            acknowledged: 0,
+            settled: 0,
+            owes_failure: false,
+            flush_failed: false,
+            failed: VecDeque::new(),
+            fault: None,
+        })
+    }
+
+    /// Whether [`submit`](Self::submit) would refuse.
+    #[must_use]
+    pub const fn is_full(&self) -> bool {
+        self.callers >= self.capacity
+    }
+
+    /// Whether nothing is to be sent or answered. Acknowledged writes may still be kept.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.line.is_empty()
+    }
+
+    /// Whether the server is shutting down and has answered all it had: connect again.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.link == Link::Draining && self.under_way == 0
+    }
+
+    /// Whether the connection is lost and another one has not taken its place.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.link == Link::Down
+    }
+
+    /// Why the client has to end, if it has to.
+    #[must_use]
+    pub const fn fault(&self) -> Option<&RecoveryError> {
+        self.fault.as_ref()
+    }
+
+    /// Who waits for a request; `None` when nobody does, or there is no such request.
+    #[must_use]
+    pub fn caller(&self, id: RequestId) -> Option<T> {
+        match self.line.get(*self.sent.get(id)?)?.owner {
+            Owner::Caller(token) => Some(token),
+            Owner::Acknowledged | Owner::Log => None,
+        }
+    }
+
+    /// The client's name for a command while it is with the client: what to
+    /// [`abandon`](nbd_proto::Client::abandon) before [`cancel`](Self::cancel).
+    #[must_use]
+    pub fn request(&self, place: Place) -> Option<RequestId> {
+        match self.line.get(place.0)?.stage {
+            Stage::Sent { id, .. } => Some(id),
+            Stage::Waiting => None,
+        }
+    }
+
+    /// The data of a write.
+    #[must_use]
+    pub fn payload(&self, id: RequestId) -> Option<&P> {
+        self.line.get(*self.sent.get(id)?)?.payload.as_ref()
+    }
+
+    /// The number by which callers know a meta context that has this one now.
+    #[must_use]
+    pub fn context(&self, now: ContextId) -> ContextId {
+        let known = self.contexts.iter().find(|(number, _)| *number == now);
+        known.map_or(now, |(_, before)| *before)
+    }
+
+    /// Takes in a command. `payload` is the data of a write and nothing for the others.
+    ///
+    /// # Errors
+    /// [`SubmitError::Full`].
+    pub fn submit(
+        &mut self,
+        token: T,
+        mut command: Command,
+        payload: Option<P>,
+    ) -> Result<Place, SubmitError> {
+        if self.is_full() {
+            return Err(SubmitError::Full);
+        }
+        let modifies = command.kind.modifies();
+        if self.durable_writes && modifies {
+            command = command.with(CommandFlags::FUA);
+        }
+        if command.kind == CommandType::Flush && std::mem::take(&mut self.owes_failure) {
+            self.failed.push_back((token, RecoveryError::UnflushedLost));
+            return Ok(self.number());
+        }
+        let mut entry = Entry::new(command, payload, Owner::Caller(token));
+        entry.has_room = self.unflushed.is_none() || !modifies;
+        Ok(self.enter(entry))
+    }
+
+    fn enter(&mut self, entry: Entry<T, P>) -> Place {
+        let (wanted, flush) = weight(&entry);
+        self.callers = self.callers.saturating_add(wanted);
+        self.flushes = self.flushes.saturating_add(flush);
+        let place = self.number();
+        self.line.push(place.0, entry);
+        place
+    }
+
+    fn number(&mut self) -> Place {
+        self.next = self.next.saturating_add(1);
+        Place(self.next)
+    }
+
+    /// The next command to hand to the client, if there is one. The same again until it was
+    /// [`sent`](Self::sent), [`refused`](Self::refused) or [`cancelled`](Self::cancel).
+    pub fn due(&mut self) -> Option<(Place, Command)> {
+        if self.link != Link::Up || self.fault.is_some() {
+            return None;
+        }
+        if self.wants_flush() {
+            self.enter(Entry::new(Command::flush(), None, Owner::Log));
+        }
+        let unflushed = &self.unflushed;
+        let fits = |command: &Command| {
+            unflushed.as_ref().is_none_or(|unflushed| unflushed.has_room(command))
+        };
+        let seq = self.line.first(fits)?;
+        self.line.get(seq).map(|entry| (Place(seq), entry.command))
+    }
+
+    /// Whether a flush is needed that nobody has asked for.
+    fn wants_flush(&self) -> bool {
+        let Some(unflushed) = self.unflushed.as_ref().filter(|unflushed| !unflushed.is_empty())
+        else {
+            return false;
+        };
+        let starving = || {
+            let first = self.line.first_short();
+            first.is_some_and(|(_, entry)| !unflushed.has_room(&entry.command))
+        };
+        // One that failed is not tried again for its own sake.
+        self.flushes == 0 && (unflushed.is_crowded() && !self.flush_failed || starving())
+    }
+
+    /// The client has taken what was due, under this name.
+    pub fn sent(&mut self, place: Place, id: RequestId) {
+        let had_room = self.line.get(place.0).is_some_and(|entry| entry.has_room);
+        let Some(entry) = self.line.sent(place.0, id, self.acknowledged) else {
+            return;
+        };
+        if let Some(unflushed) = self.unflushed.as_mut().filter(|_| !had_room) {
+            unflushed.take_room(&entry.command);
+        }
+        self.sent.insert(id, place.0);
+        self.under_way = self.under_way.saturating_add(1);
+    }
+
+    /// The client does not take what was due, and never will. Returns whom to tell.
+    pub fn refused(&mut self, place: Place, error: SubmitError) -> Option<T> {
+        let gone = self.drop_out(place.0)?;
+        match gone.owner {
+            Owner::Caller(token) => return Some(token),
+            Owner::Acknowledged => self.cannot_repeat(gone.command, error.errno()),
+            Owner::Log => self.cannot_make_room(error.errno()),
+        }
+        None
+    }
+
+    /// A request is finished. Returns who is to be told what; nobody when it is to be sent
+    /// again, or was the log's own affair.
+    #[must_use]
+    pub fn completed(
+        &mut self,
+        id: RequestId,
+        result: Result<(), CommandError>,
+    ) -> Option<(T, Result<(), CommandError>)> {
+        let seq = self.sent.remove(id)?;
+        self.under_way = self.under_way.saturating_sub(1);
+        match result {
+            // What became of it nobody knows; the loss itself is to be told.
+            Err(CommandError::ConnectionLost) => return None,
+            // The server will take no more, but it has not done this either.
+            Err(CommandError::Server(Errno::Shutdown)) => {
+                self.line.given_back(seq);
+                self.link = Link::Draining;
+                return None;
+            }
+            _ => {}
+        }
+        let covers = match self.line.get(seq)?.stage {
+            Stage::Sent { covers, .. } => covers,
+            Stage::Waiting => 0,
+        };
+        let entry = self.forget(seq)?;
+        let (command, owner) = (entry.command, entry.owner);
+        match (command.kind, result) {
+            (CommandType::Flush, Ok(())) => self.flushed(covers),
+            (kind, Ok(())) if kind.modifies() => self.acknowledge(seq, entry),
+            (kind, Err(_)) if kind.modifies() => self.give_back_room(&command),
+            _ => {}
+        }
+        match (owner, result) {
+            (Owner::Caller(token), result) => return Some((token, result)),
+            (Owner::Acknowledged, Err(error)) => self.cannot_repeat(command, error.errno()),
+            (Owner::Log, Err(error)) => self.cannot_make_room(error.errno()),
+            (Owner::Acknowledged | Owner::Log, Ok(())) => {}
+        }
+        None
+    }
+
+    fn acknowledge(&mut self, seq: u64, entry: Entry<T, P>) {
+        let Entry { command, payload, .. } = entry;
+        let durable = command.flags.contains(CommandFlags::FUA);
+        self.acknowledged = self.acknowledged.saturating_add(u64::from(!durable));
+        let Some(unflushed) = &mut self.unflushed else {
+            return;
+        };
+        // A durable one is kept as long as an older one is that might be put back over it.
+        if durable && unflushed.is_empty() {
+            unflushed.give_back_room(&command);
+        } else {
+            unflushed.keep(seq, Unflushed { command, payload, stamp: self.acknowledged });
+        }
+    }
+
+    fn flushed(&mut self, covers: u64) {
+        self.settled = self.settled.max(covers);
+        self.flush_failed = false;
+        if let Some(unflushed) = &mut self.unflushed {
+            unflushed.release(covers);
+        }
+    }
+
+    fn cannot_repeat(&mut self, command: Command, errno: Errno) {
+        self.fault.get_or_insert(RecoveryError::ReplayFailed { command, errno });
+    }
+
+    fn cannot_make_room(&mut self, errno: Errno) {
+        self.flush_failed = true;
+        while let Some((seq, entry)) = self.line.first_short()
+            && self.unflushed.as_ref().is_some_and(|unflushed| !unflushed.has_room(&entry.command))
+        {
+            if let Some(Entry { owner: Owner::Caller(token), .. }) = self.forget(seq) {
+                self.failed.push_back((token, RecoveryError::CannotFlush(errno)));
+            }
+        }
+    }
+
+    fn give_back_room(&mut self, command: &Command) {
+        if let Some(unflushed) = &mut self.unflushed {
+            unflushed.give_back_room(command);
+        }
+    }
+
+    /// The only way out of the line.
+    fn forget(&mut self, seq: u64) -> Option<Entry<T, P>> {
+        let gone = self.line.remove(seq)?;
+        let (wanted, flush) = weight(&gone);
+        self.callers = self.callers.saturating_sub(wanted);
+        self.flushes = self.flushes.saturating_sub(flush);
+        Some(gone)
+    }
+
+    /// A command that failed without having been sent.
+    pub fn poll_failed(&mut self) -> Option<(T, RecoveryError)> {
+        self.failed.pop_front()
+    }
+
+    /// Nobody waits for a command any more. It is not sent again; whether it took place is
+    /// unknown.
+    pub fn cancel(&mut self, place: Place) {
+        let wanted = |entry: &Entry<T, P>| matches!(entry.owner, Owner::Caller(_));
+        if !self.line.get(place.0).is_some_and(wanted) {
+            return;
+        }
+        let stage = self.drop_out(place.0).map(|gone| gone.stage);
+        if let Some(Stage::Sent { id, .. }) = stage
+            && self.sent.remove(id).is_some()
+        {
+            self.under_way = self.under_way.saturating_sub(1);
+        }
+    }
+
+    /// Takes a command out of the line that is not acknowledged.
+    fn drop_out(&mut self, seq: u64) -> Option<Entry<T, P>> {
+        let gone = self.forget(seq)?;
+        if gone.has_room && gone.command.kind.modifies() {
+            self.give_back_room(&gone.command);
+        }
+        Some(gone)
+    }
+
+    /// The connection is gone, and the client has reported all it had. Whatever was not
+    /// answered is to be sent again, and so is whatever was acknowledged and is kept.
+    pub fn lost(&mut self) {
+        self.link = Link::Down;
+        self.sent = Table::new();
+        self.under_way = 0;
+        if let Some(seq) = self.of_flushes(|owner| matches!(owner, Owner::Log)).first() {
+            self.forget(*seq);
+        }
+        let kept = self.unflushed.as_mut().map(UnflushedWrites::unpack).unwrap_or_default();
+        let again = kept.into_iter().map(|(seq, kept)| {
+            let Unflushed { command, payload, .. } = kept;
+            let entry = Entry::new(command, payload, Owner::Acknowledged);
+            (seq, Entry { again: true, ..entry })
+        });
+        self.line.put_back(again);
+        if self.unflushed.is_none() && self.acknowledged > self.settled {
+            self.tell_of_losses();
+        }
+    }
+
+    fn of_flushes(&self, wanted: impl Fn(&Owner<T>) -> bool) -> Vec<u64> {
+        let flushes = self.line.entries().filter(|(_, e)| e.command.kind == CommandType::Flush);
+        flushes.filter(|(_, entry)| wanted(&entry.owner)).map(|(seq, _)| seq).collect()
+    }
+
+    /// Acknowledged writes may be lost. Flushes that vouch for them fail: those under way, or
+    /// else the next.
+    fn tell_of_losses(&mut self) {
+        self.settled = self.acknowledged;
+        let flushes = self.of_flushes(|_| true);
+        self.owes_failure |= flushes.is_empty();
+        for seq in flushes {
+            if let Some(Entry { owner: Owner::Caller(token), .. }) = self.forget(seq) {
+                self.failed.push_back((token, RecoveryError::UnflushedLost));
+            }
+        }
+    }
+
+    /// There is another connection.
+    ///
+    /// # Errors
+    /// When it leads to something else than the first one did. It is of no use then; a later
+    /// one may be.
+    pub fn resume(&mut self, facts: &Negotiated) -> Result<(), Changed> {
+        terms::check(&self.facts, facts)?;
+        self.contexts = terms::renumbered(&self.facts, facts);
+        self.link = Link::Up;
+        Ok(())
+    }
+}
+
+/// What a command counts for among those whose caller waits, and among flushes.
+fn weight<T, P>(entry: &Entry<T, P>) -> (usize, usize) {
+    let wanted = matches!(entry.owner, Owner::Caller(_));
+    (usize::from(wanted), usize::from(entry.command.kind == CommandType::Flush))
+}
+
+impl<T, P> fmt::Debug for ReplayLog<T, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReplayLog")
+            .field("link", &self.link)
+            .field("callers", &self.callers)
+            .field("under_way", &self.under_way)
+            .field("fault", &self.fault)
+            .finish_non_exhaustive()
+    }
+}
