@@ -11,7 +11,7 @@ use std::os::unix::net::UnixStream;
 
 /// How much a Unix socket is asked to hold on its way out, in bytes. The default of the system
 /// is far below the size of a usual request and would cost a switch of processes each time.
-const UNIX_SEND_BUFFER: usize = 2 << 20;
+pub(crate) const UNIX_SEND_BUFFER: usize = 2 << 20;
 
 /// A connection to a server that has yet to greet us.
 #[derive(Debug)]
@@ -39,17 +39,13 @@ impl Connection {
     /// Takes over a connected stream socket, before any byte of NBD has passed.
     ///
     /// Blocking mode belongs to the socket and not to this descriptor of it: a duplicate kept
-    /// elsewhere changes too.
+    /// elsewhere changes too. The sizes of its buffers stay as they are.
     ///
     /// # Errors
     ///
     /// [`ConnectError::Socket`] when it is no socket, no stream, or not connected.
     pub fn from_socket(socket: OwnedFd) -> Result<Self, ConnectError> {
         adopt(Socket::from(socket)).map_err(|error| ConnectError::Socket { error })
-    }
-
-    pub(crate) const fn new(stream: Stream) -> Self {
-        Self { stream, peer: None }
     }
 }
 
@@ -59,20 +55,7 @@ fn adopt(socket: Socket) -> io::Result<Connection> {
     }
     socket.peer_addr()?;
     socket.set_cloexec(true)?;
-    let domain = socket.local_addr()?.domain();
-    let stream = match domain {
-        Domain::IPV4 | Domain::IPV6 => Stream::tcp(socket)?,
-        Domain::UNIX => Stream::unix(socket)?,
-        _ => {
-            socket.set_nonblocking(false)?;
-            if is_vsock(domain) {
-                Stream::Vsock(socket.into())
-            } else {
-                Stream::Other(socket.into())
-            }
-        }
-    };
-    Ok(Connection::new(stream))
+    Ok(Connection { stream: Stream::new(socket, None)?, peer: None })
 }
 
 #[cfg(target_os = "linux")]
@@ -86,17 +69,25 @@ fn is_vsock(_: Domain) -> bool {
 }
 
 impl Stream {
-    pub(crate) fn tcp(socket: Socket) -> io::Result<Self> {
+    /// A Unix socket is asked to hold `unix_send_buffer` bytes on its way out.
+    pub(crate) fn new(socket: Socket, unix_send_buffer: Option<usize>) -> io::Result<Self> {
         socket.set_nonblocking(false)?;
-        socket.set_tcp_nodelay(true)?;
-        Ok(Self::Tcp(socket.into()))
-    }
-
-    pub(crate) fn unix(socket: Socket) -> io::Result<Self> {
-        socket.set_nonblocking(false)?;
-        // An optimisation: the system may allow less, or refuse.
-        let _ = socket.set_send_buffer_size(UNIX_SEND_BUFFER);
-        Ok(Self::Unix(OwnedFd::from(socket).into()))
+        let domain = socket.local_addr()?.domain();
+        Ok(match domain {
+            Domain::IPV4 | Domain::IPV6 => {
+                socket.set_tcp_nodelay(true)?;
+                Self::Tcp(socket.into())
+            }
+            Domain::UNIX => {
+                if let Some(bytes) = unix_send_buffer {
+                    // An optimisation: the system may allow less, or refuse.
+                    let _ = socket.set_send_buffer_size(bytes);
+                }
+                Self::Unix(OwnedFd::from(socket).into())
+            }
+            _ if is_vsock(domain) => Self::Vsock(socket.into()),
+            _ => Self::Other(socket.into()),
+        })
     }
 }
 

@@ -36,11 +36,11 @@ mod transient;
 mod uri;
 
 pub use command::{Activation, CommandSpec, FdName, FdNameError, PeerStderr};
-pub use connect::{Attempt, ConnectError, Step};
+pub use connect::{AddressOrder, Attempt, ConnectError, Dial, DialFd, DialStep, Lookup, Step};
 pub use connection::{Connection, Stream};
 pub use endpoint::Endpoint;
 pub use keep_alive::TcpKeepAlive;
-pub use process::{PeerProcess, Signal};
+pub use process::{PeerProcess, Signal, Spawn};
 pub use socket::SocketIo;
 pub use ssh::{SshRemote, SshTarget};
 pub use uri::{

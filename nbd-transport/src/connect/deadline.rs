@@ -6,9 +6,6 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-/// Between two looks whether to stop, where a call cannot be interrupted.
-const SLICE: Duration = Duration::from_millis(50);
-
 /// When to give up.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Deadline<'a> {
@@ -47,14 +44,6 @@ impl<'a> Deadline<'a> {
     /// The time left; `None` when there is no end to it.
     pub(crate) fn remaining(self) -> Option<Duration> {
         self.at.map(|at| at.saturating_duration_since(Instant::now()))
-    }
-
-    /// How long a call may take that only time ends; the deadline may not have passed then.
-    /// `None` when there is no end to it, and never zero.
-    pub(crate) fn slice(self) -> Option<Duration> {
-        let slice = self.stop.map(|_| SLICE);
-        let left = self.remaining().into_iter().chain(slice).min();
-        left.map(|left| left.max(Duration::from_millis(1)))
     }
 
     pub(crate) fn has_passed(self) -> bool {

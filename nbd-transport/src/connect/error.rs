@@ -1,6 +1,5 @@
 //! Why a connection could not be made.
 
-use crate::endpoint::Endpoint;
 use rustix::io::Errno;
 use std::ffi::OsString;
 use std::fmt;
@@ -11,9 +10,12 @@ use thiserror::Error;
 
 /// What was going on when time ran out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Step {
     /// Asking for the addresses of the host.
     Resolve,
+    /// Starting a program.
+    Spawn,
     /// Connecting the socket.
     Connect,
     /// Waiting for the first byte of a program that was started.
@@ -24,6 +26,7 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Resolve => "resolving the host name",
+            Self::Spawn => "starting the program",
             Self::Connect => "connecting",
             Self::Greeting => "waiting for the program to greet",
         })
@@ -152,19 +155,6 @@ impl ConnectError {
                 raw(error)
             }
         }
-    }
-
-    pub(super) fn timed_out(endpoint: &Endpoint, step: Step) -> Self {
-        Self::TimedOut { endpoint: endpoint.to_string(), step, attempts: Vec::new() }
-    }
-
-    pub(super) fn failed(endpoint: &Endpoint, error: io::Error) -> Self {
-        let endpoint = endpoint.to_string();
-        Self::Failed { attempts: vec![Attempt { address: endpoint.clone(), error }], endpoint }
-    }
-
-    pub(super) fn system(endpoint: &Endpoint, error: io::Error) -> Self {
-        Self::System { endpoint: endpoint.to_string(), error }
     }
 }
 

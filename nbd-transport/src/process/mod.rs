@@ -1,15 +1,17 @@
 //! The process behind a connection: watched, signalled, and never left a zombie.
 
 mod reaper;
+mod spawn;
 mod spawner;
 mod stderr;
 
 pub use rustix::process::Signal;
+pub use spawn::Spawn;
 
 use crate::connect::Deadline;
 use rustix::process::{Pid, kill_process};
 use std::io;
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Child, ExitStatus};
 use std::time::Instant;
 use stderr::StderrTail;
 use tempfile::TempDir;
@@ -30,8 +32,7 @@ pub struct PeerProcess {
 }
 
 impl PeerProcess {
-    pub(crate) fn spawn(command: Command) -> io::Result<Self> {
-        let mut child = spawner::spawn(command)?;
+    fn new(mut child: Child) -> io::Result<Self> {
         let (pid, pipe) = (child.id(), child.stderr.take());
         let mut peer = Self { child: Some(child), pid, stderr: None, directory: None };
         peer.stderr = pipe.map(StderrTail::follow).transpose()?;
@@ -95,6 +96,16 @@ impl PeerProcess {
     pub fn stderr_tail(&mut self) -> String {
         let ended = matches!(self.try_status(), Ok(Some(_)));
         self.stderr.as_ref().map_or_else(String::new, |tail| tail.text(ended))
+    }
+
+    /// The same, of what has been read by now.
+    pub(crate) fn stderr_so_far(&self) -> String {
+        self.stderr.as_ref().map_or_else(String::new, |tail| tail.text(false))
+    }
+
+    /// Whether nothing more will come of its standard error.
+    pub(crate) fn stderr_has_ended(&self) -> bool {
+        self.stderr.as_ref().is_none_or(StderrTail::has_ended)
     }
 }
 

@@ -21,7 +21,11 @@ pub(super) fn spawn(command: Command) -> io::Result<Child> {
         // Without the thread the inbox is gone, and each order fails.
         let _ = thread::Builder::new().name("nbd-spawn".to_owned()).spawn(move || {
             for (mut command, answer) in inbox {
-                let _ = answer.send(command.spawn());
+                let result = command.spawn();
+                // Its end of the connection goes first: when the program dies nobody must be left
+                // to hold what nobody serves.
+                drop(command);
+                let _ = answer.send(result);
             }
         });
         orders

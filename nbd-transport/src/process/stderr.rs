@@ -51,6 +51,11 @@ impl StderrTail {
         Ok(Self(shared))
     }
 
+    /// Whether all of it was read.
+    pub(super) fn has_ended(&self) -> bool {
+        self.0.lock().ended
+    }
+
     /// What is kept, after waiting for the end of the output if `complete` is wanted.
     pub(super) fn text(&self, complete: bool) -> String {
         let mut state = self.0.lock();

@@ -1,7 +1,6 @@
 //! Programs started for a connection: commands, socket activation and ssh.
 
-mod support;
-
+use crate::support::{LIMIT, assert_given_up, assert_greets, shortly, soon};
 use nbd_transport::{
     Activation, CommandSpec, ConnectError, Endpoint, FdName, NbdUri, PeerStderr, Signal, Step,
     Stream,
@@ -12,7 +11,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use support::{LIMIT, assert_given_up, assert_greets, shortly, soon};
 
 /// A shell script whose standard error is captured.
 fn script(text: &str) -> CommandSpec {

@@ -1,7 +1,6 @@
 //! Connecting to servers that already listen.
 
-mod support;
-
+use crate::support::{LIMIT, assert_given_up, assert_greets, shortly, soon};
 use nbd_transport::{
     ConnectError, Connection, Endpoint, NbdUri, SocketIo, Step, Stream, TcpKeepAlive,
 };
@@ -18,7 +17,6 @@ use std::os::unix::net::{self, UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use support::{LIMIT, assert_given_up, assert_greets, shortly, soon};
 
 /// An `nbdkit` with a disk of 1 MiB in memory, which listens on a socket made by the test: no
 /// port is guessed and no start waited for. Ended and reaped on drop.

@@ -1,0 +1,62 @@
+//! Looking a name up in a thread.
+
+use super::deadline::Deadline;
+use rustix::event::{PollFd, PollFlags};
+use std::io::{self, PipeReader, pipe};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+/// The addresses of a host, asked for in a thread of its own, for callers who cannot wait: the
+/// system's resolver knows no other way.
+///
+/// Its descriptor becomes readable when there is an [answer](Self::answer). The thread ends when
+/// the resolver does; a lookup that is dropped before leaves it to itself.
+#[derive(Debug)]
+pub struct Lookup {
+    /// At its end once the thread has its answer.
+    bell: PipeReader,
+    thread: Option<JoinHandle<io::Result<Vec<SocketAddr>>>>,
+}
+
+impl Lookup {
+    /// Begins to ask for the addresses of `host`, in the order the system prefers.
+    ///
+    /// # Errors
+    ///
+    /// When there is no thread or no descriptor to be had.
+    pub fn start(host: String, port: u16) -> io::Result<Self> {
+        let (bell, end) = pipe()?;
+        let ask = move || {
+            let answer = look_up(&host, port);
+            drop(end);
+            answer
+        };
+        let thread = thread::Builder::new().name("nbd-resolver".to_owned()).spawn(ask)?;
+        Ok(Self { bell, thread: Some(thread) })
+    }
+
+    /// What [`Dial::resolved`](crate::Dial::resolved) is to be told; `None` as long as there is
+    /// none, and after it was taken.
+    pub fn answer(&mut self) -> Option<io::Result<Vec<SocketAddr>>> {
+        let mut fds = vec![PollFd::new(&self.bell, PollFlags::IN)];
+        match Deadline::after(Duration::ZERO).poll(&mut fds) {
+            Ok(true) => {}
+            Ok(false) => return None,
+            Err(error) => return Some(Err(error)),
+        }
+        let ended = |_| Err(io::Error::other("the resolver's thread ended without an answer"));
+        Some(self.thread.take()?.join().unwrap_or_else(ended))
+    }
+}
+
+impl AsFd for Lookup {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+}
+
+pub(super) fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    Ok((host, port).to_socket_addrs()?.collect())
+}
