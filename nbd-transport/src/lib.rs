@@ -40,7 +40,7 @@ pub use connect::{AddressOrder, Attempt, ConnectError, Dial, DialFd, DialStep, L
 pub use connection::{Connection, Stream};
 pub use endpoint::Endpoint;
 pub use keep_alive::TcpKeepAlive;
-pub use process::{PeerProcess, Signal, Spawn};
+pub use process::{OnDrop, PeerProcess, Signal, Spawn};
 pub use socket::SocketIo;
 pub use ssh::{SshRemote, SshTarget};
 pub use uri::{

@@ -2,7 +2,7 @@
 
 use super::deadline::Deadline;
 use rustix::event::{PollFd, PollFlags};
-use std::io::{self, PipeReader, pipe};
+use std::io::{self, PipeReader, Write, pipe};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::thread::{self, JoinHandle};
@@ -15,7 +15,7 @@ use std::time::Duration;
 /// the resolver does; a lookup that is dropped before leaves it to itself.
 #[derive(Debug)]
 pub struct Lookup {
-    /// At its end once the thread has its answer.
+    /// Has something to read once the thread has its answer.
     bell: PipeReader,
     thread: Option<JoinHandle<io::Result<Vec<SocketAddr>>>>,
 }
@@ -27,10 +27,12 @@ impl Lookup {
     ///
     /// When there is no thread or no descriptor to be had.
     pub fn start(host: String, port: u16) -> io::Result<Self> {
-        let (bell, end) = pipe()?;
+        let (bell, mut rope) = pipe()?;
         let ask = move || {
             let answer = look_up(&host, port);
-            drop(end);
+            // Closing it is not enough: a process that was forked meanwhile holds it open. Who
+            // does not listen any more has dropped the lookup.
+            let _ = rope.write_all(b"!");
             answer
         };
         let thread = thread::Builder::new().name("nbd-resolver".to_owned()).spawn(ask)?;

@@ -11,16 +11,13 @@
 use super::error::ConnectError;
 use crate::command::{Activation, CommandSpec};
 use crate::endpoint::Endpoint;
-use crate::process::{PeerProcess, Spawn};
+use crate::process::{OwnDirectory, PeerProcess, Spawn};
 use socket2::Socket;
 use std::ffi::OsString;
-use std::fs::Permissions;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use tempfile::TempDir;
 
 /// `LISTEN_PID` must be the program's own id, which only the new process knows: a shell sets it
 /// and then becomes the program. The listener comes as standard input and moves to descriptor 3.
@@ -33,7 +30,7 @@ pub(super) enum Meeting {
     /// At the other end of this socket.
     Pair(Socket),
     /// At a socket it listens on.
-    Listener { directory: TempDir, path: PathBuf },
+    Listener { directory: OwnDirectory, path: PathBuf },
 }
 
 /// A program that runs, and what it is called.
@@ -57,11 +54,7 @@ pub(super) fn by_activation(
     activation: &Activation,
 ) -> Result<(Meeting, Spawn), ConnectError> {
     let system = |error| ConnectError::System { endpoint: endpoint.to_string(), error };
-    let directory = tempfile::Builder::new()
-        .prefix("nbd-")
-        .permissions(Permissions::from_mode(0o700))
-        .tempdir()
-        .map_err(system)?;
+    let directory = OwnDirectory::new().map_err(system)?;
     let path = directory.path().join("sock");
     // Of all that can fail here only the length of the path is found before the system is asked.
     let listener = UnixListener::bind(&path).map_err(|error| match error.raw_os_error() {

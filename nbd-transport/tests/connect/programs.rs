@@ -2,8 +2,8 @@
 
 use crate::support::{LIMIT, assert_given_up, assert_greets, shortly, soon};
 use nbd_transport::{
-    Activation, CommandSpec, ConnectError, Endpoint, FdName, NbdUri, PeerStderr, Signal, Step,
-    Stream,
+    Activation, CommandSpec, ConnectError, Connection, Dial, DialStep, Endpoint, FdName, NbdUri,
+    OnDrop, PeerStderr, Signal, Step, Stream,
 };
 use rustix::io::Errno;
 use std::fs;
@@ -87,6 +87,79 @@ fn command_can_be_signalled() {
     let mut peer = Endpoint::Command(spec).connect(soon()).unwrap().peer.unwrap();
     peer.kill(Signal::KILL).unwrap();
     assert_eq!(peer.wait_until(soon()).unwrap().unwrap().signal(), Some(9));
+}
+
+/// Real-time signals included, which have no name.
+#[test]
+fn a_signal_is_any_number_that_the_system_has() {
+    for number in [1, 9, 15, 40] {
+        let spec = script("printf x; exec sleep 60");
+        let mut peer = Endpoint::Command(spec).connect(soon()).unwrap().peer.unwrap();
+        let signal = Signal::from_number(number).unwrap();
+        assert_eq!((signal.number(), signal.to_string()), (number, format!("signal {number}")));
+        peer.kill(signal).unwrap();
+        assert_eq!(peer.wait().unwrap().signal(), Some(number));
+        assert_eq!(peer.wait().unwrap().signal(), Some(number), "it is told again");
+    }
+    for number in [-1, 0, 65, i32::MAX] {
+        assert_eq!(Signal::from_number(number), None);
+    }
+}
+
+/// What a program does when it is dropped: `end` is called before.
+fn dropped(on_drop: OnDrop, end: impl FnOnce(Stream)) -> String {
+    let directory = tempfile::tempdir().unwrap();
+    let told = directory.path().join("told");
+    let text = format!(
+        "exec 2>{}; trap 'echo term >&2; exit' TERM; printf x; read line; echo end >&2",
+        told.display()
+    );
+    let Connection { stream, peer, .. } =
+        Endpoint::Command(CommandSpec::new("sh", ["-c", &text])).connect(soon()).unwrap();
+    let mut peer = peer.unwrap();
+    peer.set_on_drop(on_drop);
+    let pid = peer.pid();
+    end(stream);
+    drop(peer);
+    assert!(!exists(pid), "it was not waited for");
+    fs::read_to_string(told).unwrap()
+}
+
+#[test]
+fn drop_can_wait_for_the_end() {
+    assert_eq!(dropped(OnDrop::Wait, drop), "end\n");
+    let mut kept = None;
+    assert_eq!(dropped(OnDrop::TerminateAndWait, |stream| kept = Some(stream)), "term\n");
+}
+
+/// To Linux, the parent of a program is the thread that started it.
+#[test]
+fn a_program_can_be_started_from_the_calling_thread() {
+    let server = "printf NBDMAGICIHAVEOPT; exec sleep 60";
+    let arguments = ["--pdeathsig", "USR1", "sh", "-c", server];
+    let mut dial = Dial::new(Endpoint::Command(CommandSpec::new("setpriv", arguments)));
+    dial = dial.await_greeting(true);
+    let step = dial.advance(Instant::now()).unwrap();
+    let DialStep::Spawn(spawn) = step else { panic!("{step:?}") };
+    assert_eq!(spawn.program(), "setpriv");
+    let (started, wait) = std::sync::mpsc::channel();
+    let (over, last) = std::sync::mpsc::channel::<()>();
+    let thread = std::thread::spawn(move || {
+        started.send(spawn.start_from_this_thread()).unwrap();
+        // Until it has asked to be told of the end.
+        let _ = last.recv();
+    });
+    dial.spawned(wait.recv().unwrap());
+    let mut connection = loop {
+        match dial.advance(Instant::now()).unwrap() {
+            DialStep::Connected(connection) => break connection,
+            _ => std::thread::yield_now(),
+        }
+    };
+    drop(over);
+    thread.join().unwrap();
+    let status = connection.peer.as_mut().unwrap().wait_until(soon()).unwrap();
+    assert_eq!(status.expect("it ends with the thread").signal(), Some(10));
 }
 
 #[test]
