@@ -102,7 +102,7 @@ mod server;
 mod types;
 pub mod wire;
 
-pub use client::{Client, Disconnect, RequestStatus};
+pub use client::{Client, Disconnect, Owed, RequestStatus};
 pub use config::{ClientConfig, Limits, ServerConfig, StrictMode, TlsPolicy};
 pub use engine::Stats;
 pub use engine::intake::RecvBufs;

@@ -67,6 +67,11 @@ pub trait Machine {
 
     /// Visits the bytes to send next, in order, until the visitor breaks off.
     ///
+    /// They are the machine's until [`sent`](Self::sent) is told of them: a command that is
+    /// abandoned, or a goodbye, may take them back. Whoever gives them to something that
+    /// sends later, such as a ring of the kernel's, tells `sent` when it does so, and sends
+    /// them whole or closes the connection; [`drain`](Self::drain) does the former.
+    ///
     /// # Errors
     /// When the source lacks the payload that is due.
     fn for_each_unsent<'a, P, F>(&'a self, source: &'a P, visit: F) -> Result<(), Error>

@@ -1,5 +1,7 @@
 //! From a reply, or the want of one, to whoever waits for the command.
 
+use core::cmp::Reverse;
+
 use super::pending::Stage;
 use super::{Client, Core, End, Life};
 use crate::error::{Anomaly, CommandError, Error, PeerMisbehaved, ReplyFault};
@@ -46,21 +48,28 @@ impl Client {
         let Some(pending) = self.core.slots.get_mut(id) else {
             return true;
         };
-        pending.abandoned = true;
+        let new = pending.abandon();
         match pending.stage {
             Stage::Done => {
                 self.core.slots.release_from(&mut self.core.done, id);
                 true
             }
-            Stage::Held => false,
-            Stage::InFlight => {
-                let cancelled = self.core.outbox.cancel(pending.sequence);
-                if cancelled {
-                    self.core.slots.release_from(&mut self.core.in_flight, id);
-                    self.core.unfinished = self.core.unfinished.saturating_sub(1);
-                    self.disconnect_when_drained();
+            Stage::InFlight | Stage::Held => {
+                let (kind, sequence) = (pending.command.kind, pending.sequence);
+                let held = pending.stage == Stage::Held;
+                if !self.core.outbox.cancel(sequence) {
+                    self.core.abandoned = self.core.abandoned.saturating_add(new.into());
+                    return false;
                 }
-                cancelled
+                self.core.count_out(kind, !new);
+                if held {
+                    self.core.held.retain(|Reverse((_, other))| *other != id);
+                    self.core.slots.release(id);
+                } else {
+                    self.core.slots.release_from(&mut self.core.in_flight, id);
+                }
+                self.disconnect_when_drained();
+                true
             }
         }
     }
@@ -75,11 +84,13 @@ impl Client {
             next = self.core.slots.after(id);
             self.abandon(id);
         }
-        let mut next = self.core.slots.front(&self.core.held);
-        while let Some(id) = next {
-            next = self.core.slots.after(id);
-            self.abandon(id);
+        // One of them may be partly sent, and stays; the others are taken back.
+        let mut held = core::mem::take(&mut self.core.held);
+        for Reverse((_, id)) in held.iter() {
+            self.abandon(*id);
         }
+        held.retain(|Reverse((_, id))| self.core.slots.get(*id).is_some());
+        self.core.held = held;
     }
 
     /// The next thing to know, if there is one.
@@ -132,42 +143,46 @@ impl Core {
         let unsent = pending.sequence >= self.outbox.first_unsent();
         if unsent && !matches!(self.life, Life::Closed(_)) {
             pending.stage = Stage::Held;
-            self.slots.transfer(&mut self.in_flight, &mut self.held, id);
+            self.held.push(Reverse((pending.sequence, id)));
+            self.slots.unlink(&mut self.in_flight, id);
         } else {
             self.finish(id);
         }
     }
 
-    /// Moves a command to the finished ones, or out if nobody waits for it.
+    /// Moves a command to the finished ones, or out if nobody waits for it. One that was held
+    /// has been taken from there.
     pub(super) fn finish(&mut self, id: RequestId) {
         let Some(pending) = self.slots.get_mut(id) else {
             return;
         };
-        let list = match pending.stage {
-            Stage::InFlight => &mut self.in_flight,
-            Stage::Held => &mut self.held,
+        match pending.stage {
+            Stage::InFlight => self.slots.unlink(&mut self.in_flight, id),
+            Stage::Held => {}
             Stage::Done => return,
+        }
+        let Some(pending) = self.slots.get_mut(id) else {
+            return;
         };
         pending.stage = Stage::Done;
-        let abandoned = pending.abandoned;
-        self.unfinished = self.unfinished.saturating_sub(1);
+        let (kind, abandoned) = (pending.command.kind, pending.abandoned);
+        self.count_out(kind, abandoned);
         if abandoned {
-            self.slots.release_from(list, id);
+            self.slots.release(id);
         } else {
-            self.slots.transfer(list, &mut self.done, id);
+            self.slots.push_back(&mut self.done, id);
         }
     }
 
-    /// Something has been sent: finishes the commands that waited for no more than
-    /// their own payload to leave.
+    /// Something has been sent: finishes the commands that waited for no more than their own
+    /// request to leave.
     pub(super) fn release_held(&mut self) {
         let first_unsent = self.outbox.first_unsent();
-        let mut next = self.slots.front(&self.held);
-        while let Some(id) = next {
-            next = self.slots.after(id);
-            if self.slots.get(id).is_some_and(|pending| pending.sequence < first_unsent) {
-                self.finish(id);
-            }
+        while let Some(Reverse((sequence, id))) = self.held.peek().copied()
+            && sequence < first_unsent
+        {
+            self.held.pop();
+            self.finish(id);
         }
     }
 

@@ -1,5 +1,7 @@
 //! How a session ends: by agreement, by the caller's wish, in error.
 
+use core::cmp::Reverse;
+
 use super::{Client, Core, Life, submit};
 use crate::error::{CommandError, Error};
 use crate::wire::flags::CommandFlags;
@@ -91,7 +93,7 @@ impl Core {
         while let Some(id) = self.slots.front(&self.in_flight) {
             self.conclude(id, Some(CommandError::ConnectionLost));
         }
-        while let Some(id) = self.slots.front(&self.held) {
+        while let Some(Reverse((_, id))) = self.held.pop() {
             // Its reply came, but its payload never left in full: what a server
             // says about data it cannot have is worth something only if it is an
             // error.

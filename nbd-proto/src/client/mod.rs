@@ -13,6 +13,7 @@
 //! | `submit` | checks made before a command is queued |
 //! | `reply` | what the bytes from the server mean |
 //! | `completion` | from a reply to whoever waits for the command |
+//! | `owed` | what the server owes, and whether it gets on with it |
 //! | `ending` | how a session ends |
 //! | `machine` | the client, driven with bytes |
 //! | `pending` | one command between submission and completion |
@@ -23,12 +24,14 @@ mod completion;
 mod coverage;
 mod ending;
 mod machine;
+mod owed;
 mod pending;
 mod reply;
 pub(crate) mod status;
 mod submit;
 
-use alloc::collections::VecDeque;
+use alloc::collections::{BinaryHeap, VecDeque};
+use core::cmp::Reverse;
 
 use crate::config::{ClientConfig, Limits, StrictMode};
 use crate::engine::Stats;
@@ -38,7 +41,7 @@ use crate::engine::scratch::Scratch;
 use crate::engine::slots::{List, Slots};
 use crate::error::{Anomaly, Error};
 use crate::negotiate::facts::{ExportInfo, Negotiated};
-use crate::types::{ContextId, HeaderStyle};
+use crate::types::{ContextId, HeaderStyle, RequestId};
 
 use pending::Pending;
 use reply::Expect;
@@ -47,6 +50,7 @@ use submit::Gate;
 
 pub use completion::RequestStatus;
 pub use ending::Disconnect;
+pub use owed::Owed;
 
 /// A connection in its data phase, seen from the client.
 ///
@@ -82,12 +86,18 @@ struct Core {
     slots: Slots<Pending>,
     /// Commands whose final reply is to come, oldest first.
     in_flight: List,
-    /// Commands whose reply overtook their payload.
-    held: List,
+    /// Commands whose reply overtook their request, the first to be sent on top.
+    held: BinaryHeap<Reverse<(u64, RequestId)>>,
     /// Finished commands nobody has taken yet, oldest first.
     done: List,
     /// Commands in the first two; all other slots in use are in the third.
     unfinished: usize,
+    /// Of these, those that may take as long as they like.
+    operations: usize,
+    /// And those that were abandoned.
+    abandoned: usize,
+    /// Grows with whatever brings one of them forward.
+    progress: u64,
     expect: Expect,
     anomalies: VecDeque<Anomaly>,
     anomaly_count: u64,
@@ -134,9 +144,12 @@ impl Client {
             limits: config.limits,
             slots: Slots::new(config.limits.max_in_flight),
             in_flight: List::new(),
-            held: List::new(),
+            held: BinaryHeap::new(),
             done: List::new(),
             unfinished: 0,
+            operations: 0,
+            abandoned: 0,
+            progress: 0,
             expect: Expect::Header,
             anomalies: VecDeque::new(),
             anomaly_count: 0,
@@ -171,7 +184,8 @@ impl Client {
         Some(ContextId(context.id))
     }
 
-    /// Commands that wait for their reply.
+    /// Commands that wait for their reply, abandoned ones included; see
+    /// [`owed`](Self::owed).
     #[must_use]
     #[inline]
     pub fn in_flight(&self) -> usize {

@@ -18,8 +18,8 @@ pub(crate) enum Stage {
     /// The final reply is still to come.
     #[default]
     InFlight,
-    /// The final reply overtook the command's own payload; the rest of that is
-    /// still to be sent, and the caller's buffer is still in use.
+    /// The final reply overtook the command's own request; the rest of that, payload and
+    /// all, is still to be sent, and the caller's buffer is still in use.
     Held,
     /// Finished; nobody has taken the result yet.
     Done,

@@ -30,7 +30,7 @@ impl Client {
     #[inline]
     pub fn submit(&mut self, command: Command) -> Result<RequestId, SubmitError> {
         if matches!(self.core.life, Life::Open) && self.core.gate.passes(&command) {
-            return self.core.enqueue(command, None, None);
+            return self.core.enqueue(command, command.flags, None, None);
         }
         self.queue(command, None)
     }
@@ -57,54 +57,57 @@ impl Client {
     /// As [`submit`](Self::submit).
     pub fn check(&self, mut command: Command) -> Result<(), SubmitError> {
         self.core.check_open()?;
-        self.core.set_flags(&mut command, false);
+        command.flags = self.core.flags_to_send(&command, false);
         self.core.check(&command, false)
     }
 
     fn queue(
         &mut self,
-        mut command: Command,
+        asked: Command,
         filter: Option<&[ContextId]>,
     ) -> Result<RequestId, SubmitError> {
         let core = &mut self.core;
         core.check_open()?;
-        core.set_flags(&mut command, filter.is_some());
+        let flags = core.flags_to_send(&asked, filter.is_some());
+        let command = Command { flags, ..asked };
         if !core.gate.passes(&command) {
             core.check(&command, filter.is_some())?;
         }
         if let Some(contexts) = filter {
             let (wanted, once) = core.check_filter(&command, contexts)?;
-            return core.enqueue(command, Some(&once), Some(wanted));
+            return core.enqueue(asked, flags, Some(&once), Some(wanted));
         }
         let all = command.kind == CommandType::BlockStatus;
-        core.enqueue(command, None, all.then(|| core.contexts.all()))
+        core.enqueue(asked, flags, None, all.then(|| core.contexts.all()))
     }
 }
 
 impl Core {
-    /// Queues a command that has passed all checks but for a free slot.
+    /// Queues a command that has passed all checks but for a free slot, with these flags in
+    /// place of its own.
     #[inline]
     fn enqueue(
         &mut self,
         command: Command,
+        flags: CommandFlags,
         filter: Option<&[ContextId]>,
         wanted: Option<ContextSet>,
     ) -> Result<RequestId, SubmitError> {
         let style = self.facts.headers;
         let (id, pending) = self.slots.claim_back(&mut self.in_flight).ok_or(SubmitError::Full)?;
         pending.reset(command);
+        let header = header(Command { flags, ..command }, id);
         if let Some(wanted) = wanted {
             pending.status = StatusProgress::new(wanted);
         }
         pending.sequence = match filter {
-            Some(contexts) => push_filtered(&mut self.outbox, header(command, id), contexts),
+            Some(contexts) => push_filtered(&mut self.outbox, header, contexts),
             None if command.kind == CommandType::Write => {
-                push_write(&mut self.outbox, style, id, command)
+                push_write(&mut self.outbox, style, id, header)
             }
-            None => push_header(&mut self.outbox, style, header(command, id)),
+            None => push_header(&mut self.outbox, style, header),
         };
-        // One for each slot in use at most.
-        self.unfinished = self.unfinished.wrapping_add(1);
+        self.count_in(command.kind);
         Ok(id)
     }
 }
@@ -129,9 +132,13 @@ pub(super) fn push_header(outbox: &mut Outbox, style: HeaderStyle, header: Reque
     }
 }
 
-fn push_write(outbox: &mut Outbox, style: HeaderStyle, id: RequestId, command: Command) -> u64 {
-    let length = usize::try_from(command.length).unwrap_or(usize::MAX);
-    let header = header(command, id);
+fn push_write(
+    outbox: &mut Outbox,
+    style: HeaderStyle,
+    id: RequestId,
+    header: RequestHeader,
+) -> u64 {
+    let length = usize::try_from(header.length).unwrap_or(usize::MAX);
     match style {
         HeaderStyle::Extended => outbox.push_payload(id, &header.encode_extended(), 0, length),
         HeaderStyle::Simple | HeaderStyle::Structured => {
@@ -203,12 +210,15 @@ impl Gate {
 }
 
 impl Core {
-    /// Sets the flag that says whether there is a payload, unless the caller sees to it.
-    fn set_flags(&self, command: &mut Command, filtered: bool) {
+    /// The command's flags, among them the one that says whether there is a payload, unless
+    /// the caller sees to that.
+    fn flags_to_send(&self, command: &Command, filtered: bool) -> CommandFlags {
+        let mut flags = command.flags;
         if self.strict.contains(StrictMode::AUTO_FLAG) {
             let payload = self.is_flagged(command.kind, filtered);
-            command.flags.set(CommandFlags::PAYLOAD_LEN, payload);
+            flags.set(CommandFlags::PAYLOAD_LEN, payload);
         }
+        flags
     }
 
     /// Whether the header says that a payload follows (extended-headers draft,

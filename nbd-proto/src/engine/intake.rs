@@ -51,6 +51,9 @@ pub(crate) trait Role<S: PayloadSink> {
     /// The sink has no room for payload that is wanted: it is thrown away.
     fn unplaced(&mut self, id: RequestId);
 
+    /// `n` bytes of a payload have come, whether or not anybody wants them.
+    fn payload(&mut self, n: usize);
+
     /// Whether payload of this request is still wanted.
     fn wants(&self, id: RequestId) -> bool;
 
@@ -238,7 +241,10 @@ impl Intake {
             return Err(ApiMisuse::ReceivedTooMuch.into());
         }
         self.account(n);
-        self.place_direct(direct);
+        if direct > 0 {
+            self.place_direct(direct);
+            role.payload(direct);
+        }
         self.scratch.commit(indirect);
         self.resume(role, sink)
     }
@@ -359,6 +365,7 @@ where
                 *at = at.saturating_add(n);
                 *left = left.saturating_sub(n);
                 rest = rest.get(n..).unwrap_or_default();
+                role.payload(n);
             }
             Step::Skip { left } if !rest.is_empty() => {
                 let n = usize::try_from(*left).unwrap_or(usize::MAX).min(rest.len());

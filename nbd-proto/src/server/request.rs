@@ -96,6 +96,8 @@ impl<S: PayloadSink> Role<S> for Core {
         }
     }
 
+    fn payload(&mut self, _n: usize) {}
+
     fn wants(&self, id: RequestId) -> bool {
         self.slots.get(id).is_some()
     }

@@ -5,9 +5,9 @@ use std::ops::Range;
 
 use nbd_proto::io::DriveError;
 use nbd_proto::{
-    Client, Command, CommandError, CommandFlags, CommandType, ContextId, Discard, Disconnect,
-    Error, Event, Machine, Negotiated, Negotiation, OptionCode, PeerIncompatible, Phase,
-    RefusalCode, RequestId, SubmitError,
+    Client, Command, CommandError, CommandType, ContextId, Discard, Disconnect, Error, Event,
+    Machine, Negotiated, Negotiation, OptionCode, PeerIncompatible, Phase, RefusalCode, RequestId,
+    SubmitError,
 };
 
 use super::buffers::{Buffer, Buffers};
@@ -43,6 +43,8 @@ pub(super) struct ClientSide {
     buffers: Buffers,
     /// Commands that were submitted and neither completed nor abandoned.
     open: BTreeMap<RequestId, Lock>,
+    /// The abandoned write whose data is still being sent.
+    leaving: Option<RequestId>,
     left: bool,
     report: Report,
 }
@@ -58,6 +60,7 @@ impl ClientSide {
             rng,
             open: BTreeMap::new(),
             left: false,
+            leaving: None,
             report: Report::default(),
         }
     }
@@ -124,7 +127,7 @@ impl ClientSide {
     fn talk(&mut self, plan: &Plan, mut client: Box<Client>) -> Check {
         match self.rng.below(6) {
             0 | 1 => self.submit_some(plan, &mut client)?,
-            2 => self.abandon_one(plan, &mut client),
+            2 => self.abandon_one(plan, &mut client)?,
             _ => {}
         }
         self.leave_in_time(plan, &mut client);
@@ -138,6 +141,7 @@ impl ClientSide {
         if let Some(what) = self.buffers.broken.take() {
             return Err(what);
         }
+        self.check_books(&client)?;
         let busy = client.in_flight() + client.completed();
         if busy > plan.depth as usize {
             return Err(format!("{busy} commands in flight, {} allowed", plan.depth));
@@ -163,6 +167,9 @@ impl ClientSide {
                 Ok(id) => {
                     self.report.submitted += 1;
                     let payload = payload_len(&command);
+                    if client.command(id) != Some(command) {
+                        return Err(format!("{id:?} is {:?}", client.command(id)));
+                    }
                     let buffer = Buffer::new(command, payload, &mut self.rng);
                     self.buffers.insert(id, buffer);
                     if self.open.insert(id, lock_of(&command)).is_some() {
@@ -206,13 +213,13 @@ impl ClientSide {
         })
     }
 
-    fn abandon_one(&mut self, plan: &Plan, client: &mut Client) {
+    fn abandon_one(&mut self, plan: &Plan, client: &mut Client) -> Check {
         if !self.rng.one_in(plan.abandon_one_in) || self.open.is_empty() {
-            return;
+            return Ok(());
         }
         let index = self.rng.below(self.open.len());
         let Some((id, lock)) = self.open.iter().nth(index).map(|(id, l)| (*id, l.clone())) else {
-            return;
+            return Ok(());
         };
         self.open.remove(&id);
         self.report.abandoned += 1;
@@ -221,11 +228,28 @@ impl ClientSide {
         if lock.changes {
             self.model.give_up(lock.range);
         }
-        // A write's data is due until it is sent; the next owner of the slot
-        // replaces it. Nothing else may be asked for again.
-        if gone || !writes {
+        // A write's data is due until it is sent. Nothing else may be asked for again.
+        if client.needs_payload(id) {
+            if gone || !writes || self.leaving.replace(id).is_some() {
+                return Err(format!("{id:?} is abandoned and needs a payload"));
+            }
+        } else {
             self.buffers.remove(id);
         }
+        Ok(())
+    }
+
+    /// What the client says of what is under way is what is under way.
+    fn check_books(&mut self, client: &Client) -> Check {
+        if let Some(id) = self.leaving.take_if(|id| !client.needs_payload(*id)) {
+            self.buffers.remove(id);
+        }
+        let owed = client.owed();
+        if owed.all() != client.in_flight() || owed.wanted() + client.completed() != self.open.len()
+        {
+            return Err(format!("{owed:?}, {} open: {client:?}", self.open.len()));
+        }
+        Ok(())
     }
 
     fn leave_in_time(&mut self, plan: &Plan, client: &mut Client) {
@@ -278,7 +302,7 @@ impl ClientSide {
         }
         let buffer = self.buffers.remove(id);
         let buffer = buffer.ok_or_else(|| format!("{id:?} lost its buffer"))?;
-        if buffer.command != command_without_payload_flag(command) {
+        if buffer.command != command {
             return Err(format!("{id:?} was {:?}, not {command:?}", buffer.command));
         }
         if !buffer.is_intact() {
@@ -355,12 +379,6 @@ fn has_reason(error: &Error) -> bool {
         }
         _ => false,
     }
-}
-
-/// The machine sets this flag by itself where the headers demand it.
-fn command_without_payload_flag(mut command: Command) -> Command {
-    command.flags.remove(CommandFlags::PAYLOAD_LEN);
-    command
 }
 
 fn lock_of(command: &Command) -> Lock {

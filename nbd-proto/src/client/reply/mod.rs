@@ -146,6 +146,10 @@ impl<S: PayloadSink> Role<S> for Core {
         self.is_wanted(id)
     }
 
+    fn payload(&mut self, n: usize) {
+        self.advance(n);
+    }
+
     fn large_next(&self) -> Option<usize> {
         let header = match self.facts.headers {
             HeaderStyle::Simple => SimpleReply::LEN,
@@ -312,7 +316,7 @@ impl Core {
             return Err(PeerMisbehaved::UnknownChunkType.into());
         };
         let id = RequestId::from_cookie(header.cookie);
-        let Some(pending) = self.slots.get(id).filter(|p| p.stage == Stage::InFlight) else {
+        let Some(pending) = self.slots.get_mut(id).filter(|p| p.stage == Stage::InFlight) else {
             self.anomaly(ReplyFault::UnknownCookie, id)?;
             self.expect = Expect::Rest(None);
             return Ok(Step::Skip { left: length });
@@ -374,6 +378,7 @@ impl Core {
             // start a soft disconnect.
             self.life = Life::Draining;
         }
+        self.advance(1);
         self.conclude(id, None);
         Ok(())
     }

@@ -42,12 +42,13 @@ impl Core {
             // proto.md, "NBD_REPLY_TYPE_OFFSET_HOLE": must be at least 1.
             return Err(InvalidMessage::ChunkLength.into());
         }
-        if let Some(at) = self.content(chunk.id, hole.offset, u64::from(hole.length))?
-            && self.is_wanted(chunk.id)
-        {
-            let length = hole.length as usize;
-            sink.zeroes(chunk.id, at, length);
-            sink.chunk(chunk.id, ReadChunk { at, length, hole: true });
+        if let Some(at) = self.content(chunk.id, hole.offset, u64::from(hole.length))? {
+            self.advance(1);
+            if self.is_wanted(chunk.id) {
+                let length = hole.length as usize;
+                sink.zeroes(chunk.id, at, length);
+                sink.chunk(chunk.id, ReadChunk { at, length, hole: true });
+            }
         }
         Ok((head.len(), self.end_chunk(chunk)?))
     }

@@ -75,6 +75,7 @@ impl Core {
                 self.fault(chunk.id, fault)?;
                 return Ok((bytes.len().saturating_sub(rest.len()), self.skip(chunk, left)));
             }
+            self.advance(1);
             if wanted {
                 sink.extent(chunk.id, context, extent);
             }

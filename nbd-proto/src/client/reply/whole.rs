@@ -33,6 +33,7 @@ impl Core {
         }
         let used = bytes.len().saturating_sub(rest.len());
         self.unfinished = self.unfinished.saturating_sub(count);
+        self.advance(count);
         self.messages_received = self.messages_received.wrapping_add(count as u64);
         let copied = used.saturating_sub(count.saturating_mul(OVERHEAD));
         self.bytes_copied = self.bytes_copied.wrapping_add(copied as u64);

@@ -1,0 +1,143 @@
+//! What the server owes, and whether it gets on with it.
+
+use super::Client;
+use super::pending::{Pending, Stage};
+use crate::types::{Command, RequestId};
+use crate::wire::request::CommandType;
+
+/// Commands in flight, told apart by what may be concluded from a server's silence.
+///
+/// Abandoned commands count: the server does not know that nobody waits for them, works on
+/// them like on any other, and owes a reply to each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Owed {
+    /// Reads, writes and block status: a server that works answers these, part by part if
+    /// they are long.
+    pub transfers: usize,
+    /// Flush, trim, write zeroes and cache: these may take as long as they like, and a server
+    /// that does one thing after the other says nothing meanwhile.
+    pub operations: usize,
+    /// How many of all these were abandoned.
+    pub abandoned: usize,
+}
+
+impl Owed {
+    /// All of them: [`Client::in_flight`].
+    #[must_use]
+    pub const fn all(self) -> usize {
+        self.transfers.saturating_add(self.operations)
+    }
+
+    /// Those that somebody waits for.
+    #[must_use]
+    pub const fn wanted(self) -> usize {
+        self.all().saturating_sub(self.abandoned)
+    }
+}
+
+impl Client {
+    /// The command behind an id: what was submitted, whether it is in flight, abandoned or
+    /// finished. `None` when its slot is free: its completion was taken, or it was abandoned
+    /// and nothing more is to come for it.
+    #[must_use]
+    #[inline]
+    pub fn command(&self, id: RequestId) -> Option<Command> {
+        self.core.slots.get(id).map(|pending| pending.command)
+    }
+
+    /// What the server owes.
+    #[must_use]
+    #[inline]
+    pub fn owed(&self) -> Owed {
+        let core = &self.core;
+        Owed {
+            transfers: core.unfinished.saturating_sub(core.operations),
+            operations: core.operations,
+            abandoned: core.abandoned,
+        }
+    }
+
+    /// Whether bytes of a command's payload may still be asked of the
+    /// [`PayloadSource`](crate::PayloadSource). When not, its buffer is free, whether or not
+    /// the reply has come.
+    ///
+    /// Of the commands that were abandoned this is true of one at most: requests leave in the
+    /// order of their submission, and one of which no byte has left is taken back. So whoever
+    /// keeps buffers of abandoned writes has one to ask about, after
+    /// [`sent`](crate::Machine::sent), [`send_failed`](crate::Machine::send_failed) and at
+    /// the end of the connection.
+    #[must_use]
+    pub fn needs_payload(&self, id: RequestId) -> bool {
+        let outbox = &self.core.outbox;
+        self.core.slots.get(id).is_some_and(|pending| {
+            pending.command.kind == CommandType::Write
+                && pending.command.length > 0
+                && pending.stage != Stage::Done
+                && pending.sequence >= outbox.first_unsent()
+                && !outbox.is_closed()
+        })
+    }
+
+    /// A number that grows whenever the server has brought a command forward, and never
+    /// otherwise: by data of a read, a hole in it, an extent further on, or the end of a
+    /// reply. It says nothing but that it is larger than before; how much is of no meaning.
+    ///
+    /// What a server can send for ever without ending anything leaves it alone: error chunks,
+    /// replies to nothing, empty chunks, data and extents that were told already. Nor does it
+    /// tell of payload that leaves: a socket takes bytes that no server will ever read. A
+    /// transport that takes more after it had no room is a sign of life, too, and known to
+    /// whoever writes.
+    #[must_use]
+    #[inline]
+    pub fn progress(&self) -> u64 {
+        self.core.progress
+    }
+}
+
+impl super::Core {
+    /// A command is queued.
+    #[inline]
+    pub(super) fn count_in(&mut self, kind: CommandType) {
+        // One for each slot in use at most.
+        self.unfinished = self.unfinished.wrapping_add(1);
+        if is_operation(kind) {
+            self.operations = self.operations.wrapping_add(1);
+        }
+    }
+
+    /// A command is in flight no longer.
+    pub(super) fn count_out(&mut self, kind: CommandType, abandoned: bool) {
+        self.unfinished = self.unfinished.saturating_sub(1);
+        if is_operation(kind) {
+            self.operations = self.operations.saturating_sub(1);
+        }
+        if abandoned {
+            self.abandoned = self.abandoned.saturating_sub(1);
+        }
+    }
+
+    /// The server has brought a command forward.
+    #[inline]
+    pub(super) fn advance(&mut self, by: usize) {
+        self.progress = self.progress.wrapping_add(by as u64);
+    }
+}
+
+impl Pending {
+    /// Marks it as abandoned; false if it was already.
+    pub(super) fn abandon(&mut self) -> bool {
+        !core::mem::replace(&mut self.abandoned, true)
+    }
+}
+
+const fn is_operation(kind: CommandType) -> bool {
+    match kind {
+        CommandType::Read | CommandType::Write | CommandType::BlockStatus => false,
+        CommandType::Flush
+        | CommandType::Trim
+        | CommandType::Cache
+        | CommandType::WriteZeroes
+        | CommandType::Disconnect => true,
+    }
+}
