@@ -30,10 +30,14 @@ use crate::types::RequestId;
 /// are at least this many and half of it.
 const COMPACT_MIN: usize = 4096;
 
+/// Messages that were taken back are swept out when they are at least this many, and half as
+/// many as there are entries.
+const SWEEP_MIN: usize = 64;
+
 /// Neighbours in the queue that are of one size and without payload share an entry, so
 /// that queueing them and accounting for them as sent costs next to nothing. An entry
 /// ends where the next one begins: at most [`Entry::MOST`] messages, and one that has an
-/// id is alone.
+/// id is alone. One without bytes stands for any number that were taken back.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     /// Sequence number of its first message.
@@ -58,7 +62,17 @@ impl Entry {
     }
 
     const fn is_cancelled(&self, index: u32) -> bool {
-        self.cancelled & Self::bit(index) != 0
+        self.fixed == 0 || self.cancelled & Self::bit(index) != 0
+    }
+
+    /// Whether all of `count` messages were taken back.
+    const fn is_void(&self, count: u32) -> bool {
+        self.fixed == 0 || self.cancelled.trailing_ones() >= count
+    }
+
+    /// Stands for messages that were taken back.
+    const fn void(first: u64) -> Self {
+        Self { first, fixed: 0, cancelled: 0, id: None, payload: 0, at: 0 }
     }
 
     /// Messages of `count` that end within its first `cursor` bytes.
@@ -96,6 +110,8 @@ pub(crate) struct Outbox {
     closed: bool,
     /// The message of which some was sent and the rest was thrown away.
     cut: u64,
+    /// Messages that were taken back since the last sweep.
+    taken_back: usize,
 }
 
 impl Outbox {
@@ -110,6 +126,7 @@ impl Outbox {
             fixed_start: 0,
             closed: false,
             cut: 0,
+            taken_back: 0,
         }
     }
 
@@ -237,9 +254,54 @@ impl Outbox {
             return false;
         }
         entry.cancelled |= Entry::bit(index);
+        self.taken_back = self.taken_back.saturating_add(1);
         self.settle();
+        if self.taken_back >= (self.queue.len() / 2).max(SWEEP_MIN) {
+            self.sweep();
+        }
         self.compact();
         true
+    }
+
+    /// Forgets the bytes of entries of which every message was taken back: behind a message
+    /// that does not leave they would gather without end.
+    fn sweep(&mut self) {
+        self.taken_back = 0;
+        // The front one may be partly sent, and has something left.
+        let Some(front) = self.queue.front() else { return };
+        let mut own = self.fixed_start.saturating_add(front.start(self.front_count()));
+        let (mut from, mut to, mut end) = (1, 1_usize, own);
+        while let Some(entry) = self.queue.get(from).copied() {
+            from = from.saturating_add(1);
+            let behind = self.queue.get(from).map_or(self.next, |next| next.first);
+            let count = behind.wrapping_sub(entry.first) as u32;
+            let bytes = own..own.saturating_add(entry.start(count));
+            own = bytes.end;
+            let kept = if entry.is_void(count) {
+                let before = to.checked_sub(1).and_then(|before| self.queue.get(before));
+                if before.is_some_and(|before| before.fixed == 0) {
+                    continue;
+                }
+                Entry::void(entry.first)
+            } else {
+                let len = bytes.len();
+                if bytes.end <= self.fixed.len() {
+                    self.fixed.copy_within(bytes, end);
+                }
+                end = end.saturating_add(len);
+                entry
+            };
+            if let Some(place) = self.queue.get_mut(to) {
+                *place = kept;
+            }
+            to = to.saturating_add(1);
+        }
+        self.queue.truncate(to);
+        self.fixed.truncate(end);
+        if self.queue.back().is_some_and(|last| last.fixed == 0) {
+            // Nothing can join it.
+            self.run_end = 0;
+        }
     }
 
     /// Passes over what was taken back and what is sent whole at the front.

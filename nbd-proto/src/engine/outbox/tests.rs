@@ -115,3 +115,105 @@ fn a_queue_that_is_never_empty_does_not_grow() {
     }
     assert!(!outbox.is_empty());
 }
+
+/// Messages that are queued and taken back behind one that is stuck take no room, whether or
+/// not there is always one among them that stays.
+#[test]
+fn what_is_taken_back_takes_no_room() {
+    for live in [0, 1, 3, 200] {
+        let mut outbox = Outbox::new();
+        outbox.push_payload(id(0), &[0; 28], 0, 4096);
+        outbox.sent(100, &mut Stats::default(), |_| {}).unwrap();
+        let mut waiting = VecDeque::new();
+        for round in 0..20_000 {
+            let message = &[round as u8; 32][..28 + round % 5];
+            waiting.push_back(outbox.push(message));
+            if waiting.len() > live {
+                assert!(outbox.cancel(waiting.pop_front().unwrap()));
+            }
+            let most = Entry::MOST as usize * 32 * (live + 1) + 32 * 2 * SWEEP_MIN.max(2 * live);
+            let room = outbox.fixed.len();
+            assert!(room <= most, "{live} waiting, round {round}: {room} bytes");
+            assert!(outbox.queue.len() <= 2 * (live + 1) + 2 * SWEEP_MIN.max(2 * live));
+        }
+    }
+}
+
+/// What may happen to a queue.
+#[derive(Clone, Debug)]
+enum Happens {
+    /// A message of so many bytes, and so many of payload, is queued.
+    Queued(usize, usize),
+    /// One of those that were queued is taken back, if it can be.
+    TakenBack(prop::sample::Index),
+    /// So many bytes leave.
+    Sent(usize),
+}
+
+proptest! {
+    /// Messages are taken back at any time, and numbered all the same.
+    #[test]
+    fn taking_back_never_touches_the_rest(
+        happenings in prop::collection::vec(
+            prop_oneof![
+                4 => (1usize..4, prop::sample::select(&[0usize, 0, 0, 0, 5][..]))
+                    .prop_map(|(fixed, payload)| Happens::Queued(fixed, payload)),
+                4 => any::<prop::sample::Index>().prop_map(Happens::TakenBack),
+                1 => (0usize..12).prop_map(Happens::Sent),
+            ],
+            0..1000,
+        ),
+    ) {
+        let (mut outbox, mut table) = (Outbox::new(), Table::new());
+        // What is to come, by message: its number, its bytes, how many of them have left.
+        let mut model: VecDeque<(u64, Vec<u8>, usize)> = VecDeque::new();
+        let mut all = Vec::new();
+        for (i, happens) in happenings.into_iter().enumerate() {
+            match happens {
+                Happens::Queued(fixed, payload) => {
+                    let (mut bytes, data) = (vec![i as u8; fixed], vec![!(i as u8); payload]);
+                    let sequence = match payload {
+                        0 => outbox.push(&bytes),
+                        len => outbox.push_payload(id(i as u64), &bytes, 0, len),
+                    };
+                    bytes.extend_from_slice(&data);
+                    table.insert(id(i as u64), data);
+                    model.push_back((sequence, bytes, 0));
+                    all.push(sequence);
+                }
+                Happens::TakenBack(index) if !all.is_empty() => {
+                    let sequence = *index.get(&all);
+                    let place = model.iter().position(|(s, _, sent)| *s == sequence && *sent == 0);
+                    prop_assert_eq!(outbox.cancel(sequence), place.is_some());
+                    if let Some(place) = place {
+                        model.remove(place);
+                    }
+                }
+                Happens::TakenBack(_) => {}
+                Happens::Sent(n) => {
+                    let due: usize = model.iter().map(|(_, bytes, sent)| bytes.len() - sent).sum();
+                    let mut left = n.min(due);
+                    outbox.sent(left, &mut Stats::default(), |_| {}).unwrap();
+                    while left > 0 {
+                        let (_, bytes, sent) = &mut model[0];
+                        let step = left.min(bytes.len() - *sent);
+                        *sent += step;
+                        left -= step;
+                        if *sent == bytes.len() {
+                            model.pop_front();
+                        }
+                    }
+                }
+            }
+            let due: Vec<u8> =
+                model.iter().flat_map(|(_, bytes, sent)| bytes[*sent..].to_vec()).collect();
+            prop_assert_eq!(gather(&outbox, &table).0, due);
+            for sequence in &all {
+                let waits = model.iter().any(|(s, _, _)| s == sequence);
+                let gone = *sequence < outbox.first_unsent();
+                prop_assert!(waits != gone || !waits, "{} waits, and has left", sequence);
+            }
+            prop_assert_eq!(outbox.is_empty(), model.is_empty());
+        }
+    }
+}
