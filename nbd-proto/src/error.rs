@@ -182,6 +182,9 @@ pub enum PeerMisbehaved {
     /// A client flag the server did not offer.
     #[error("client flags that were not offered")]
     UnknownClientFlags,
+    /// `NBD_OPT_EXPORT_NAME` from a client that was granted extended headers.
+    #[error("NBD_OPT_EXPORT_NAME after extended headers were agreed on")]
+    ExportNameTooLate,
     /// A reply in a form that was not negotiated.
     #[error("a reply in a form that was not negotiated")]
     WrongReplyForm,
@@ -276,9 +279,14 @@ pub enum ApiMisuse {
     /// A name or query contains NUL.
     #[error("a name or query with NUL in it")]
     BadName,
-    /// A meta context whose name has no namespace, or that was granted already.
-    #[error("a meta context without a namespace, or granted twice")]
+    /// A meta context whose name has no namespace, that no query asks for, or that was granted
+    /// already.
+    #[error("a meta context without a namespace, not asked for, or granted twice")]
     BadContext,
+    /// Block sizes that make no sense ([`BlockSizes::are_sane`](crate::BlockSizes::are_sane)),
+    /// or a minimum beyond [`Limits::max_payload`](crate::Limits::max_payload).
+    #[error("block sizes that make no sense")]
+    BadBlockSizes,
     /// More meta contexts were granted than the 256 that clients put up with.
     #[error("more than 256 meta contexts")]
     TooManyContexts,
@@ -305,6 +313,7 @@ impl ApiMisuse {
             | Self::WrongState
             | Self::BadName
             | Self::BadContext
+            | Self::BadBlockSizes
             | Self::TooManyContexts
             | Self::NoSuchRequest
             | Self::WrongReply

@@ -129,7 +129,7 @@ fn a_server_is_not_given_answers_to_other_questions() {
         ("context", |server| server.send_context("x:y").map(drop)),
         ("acknowledge", ServerNegotiation::acknowledge),
     ];
-    let contexts = b"\0\0\0\0\0\0\0\0";
+    let contexts = b"\0\0\0\0\0\0\0\x01\0\0\0\x03x:y";
     let questions: [(OptionCode, &[u8], &[&str]); 6] = [
         (OptionCode::List, b"", &["export", "acknowledge"]),
         (OptionCode::Info, b"\0\0\0\0\0\0", &["describe"]),
@@ -196,7 +196,7 @@ fn a_server_does_not_say_what_cannot_travel() {
             assert_eq!(server.question().is_some(), verdict.is_err());
         }
     }
-    let contexts = b"\0\0\0\0\0\0\0\0";
+    let contexts = b"\0\0\0\0\0\0\0\x01\0\0\0\x03x:y";
     for option in [OptionCode::ListMetaContext, OptionCode::SetMetaContext] {
         let mut server = asked(option, contexts);
         let (long, bad) = (format!("x:{longest}"), Err(ApiMisuse::BadContext));

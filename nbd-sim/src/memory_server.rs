@@ -12,8 +12,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
 use nbd_proto::{
-    Command, CommandType, Discard, Error, ExportInfo, Extent, Machine, Question, RequestId, Server,
-    ServerConfig, ServerEvent, ServerNegotiation, ServerPhase, Table, TransmissionFlags,
+    ApiMisuse, Command, CommandType, Discard, Error, ExportInfo, Extent, Machine, Question,
+    RequestId, Server, ServerConfig, ServerEvent, ServerNegotiation, ServerPhase, Table,
+    TransmissionFlags,
 };
 
 use crate::arrivals::Arrivals;
@@ -146,8 +147,11 @@ impl MemoryServer {
                 negotiation.describe(self.export())?;
             }
             Some(Question::ListMetaContext(_) | Question::SetMetaContext(_)) => {
-                negotiation.send_context("base:allocation")?;
-                negotiation.acknowledge()?;
+                match negotiation.send_context("base:allocation") {
+                    // It is not what was asked for.
+                    Ok(_) | Err(ApiMisuse::BadContext) => negotiation.acknowledge()?,
+                    Err(error) => return Err(error.into()),
+                }
             }
             Some(Question::List) => negotiation.acknowledge()?,
             None => {}

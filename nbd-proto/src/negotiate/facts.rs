@@ -180,3 +180,15 @@ impl Gathered {
         Ok(())
     }
 }
+
+/// Whether a context may be the answer to a query. The `base` namespace knows only
+/// exact names; others have wildcards of their own (proto.md, "Metadata querying").
+pub(super) fn answers(name: &str, query: &str) -> bool {
+    let namespace = |text: &str| text.split_once(':').map(|(space, _)| space.len());
+    name == query
+        || query == "base:" && name.starts_with(query)
+        || (!name.starts_with("base:")
+            && namespace(name).is_some_and(|len| {
+                namespace(query) == Some(len) && name.get(..len) == query.get(..len)
+            }))
+}

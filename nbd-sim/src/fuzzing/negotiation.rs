@@ -240,7 +240,11 @@ fn reply(
         }
         Question::ListMetaContext(_) | Question::SetMetaContext(_) => {
             if whim & 2 == 0 {
-                negotiation.send_context("base:allocation")?;
+                match negotiation.send_context("base:allocation") {
+                    // Nobody asked for it.
+                    Ok(_) | Err(ApiMisuse::BadContext) => {}
+                    Err(error) => return Err(error),
+                }
             }
             negotiation.acknowledge()
         }

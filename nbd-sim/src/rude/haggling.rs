@@ -42,6 +42,12 @@ fn beginnings() -> Vec<Case> {
             &[],
             dies(PeerIncompatible::ClientNotFixed),
         ),
+        haggling(
+            "knows-no-options-and-asks-with-1-MiB",
+            &[&[0; 4], &option(opt::LIST, &vec![0; 1 << 20])],
+            &[],
+            dies(PeerIncompatible::ClientNotFixed),
+        ),
     ]
 }
 
@@ -82,6 +88,12 @@ fn forms() -> Vec<Case> {
         haggling(
             "data-where-none-belongs",
             &[&flags(), &invalid.map(|number| option(number, b"x")).concat()],
+            &invalid.map(|option| answer(option, rep::ERR_INVALID)),
+            End::Haggles,
+        ),
+        haggling(
+            "1-MiB-where-none-belongs",
+            &[&flags(), &invalid.map(|number| option(number, &vec![0; 1 << 20])).concat()],
             &invalid.map(|option| answer(option, rep::ERR_INVALID)),
             End::Haggles,
         ),
@@ -177,7 +189,7 @@ fn names() -> Vec<Case> {
             "old-name-of-1-MiB",
             &[&flags(), &export_name(&vec![b'x'; 1 << 20])],
             &[],
-            End::Leaves,
+            dies(InvalidMessage::StringTooLong),
         ),
     ]
 }
@@ -203,6 +215,8 @@ fn contexts() -> Vec<Case> {
         ),
         case("4-G-queries-in-8-bytes", &claims(u32::MAX, &[0; 8]), rep::ERR_INVALID),
         case("query-longer-than-its-option", &claims(1, &[0xff; 4]), rep::ERR_INVALID),
+        case("no-query-at-all", &claims(0, &[]), rep::ACK),
+        case("queries-of-1-MiB", &claims(1, &vec![0; 1 << 20]), TOO_BIG),
         case("queries-that-mean-nothing", &claims(2000, &queries), rep::ACK),
         case(
             "query-of-4097-bytes",
@@ -220,6 +234,12 @@ fn endings() -> Vec<Case> {
     vec![
         haggling("abort", &[&flags(), &abort], &[aborted], End::Leaves),
         haggling("abort-with-data", &[&flags(), &option(ABORT, b"x")], &[aborted], End::Leaves),
+        haggling(
+            "abort-with-1-MiB",
+            &[&flags(), &option(ABORT, &vec![0; 1 << 20])],
+            &[aborted],
+            End::Leaves,
+        ),
         haggling(
             "abort-and-more",
             &[&flags(), &abort, &go(b""), &compact(0, 0, 512)],

@@ -4,7 +4,7 @@ use super::{Core, NegotiationEvent};
 use crate::config::TlsPolicy;
 use crate::engine::intake::{Role, Step};
 use crate::error::{Error, InvalidMessage, PeerIncompatible, PeerMisbehaved, Refusal};
-use crate::negotiate::facts::Protocol;
+use crate::negotiate::facts::{Protocol, answers};
 use crate::negotiate::session::Side;
 use crate::negotiate::{MAX_BODY, MAX_CONTEXTS};
 use crate::payload::{PayloadSink, escape};
@@ -155,6 +155,8 @@ impl<S: PayloadSink> Role<S> for Core {
 
     fn unplaced(&mut self, _id: RequestId) {}
 
+    fn payload(&mut self, _n: usize) {}
+
     fn wants(&self, _id: RequestId) -> bool {
         false
     }
@@ -291,16 +293,4 @@ impl Core {
         }
         Ok(())
     }
-}
-
-/// Whether a context may be the answer to a query. The `base` namespace knows only
-/// exact names; others have wildcards of their own (proto.md, "Metadata querying").
-fn answers(name: &str, query: &str) -> bool {
-    let namespace = |text: &str| text.split_once(':').map(|(space, _)| space.len());
-    name == query
-        || query == "base:" && name.starts_with(query)
-        || (!name.starts_with("base:")
-            && namespace(name).is_some_and(|len| {
-                namespace(query) == Some(len) && name.get(..len) == query.get(..len)
-            }))
 }

@@ -23,7 +23,7 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::facts::{ExportInfo, Negotiated, Protocol};
+use super::facts::{ExportInfo, Negotiated, Protocol, answers};
 use super::session::{Session, Side};
 use super::{MAX_CONTEXTS, SCRATCH};
 use crate::config::{ServerConfig, check_sendable};
@@ -35,7 +35,8 @@ use crate::types::ContextId;
 use crate::wire::flags::TransmissionFlags;
 use crate::wire::greeting::{ExportHeader, Style, ZERO_PADDING};
 use crate::wire::option::{
-    ExportEntry, InfoRequest, MetaContext, MetaContextRequest, OptionCode, RefusalCode, ReplyType,
+    BlockSizes, ExportEntry, InfoRequest, MetaContext, MetaContextRequest, OptionCode, RefusalCode,
+    ReplyType,
 };
 
 use options::Expect;
@@ -128,10 +129,12 @@ impl ServerNegotiation {
         Self::with(config, outbox, Expect::ClientFlags, Negotiated::default())
     }
 
-    /// A connection to an oldstyle client: there is nothing to negotiate.
+    /// A connection to an oldstyle client: there is nothing to negotiate. Block sizes that
+    /// make no sense are as good as none.
     #[must_use]
     pub fn oldstyle(config: ServerConfig, mut export: ExportInfo) -> Self {
         export.flags |= TransmissionFlags::HAS_FLAGS;
+        export.block_sizes = export.block_sizes.filter(|sizes| sizes.are_sane());
         let mut facts = Negotiated {
             protocol: Protocol::Oldstyle,
             export: Some(export),
@@ -220,19 +223,24 @@ impl ServerNegotiation {
     /// # Errors
     /// [`ApiMisuse::WrongState`] unless meta contexts are the question;
     /// [`ApiMisuse::NameTooLong`], [`ApiMisuse::BadName`], [`ApiMisuse::BadContext`] and
-    /// [`ApiMisuse::TooManyContexts`] for one that a client would not put up with. Nothing is
-    /// sent then.
+    /// [`ApiMisuse::TooManyContexts`] for one that a client would not put up with; one that is
+    /// to be selected and was not asked for is one of them. Nothing is sent then.
     pub fn send_context(&mut self, name: &str) -> Result<ContextId, ApiMisuse> {
-        let option = match &self.session.core.question {
-            Some(question @ (Question::ListMetaContext(_) | Question::SetMetaContext(_))) => {
-                question.option()
+        let (option, asked) = match &self.session.core.question {
+            // Where nothing is asked for, everything is meant.
+            Some(Question::ListMetaContext(_)) => (OptionCode::ListMetaContext, true),
+            Some(Question::SetMetaContext(request)) => {
+                // proto.md, "The `base:` metadata namespace": this form selects nothing.
+                let mut queries = request.queries.iter().filter(|query| *query != "base:");
+                let asked = queries.any(|query| answers(name, query));
+                (OptionCode::SetMetaContext, asked)
             }
             _ => return Err(ApiMisuse::WrongState),
         };
         check_sendable(name)?;
         let mut context = MetaContext { id: 0, name: String::from(name) };
         // proto.md, "Metadata querying": a namespace, a colon, a name within it.
-        if !name.contains(':') {
+        if !name.contains(':') || !asked {
             return Err(ApiMisuse::BadContext);
         }
         if option == OptionCode::SetMetaContext {
@@ -276,13 +284,18 @@ impl ServerNegotiation {
 
     /// Describes the export that was asked about, and grants it if the client wants
     /// to use it. Flags that need something that was not negotiated are left out;
-    /// so are a name, a description and block sizes the client did not ask for.
+    /// so are a name, a description and block sizes the client did not ask for. The maximum
+    /// of the block sizes is [`Limits::max_payload`](crate::Limits::max_payload), unless the
+    /// export's own is less.
     ///
     /// # Errors
     /// [`ApiMisuse::WrongState`] unless an export is the question;
     /// [`ApiMisuse::NameTooLong`] and [`ApiMisuse::BadName`] for a name or a description that
-    /// cannot travel.
-    pub fn describe(&mut self, export: ExportInfo) -> Result<(), ApiMisuse> {
+    /// cannot travel; [`ApiMisuse::BadBlockSizes`] for block sizes that clients would not
+    /// believe, or that leave no room for a payload.
+    pub fn describe(&mut self, mut export: ExportInfo) -> Result<(), ApiMisuse> {
+        let max_payload = self.session.core.config.limits.max_payload;
+        export.block_sizes = Some(sizes_to_tell(export.block_sizes, max_payload)?);
         for text in [&export.canonical_name, &export.description].into_iter().flatten() {
             check_sendable(text)?;
         }
@@ -297,8 +310,9 @@ impl ServerNegotiation {
                 return Err(ApiMisuse::WrongState);
             }
         };
-        if self.session.core.contexts_of != request.export {
-            // proto.md, "NBD_OPT_SET_META_CONTEXT": a selection is for one export.
+        if option != OptionCode::Info && self.session.core.contexts_of != request.export {
+            // proto.md, "NBD_OPT_SET_META_CONTEXT": a selection is for one export, the one
+            // that is chosen in the end.
             self.session.core.facts.contexts.clear();
         }
         self.session.core.facts.export = Some(export);
@@ -373,6 +387,22 @@ impl ServerNegotiation {
         self.session.core.expect = next;
         self.session.restart();
     }
+}
+
+/// The block sizes of an export, with no larger a maximum than the longest payload taken.
+///
+/// proto.md, "Size constraints": the defaults are those that hold where none are told.
+fn sizes_to_tell(own: Option<BlockSizes>, max_payload: u32) -> Result<BlockSizes, ApiMisuse> {
+    let mut sizes = own.unwrap_or(BlockSizes { minimum: 1, preferred: 4096, maximum: u32::MAX });
+    if !sizes.are_sane() {
+        return Err(ApiMisuse::BadBlockSizes);
+    }
+    sizes.maximum = sizes.maximum.min(max_payload);
+    if sizes.preferred > sizes.maximum {
+        // The largest power of two that is not beyond it.
+        sizes.preferred = 1 << sizes.maximum.max(1).ilog2();
+    }
+    if sizes.are_sane() { Ok(sizes) } else { Err(ApiMisuse::BadBlockSizes) }
 }
 
 impl Side for Core {

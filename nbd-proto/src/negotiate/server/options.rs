@@ -74,6 +74,36 @@ impl Expect {
     }
 }
 
+/// What came with an option.
+#[derive(Clone, Copy)]
+enum Data<'a> {
+    Whole(&'a [u8]),
+    /// More than is looked at; it has been read over.
+    TooLong,
+}
+
+impl Data<'_> {
+    const fn is_empty(self) -> bool {
+        match self {
+            Self::Whole(data) => data.is_empty(),
+            Self::TooLong => false,
+        }
+    }
+
+    /// What it says, or why it says nothing.
+    fn decode<T>(
+        self,
+        decode: impl FnOnce(&[u8]) -> Result<T, InvalidMessage>,
+    ) -> Result<T, (RefusalCode, &'static str)> {
+        match self {
+            Self::Whole(data) => {
+                decode(data).map_err(|_| (RefusalCode::Invalid, "malformed request"))
+            }
+            Self::TooLong => Err((RefusalCode::TooBig, "option data too long")),
+        }
+    }
+}
+
 impl<S: PayloadSink> Role<S> for Core {
     fn parse(&mut self, bytes: &[u8], _sink: &mut S) -> Result<(usize, Step), Error> {
         let used = match self.expect {
@@ -90,7 +120,7 @@ impl<S: PayloadSink> Role<S> for Core {
                     return Ok((head.len(), Step::Skip { left: u64::from(length) }));
                 }
                 if length == 0 {
-                    self.option(option, &[])?;
+                    self.option(option, Data::Whole(&[]))?;
                 } else {
                     self.expect = Expect::OptionData { option, length };
                 }
@@ -98,7 +128,7 @@ impl<S: PayloadSink> Role<S> for Core {
             }
             Expect::OptionData { option, length } => {
                 let data = bytes.get(..length as usize).ok_or(InvalidMessage::Truncated)?;
-                self.option(option, data)?;
+                self.option(option, Data::Whole(data))?;
                 data.len()
             }
             Expect::Oversized(_)
@@ -112,17 +142,14 @@ impl<S: PayloadSink> Role<S> for Core {
 
     fn finished(&mut self, _sink: &mut S) -> Result<Step, Error> {
         if let Expect::Oversized(option) = self.expect {
-            self.expect = Expect::OptionHeader;
-            if option == OptionCode::ExportName.to_wire() {
-                self.expect = Expect::Closed;
-            } else {
-                self.refuse(option, RefusalCode::TooBig, "option data too long");
-            }
+            self.option(option, Data::TooLong)?;
         }
         Ok(self.expect.first_step())
     }
 
     fn unplaced(&mut self, _id: RequestId) {}
+
+    fn payload(&mut self, _n: usize) {}
 
     fn wants(&self, _id: RequestId) -> bool {
         false
@@ -154,7 +181,9 @@ impl Core {
         Ok(head.len())
     }
 
-    fn option(&mut self, number: u32, data: &[u8]) -> Result<(), Error> {
+    /// An option has come. Whatever is asked of it is asked whether or not its data can be
+    /// looked at.
+    fn option(&mut self, number: u32, data: Data<'_>) -> Result<(), Error> {
         self.expect = Expect::OptionHeader;
         let option = OptionCode::from_wire(number);
         if self.facts.protocol == Protocol::Newstyle && option != Some(OptionCode::ExportName) {
@@ -162,21 +191,22 @@ impl Core {
             // those who know the fix.
             return Err(PeerIncompatible::ClientNotFixed.into());
         }
-        let Some(option) = option else {
-            self.refuse(number, RefusalCode::Unsupported, "");
-            return Ok(());
-        };
+        // proto.md, "FORCEDTLS mode": "any other option", also one that is unknown.
         let needs_tls = self.config.tls == TlsPolicy::Require
             && !self.facts.tls
-            && !matches!(option, OptionCode::StartTls | OptionCode::Abort);
+            && !matches!(option, Some(OptionCode::StartTls | OptionCode::Abort));
         if needs_tls {
-            if option == OptionCode::ExportName {
+            if option == Some(OptionCode::ExportName) {
                 self.expect = Expect::Closed;
             } else {
                 self.refuse(number, RefusalCode::TlsRequired, "this server requires TLS");
             }
             return Ok(());
         }
+        let Some(option) = option else {
+            self.refuse(number, RefusalCode::Unsupported, "");
+            return Ok(());
+        };
         match option {
             OptionCode::Abort => {
                 self.reply(number, ReplyType::Ack, |_| {});
@@ -187,14 +217,18 @@ impl Core {
             OptionCode::ExtendedHeaders => self.extended_headers(data),
             OptionCode::List if data.is_empty() => self.ask(Question::List),
             OptionCode::List => self.refuse(number, RefusalCode::Invalid, "data not allowed"),
-            OptionCode::ExportName => match text(data) {
-                Ok(name) => self.ask(Question::ExportName(String::from(name))),
-                Err(error) => return Err(error.into()),
+            OptionCode::ExportName if self.is_extended() => {
+                // Extended-headers draft, "NBD_OPT_EXTENDED_HEADERS".
+                return Err(PeerMisbehaved::ExportNameTooLate.into());
+            }
+            OptionCode::ExportName => match data {
+                Data::Whole(name) => self.ask(Question::ExportName(String::from(text(name)?))),
+                Data::TooLong => return Err(InvalidMessage::StringTooLong.into()),
             },
-            OptionCode::Info | OptionCode::Go => match InfoRequest::decode(data) {
+            OptionCode::Info | OptionCode::Go => match data.decode(InfoRequest::decode) {
                 Ok(request) if option == OptionCode::Go => self.ask(Question::Go(request)),
                 Ok(request) => self.ask(Question::Info(request)),
-                Err(_) => self.refuse(number, RefusalCode::Invalid, "malformed request"),
+                Err((code, reason)) => self.refuse(number, code, reason),
             },
             OptionCode::ListMetaContext | OptionCode::SetMetaContext => {
                 self.meta_contexts(option, data);
@@ -208,7 +242,7 @@ impl Core {
         self.expect = Expect::Answer;
     }
 
-    fn start_tls(&mut self, data: &[u8]) {
+    fn start_tls(&mut self, data: Data<'_>) {
         let number = OptionCode::StartTls.to_wire();
         if self.facts.tls {
             self.refuse(number, RefusalCode::Invalid, "TLS is in use already");
@@ -222,7 +256,7 @@ impl Core {
         }
     }
 
-    fn structured_reply(&mut self, data: &[u8]) {
+    fn structured_reply(&mut self, data: Data<'_>) {
         let number = OptionCode::StructuredReply.to_wire();
         if !self.config.structured_replies {
             self.refuse(number, RefusalCode::Unsupported, "");
@@ -238,7 +272,7 @@ impl Core {
         }
     }
 
-    fn extended_headers(&mut self, data: &[u8]) {
+    fn extended_headers(&mut self, data: Data<'_>) {
         let number = OptionCode::ExtendedHeaders.to_wire();
         if !self.config.extended_headers || !self.config.structured_replies {
             self.refuse(number, RefusalCode::Unsupported, "");
@@ -250,7 +284,7 @@ impl Core {
         }
     }
 
-    fn meta_contexts(&mut self, option: OptionCode, data: &[u8]) {
+    fn meta_contexts(&mut self, option: OptionCode, data: Data<'_>) {
         let number = option.to_wire();
         if option == OptionCode::SetMetaContext {
             // proto.md, "NBD_OPT_SET_META_CONTEXT": the former selection is gone,
@@ -261,13 +295,17 @@ impl Core {
             self.refuse(number, RefusalCode::Invalid, "negotiate structured replies first");
             return;
         }
-        match MetaContextRequest::decode(data) {
-            Ok(request) if option == OptionCode::SetMetaContext => {
+        match data.decode(MetaContextRequest::decode) {
+            Ok(request) if option == OptionCode::ListMetaContext => {
+                self.ask(Question::ListMetaContext(request));
+            }
+            // "If zero queries are sent, the server MUST select no metadata contexts."
+            Ok(request) if request.queries.is_empty() => self.reply(number, ReplyType::Ack, |_| {}),
+            Ok(request) => {
                 self.contexts_of.clone_from(&request.export);
                 self.ask(Question::SetMetaContext(request));
             }
-            Ok(request) => self.ask(Question::ListMetaContext(request)),
-            Err(_) => self.refuse(number, RefusalCode::Invalid, "malformed request"),
+            Err((code, reason)) => self.refuse(number, code, reason),
         }
     }
 }
