@@ -8,14 +8,13 @@ use std::time::{Duration, Instant};
 
 use nbd_client_blocking::proto::{CommandFlags, Limits};
 use nbd_client_blocking::{Builder, Client, Error};
+use nbd_server::{ExportList, MemoryExport, Opened, Server, ServerHandle};
 use sha2::{Digest, Sha256};
 
 use crate::copy;
 use crate::failure::{Context, Failure, Result};
 use crate::output::print;
-use crate::serve::{Address, Export, Listener, Log, Running};
 use crate::size;
-use crate::store::MemoryStore;
 use crate::target::Target;
 
 /// Size of the demonstrated disk.
@@ -31,21 +30,17 @@ pub(crate) fn run() -> Result<()> {
     let directory = tempfile::tempdir().context("temporary directory")?;
     let socket = directory.path().join("nbd.sock");
     let server = serve(&socket).context("embedded server")?;
-    let result = demonstrate(server.uri(), directory.path());
+    let uri = server.uris().first().map(String::as_str).unwrap_or_default();
+    let result = demonstrate(uri, directory.path());
     server.stop().context("embedded server")?;
     result?;
     say("Everything was right. Next: nbd serve --help, nbd info --help, nbd copy --help.")
 }
 
-fn serve(socket: &Path) -> std::io::Result<Running> {
-    let export = Export {
-        name: "demo".to_owned(),
-        description: Some(format!("a disk of {} in memory", size::format(DISK))),
-        store: Arc::new(MemoryStore::new(DISK)),
-        read_only: false,
-    };
-    let listener = Listener::bind(&Address::Unix(socket.to_owned()))?;
-    Running::start(listener, export, 16, None, Log::start()?)
+fn serve(socket: &Path) -> std::io::Result<ServerHandle> {
+    let disk = Opened::new("demo", Arc::new(MemoryExport::new(DISK)))
+        .described(format!("a disk of {} in memory", size::format(DISK)));
+    Server::with_exports(ExportList::new().opened(disk)).listen_unix(socket)?.start()
 }
 
 fn demonstrate(uri: &str, directory: &Path) -> Result<()> {

@@ -8,7 +8,6 @@ mod info;
 mod output;
 mod serve;
 mod size;
-mod store;
 mod target;
 
 use std::process::ExitCode;

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use indicatif::ProgressBar;
+use nbd_server::{Export, FileExport, Zeroing};
 
 use super::piece::{Inlet, Next, Piece};
 use super::server::ServerDestination;
 use super::{Copied, Plan};
 use crate::failure::{Context, Failure, Result};
-use crate::store::{FileStore, Store, Zeroing};
 use crate::target::Target;
 
 /// Where the bytes go.
@@ -29,7 +29,7 @@ pub(crate) enum Writer {
     /// A file or block device of the right size.
     File {
         path: PathBuf,
-        store: Arc<FileStore>,
+        store: Arc<FileExport>,
         is_zero: bool,
     },
     /// A file that grows: the size is not known before the end.
@@ -85,7 +85,7 @@ impl Writer {
         let named = || format!("destination {}", path.display());
         let existing = fs::metadata(path).ok().filter(|data| !data.is_file());
         if existing.is_some() {
-            let store = FileStore::open(path, false).context("destination")?;
+            let store = FileExport::open(path, false).context("destination")?;
             if size.is_some_and(|size| size > store.size()) {
                 return Err(too_small(&named(), store.size(), size));
             }
@@ -104,7 +104,7 @@ impl Writer {
             return Ok(Self::Growing { path: path.to_owned(), file });
         };
         file.set_len(size).context(named())?;
-        let store = FileStore::open(path, false).context("destination")?;
+        let store = FileExport::open(path, false).context("destination")?;
         Ok(Self::File { path: path.to_owned(), store: Arc::new(store), is_zero: true })
     }
 
@@ -129,7 +129,7 @@ impl Writer {
                 let skip = (is_zero || plan.skip_zeroes) && !plan.allocated;
                 let zeroing = Zeroing { may_punch: !plan.allocated, fast_only: false };
                 each(&inlet, bar, |piece| match piece {
-                    Piece::Data { offset, bytes } => store.write_at(bytes.as_ref(), *offset),
+                    Piece::Data { offset, bytes } => store.write_all_at(bytes.as_ref(), *offset),
                     Piece::Zeroes { .. } if skip => Ok(()),
                     Piece::Zeroes { offset, length } => {
                         store.write_zeroes(*offset, *length, zeroing)

@@ -6,19 +6,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nbd_server::{Export, ExtentKind, FileExport};
+
 use super::Plan;
 use super::lanes::Regions;
 use super::piece::{Outlet, Piece, Slice};
 use super::server::ServerSource;
 use super::sparse;
 use crate::failure::{Context, Failure, Result};
-use crate::store::{ExtentKind, FileStore, Store};
 use crate::target::Target;
 
 /// Where the bytes come from.
 pub(crate) enum Source {
     Server(Box<ServerSource>),
-    File { path: PathBuf, store: Arc<FileStore> },
+    File { path: PathBuf, store: Arc<FileExport> },
     Stdin,
 }
 
@@ -29,7 +30,7 @@ impl Source {
                 Ok(Self::Server(Box::new(ServerSource::open(server, plan, timeout)?)))
             }
             Target::File(path) => {
-                let store = FileStore::open(path, true).context("source")?;
+                let store = FileExport::open(path, true).context("source")?;
                 Ok(Self::File { path: path.clone(), store: Arc::new(store) })
             }
             Target::Stdio => Ok(Self::Stdin),
@@ -96,7 +97,7 @@ impl Source {
 
 fn read_file(
     path: &Path,
-    store: &FileStore,
+    store: &FileExport,
     region: Range<u64>,
     plan: &Plan,
     outlet: &Outlet,
@@ -130,7 +131,7 @@ fn read_file(
 
 fn read_range(
     path: &Path,
-    store: &FileStore,
+    store: &FileExport,
     range: Range<u64>,
     plan: &Plan,
     outlet: &Outlet,
@@ -139,7 +140,7 @@ fn read_range(
     while offset < range.end {
         let length = (range.end - offset).min(plan.request_size as u64);
         let mut buffer = outlet.buffer(length as usize);
-        store.read_at(&mut buffer, offset).context(path.display())?;
+        store.read_exact_at(&mut buffer, offset).context(path.display())?;
         sparse::send(outlet, offset, buffer, plan.sparse)?;
         offset += length;
     }

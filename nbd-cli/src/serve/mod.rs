@@ -1,56 +1,30 @@
-//! `nbd serve`: a server over the stores.
-//!
-//! ```text
-//!   listener ──► acceptor ──► one thread a client:
-//!                               transport ◄─► negotiate ─► connection
-//!                                                            │    ▲
-//!                                                   requests ▼    │ replies
-//!                                                           answer
-//!                                                             │
-//!                                                         dyn Store
-//! ```
+//! `nbd serve`: the server of `nbd-server`, from the command line.
 //!
 //! | file | what |
 //! |---|---|
 //! | `mod` | the command |
 //! | `signals` | SIGTERM, SIGINT and SIGHUP |
-//! | `listener` | the listening socket and its URI |
-//! | `log` | standard error, which may be full or gone |
-//! | `running` | threads, and how they come to an end |
 //! | `tls` | what TLS takes, from the command line |
-//! | `transport` | the socket of a client: reading, writing, waiting |
-//! | `negotiate` | from the greeting to the data phase |
-//! | `connection` | the data phase: what is read, answered and sent when |
-//! | `answer` | what a request does to the store |
-//! | `buffers` | memory for payload |
-//! | `export` | what clients are told of the store |
+//! | `log` | standard error, which may be full or gone |
 
-mod answer;
-mod buffers;
-mod connection;
-mod export;
-mod listener;
 mod log;
-mod negotiate;
-mod running;
 mod signals;
 mod tls;
-mod transport;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread;
 
-pub(crate) use export::Export;
-pub(crate) use listener::{Address, Listener};
-pub(crate) use log::Log;
-pub(crate) use running::Running;
+use nbd_server::{
+    Event, Export, ExportList, FileExport, Limits, Listener, MemoryExport, Opened, Server,
+};
 
 use crate::failure::{Failure, Result};
 use crate::size;
-use crate::store::{FileStore, MemoryStore, Store};
+use log::Log;
 use signals::StopSignal;
-use tls::TlsArgs;
+use tls::{Tls, TlsArgs};
 
 /// Serve a file, a block device or memory to NBD clients.
 ///
@@ -117,28 +91,58 @@ fn serve(args: Args) -> io::Result<()> {
     // Before the socket is there: from then on a signal must not leave it
     // behind.
     let signal = StopSignal::register()?;
-    let export = Export {
-        description: args.description.or_else(|| args.source.description()),
-        store: args.source.open(args.read_only)?,
-        name: args.export,
-        read_only: args.read_only,
-    };
+    let export = args.source.open(args.read_only)?;
+    let mut opened = Opened::new(&args.export, Arc::clone(&export)).read_only(args.read_only);
+    if let Some(description) = args.description.or_else(|| args.source.description()) {
+        opened = opened.described(description);
+    }
+    let mut limits = Limits::default();
+    limits.max_connections = args.max_connections;
+    let log = Arc::new(Log::start()?);
+    let mut server = Server::with_exports(ExportList::new().opened(opened))
+        .limits(limits)
+        .on_event(tell(Arc::clone(&log)));
     let tls = args.tls.read()?;
-    let listener = Listener::bind(&args.place.address()?)?;
-    let running = Running::start(listener, export, args.max_connections, tls, Log::start()?)?;
-    writeln!(io::stdout(), "{}", running.uri())?;
-    signal.wait()?;
-    running.stop().map_err(|error| {
+    let has_tls = tls.is_some();
+    if let Some(Tls { policy, acceptor }) = tls {
+        server = server.tls(policy, acceptor);
+    }
+    let listener = args.place.listen()?;
+    let uri = listener.uri(&args.export, has_tls)?;
+    let server = Arc::new(server.listener(listener).start()?);
+    writeln!(io::stdout(), "{uri}")?;
+    let stopping = Arc::clone(&server);
+    thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        if signal.wait().is_ok() {
+            stopping.shut_down();
+        }
+    })?;
+    let served = server.wait();
+    let flushed = export.flush().map_err(|error| {
         let text = format!("what clients wrote may be lost, flushing it failed: {error}");
         io::Error::new(error.kind(), text)
-    })
+    });
+    log.finish();
+    served.and(flushed)
+}
+
+/// Says what goes wrong with a client.
+fn tell(log: Arc<Log>) -> impl Fn(&Event<'_>) + Send + Sync {
+    move |event| match event {
+        Event::Closed { peer, error: Some(error) } => log.line(&format!("{peer}: {error}")),
+        Event::TurnedAway { peer, connections } => {
+            log.line(&format!("{peer}: turned away, there are {connections} connections already"))
+        }
+        Event::AcceptFailed { error } => log.line(&format!("cannot take a client in: {error}")),
+        _ => {}
+    }
 }
 
 impl Source {
-    fn open(&self, read_only: bool) -> io::Result<Arc<dyn Store>> {
+    fn open(&self, read_only: bool) -> io::Result<Arc<dyn Export>> {
         match (self.memory, &self.file) {
-            (Some(size), None) => Ok(Arc::new(MemoryStore::new(size))),
-            (None, Some(path)) => Ok(Arc::new(FileStore::open(path, read_only)?)),
+            (Some(size), None) => Ok(Arc::new(MemoryExport::new(size))),
+            (None, Some(path)) => Ok(Arc::new(FileExport::open(path, read_only)?)),
             (None, None) | (Some(_), Some(_)) => Err(one_of("--memory", "--file")),
         }
     }
@@ -149,10 +153,10 @@ impl Source {
 }
 
 impl Place {
-    fn address(self) -> io::Result<Address> {
+    fn listen(self) -> io::Result<Listener> {
         match (self.unix, self.tcp) {
-            (Some(path), None) => Ok(Address::Unix(path)),
-            (None, Some(text)) => Ok(Address::Tcp(text)),
+            (Some(path), None) => Listener::unix(path),
+            (None, Some(text)) => Listener::tcp(&text),
             (None, None) | (Some(_), Some(_)) => Err(one_of("--unix", "--tcp")),
         }
     }

@@ -54,6 +54,22 @@ impl Raw {
         bytes
     }
 
+    /// Error and cookie of the next replies without data, by cookie: a server answers what is
+    /// ready.
+    pub(crate) fn replies(&mut self, count: usize) -> Vec<(u32, u64)> {
+        let mut replies: Vec<_> = (0..count)
+            .map(|_| {
+                let header = self.read(16);
+                let error = u32::from_be_bytes(header[4..8].try_into().unwrap());
+                let cookie = u64::from_be_bytes(header[8..].try_into().unwrap());
+                assert_eq!(header, reply(error, cookie));
+                (error, cookie)
+            })
+            .collect();
+        replies.sort_by_key(|(_, cookie)| *cookie);
+        replies
+    }
+
     /// Whatever comes until the server closes.
     pub(crate) fn rest(&mut self) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();

@@ -11,59 +11,58 @@ use std::path::{Path, PathBuf, absolute};
 
 use nbd_transport::{Connection, DEFAULT_PORT, NbdUri, UriAddress};
 use rustix::io::Errno;
-use rustix::net::sockopt::{set_socket_keepalive, socket_peercred};
+use rustix::net::sockopt::set_socket_keepalive;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
-
-/// Where to listen.
-#[derive(Clone, Debug)]
-pub(crate) enum Address {
-    /// A Unix socket at this path.
-    Unix(PathBuf),
-    /// `HOST`, `HOST:PORT` or `[IPV6]:PORT`; port 0 is any free one.
-    Tcp(String),
-}
 
 /// A listening socket. A Unix socket is removed from the file system when this
 /// is dropped, unless another one took its place.
 #[derive(Debug)]
-pub(crate) enum Listener {
+pub struct Listener {
+    socket: Socket,
+}
+
+#[derive(Debug)]
+enum Socket {
     Unix(UnixListener, SocketFile),
     Tcp(TcpListener),
 }
 
 /// The name of a Unix socket in the file system.
 #[derive(Debug)]
-pub(crate) struct SocketFile {
+struct SocketFile {
     path: PathBuf,
     /// Device and inode, to know it again.
     identity: (u64, u64),
 }
 
 impl Listener {
-    /// Starts to listen. A Unix socket left behind by a server that is gone is
-    /// replaced: one on which a connection is refused, and no other.
+    /// Listens on TCP: `HOST`, `HOST:PORT` or `[IPV6]:PORT`; port 0 is any free one.
     ///
     /// # Errors
+    /// When the address is in use, not there, or not allowed; the message names it.
+    pub fn tcp(address: &str) -> io::Result<Self> {
+        bind_tcp(address).map_err(listening(address))
+    }
+
+    /// Listens on a Unix socket. One left behind by a server that is gone is replaced: one on
+    /// which a connection is refused, and no other.
     ///
-    /// When the address is in use, not there, or not allowed; the message names
-    /// it.
-    pub(crate) fn bind(address: &Address) -> io::Result<Self> {
-        match address {
-            Address::Unix(path) => bind_unix(path).map_err(listening(path.display())),
-            Address::Tcp(text) => bind_tcp(text).map_err(listening(text)),
-        }
+    /// # Errors
+    /// When the path is in use, not there, or not allowed; the message names it.
+    pub fn unix(path: impl AsRef<Path>) -> io::Result<Self> {
+        let path = path.as_ref();
+        bind_unix(path).map_err(listening(path.display()))
     }
 
     /// The URI that leads clients on this machine to the export, through TLS
     /// or in clear.
     ///
     /// # Errors
-    ///
     /// When the export's name cannot be part of a URI.
-    pub(super) fn uri(&self, export: &str, tls: bool) -> io::Result<String> {
-        let address = match self {
-            Self::Unix(_, file) => UriAddress::Unix { path: file.path.clone() },
-            Self::Tcp(listener) => {
+    pub fn uri(&self, export: &str, tls: bool) -> io::Result<String> {
+        let address = match &self.socket {
+            Socket::Unix(_, file) => UriAddress::Unix { path: file.path.clone() },
+            Socket::Tcp(listener) => {
                 let bound = listener.local_addr()?;
                 UriAddress::Tcp { host: reachable(bound.ip()).to_string(), port: bound.port() }
             }
@@ -74,38 +73,30 @@ impl Listener {
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
     }
 
-    /// Takes a client that waits, and its name for messages.
+    /// Takes a client that waits.
     ///
     /// # Errors
-    ///
     /// `WouldBlock` when none waits, and whatever went wrong with this one.
-    pub(super) fn accept(&self) -> io::Result<(OwnedFd, String)> {
-        let (socket, name) = match self {
-            Self::Unix(listener, _) => {
-                let socket = OwnedFd::from(listener.accept()?.0);
-                let name = match socket_peercred(&socket) {
-                    Ok(owner) => format!("process {}", owner.pid),
-                    Err(_) => "a local process".to_owned(),
-                };
-                (socket, name)
-            }
-            Self::Tcp(listener) => {
-                let (socket, address) = listener.accept()?;
+    pub(crate) fn accept(&self) -> io::Result<OwnedFd> {
+        let socket = match &self.socket {
+            Socket::Unix(listener, _) => OwnedFd::from(listener.accept()?.0),
+            Socket::Tcp(listener) => {
+                let (socket, _) = listener.accept()?;
                 // So that clients that vanished do not stay for ever.
                 set_socket_keepalive(&socket, true)?;
-                (socket.into(), address.to_string())
+                socket.into()
             }
         };
         let connection = Connection::from_socket(socket).map_err(io::Error::other)?;
-        Ok((connection.stream.into(), name))
+        Ok(connection.stream.into())
     }
 }
 
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Unix(listener, _) => listener.as_fd(),
-            Self::Tcp(listener) => listener.as_fd(),
+        match &self.socket {
+            Socket::Unix(listener, _) => listener.as_fd(),
+            Socket::Tcp(listener) => listener.as_fd(),
         }
     }
 }
@@ -131,7 +122,7 @@ fn bind_unix(path: &Path) -> io::Result<Listener> {
     };
     listener.set_nonblocking(true)?;
     let identity = identity(&path)?;
-    Ok(Listener::Unix(listener, SocketFile { path, identity }))
+    Ok(Listener { socket: Socket::Unix(listener, SocketFile { path, identity }) })
 }
 
 /// Removes a socket that nobody listens on.
@@ -167,7 +158,7 @@ fn bind_tcp(text: &str) -> io::Result<Listener> {
     };
     let listener = TcpListener::bind(&*addresses)?;
     listener.set_nonblocking(true)?;
-    Ok(Listener::Tcp(listener))
+    Ok(Listener { socket: Socket::Tcp(listener) })
 }
 
 /// An address to connect to, for one that means all of the machine's.

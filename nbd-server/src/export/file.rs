@@ -1,40 +1,44 @@
-//! A file or a block device as a store.
+//! A file or a block device as an export.
 
 use std::fs::{File, Metadata, OpenOptions};
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::num::NonZeroU64;
 use std::ops::ControlFlow;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use nbd_proto::BlockSizes;
 use rustix::fs::{Advice, FallocateFlags, SeekFrom, fadvise, fallocate, seek};
-use rustix::io::Errno;
+use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
 use super::durability::Durability;
-use super::{Capabilities, Store, StoreExtent, Zeroing, check_range, file_extents};
-
-/// What is written where the operating system has no quicker way to zero.
-static ZEROES: [u8; 256 << 10] = [0; 256 << 10];
+use super::{
+    Abilities, AllocationExtent, Attempt, Export, ZEROES, Zeroing, check_range, file_extents,
+};
 
 /// A regular file or a block device of the size it had when it was opened. No
 /// request makes it longer.
 #[derive(Debug)]
-pub(crate) struct FileStore {
+pub struct FileExport {
     file: File,
     size: u64,
     read_only: bool,
     block_device: bool,
     preferred_block: u32,
     durability: Durability,
+    /// The file system cannot tell what is in the page cache.
+    cache_unknown: AtomicBool,
 }
 
-impl FileStore {
+impl FileExport {
     /// Opens the file or block device at `path`. Nothing is created.
     ///
     /// # Errors
     ///
     /// When the path cannot be opened or is neither; the message names it.
-    pub(crate) fn open(path: &Path, read_only: bool) -> io::Result<Self> {
+    pub fn open(path: impl AsRef<Path>, read_only: bool) -> io::Result<Self> {
+        let path = path.as_ref();
         Self::open_unnamed(path, read_only).map_err(|error| {
             io::Error::new(error.kind(), format!("cannot open {}: {error}", path.display()))
         })
@@ -55,6 +59,7 @@ impl FileStore {
             block_device,
             preferred_block: preferred_block(&metadata),
             durability: Durability::default(),
+            cache_unknown: AtomicBool::new(false),
         })
     }
 
@@ -94,29 +99,45 @@ impl FileStore {
     }
 }
 
-impl Store for FileStore {
+impl Export for FileExport {
     fn size(&self) -> u64 {
         self.size
     }
 
-    fn read_only(&self) -> bool {
-        self.read_only
+    fn abilities(&self) -> Abilities {
+        let mut abilities = Abilities::CACHE | Abilities::MULTI_CONN;
+        abilities.set(Abilities::WRITE | Abilities::TRIM | Abilities::FAST_ZERO, !self.read_only);
+        abilities
     }
 
-    fn capabilities(&self) -> Capabilities {
-        Capabilities { trim: !self.read_only, fast_zero: !self.read_only, cache: true }
+    fn block_sizes(&self) -> BlockSizes {
+        BlockSizes { minimum: 1, preferred: self.preferred_block, maximum: u32::MAX }
     }
 
-    fn preferred_block(&self) -> u32 {
-        self.preferred_block
-    }
-
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         check_range(self.size, offset, buf.len() as u64, Errno::INVAL)?;
         self.file.read_exact_at(buf, offset).map_err(with_number)
     }
 
-    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+    /// What is in the page cache takes no waiting, where the file system can tell.
+    fn try_read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<Attempt> {
+        check_range(self.size, offset, buf.len() as u64, Errno::INVAL)?;
+        if self.cache_unknown.load(Ordering::Relaxed) {
+            return Ok(Attempt::Unknown);
+        }
+        let wanted = buf.len();
+        match preadv2(&self.file, &mut [IoSliceMut::new(buf)], offset, ReadWriteFlags::NOWAIT) {
+            Ok(n) if n == wanted => Ok(Attempt::Done),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
+                self.cache_unknown.store(true, Ordering::Relaxed);
+                Ok(Attempt::Unknown)
+            }
+            // What else is wrong shows where the read may wait.
+            Ok(_) | Err(_) => Ok(Attempt::WouldWait),
+        }
+    }
+
+    fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
         self.check_change(offset, buf.len() as u64, Errno::NOSPC)?;
         self.file.write_all_at(buf, offset).map_err(with_number)
     }
@@ -169,7 +190,7 @@ impl Store for FileStore {
         &self,
         offset: u64,
         len: u64,
-        visit: &mut dyn FnMut(StoreExtent) -> ControlFlow<()>,
+        visit: &mut dyn FnMut(AllocationExtent) -> ControlFlow<()>,
     ) -> io::Result<()> {
         check_range(self.size, offset, len, Errno::INVAL)?;
         file_extents(&self.file, offset, len, visit)
@@ -195,7 +216,7 @@ fn preferred_block(metadata: &Metadata) -> u32 {
 }
 
 /// Gives an error number to the errors that the standard library makes up: the
-/// end of the file came before the end of the store.
+/// end of the file came before the end of the export.
 fn with_number(error: io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(_) => error,

@@ -7,7 +7,7 @@ mod model;
 use std::io;
 use std::ops::ControlFlow;
 
-use super::{ExtentKind, Store, Zeroing};
+use super::{Export, ExtentKind, Zeroing};
 
 /// Zeroes that may be left as a hole, quickly or not.
 const PUNCH: Zeroing = Zeroing { may_punch: true, fast_only: false };
@@ -16,7 +16,7 @@ const PUNCH: Zeroing = Zeroing { may_punch: true, fast_only: false };
 const PROVISION: Zeroing = Zeroing { may_punch: false, fast_only: false };
 
 /// All extents of a range, as length and kind.
-fn extents(store: &dyn Store, offset: u64, len: u64) -> Vec<(u64, ExtentKind)> {
+fn extents(store: &dyn Export, offset: u64, len: u64) -> Vec<(u64, ExtentKind)> {
     let mut all = Vec::new();
     store
         .extents(offset, len, &mut |extent| {
@@ -27,9 +27,9 @@ fn extents(store: &dyn Store, offset: u64, len: u64) -> Vec<(u64, ExtentKind)> {
     all
 }
 
-fn read(store: &dyn Store, offset: u64, len: usize) -> Vec<u8> {
+fn read(store: &dyn Export, offset: u64, len: usize) -> Vec<u8> {
     let mut bytes = vec![0xEE; len];
-    store.read_at(&mut bytes, offset).expect("a read within the store");
+    store.read_exact_at(&mut bytes, offset).expect("a read within the store");
     bytes
 }
 
@@ -41,7 +41,7 @@ fn assert_errno<T: std::fmt::Debug>(result: io::Result<T>, expected: rustix::io:
 
 /// Ranges that do not lie within the store are refused by the number that the
 /// module promises, also where their end overflows; empty ones are fine.
-fn check_bounds(store: &dyn Store) {
+fn check_bounds(store: &dyn Export) {
     use rustix::io::Errno;
     let size = store.size();
     let mut never = |_| panic!("visited an extent of a refused or empty range");
@@ -52,18 +52,18 @@ fn check_bounds(store: &dyn Store) {
         assert_errno(store.write_zeroes(offset, len, PUNCH), Errno::NOSPC);
         assert_errno(store.write_zeroes(offset, len, PROVISION), Errno::NOSPC);
         if let Ok(len @ 0..=2) = usize::try_from(len) {
-            assert_errno(store.read_at(&mut vec![0; len], offset), Errno::INVAL);
-            assert_errno(store.write_at(&vec![0; len], offset), Errno::NOSPC);
+            assert_errno(store.read_exact_at(&mut vec![0; len], offset), Errno::INVAL);
+            assert_errno(store.write_all_at(&vec![0; len], offset), Errno::NOSPC);
         }
     }
     for offset in [0, size - 1, size] {
-        store.read_at(&mut [], offset).expect("an empty read");
-        store.write_at(&[], offset).expect("an empty write");
+        store.read_exact_at(&mut [], offset).expect("an empty read");
+        store.write_all_at(&[], offset).expect("an empty write");
         store.trim(offset, 0).expect("an empty trim");
         store.cache(offset, 0).expect("an empty cache");
         store.extents(offset, 0, &mut never).expect("an empty query");
         store.write_zeroes(offset, 0, PUNCH).expect("empty zeroes");
         store.write_zeroes(offset, 0, PROVISION).expect("empty zeroes");
     }
-    assert_errno(store.read_at(&mut [], size + 1), Errno::INVAL);
+    assert_errno(store.read_exact_at(&mut [], size + 1), Errno::INVAL);
 }

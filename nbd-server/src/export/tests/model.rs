@@ -5,7 +5,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::super::memory::PAGE_SIZE;
-use super::super::{ExtentKind, FileStore, MemoryStore, Store, Zeroing};
+use super::super::{Export, ExtentKind, FileExport, MemoryExport, Zeroing};
 use super::{extents, read};
 
 /// Three pages and a bit: no multiple of a page, a block or a sector.
@@ -52,7 +52,7 @@ fn request() -> impl Strategy<Value = Request> {
 
 /// The extents of a range cover it, differ from their neighbours, and read as
 /// zero where they say so.
-fn check_extents(store: &dyn Store, model: &[u8], at: usize, len: usize) {
+fn check_extents(store: &dyn Export, model: &[u8], at: usize, len: usize) {
     let all = extents(store, at as u64, len as u64);
     let mut position = at;
     for pair in all.windows(2) {
@@ -72,7 +72,7 @@ fn check_extents(store: &dyn Store, model: &[u8], at: usize, len: usize) {
     assert_eq!(position, at + len, "the extents do not cover the range");
 }
 
-fn apply(store: &dyn Store, model: &mut [u8], request: Request) {
+fn apply(store: &dyn Export, model: &mut [u8], request: Request) {
     match request {
         Request::Read(at, len) => {
             assert!(read(store, at as u64, len) == model[at..at + len], "read at {at}");
@@ -81,7 +81,7 @@ fn apply(store: &dyn Store, model: &mut [u8], request: Request) {
             // Not one byte repeated, so that data in the wrong place is seen.
             let bytes: Vec<u8> =
                 (0..len).map(|i| if byte == 0 { 0 } else { byte ^ (i / 64) as u8 }).collect();
-            store.write_at(&bytes, at as u64).expect("a write within the store");
+            store.write_all_at(&bytes, at as u64).expect("a write within the store");
             model[at..at + len].copy_from_slice(&bytes);
         }
         Request::Trim(at, len) => {
@@ -110,7 +110,7 @@ fn apply(store: &dyn Store, model: &mut [u8], request: Request) {
     }
 }
 
-fn check(store: &dyn Store, requests: Vec<Request>) {
+fn check(store: &dyn Export, requests: Vec<Request>) {
     assert_eq!(store.size(), SIZE as u64);
     let mut model = vec![0; SIZE];
     for request in requests {
@@ -125,14 +125,14 @@ proptest! {
 
     #[test]
     fn memory_store_matches_a_vector(requests in vec(request(), 1..40)) {
-        check(&MemoryStore::new(SIZE as u64), requests);
+        check(&MemoryExport::new(SIZE as u64), requests);
     }
 
     #[test]
     fn file_store_matches_a_vector(requests in vec(request(), 1..40)) {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         file.as_file().set_len(SIZE as u64).expect("a file of the size");
-        let store = FileStore::open(file.path(), false).expect("the file just made");
+        let store = FileExport::open(file.path(), false).expect("the file just made");
         check(&store, requests);
         assert_eq!(file.as_file().metadata().expect("its metadata").len(), SIZE as u64);
     }

@@ -1,4 +1,4 @@
-//! Which parts of a store hold data, and how a file tells.
+//! Which parts of an export hold data, and how a file tells.
 
 use std::fs::File;
 use std::io;
@@ -9,16 +9,16 @@ use rustix::io::Errno;
 
 /// One run of bytes of the same kind. It starts where the one before it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct StoreExtent {
+pub struct AllocationExtent {
     /// The length in bytes, never zero.
-    pub(crate) length: u64,
+    pub length: u64,
     /// What the bytes are.
-    pub(crate) kind: ExtentKind,
+    pub kind: ExtentKind,
 }
 
 /// What is known of the bytes of an extent without reading them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ExtentKind {
+pub enum ExtentKind {
     /// They may have any value.
     Data,
     /// They read as zero and take up no storage.
@@ -42,17 +42,17 @@ pub(crate) enum ExtentKind {
 /// # Errors
 ///
 /// Those of seeking in the file, other than "there are no holes to be known".
-pub(crate) fn file_extents(
+pub fn file_extents(
     file: &File,
     offset: u64,
     len: u64,
-    visit: &mut dyn FnMut(StoreExtent) -> ControlFlow<()>,
+    visit: &mut dyn FnMut(AllocationExtent) -> ControlFlow<()>,
 ) -> io::Result<()> {
     let end = offset.checked_add(len).ok_or(Errno::INVAL)?;
     let mut position = offset;
     while position < end {
         let (kind, until) = extent_at(file, position, end)?;
-        let extent = StoreExtent { length: until - position, kind };
+        let extent = AllocationExtent { length: until - position, kind };
         if visit(extent).is_break() {
             break;
         }

@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 /// the next sync succeeds although data are gone. So the first failure is the answer to
 /// every sync from then on, whoever asks.
 #[derive(Debug, Default)]
-pub(super) struct Durability {
+pub(crate) struct Durability {
     failed: Mutex<Option<Failed>>,
 }
 

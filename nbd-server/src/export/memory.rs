@@ -24,7 +24,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use rustix::io::Errno;
 use rustix::system::sysinfo;
 
-use super::{Capabilities, ExtentKind, Store, StoreExtent, Zeroing, check_range};
+use super::{Abilities, AllocationExtent, Attempt, Export, ExtentKind, Zeroing, check_range};
 
 /// The bytes of a page: the unit of allocation and of atomicity.
 pub(super) const PAGE_SIZE: usize = 64 << 10;
@@ -38,7 +38,7 @@ const SHARDS: usize = 64;
 /// take up memory, and a request that would take up more than the limit fails
 /// with `ENOSPC`.
 #[derive(Debug)]
-pub(crate) struct MemoryStore {
+pub struct MemoryExport {
     size: u64,
     page_limit: u64,
     shards: Vec<Shard>,
@@ -52,14 +52,14 @@ type Shard = RwLock<HashMap<u64, Page>>;
 enum Page {
     /// Reads as zero. Counts towards the limit, so that it can become `Data`.
     Zero,
-    /// [`PAGE_SIZE`] bytes. Those past the end of the store stay zero.
+    /// [`PAGE_SIZE`] bytes. Those past the end of the disk stay zero.
     Data(Box<[u8]>),
 }
 
-impl MemoryStore {
+impl MemoryExport {
     /// A disk of `size` bytes, all of it a hole, that takes up at most three
     /// quarters of the memory of the machine.
-    pub(crate) fn new(size: u64) -> Self {
+    pub fn new(size: u64) -> Self {
         let machine = sysinfo();
         let memory = u64::from(machine.mem_unit).saturating_mul(machine.totalram as u64);
         Self::with_limit(size, memory / 4 * 3)
@@ -151,7 +151,7 @@ impl MemoryStore {
         Ok(())
     }
 
-    /// Zeroes a range that lies within the store.
+    /// Zeroes a range that lies within the disk.
     fn zero(&self, offset: u64, len: u64, may_punch: bool) -> io::Result<()> {
         if len == 0 {
             return Ok(());
@@ -196,20 +196,16 @@ impl MemoryStore {
     }
 }
 
-impl Store for MemoryStore {
+impl Export for MemoryExport {
     fn size(&self) -> u64 {
         self.size
     }
 
-    fn read_only(&self) -> bool {
-        false
+    fn abilities(&self) -> Abilities {
+        Abilities::WRITE | Abilities::TRIM | Abilities::FAST_ZERO | Abilities::MULTI_CONN
     }
 
-    fn capabilities(&self) -> Capabilities {
-        Capabilities { trim: true, fast_zero: true, cache: false }
-    }
-
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         check_range(self.size, offset, buf.len() as u64, Errno::INVAL)?;
         for piece in pieces(offset, buf.len()) {
             let target = &mut buf[piece.in_buffer];
@@ -221,7 +217,11 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+    fn try_read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<Attempt> {
+        self.read_exact_at(buf, offset).map(|()| Attempt::Done)
+    }
+
+    fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
         check_range(self.size, offset, buf.len() as u64, Errno::NOSPC)?;
         for piece in pieces(offset, buf.len()) {
             let source = &buf[piece.in_buffer];
@@ -231,10 +231,12 @@ impl Store for MemoryStore {
                 // Zeroes over what reads as zero change nothing.
                 Some(Page::Zero) | None if is_zero(source) => {}
                 Some(Page::Zero) | None => {
+                    let mut bytes = Vec::new();
+                    bytes.try_reserve_exact(PAGE_SIZE).map_err(|_| Errno::NOMEM)?;
+                    bytes.resize(PAGE_SIZE, 0);
                     self.record(piece.page, ExtentKind::Data)?;
-                    let mut bytes = vec![0; PAGE_SIZE].into_boxed_slice();
                     bytes[piece.in_page].copy_from_slice(source);
-                    shard.insert(piece.page, Page::Data(bytes));
+                    shard.insert(piece.page, Page::Data(bytes.into_boxed_slice()));
                 }
             }
         }
@@ -266,16 +268,16 @@ impl Store for MemoryStore {
         &self,
         offset: u64,
         len: u64,
-        visit: &mut dyn FnMut(StoreExtent) -> ControlFlow<()>,
+        visit: &mut dyn FnMut(AllocationExtent) -> ControlFlow<()>,
     ) -> io::Result<()> {
         check_range(self.size, offset, len, Errno::INVAL)?;
         let end = offset + len;
         let mut position = offset;
         while position < end {
             // The index is not locked during the visit, which may be slow or
-            // may ask the store for more.
+            // may ask the disk for more.
             let (kind, until) = self.extent_at(position, end);
-            let extent = StoreExtent { length: until - position, kind };
+            let extent = AllocationExtent { length: until - position, kind };
             if visit(extent).is_break() {
                 break;
             }

@@ -1,0 +1,133 @@
+//! What a server is told before it starts, and what all its connections share.
+
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use nbd_proto::{Limits as MachineLimits, ServerConfig, TlsPolicy};
+use nbd_transport::tls::TlsAcceptor;
+
+use crate::connection::budget::Budget;
+use crate::event::{Event, Observer};
+use crate::exports::Exports;
+
+/// Requests of one connection that are read before the first is replied to.
+const IN_FLIGHT: u32 = 256;
+
+/// The largest request that is taken whatever the limits are, in bytes.
+const LEAST_PAYLOAD: u32 = 64 << 10;
+
+/// Bounds for what clients can make a server hold, and for how long.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Most clients at a time (default 4096).
+    pub max_connections: usize,
+    /// Most clients at a time that have not chosen an export; with more than that the one that
+    /// has taken longest is cut, so that newcomers are served (default 256).
+    pub max_handshakes: usize,
+    /// Longest payload of one request, in bytes (default 32 MiB). Clients are told.
+    pub max_payload: u32,
+    /// Most bytes of payload that all clients together hold (default 256 MiB, at least four times
+    /// [`max_payload`](Self::max_payload)).
+    pub max_memory: usize,
+    /// How long a client may take over each message of the negotiation, and ten times as long
+    /// over all of it (default 30 s).
+    pub handshake_timeout: Duration,
+    /// How long a client may neither send nor take anything in the middle of a request
+    /// (default 2 min).
+    pub stall_timeout: Duration,
+    /// How long clients have to take their last replies when the server stops (default 5 s).
+    pub stop_timeout: Duration,
+    /// Most requests that are carried out at a time where they may wait (default 64).
+    pub max_workers: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_connections: 4096,
+            max_handshakes: 256,
+            max_payload: 32 << 20,
+            max_memory: 256 << 20,
+            handshake_timeout: Duration::from_secs(30),
+            stall_timeout: Duration::from_secs(120),
+            stop_timeout: Duration::from_secs(5),
+            max_workers: 64,
+        }
+    }
+}
+
+/// Whether clients get TLS, and with which credentials.
+#[derive(Debug, Default)]
+pub(crate) struct Tls {
+    policy: TlsPolicy,
+    acceptor: RwLock<Option<TlsAcceptor>>,
+}
+
+impl Tls {
+    pub(crate) const fn new(policy: TlsPolicy, acceptor: TlsAcceptor) -> Self {
+        Self { policy, acceptor: RwLock::new(Some(acceptor)) }
+    }
+
+    /// Whether URIs lead to TLS.
+    pub(crate) fn is_offered(&self) -> bool {
+        self.policy != TlsPolicy::Disable
+    }
+
+    /// The credentials of the moment.
+    pub(crate) fn acceptor(&self) -> Option<TlsAcceptor> {
+        self.acceptor.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// From now on newcomers get these.
+    pub(crate) fn replace(&self, acceptor: TlsAcceptor) {
+        *self.acceptor.write().unwrap_or_else(PoisonError::into_inner) = Some(acceptor);
+    }
+}
+
+/// What all connections of a server share.
+pub(crate) struct Shared {
+    pub(crate) exports: Arc<dyn Exports>,
+    pub(crate) limits: Limits,
+    pub(crate) tls: Tls,
+    pub(crate) budget: Arc<Budget>,
+    observer: Option<Observer>,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        exports: Arc<dyn Exports>,
+        mut limits: Limits,
+        tls: Tls,
+        observer: Option<Observer>,
+    ) -> Self {
+        limits.max_payload = limits.max_payload.max(LEAST_PAYLOAD);
+        let least = (limits.max_payload as usize).saturating_mul(4);
+        let budget = Budget::new(limits.max_memory.max(least));
+        Self { exports, limits, tls, budget, observer }
+    }
+
+    /// What each connection is negotiated with.
+    pub(crate) fn protocol(&self) -> ServerConfig {
+        let limits =
+            MachineLimits::default().max_payload(self.limits.max_payload).max_in_flight(IN_FLIGHT);
+        ServerConfig::new().limits(limits).tls(self.tls.policy)
+    }
+
+    /// Something has happened.
+    pub(crate) fn tell(&self, event: &Event<'_>) {
+        if let Some(observer) = &self.observer {
+            observer(event);
+        }
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("limits", &self.limits)
+            .field("tls", &self.tls)
+            .finish_non_exhaustive()
+    }
+}

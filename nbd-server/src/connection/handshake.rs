@@ -1,0 +1,310 @@
+//! From the greeting to the data phase.
+
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+use std::time::Instant;
+
+use nbd_proto::io::{IoMode, Progress};
+use nbd_proto::wire::option::MetaContextRequest;
+use nbd_proto::{
+    ApiMisuse, Direction, Discard, Error, ExportEntry, Machine, PeerMisbehaved, Question,
+    RefusalCode, Server, ServerNegotiation, ServerPhase, TransmissionFlags,
+};
+use nbd_session::{Link, LinkError};
+use nbd_transport::tls::TlsError;
+
+use super::ConnectionError;
+use super::describe::{ALLOCATION, describe};
+use crate::config::Shared;
+use crate::exports::{Exports, Opened};
+use crate::peer::Peer;
+
+/// A negotiation as a whole may take so many times as long as one message.
+const LONGEST: u32 = 10;
+
+/// A connection whose client has not chosen an export.
+#[derive(Debug)]
+pub(crate) struct Handshake {
+    negotiation: Box<ServerNegotiation>,
+    link: Link,
+    shared: Arc<Shared>,
+    peer: Peer,
+    /// What was opened last, by the name that was asked for: a client that describes an export,
+    /// selects its contexts and uses it opens it once.
+    opened: Option<(String, Opened)>,
+    messages: u64,
+    begun: Instant,
+    message_begun: Instant,
+}
+
+/// What a handshake comes to next.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// Wait for the stream, until the time given at most.
+    Wait(Direction, Instant),
+    /// Have the exports asked, which may take its time: [`Handshake::answer`].
+    Ask,
+    /// The client has chosen: [`Handshake::finish`].
+    Established,
+    /// It is over, and nobody is to blame.
+    Closed,
+}
+
+impl Handshake {
+    pub(crate) fn new(shared: Arc<Shared>, peer: Peer, now: Instant) -> Self {
+        Self {
+            negotiation: Box::new(ServerNegotiation::new(shared.protocol())),
+            link: Link::plain(),
+            shared,
+            peer,
+            opened: None,
+            messages: 0,
+            begun: now,
+            message_begun: now,
+        }
+    }
+
+    /// Moves what can be moved.
+    ///
+    /// # Errors
+    /// When the client breaks the protocol or takes too long, or the stream fails.
+    pub(crate) fn drive<T>(&mut self, io: &mut T, now: Instant) -> Result<Step, ConnectionError>
+    where
+        T: Read + Write + ?Sized,
+    {
+        self.check_time(now)?;
+        loop {
+            // What is due goes out before more is read or answered, so a client
+            // that only ever asks cannot make replies pile up.
+            let mut direction = self.link.direction(&*self.negotiation);
+            if direction.contains(Direction::WRITE) {
+                direction = Direction::WRITE;
+            } else {
+                match self.negotiation.phase() {
+                    ServerPhase::Busy => {}
+                    ServerPhase::Question => return Ok(Step::Ask),
+                    ServerPhase::Established => return Ok(Step::Established),
+                    ServerPhase::StartTls if self.link.is_handshaking() => {}
+                    ServerPhase::StartTls => {
+                        self.upgrade()?;
+                        continue;
+                    }
+                    ServerPhase::Closed => {
+                        self.close(io);
+                        return Ok(Step::Closed);
+                    }
+                }
+            }
+            match self.advance(io, direction) {
+                Ok(Moved::Some) => self.note_progress(now),
+                Ok(Moved::Nothing) => return Ok(Step::Wait(direction, self.deadline())),
+                Ok(Moved::Closed) => return Ok(Step::Closed),
+                // The client has gone between two messages: it only looked, as port
+                // scanners and probes for readiness do.
+                Err(LinkError::Protocol(Error::Misbehaved(PeerMisbehaved::Closed))) => {
+                    return Ok(Step::Closed);
+                }
+                // Nor did it read the greeting.
+                Err(LinkError::Io(error)) if error.kind() == io::ErrorKind::ConnectionReset => {
+                    return Ok(Step::Closed);
+                }
+                Err(error) => {
+                    if let LinkError::Tls(_) = error {
+                        // The alert that tells the client why.
+                        self.close(io);
+                    }
+                    return Err(error.into());
+                }
+            }
+        }
+    }
+
+    fn advance<T>(&mut self, io: &mut T, direction: Direction) -> Result<Moved, LinkError>
+    where
+        T: Read + Write + ?Sized,
+    {
+        let before = self.moved();
+        let machine = &mut *self.negotiation;
+        let progress = if direction == Direction::WRITE {
+            self.link.write(machine, io, &Discard, IoMode::Vectored)?
+        } else {
+            self.link.read(machine, io, &mut Discard, IoMode::Vectored)?
+        };
+        Ok(match progress {
+            Progress::Closed => Moved::Closed,
+            Progress::More => Moved::Some,
+            Progress::Blocked if self.moved() != before => Moved::Some,
+            Progress::Blocked => Moved::Nothing,
+        })
+    }
+
+    /// What changes when bytes move, those of the TLS handshake too.
+    fn moved(&self) -> (u64, u64, bool, Direction) {
+        let stats = self.negotiation.stats();
+        let direction = self.link.direction(&*self.negotiation);
+        (stats.bytes_received, stats.bytes_sent, self.link.is_handshaking(), direction)
+    }
+
+    /// What is due and has room goes out; nobody waits for the rest.
+    pub(crate) fn close<T: Write + ?Sized>(&mut self, io: &mut T) {
+        self.link.close();
+        let _ = self.link.write(&mut *self.negotiation, io, &Discard, IoMode::Vectored);
+    }
+
+    fn check_time(&self, now: Instant) -> Result<(), ConnectionError> {
+        let patience = self.shared.limits.handshake_timeout;
+        if now >= self.begun + patience * LONGEST {
+            return Err(ConnectionError::Undecided(patience * LONGEST));
+        }
+        if now >= self.message_begun + patience {
+            return Err(ConnectionError::Silent(patience));
+        }
+        Ok(())
+    }
+
+    fn deadline(&self) -> Instant {
+        let patience = self.shared.limits.handshake_timeout;
+        (self.message_begun + patience).min(self.begun + patience * LONGEST)
+    }
+
+    fn note_progress(&mut self, now: Instant) {
+        let messages = self.negotiation.stats().messages_received;
+        if messages > self.messages {
+            self.messages = messages;
+            self.message_begun = now;
+        }
+    }
+
+    /// Starts TLS once the client has been told to go on, and goes back to
+    /// negotiating, from the start, once its handshake is done.
+    fn upgrade(&mut self) -> Result<(), ConnectionError> {
+        if self.link.is_tls() {
+            self.peer.tls = self.link.tls_info().cloned();
+            self.opened = None;
+            return Ok(self.negotiation.tls_ready()?);
+        }
+        let acceptor = self.shared.tls.acceptor().ok_or(TlsError::NotConfigured)?;
+        self.link.start_tls(acceptor.start()?);
+        Ok(())
+    }
+
+    /// Answers what only the exports can tell. Takes as long as they take.
+    ///
+    /// # Errors
+    /// When it is not asked.
+    pub(crate) fn answer(&mut self) -> Result<(), ConnectionError> {
+        let question = self.negotiation.question().cloned().ok_or(ApiMisuse::WrongState)?;
+        let exports = Arc::clone(&self.shared.exports);
+        let answered = self.answer_question(&question, &*exports);
+        if let Err(error) = answered {
+            self.negotiation.refuse(refusal(error.kind()), &error.to_string())?;
+        }
+        self.negotiation.received(0, &mut Discard)?;
+        self.message_begun = Instant::now();
+        Ok(())
+    }
+
+    fn answer_question(&mut self, question: &Question, exports: &dyn Exports) -> io::Result<()> {
+        match question {
+            Question::List => {
+                for listed in exports.list(&self.peer)? {
+                    let entry = ExportEntry { name: listed.name, description: listed.description };
+                    // One that cannot travel is not there for clients.
+                    let _ = self.negotiation.send_export(&entry);
+                }
+                self.negotiation.acknowledge().map_err(io::Error::other)
+            }
+            Question::Info(request) | Question::Go(request) => {
+                self.describe(&request.export, exports)
+            }
+            Question::ExportName(name) => self.describe(name, exports),
+            Question::ListMetaContext(request) => self.contexts(request, exports, true),
+            Question::SetMetaContext(request) => self.contexts(request, exports, false),
+        }
+    }
+
+    fn open(&mut self, name: &str, exports: &dyn Exports) -> io::Result<Opened> {
+        match &self.opened {
+            Some((asked, opened)) if asked == name => Ok(opened.clone()),
+            Some(_) | None => {
+                let opened = exports.open(name, &self.peer)?;
+                self.opened = Some((name.to_owned(), opened.clone()));
+                Ok(opened)
+            }
+        }
+    }
+
+    fn describe(&mut self, name: &str, exports: &dyn Exports) -> io::Result<()> {
+        let opened = self.open(name, exports)?;
+        let info = describe(&opened, self.shared.limits.max_payload);
+        self.negotiation.describe(info).map_err(io::Error::other)
+    }
+
+    fn contexts(
+        &mut self,
+        request: &MetaContextRequest,
+        exports: &dyn Exports,
+        list: bool,
+    ) -> io::Result<()> {
+        let opened = self.open(&request.export, exports)?;
+        let mut names = vec![ALLOCATION.to_owned()];
+        names.extend(opened.export.contexts());
+        for name in names.iter().filter(|name| is_wanted(name, request, list)) {
+            // One that cannot travel is not there for clients.
+            let _ = self.negotiation.send_context(name);
+        }
+        self.negotiation.acknowledge().map_err(io::Error::other)
+    }
+
+    /// The data phase: the machine, what carries its bytes, the export, and the client.
+    pub(crate) fn finish(self) -> Option<Established> {
+        let Self { negotiation, link, opened, peer, .. } = self;
+        let server = negotiation.finish().ok()?;
+        let (_, opened) = opened?;
+        Some(Established { server, link, opened, peer })
+    }
+}
+
+/// A client that has chosen an export.
+#[derive(Debug)]
+pub(crate) struct Established {
+    pub(crate) server: Server,
+    pub(crate) link: Link,
+    pub(crate) opened: Opened,
+    pub(crate) peer: Peer,
+}
+
+impl Established {
+    /// Whether the client may not change the export.
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.server.export().flags.contains(TransmissionFlags::READ_ONLY)
+    }
+}
+
+/// What became of an attempt to move bytes.
+enum Moved {
+    Some,
+    Nothing,
+    Closed,
+}
+
+/// proto.md, "NBD_OPT_LIST_META_CONTEXT": no query lists everything, and `NAMESPACE:` all of its
+/// namespace. Unknown queries are ignored.
+fn is_wanted(name: &str, request: &MetaContextRequest, list: bool) -> bool {
+    if list && request.queries.is_empty() {
+        return true;
+    }
+    request.queries.iter().any(|query| {
+        query == name || (list && query.ends_with(':') && name.starts_with(query.as_str()))
+    })
+}
+
+/// What a client is told that does not get what it asked for.
+const fn refusal(kind: io::ErrorKind) -> RefusalCode {
+    match kind {
+        io::ErrorKind::NotFound => RefusalCode::UnknownExport,
+        io::ErrorKind::PermissionDenied => RefusalCode::Policy,
+        io::ErrorKind::InvalidInput => RefusalCode::Invalid,
+        _ => RefusalCode::Platform,
+    }
+}

@@ -1,0 +1,48 @@
+//! What happens in a server, for logs and metrics.
+
+use std::io;
+
+use crate::connection::ConnectionError;
+use crate::peer::Peer;
+
+/// Something that has happened.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// A client has connected.
+    Connected {
+        /// The client.
+        peer: &'a Peer,
+    },
+    /// A client has chosen an export.
+    Opened {
+        /// The client.
+        peer: &'a Peer,
+        /// The name of the export.
+        export: &'a str,
+        /// Whether the client may not change it.
+        read_only: bool,
+    },
+    /// A client was turned away: there are as many as there may be.
+    TurnedAway {
+        /// The client.
+        peer: &'a Peer,
+        /// How many others there are.
+        connections: usize,
+    },
+    /// A connection is over.
+    Closed {
+        /// The client.
+        peer: &'a Peer,
+        /// Why, if it ended before its time.
+        error: Option<&'a ConnectionError>,
+    },
+    /// Nobody can be taken in at the moment; it is tried again.
+    AcceptFailed {
+        /// Why.
+        error: &'a io::Error,
+    },
+}
+
+/// Is told of events, from the thread in which they happen, which waits for it.
+pub(crate) type Observer = Box<dyn Fn(&Event<'_>) + Send + Sync>;

@@ -1,0 +1,343 @@
+//! Something that holds bytes and can be served, and nothing of the protocol.
+//!
+//! | file | what |
+//! |---|---|
+//! | `mod` | the trait |
+//! | `memory` | a sparse disk in memory |
+//! | `file` | a file or a block device |
+//! | `extents` | which parts of a file hold data |
+//! | `durability` | what a failed sync means for those after it |
+
+mod durability;
+mod extents;
+mod file;
+mod memory;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::ops::ControlFlow;
+
+use bitflags::bitflags;
+use nbd_proto::{BlockSizes, Extent};
+use rustix::io::Errno;
+
+pub use extents::{AllocationExtent, ExtentKind, file_extents};
+pub use file::FileExport;
+pub use memory::MemoryExport;
+
+/// A disk that can be served, by calls that return when the work is done.
+///
+/// Only [`size`](Self::size) and [`read_exact_at`](Self::read_exact_at) have to be written:
+///
+/// ```
+/// use std::io;
+/// use nbd_server::Export;
+///
+/// /// Every byte is the low byte of its offset.
+/// struct Pattern;
+///
+/// impl Export for Pattern {
+///     fn size(&self) -> u64 {
+///         1 << 30
+///     }
+///
+///     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+///         for (i, byte) in buf.iter_mut().enumerate() {
+///             *byte = (offset + i as u64) as u8;
+///         }
+///         Ok(())
+///     }
+/// }
+///
+/// let server = nbd_server::Server::new(Pattern).listen_tcp("127.0.0.1:0")?.start()?;
+/// println!("nbdinfo {}", server.uris()[0]);
+/// server.stop()?;
+/// # Ok::<(), io::Error>(())
+/// ```
+///
+/// All methods may be called from many threads at once, also for ranges that overlap; then the
+/// order between them is the export's own affair. Ranges lie within [`size`](Self::size) and are
+/// multiples of the minimum of [`block_sizes`](Self::block_sizes). What one call has written,
+/// every later call reads, whichever connection it came from. A method may take as long as it
+/// likes: requests of the same client go on beside it. One that panics fails its request.
+///
+/// # Errors
+///
+/// An error goes to the client as the error number that is nearest, see
+/// [`Errno::from_linux`](nbd_proto::Errno::from_linux), together with its message where the
+/// client understands messages. [`io::Error::from_raw_os_error`] says the number exactly;
+/// an error with a message and an [`io::ErrorKind`] is as good: [`StorageFull`] is `ENOSPC`,
+/// [`PermissionDenied`] and [`ReadOnlyFilesystem`] are `EPERM`, [`InvalidInput`] is `EINVAL`,
+/// [`Unsupported`] is `ENOTSUP`, [`OutOfMemory`] is `ENOMEM`, all others are `EIO`.
+///
+/// [`StorageFull`]: io::ErrorKind::StorageFull
+/// [`PermissionDenied`]: io::ErrorKind::PermissionDenied
+/// [`ReadOnlyFilesystem`]: io::ErrorKind::ReadOnlyFilesystem
+/// [`InvalidInput`]: io::ErrorKind::InvalidInput
+/// [`Unsupported`]: io::ErrorKind::Unsupported
+/// [`OutOfMemory`]: io::ErrorKind::OutOfMemory
+pub trait Export: Send + Sync {
+    /// The size in bytes. It never changes while the export is open.
+    fn size(&self) -> u64;
+
+    /// Fills the whole of `buf` from `offset` (bytes), or fails.
+    ///
+    /// # Errors
+    /// Whatever keeps it from that; what is in `buf` then goes nowhere.
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
+
+    /// Reads like [`read_exact_at`](Self::read_exact_at), if that takes no waiting, as for bytes
+    /// in memory or in a cache; else the read is done where it may wait. By default nobody knows,
+    /// and the server goes by how long earlier reads took.
+    ///
+    /// # Errors
+    /// As [`read_exact_at`](Self::read_exact_at).
+    fn try_read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<Attempt> {
+        let _ = (buf, offset);
+        Ok(Attempt::Unknown)
+    }
+
+    /// What can be done beyond reading. By default nothing: the export is read-only.
+    fn abilities(&self) -> Abilities {
+        Abilities::empty()
+    }
+
+    /// Which lengths in bytes requests must be and should be multiples of. By default anything
+    /// goes and 4096 is best. The maximum is lowered to what the server takes.
+    fn block_sizes(&self) -> BlockSizes {
+        BlockSizes { minimum: 1, preferred: 4096, maximum: u32::MAX }
+    }
+
+    /// What the export is, for people. At most 4096 bytes.
+    fn description(&self) -> Option<String> {
+        None
+    }
+
+    /// Writes the whole of `buf` at `offset` (bytes). After an error any part of the range may
+    /// have been written.
+    ///
+    /// # Errors
+    /// Whatever keeps it from that; by default that the export is read-only.
+    fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        let _ = (buf, offset);
+        Err(Errno::ROFS.into())
+    }
+
+    /// Returns when everything whose completion was told before, by any method of this export,
+    /// would survive a power cut, as far as this kind of storage survives one at all. By default
+    /// that is always so.
+    ///
+    /// # Errors
+    /// When it would not. An export that may have lost data must fail all later flushes too:
+    /// each of them vouches for the same data.
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// The `len` bytes at `offset` are no longer needed. Advisory: afterwards each byte reads as
+    /// before or as zero. Only called with [`Abilities::TRIM`].
+    ///
+    /// # Errors
+    /// Not where it merely has no effect.
+    fn trim(&self, offset: u64, len: u64) -> io::Result<()> {
+        let _ = (offset, len);
+        Ok(())
+    }
+
+    /// Makes the `len` bytes at `offset` read as zero. By default it writes them.
+    ///
+    /// # Errors
+    /// As [`write_all_at`](Self::write_all_at), and [`io::ErrorKind::Unsupported`] when it is to
+    /// be fast and is not.
+    fn write_zeroes(&self, offset: u64, len: u64, zeroing: Zeroing) -> io::Result<()> {
+        if zeroing.fast_only {
+            return Err(Errno::OPNOTSUPP.into());
+        }
+        let (mut offset, end) = (offset, offset.saturating_add(len));
+        while offset < end {
+            let length = (end - offset).min(ZEROES.len() as u64);
+            self.write_all_at(&ZEROES[..length as usize], offset)?;
+            offset += length;
+        }
+        Ok(())
+    }
+
+    /// The `len` bytes at `offset` will be read soon. Only called with [`Abilities::CACHE`].
+    ///
+    /// # Errors
+    /// Not where it merely has no effect.
+    fn cache(&self, offset: u64, len: u64) -> io::Result<()> {
+        let _ = (offset, len);
+        Ok(())
+    }
+
+    /// Visits the allocation of the `len` bytes at `offset`, in order and without gaps, until
+    /// `visit` breaks; what it visits last may reach beyond the range. Clients see it as
+    /// `base:allocation`, and holes in long reads are not sent. By default all is data.
+    ///
+    /// # Errors
+    /// When nobody can tell, which fails reads too: call it data rather than that.
+    fn extents(
+        &self,
+        offset: u64,
+        len: u64,
+        visit: &mut dyn FnMut(AllocationExtent) -> ControlFlow<()>,
+    ) -> io::Result<()> {
+        let _ = offset;
+        let _: ControlFlow<()> = visit(AllocationExtent { length: len, kind: ExtentKind::Data });
+        Ok(())
+    }
+
+    /// Names of meta contexts it has beside `base:allocation`, as `NAMESPACE:NAME`.
+    fn contexts(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Visits the extents of a context of [`contexts`](Self::contexts), as
+    /// [`extents`](Self::extents) does.
+    ///
+    /// # Errors
+    /// When nobody can tell.
+    fn context_extents(
+        &self,
+        context: &str,
+        offset: u64,
+        len: u64,
+        visit: &mut dyn FnMut(Extent) -> ControlFlow<()>,
+    ) -> io::Result<()> {
+        let _ = (context, offset, len, visit);
+        Err(Errno::INVAL.into())
+    }
+}
+
+bitflags! {
+    /// What an [`Export`] can do beyond reading.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+    pub struct Abilities: u32 {
+        /// It can be written to.
+        const WRITE = 1;
+        /// [`Export::trim`] may free storage.
+        const TRIM = 2;
+        /// [`Export::write_zeroes`] may be faster than writing. Each request for
+        /// [`Zeroing::fast_only`] is still decided by itself.
+        const FAST_ZERO = 4;
+        /// [`Export::cache`] has an effect.
+        const CACHE = 8;
+        /// [`Export::flush`] covers what was completed on any connection, and all connections see
+        /// the same bytes: a client may use several. An export without [`Self::WRITE`]
+        /// has it by itself.
+        const MULTI_CONN = 16;
+        /// It behaves like a disk that rotates.
+        const ROTATIONAL = 32;
+    }
+}
+
+/// What became of a read that was not to wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attempt {
+    /// It is done.
+    Done,
+    /// It would have to wait. Nothing is read.
+    WouldWait,
+    /// Nobody knows whether it would have to wait. Nothing is read.
+    Unknown,
+}
+
+/// How zeroes may be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Zeroing {
+    /// The range may become a hole. When false the range must be fully
+    /// provisioned, so that a later write into it cannot run out of space.
+    pub may_punch: bool,
+    /// Fail at once with `EOPNOTSUPP`, with nothing changed, unless zeroing is
+    /// faster than writing the same range would be.
+    pub fast_only: bool,
+}
+
+/// What is written where there is no quicker way to zero.
+static ZEROES: [u8; 256 << 10] = [0; 256 << 10];
+
+/// Refuses a range that does not lie within an export of `size` bytes, with the
+/// error number `beyond`.
+fn check_range(size: u64, offset: u64, len: u64, beyond: Errno) -> io::Result<()> {
+    match offset.checked_add(len) {
+        Some(end) if end <= size => Ok(()),
+        _ => Err(beyond.into()),
+    }
+}
+
+macro_rules! forward {
+    ($($pointer:ty),*) => {$(
+        impl<E: Export + ?Sized> Export for $pointer {
+            fn size(&self) -> u64 {
+                (**self).size()
+            }
+
+            fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+                (**self).read_exact_at(buf, offset)
+            }
+
+            fn try_read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<Attempt> {
+                (**self).try_read_exact_at(buf, offset)
+            }
+
+            fn abilities(&self) -> Abilities {
+                (**self).abilities()
+            }
+
+            fn block_sizes(&self) -> BlockSizes {
+                (**self).block_sizes()
+            }
+
+            fn description(&self) -> Option<String> {
+                (**self).description()
+            }
+
+            fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+                (**self).write_all_at(buf, offset)
+            }
+
+            fn flush(&self) -> io::Result<()> {
+                (**self).flush()
+            }
+
+            fn trim(&self, offset: u64, len: u64) -> io::Result<()> {
+                (**self).trim(offset, len)
+            }
+
+            fn write_zeroes(&self, offset: u64, len: u64, zeroing: Zeroing) -> io::Result<()> {
+                (**self).write_zeroes(offset, len, zeroing)
+            }
+
+            fn cache(&self, offset: u64, len: u64) -> io::Result<()> {
+                (**self).cache(offset, len)
+            }
+
+            fn extents(
+                &self,
+                offset: u64,
+                len: u64,
+                visit: &mut dyn FnMut(AllocationExtent) -> ControlFlow<()>,
+            ) -> io::Result<()> {
+                (**self).extents(offset, len, visit)
+            }
+
+            fn contexts(&self) -> Vec<String> {
+                (**self).contexts()
+            }
+
+            fn context_extents(
+                &self,
+                context: &str,
+                offset: u64,
+                len: u64,
+                visit: &mut dyn FnMut(Extent) -> ControlFlow<()>,
+            ) -> io::Result<()> {
+                (**self).context_extents(context, offset, len, visit)
+            }
+        }
+    )*};
+}
+
+forward!(std::sync::Arc<E>, Box<E>, &E);

@@ -1,0 +1,148 @@
+//! Which exports there are.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::export::Export;
+use crate::peer::Peer;
+
+/// Longer ones do not travel, in bytes (proto.md, "Conventions").
+const LONGEST_DESCRIPTION: usize = 4096;
+
+/// Looks exports up by name while the server runs, for the client that asks.
+///
+/// [`ExportList`] is one whose exports are known from the start.
+pub trait Exports: Send + Sync {
+    /// What this client is told there is.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being told.
+    fn list(&self, peer: &Peer) -> io::Result<Vec<Listed>>;
+
+    /// Opens the export that a client asks for; the empty name asks for the default. Called each
+    /// time it is described or used, so what costs much is kept by the implementor.
+    ///
+    /// # Errors
+    /// What the client is refused with, in the words of the error:
+    /// [`NotFound`](io::ErrorKind::NotFound) when there is none,
+    /// [`PermissionDenied`](io::ErrorKind::PermissionDenied) when it is not for this client,
+    /// others when it cannot be used at the moment.
+    fn open(&self, name: &str, peer: &Peer) -> io::Result<Opened>;
+}
+
+/// An export in a list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listed {
+    /// Its name.
+    pub name: String,
+    /// What it is, for people; may be empty.
+    pub description: String,
+}
+
+/// An export that a client may use.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct Opened {
+    /// Its name, which may be another than was asked for.
+    pub name: String,
+    /// What is served.
+    pub export: Arc<dyn Export>,
+    /// What it is, for people, if not what the export itself says.
+    pub description: Option<String>,
+    /// Whether this client may not change it, whatever the export allows.
+    pub read_only: bool,
+}
+
+impl Opened {
+    /// An export under its name, with all that it allows.
+    #[must_use]
+    pub fn new(name: impl Into<String>, export: Arc<dyn Export>) -> Self {
+        Self { name: name.into(), export, description: None, read_only: false }
+    }
+
+    /// What clients are told it is (default: what the export itself says).
+    #[must_use]
+    pub fn described(mut self, description: impl Into<String>) -> Self {
+        self.description = Some(description.into());
+        self
+    }
+
+    /// What clients are told it is, if it can travel.
+    pub(crate) fn description(&self) -> Option<String> {
+        let description = self.description.clone().or_else(|| self.export.description());
+        description.filter(|text| text.len() <= LONGEST_DESCRIPTION)
+    }
+
+    /// Whether this client may not change it (default: it may what the export allows).
+    #[must_use]
+    pub const fn read_only(mut self, read_only: bool) -> Self {
+        self.read_only = read_only;
+        self
+    }
+}
+
+impl std::fmt::Debug for Opened {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Opened")
+            .field("name", &self.name)
+            .field("size", &self.export.size())
+            .field("read_only", &self.read_only)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Exports with names, known from the start.
+///
+/// ```
+/// use nbd_server::{ExportList, MemoryExport};
+///
+/// let exports = ExportList::new()
+///     .export("small", MemoryExport::new(1 << 20))
+///     .export("large", MemoryExport::new(1 << 40));
+/// ```
+#[derive(Debug, Default)]
+pub struct ExportList {
+    exports: Vec<Opened>,
+}
+
+impl ExportList {
+    /// No exports.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { exports: Vec::new() }
+    }
+
+    /// Adds an export. The first one is the default, which clients get that ask for no name.
+    #[must_use]
+    pub fn export(self, name: impl Into<String>, export: impl Export + 'static) -> Self {
+        self.opened(Opened::new(name, Arc::new(export)))
+    }
+
+    /// Adds an export with more to say about it.
+    #[must_use]
+    pub fn opened(mut self, export: Opened) -> Self {
+        self.exports.push(export);
+        self
+    }
+}
+
+impl Exports for ExportList {
+    fn list(&self, _peer: &Peer) -> io::Result<Vec<Listed>> {
+        let listed = |opened: &Opened| Listed {
+            name: opened.name.clone(),
+            description: opened.description().unwrap_or_default(),
+        };
+        Ok(self.exports.iter().map(listed).collect())
+    }
+
+    fn open(&self, name: &str, _peer: &Peer) -> io::Result<Opened> {
+        let called = self.exports.iter().find(|opened| opened.name == name);
+        let default = || self.exports.first().filter(|_| name.is_empty());
+        called.or_else(default).cloned().ok_or_else(unknown_export)
+    }
+}
+
+/// There is no export of that name.
+pub(crate) fn unknown_export() -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, "there is no export of that name")
+}

@@ -1,0 +1,55 @@
+//! A Network Block Device server, as a library: serve your own storage.
+//!
+//! Implement [`Export`] for what holds the bytes, or take [`MemoryExport`] or [`FileExport`], and
+//! give it to a [`Server`]:
+//!
+//! ```
+//! use nbd_server::{MemoryExport, Server};
+//!
+//! let server = Server::new(MemoryExport::new(64 << 20)).listen_tcp("127.0.0.1:0")?.start()?;
+//! println!("nbdinfo {}", server.uris()[0]);
+//! server.stop()?;
+//! # Ok::<(), std::io::Error>(())
+//! ```
+//!
+//! Clients get what the protocol offers: structured replies and extended headers, block status,
+//! block sizes, TLS, several connections. Many requests of a client are under way at once, and
+//! are answered as they become ready; a request that an export answers without waiting costs no
+//! switch of threads.
+//!
+//! ```text
+//!   stream ─► handshake ─► requests ─► Export (yours) ─► replies, in whatever order they are ready
+//!                 │ list, open(name, peer)       │
+//!              Exports (yours)              bounded by bytes held
+//! ```
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
+mod clients;
+mod config;
+mod connection;
+mod event;
+mod export;
+mod exports;
+mod listener;
+mod peer;
+mod server;
+mod threads;
+
+pub use config::Limits;
+pub use connection::ConnectionError;
+pub use event::Event;
+pub use export::{
+    Abilities, AllocationExtent, Attempt, Export, ExtentKind, FileExport, MemoryExport, Zeroing,
+    file_extents,
+};
+pub use exports::{ExportList, Exports, Listed, Opened};
+pub use listener::Listener;
+pub use peer::{Peer, PeerAddress};
+pub use server::Server;
+pub use threads::ServerHandle;
+
+pub use nbd_proto::{BlockSizes, Errno, Extent, TlsPolicy};
+pub use nbd_transport::tls;

@@ -1,0 +1,101 @@
+//! Who is at the other end.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nbd_proto::escape;
+use nbd_transport::tls::{TlsInfo, TlsPeer};
+use rustix::net::sockopt::socket_peercred;
+use socket2::SockRef;
+
+/// A client, as far as it is known: to decide what it may do, and to name it in a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Peer {
+    /// Where it comes from.
+    pub address: PeerAddress,
+    /// What was agreed on for TLS, and who it has proved to be, once TLS is in use.
+    pub tls: Option<TlsInfo>,
+}
+
+/// Where a client comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PeerAddress {
+    /// TCP.
+    Tcp(SocketAddr),
+    /// A process on this machine, at the other end of a Unix socket.
+    Unix {
+        /// Its process id.
+        pid: i32,
+        /// Its user id.
+        uid: u32,
+        /// Its group id.
+        gid: u32,
+    },
+    /// A virtual machine, or the host of one.
+    Vsock {
+        /// Its context id.
+        cid: u32,
+        /// Its port.
+        port: u32,
+    },
+    /// Nobody can tell.
+    Unknown,
+}
+
+impl Peer {
+    /// Whoever is at the other end of a connected socket.
+    pub(crate) fn of(socket: &OwnedFd) -> Self {
+        Self { address: PeerAddress::of(socket.as_fd()), tls: None }
+    }
+}
+
+impl PeerAddress {
+    fn of(socket: BorrowedFd<'_>) -> Self {
+        let Ok(address) = SockRef::from(&socket).peer_addr() else {
+            return Self::Unknown;
+        };
+        if let Some(address) = address.as_socket() {
+            return Self::Tcp(address);
+        }
+        if let Some((cid, port)) = address.as_vsock_address() {
+            return Self::Vsock { cid, port };
+        }
+        match socket_peercred(socket) {
+            Ok(owner) if address.is_unix() => {
+                let (uid, gid) = (owner.uid.as_raw(), owner.gid.as_raw());
+                Self::Unix { pid: owner.pid.as_raw_nonzero().get(), uid, gid }
+            }
+            Ok(_) | Err(_) => Self::Unknown,
+        }
+    }
+}
+
+impl fmt::Display for PeerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix { pid, .. } => write!(f, "process {pid}"),
+            Self::Vsock { cid, port } => write!(f, "vsock {cid}:{port}"),
+            Self::Unknown => f.write_str("a client"),
+        }
+    }
+}
+
+/// Its address, and its name where it has proved one.
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.address.fmt(f)?;
+        match self.tls.as_ref().map(|tls| &tls.peer) {
+            Some(TlsPeer::Certificate { names, .. }) if !names.is_empty() => {
+                write!(f, " ({})", escape(names.join(", ").as_bytes()))
+            }
+            Some(TlsPeer::PresharedKey { username }) => {
+                write!(f, " ({})", escape(username.as_bytes()))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! A server before it starts.
+
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use nbd_proto::TlsPolicy;
+use nbd_transport::tls::TlsAcceptor;
+
+use crate::config::{Limits, Shared, Tls};
+use crate::connection::ConnectionError;
+use crate::event::{Event, Observer};
+use crate::export::Export;
+use crate::exports::{ExportList, Exports};
+use crate::listener::Listener;
+use crate::threads::{ServerHandle, serve_one};
+
+/// A server that is being set up: what it serves, to whom, and where it listens.
+///
+/// ```
+/// use nbd_server::{MemoryExport, Server};
+///
+/// let server = Server::new(MemoryExport::new(64 << 20)).listen_tcp("127.0.0.1:0")?.start()?;
+/// println!("connect to {}", server.uris()[0]);
+/// server.stop()?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub struct Server {
+    exports: Arc<dyn Exports>,
+    limits: Limits,
+    tls: Tls,
+    observer: Option<Observer>,
+    listeners: Vec<Listener>,
+}
+
+impl Server {
+    /// Serves one export, which clients get that ask for no name.
+    #[must_use]
+    pub fn new(export: impl Export + 'static) -> Self {
+        Self::with_exports(ExportList::new().export("", export))
+    }
+
+    /// Serves exports by their names.
+    #[must_use]
+    pub fn with_exports(exports: impl Exports + 'static) -> Self {
+        Self {
+            exports: Arc::new(exports),
+            limits: Limits::default(),
+            tls: Tls::default(),
+            observer: None,
+            listeners: Vec::new(),
+        }
+    }
+
+    /// Bounds for what clients can make it hold, and for how long.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Offers TLS with these credentials, or demands it (default: everything goes in clear).
+    #[must_use]
+    pub fn tls(mut self, policy: TlsPolicy, acceptor: TlsAcceptor) -> Self {
+        self.tls = Tls::new(policy, acceptor);
+        self
+    }
+
+    /// Is told what happens, in the thread in which it happens: it should be quick.
+    #[must_use]
+    pub fn on_event(mut self, observer: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
+        self.observer = Some(Box::new(observer));
+        self
+    }
+
+    /// Listens on TCP: `HOST`, `HOST:PORT` or `[IPV6]:PORT`; port 0 is any free one.
+    ///
+    /// # Errors
+    /// When the address is in use, not there, or not allowed.
+    pub fn listen_tcp(self, address: &str) -> io::Result<Self> {
+        Ok(self.listener(Listener::tcp(address)?))
+    }
+
+    /// Listens on a Unix socket. One that a server has left behind is replaced.
+    ///
+    /// # Errors
+    /// When the path is in use, or not allowed.
+    pub fn listen_unix(self, path: impl AsRef<Path>) -> io::Result<Self> {
+        Ok(self.listener(Listener::unix(path)?))
+    }
+
+    /// Listens there too.
+    #[must_use]
+    pub fn listener(mut self, listener: Listener) -> Self {
+        self.listeners.push(listener);
+        self
+    }
+
+    /// Starts to serve: a thread takes clients in, each client has one, and requests that may
+    /// wait for their export do so in [`Limits::max_workers`] others.
+    ///
+    /// # Errors
+    /// When the system is short of threads or descriptors.
+    pub fn start(self) -> io::Result<ServerHandle> {
+        let (shared, listeners) = self.into_parts();
+        ServerHandle::start(shared, listeners)
+    }
+
+    /// Serves one client over a stream socket that is connected already, in this thread, and returns when
+    /// it has left. It listens nowhere.
+    ///
+    /// # Errors
+    /// Whatever ended the connection before its time.
+    pub fn serve_one(self, stream: impl Into<OwnedFd>) -> Result<(), ConnectionError> {
+        serve_one(self.into_parts().0, stream.into())
+    }
+
+    fn into_parts(self) -> (Shared, Vec<Listener>) {
+        let Self { exports, limits, tls, observer, listeners } = self;
+        (Shared::new(exports, limits, tls, observer), listeners)
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("limits", &self.limits)
+            .field("listeners", &self.listeners)
+            .finish_non_exhaustive()
+    }
+}

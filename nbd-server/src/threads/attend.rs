@@ -1,0 +1,145 @@
+//! The thread of one client.
+
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use nbd_proto::Direction;
+use nbd_transport::SocketIo;
+use rustix::net::{Shutdown, shutdown};
+
+use super::pool::Pool;
+use super::wait::Alarm;
+use crate::clients::Place;
+use crate::config::Shared;
+use crate::connection::ConnectionError;
+use crate::connection::handshake::{Established, Handshake, Step};
+use crate::connection::mailbox::Mailbox;
+use crate::connection::session::{Next, Session};
+use crate::event::Event;
+use crate::peer::Peer;
+
+/// How long a client may take to notice that the server hung up.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// A client and what serves it.
+pub(super) struct Attendance {
+    pub(super) socket: OwnedFd,
+    pub(super) peer: Peer,
+    pub(super) shared: Arc<Shared>,
+    pub(super) pool: Arc<Pool>,
+    pub(super) place: Place,
+    pub(super) alarm: Arc<Alarm>,
+}
+
+impl Attendance {
+    /// Serves the client until it leaves or the server stops, and tells how that went.
+    pub(super) fn run(mut self) -> Result<(), ConnectionError> {
+        let result = self.serve();
+        let (peer, error) = (&self.peer, result.as_ref().err());
+        self.shared.tell(&Event::Closed { peer, error });
+        result
+    }
+
+    fn serve(&mut self) -> Result<(), ConnectionError> {
+        let handshake = Handshake::new(Arc::clone(&self.shared), self.peer.clone(), Instant::now());
+        let established = match self.negotiate(handshake) {
+            Ok(Some(established)) => established,
+            Ok(None) => return Ok(()),
+            Err(error) => {
+                if let ConnectionError::Tls(_) = error {
+                    // Or the alert that tells the client why would be lost.
+                    self.hang_up(Instant::now() + LINGER);
+                }
+                return Err(error);
+            }
+        };
+        if !self.place.establish() {
+            return Err(ConnectionError::Displaced);
+        }
+        self.peer = established.peer.clone();
+        self.shared.tell(&Event::Opened {
+            peer: &self.peer,
+            export: &established.opened.name,
+            read_only: established.is_read_only(),
+        });
+        self.transmit(established)
+    }
+
+    /// Negotiates. Returns nothing when the client leaves without an export, or the server stops.
+    fn negotiate(&self, mut handshake: Handshake) -> Result<Option<Established>, ConnectionError> {
+        loop {
+            let mut io = SocketIo::non_blocking(self.socket.as_fd());
+            match handshake.drive(&mut io, Instant::now())? {
+                Step::Ask => handshake.answer()?,
+                Step::Established => return Ok(handshake.finish()),
+                Step::Closed => return Ok(None),
+                Step::Wait(direction, deadline) => {
+                    self.alarm.wait(&self.socket, direction, Some(deadline))?;
+                }
+            }
+            if self.place.stop_by().is_some() {
+                handshake.close(&mut SocketIo::non_blocking(self.socket.as_fd()));
+                return Ok(None);
+            }
+            if self.place.is_displaced() {
+                return Err(ConnectionError::Displaced);
+            }
+        }
+    }
+
+    fn transmit(&self, established: Established) -> Result<(), ConnectionError> {
+        let waker = Waker::from(Arc::clone(&self.alarm));
+        let account = self.shared.budget.account(waker.clone());
+        let mailbox = Arc::new(Mailbox::new(waker));
+        let shared = Arc::clone(&self.shared);
+        let mut session = Session::new(established, shared, account, mailbox, Instant::now());
+        let mut readable = true;
+        loop {
+            if let Some(deadline) = self.place.stop_by() {
+                session.stop(deadline);
+                // What has arrived is answered.
+                readable = true;
+            }
+            let mut io = SocketIo::non_blocking(self.socket.as_fd());
+            match session.drive(&mut io, readable, Instant::now(), &*self.pool)? {
+                Next::Wait(direction, deadline) => {
+                    let ready = self.alarm.wait(&self.socket, direction, deadline)?;
+                    readable = ready.contains(Direction::READ);
+                }
+                Next::Again => readable = true,
+                Next::Closed => break,
+            }
+        }
+        session.close(&mut SocketIo::non_blocking(self.socket.as_fd()));
+        if let Some(deadline) = self.place.stop_by() {
+            self.hang_up(deadline.min(Instant::now() + LINGER));
+        }
+        Ok(())
+    }
+
+    /// Ends a connection of which the client does not know yet. To close a
+    /// socket with unread bytes would take back replies that are on their way,
+    /// so those bytes are read and thrown away until the client closes too.
+    fn hang_up(&self, deadline: Instant) {
+        let mut bytes = [0; 4 << 10];
+        if shutdown(&self.socket, Shutdown::Write).is_err() {
+            return;
+        }
+        let mut io = SocketIo::non_blocking(self.socket.as_fd());
+        while Instant::now() < deadline {
+            match io.read(&mut bytes) {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if self.alarm.wait(&self.socket, Direction::READ, Some(deadline)).is_err() {
+                        return;
+                    }
+                }
+                Err(_) => return,
+            }
+        }
+    }
+}

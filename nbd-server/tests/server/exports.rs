@@ -1,0 +1,184 @@
+//! Exports that fail, panic, or say strange things.
+
+use std::io;
+use std::ops::ControlFlow;
+
+use nbd_server::{
+    Abilities, AllocationExtent, BlockSizes, Export, ExportList, ExtentKind, MemoryExport, Opened,
+    Peer, PeerAddress, Server,
+};
+use nbd_sim::peer::{run, tool};
+
+use super::raw::{READ, Raw, WRITE, start};
+
+/// What it does depends on where it is asked.
+struct Moody;
+
+const PANICS: u64 = 1 << 10;
+const FULL: u64 = 2 << 10;
+const DENIED: u64 = 3 << 10;
+const STRANGE: u64 = 4 << 10;
+
+impl Moody {
+    fn act(offset: u64) -> io::Result<()> {
+        match offset {
+            PANICS => panic!("as it was told"),
+            FULL => Err(io::ErrorKind::StorageFull.into()),
+            DENIED => Err(io::Error::new(io::ErrorKind::PermissionDenied, "hands off")),
+            // A number of the system's that the protocol does not have.
+            STRANGE => Err(io::Error::from_raw_os_error(116)),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Export for Moody {
+    fn size(&self) -> u64 {
+        1 << 20
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        buf.fill(1);
+        Self::act(offset)
+    }
+
+    fn abilities(&self) -> Abilities {
+        Abilities::WRITE
+    }
+
+    fn write_all_at(&self, _buf: &[u8], offset: u64) -> io::Result<()> {
+        Self::act(offset)
+    }
+}
+
+#[test]
+fn an_error_is_the_request_s_own_and_so_is_a_panic() {
+    let (server, _endings) = start(Server::new(Moody));
+    let mut client = Raw::established(&server);
+    for (offset, errno) in [(PANICS, 5), (FULL, 28), (DENIED, 1), (STRANGE, 5)] {
+        for kind in [READ, WRITE] {
+            client.ask(kind, offset, offset, 4);
+            if kind == WRITE {
+                client.write(b"data");
+            }
+            assert_eq!(client.reply(), (errno, offset));
+        }
+    }
+    assert_eq!(client.get(0, 4), [1; 4]);
+}
+
+/// Block sizes and extents that contradict the protocol, or each other.
+struct Strange;
+
+impl Export for Strange {
+    fn size(&self) -> u64 {
+        (1 << 20) + 1
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], _offset: u64) -> io::Result<()> {
+        buf.fill(7);
+        Ok(())
+    }
+
+    fn block_sizes(&self) -> BlockSizes {
+        BlockSizes { minimum: 500, preferred: 3, maximum: 0 }
+    }
+
+    fn description(&self) -> Option<String> {
+        Some("x".repeat(5000))
+    }
+
+    fn contexts(&self) -> Vec<String> {
+        vec!["no colon".to_owned(), "test:parity".to_owned(), "test:silent".to_owned()]
+    }
+
+    fn extents(
+        &self,
+        _offset: u64,
+        _len: u64,
+        visit: &mut dyn FnMut(AllocationExtent) -> ControlFlow<()>,
+    ) -> io::Result<()> {
+        // Beyond all that was asked for.
+        let _ = visit(AllocationExtent { length: u64::MAX, kind: ExtentKind::Data });
+        Ok(())
+    }
+
+    fn context_extents(
+        &self,
+        context: &str,
+        _offset: u64,
+        len: u64,
+        visit: &mut dyn FnMut(nbd_server::Extent) -> ControlFlow<()>,
+    ) -> io::Result<()> {
+        if context == "test:parity" {
+            let _ = visit(nbd_server::Extent { length: len, status: 5 });
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn what_contradicts_the_protocol_stays_here() {
+    let server = Server::new(Strange).listen_tcp("127.0.0.1:0").unwrap().start().unwrap();
+    let uri = &server.uris()[0];
+    let info = run(tool("nbdinfo").unwrap().arg(uri)).unwrap().success().unwrap();
+    assert!(info.contains("export-size: 1048576"), "{info}");
+    assert!(info.contains("block_size_minimum: 512"), "{info}");
+    assert!(info.contains("test:parity") && !info.contains("no colon"), "{info}");
+    for (context, expected) in [("base:allocation", "0"), ("test:parity", "5")] {
+        let map = format!("--map={context}");
+        let map = run(tool("nbdinfo").unwrap().args([&map, uri])).unwrap().success().unwrap();
+        let words: Vec<&str> = map.split_whitespace().collect();
+        assert_eq!(words[..3], ["0", "1048576", expected], "{map}");
+    }
+    // It has nothing to say of this one, which is an error and no end.
+    let map = run(tool("nbdinfo").unwrap().args(["--map=test:silent", uri])).unwrap();
+    assert!(map.success().is_err());
+    let size = run(tool("nbdinfo").unwrap().args(["--size", uri])).unwrap().success().unwrap();
+    assert_eq!(size, "1048576");
+}
+
+/// Names, and who may have what.
+struct ByPeer(ExportList);
+
+impl nbd_server::Exports for ByPeer {
+    fn list(&self, peer: &Peer) -> io::Result<Vec<nbd_server::Listed>> {
+        let mut all = self.0.list(peer)?;
+        all.retain(|listed| listed.name != "secret");
+        Ok(all)
+    }
+
+    fn open(&self, name: &str, peer: &Peer) -> io::Result<Opened> {
+        if name == "secret" {
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, "not for you"));
+        }
+        let local = matches!(peer.address, PeerAddress::Tcp(address) if address.ip().is_loopback());
+        Ok(self.0.open(name, peer)?.read_only(local))
+    }
+}
+
+#[test]
+fn exports_have_names_and_are_not_for_everybody() {
+    let exports = ExportList::new()
+        .export("first", MemoryExport::new(1 << 20))
+        .export("second", MemoryExport::new(2 << 20))
+        .export("secret", MemoryExport::new(3 << 20));
+    let server = Server::with_exports(ByPeer(exports));
+    let server = server.listen_tcp("127.0.0.1:0").unwrap().start().unwrap();
+    let uri = &server.uris()[0];
+    let nbdinfo =
+        |args: &[&str]| run(tool("nbdinfo").unwrap().env("LIBNBD_DEBUG", "1").args(args)).unwrap();
+    let list = nbdinfo(&["--list", "--json", uri]).success().unwrap();
+    assert!(list.contains("\"first\"") && list.contains("\"second\""), "{list}");
+    for (name, size) in [("", "1048576"), ("first", "1048576"), ("second", "2097152")] {
+        let uri = format!("{uri}{name}");
+        assert_eq!(nbdinfo(&["--size", &uri]).success().unwrap(), size);
+        nbdinfo(&["--is", "read-only", &uri]).success().unwrap();
+    }
+    for (name, reason) in [("third", "there is no export of that name"), ("secret", "not for you")]
+    {
+        let refused = nbdinfo(&["--size", &format!("{uri}{name}")]);
+        let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && told.contains(reason), "{told}");
+    }
+}
