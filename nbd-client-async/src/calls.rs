@@ -9,7 +9,7 @@ use nbd_proto::{
     Command, ContextId, ErrorReport, Extent, PayloadSink, PayloadSource, ReadChunk, Remark,
     RequestId, Table, part, part_mut,
 };
-use nbd_session::Error;
+use nbd_session::OldError as Error;
 use nbd_session::replay::Place;
 
 use crate::buffer::Buffer;

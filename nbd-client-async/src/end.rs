@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nbd_proto::{Command, PeerMisbehaved, SubmitError};
 use nbd_session::replay::RecoveryError;
-use nbd_session::{Error, LinkError};
+use nbd_session::{LinkError, OldError as Error};
 
 /// Why a connection is over; told to every call that was under way.
 #[derive(Clone, Debug)]

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 
 use futures_core::Stream;
 use nbd_proto::{Command, ContextId, Extent, HeaderStyle, SubmitError};
-use nbd_session::Error;
+use nbd_session::OldError as Error;
 
 use crate::buffer::Buffer;
 use crate::calls::Matter;

@@ -45,7 +45,7 @@ pub use extents::{Extents, PlacedExtent};
 pub use nbd_proto as proto;
 pub use nbd_proto::CommandFailure;
 pub use nbd_session as session;
-pub use nbd_session::Error;
+pub use nbd_session::OldError as Error;
 pub use nbd_session::replay::Reconnect;
 pub use nbd_transport as transport;
 pub use options::{GoError, Options};

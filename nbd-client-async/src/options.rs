@@ -12,7 +12,7 @@ use nbd_proto::{
     NegotiationEvent, OptionCode, Phase, Refusal,
 };
 use nbd_session::replay::Reconnect;
-use nbd_session::{Error, Handshake, Link};
+use nbd_session::{Handshake, Link, OldError as Error};
 use nbd_transport::tls::TlsInfo;
 
 use crate::client::Client;

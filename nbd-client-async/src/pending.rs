@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use nbd_session::Error;
+use nbd_session::OldError as Error;
 
 use crate::calls::{Deadline, Matter, Ticket};
 use crate::state::{Shared, WhenFull};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use nbd_proto::{Command, CommandFlags, SubmitError};
-use nbd_session::Error;
+use nbd_session::OldError as Error;
 
 use crate::client::Client;
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nbd_session::replay::Reconnect;
-use nbd_session::{Error, Link};
+use nbd_session::{Link, OldError as Error};
 
 use crate::end::End;
 use crate::options::Options;

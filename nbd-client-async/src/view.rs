@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use nbd_proto::TransmissionFlags;
-use nbd_session::Error;
+use nbd_session::OldError as Error;
 
 use crate::client::Client;
 

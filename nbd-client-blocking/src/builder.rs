@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use nbd_proto::{ClientConfig, Phase, TlsPolicy};
 use nbd_session::replay::{Reconnect, RecoveryError};
-use nbd_session::{Error, Handshake, Link};
+use nbd_session::{Handshake, Link, OldError as Error};
 use nbd_transport::tls::{TlsConfig, TlsConnector};
 use nbd_transport::{Connection, Endpoint, NbdUri, SocketIo, TcpKeepAlive, UriPolicy};
 

@@ -7,7 +7,7 @@ use nbd_proto::{
     Command, CommandFlags, ContextId, Disconnect, ExportInfo, Extent, Machine, Negotiated,
     ReadChunk, RequestId, RequestStatus, Stats, StrictMode, SubmitError, TransmissionFlags,
 };
-use nbd_session::Error;
+use nbd_session::OldError as Error;
 use nbd_transport::tls::TlsInfo;
 use nbd_transport::{Connection, NbdUri, PeerProcess, UriError};
 use rustix::net::{Shutdown, shutdown};

@@ -1,7 +1,7 @@
 //! What becomes of commands in flight, and of waiting for them.
 
 use nbd_proto::{Command, ContextId, Extent, ReadChunk, RequestId};
-use nbd_session::Error;
+use nbd_session::OldError as Error;
 
 #[cfg(doc)]
 use crate::pipeline::Pipeline;

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use nbd_proto::{Command, ContextId, Extent, HeaderStyle, RequestId, SubmitError};
-use nbd_session::Error;
+use nbd_session::OldError as Error;
 
 use crate::client::Client;
 use crate::completion::Completion;

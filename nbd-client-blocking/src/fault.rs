@@ -1,7 +1,7 @@
 //! What is told of a fault, and how a connection ends by one.
 
 use nbd_proto::{Command, Machine, RequestId, SubmitError};
-use nbd_session::Error;
+use nbd_session::OldError as Error;
 use rustix::net::{Shutdown, shutdown};
 
 use crate::client::Client;

@@ -50,7 +50,7 @@ pub use extents::{Extents, PlacedExtent, Segment, Survey};
 pub use nbd_proto as proto;
 pub use nbd_proto::CommandFailure;
 pub use nbd_session as session;
-pub use nbd_session::Error;
+pub use nbd_session::OldError as Error;
 pub use nbd_transport as transport;
 pub use options::{GoError, Options};
 pub use pipeline::Pipeline;

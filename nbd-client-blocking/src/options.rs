@@ -4,7 +4,7 @@ use nbd_proto::{
     ClientConfig, ExportEntry, MetaContext, Negotiated, Negotiation, NegotiationEvent, OptionCode,
     Phase, Refusal,
 };
-use nbd_session::{Error, Handshake};
+use nbd_session::{Handshake, OldError as Error};
 use nbd_transport::tls::TlsInfo;
 
 use crate::builder::{Until, drive};

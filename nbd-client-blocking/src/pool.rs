@@ -9,7 +9,7 @@ use std::thread;
 use nbd_proto::{
     Command, CommandFlags, ContextId, Extent, Negotiated, PeerMisbehaved, SubmitError,
 };
-use nbd_session::Error;
+use nbd_session::OldError as Error;
 
 use crate::client::Client;
 use crate::state::State;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nbd_proto::io::{IoMode, Progress};
 use nbd_proto::{Direction, Machine, PayloadSink, PayloadSource};
-use nbd_session::{Error, Link};
+use nbd_session::{Link, OldError as Error};
 use nbd_transport::{Connection, SocketIo};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;

@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use nbd_proto::{Command, Negotiated, OptionCode, RequestId};
-use nbd_session::Error;
+use nbd_session::OldError as Error;
 
 /// For connections that were given no name.
 static NEXT: AtomicU64 = AtomicU64::new(1);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use nbd_proto::{ClientConfig, TlsPolicy};
-use nbd_session::{Error, Handshake};
+use nbd_session::{Handshake, OldError as Error};
 use nbd_transport::tls::{TlsConfig, TlsConnector};
 use nbd_transport::{Endpoint, NbdUri, TcpKeepAlive, UriPolicy};
 

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use nbd_proto::{Client, Command, Machine, RequestId, RequestStatus};
-use nbd_session::{Error, KeepAlive};
+use nbd_session::{KeepAlive, OldError as Error};
 
 use crate::connection::{Completion, Connection, State};
 use crate::rejected::Rejected;

@@ -11,7 +11,7 @@ use nbd_proto::{
     Client, Command, CommandFlags, ContextId, Direction, Disconnect, Extent, Machine, Negotiation,
     RequestId, SubmitError, Table,
 };
-use nbd_session::Error;
+use nbd_session::OldError as Error;
 use nbd_transport::tls::TlsInfo;
 
 use crate::clock::Clock;

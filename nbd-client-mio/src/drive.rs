@@ -7,7 +7,7 @@ use std::time::Instant;
 use mio::Registry;
 use nbd_proto::Machine;
 use nbd_proto::io::IoMode;
-use nbd_session::Error;
+use nbd_session::OldError as Error;
 use nbd_transport::SocketIo;
 
 use crate::connection::{Connection, State};

@@ -68,7 +68,7 @@ pub use connection::{Completion, Connection, State};
 pub use nbd_proto as proto;
 pub use nbd_proto::CommandFailure;
 pub use nbd_session as session;
-pub use nbd_session::Error;
+pub use nbd_session::OldError as Error;
 pub use nbd_transport as transport;
 pub use rejected::Rejected;
 pub use submitter::Submitter;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use nbd_session::Error;
+use nbd_session::OldError as Error;
 
 /// A command that was not sent. Converts into the [`Error`] alone.
 #[derive(thiserror::Error)]

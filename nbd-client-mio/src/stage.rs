@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 use mio::Interest;
 use nbd_proto::io::{IoMode, Progress};
 use nbd_proto::{Client, Direction, Machine, PayloadSink, PayloadSource, Phase};
-use nbd_session::{Error, Handshake, Link};
+use nbd_session::{Handshake, Link, OldError as Error};
 use nbd_transport::{Connection, SocketIo, TcpKeepAlive};
 use rustix::net::{Shutdown, shutdown};
 

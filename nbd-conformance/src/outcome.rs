@@ -6,7 +6,7 @@ use nbd_proto::{
     Command, CommandError, CommandFlags, ContextId, Errno, Error as ProtocolError, Extent,
     PeerMisbehaved, SubmitError,
 };
-use nbd_session::Error;
+use nbd_session::OldError as Error;
 use nbd_transport::ConnectError;
 
 /// What came of a call.

@@ -202,6 +202,12 @@ impl ClientConfig {
         self
     }
 
+    /// Whether TLS is used.
+    #[must_use]
+    pub const fn tls_policy(&self) -> TlsPolicy {
+        self.tls
+    }
+
     /// Whether to ask for structured replies (default: yes). Without them there
     /// is no block status, and no extended header either.
     #[must_use]
@@ -277,6 +283,12 @@ impl ClientConfig {
         self
     }
 
+    /// Whether the negotiation stops for its caller.
+    #[must_use]
+    pub const fn stops_for_options(&self) -> bool {
+        self.option_mode
+    }
+
     /// Checks made before a command is sent (default: all).
     #[must_use]
     pub fn strict(mut self, mode: StrictMode) -> Self {
@@ -304,6 +316,13 @@ impl ClientConfig {
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
+        self
+    }
+
+    /// Most commands in flight at once, without changing the other limits.
+    #[must_use]
+    pub fn max_in_flight(mut self, count: u32) -> Self {
+        self.limits = self.limits.max_in_flight(count);
         self
     }
 }

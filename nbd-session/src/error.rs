@@ -1,111 +1,219 @@
-//! What can go wrong for a client's user, and who erred; the same for every adapter.
+//! What can go wrong for a client's user, and who erred; the same for every client.
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nbd_proto::{
-    ApiMisuse, Client, Command, CommandError, CommandFailure, CommandType, Errno, Remark,
+    ApiMisuse, Command, CommandError, CommandFailure, CommandType, Errno, PeerMisbehaved, Refusal,
     SubmitError,
 };
-
-use nbd_transport::tls::TlsConfigError;
+use nbd_transport::tls::{TlsConfigError, TlsError};
 use nbd_transport::{ConnectError, UriError};
 
 use crate::link::LinkError;
 use crate::replay::RecoveryError;
 
-/// Why connecting or a command failed.
+/// Why connecting, an option or a command failed.
 ///
-/// Every adapter tells it in these words. What ended a connection is shared by all the
-/// commands that were under way, hence the [`Arc`]s.
+/// It is as large as two words and cheap to clone, since what ends a connection is told to
+/// every command that was under way. Questions tell what to do about it;
+/// [`kind`](Self::kind) sorts all errors, and [`errno`](Self::errno) has the number that a
+/// user of libnbd would see. What lies behind it, such as a
+/// [`ConnectError`] or a [`CommandFailure`], is its
+/// [`source`](std::error::Error::source).
 ///
 /// ```
-/// fn show(error: nbd_session::Error) {
+/// fn show(error: &nbd_session::Error) {
 ///     eprintln!("{error} (error number {})", error.errno());
+///     if error.is_timeout() {
+///         eprintln!("try again later");
+///     }
 /// }
 /// ```
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone)]
+pub struct Error(Repr);
+
+#[derive(Clone)]
+enum Repr {
+    /// Told for flow control, so often that it must cost nothing.
+    Full,
+    Fault(Arc<Fault>),
+}
+
+/// What kind of an [`Error`] it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Error {
-    /// The caller: the URI cannot be understood, or policy forbids it.
-    #[error(transparent)]
-    Uri(#[from] UriError),
-    /// The caller: the credentials for TLS cannot be used.
-    #[error(transparent)]
-    TlsConfig(#[from] TlsConfigError),
+pub enum ErrorKind {
+    /// The caller: a URI, a name, credentials or a call that does not fit.
+    Usage,
     /// Nobody could be connected to.
+    Connect,
+    /// The connection is gone, or was not made yet.
+    Closed,
+    /// TLS failed.
+    Tls,
+    /// The server broke the protocol, or speaks another one.
+    Protocol,
+    /// The server refused an option, such as the export.
+    Refused,
+    /// The caller: the command was not sent.
+    NotSent,
+    /// The server failed one command; the connection goes on.
+    Command,
+    /// A limit of time was reached.
+    TimedOut,
+    /// The connection was made again, but not everything could be saved.
+    Recovery,
+    /// The task or thread that served the connection is gone.
+    Stopped,
+}
+
+/// Who has to do something about an [`Error`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Blame {
+    /// Whoever called: the request was wrong, or was not allowed.
+    Caller,
+    /// The server, or whoever runs it.
+    Server,
+    /// The network between the two, or this system.
+    Network,
+}
+
+/// What an error is made of.
+#[derive(Debug, thiserror::Error)]
+enum Fault {
     #[error(transparent)]
-    Connect(#[from] ConnectError),
-    /// The transport failed, or what waits for it.
+    Uri(UriError),
+    #[error(transparent)]
+    TlsConfig(TlsConfigError),
+    #[error(transparent)]
+    Connect(ConnectError),
+    #[error("{}", join(.0))]
+    NoEndpoint(Vec<Error>),
     #[error("connection failed: {0}")]
-    Io(#[source] Arc<io::Error>),
-    /// The peer broke the protocol, refused, or closed the connection.
+    Io(#[source] io::Error),
+    #[error("{}", protocol(.0))]
+    Protocol(#[source] nbd_proto::Error),
     #[error(transparent)]
-    Protocol(#[from] nbd_proto::Error),
-    /// TLS failed, or another fault between socket and protocol.
-    #[error(transparent)]
-    Link(Arc<LinkError>),
-    /// The task or thread that served the connection, or was to make it, is gone: most
-    /// likely together with its runtime, or by a panic in what the caller gave it to do.
+    Tls(TlsError),
+    #[error("the connection is closed")]
+    Closed,
     #[error("what served the connection was dropped, or panicked")]
     Stopped,
-    /// The caller: the command was not sent.
     #[error("{command} not sent: {error}")]
-    Submit {
-        /// What was asked for.
-        command: Command,
-        /// Why it was not sent.
-        error: SubmitError,
-    },
-    /// The caller: a read or write came with a buffer of another length, or another
-    /// command with one.
-    #[error("{command} not sent: it came with a buffer of {buffer} bytes")]
-    BufferLength {
-        /// What was asked for.
-        command: Command,
-        /// Length of the buffer in bytes; 0 without one.
-        buffer: usize,
-    },
-    /// The server failed one command; the connection goes on unless it says
-    /// otherwise.
+    NotSent { command: Command, error: SubmitError },
+    #[error("{command} not sent: it came with a buffer of {given} bytes")]
+    PayloadLength { command: Command, given: usize },
     #[error(transparent)]
-    Command(#[from] CommandFailure),
-    /// Nothing came from the server for too long.
-    #[error("no answer from the server for {:?} while {state}", timeout)]
-    TimedOut {
-        /// What the connection was waiting for.
-        state: &'static str,
-        /// How long.
-        timeout: Duration,
-    },
-    /// The connection was lost, and no other took its place: time was up, or what
-    /// happened would happen again. Every command that was waiting got the same error.
-    #[error("connection lost, and not made again in {after:?}: {cause}")]
-    NotReconnected {
-        /// How long it was tried.
-        after: Duration,
-        /// What became of the last attempt.
-        cause: Arc<Self>,
-    },
-    /// The connection was lost and made again, but not everything could be saved.
+    Command(CommandFailure),
+    #[error("{doing} took longer than {}", limit(.after))]
+    TimedOut { doing: &'static str, after: Duration },
+    #[error("{command} took longer than {} ({state})", limit(.after))]
+    Late { command: Command, state: &'static str, after: Duration },
+    #[error("no answer from the server for {}", limit(.after))]
+    Silent { after: Duration },
+    #[error("connection lost, and not made again in {}: {cause}", limit(.after))]
+    NotReconnected { after: Duration, cause: Error },
     #[error(transparent)]
-    Recovery(#[from] RecoveryError),
-    /// The caller: a name is too long or contains NUL, or the call does not fit the
-    /// state.
+    Recovery(RecoveryError),
     #[error("{0}")]
-    Misuse(#[from] ApiMisuse),
+    Misuse(#[source] ApiMisuse),
+}
+
+fn join(errors: &[Error]) -> String {
+    errors.iter().map(Error::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// To whole milliseconds: nobody has set finer limits.
+fn limit(time: &Duration) -> String {
+    format!("{:?}", Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)))
+}
+
+/// A server that is gone broke no rule.
+fn protocol(error: &nbd_proto::Error) -> String {
+    match error {
+        nbd_proto::Error::Misbehaved(PeerMisbehaved::Closed) => {
+            "the server closed the connection".to_owned()
+        }
+        nbd_proto::Error::Misbehaved(PeerMisbehaved::ClosedMidMessage) => {
+            "the server closed the connection in the middle of a message".to_owned()
+        }
+        other => other.to_string(),
+    }
 }
 
 impl Error {
-    /// Whether a command has come with the right buffer, by its length in bytes; 0 without
+    pub(crate) const fn full() -> Self {
+        Self(Repr::Full)
+    }
+
+    fn new(fault: Fault) -> Self {
+        Self(Repr::Fault(Arc::new(fault)))
+    }
+
+    #[cold]
+    pub(crate) fn not_sent(command: Command, error: SubmitError) -> Self {
+        match error {
+            SubmitError::Full => Self::full(),
+            error => Self::new(Fault::NotSent { command, error }),
+        }
+    }
+
+    #[cold]
+    pub(crate) fn closed() -> Self {
+        Self::new(Fault::Closed)
+    }
+
+    /// For adapters: the task or thread that served the connection is gone, most likely
+    /// together with its runtime, or by a panic in what the caller gave it to do.
+    #[must_use]
+    pub fn stopped() -> Self {
+        Self::new(Fault::Stopped)
+    }
+
+    #[cold]
+    pub(crate) fn timed_out(doing: &'static str, after: Duration) -> Self {
+        Self::new(Fault::TimedOut { doing, after })
+    }
+
+    #[cold]
+    pub(crate) fn late(command: Command, state: &'static str, after: Duration) -> Self {
+        Self::new(Fault::Late { command, state, after })
+    }
+
+    #[cold]
+    pub(crate) fn silent(after: Duration) -> Self {
+        Self::new(Fault::Silent { after })
+    }
+
+    #[cold]
+    pub(crate) fn not_reconnected(after: Duration, cause: Self) -> Self {
+        Self::new(Fault::NotReconnected { after, cause })
+    }
+
+    /// Several endpoints were tried, and each failed.
+    pub(crate) fn no_endpoint(mut errors: Vec<Self>) -> Self {
+        match (errors.pop(), errors.is_empty()) {
+            (None, _) => Self::closed(),
+            (Some(only), true) => only,
+            (Some(last), false) => {
+                errors.push(last);
+                Self::new(Fault::NoEndpoint(errors))
+            }
+        }
+    }
+
+    /// Whether a command has come with the right payload, by its length in bytes; 0 without
     /// one.
     ///
     /// # Errors
-    /// [`Error::BufferLength`] when it has not.
+    /// When it has not: a read or write takes as many bytes as it says, others none.
     #[inline]
-    pub fn check_buffer(command: &Command, buffer: usize) -> Result<(), Self> {
-        let payload = match command.kind {
+    pub fn check_payload(command: &Command, given: usize) -> Result<(), Self> {
+        let due = match command.kind {
             CommandType::Read | CommandType::Write => command.length,
             CommandType::Flush
             | CommandType::Trim
@@ -114,98 +222,244 @@ impl Error {
             | CommandType::BlockStatus
             | CommandType::Disconnect => 0,
         };
-        if buffer as u64 == payload {
+        if given as u64 == due {
             return Ok(());
         }
-        Err(Self::BufferLength { command: *command, buffer })
+        Err(Self::new(Fault::PayloadLength { command: *command, given }))
     }
 
-    /// Why a command that was submitted did not succeed. What ended the connection, known
-    /// to the adapter (`lost`) or to the machine, says more than that it is gone.
+    /// What kind of error it is.
     #[must_use]
-    pub fn failed(
-        core: &Client,
-        lost: Option<&Self>,
-        command: Command,
-        error: CommandError,
-        remark: Option<Remark>,
-    ) -> Self {
-        match Self::end(core, lost) {
-            Some(cause) if error == CommandError::ConnectionLost => cause,
-            _ => CommandFailure::new(command, error, remark).into(),
-        }
-    }
-
-    /// Why a command was not submitted. What ended the connection, known to the adapter
-    /// (`lost`) or to the machine, says more than that there is none.
-    #[must_use]
-    pub fn not_sent(
-        core: &Client,
-        lost: Option<&Self>,
-        command: Command,
-        error: SubmitError,
-    ) -> Self {
-        Self::end(core, lost).unwrap_or(Self::Submit { command, error })
-    }
-
-    /// What the adapter knows comes first: to the machine, the end of the connection is
-    /// always the peer's doing.
-    fn end(core: &Client, lost: Option<&Self>) -> Option<Self> {
-        if !core.is_closed() {
-            return None;
-        }
-        lost.and_then(Self::again).or_else(|| core.error().cloned().map(Self::from))
-    }
-
-    /// The same once more: what ends a connection is told to everybody who waits for it.
-    /// `None` for what concerns one call, or the making of a connection.
-    #[must_use]
-    pub fn again(&self) -> Option<Self> {
-        Some(match self {
-            Self::Io(error) => Self::Io(Arc::clone(error)),
-            Self::Protocol(error) => Self::Protocol(error.clone()),
-            Self::Link(error) => Self::Link(Arc::clone(error)),
-            Self::Stopped => Self::Stopped,
-            Self::TimedOut { state, timeout } => Self::TimedOut { state, timeout: *timeout },
-            Self::NotReconnected { after, cause } => {
-                Self::NotReconnected { after: *after, cause: Arc::clone(cause) }
+    pub fn kind(&self) -> ErrorKind {
+        let Repr::Fault(fault) = &self.0 else { return ErrorKind::NotSent };
+        match &**fault {
+            Fault::Uri(_) | Fault::TlsConfig(_) | Fault::Misuse(_) => ErrorKind::Usage,
+            Fault::Connect(_) | Fault::NoEndpoint(_) => ErrorKind::Connect,
+            Fault::Io(error) if error.kind() == io::ErrorKind::TimedOut => ErrorKind::TimedOut,
+            Fault::Io(_) | Fault::Closed => ErrorKind::Closed,
+            Fault::Protocol(error) => match error {
+                nbd_proto::Error::Refused(_) => ErrorKind::Refused,
+                nbd_proto::Error::Misuse(_) => ErrorKind::Usage,
+                nbd_proto::Error::Misbehaved(
+                    PeerMisbehaved::Closed | PeerMisbehaved::ClosedMidMessage,
+                ) => ErrorKind::Closed,
+                _ => ErrorKind::Protocol,
+            },
+            Fault::Tls(_) => ErrorKind::Tls,
+            Fault::Stopped => ErrorKind::Stopped,
+            Fault::NotSent { error: SubmitError::NotConnected, .. } => ErrorKind::Closed,
+            Fault::NotSent { .. } | Fault::PayloadLength { .. } => ErrorKind::NotSent,
+            Fault::Command(failure) if failure.error == CommandError::ConnectionLost => {
+                ErrorKind::Closed
             }
-            Self::Recovery(error) => Self::Recovery(error.clone()),
-            Self::Uri(_)
-            | Self::TlsConfig(_)
-            | Self::Connect(_)
-            | Self::Submit { .. }
-            | Self::BufferLength { .. }
-            | Self::Command(_)
-            | Self::Misuse(_) => return None,
-        })
+            Fault::Command(_) => ErrorKind::Command,
+            Fault::TimedOut { .. } | Fault::Late { .. } | Fault::Silent { .. } => {
+                ErrorKind::TimedOut
+            }
+            Fault::NotReconnected { .. } => ErrorKind::Closed,
+            Fault::Recovery(_) => ErrorKind::Recovery,
+        }
+    }
+
+    /// Whether a limit of time was reached: of the call, of connecting, of the server's silence,
+    /// or of the system's own.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        match &self.0 {
+            Repr::Full => false,
+            Repr::Fault(fault) => match &**fault {
+                Fault::Connect(ConnectError::TimedOut { .. })
+                | Fault::TimedOut { .. }
+                | Fault::Late { .. }
+                | Fault::Silent { .. } => true,
+                Fault::NotReconnected { cause, .. } => cause.is_timeout(),
+                Fault::NoEndpoint(errors) => errors.iter().any(Self::is_timeout),
+                Fault::Io(error) => error.kind() == io::ErrorKind::TimedOut,
+                _ => false,
+            },
+        }
+    }
+
+    /// Whether nobody could be connected to.
+    #[must_use]
+    pub fn is_connect(&self) -> bool {
+        self.kind() == ErrorKind::Connect
+    }
+
+    /// Whether the connection is gone: no other call will do better on it.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        matches!(self.kind(), ErrorKind::Closed | ErrorKind::Stopped)
+    }
+
+    /// Whether the server refused an option, such as the export or TLS. It could be asked for
+    /// something else.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        self.kind() == ErrorKind::Refused
+    }
+
+    /// Whether no command more can be in flight: take a completion, then try again.
+    #[must_use]
+    pub const fn is_full(&self) -> bool {
+        matches!(self.0, Repr::Full)
+    }
+
+    /// What the server refused, and its words.
+    #[must_use]
+    pub fn refusal(&self) -> Option<&Refusal> {
+        match self.fault()? {
+            Fault::Protocol(nbd_proto::Error::Refused(refusal)) => Some(refusal),
+            _ => None,
+        }
+    }
+
+    /// The command that failed, why, and the server's words.
+    #[must_use]
+    pub fn command_failure(&self) -> Option<&CommandFailure> {
+        match self.fault()? {
+            Fault::Command(failure) => Some(failure),
+            _ => None,
+        }
+    }
+
+    /// Why a command was not sent.
+    #[must_use]
+    pub fn submit_error(&self) -> Option<SubmitError> {
+        match &self.0 {
+            Repr::Full => Some(SubmitError::Full),
+            Repr::Fault(fault) => match &**fault {
+                Fault::NotSent { error, .. } => Some(*error),
+                _ => None,
+            },
+        }
+    }
+
+    /// What could not be saved when the connection was made again, or could not be kept.
+    #[must_use]
+    pub fn recovery(&self) -> Option<&RecoveryError> {
+        match self.fault()? {
+            Fault::Recovery(error) => Some(error),
+            _ => None,
+        }
+    }
+
+    fn fault(&self) -> Option<&Fault> {
+        match &self.0 {
+            Repr::Full => None,
+            Repr::Fault(fault) => Some(fault),
+        }
+    }
+
+    /// Who has to do something about it.
+    #[must_use]
+    pub fn blame(&self) -> Blame {
+        let Some(fault) = self.fault() else { return Blame::Caller };
+        match fault {
+            Fault::Uri(_)
+            | Fault::TlsConfig(_)
+            | Fault::Misuse(_)
+            | Fault::PayloadLength { .. }
+            | Fault::Protocol(nbd_proto::Error::Misuse(_))
+            | Fault::Stopped => Blame::Caller,
+            Fault::NotSent { error: SubmitError::NotConnected, .. } => Blame::Network,
+            Fault::NotSent { .. } => Blame::Caller,
+            Fault::Connect(
+                ConnectError::Spawn { .. }
+                | ConnectError::PathTooLong { .. }
+                | ConnectError::SshUnsafe { .. }
+                | ConnectError::Socket { .. }
+                | ConnectError::GivenUp { .. },
+            ) => Blame::Caller,
+            Fault::Connect(ConnectError::PeerClosed { .. }) => Blame::Server,
+            Fault::Connect(_) | Fault::NoEndpoint(_) | Fault::Io(_) | Fault::Closed => {
+                Blame::Network
+            }
+            Fault::Protocol(_) | Fault::Tls(_) | Fault::Silent { .. } => Blame::Server,
+            Fault::TimedOut { .. } | Fault::Late { .. } => Blame::Network,
+            Fault::Command(failure) => match failure.error {
+                CommandError::ConnectionLost => Blame::Network,
+                _ => Blame::Server,
+            },
+            Fault::NotReconnected { cause, .. } => cause.blame(),
+            Fault::Recovery(RecoveryError::NoWayBack) => Blame::Caller,
+            Fault::Recovery(_) => Blame::Server,
+        }
     }
 
     /// The error number, as Linux numbers it, that a user of libnbd would see.
     ///
     /// A peer that is gone is `ENOTCONN`, to commands that were under way and to those that
     /// come later (libnbd: `EINVAL`), whether it showed as the end of the stream, a reset or
-    /// a broken pipe: that is a matter of chance. [`Error::Io`] has the system's own number.
+    /// a broken pipe: that is a matter of chance. Another fault of the transport has the
+    /// system's own number.
     #[must_use]
     pub fn errno(&self) -> i32 {
-        let errno = match self {
-            Self::Uri(error) => return error.errno(),
-            Self::Connect(error) => return error.errno(),
-            Self::Io(error) => match error.raw_os_error() {
+        let Some(fault) = self.fault() else { return SubmitError::Full.errno().to_linux() };
+        let errno = match fault {
+            Fault::Uri(error) => return error.errno(),
+            Fault::Connect(error) => return error.errno(),
+            Fault::NoEndpoint(errors) => return errors.first().map_or(0, Self::errno),
+            Fault::Io(error) => match error.raw_os_error() {
                 Some(number) if !is_gone(error.kind()) => return number,
+                None if error.kind() == io::ErrorKind::TimedOut => Errno::TimedOut,
                 Some(_) | None => Errno::NotConn,
             },
-            Self::Protocol(error) => error.errno(),
-            Self::Link(_) | Self::Stopped => Errno::NotConn,
-            Self::Submit { error, .. } => error.errno(),
-            Self::Command(failure) => failure.error.errno(),
-            Self::TimedOut { .. } => Errno::TimedOut,
-            Self::NotReconnected { cause, .. } => return cause.errno(),
-            Self::Recovery(error) => error.errno(),
-            Self::Misuse(misuse) => misuse.errno(),
-            Self::TlsConfig(_) | Self::BufferLength { .. } => Errno::Inval,
+            Fault::Protocol(error) => error.errno(),
+            Fault::Tls(_) | Fault::Stopped | Fault::Closed => Errno::NotConn,
+            Fault::NotSent { error, .. } => error.errno(),
+            Fault::Command(failure) => failure.error.errno(),
+            Fault::TimedOut { .. } | Fault::Late { .. } | Fault::Silent { .. } => Errno::TimedOut,
+            Fault::NotReconnected { cause, .. } => return cause.errno(),
+            Fault::Recovery(error) => error.errno(),
+            Fault::Misuse(misuse) => misuse.errno(),
+            Fault::TlsConfig(_) | Fault::PayloadLength { .. } => Errno::Inval,
         };
         errno.to_linux()
+    }
+
+    /// Whether another connection may do better.
+    ///
+    /// | tried again | not tried again |
+    /// |---|---|
+    /// | the transport failed, or ended without a reason | the peer broke the protocol |
+    /// | nobody could be connected to, and that may pass | and it will not pass |
+    /// | time was up | certificates, keys, alerts |
+    /// | the server is shutting down | any other refusal |
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self.fault() {
+            None => false,
+            Some(fault) => match fault {
+                Fault::Io(_) | Fault::TimedOut { .. } | Fault::Silent { .. } => true,
+                Fault::Connect(error) => error.is_transient(),
+                Fault::Protocol(error) => error.is_transient(),
+                Fault::Tls(error) => error.is_transient(),
+                Fault::NoEndpoint(errors) => errors.iter().any(Self::is_transient),
+                Fault::Uri(_)
+                | Fault::TlsConfig(_)
+                | Fault::Closed
+                | Fault::Stopped
+                | Fault::NotSent { .. }
+                | Fault::PayloadLength { .. }
+                | Fault::Command(_)
+                | Fault::Late { .. }
+                | Fault::NotReconnected { .. }
+                | Fault::Recovery(_)
+                | Fault::Misuse(_) => false,
+            },
+        }
+    }
+
+    /// Whether it is about the caller's own settings: no other server would change that.
+    pub(crate) fn is_callers(&self) -> bool {
+        matches!(self.fault(), Some(Fault::Uri(_) | Fault::TlsConfig(_) | Fault::Misuse(_)))
+    }
+
+    /// Whether bytes could not be moved, or could not be trusted: whatever they were, they are
+    /// lost with the connection, and no data with them.
+    pub(crate) fn is_of_transport(&self) -> bool {
+        matches!(self.fault(), Some(Fault::Io(_) | Fault::Tls(_)))
     }
 }
 
@@ -215,9 +469,82 @@ const fn is_gone(kind: io::ErrorKind) -> bool {
     matches!(kind, BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected)
 }
 
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Repr::Full => SubmitError::Full.fmt(f),
+            Repr::Fault(fault) => fault.fmt(f),
+        }
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Repr::Full => f.write_str("Full"),
+            Repr::Fault(fault) => fault.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(match self.fault()? {
+            Fault::Uri(error) => error,
+            Fault::TlsConfig(error) => error,
+            Fault::Connect(error) => error,
+            Fault::Io(error) => error,
+            Fault::Protocol(error) => error,
+            Fault::Tls(error) => error,
+            Fault::Command(failure) => failure,
+            Fault::NotReconnected { cause, .. } => cause,
+            Fault::Recovery(error) => error,
+            Fault::Misuse(misuse) => misuse,
+            Fault::NoEndpoint(errors) => errors.first()?,
+            Fault::Closed
+            | Fault::Stopped
+            | Fault::NotSent { .. }
+            | Fault::PayloadLength { .. }
+            | Fault::TimedOut { .. }
+            | Fault::Late { .. }
+            | Fault::Silent { .. } => return None,
+        })
+    }
+}
+
+impl From<UriError> for Error {
+    fn from(error: UriError) -> Self {
+        Self::new(Fault::Uri(error))
+    }
+}
+
+impl From<TlsConfigError> for Error {
+    fn from(error: TlsConfigError) -> Self {
+        Self::new(Fault::TlsConfig(error))
+    }
+}
+
+impl From<ConnectError> for Error {
+    fn from(error: ConnectError) -> Self {
+        Self::new(Fault::Connect(error))
+    }
+}
+
 impl From<io::Error> for Error {
     fn from(error: io::Error) -> Self {
-        Self::Io(Arc::new(error))
+        Self::new(Fault::Io(error))
+    }
+}
+
+impl From<nbd_proto::Error> for Error {
+    fn from(error: nbd_proto::Error) -> Self {
+        Self::new(Fault::Protocol(error))
+    }
+}
+
+impl From<TlsError> for Error {
+    fn from(error: TlsError) -> Self {
+        Self::new(Fault::Tls(error))
     }
 }
 
@@ -226,57 +553,44 @@ impl From<LinkError> for Error {
         match error {
             LinkError::Io(error) => error.into(),
             LinkError::Protocol(error) => error.into(),
-            other => Self::Link(Arc::new(other)),
+            LinkError::Tls(error) => error.into(),
         }
+    }
+}
+
+impl From<CommandFailure> for Error {
+    fn from(failure: CommandFailure) -> Self {
+        Self::new(Fault::Command(failure))
+    }
+}
+
+impl From<RecoveryError> for Error {
+    fn from(error: RecoveryError) -> Self {
+        Self::new(Fault::Recovery(error))
+    }
+}
+
+impl From<ApiMisuse> for Error {
+    fn from(misuse: ApiMisuse) -> Self {
+        Self::new(Fault::Misuse(misuse))
     }
 }
 
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
-        let kind = match &error {
-            Error::Io(inner) => inner.kind(),
-            Error::Uri(_) | Error::TlsConfig(_) | Error::Misuse(_) | Error::BufferLength { .. } => {
-                io::ErrorKind::InvalidInput
-            }
-            Error::Connect(_) | Error::Link(_) | Error::Stopped | Error::NotReconnected { .. } => {
-                io::ErrorKind::NotConnected
-            }
-            Error::Protocol(inner) => inner.errno().into(),
-            Error::Recovery(inner) => inner.errno().into(),
-            Error::Submit { error: inner, .. } => inner.errno().into(),
-            Error::Command(failure) => failure.error.errno().into(),
-            Error::TimedOut { .. } => io::ErrorKind::TimedOut,
+        let kind = match error.fault() {
+            Some(Fault::Io(inner)) => inner.kind(),
+            Some(Fault::Protocol(inner)) => inner.errno().into(),
+            Some(Fault::Recovery(inner)) => inner.errno().into(),
+            Some(Fault::Command(failure)) => failure.error.errno().into(),
+            Some(Fault::NotSent { error, .. }) => error.errno().into(),
+            None => SubmitError::Full.errno().into(),
+            Some(_) => match error.kind() {
+                ErrorKind::Usage | ErrorKind::NotSent => io::ErrorKind::InvalidInput,
+                ErrorKind::TimedOut => io::ErrorKind::TimedOut,
+                _ => io::ErrorKind::NotConnected,
+            },
         };
         Self::new(kind, error)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use nbd_proto::PeerMisbehaved;
-
-    /// However it shows, it is one thing; what else the system says, it says itself.
-    #[test]
-    fn a_peer_that_is_gone_has_one_number() {
-        use nbd_proto::Error as Protocol;
-        const ENOTCONN: i32 = 107;
-        let command = Command::flush();
-        let lost = CommandFailure::new(command, CommandError::ConnectionLost, None);
-        for error in [
-            Error::from(io::Error::from_raw_os_error(32)),
-            io::Error::from_raw_os_error(104).into(),
-            io::Error::from_raw_os_error(103).into(),
-            io::Error::from(io::ErrorKind::BrokenPipe).into(),
-            Protocol::from(PeerMisbehaved::Closed).into(),
-            Protocol::from(PeerMisbehaved::ClosedMidMessage).into(),
-            Error::Submit { command, error: SubmitError::NotConnected },
-            lost.into(),
-        ] {
-            assert_eq!(error.errno(), ENOTCONN, "{error}");
-        }
-        for number in [110, 113, 12] {
-            assert_eq!(Error::from(io::Error::from_raw_os_error(number)).errno(), number);
-        }
     }
 }

@@ -2,7 +2,9 @@
 
 use crate::link::{Link, LinkError};
 use nbd_proto::io::{IoMode, Progress};
-use nbd_proto::{ApiMisuse, Client, ClientConfig, Direction, Discard, Machine, Negotiation, Phase};
+use nbd_proto::{
+    ApiMisuse, Client, ClientConfig, Direction, Discard, Machine, Negotiation, Phase, Stats,
+};
 use nbd_transport::tls::{TlsConnector, TlsError, TlsInfo};
 use std::io::{Read, Write};
 
@@ -72,25 +74,17 @@ impl Handshake {
         T: Read + Write + ?Sized,
     {
         loop {
-            self.upgrade()?;
             while self.direction().contains(Direction::WRITE) {
                 if self.write(io, mode)? != Progress::More {
                     break;
                 }
             }
             let direction = self.direction();
-            if self.negotiation.phase() == Phase::Idle {
-                // Nothing is due from the server until the caller asks.
-                return Ok(direction & Direction::WRITE);
-            }
             if !direction.contains(Direction::READ) {
-                if self.is_upgradable() {
-                    continue;
-                }
                 return Ok(direction);
             }
             let before = self.negotiation.stats().bytes_received;
-            let progress = match self.link.read(&mut *self.negotiation, io, &mut Discard, mode) {
+            let progress = match self.read(io, mode) {
                 Ok(progress) => progress,
                 Err(error) => {
                     // There may be a last word for the server; whether it arrives changes nothing.
@@ -105,15 +99,48 @@ impl Handshake {
         }
     }
 
-    fn write<T>(&mut self, io: &mut T, mode: IoMode) -> Result<Progress, LinkError>
+    /// Reads once.
+    ///
+    /// # Errors
+    /// As [`drive`](Self::drive).
+    pub fn read<R>(&mut self, io: &mut R, mode: IoMode) -> Result<Progress, LinkError>
     where
-        T: Write + ?Sized,
+        R: Read + ?Sized,
     {
-        self.link.write(&mut *self.negotiation, io, &Discard, mode)
+        let progress = self.link.read(&mut *self.negotiation, io, &mut Discard, mode)?;
+        self.upgrade()?;
+        Ok(progress)
     }
 
-    fn direction(&self) -> Direction {
-        self.link.direction(&*self.negotiation)
+    /// Writes once.
+    ///
+    /// # Errors
+    /// As [`drive`](Self::drive).
+    pub fn write<W>(&mut self, io: &mut W, mode: IoMode) -> Result<Progress, LinkError>
+    where
+        W: Write + ?Sized,
+    {
+        let progress = self.link.write(&mut *self.negotiation, io, &Discard, mode)?;
+        self.upgrade()?;
+        Ok(progress)
+    }
+
+    /// What to wait for on the transport; nothing when the negotiation wants its caller, or is
+    /// over.
+    #[must_use]
+    pub fn direction(&self) -> Direction {
+        let direction = self.link.direction(&*self.negotiation);
+        if self.negotiation.phase() == Phase::Idle {
+            // Nothing is due from the server until the caller asks.
+            return direction & Direction::WRITE;
+        }
+        direction
+    }
+
+    /// What the peer may still be told after an error, such as why TLS failed. Whether it
+    /// arrives changes nothing.
+    pub fn last_word(&mut self) -> Vec<u8> {
+        self.link.last_word()
     }
 
     /// Whether TLS can be started, or its end be told to the negotiation.
@@ -135,9 +162,27 @@ impl Handshake {
         Ok(())
     }
 
+    /// Whether something was received that raises no event any more: read without waiting.
+    #[must_use]
+    pub fn has_buffered(&self) -> bool {
+        self.link.is_behind() || self.negotiation.has_buffered()
+    }
+
     /// The negotiation, to ask for options and to learn what became of them.
     pub fn negotiation(&mut self) -> &mut Negotiation {
         &mut self.negotiation
+    }
+
+    /// The negotiation, for questions.
+    #[must_use]
+    pub fn peek(&self) -> &Negotiation {
+        &self.negotiation
+    }
+
+    /// Counters of the protocol so far.
+    #[must_use]
+    pub fn stats(&self) -> &Stats {
+        self.negotiation.stats()
     }
 
     /// What the negotiation waits for.

@@ -3,23 +3,50 @@
 //! ```text
 //!   nbd-client-*    one way to wait each
 //!        │
-//!   nbd-session     link and handshake, errors, keep-alive, replay after a lost connection
+//!   nbd-session     Session: one connection from dial to goodbye, and over again
 //!        │
 //!   nbd-transport   sockets, processes, TLS as a stage
 //!   nbd-proto       the protocol
 //! ```
 //!
-//! Nothing here waits: no socket is opened, no clock is read, no thread is started.
+//! Nothing here waits: no socket is opened, no clock is read, no thread is started. A
+//! [`Session`] is told what happens and says what to do; a client adds its way of waiting, and
+//! decides nothing.
+//!
+//! | item | what |
+//! |---|---|
+//! | [`Session`] | the engine |
+//! | [`ConnectOptions`] | how to connect, and to what |
+//! | [`Error`] | what can go wrong, and who erred |
+//! | [`replay`] | what is sent again after a lost connection |
+//! | [`Link`], [`Handshake`] | a machine and TLS over any stream, for those who have a loop of their own |
 
 mod error;
+mod event;
 mod handshake;
 mod keep_alive;
+mod limit;
+mod line;
 mod link;
+mod old_error;
+mod options;
+mod received;
 pub mod replay;
+mod session;
+mod timers;
 mod tls;
 mod transient;
 
-pub use error::Error;
+pub use error::{Blame, Error, ErrorKind};
+pub use event::{Event, SessionStats};
 pub use handshake::Handshake;
 pub use keep_alive::KeepAlive;
+pub use limit::Limit;
+pub use line::{Admission, Ticket};
 pub use link::{Link, LinkError};
+pub use old_error::OldError;
+pub use options::{ConnectOptions, Target};
+pub use received::Received;
+pub use session::{
+    Completion, Connect, OptionReply, OptionRequest, Request, Session, State, Step, Withdrawn,
+};

@@ -114,6 +114,11 @@ impl Link {
         }
     }
 
+    /// Takes what the peer may still be told after an error, such as why TLS failed.
+    pub fn last_word(&mut self) -> Vec<u8> {
+        self.tls.as_mut().map(TlsSession::take_unsent).unwrap_or_default()
+    }
+
     /// Reads once.
     ///
     /// # Errors

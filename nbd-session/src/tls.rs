@@ -49,6 +49,13 @@ impl TlsSession {
         self.stage.info()
     }
 
+    pub(crate) fn take_unsent(&mut self) -> Vec<u8> {
+        let wire = self.stage.wire_mut();
+        let bytes = wire.unsent().to_vec();
+        wire.sent(bytes.len());
+        bytes
+    }
+
     pub(crate) fn close(&mut self) {
         if self.state == State::Open {
             self.stage.close();

@@ -7,8 +7,8 @@
 //! | time was up | certificates, keys, alerts |
 //! | the server is shutting down | any other refusal |
 
-use crate::error::Error;
 use crate::link::LinkError;
+use crate::old_error::OldError;
 
 impl LinkError {
     /// Whether another connection may do better.
@@ -22,7 +22,7 @@ impl LinkError {
     }
 }
 
-impl Error {
+impl OldError {
     /// Whether another connection may do better.
     #[must_use]
     pub fn is_transient(&self) -> bool {
@@ -66,7 +66,7 @@ mod tests {
             PeerMisbehaved::ClosedMidMessage.into(),
             refused(RefusalCode::Shutdown),
         ] {
-            assert!(Error::from(LinkError::Protocol(transient)).is_transient());
+            assert!(OldError::from(LinkError::Protocol(transient)).is_transient());
         }
         for lasting in [
             PeerMisbehaved::UnknownCookie.into(),
@@ -80,17 +80,17 @@ mod tests {
             refused(RefusalCode::UnknownExport),
             refused(RefusalCode::TlsRequired),
         ] {
-            assert!(!Error::from(LinkError::Protocol(lasting)).is_transient());
+            assert!(!OldError::from(LinkError::Protocol(lasting)).is_transient());
         }
     }
 
     #[test]
     fn a_broken_transport_and_silence_are_tried_again() {
-        assert!(Error::from(io::Error::from(ErrorKind::ConnectionReset)).is_transient());
+        assert!(OldError::from(io::Error::from(ErrorKind::ConnectionReset)).is_transient());
         assert!(LinkError::from(io::Error::from(ErrorKind::BrokenPipe)).is_transient());
         let timeout = Duration::ZERO;
-        assert!(Error::TimedOut { state: "ready", timeout }.is_transient());
-        assert!(!Error::Stopped.is_transient());
+        assert!(OldError::TimedOut { state: "ready", timeout }.is_transient());
+        assert!(!OldError::Stopped.is_transient());
     }
 
     #[test]
@@ -102,7 +102,7 @@ mod tests {
             TlsError::ClosedInHandshake { peer, suspicion },
             TlsError::ClosedAfterHandshake { peer, suspicion },
         ] {
-            assert!(Error::from(LinkError::Tls(transient)).is_transient());
+            assert!(OldError::from(LinkError::Tls(transient)).is_transient());
         }
         let reason = || "a reason".to_owned();
         for lasting in [
@@ -115,7 +115,7 @@ mod tests {
             TlsError::Incompatible { peer, reason: reason() },
             TlsError::Library(reason()),
         ] {
-            assert!(!Error::from(LinkError::Tls(lasting)).is_transient());
+            assert!(!OldError::from(LinkError::Tls(lasting)).is_transient());
         }
     }
 }

@@ -6,7 +6,7 @@ use nbd_proto::{
     Client, ClientConfig, Command, CommandError, CommandType, Direction, Disconnect, Event,
     Machine, Phase, RequestId, SubmitError, Table,
 };
-use nbd_session::{Error, Handshake, Link};
+use nbd_session::{Handshake, Link, OldError as Error};
 use nbd_sim::memory_server::{MemoryServer, MemoryStream};
 use nbd_sim::trouble::{Call, Mischief, Plan, Trouble, Troubled, plans};
 

@@ -183,10 +183,10 @@ impl Plan {
     /// the peer when the stream has said that it is gone.
     #[cfg(feature = "adapters")]
     #[must_use]
-    pub fn explains(&self, error: &nbd_session::Error) -> bool {
+    pub fn explains(&self, error: &nbd_session::OldError) -> bool {
         use nbd_proto::PeerMisbehaved::{Closed, ClosedMidMessage};
         use nbd_proto::SubmitError::NotConnected;
-        use nbd_session::Error;
+        use nbd_session::OldError as Error;
         // When nothing was asked, an end is no fault.
         let closed = matches!(
             error,

@@ -7,7 +7,7 @@ use std::io;
 use std::time::Duration;
 
 use nbd_proto::{ClientConfig, TlsPolicy};
-use nbd_session::Error;
+use nbd_session::OldError as Error;
 use nbd_session::replay::Reconnect;
 use nbd_transport::tls::TlsConnector;
 use nbd_transport::{Connection, Endpoint, TcpKeepAlive, UriPolicy};

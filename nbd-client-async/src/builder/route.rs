@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use nbd_proto::{MetaContext, TlsPolicy};
 use nbd_session::replay::RecoveryError;
-use nbd_session::{Error, Handshake};
+use nbd_session::{Handshake, OldError as Error};
 use nbd_transport::tls::TlsConfig;
 use nbd_transport::{Connection, Endpoint, NbdUri};
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nbd_proto::{Command, CommandFlags, ContextId, Extent, SubmitError};
-use nbd_session::Error;
+use nbd_session::OldError as Error;
 
 use crate::buffer::Buffer;
 use crate::calls::{Deadline, Matter};

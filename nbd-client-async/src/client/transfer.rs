@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 use nbd_proto::{Command, CommandFlags, ReadChunk, SubmitError};
-use nbd_session::Error;
+use nbd_session::OldError as Error;
 
 use super::Client;
 use crate::buffer::Buffer;

@@ -17,7 +17,7 @@ use nbd_proto::{
     Command, CommandError, CommandFailure, Disconnect, ExportInfo, Machine, Negotiated, RequestId,
     SubmitError,
 };
-use nbd_session::{Error, KeepAlive, Link};
+use nbd_session::{KeepAlive, Link, OldError as Error};
 use nbd_transport::PeerProcess;
 use nbd_transport::tls::TlsInfo;
 

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use nbd_proto::{
     Command, CommandError, CommandFailure, Disconnect, Machine, RequestId, SubmitError,
 };
-use nbd_session::Error;
+use nbd_session::OldError as Error;
 use nbd_session::replay::{Place, Reconnect, RecoveryError, ReplayLog};
 
 use super::{State, WhenFull};

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use nbd_proto::io::Progress;
 use nbd_proto::{Command, Direction, Machine, SubmitError};
-use nbd_session::Error;
+use nbd_session::OldError as Error;
 
 use super::{BUDGET, LINGER, State};
 use crate::end::End;

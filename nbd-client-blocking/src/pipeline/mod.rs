@@ -9,7 +9,7 @@ use nbd_proto::{
     Command, CommandError, CommandFailure, CommandFlags, CommandType, ContextId, Direction,
     Disconnect, Machine, RequestId, RequestStatus, SubmitError,
 };
-use nbd_session::Error;
+use nbd_session::OldError as Error;
 
 use crate::client::Client;
 use crate::completion::Completion;

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nbd_proto::Direction;
-use nbd_session::Error;
+use nbd_session::OldError as Error;
 
 use super::Pipeline;
 use crate::client::Client;

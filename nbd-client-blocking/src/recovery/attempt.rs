@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use nbd_session::Error;
+use nbd_session::OldError as Error;
 
 use super::Dial;
 use crate::builder::Until;

@@ -3,7 +3,7 @@
 use std::mem;
 
 use nbd_proto::{Command, CommandType, ContextId};
-use nbd_session::Error;
+use nbd_session::OldError as Error;
 
 use super::{Lasting, closed};
 use crate::client::Client;

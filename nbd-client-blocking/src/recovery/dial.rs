@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use nbd_proto::{ClientConfig, HeaderStyle, Negotiated, TlsPolicy};
-use nbd_session::Error;
+use nbd_session::OldError as Error;
 use nbd_session::replay::Reconnect;
 use nbd_transport::{Connection, Endpoint};
 

@@ -7,7 +7,7 @@ use nbd_proto::{
     Command, CommandType, ContextId, Direction, Disconnect, Machine, PeerMisbehaved, RequestId,
     RequestStatus, SubmitError,
 };
-use nbd_session::Error;
+use nbd_session::OldError as Error;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{Shutdown, shutdown};

@@ -8,7 +8,7 @@ use nbd_proto::{
     Command, CommandError, CommandType, ContextId, Negotiated, Remark, RequestId, RequestStatus,
     SubmitError,
 };
-use nbd_session::Error;
+use nbd_session::OldError as Error;
 use nbd_session::replay::{Place, Reconnect, RecoveryError, ReplayLog};
 
 /// A [`ReplayLog`] whose callers go by ids like those of the protocol, small and dense, but

@@ -37,7 +37,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nbd_proto::{Client, ClientConfig, Negotiated, StrictMode};
-use nbd_session::Error;
+use nbd_session::OldError as Error;
 use nbd_session::replay::{Reconnect, RecoveryError};
 
 use crate::builder::Builder;

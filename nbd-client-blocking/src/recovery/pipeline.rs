@@ -1,7 +1,7 @@
 //! Many commands in flight, over as many connections as it takes.
 
 use nbd_proto::{Command, RequestId, SubmitError};
-use nbd_session::Error;
+use nbd_session::OldError as Error;
 
 use super::Lasting;
 use crate::completion::Completion;

@@ -10,7 +10,7 @@ use nbd_proto::{
     ApiMisuse, Command, CommandFlags, CommandType, ContextId, Error as ProtocolError, Extent,
     Negotiated,
 };
-use nbd_session::Error;
+use nbd_session::OldError as Error;
 use nbd_transport::tls::TlsInfo;
 
 use super::{Choosing, How, POLICY, Session, Subject};

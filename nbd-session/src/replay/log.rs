@@ -68,6 +68,8 @@ pub struct Place(u64);
 pub struct ReplayLog<T, P> {
     /// What callers were told.
     facts: Negotiated,
+    /// The export may have grown.
+    growth: bool,
     /// Numbers of meta contexts, now and then.
     contexts: Vec<(ContextId, ContextId)>,
     unflushed: Option<UnflushedWrites<P>>,
@@ -129,6 +131,7 @@ impl<T: Copy, P> ReplayLog<T, P> {
         }
         Ok(Self {
             facts: facts.clone(),
+            growth: policy.allows_growth(),
             contexts: Vec::new(),
             unflushed,
             durable_writes,
@@ -188,6 +191,27 @@ impl<T: Copy, P> ReplayLog<T, P> {
         }
     }
 
+    /// Who waits for a command, sent or not.
+    #[must_use]
+    pub fn owner(&self, place: Place) -> Option<T> {
+        match self.line.get(place.0)?.owner {
+            Owner::Caller(token) => Some(token),
+            Owner::Acknowledged | Owner::Log => None,
+        }
+    }
+
+    /// What callers were told of the server, and rely on.
+    #[must_use]
+    pub const fn facts(&self) -> &Negotiated {
+        &self.facts
+    }
+
+    /// Whether writes were acknowledged that no flush has made durable.
+    #[must_use]
+    pub fn has_unflushed(&self) -> bool {
+        self.owes_failure || self.acknowledged > self.settled
+    }
+
     /// The client's name for a command while it is with the client: what to
     /// [`abandon`](nbd_proto::Client::abandon) before [`cancel`](Self::cancel).
     #[must_use]
@@ -209,6 +233,13 @@ impl<T: Copy, P> ReplayLog<T, P> {
     pub fn context(&self, now: ContextId) -> ContextId {
         let known = self.contexts.iter().find(|(number, _)| *number == now);
         known.map_or(now, |(_, before)| *before)
+    }
+
+    /// The number that a meta context has now, which callers know by this one.
+    #[must_use]
+    pub fn context_now(&self, known: ContextId) -> ContextId {
+        let now = self.contexts.iter().find(|(_, before)| *before == known);
+        now.map_or(known, |(number, _)| *number)
     }
 
     /// Takes in a command. `payload` is the data of a write and nothing for the others.
@@ -475,8 +506,11 @@ impl<T: Copy, P> ReplayLog<T, P> {
     /// When it leads to something else than the first one did. It is of no use then; a later
     /// one may be.
     pub fn resume(&mut self, facts: &Negotiated) -> Result<(), Changed> {
-        terms::check(&self.facts, facts)?;
+        terms::check(&self.facts, facts, self.growth)?;
         self.contexts = terms::renumbered(&self.facts, facts);
+        if let (Some(told), Some(now)) = (&mut self.facts.export, &facts.export) {
+            told.size = now.size;
+        }
         self.link = Link::Up;
         Ok(())
     }

@@ -24,6 +24,7 @@ pub struct Reconnect {
     max_delay: Duration,
     give_up_after: Duration,
     keep: Option<u64>,
+    growth: bool,
 }
 
 impl Reconnect {
@@ -40,6 +41,7 @@ impl Reconnect {
             max_delay: Duration::from_secs(5),
             give_up_after: Duration::from_secs(60),
             keep: None,
+            growth: false,
         }
     }
 
@@ -83,6 +85,20 @@ impl Reconnect {
     pub const fn keep_unflushed(mut self, bytes: u64) -> Self {
         self.keep = Some(bytes);
         self
+    }
+
+    /// Whether the export may have grown when it is connected to again (default: no). It must
+    /// not have shrunk, for commands that fitted would not fit any more.
+    #[must_use]
+    pub const fn allow_growth(mut self, allow: bool) -> Self {
+        self.growth = allow;
+        self
+    }
+
+    /// Whether the export may have grown.
+    #[must_use]
+    pub const fn allows_growth(&self) -> bool {
+        self.growth
     }
 
     /// How long after the loss to go on trying.

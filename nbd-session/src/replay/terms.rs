@@ -51,7 +51,7 @@ pub enum Changed {
 }
 
 /// Compares everything that callers were told, and rely on, with what is true now.
-pub(crate) fn check(was: &Negotiated, is: &Negotiated) -> Result<(), Changed> {
+pub(crate) fn check(was: &Negotiated, is: &Negotiated, growth: bool) -> Result<(), Changed> {
     // Under `TlsPolicy::Allow` a second server could go without.
     if was.tls && !is.tls {
         return Err(Changed::Tls);
@@ -62,7 +62,7 @@ pub(crate) fn check(was: &Negotiated, is: &Negotiated) -> Result<(), Changed> {
     if let Some(before) = &was.export {
         // One that is not described has nothing of what was there.
         let nothing = ExportInfo::new(0, TransmissionFlags::empty());
-        check_export(before, is.export.as_ref().unwrap_or(&nothing))?;
+        check_export(before, is.export.as_ref().unwrap_or(&nothing), growth)?;
     }
     for context in &was.contexts {
         if !is.contexts.iter().any(|now| now.name == context.name) {
@@ -72,8 +72,8 @@ pub(crate) fn check(was: &Negotiated, is: &Negotiated) -> Result<(), Changed> {
     Ok(())
 }
 
-fn check_export(was: &ExportInfo, is: &ExportInfo) -> Result<(), Changed> {
-    if was.size != is.size {
+fn check_export(was: &ExportInfo, is: &ExportInfo, growth: bool) -> Result<(), Changed> {
+    if is.size < was.size || is.size > was.size && !growth {
         return Err(Changed::Size { was: was.size, is: is.size });
     }
     let read_only = TransmissionFlags::READ_ONLY;

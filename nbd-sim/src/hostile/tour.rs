@@ -6,7 +6,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread;
 
 use nbd_proto::{Command, CommandType};
-use nbd_session::Error;
+use nbd_session::OldError as Error;
 use nbd_transport::ConnectError;
 
 use super::{Address, Ask, Case, Failure, Played, Stage, all, scenes};

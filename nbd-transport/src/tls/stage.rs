@@ -18,7 +18,7 @@ use std::io::IoSlice;
 /// delivery until it says that it is done, and [`open`](Self::open) from then on.
 ///
 /// After an error, what is unsent is a last word to the peer, and the session is over.
-pub trait TlsStage: fmt::Debug + Send {
+pub trait TlsStage: fmt::Debug + Send + Sync {
     /// The ciphertext.
     fn wire(&self) -> &Wire;
 

@@ -31,7 +31,7 @@ const OVERHEAD: usize = 5 + 256;
 const RECORD: usize = 16 << 10;
 
 /// Either end of a connection.
-pub(super) trait Side: Send {
+pub(super) trait Side: Send + Sync {
     type Data;
     const PEER: TlsRole;
     const SUSPICION: &str;

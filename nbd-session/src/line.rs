@@ -1,0 +1,245 @@
+//! The line of those who wait for a free slot: first come, first served.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use nbd_proto::RequestId;
+
+use crate::error::Error;
+use crate::timers::{Timer, Timers};
+
+/// A place in the line of those who wait for room for one more command.
+///
+/// See [`Session::wait_for_room`](crate::Session::wait_for_room).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Ticket(RequestId);
+
+impl Ticket {
+    /// Index of its slot: small and dense, fit to index a side table.
+    #[must_use]
+    pub const fn slot(self) -> usize {
+        self.0.slot()
+    }
+}
+
+/// What became of a [`Ticket`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Admission {
+    /// Whose turn it is.
+    pub ticket: Ticket,
+    /// There is room, and it is kept for this ticket until it is
+    /// [used](crate::Request::ticket) or [given back](crate::Session::leave_line); or there
+    /// will be none, and the ticket is void.
+    pub result: Result<(), Error>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Line {
+    places: Vec<(u32, Place)>,
+    free: Vec<u32>,
+    /// Some may have left meanwhile.
+    queue: VecDeque<Ticket>,
+    /// How many of those in the queue still wait.
+    waiting: usize,
+    /// For how many room is kept.
+    admitted: usize,
+    timers: Timers,
+    news: VecDeque<Admission>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Free,
+    Waiting,
+    Admitted,
+}
+
+impl Line {
+    /// Whether nobody waits, and no room is kept for anybody.
+    #[inline]
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.waiting == 0 && self.admitted == 0
+    }
+
+    pub(crate) const fn has_waiting(&self) -> bool {
+        self.waiting > 0
+    }
+
+    /// For how many room is kept.
+    pub(crate) const fn admitted(&self) -> usize {
+        self.admitted
+    }
+
+    pub(crate) fn first_deadline(&self) -> Option<Instant> {
+        self.timers.first()
+    }
+
+    /// Joins the line.
+    pub(crate) fn enter(&mut self, end: Option<Instant>, now: Instant) -> Ticket {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.places.push((0, Place::Free));
+            (self.places.len() - 1) as u32
+        });
+        let mut generation = 0;
+        if let Some((number, place)) = self.places.get_mut(slot as usize) {
+            *place = Place::Waiting;
+            generation = *number;
+        }
+        let id = RequestId::from_cookie(u64::from(generation) << 32 | u64::from(slot));
+        self.queue.push_back(Ticket(id));
+        self.waiting += 1;
+        if let Some(at) = end {
+            self.timers.insert(Timer { at, since: now, id });
+        }
+        Ticket(id)
+    }
+
+    fn place(&mut self, ticket: Ticket) -> Option<&mut Place> {
+        let (number, place) = self.places.get_mut(ticket.slot())?;
+        (u64::from(*number) == ticket.0.to_cookie() >> 32).then_some(place)
+    }
+
+    /// Gives the place up, whatever it is. Returns whether room was kept for it.
+    pub(crate) fn leave(&mut self, ticket: Ticket) -> bool {
+        let Some(place) = self.place(ticket) else { return false };
+        let was = std::mem::replace(place, Place::Free);
+        self.timers.remove(ticket.0);
+        self.free(ticket);
+        match was {
+            Place::Free => {}
+            Place::Waiting => {
+                self.waiting -= 1;
+                self.tidy();
+            }
+            Place::Admitted => {
+                self.admitted -= 1;
+                self.news.retain(|news| news.ticket != ticket);
+            }
+        }
+        was == Place::Admitted
+    }
+
+    fn free(&mut self, ticket: Ticket) {
+        if let Some((number, place)) = self.places.get_mut(ticket.slot()) {
+            *number = number.wrapping_add(1);
+            *place = Place::Free;
+            self.free.push(ticket.slot() as u32);
+        }
+    }
+
+    /// The queue does not grow with those who left it.
+    fn tidy(&mut self) {
+        if self.queue.len() > 2 * self.waiting + 64 {
+            let places = &self.places;
+            self.queue.retain(|ticket| {
+                places.get(ticket.slot()).is_some_and(|(number, place)| {
+                    *place == Place::Waiting && u64::from(*number) == ticket.0.to_cookie() >> 32
+                })
+            });
+        }
+    }
+
+    /// Lets in as many as there is room for, those for whom some is kept included.
+    pub(crate) fn admit(&mut self, room: usize) {
+        while self.waiting > 0 && self.admitted < room {
+            let Some(ticket) = self.queue.pop_front() else { break };
+            let Some(place) = self.place(ticket).filter(|place| **place == Place::Waiting) else {
+                continue;
+            };
+            *place = Place::Admitted;
+            self.waiting -= 1;
+            self.admitted += 1;
+            self.timers.remove(ticket.0);
+            self.news.push_back(Admission { ticket, result: Ok(()) });
+        }
+    }
+
+    /// Tells those whose time is over.
+    pub(crate) fn expire(&mut self, now: Instant) {
+        while let Some(Timer { at, since, id }) = self.timers.pop_due(now) {
+            let ticket = Ticket(id);
+            if !self.place(ticket).is_some_and(|place| *place == Place::Waiting) {
+                continue;
+            }
+            let after = at.saturating_duration_since(since);
+            self.refuse(ticket, Error::timed_out("waiting for room for one more command", after));
+            self.tidy();
+        }
+    }
+
+    fn refuse(&mut self, ticket: Ticket, error: Error) {
+        self.waiting -= 1;
+        self.free(ticket);
+        self.news.push_back(Admission { ticket, result: Err(error) });
+    }
+
+    /// There will be no room any more.
+    pub(crate) fn close(&mut self, error: &Error) {
+        while let Some(ticket) = self.queue.pop_front() {
+            if self.place(ticket).is_some_and(|place| *place == Place::Waiting) {
+                self.refuse(ticket, error.clone());
+            }
+        }
+        self.timers = Timers::default();
+    }
+
+    pub(crate) fn next_news(&mut self) -> Option<Admission> {
+        self.news.pop_front()
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "any moment will do, but there has to be one")]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn news(line: &mut Line) -> Vec<(Ticket, bool)> {
+        std::iter::from_fn(|| line.next_news()).map(|it| (it.ticket, it.result.is_ok())).collect()
+    }
+
+    #[test]
+    fn first_come_first_served_and_who_left_is_passed_over() {
+        let (mut line, now) = (Line::default(), Instant::now());
+        let tickets: Vec<_> = (0..4).map(|_| line.enter(None, now)).collect();
+        line.leave(tickets[1]);
+        line.admit(2);
+        assert_eq!(news(&mut line), [(tickets[0], true), (tickets[2], true)]);
+        line.admit(2);
+        assert_eq!(news(&mut line), [], "the room is kept");
+        assert!(line.leave(tickets[0]), "it is given back");
+        line.admit(2);
+        assert_eq!(news(&mut line), [(tickets[3], true)]);
+        // A slot that is used again is another ticket.
+        let again = line.enter(None, now);
+        assert!(!line.leave(tickets[0]) && line.has_waiting());
+        assert_ne!(again, tickets[0]);
+    }
+
+    #[test]
+    fn those_who_wait_are_told_of_the_end_and_of_their_own() {
+        let (mut line, now) = (Line::default(), Instant::now());
+        let late = line.enter(Some(now + Duration::from_secs(1)), now);
+        let patient = line.enter(None, now);
+        assert_eq!(line.first_deadline(), Some(now + Duration::from_secs(1)));
+        line.expire(now + Duration::from_secs(1));
+        assert_eq!(news(&mut line), [(late, false)]);
+        line.close(&Error::closed());
+        assert_eq!(news(&mut line), [(patient, false)]);
+        assert!(line.is_empty());
+    }
+
+    #[test]
+    fn the_line_does_not_grow_with_those_who_leave() {
+        let (mut line, now) = (Line::default(), Instant::now());
+        let first = line.enter(None, now);
+        for _ in 0..10_000 {
+            let ticket = line.enter(None, now);
+            line.leave(ticket);
+        }
+        assert!(line.queue.len() < 200 && line.places.len() < 10);
+        line.admit(1);
+        assert_eq!(news(&mut line), [(first, true)]);
+    }
+}

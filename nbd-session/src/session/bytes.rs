@@ -1,0 +1,172 @@
+//! Reading and writing.
+
+use std::io::{Read, Write};
+use std::time::Instant;
+
+use nbd_proto::io::Progress;
+use nbd_proto::{Direction, Machine, PayloadSink, PayloadSource};
+
+use super::loss::closed;
+use super::ports::Ports;
+use super::{Goodbye, Open, Session, Stage};
+use crate::error::Error;
+use crate::link::LinkError;
+
+impl Session {
+    /// Reads once from the stream, which may wait; what has come is taken in. `payload` is
+    /// where the data of reads goes, by the ids of their commands.
+    ///
+    /// Returns [`Progress::More`] when there may be more to read at once, [`Progress::Blocked`]
+    /// when not, and [`Progress::Closed`] when this stream is of no use any more: then
+    /// [`next_step`](Self::next_step) says what follows.
+    ///
+    /// Bytes that were received by other means are a stream of their own, that is never at its
+    /// end but has nothing more to read for now: see [`Received`](crate::Received).
+    #[inline]
+    pub fn read<R, P>(&mut self, io: &mut R, payload: &mut P, now: Instant) -> Progress
+    where
+        R: Read + ?Sized,
+        P: PayloadSink,
+    {
+        self.quiet.tell(now);
+        self.again.remove(Direction::READ);
+        let Stage::Open(Open { core, link }) = &mut self.stage else {
+            return self.read_negotiating(io, now);
+        };
+        if self.end.is_some() {
+            return Progress::Closed;
+        }
+        let mut ports = Ports {
+            log: self.lasting.as_deref().and_then(|lasting| lasting.log.as_ref()),
+            leaving: None,
+            remarks: &mut self.remarks,
+            extents: &mut self.extents,
+            lent: payload,
+        };
+        let result = link.read(core, io, &mut ports, self.way.mode);
+        self.quiet.look_after_read(core);
+        self.settle(result, Direction::READ, now)
+    }
+
+    /// Writes once to the stream. `payload` is where the data of writes comes from.
+    ///
+    /// Returns as [`read`](Self::read). A stream that takes nothing more is not closed yet:
+    /// what the peer has said already can still be read.
+    #[inline]
+    pub fn write<W, P>(&mut self, io: &mut W, payload: &mut P, now: Instant) -> Progress
+    where
+        W: Write + ?Sized,
+        P: PayloadSource,
+    {
+        self.quiet.tell(now);
+        self.again.remove(Direction::WRITE);
+        let Stage::Open(Open { core, link }) = &mut self.stage else {
+            return self.write_negotiating(io, now);
+        };
+        if self.end.is_some() {
+            return Progress::Closed;
+        }
+        let ports = Ports {
+            log: self.lasting.as_deref().and_then(|lasting| lasting.log.as_ref()),
+            leaving: self.leaving.as_ref(),
+            remarks: &mut self.remarks,
+            extents: &mut self.extents,
+            lent: payload,
+        };
+        let before = core.stats().bytes_sent;
+        let result = link.write(core, io, &ports, self.way.mode);
+        if core.stats().bytes_sent == before {
+            self.stuck = true;
+        } else if self.stuck {
+            // There was no room, and now there is: the other end is alive.
+            self.stuck = false;
+            self.quiet.moved();
+        }
+        match result {
+            Ok(Progress::Closed) => {
+                self.write_refused(now);
+                Progress::Blocked
+            }
+            result => self.settle(result, Direction::WRITE, now),
+        }
+    }
+
+    #[inline]
+    fn settle(
+        &mut self,
+        result: Result<Progress, LinkError>,
+        direction: Direction,
+        now: Instant,
+    ) -> Progress {
+        match result {
+            Ok(progress @ (Progress::Blocked | Progress::More))
+                if self.lasting.is_none() && self.goodbye == Goodbye::No =>
+            {
+                self.again.set(direction, progress == Progress::More);
+                progress
+            }
+            other => self.settle_cold(other, direction, now),
+        }
+    }
+
+    #[cold]
+    fn settle_cold(
+        &mut self,
+        result: Result<Progress, LinkError>,
+        direction: Direction,
+        now: Instant,
+    ) -> Progress {
+        match result {
+            Ok(progress @ (Progress::Blocked | Progress::More)) => {
+                self.again.set(direction, progress == Progress::More);
+                self.drain(now);
+                if self.has_drained() {
+                    // The server said that it is shutting down, and has nothing more to say.
+                    self.lost(closed(), now);
+                    return Progress::Closed;
+                }
+                self.wind_up(now);
+                progress
+            }
+            Ok(Progress::Closed) => {
+                self.lost(closed(), now);
+                Progress::Closed
+            }
+            Err(error) => {
+                self.lost(error.into(), now);
+                Progress::Closed
+            }
+        }
+    }
+
+    /// The server takes no more. Replies may still come, but not for ever.
+    #[cold]
+    fn write_refused(&mut self, now: Instant) {
+        self.linger_on(now);
+        self.drain(now);
+    }
+
+    #[cold]
+    fn read_negotiating<R: Read + ?Sized>(&mut self, io: &mut R, now: Instant) -> Progress {
+        let mode = self.way.mode;
+        let Stage::Negotiating(negotiating) = &mut self.stage else { return Progress::Closed };
+        let result = negotiating.handshake.read(io, mode);
+        self.negotiated_so_far(result, now)
+    }
+
+    #[cold]
+    fn write_negotiating<W: Write + ?Sized>(&mut self, io: &mut W, now: Instant) -> Progress {
+        let mode = self.way.mode;
+        let Stage::Negotiating(negotiating) = &mut self.stage else { return Progress::Closed };
+        let result = negotiating.handshake.write(io, mode);
+        self.negotiated_so_far(result, now)
+    }
+
+    /// Ends this connection, though not the session: for adapters whose stream failed outside
+    /// of a read or write.
+    pub fn fail(&mut self, cause: impl Into<Error>, now: Instant) {
+        if self.end.is_none() {
+            self.lost(cause.into(), now);
+        }
+    }
+}

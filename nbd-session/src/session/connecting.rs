@@ -1,0 +1,229 @@
+//! From a step to a connection that is ready.
+
+use std::mem;
+use std::sync::Arc;
+use std::time::Instant;
+
+use nbd_proto::Phase;
+use nbd_proto::io::{IoMode, Progress};
+use nbd_transport::tls::{TlsConfigError, TlsConnector};
+
+use super::choosing::Negotiating;
+use super::loss::closed;
+use super::step::Step;
+use super::way::Next;
+use super::{Goodbye, Open, Session, Stage};
+use crate::error::Error;
+use crate::event::Event;
+use crate::handshake::Handshake;
+use crate::link::LinkError;
+use crate::replay::ReplayLog;
+
+impl Session {
+    /// The next thing to do for the adapter, told once. A step whose outcome never comes is
+    /// given up when connecting has taken too long.
+    pub fn next_step(&mut self) -> Option<Step> {
+        self.way.next_step()
+    }
+
+    /// What came of [`Step::Credentials`]. Credentials that cannot be used end the session.
+    pub fn credentials(&mut self, outcome: Result<TlsConnector, TlsConfigError>, now: Instant) {
+        if !matches!(self.stage, Stage::Credentials) {
+            return;
+        }
+        match outcome {
+            Ok(connector) => {
+                self.stage = Stage::Connecting;
+                self.way.take_credentials(connector);
+            }
+            Err(error) => self.attempt_failed(error.into(), now),
+        }
+    }
+
+    /// What came of [`Step::Connect`]: a stream that stands just before the first byte of the
+    /// server's greeting, and what it is good at; or why there is none. The outcome of an older
+    /// step is ignored: drop its stream.
+    pub fn connected(&mut self, generation: u64, outcome: Result<IoMode, Error>, now: Instant) {
+        if generation != self.way.generation || !matches!(self.stage, Stage::Connecting) {
+            return;
+        }
+        let begun = outcome.and_then(|mode| {
+            self.way.mode = mode;
+            let config = self.way.config.clone();
+            Ok(match self.way.connector() {
+                Some(connector) => {
+                    Handshake::with_tls(config, connector.clone(), self.way.host().as_deref())?
+                }
+                None => Handshake::new(config)?,
+            })
+        });
+        match begun {
+            Ok(handshake) => {
+                self.stage = Stage::Negotiating(Box::new(Negotiating::new(handshake)));
+            }
+            Err(error) => self.attempt_failed(error, now),
+        }
+    }
+
+    /// Begins to connect to the next target.
+    pub(super) fn begin_attempt(&mut self, now: Instant) {
+        let lasting = self.lasting.as_deref();
+        let again = lasting.is_some_and(|lasting| lasting.log.is_some());
+        let reads_files = self.way.begin(again, self.end_of_patience(), now);
+        self.stage = if reads_files { Stage::Credentials } else { Stage::Connecting };
+    }
+
+    /// When it is not tried any more to make a lost connection again.
+    pub(super) fn end_of_patience(&self) -> Option<Instant> {
+        let lasting = self.lasting.as_deref()?;
+        lasting.trouble?.since.checked_add(lasting.policy.patience())
+    }
+
+    /// There was no connection yet, and this attempt leads to none.
+    #[cold]
+    pub(super) fn attempt_failed(&mut self, cause: Error, now: Instant) {
+        let again = self.lasting.as_deref().is_some_and(|lasting| lasting.log.is_some());
+        if cause.is_callers() {
+            return self.give_up(cause, now);
+        }
+        let round = match self.way.failed(cause.clone()) {
+            Next::Target => {
+                self.tell_failed(cause, now);
+                return self.begin_attempt(now);
+            }
+            Next::Round(failures) => failures,
+        };
+        if !again {
+            return self.give_up(Error::no_endpoint(round), now);
+        }
+        if round.iter().any(Error::is_transient) {
+            self.tell_failed(cause, now);
+            self.put_off(now);
+        } else {
+            self.give_up(cause, now);
+        }
+    }
+
+    fn tell_failed(&mut self, cause: Error, _now: Instant) {
+        let Some(lasting) = self.lasting.as_deref_mut() else { return };
+        let attempts = lasting.trouble.map_or(0, |trouble| trouble.attempts);
+        lasting.cause = Some(cause.clone());
+        self.way.tell(Event::Failed { attempts, cause });
+    }
+
+    /// Waits a while before the next attempt.
+    pub(super) fn put_off(&mut self, now: Instant) {
+        let Some(lasting) = self.lasting.as_deref_mut() else { return };
+        let Some(trouble) = &mut lasting.trouble else { return };
+        let delay = self.way.delay(&lasting.policy, trouble.attempts);
+        trouble.attempts = trouble.attempts.saturating_add(1);
+        self.stage = Stage::Waiting(now.checked_add(delay).unwrap_or(now));
+    }
+
+    /// A handshake has moved bytes.
+    pub(super) fn negotiated_so_far(
+        &mut self,
+        result: Result<Progress, LinkError>,
+        now: Instant,
+    ) -> Progress {
+        let Stage::Negotiating(negotiating) = &mut self.stage else { return Progress::Closed };
+        negotiating.collect();
+        let progress = match result {
+            Ok(progress) => progress,
+            Err(error) => {
+                self.lost(error.into(), now);
+                return Progress::Closed;
+            }
+        };
+        match negotiating.handshake.phase() {
+            Phase::Busy | Phase::StartTls if progress == Progress::Closed => {
+                self.lost(closed(), now);
+                Progress::Closed
+            }
+            Phase::Busy | Phase::StartTls => progress,
+            Phase::Idle => {
+                // From here on it is the caller who takes the time.
+                self.way.by = None;
+                if let Some(outcome) = negotiating.finish() {
+                    self.way.option = Some(outcome);
+                }
+                progress
+            }
+            Phase::Established if negotiating.is_choosing() => {
+                self.way.by = None;
+                progress
+            }
+            Phase::Established => {
+                self.opened(now);
+                Progress::More
+            }
+            Phase::Closed => {
+                let error = negotiating.handshake.peek().error().cloned();
+                self.lost(error.map_or_else(closed, Error::from), now);
+                Progress::Closed
+            }
+        }
+    }
+
+    /// The negotiation is done: commands are accepted.
+    pub(super) fn opened(&mut self, now: Instant) {
+        let Stage::Negotiating(negotiating) = mem::replace(&mut self.stage, Stage::Over) else {
+            return;
+        };
+        let Negotiating { handshake, asked } = *negotiating;
+        let export = handshake.peek().export_name().to_owned();
+        let config = handshake.peek().config().clone();
+        let (mut core, link) = match handshake.finish() {
+            Ok(done) => done,
+            // Something is still to be sent.
+            Err(handshake) => {
+                self.stage = Stage::Negotiating(Box::new(Negotiating { handshake, asked }));
+                return;
+            }
+        };
+        let facts = core.negotiated().clone();
+        self.capacity = core.capacity();
+        if let Some(lasting) = self.lasting.as_deref_mut() {
+            let agreed = match &mut lasting.log {
+                Some(log) => log.resume(&facts).map_err(Into::into),
+                None => ReplayLog::new(&lasting.policy, &facts, core.capacity())
+                    .map(|log| lasting.log = Some(log)),
+            };
+            if let Err(error) = agreed {
+                let error = Error::from(error);
+                self.way.close(Vec::new());
+                if asked.is_some() {
+                    self.way.option = Some(Err(error.clone()));
+                }
+                return self.attempt_failed(error, now);
+            }
+            lasting.opened = now;
+        }
+        self.way.opened(&config, &export, &facts);
+        if let Some(mode) = self.strict {
+            core.set_strict(mode);
+        }
+        match self.lasting.as_deref().and_then(|lasting| lasting.log.as_ref()) {
+            Some(log) if self.facts.as_deref() == Some(log.facts()) => {}
+            Some(log) => self.facts = Some(Arc::new(log.facts().clone())),
+            None => self.facts = Some(Arc::new(facts)),
+        }
+        self.export_name = export;
+        self.stats.connections += 1;
+        self.stage = Stage::Open(Open { core, link });
+        self.quiet.restart();
+        if let Some(probe) = &mut self.probe {
+            probe.restart(now);
+        }
+        if let Some(lost) = self.lasting.as_deref_mut().and_then(|lasting| lasting.lost.take()) {
+            self.way.tell(Event::Reconnected { after: now.saturating_duration_since(lost) });
+        }
+        if asked.is_some() {
+            self.way.option = Some(Ok(super::OptionReply::Ready));
+        }
+        self.hand_over();
+        if self.goodbye != Goodbye::No {
+            self.wind_up(now);
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! What an acknowledged write is worth.
+
+use nbd_proto::{Command, CommandFlags, CommandType, RequestId};
+
+/// Counts writes that were acknowledged, and those that a flush has made durable, where no
+/// replay log does.
+#[derive(Debug, Default)]
+pub(super) struct Durability {
+    /// Writes acknowledged so far that were not durable by themselves.
+    acknowledged: u64,
+    /// How many of them have been flushed.
+    settled: u64,
+    /// What each flush under way covers.
+    flushes: Vec<(RequestId, u64)>,
+}
+
+impl Durability {
+    /// A flush vouches for everything that was acknowledged before it was submitted.
+    #[inline]
+    pub(super) fn submitted(&mut self, id: RequestId, kind: CommandType) {
+        if kind == CommandType::Flush {
+            self.flushes.push((id, self.acknowledged));
+        }
+    }
+
+    #[inline]
+    pub(super) fn completed(&mut self, id: RequestId, command: &Command, done: bool) {
+        match command.kind {
+            CommandType::Write | CommandType::WriteZeroes | CommandType::Trim => {
+                let durable = command.flags.contains(CommandFlags::FUA);
+                self.acknowledged += u64::from(done && !durable);
+            }
+            CommandType::Flush => self.flushed(id, done),
+            CommandType::Read
+            | CommandType::Cache
+            | CommandType::BlockStatus
+            | CommandType::Disconnect => {}
+        }
+    }
+
+    fn flushed(&mut self, id: RequestId, done: bool) {
+        let Some(at) = self.flushes.iter().position(|(flush, _)| *flush == id) else { return };
+        let (_, covers) = self.flushes.swap_remove(at);
+        if done {
+            self.settled = self.settled.max(covers);
+        }
+    }
+
+    /// Nobody waits for a flush any more.
+    pub(super) fn forget(&mut self, id: RequestId) {
+        self.flushes.retain(|(flush, _)| *flush != id);
+    }
+
+    /// Nor for any.
+    pub(super) fn forget_all(&mut self) {
+        self.flushes.clear();
+    }
+
+    pub(super) const fn acknowledged(&self) -> u64 {
+        self.acknowledged
+    }
+
+    /// Somebody else's flush covers so many.
+    pub(super) fn settle(&mut self, acknowledged: u64) {
+        self.settled = self.settled.max(acknowledged.min(self.acknowledged));
+    }
+
+    /// Whether writes were acknowledged that no flush has made durable.
+    pub(super) const fn has_unflushed(&self) -> bool {
+        self.acknowledged > self.settled
+    }
+}

@@ -1,0 +1,372 @@
+//! What follows from the end of a connection, and how a session ends.
+
+use std::time::{Duration, Instant};
+
+use nbd_proto::{
+    CommandError, CommandFailure, Direction, Disconnect, Machine, PeerMisbehaved, SubmitError,
+};
+
+use super::lasting::Trouble;
+use super::step::Step;
+use super::{End, Goodbye, Open, Session, Stage};
+use crate::error::Error;
+use crate::event::{Event, add};
+use crate::limit::Limit;
+use crate::replay::{RecoveryError, ReplayLog};
+
+/// How long a server may take to close a connection on which nothing more is sent.
+const LINGER: Duration = Duration::from_secs(5);
+
+impl Session {
+    /// Asks for the end of the session. No command is accepted from now on, but for those whose
+    /// place in the line came first; what is under way is completed as `when` says. It is over
+    /// when [`is_over`](Self::is_over) says so, and [`farewell`](Self::farewell) tells how it
+    /// went. What takes longer than the limit ([`Limit::Default`]: that of commands) ends
+    /// abruptly.
+    ///
+    /// Where the connection is lost and made again, what was acknowledged is put back first.
+    /// In option mode it is the negotiation that ends.
+    pub fn disconnect(&mut self, when: Disconnect, limit: Limit, now: Instant) {
+        if self.end.is_some() {
+            return;
+        }
+        let by = limit.end(self.way.options.request_timeout, now);
+        self.goodbye = Goodbye::Wanted { when, by, since: now };
+        match &mut self.stage {
+            Stage::Open(_) => {
+                if self.lasting.is_some() && when == Disconnect::AbandonUnsent {
+                    self.drop_unsent();
+                }
+                self.wind_up(now);
+            }
+            Stage::Negotiating(negotiating) if self.facts.is_none() => {
+                // Whether the server hears of it is not waited for where it cannot be asked.
+                if negotiating.handshake.negotiation().abort().is_err() {
+                    self.over_and_out(now);
+                }
+            }
+            _ if self.facts.is_none() => self.over_and_out(now),
+            _ => self.wind_up(now),
+        }
+    }
+
+    /// What no connection has been given yet will not be sent.
+    fn drop_unsent(&mut self) {
+        let Some(lasting) = self.lasting.as_deref_mut() else { return };
+        for id in lasting.unfinished() {
+            let Some(open) = lasting.get(id) else { continue };
+            let (command, place) = (open.command, open.place);
+            let Some(log) = &mut lasting.log else { return };
+            if log.request(place).is_none() {
+                log.cancel(place);
+                let failure = CommandFailure::new(command, CommandError::ConnectionLost, None);
+                lasting.finish(id, Err(failure.into()));
+            }
+        }
+    }
+
+    /// Goes on with the goodbye that was asked for.
+    pub(super) fn wind_up(&mut self, now: Instant) {
+        let Goodbye::Wanted { when, .. } = self.goodbye else { return };
+        if self.end.is_some() || !self.line.is_empty() {
+            return;
+        }
+        if let Some(log) = self.log()
+            && !log.is_idle()
+        {
+            return;
+        }
+        match &mut self.stage {
+            Stage::Open(Open { core, link }) => {
+                if !core.is_disconnecting() && !core.is_closed() {
+                    let when = if self.lasting.is_some() { Disconnect::AfterReplies } else { when };
+                    core.disconnect(when);
+                }
+                if core.is_ending()
+                    && self.linger.is_none()
+                    && !link.direction(core).contains(Direction::WRITE)
+                {
+                    self.way.ask(Step::Shutdown { generation: self.way.generation });
+                    self.linger_on(now);
+                }
+            }
+            Stage::Negotiating(_) | Stage::Waiting(_) | Stage::Credentials | Stage::Connecting => {
+                self.over_and_out(now)
+            }
+            Stage::Over => {}
+        }
+    }
+
+    /// Nothing more will be sent on this connection. The server's end is waited for, a while.
+    pub(super) fn linger_on(&mut self, now: Instant) {
+        if self.linger.is_none() {
+            self.linger = now.checked_add(LINGER);
+        }
+    }
+
+    /// Nobody has to be told, and nothing is under way.
+    fn over_and_out(&mut self, now: Instant) {
+        let unflushed = self.log().is_some_and(ReplayLog::has_unflushed);
+        let farewell = if unflushed { Err(RecoveryError::UnflushedLost.into()) } else { Ok(()) };
+        self.way.close(Vec::new());
+        self.stage = Stage::Over;
+        self.finish_session(Error::closed(), farewell, now);
+    }
+
+    pub(super) fn log(&self) -> Option<&ReplayLog<nbd_proto::RequestId, bytes::Bytes>> {
+        self.lasting.as_deref()?.log.as_ref()
+    }
+
+    /// Whether it is not certain that everything is done and durable that was acknowledged, or
+    /// is under way.
+    fn is_at_risk(&self) -> bool {
+        if let Some(lasting) = self.lasting.as_deref() {
+            return !lasting.unfinished().is_empty()
+                || self.log().is_some_and(ReplayLog::has_unflushed);
+        }
+        let Stage::Open(open) = &self.stage else { return false };
+        let can_flush = open.core.export().can_flush();
+        // Where the core has noticed it first, it has told everybody already.
+        open.core.error().is_some()
+            || open.core.owed().wanted() > 0
+            || can_flush && self.durability.has_unflushed()
+    }
+
+    /// The connection is gone, whatever was being done with it.
+    #[cold]
+    pub(super) fn lost(&mut self, cause: Error, now: Instant) {
+        let at_risk = self.is_at_risk();
+        let wanted = self.goodbye != Goodbye::No;
+        let (last_word, said_goodbye) = match &mut self.stage {
+            Stage::Negotiating(negotiating) => {
+                let aborted = negotiating.asked.as_ref().is_some_and(|asked| asked.is_abort());
+                (negotiating.handshake.last_word(), aborted || wanted && self.facts.is_none())
+            }
+            Stage::Open(open) => (
+                open.link.last_word(),
+                wanted && open.core.is_ending() && open.core.in_flight() == 0,
+            ),
+            _ => (Vec::new(), false),
+        };
+        self.way.close(last_word);
+        self.linger = None;
+        self.again = Direction::empty();
+        self.stuck = false;
+        let was_open = self.shut_down_core(now);
+        if said_goodbye {
+            // The end is what was wanted; how abrupt it is does not matter.
+            if let Stage::Negotiating(negotiating) = &mut self.stage
+                && negotiating.asked.take().is_some()
+            {
+                self.way.option = Some(Ok(super::OptionReply::Ended));
+            }
+            return self.finish_session(Error::closed(), Ok(()), now);
+        }
+        if let Stage::Negotiating(negotiating) = &mut self.stage
+            && negotiating.asked.take().is_some()
+        {
+            self.way.option = Some(Err(cause.clone()));
+        }
+        if !was_open {
+            let chosen = matches!(&self.stage, Stage::Negotiating(negotiating)
+                if negotiating.handshake.peek().config().stops_for_options());
+            // What was asked for in option mode cannot be asked for again by itself.
+            return if chosen && self.way.by.is_none() {
+                self.give_up(cause, now)
+            } else {
+                self.attempt_failed(cause, now)
+            };
+        }
+        // Bytes that failed, or could not be trusted, are lost with the connection. A server
+        // that breaks the protocol would do so again.
+        if self.lasting.is_none() {
+            let farewell = if at_risk { Err(cause.clone()) } else { Ok(()) };
+            return self.finish_session(cause, farewell, now);
+        }
+        if cause.is_transient() || cause.is_of_transport() {
+            self.went_down(cause, now);
+        } else {
+            self.give_up(cause, now);
+        }
+    }
+
+    /// The core reports all that it had. Returns whether there was one.
+    fn shut_down_core(&mut self, now: Instant) -> bool {
+        let Stage::Open(Open { core, .. }) = &mut self.stage else { return false };
+        let _ = core.eof();
+        self.leave();
+        self.quiet.restart();
+        if self.lasting.is_some() {
+            self.drain(now);
+            if let Stage::Open(Open { core, .. }) = &self.stage {
+                self.stats.wire = add(&self.stats.wire, core.stats());
+            }
+            self.stage = Stage::Over;
+            if let Some(probe) = &mut self.probe {
+                probe.restart(now);
+            }
+        }
+        true
+    }
+
+    /// The connection is to be made again.
+    fn went_down(&mut self, cause: Error, now: Instant) {
+        let Some(lasting) = self.lasting.as_deref_mut() else { return };
+        self.stats.sent_again += lasting.unfinished().len() as u64;
+        if let Some(log) = &mut lasting.log {
+            log.lost();
+        }
+        lasting.lost = Some(now);
+        lasting.cause = Some(cause.clone());
+        if now.saturating_duration_since(lasting.opened) > lasting.policy.longest_wait() {
+            // It was of use, even if nothing was asked of it.
+            lasting.trouble = None;
+        }
+        lasting.trouble.get_or_insert(Trouble { since: now, attempts: 0 });
+        self.way.tell(Event::Lost { cause });
+        self.put_off(now);
+        self.take_failed(now);
+        self.wind_up(now);
+    }
+
+    /// No other connection will be made: because of this.
+    #[cold]
+    pub(super) fn give_up(&mut self, cause: Error, now: Instant) {
+        let lasting = self.lasting.as_deref();
+        let after = lasting.and_then(|lasting| lasting.trouble).map(|trouble| trouble.since);
+        let cause = match after {
+            Some(since) if cause.recovery().is_none() => {
+                Error::not_reconnected(now.saturating_duration_since(since), cause)
+            }
+            _ => cause,
+        };
+        let farewell = if self.is_at_risk() { Err(cause.clone()) } else { Ok(()) };
+        self.way.tell(Event::GaveUp { cause: cause.clone() });
+        self.finish_session(cause, farewell, now);
+    }
+
+    /// Patience is over.
+    pub(super) fn out_of_patience(&mut self, now: Instant) {
+        let lasting = self.lasting.as_deref();
+        let cause = lasting.and_then(|lasting| lasting.cause.clone());
+        if !matches!(self.stage, Stage::Waiting(_)) {
+            self.way.close(Vec::new());
+        }
+        self.give_up(cause.unwrap_or_else(closed), now);
+    }
+
+    /// It is over, and everybody who waits is told.
+    pub(super) fn finish_session(
+        &mut self,
+        cause: Error,
+        farewell: Result<(), Error>,
+        _now: Instant,
+    ) {
+        if self.end.is_some() {
+            return;
+        }
+        self.end = Some(End { cause: cause.clone(), farewell });
+        if let Some(lasting) = self.lasting.as_deref_mut() {
+            for id in lasting.unfinished() {
+                lasting.finish(id, Err(cause.clone()));
+            }
+            self.stage = Stage::Over;
+        } else if !matches!(self.stage, Stage::Open(_)) {
+            self.stage = Stage::Over;
+        }
+        self.linger = None;
+        self.leave();
+        self.line.close(&cause);
+        self.timers = crate::timers::Timers::default();
+    }
+
+    /// From the log to the core, as far as there is room.
+    pub(super) fn hand_over(&mut self) {
+        while let Some(lasting) = self.lasting.as_deref_mut()
+            && let Some(log) = lasting.log.as_mut()
+            && let Stage::Open(Open { core, .. }) = &mut self.stage
+            && !core.is_full()
+            && !core.is_closed()
+            && let Some((place, command)) = log.due()
+        {
+            let filter = lasting.contexts_now(place);
+            let submitted = match filter {
+                None => core.submit(command),
+                Some(contexts) => core.submit_filtered(command, &contexts),
+            };
+            let Some(log) = &mut lasting.log else { break };
+            match submitted {
+                Ok(id) => log.sent(place, id),
+                // The connection is ending; that will show.
+                Err(SubmitError::Full | SubmitError::Disconnecting | SubmitError::NotConnected) => {
+                    break;
+                }
+                Err(error) => {
+                    if let Some(id) = log.refused(place, error) {
+                        lasting.finish(id, Err(Error::not_sent(command, error)));
+                    }
+                }
+            }
+        }
+        if let Stage::Open(open) = &self.stage {
+            self.quiet.look(&open.core);
+        }
+    }
+
+    /// From the core to the log and to those who wait.
+    pub(super) fn drain(&mut self, now: Instant) {
+        while let Some(lasting) = self.lasting.as_deref_mut()
+            && let Stage::Open(Open { core, .. }) = &mut self.stage
+            && let Some((sent_as, _, result)) = core.take_next()
+        {
+            if let Some(probe) = self.probe.as_mut().filter(|probe| probe.owns(sent_as)) {
+                probe.answered();
+                continue;
+            }
+            if result != Err(CommandError::ConnectionLost) {
+                // Of use: the next loss has nothing to do with the last one.
+                lasting.trouble = None;
+            }
+            let Some(log) = &mut lasting.log else { return };
+            let Some((id, result)) = log.completed(sent_as, result) else { continue };
+            let Some(command) = lasting.get(id).map(|open| open.command) else { continue };
+            let result = result.map_err(|error| {
+                CommandFailure::new(command, error, self.remarks.remove(id)).into()
+            });
+            lasting.finish(id, result);
+        }
+        self.take_failed(now);
+        self.hand_over();
+    }
+
+    /// Whether the server said that it is shutting down, and has answered all it had.
+    pub(super) fn has_drained(&self) -> bool {
+        matches!(self.stage, Stage::Open(_)) && self.log().is_some_and(ReplayLog::is_drained)
+    }
+
+    /// Commands that failed without having been sent, and what ends everything.
+    pub(super) fn take_failed(&mut self, now: Instant) {
+        let Some(lasting) = self.lasting.as_deref_mut() else { return };
+        let Some(log) = &mut lasting.log else { return };
+        let mut failed = Vec::new();
+        while let Some(one) = log.poll_failed() {
+            failed.push(one);
+        }
+        let fault = log.fault().cloned();
+        for (id, error) in failed {
+            lasting.finish(id, Err(error.into()));
+        }
+        if let Some(fault) = fault
+            && self.end.is_none()
+        {
+            if matches!(self.stage, Stage::Open(_)) {
+                self.way.close(Vec::new());
+            }
+            self.give_up(fault.into(), now);
+        }
+    }
+}
+
+pub(super) fn closed() -> Error {
+    nbd_proto::Error::from(PeerMisbehaved::Closed).into()
+}

@@ -1,0 +1,94 @@
+//! How long the server has brought nothing.
+
+use std::time::{Duration, Instant};
+
+use nbd_proto::Client;
+
+/// Measures the server's silence while it owes something that a working server answers soon.
+///
+/// Of what came in a read that may have waited, it is not known when it came: it counts from
+/// the next time that is told.
+#[derive(Debug)]
+pub(super) struct Quiet {
+    limit: Option<Duration>,
+    /// The time that was told last.
+    told: Instant,
+    since: Instant,
+    /// What the core's count of progress was.
+    seen: u64,
+    /// Reads wait.
+    pub(super) waits: bool,
+    /// Something came in a read that waited.
+    fresh: bool,
+    runs: bool,
+}
+
+impl Quiet {
+    pub(super) const fn new(limit: Option<Duration>, now: Instant) -> Self {
+        Self { limit, told: now, since: now, seen: 0, waits: false, fresh: false, runs: false }
+    }
+
+    /// There is another connection, or none.
+    pub(super) const fn restart(&mut self) {
+        (self.seen, self.fresh, self.runs) = (0, false, false);
+    }
+
+    /// It is so late now.
+    #[inline]
+    pub(super) const fn tell(&mut self, now: Instant) {
+        self.told = now;
+        if self.fresh {
+            self.since = now;
+            self.fresh = false;
+        }
+    }
+
+    /// Looks at what came, and at what is owed now.
+    #[inline]
+    pub(super) fn look(&mut self, core: &Client) {
+        if self.limit.is_none() {
+            return;
+        }
+        let owed = core.owed();
+        let runs = owed.transfers > 0 && owed.operations == 0;
+        if core.progress() != self.seen || runs != self.runs {
+            (self.seen, self.runs, self.since) = (core.progress(), runs, self.told);
+        }
+    }
+
+    /// As [`look`](Self::look), after a read.
+    #[inline]
+    pub(super) fn look_after_read(&mut self, core: &Client) {
+        let seen = self.seen;
+        self.look(core);
+        self.fresh |= self.waits && self.seen != seen;
+    }
+
+    /// The transport took more after it had no room: the other end is alive.
+    pub(super) const fn moved(&mut self) {
+        self.since = self.told;
+    }
+
+    /// When the server will have been silent for too long. It may be later in truth.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        if !self.runs {
+            return None;
+        }
+        self.limit.and_then(|limit| self.since.checked_add(limit))
+    }
+
+    /// For how long it has been silent, if that is too long.
+    ///
+    /// Whoever looks much too late has stood still: the process was stopped, or the machine
+    /// was asleep. What the server has sent meanwhile is not read yet, and its time begins
+    /// again.
+    pub(super) fn is_over(&mut self, now: Instant) -> Option<Duration> {
+        let limit = self.limit?;
+        let late = now.checked_duration_since(self.deadline()?)?;
+        if late >= limit / 4 {
+            self.since = now;
+            return None;
+        }
+        Some(limit)
+    }
+}

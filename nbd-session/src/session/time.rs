@@ -1,0 +1,141 @@
+//! Deadlines.
+
+use std::time::Instant;
+
+use nbd_proto::RequestStatus;
+
+use super::{Goodbye, Open, Session, Stage};
+use crate::error::Error;
+use crate::timers::Timer;
+
+impl Session {
+    /// When to call [`handle_timeout`](Self::handle_timeout), if nothing happens before. It may
+    /// have passed. `None`: there is nothing to wait for but the stream, steps and commands.
+    #[must_use]
+    #[inline]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let mut next = sooner(self.timers.first(), self.line.first_deadline());
+        if let Goodbye::Wanted { by, .. } = self.goodbye {
+            next = sooner(next, by);
+        }
+        if self.end.is_some() {
+            return None;
+        }
+        match &self.stage {
+            Stage::Open(_) => {
+                let probe = self.probe.as_ref().map(super::Probe::next);
+                sooner(sooner(next, self.quiet.deadline()), sooner(probe, self.linger))
+            }
+            Stage::Waiting(until) => sooner(sooner(next, Some(*until)), self.end_of_patience()),
+            Stage::Negotiating(negotiating) => {
+                let asked = negotiating.asked.as_ref().and_then(|asked| asked.by);
+                sooner(sooner(next, asked), sooner(self.way.by, self.end_of_patience()))
+            }
+            Stage::Credentials | Stage::Connecting => {
+                sooner(sooner(next, self.way.by), self.end_of_patience())
+            }
+            Stage::Over => next,
+        }
+    }
+
+    /// Does what is due: commands whose time is over are finished, without harm to others; a
+    /// server that has been silent for too long is a lost connection; a lost connection is
+    /// made again. Finding nothing to do is no fault.
+    #[cold]
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.quiet.tell(now);
+        while let Some(timer) = self.timers.pop_due(now) {
+            self.expire(timer);
+        }
+        self.line.expire(now);
+        if let Goodbye::Wanted { by: Some(by), since, .. } = self.goodbye
+            && by <= now
+            && self.end.is_none()
+        {
+            let after = by.saturating_duration_since(since);
+            let error = Error::timed_out("disconnecting", after);
+            self.way.close(Vec::new());
+            if let Stage::Open(Open { core, .. }) = &mut self.stage {
+                let _ = nbd_proto::Machine::eof(core);
+            }
+            return self.finish_session(error.clone(), Err(error), now);
+        }
+        if self.end.is_some() {
+            return;
+        }
+        let patience_is_over = self.end_of_patience().is_some_and(|at| at <= now);
+        match &mut self.stage {
+            Stage::Open(Open { core, .. }) => {
+                if self.linger.is_some_and(|at| at <= now) {
+                    return self.lost(super::loss::closed(), now);
+                }
+                if let Some(limit) = self.quiet.is_over(now) {
+                    return self.lost(Error::silent(limit), now);
+                }
+                if let Some(probe) = &mut self.probe {
+                    probe.look(now, core);
+                    self.quiet.look(core);
+                }
+            }
+            Stage::Waiting(_) | Stage::Credentials | Stage::Connecting | Stage::Negotiating(_)
+                if patience_is_over =>
+            {
+                self.out_of_patience(now);
+            }
+            Stage::Waiting(until) if *until <= now => self.begin_attempt(now),
+            Stage::Waiting(_) => {}
+            Stage::Negotiating(negotiating) => {
+                if let Some(asked) = &negotiating.asked
+                    && asked.by.is_some_and(|by| by <= now)
+                {
+                    let error =
+                        Error::timed_out("waiting for the answer to an option", asked.waited());
+                    return self.lost(error, now);
+                }
+                self.attempt_expired("negotiating", now);
+            }
+            Stage::Credentials => self.attempt_expired("reading credentials", now),
+            Stage::Connecting => self.attempt_expired("connecting", now),
+            Stage::Over => {}
+        }
+    }
+
+    fn attempt_expired(&mut self, doing: &'static str, now: Instant) {
+        let Some(by) = self.way.by.filter(|by| *by <= now) else { return };
+        let error = Error::timed_out(doing, by.saturating_duration_since(self.way.began));
+        self.lost(error, now);
+    }
+
+    /// The time of a command is over. Its completion is there to be taken; until then it keeps
+    /// its id, and may be finished after all.
+    fn expire(&mut self, timer: Timer) {
+        let Timer { at, since, id } = timer;
+        let state = self.state_name();
+        match self.lasting.as_deref_mut() {
+            Some(lasting) => {
+                let Some(open) = lasting.get(id).filter(|open| open.outcome.is_none()) else {
+                    return;
+                };
+                let after = at.saturating_duration_since(since);
+                let error = Error::late(open.command, state, after);
+                lasting.finish(id, Err(error));
+            }
+            None => {
+                let Stage::Open(open) = &self.stage else { return };
+                if open.core.status(id) != RequestStatus::InFlight {
+                    return;
+                }
+                self.late.push_back(timer);
+            }
+        }
+        self.stats.timed_out += 1;
+    }
+}
+
+#[inline]
+fn sooner(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}

@@ -1,0 +1,139 @@
+//! Commands, their limits, and their line.
+
+use std::time::Duration;
+
+use nbd_proto::{Command, RequestStatus};
+use nbd_session::{ErrorKind, Limit, Request};
+
+use crate::rig::{Rig, options};
+
+#[test]
+fn a_write_and_a_read_of_it() {
+    let mut rig = Rig::ready(options());
+    let write = rig.submit(Command::write(512, 512));
+    rig.turn();
+    assert_eq!(rig.outcomes(), [(write, true)]);
+    let read = rig.submit(Command::read(0, 1024));
+    rig.turn();
+    assert_eq!(rig.data(read), [[0xee; 512], [1; 512]].concat());
+    assert_eq!(rig.session.status(read), RequestStatus::Completed);
+    let done = rig.session.take(read).expect("it is finished");
+    assert!(done.result.is_ok() && !done.held);
+    assert_eq!(rig.session.status(read), RequestStatus::Retired);
+    assert_eq!(rig.session.in_flight(), 0);
+}
+
+#[test]
+fn extents_come_with_the_completion() {
+    let mut rig = Rig::ready(options().meta_context("base:allocation"));
+    let context = rig.session.context("base:allocation").expect("it is granted");
+    let id = rig.session.submit(Command::block_status(0, 4096), Limit::Default, rig.now).unwrap();
+    rig.turn();
+    let done = rig.session.take(id).expect("it is finished");
+    assert_eq!(done.extents.len(), 1);
+    assert_eq!((done.extents[0].0, done.extents[0].1.length), (context, 4096));
+}
+
+#[test]
+fn what_takes_too_long_is_finished_and_does_no_harm() {
+    let mut rig = Rig::ready(options().request_timeout(Duration::from_secs(5)));
+    rig.server(|server| server.withhold());
+    let late = rig.submit(Command::read(0, 512));
+    let patient = rig.try_submit(Command::read(512, 512), Limit::Never).unwrap();
+    let hasty = Limit::within(Duration::from_secs(1), rig.now);
+    let hasty = rig.try_submit(Command::read(1024, 512), hasty).unwrap();
+    assert_eq!(rig.session.next_deadline(), Some(rig.now + Duration::from_secs(1)));
+    rig.sleep(2.0);
+    let done = rig.session.take(hasty).expect("it is finished");
+    let error = done.result.expect_err("it took too long");
+    assert!(error.is_timeout() && error.errno() == 110, "{error}");
+    assert!(error.to_string().starts_with("read of 512 bytes at 1024 took longer than 1s"));
+    rig.buffers.remove(hasty);
+    // The other one is finished, but the id is its own until it is taken.
+    rig.sleep(10.0);
+    assert_eq!(rig.session.status(late), RequestStatus::Completed);
+    rig.server(|server| server.release());
+    let fresh = rig.submit(Command::read(0, 512));
+    assert_ne!(fresh.slot(), late.slot());
+    rig.turn();
+    // The answers have come meanwhile, so it was not too late after all.
+    let done = rig.completions();
+    let mut ids: Vec<_> = done.iter().map(|done| done.id).collect();
+    ids.sort_unstable();
+    let mut all = vec![late, patient, fresh];
+    all.sort_unstable();
+    assert_eq!(ids, all);
+    assert!(done.iter().all(|done| done.result.is_ok()), "{done:?}");
+    assert_eq!((rig.session.in_flight(), rig.session.next_deadline()), (0, None));
+    assert_eq!(rig.session.stats().timed_out, 2);
+}
+
+#[test]
+fn a_slot_is_not_used_again_while_the_late_reply_is_to_come() {
+    let mut rig = Rig::ready(options().max_in_flight(1));
+    rig.server(|server| server.withhold());
+    let limit = Limit::within(Duration::from_secs(1), rig.now);
+    let late = rig.try_submit(Command::read(0, 512), limit).unwrap();
+    rig.sleep(2.0);
+    assert_eq!(rig.outcomes(), [(late, false)]);
+    let full = rig.try_submit(Command::read(0, 512), Limit::Default).unwrap_err();
+    assert!(full.is_full() && rig.session.is_full());
+    rig.server(|server| server.release());
+    rig.turn();
+    let next = rig.submit(Command::read(0, 512));
+    rig.turn();
+    assert_eq!(rig.outcomes(), [(next, true)]);
+}
+
+#[test]
+fn those_who_wait_for_room_get_it_in_turn() {
+    let mut rig = Rig::ready(options().max_in_flight(2));
+    rig.server(|server| server.withhold());
+    let first = rig.submit(Command::read(0, 512));
+    rig.submit(Command::read(512, 512));
+    rig.turn();
+    assert!(rig.try_submit(Command::flush(), Limit::Default).unwrap_err().is_full());
+    let tickets: Vec<_> =
+        (0..3).map(|_| rig.session.wait_for_room(Limit::Default, rig.now)).collect();
+    assert!(rig.session.next_admission().is_none());
+    rig.server(|server| server.answer(1));
+    rig.turn();
+    assert!(rig.session.next_admission().is_none(), "its completion is not taken");
+    assert_eq!(rig.outcomes(), [(first, true)]);
+    let admitted = rig.session.next_admission().expect("there is room");
+    assert_eq!(admitted.ticket, tickets[0]);
+    assert!(rig.session.next_admission().is_none());
+    // Nobody gets in between.
+    assert!(rig.try_submit(Command::flush(), Limit::Default).unwrap_err().is_full());
+    rig.session.leave_line(tickets[0], rig.now);
+    assert_eq!(rig.session.next_admission().expect("it was given back").ticket, tickets[1]);
+    let request = Request::new(Command::flush()).ticket(tickets[1]);
+    let id = rig.session.submit_request(request, rig.now).expect("there is room");
+    rig.server(|server| server.release());
+    rig.turn();
+    assert_eq!(rig.outcomes().last(), Some(&(id, true)));
+    assert_eq!(rig.session.next_admission().expect("there is room").ticket, tickets[2]);
+}
+
+#[test]
+fn a_limit_counts_in_the_line_too() {
+    let mut rig = Rig::ready(options().max_in_flight(1).request_timeout(Duration::from_secs(3)));
+    rig.server(|server| server.withhold());
+    rig.try_submit(Command::read(0, 512), Limit::Never).unwrap();
+    let ticket = rig.session.wait_for_room(Limit::Default, rig.now);
+    rig.sleep(4.0);
+    let told = rig.session.next_admission().expect("its time is over");
+    assert_eq!(told.ticket, ticket);
+    assert!(told.result.unwrap_err().is_timeout());
+    assert!(rig.session.next_admission().is_none());
+}
+
+#[test]
+fn what_does_not_fit_is_not_sent() {
+    let mut rig = Rig::ready(options());
+    let error = rig.try_submit(Command::read(1 << 20, 512), Limit::Default).unwrap_err();
+    assert_eq!((error.kind(), error.errno()), (ErrorKind::NotSent, 22), "{error}");
+    let error = rig.try_submit(Command::write(1 << 20, 512), Limit::Default).unwrap_err();
+    assert_eq!(error.errno(), 28, "{error}");
+    assert!(size_of::<Result<(), nbd_session::Error>>() <= 2 * size_of::<usize>());
+}

@@ -1,0 +1,115 @@
+//! From steps to a connection.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use nbd_proto::io::IoMode;
+use nbd_session::replay::Reconnect;
+use nbd_session::{ConnectOptions, ErrorKind, Session, State, Step, Target};
+use nbd_transport::Endpoint;
+
+use crate::rig::{Rig, options, server};
+
+fn unix(path: &str) -> Endpoint {
+    Endpoint::Unix(path.into())
+}
+
+#[test]
+fn a_step_whose_outcome_never_comes_is_given_up() {
+    let limited = options().connect_timeout(Duration::from_secs(3));
+    let mut rig = Rig::dialling(limited, Box::new(|_| None));
+    rig.sleep(2.0);
+    assert_eq!(rig.session.state(), State::Connecting);
+    rig.sleep(2.0);
+    let end = rig.session.end().expect("it is over");
+    assert!(end.is_timeout(), "{end}");
+    assert_eq!(rig.steps, ["connect 1", "close 1"]);
+    // Late, and of no use.
+    rig.session.connected(1, Ok(IoMode::Vectored), rig.now);
+    assert!(rig.session.is_over() && rig.session.direction().is_empty());
+}
+
+#[test]
+fn servers_are_tried_in_turn_and_each_has_its_share_of_the_time() {
+    let asked = Rc::new(RefCell::new(Vec::new()));
+    let told = Rc::clone(&asked);
+    let options = ConnectOptions::new()
+        .connect_timeout(Duration::from_secs(9))
+        .endpoint(unix("one"))
+        .endpoint(unix("two"))
+        .endpoint(unix("three"));
+    let mut rig = Rig::dialling(
+        options,
+        Box::new(move |connect| {
+            let Target::Endpoint(endpoint) = &connect.target else { panic!() };
+            told.borrow_mut().push(endpoint.to_string());
+            match endpoint.to_string().as_str() {
+                // It says nothing.
+                "Unix socket one" => None,
+                "Unix socket two" => {
+                    Some(Err(std::io::Error::from(std::io::ErrorKind::ConnectionRefused).into()))
+                }
+                _ => Some(Ok(server(4096))),
+            }
+        }),
+    );
+    rig.sleep(4.0);
+    assert!(rig.session.is_ready());
+    assert_eq!(asked.borrow().len(), 3);
+    assert_eq!(rig.steps, ["connect 1", "close 1", "connect 2", "connect 3"]);
+}
+
+#[test]
+fn when_all_fail_each_is_told() {
+    let options = ConnectOptions::new().endpoint(unix("one")).endpoint(unix("two"));
+    let refuse = |connect: &nbd_session::Connect| {
+        let text = format!("{} is shy", connect.target);
+        Some(Err(std::io::Error::other(text).into()))
+    };
+    let mut rig = Rig::dialling(options, Box::new(refuse));
+    rig.turn();
+    let end = rig.session.end().expect("it is over").to_string();
+    assert!(end.contains("Unix socket one is shy; ") && end.contains("two is shy"), "{end}");
+}
+
+#[test]
+fn what_cannot_be_is_told_at_once() {
+    let rig = |options| Session::new(options, 1, std::time::Instant::now()).map(drop);
+    let nobody = rig(ConnectOptions::new()).unwrap_err();
+    assert!(nobody.to_string().contains("nobody to connect to"), "{nobody}");
+    let given = ConnectOptions::new().target(Target::Given).reconnect(Reconnect::new());
+    assert_eq!(rig(given).unwrap_err().kind(), ErrorKind::Recovery);
+    assert_eq!(rig(options().export("a\0b")).unwrap_err().kind(), ErrorKind::Usage);
+    let error = "nbd:localhost".parse::<ConnectOptions>().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Usage, "{error}");
+}
+
+#[test]
+fn credentials_are_read_before_connecting() {
+    let options: ConnectOptions = "nbds://localhost/disk".parse().expect("a sound URI");
+    let now = std::time::Instant::now();
+    let mut session = Session::new(options, 1, now).expect("sound options");
+    let Some(Step::Credentials(config)) = session.next_step() else { panic!() };
+    assert!(session.next_step().is_none(), "one after the other");
+    let missing = config.directory("/nonexistent/directory").connector();
+    session.credentials(missing, now);
+    let end = session.end().expect("it is over");
+    assert_eq!(end.kind(), ErrorKind::Usage, "{end}");
+}
+
+#[test]
+fn dead_networks_are_noticed_where_silence_or_loss_matters() {
+    let probes = |options: ConnectOptions| {
+        let mut session = Session::new(options, 1, std::time::Instant::now()).unwrap();
+        match session.next_step() {
+            Some(Step::Connect(connect)) => connect.tcp_keep_alive,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(probes(options()), None);
+    let thirty = Duration::from_secs(30);
+    assert_eq!(probes(options().silence(thirty)).unwrap().patience(), thirty);
+    assert_eq!(probes(options().reconnect(Reconnect::new())).unwrap().patience(), thirty);
+    assert_eq!(probes(options().reconnect(Reconnect::new()).tcp_keep_alive(None)), None);
+}

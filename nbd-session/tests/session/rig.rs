@@ -1,0 +1,259 @@
+//! An adapter that waits for nothing: the shortest there is, and a guide to longer ones.
+
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write};
+use std::time::{Duration, Instant};
+
+use nbd_proto::io::{IoMode, Progress};
+use nbd_proto::{Command, Direction, PayloadSink, PayloadSource, RequestId, Table, part, part_mut};
+use nbd_session::{
+    Completion, Connect, ConnectOptions, Error, Limit, Session, Step, Target, Withdrawn,
+};
+use nbd_sim::memory_server::{MemoryServer, MemoryStream};
+
+/// What connects, stream by stream.
+pub(crate) type Dialler = Box<dyn FnMut(&Connect) -> Option<Result<MemoryStream, Error>>>;
+
+/// A session and everything around it.
+pub(crate) struct Rig {
+    pub(crate) session: Session,
+    pub(crate) now: Instant,
+    pub(crate) start: Instant,
+    pub(crate) buffers: Table<Vec<u8>>,
+    pub(crate) stream: Option<(u64, Limited)>,
+    dial: Dialler,
+    /// Steps, in words.
+    pub(crate) steps: Vec<String>,
+}
+
+/// A stream that takes so many bytes, and brings none while it is dead.
+pub(crate) struct Limited {
+    pub(crate) stream: MemoryStream,
+    pub(crate) room: usize,
+    pub(crate) dead: bool,
+}
+
+impl Read for Limited {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.read_vectored(&mut [IoSliceMut::new(buf)])
+    }
+
+    fn read_vectored(&mut self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        if self.dead {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        self.stream.read_vectored(bufs)
+    }
+}
+
+impl Write for Limited {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.write_vectored(&[IoSlice::new(buf)])
+    }
+
+    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        let mut sent = 0;
+        for buf in bufs {
+            let n = buf.len().min(self.room);
+            self.room -= n;
+            sent += self.stream.write(&buf[..n])?;
+        }
+        if sent == 0 && !bufs.iter().all(|buf| buf.is_empty()) {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        Ok(sent)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Rig {
+    /// With a server of 1 MiB for each connection.
+    pub(crate) fn new(options: ConnectOptions) -> Self {
+        Self::dialling(options, Box::new(|_| Some(Ok(server(1 << 20)))))
+    }
+
+    pub(crate) fn dialling(options: ConnectOptions, dial: Dialler) -> Self {
+        let start = Instant::now();
+        let session = Session::new(options, 7, start).expect("sound options");
+        let buffers = Table::new();
+        Self { session, now: start, start, buffers, stream: None, dial, steps: Vec::new() }
+    }
+
+    /// One that is ready.
+    pub(crate) fn ready(options: ConnectOptions) -> Self {
+        let mut rig = Self::new(options);
+        rig.turn();
+        assert!(rig.session.is_ready(), "{:?}", rig.session);
+        rig
+    }
+
+    pub(crate) fn server<T>(&self, work: impl FnOnce(&mut MemoryServer) -> T) -> T {
+        self.stream.as_ref().expect("it is connected").1.stream.with(work)
+    }
+
+    pub(crate) fn limited(&mut self) -> &mut Limited {
+        &mut self.stream.as_mut().expect("it is connected").1
+    }
+
+    /// As much as goes without waiting.
+    pub(crate) fn turn(&mut self) {
+        let now = self.now;
+        if self.session.next_deadline().is_some_and(|at| at <= now) {
+            self.session.handle_timeout(now);
+        }
+        loop {
+            self.do_steps();
+            let mut busy = false;
+            let generation = self.session.generation();
+            if let Some((of, stream)) = &mut self.stream
+                && *of == generation
+            {
+                while self.session.direction().contains(Direction::WRITE)
+                    && self.session.write(stream, &mut self.buffers, now) == Progress::More
+                {
+                }
+                if self.session.direction().contains(Direction::READ) {
+                    let before = self.session.stats().wire.bytes_received;
+                    let progress = self.session.read(stream, &mut self.buffers, now);
+                    busy = progress == Progress::More
+                        || self.session.stats().wire.bytes_received > before;
+                }
+            }
+            if !busy && !self.session.needs_drive() {
+                break;
+            }
+        }
+        while let Some(id) = self.session.next_released() {
+            assert!(self.buffers.remove(id).is_some(), "{id:?} is released once");
+        }
+    }
+
+    fn do_steps(&mut self) {
+        while let Some(step) = self.session.next_step() {
+            match step {
+                Step::Connect(connect) => {
+                    self.steps.push(format!("connect {}", connect.generation));
+                    match (self.dial)(&connect) {
+                        None => {}
+                        Some(Err(error)) => {
+                            self.session.connected(connect.generation, Err(error), self.now);
+                        }
+                        Some(Ok(stream)) => {
+                            let limited = Limited { stream, room: usize::MAX, dead: false };
+                            self.stream = Some((connect.generation, limited));
+                            let outcome = Ok(IoMode::Vectored);
+                            self.session.connected(connect.generation, outcome, self.now);
+                        }
+                    }
+                }
+                Step::Close { generation, .. } => {
+                    self.steps.push(format!("close {generation}"));
+                    if let Some((of, stream)) = self.stream.take_if(|(of, _)| *of <= generation) {
+                        let _ = of;
+                        stream.stream.with(MemoryServer::hang_up);
+                    }
+                }
+                Step::Shutdown { generation } => self.steps.push(format!("shutdown {generation}")),
+                other => panic!("not expected: {other:?}"),
+            }
+        }
+    }
+
+    /// So many seconds later, or as soon as something is due.
+    pub(crate) fn sleep(&mut self, seconds: f64) {
+        let until = self.now + Duration::from_secs_f64(seconds);
+        loop {
+            self.turn();
+            match self.session.next_deadline().filter(|at| *at <= until) {
+                Some(at) => self.now = self.now.max(at),
+                None => break,
+            }
+        }
+        self.now = until;
+        self.turn();
+    }
+
+    /// Seconds since the start.
+    pub(crate) fn seconds(&self) -> f64 {
+        (self.now - self.start).as_secs_f64()
+    }
+
+    pub(crate) fn submit(&mut self, command: Command) -> RequestId {
+        self.try_submit(command, Limit::Default).expect("it can be submitted")
+    }
+
+    pub(crate) fn try_submit(
+        &mut self,
+        command: Command,
+        limit: Limit,
+    ) -> Result<RequestId, Error> {
+        let id = self.session.submit(command, limit, self.now)?;
+        self.lend(id, command);
+        Ok(id)
+    }
+
+    /// A buffer for it. What is written is the low byte of the offset.
+    pub(crate) fn lend(&mut self, id: RequestId, command: Command) {
+        let fill = (command.offset >> 9) as u8;
+        self.buffers.insert(id, vec![fill; command.length as usize]);
+    }
+
+    /// Takes what is finished, in order.
+    pub(crate) fn completions(&mut self) -> Vec<Completion> {
+        std::iter::from_fn(|| {
+            let done = self.session.next_completion()?;
+            if !done.held {
+                self.buffers.remove(done.id);
+            }
+            Some(done)
+        })
+        .collect()
+    }
+
+    /// Takes what is finished, and whether that went well.
+    pub(crate) fn outcomes(&mut self) -> Vec<(RequestId, bool)> {
+        self.completions().into_iter().map(|done| (done.id, done.result.is_ok())).collect()
+    }
+
+    pub(crate) fn withdraw(&mut self, id: RequestId) -> Withdrawn {
+        let withdrawn = self.session.withdraw(id, self.now);
+        if withdrawn == Withdrawn::Free {
+            self.buffers.remove(id);
+        }
+        withdrawn
+    }
+
+    /// The data that a read brought, before its completion is taken.
+    pub(crate) fn data(&self, id: RequestId) -> &[u8] {
+        self.buffers.get(id).expect("it has a buffer")
+    }
+}
+
+pub(crate) fn options() -> ConnectOptions {
+    ConnectOptions::new().target(Target::Dialler)
+}
+
+pub(crate) fn server(size: usize) -> MemoryStream {
+    MemoryStream::new(MemoryServer::new(vec![0xee; size]))
+}
+
+/// One slice of a caller's.
+pub(crate) struct Lent<'a> {
+    pub(crate) id: RequestId,
+    pub(crate) read: &'a mut [u8],
+    pub(crate) write: &'a [u8],
+}
+
+impl PayloadSink for Lent<'_> {
+    fn region(&mut self, id: RequestId, at: usize, len: usize) -> &mut [u8] {
+        if id == self.id { part_mut(self.read, at, len) } else { &mut [] }
+    }
+}
+
+impl PayloadSource for Lent<'_> {
+    fn bytes(&self, id: RequestId, at: usize, len: usize) -> &[u8] {
+        if id == self.id { part(self.write, at, len) } else { &[] }
+    }
+}
