@@ -3,8 +3,10 @@
 use std::fmt;
 use std::future::Future;
 use std::io::{self, SeekFrom};
+use std::mem;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
 use nbd_proto::TransmissionFlags;
@@ -15,17 +17,16 @@ use crate::client::Client;
 /// The most that is read or written at a time, in bytes.
 const CHUNK: usize = 1 << 20;
 
-/// What a view is doing. A finished read brings what it read.
-type Work = Pin<Box<dyn Future<Output = Result<BytesMut, Error>> + Send>>;
-
 /// A position in an export, and reading and writing there in the form of polls.
 ///
 /// This is what the adapters' `ExportFile` is made of. Ranges that do not fall on the
 /// export's minimum block size are read as whole blocks, and written by reading the
 /// blocks around them first. Reading ends, and writing stops, at the end of the export.
 ///
-/// A write is accepted at once and takes place in the background; the next call waits
-/// for it and tells if it failed. Only a flush that succeeded says that all went well.
+/// A write is accepted when the server has acknowledged it, so dropping the view loses
+/// nothing that was accepted. A write that is given up before may have taken place.
+/// One task may read from it while another one writes, as the halves of a split stream do:
+/// one thing is under way at a time, and both are woken when it is done.
 ///
 /// ```
 /// # use nbd_client_async::{Client, ExportView};
@@ -42,15 +43,76 @@ pub struct ExportView {
     /// What was read at the position and is not consumed.
     ahead: BytesMut,
     work: Option<Work>,
-    doing: Doing,
+    waiting: Arc<Waiting>,
+    /// How reads, writes and flushes ended that nobody was told of yet.
+    read_failed: Option<io::Error>,
+    written: Option<Written>,
+    flush_failed: Option<io::Error>,
+    /// Something may have been written that this view has not flushed.
+    unflushed: bool,
 }
 
-/// What the work under way is, or was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Doing {
-    Read,
-    Write,
-    Flush,
+/// What is under way, at a time.
+enum Work {
+    Read(Job<BytesMut>),
+    Write(Job<()>, u64, Bytes),
+    Flush(Job<()>),
+}
+
+type Job<T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send>>;
+
+/// A write that is over, for whoever comes back to be told so.
+struct Written {
+    offset: u64,
+    data: Bytes,
+    result: io::Result<()>,
+}
+
+/// Who polls the view until the work under way is done: the last one to read from it, and
+/// the last one to write to it.
+#[derive(Default)]
+struct Waiting(Mutex<[Option<Waker>; 2]>);
+
+#[derive(Clone, Copy)]
+enum Side {
+    Reads,
+    Writes,
+}
+
+impl Waiting {
+    fn wakers(&self) -> MutexGuard<'_, [Option<Waker>; 2]> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, side: Side, waker: &Waker) {
+        let [reads, writes] = &mut *self.wakers();
+        let place = match side {
+            Side::Reads => reads,
+            Side::Writes => writes,
+        };
+        if !place.as_ref().is_some_and(|kept| kept.will_wake(waker)) {
+            *place = Some(waker.clone());
+        }
+    }
+
+    /// Wakes the other one; this one is there.
+    fn wake_beside(&self, side: Side) {
+        let [reads, writes] = mem::take(&mut *self.wakers());
+        let other = match side {
+            Side::Reads => writes,
+            Side::Writes => reads,
+        };
+        if let Some(waker) = other {
+            waker.wake();
+        }
+    }
+}
+
+impl Wake for Waiting {
+    fn wake(self: Arc<Self>) {
+        let wakers = mem::take(&mut *self.wakers());
+        wakers.into_iter().flatten().for_each(Waker::wake);
+    }
 }
 
 impl ExportView {
@@ -64,7 +126,18 @@ impl ExportView {
     /// ```
     #[must_use]
     pub fn new(client: Client) -> Self {
-        Self { client, position: 0, ahead: BytesMut::new(), work: None, doing: Doing::Read }
+        Self {
+            client,
+            position: 0,
+            ahead: BytesMut::new(),
+            work: None,
+            waiting: Arc::default(),
+            read_failed: None,
+            written: None,
+            flush_failed: None,
+            // By others, before there was this view.
+            unflushed: true,
+        }
     }
 
     /// The client behind it.
@@ -93,18 +166,21 @@ impl ExportView {
     /// ```
     ///
     /// # Errors
-    /// When the server fails the command, the connection fails, or an earlier write
-    /// failed.
+    /// When the server fails the command, or the connection fails.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>, want: usize) -> Poll<io::Result<&[u8]>> {
-        ready!(self.poll_work(cx))?;
-        if self.ahead.is_empty() {
+        ready!(self.poll_work(Side::Reads, cx));
+        if self.ahead.is_empty() && self.read_failed.is_none() {
             let length = self.clamp(want);
             if length > 0 {
                 let blocks = Blocks::around(&self.client, self.position, length);
                 let client = self.client.clone();
-                self.begin(Doing::Read, async move { read(&client, &blocks).await });
-                ready!(self.poll_work(cx))?;
+                let job = async move { read(&client, &blocks).await };
+                self.work = Some(Work::Read(Box::pin(job)));
+                ready!(self.poll_work(Side::Reads, cx));
             }
+        }
+        if let Some(error) = self.read_failed.take() {
+            return Poll::Ready(Err(error));
         }
         let length = self.ahead.len().min(want);
         Poll::Ready(Ok(self.ahead.get(..length).unwrap_or_default()))
@@ -123,8 +199,11 @@ impl ExportView {
         self.position += count as u64;
     }
 
-    /// Accepts bytes to be written at the position; returns how many, none at the end of
-    /// the export.
+    /// Writes at the position; returns how much was written, which is nothing at the end
+    /// of the export.
+    ///
+    /// While it is pending nothing is accepted, and the same bytes are to be given again;
+    /// others begin another write once this one is over.
     ///
     /// ```
     /// # use nbd_client_async::ExportView;
@@ -134,25 +213,40 @@ impl ExportView {
     /// ```
     ///
     /// # Errors
-    /// When an earlier write failed.
+    /// When the export is read-only, the server fails the command, or the connection fails.
     pub fn poll_write(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        ready!(self.poll_work(cx))?;
+        ready!(self.poll_work(Side::Writes, cx));
         let length = self.clamp(data.len());
         let Some(data) = data.get(..length).filter(|data| !data.is_empty()) else {
             return Poll::Ready(Ok(0));
         };
-        let blocks = Blocks::around(&self.client, self.position, length);
-        let (client, data) = (self.client.clone(), Bytes::copy_from_slice(data));
-        self.begin(Doing::Write, async move { write(&client, &blocks, data).await });
-        self.position += length as u64;
-        // A start; how it ends is for the next call.
-        if let Poll::Ready(Err(error)) = self.poll_work(cx) {
-            return Poll::Ready(Err(error));
+        // The outcome for a caller who went away is for nobody.
+        let position = self.position;
+        self.written.take_if(|one| one.offset != position || one.data != data);
+        if self.written.is_none() {
+            self.begin_write(data);
+            ready!(self.poll_work(Side::Writes, cx));
         }
+        let Some(Written { result, .. }) = self.written.take() else {
+            return Poll::Ready(Ok(0));
+        };
+        result?;
+        self.ahead.clear();
+        self.position += length as u64;
         Poll::Ready(Ok(length))
     }
 
-    /// Waits for the last write, then has the server make it durable, if it knows how to.
+    fn begin_write(&mut self, data: &[u8]) {
+        let blocks = Blocks::around(&self.client, self.position, data.len());
+        let (client, data) = (self.client.clone(), Bytes::copy_from_slice(data));
+        let copy = data.clone();
+        let job = async move { write(&client, &blocks, copy).await };
+        self.unflushed = true;
+        self.work = Some(Work::Write(Box::pin(job), self.position, data));
+    }
+
+    /// Has the server make durable what was written, if it knows how to. A view through
+    /// which nothing was written since its last flush is ready at once.
     ///
     /// ```
     /// # use nbd_client_async::ExportView;
@@ -162,17 +256,16 @@ impl ExportView {
     /// ```
     ///
     /// # Errors
-    /// When a write or the flush failed.
+    /// When the flush failed.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // One that was begun and not waited for is as good.
-        let begun = self.doing == Doing::Flush && self.work.is_some();
-        ready!(self.poll_work(cx))?;
-        if !begun && self.client.flags().contains(TransmissionFlags::SEND_FLUSH) {
+        ready!(self.poll_work(Side::Writes, cx));
+        let can = self.client.flags().contains(TransmissionFlags::SEND_FLUSH);
+        if can && self.unflushed && self.flush_failed.is_none() {
             let client = self.client.clone();
-            self.begin(Doing::Flush, async move { client.flush().await.map(|()| BytesMut::new()) });
-            ready!(self.poll_work(cx))?;
+            self.work = Some(Work::Flush(Box::pin(async move { client.flush().await })));
+            ready!(self.poll_work(Side::Writes, cx));
         }
-        Poll::Ready(Ok(()))
+        Poll::Ready(self.flush_failed.take().map_or(Ok(()), Err))
     }
 
     /// Moves the position; it may be beyond the end of the export. Returns the new one.
@@ -197,32 +290,41 @@ impl ExportView {
         if position != self.position {
             self.position = position;
             self.ahead.clear();
-            if self.doing == Doing::Read {
+            self.read_failed = None;
+            if let Some(Work::Read(_)) = self.work {
                 self.work = None;
+                // Somebody may have waited for it.
+                Arc::clone(&self.waiting).wake();
             }
         }
         Ok(position)
     }
 
-    fn begin(
-        &mut self,
-        doing: Doing,
-        work: impl Future<Output = Result<BytesMut, Error>> + Send + 'static,
-    ) {
-        self.doing = doing;
-        self.ahead.clear();
-        self.work = Some(Box::pin(work));
-    }
-
-    /// Waits for what is under way.
-    fn poll_work(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Waits for what is under way, whoever began it, and puts down what came of it.
+    fn poll_work(&mut self, side: Side, cx: &mut Context<'_>) -> Poll<()> {
         let Some(work) = &mut self.work else {
-            return Poll::Ready(Ok(()));
+            return Poll::Ready(());
         };
-        let result = ready!(work.as_mut().poll(cx));
+        self.waiting.set(side, cx.waker());
+        let waker = Waker::from(Arc::clone(&self.waiting));
+        let cx = &mut Context::from_waker(&waker);
+        match work {
+            Work::Read(job) => match ready!(job.as_mut().poll(cx)) {
+                Ok(data) => self.ahead = data,
+                Err(error) => self.read_failed = Some(error.into()),
+            },
+            Work::Write(job, offset, data) => {
+                let result = ready!(job.as_mut().poll(cx)).map_err(io::Error::from);
+                self.written = Some(Written { offset: *offset, data: mem::take(data), result });
+            }
+            Work::Flush(job) => match ready!(job.as_mut().poll(cx)) {
+                Ok(()) => self.unflushed = false,
+                Err(error) => self.flush_failed = Some(error.into()),
+            },
+        }
         self.work = None;
-        self.ahead = result?;
-        Poll::Ready(Ok(()))
+        self.waiting.wake_beside(side);
+        Poll::Ready(())
     }
 
     /// At most as much as one command carries, and as the export holds.
@@ -266,7 +368,7 @@ async fn read(client: &Client, blocks: &Blocks) -> Result<BytesMut, Error> {
     Ok(data)
 }
 
-async fn write(client: &Client, blocks: &Blocks, data: Bytes) -> Result<BytesMut, Error> {
+async fn write(client: &Client, blocks: &Blocks, data: Bytes) -> Result<(), Error> {
     if blocks.whole == blocks.length {
         client.write_at(blocks.start, data).await?;
     } else {
@@ -276,7 +378,7 @@ async fn write(client: &Client, blocks: &Blocks, data: Bytes) -> Result<BytesMut
         }
         client.write_at(blocks.start, around).await?;
     }
-    Ok(BytesMut::new())
+    Ok(())
 }
 
 impl fmt::Debug for ExportView {

@@ -42,14 +42,36 @@ fn an_export_is_a_file() {
 }
 
 #[test]
-fn a_write_that_fails_is_told_by_the_flush() {
+fn a_write_that_fails_is_told_by_itself() {
     smol::block_on(async {
         let server = Server::nbdkit(&["--filter=error", "memory", "1M", "error-pwrite-rate=100%"]);
         let server = server.start().unwrap();
         let mut file = ExportFile::new(connect(&server.uri()).await.unwrap());
-        file.write_all(&[1; 512]).await.unwrap();
-        assert!(file.flush().await.is_err());
+        assert!(file.write_all(&[1; 512]).await.is_err());
         file.flush().await.unwrap();
+    });
+}
+
+#[test]
+fn both_halves_of_a_split_view_are_woken() {
+    smol::block_on(async {
+        let server = Server::nbdkit(&["memory", "1M"]).start().unwrap();
+        let file = ExportFile::new(connect(&server.uri()).await.unwrap());
+        let (mut reader, mut writer) = smol::io::split(file);
+        let read = smol::spawn(async move {
+            let (mut total, mut buf) = (0, [0; 1024]);
+            while total < 300 << 10 {
+                total += reader.read(&mut buf).await.unwrap();
+            }
+        });
+        let written = smol::spawn(async move {
+            for _ in 0..300 {
+                writer.write_all(&[7; 1024]).await.unwrap();
+            }
+            writer.close().await.unwrap();
+        });
+        read.await;
+        written.await;
     });
 }
 

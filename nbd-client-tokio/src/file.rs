@@ -16,9 +16,10 @@ const AHEAD: usize = 64 << 10;
 /// and written by reading the blocks around them first. Reading ends, and writing stops,
 /// at the end of the export.
 ///
-/// A write is accepted at once and takes place in the background; the next call waits
-/// for it and tells if it failed. Only a flush that succeeded says that all went well:
-/// it is the export's flush, where the server has one. Shutting down is flushing.
+/// A write is accepted when the server has acknowledged it; one that was not waited for
+/// may have taken place. Flushing is the export's flush, where the server has one, and is
+/// done at once when nothing was written through this file since the last one. Shutting down is
+/// flushing.
 ///
 /// ```no_run
 /// # #[tokio::main(flavor = "current_thread")]

@@ -1,11 +1,16 @@
 //! An export as a file, and the examples, on tokio.
 
+use std::future::poll_fn;
 use std::io::SeekFrom;
+use std::pin::Pin;
 use std::process::Command;
+use std::task::Poll;
 
-use nbd_client_tokio::{Builder, Compat, ExportFile, connect};
+use futures_util::SinkExt;
+use nbd_client_tokio::{Builder, Client, Compat, ExportFile, connect};
 use nbd_sim::peer::{Scratch, Server};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncSeekExt, AsyncWrite, AsyncWriteExt};
+use tokio_util::codec::{FramedWrite, LinesCodec};
 
 #[tokio::test]
 async fn an_export_is_a_file() {
@@ -39,14 +44,101 @@ async fn an_export_is_a_file() {
     file.shutdown().await.unwrap();
 }
 
+/// A server whose every write takes this long.
+async fn slow_to_write(delay: &str) -> (Server, Client) {
+    let delay = format!("delay-write={delay}");
+    let server = Server::nbdkit(&["--filter=delay", "memory", "1M", &delay]).start().unwrap();
+    let client = connect(&server.uri()).await.unwrap();
+    (server, client)
+}
+
 #[tokio::test]
-async fn a_write_that_fails_is_told_by_the_flush() {
+async fn a_write_that_fails_is_told_by_itself() {
     let server = Server::nbdkit(&["--filter=error", "memory", "1M", "error-pwrite-rate=100%"]);
     let server = server.start().unwrap();
     let mut file = ExportFile::new(connect(&server.uri()).await.unwrap());
-    file.write_all(&[1; 512]).await.unwrap();
-    assert!(file.flush().await.is_err());
+    assert!(file.write_all(&[1; 512]).await.is_err());
+    // It was not accepted, and the position has not moved.
+    assert_eq!(file.stream_position().await.unwrap(), 0);
     file.flush().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_accepted_outlives_the_view() {
+    let (_server, client) = slow_to_write("2ms").await;
+    // In whole blocks and not, at the end of the export too.
+    for (index, length) in [4096, 1, 511, 4097, 1000].into_iter().cycle().take(40).enumerate() {
+        let at = (1 << 20) - length as u64 - index as u64 * 3;
+        let mut file = ExportFile::new(client.clone());
+        file.seek(SeekFrom::Start(at)).await.unwrap();
+        file.write_all(&vec![index as u8 + 1; length]).await.unwrap();
+        drop(file);
+        assert!(client.read_at(at, length).await.unwrap() == vec![index as u8 + 1; length]);
+    }
+}
+
+#[tokio::test]
+async fn a_codec_over_a_view_can_be_closed() {
+    let (_server, client) = slow_to_write("1ms").await;
+    let mut sink = FramedWrite::new(ExportFile::new(client.clone()), LinesCodec::new());
+    for word in ["one", "two", "three"] {
+        sink.send(word).await.unwrap();
+    }
+    SinkExt::<&str>::close(&mut sink).await.unwrap();
+    SinkExt::<&str>::close(&mut sink).await.unwrap();
+    assert_eq!(&client.read_at(0, 14).await.unwrap()[..], b"one\ntwo\nthree\n");
+    let before = client.stats().messages_sent;
+    // Clean, and so ready at once.
+    sink.get_mut().flush().await.unwrap();
+    sink.get_mut().shutdown().await.unwrap();
+    assert_eq!(client.stats().messages_sent, before);
+    // And not clean any more.
+    sink.get_mut().write_all(b"four").await.unwrap();
+    sink.get_mut().flush().await.unwrap();
+    assert_eq!(client.stats().messages_sent, before + 2);
+}
+
+#[tokio::test]
+async fn both_halves_of_a_split_view_are_woken() {
+    let (_server, client) = slow_to_write("1ms").await;
+    let (mut reader, mut writer) = tokio::io::split(ExportFile::new(client));
+    // They share a position, which goes forward with each of them.
+    let read = tokio::spawn(async move {
+        let mut total = 0;
+        let mut buf = [0; 1024];
+        while total < 300 << 10 {
+            total += reader.read(&mut buf).await.unwrap();
+        }
+    });
+    let written = tokio::spawn(async move {
+        for _ in 0..300 {
+            writer.write_all(&[7; 1024]).await.unwrap();
+            writer.flush().await.unwrap();
+        }
+    });
+    read.await.unwrap();
+    written.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_write_that_was_not_waited_for_is_not_taken_for_the_next() {
+    let (_server, client) = slow_to_write("50ms").await;
+    let mut file = ExportFile::new(client.clone());
+    for _ in 0..3 {
+        // Begun and left.
+        let begun = poll_fn(|cx| Poll::Ready(Pin::new(&mut file).poll_write(cx, &[1; 1024])));
+        assert!(begun.await.is_pending());
+        file.write_all(&[2; 512]).await.unwrap();
+        assert_eq!(file.stream_position().await.unwrap(), 512);
+        assert!(client.read_at(0, 512).await.unwrap()[..] == [2; 512]);
+        file.rewind().await.unwrap();
+    }
+    // Left for another place.
+    let begun = poll_fn(|cx| Poll::Ready(Pin::new(&mut file).poll_write(cx, &[3; 512])));
+    assert!(begun.await.is_pending());
+    file.seek(SeekFrom::Start(8192)).await.unwrap();
+    file.write_all(&[3; 512]).await.unwrap();
+    assert!(client.read_at(8192, 512).await.unwrap()[..] == [3; 512]);
 }
 
 #[tokio::test]
