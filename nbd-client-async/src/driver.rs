@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::io;
 use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use std::time::Instant;
 use crate::end::End;
 use crate::redial::{Dialling, Redial};
 use crate::runtime::{Runtime, Sleep};
-use crate::state::{Shared, State};
+use crate::state::{Beside, Shared, State};
 
 /// Serves a connection: sends what was submitted, takes in what comes, wakes who waits
 /// for it, and watches the time.
@@ -31,12 +32,18 @@ use crate::state::{Shared, State};
 pub struct Driver {
     shared: Arc<Shared>,
     runtime: Arc<dyn Runtime>,
+    /// The earliest deadline of all, when the state was last looked at.
+    deadline: Option<Instant>,
     timer: Option<(Instant, Sleep)>,
+    /// The deadline that has passed, or why there is no timer for it.
+    due: Option<io::Result<Instant>>,
     /// What is due has waited for one round through the runtime.
     waited: bool,
     redial: Option<Redial>,
     /// Another connection is being made.
     dialling: Option<Dialling>,
+    /// Other work, done on the way.
+    beside: Vec<Beside>,
     /// Kept for its memory.
     wake: Vec<Waker>,
 }
@@ -47,13 +54,29 @@ impl Driver {
         runtime: Arc<dyn Runtime>,
         redial: Option<Redial>,
     ) -> Self {
-        let (timer, dialling, wake) = (None, None, Vec::new());
-        Self { shared, runtime, timer, waited: false, redial, dialling, wake }
+        Self {
+            shared,
+            runtime,
+            deadline: None,
+            timer: None,
+            due: None,
+            waited: false,
+            redial,
+            dialling: None,
+            beside: Vec::new(),
+            wake: Vec::new(),
+        }
     }
 
     fn turn(&mut self, state: &mut State, cx: &mut Context<'_>) -> Poll<()> {
         state.on_turn(cx.waker());
-        self.watch_time(state, cx);
+        match self.due.take() {
+            // The timer's word counts, should its clock be another one.
+            Some(Ok(at)) => state.expire(Instant::now().max(at)),
+            // Nobody is let wait for longer than he said.
+            Some(Err(error)) => state.close(End::Io(error.into())),
+            None => {}
+        }
         // Of several tasks that are woken together, the first to run is the first to
         // submit and to wake this one. Waiting until all have run makes one write of
         // all they submit.
@@ -78,29 +101,6 @@ impl Driver {
             cx.waker().wake_by_ref();
         }
         Poll::Pending
-    }
-
-    /// Keeps one timer, for the earliest deadline of all.
-    fn watch_time(&mut self, state: &mut State, cx: &mut Context<'_>) {
-        while let Some(at) = state.next_deadline {
-            if self.timer.as_ref().is_none_or(|(set, _)| *set != at) {
-                self.timer = Some((at, self.runtime.sleep_until(at)));
-            }
-            let Some((_, timer)) = &mut self.timer else {
-                return;
-            };
-            let Poll::Ready(result) = timer.as_mut().poll(cx) else {
-                return;
-            };
-            self.timer = None;
-            if let Err(error) = result {
-                // Nobody is let wait for longer than he said.
-                return state.close(End::Io(error.into()));
-            }
-            // The timer's word counts, should its clock be another one.
-            state.expire(Instant::now().max(at));
-        }
-        self.timer = None;
     }
 }
 
@@ -128,6 +128,24 @@ impl Driver {
             });
         }
     }
+
+    /// Keeps one timer, for the earliest deadline of all. Not under the lock, as above.
+    fn watch_time(&mut self, cx: &mut Context<'_>) {
+        let Some(at) = self.deadline else {
+            self.timer = None;
+            return;
+        };
+        if self.timer.as_ref().is_none_or(|(set, _)| *set != at) {
+            self.timer = Some((at, self.runtime.sleep_until(at)));
+        }
+        if let Some((_, timer)) = &mut self.timer
+            && let Poll::Ready(result) = timer.as_mut().poll(cx)
+        {
+            self.timer = None;
+            self.due = Some(result.map(|()| at));
+            cx.waker().wake_by_ref();
+        }
+    }
 }
 
 impl Future for Driver {
@@ -136,15 +154,24 @@ impl Future for Driver {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
         this.dial(cx);
+        this.beside.retain_mut(|work| work.as_mut().poll(cx).is_pending());
         let shared = Arc::clone(&this.shared);
         let mut state = shared.lock();
         let poll = this.turn(&mut state, cx);
         mem::swap(&mut this.wake, &mut state.wake);
+        if !state.beside.is_empty() {
+            this.beside.append(&mut state.beside);
+            cx.waker().wake_by_ref();
+        }
         // What a turn leaves to be done is for the next one.
         this.wake.extend(state.rouse_driver());
+        this.deadline = state.next_deadline;
         drop(state);
         for waker in this.wake.drain(..) {
             waker.wake();
+        }
+        if poll.is_pending() {
+            this.watch_time(cx);
         }
         poll
     }

@@ -76,7 +76,7 @@ impl<H: Deref<Target = Handle>, M: BorrowMut<Matter>> Future for Pending<H, M> {
         let waker = cx.waker();
         let started = match this.step {
             Step::Command => shared.with(|state| state.start(matter, &this.terms, waker)).map(Some),
-            Step::Disconnect => Ok(shared.with(|state| state.start_closing(&this.terms, waker))),
+            Step::Disconnect => shared.with(|state| state.start_closing(&this.terms, waker)),
             Step::Waiting(ticket) => {
                 let (outcome, old) = shared.with(|state| state.poll_call(ticket, matter, waker));
                 drop(old);

@@ -1,26 +1,33 @@
 //! Several connections to one export.
 
-use std::sync::Arc;
+use std::future::{Future, poll_fn};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
 use nbd_proto::{Command, CommandFlags, SubmitError};
 use nbd_session::OldError as Error;
+use nbd_session::replay::RecoveryError;
 
 use crate::client::Client;
 
 /// Several connections to one export, each call on the one that has the least to do.
 ///
 /// It has one connection only when the server does not say that more are safe
-/// ([`Negotiated::is_safe_beside`](nbd_proto::Negotiated::is_safe_beside)). When a connection dies, the
-/// calls that were on it fail, but for reads and flushes, which are tried again on
-/// another; all other calls go on. A write is not tried again: the server may still be
-/// carrying out the first one, and could finish it after a later write to the same
-/// place.
+/// ([`Negotiated::is_safe_beside`](nbd_proto::Negotiated::is_safe_beside)), and with
+/// [`keep_unflushed`](nbd_session::replay::Reconnect::keep_unflushed), which could put an
+/// older write back over one made by another connection. Those beyond the first are made
+/// beside the work; a server that has no room for them is no error.
 ///
+/// When a connection dies, the calls that were on it fail, but for reads, which are tried
+/// again on another; all other calls go on. A write is not tried again: the server may still
+/// be carrying out the first one, and could finish it after a later write to the same place.
 /// Under [`Builder::reconnect`](crate::Builder::reconnect) each connection is made again by
-/// itself, with all that was on it, and a flush goes to every one of them. With
-/// [`keep_unflushed`](nbd_session::replay::Reconnect::keep_unflushed) there is one connection
-/// only: it could put an older write back over one made by another.
+/// itself, with all that was on it.
+///
+/// A flush goes to each connection with acknowledged writes that were not flushed. When one
+/// of those is dead, its writes may be lost, and the flush fails.
 ///
 /// Clones share the connections.
 ///
@@ -35,7 +42,16 @@ use crate::client::Client;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Pool {
-    clients: Arc<[Client]>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    clients: RwLock<Vec<Client>>,
+    /// How often acknowledged writes may have been lost, and for how many of those a flush
+    /// has failed.
+    losses: AtomicU64,
+    told: AtomicU64,
 }
 
 impl Pool {
@@ -51,24 +67,48 @@ impl Pool {
     /// ```
     #[must_use]
     pub fn new(mut clients: Vec<Client>) -> Self {
-        if !Self::may_grow(&clients) {
+        if let Some((first, others)) = clients.split_first()
+            && !others.iter().all(|client| may_join(first, client))
+        {
             clients.truncate(1);
         }
-        Self { clients: clients.into() }
+        let (losses, told) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { shared: Arc::new(Shared { clients: RwLock::new(clients), losses, told }) }
     }
 
-    /// Whether all of them, and more, may be used together.
-    pub(crate) fn may_grow(clients: &[Client]) -> bool {
-        let Some(first) = clients.first() else {
-            return true;
-        };
-        // What one connection keeps would be put back over what another has written.
-        let keeps = clients.iter().any(Client::keeps_unflushed);
-        !keeps
-            && clients.iter().all(|client| client.negotiated().is_safe_beside(first.negotiated()))
+    /// A pool of one connection, and of more that `connect` makes beside it, until one
+    /// cannot be made.
+    pub(crate) fn growing<F>(
+        first: Client,
+        size: usize,
+        connect: impl Fn() -> F + Send + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Result<Client, Error>> + Send,
+    {
+        let grows = size > 1 && may_join(&first, &first);
+        let pool = Self::new(vec![first.clone()]);
+        if grows {
+            let shared = Arc::downgrade(&pool.shared);
+            let wanted = Weak::clone(&shared);
+            let mut work = Box::pin(async move {
+                for _ in 1..size {
+                    // A server that has no room for this one has none for the next.
+                    let Ok(client) = connect().await else { return };
+                    if !shared.upgrade().is_some_and(|shared| shared.add(client)) {
+                        return;
+                    }
+                }
+            });
+            first.do_beside(poll_fn(move |cx| match wanted.strong_count() {
+                0 => Poll::Ready(()),
+                _ => work.as_mut().poll(cx),
+            }));
+        }
+        pool
     }
 
-    /// The connections, dead ones included.
+    /// The connections that are there, dead ones included.
     ///
     /// ```
     /// # fn example(pool: &nbd_client_async::Pool) {
@@ -76,8 +116,8 @@ impl Pool {
     /// # }
     /// ```
     #[must_use]
-    pub fn clients(&self) -> &[Client] {
-        &self.clients
+    pub fn clients(&self) -> Vec<Client> {
+        self.shared.clients.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The living connection with the least to do, for any call; a dead one when all are
@@ -92,8 +132,9 @@ impl Pool {
     /// # Ok(()) }
     /// ```
     #[must_use]
-    pub fn client(&self) -> Option<&Client> {
-        self.clients.iter().min_by_key(|client| (client.is_closed(), client.in_flight()))
+    pub fn client(&self) -> Option<Client> {
+        let clients = self.shared.clients.read().unwrap_or_else(PoisonError::into_inner);
+        clients.iter().min_by_key(|client| (client.is_closed(), client.in_flight())).cloned()
     }
 
     /// Reads `length` bytes at `offset`. See [`Client::read_at`].
@@ -111,7 +152,7 @@ impl Pool {
         loop {
             let client = self.pick(Command::read(offset, u32::MAX))?;
             let result = client.read_at(offset, length).await;
-            if result.is_ok() || !self.is_worth_another(client) {
+            if result.is_ok() || !self.is_worth_another(&client) {
                 return result;
             }
         }
@@ -138,7 +179,7 @@ impl Pool {
             };
             let result;
             (result, buffer) = client.read_into(offset, buffer).await;
-            if result.is_ok() || !self.is_worth_another(client) {
+            if result.is_ok() || !self.is_worth_another(&client) {
                 return (result, buffer);
             }
         }
@@ -181,8 +222,7 @@ impl Pool {
     }
 
     /// Makes everything durable whose write has succeeded, whichever connection it was
-    /// on: that is what [`CAN_MULTI_CONN`](nbd_proto::TransmissionFlags::CAN_MULTI_CONN)
-    /// promises.
+    /// on.
     ///
     /// ```
     /// # use nbd_client_async::{Error, Pool};
@@ -192,27 +232,48 @@ impl Pool {
     /// ```
     ///
     /// # Errors
-    /// As [`Client::flush`].
+    /// As [`Client::flush`]; [`RecoveryError::UnflushedLost`] when another flush that was
+    /// under way has found that writes may be lost.
     pub async fn flush(&self) -> Result<(), Error> {
-        if self.clients.iter().any(Client::survives) {
-            // Each tells by its own flush whether something on it may be lost; one that has
-            // given up cannot tell that all is well.
-            let mut result = Ok(());
-            for client in self.clients.iter() {
-                result = result.and(client.flush().await);
+        let told = self.shared.told.load(Ordering::SeqCst);
+        let clients = self.clients();
+        let mut result = Ok(());
+        let mut any = false;
+        for client in clients.iter().filter(|client| client.is_unflushed()) {
+            any = true;
+            if let Err(error) = client.flush().await {
+                self.shared.losses.fetch_add(1, Ordering::SeqCst);
+                if client.is_closed() {
+                    // Told by this one, and by those that are under way.
+                    client.settle();
+                }
+                result = result.and(Err(error));
             }
-            return result;
         }
+        if !any {
+            // What others have written.
+            result = self.flush_any().await;
+        }
+        let losses = self.shared.losses.load(Ordering::SeqCst);
+        if losses > told {
+            self.shared.told.fetch_max(losses, Ordering::SeqCst);
+            result = result.and_then(|()| Err(RecoveryError::UnflushedLost.into()));
+        }
+        result
+    }
+
+    async fn flush_any(&self) -> Result<(), Error> {
         loop {
             let client = self.pick(Command::flush())?;
             let result = client.flush().await;
-            if result.is_ok() || !self.is_worth_another(client) {
+            if result.is_ok() || !self.is_worth_another(&client) {
                 return result;
             }
         }
     }
 
-    /// Ends all sessions. Connections that are dead already are no error.
+    /// Ends all sessions. Connections that are dead already are no error, unless they have
+    /// acknowledged writes that were not flushed.
     ///
     /// ```
     /// # use nbd_client_async::{Error, Pool};
@@ -225,13 +286,16 @@ impl Pool {
     /// As [`Client::disconnect`], the first of them.
     pub async fn disconnect(self) -> Result<(), Error> {
         let mut result = Ok(());
-        for client in self.clients.iter() {
-            result = result.and(client.clone().disconnect().await);
+        for client in self.clients() {
+            if !client.is_closed() || client.is_unflushed() {
+                let ended = client.disconnect().await;
+                result = result.and(ended);
+            }
         }
         result
     }
 
-    fn pick(&self, command: Command) -> Result<&Client, Error> {
+    fn pick(&self, command: Command) -> Result<Client, Error> {
         let error = SubmitError::NotConnected;
         self.client().ok_or(Error::Submit { command, error })
     }
@@ -239,6 +303,24 @@ impl Pool {
     /// Whether a call that failed may succeed on another connection. It ends: each
     /// connection dies once.
     fn is_worth_another(&self, failed: &Client) -> bool {
-        failed.is_closed() && self.clients.iter().any(|client| !client.is_closed())
+        failed.is_closed() && self.client().is_some_and(|client| !client.is_closed())
+    }
+}
+
+/// Whether two connections may be used together.
+fn may_join(one: &Client, other: &Client) -> bool {
+    // What one connection keeps would be put back over what another has written.
+    !one.keeps_unflushed()
+        && !other.keeps_unflushed()
+        && other.negotiated().is_safe_beside(one.negotiated())
+}
+
+impl Shared {
+    /// One connection more. Returns whether it fits.
+    fn add(&self, client: Client) -> bool {
+        let mut clients = self.clients.write().unwrap_or_else(PoisonError::into_inner);
+        let fits = clients.first().is_some_and(|first| may_join(first, &client));
+        clients.extend(fits.then_some(client));
+        fits
     }
 }

@@ -301,7 +301,7 @@ impl ExportView {
     }
 
     /// Waits for what is under way, whoever began it, and puts down what came of it.
-    fn poll_work(&mut self, side: Side, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_work(&mut self, side: Side, cx: &Context<'_>) -> Poll<()> {
         let Some(work) = &mut self.work else {
             return Poll::Ready(());
         };

@@ -231,18 +231,21 @@ impl Builder {
         self.begin_over(connection, false)?.into_client()
     }
 
-    /// Opens up to `size` connections to a URI, at least one: as many as the server says
-    /// are safe, which is one or any number.
+    /// A pool of up to `size` connections to a URI, at least one: as many as the server says
+    /// are safe, which is one or any number. The first is there when this returns; the
+    /// others are made beside the work, as far as the server has room for them. See
+    /// [`Pool`].
     ///
     /// # Errors
-    /// When one of them cannot be opened.
+    /// When the first cannot be opened.
     pub fn connect_pool(&self, uri: &str, size: usize) -> Result<Pool, Error> {
         let (builder, endpoint) = self.clone().resolve(uri)?;
-        let mut clients = vec![builder.connect(&endpoint)?];
-        while clients.len() < size && Pool::may_grow(&clients) {
-            clients.push(builder.connect(&endpoint)?);
-        }
-        Ok(Pool::new(clients))
+        let first = builder.connect(&endpoint)?;
+        let way = Way::Endpoint(endpoint);
+        Ok(Pool::growing(first, size, move |until| {
+            let until = Until { deadline: builder.deadline(), ..until };
+            builder.begin_by(&way, false, until)?.into_client()
+        }))
     }
 
     /// Connects to a URI and stops for the caller to ask and choose, if the server

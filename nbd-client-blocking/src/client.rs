@@ -40,6 +40,8 @@ pub struct Client {
     export: String,
     /// What ended the connection, if the machine cannot know.
     pub(crate) lost: Option<Error>,
+    /// The end of the session was asked for.
+    pub(crate) leaving: bool,
     /// Only if it was told to reconnect.
     pub(crate) recovery: Option<Box<Recovery>>,
 }
@@ -52,7 +54,7 @@ impl Client {
         export: String,
         recovery: Option<Box<Recovery>>,
     ) -> Self {
-        Self { core, pump, origin, export, lost: None, recovery }
+        Self { core, pump, origin, export, lost: None, leaving: false, recovery }
     }
 
     /// Connects to a URI with the defaults of [`Builder`](crate::Builder).
@@ -400,10 +402,23 @@ impl Client {
     /// [`disconnect`](Pipeline::disconnect) of its own, which says what becomes of them.
     ///
     /// # Errors
-    /// When the connection fails before that.
+    /// When the connection fails before that, or has failed already: the cause. For one that
+    /// [reconnects](crate::Builder::reconnect) and is without a connection,
+    /// [`RecoveryError::UnflushedLost`](nbd_session::replay::RecoveryError::UnflushedLost)
+    /// when a flush would tell so.
     pub fn disconnect(mut self) -> Result<(), Error> {
-        if self.recovery.is_some() {
-            recovery::put_back(&mut self)?;
+        self.end()
+    }
+
+    pub(crate) fn end(&mut self) -> Result<(), Error> {
+        if self.recovery.is_some() && !recovery::put_back(self)? {
+            return Ok(());
+        }
+        if self.core.is_closed() {
+            let unasked = (!self.leaving).then(|| nbd_proto::PeerMisbehaved::Closed.into());
+            let fault = || self.core.error().cloned().or(unasked).map(Error::from);
+            let cause = self.lost.as_ref().and_then(Error::again).or_else(fault);
+            return cause.map_or(Ok(()), Err);
         }
         self.core.disconnect(Disconnect::AfterReplies);
         let mut ports = Single::none();
@@ -415,13 +430,19 @@ impl Client {
                 // Nothing more will be sent. A peer that is gone already is no loss.
                 let _ = shutdown(&self.pump.connection.stream, Shutdown::Write);
             }
+            let answered = self.core.in_flight() == 0;
             match self.pump.round(&mut self.core, &mut ports) {
                 // The end is what was wanted; how abrupt it is does not matter.
-                Err(Error::Io(_)) => return Ok(()),
+                Err(Error::Io(_)) if answered => return Ok(()),
                 result => result?,
             }
         }
         Ok(())
+    }
+
+    /// Whether acknowledged writes are kept, so that nobody else may write.
+    pub(crate) fn keeps_unflushed(&self) -> bool {
+        self.recovery.as_ref().is_some_and(|recovery| recovery.ledger().keeps())
     }
 
     /// Changes the longest silence of the server while a command is waited for.

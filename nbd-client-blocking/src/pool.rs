@@ -1,18 +1,23 @@
 //! Several connections to one export, for many threads.
 
+mod growth;
+
 use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 
 use nbd_proto::{
     Command, CommandFlags, ContextId, Extent, Negotiated, PeerMisbehaved, SubmitError,
 };
 use nbd_session::OldError as Error;
+use nbd_session::replay::RecoveryError;
 
+use crate::builder::Until;
 use crate::client::Client;
 use crate::state::State;
+use growth::Growth;
 
 /// Several connections to one export, shared by any number of threads.
 ///
@@ -30,10 +35,20 @@ use crate::state::State;
 /// ```
 ///
 /// It has one connection only when the server does not say that more are safe
-/// ([`Negotiated::is_safe_beside`]). When a connection dies, the call that was on it
-/// fails, but for those that may be repeated, which are tried again on another; all
-/// other calls go on. A write is not tried again: the server may still be carrying out
-/// the first one, and could finish it after a later write to the same place.
+/// ([`Negotiated::is_safe_beside`]), and with
+/// [`keep_unflushed`](nbd_session::replay::Reconnect::keep_unflushed), which could put an
+/// older write back over one made by another connection. Those beyond the first are made
+/// beside the work, by a thread that ends when they are there, when one of them cannot be
+/// made, or when the pool is dropped; a server that has no room for them is no error.
+///
+/// When a connection dies, the call that was on it fails, but for those that may be
+/// repeated, which are tried again on another; all other calls go on. A write is not tried
+/// again: the server may still be carrying out the first one, and could finish it after a
+/// later write to the same place.
+///
+/// A flush goes to each connection that was written to since the last one. When one of
+/// those is dead, its writes may be lost, and the flush fails. What is written on one that
+/// was [taken](Self::client) counts once it is given back.
 ///
 /// A timeout of the connections counts from the time when a call has got one.
 ///
@@ -53,21 +68,41 @@ use crate::state::State;
 /// ```
 #[derive(Debug)]
 pub struct Pool {
+    shared: Arc<Shared>,
+    /// Connections are still being made.
+    _growth: Option<Growth>,
+}
+
+#[derive(Debug)]
+struct Shared {
     /// Locked only by whom the desk gave them to, so nobody waits for these for longer
-    /// than giving one back takes.
-    clients: Box<[Mutex<Client>]>,
+    /// than giving one back takes. Those that are not there yet will be, or never.
+    clients: Box<[OnceLock<Mutex<Client>>]>,
     negotiated: Negotiated,
     desk: Mutex<Desk>,
 }
 
 /// Who gets which connection.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Desk {
     /// Connections nobody uses, the one that has been free for longest first.
     free: VecDeque<usize>,
-    /// Calls that wait for one. Never any while one is free.
-    line: VecDeque<Sender<usize>>,
+    /// Calls that wait for one.
+    line: VecDeque<Waiting>,
     alive: usize,
+    /// Connections that were written to since they were last flushed, dead ones excepted.
+    written: Vec<usize>,
+    /// How often acknowledged writes may have been lost, and for how many of those a flush
+    /// has failed.
+    losses: u64,
+    told: u64,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    /// The only one that will do.
+    index: Option<usize>,
+    turn: Sender<usize>,
 }
 
 impl Pool {
@@ -76,43 +111,51 @@ impl Pool {
     /// export differently on any of them.
     #[must_use]
     pub fn new(mut clients: Vec<Client>) -> Self {
-        if !Self::may_grow(&clients) {
+        if let Some((first, others)) = clients.split_first()
+            && !others.iter().all(|client| Self::may_join(first, client))
+        {
             clients.truncate(1);
         }
-        let negotiated = clients.first().map(|client| client.negotiated().clone());
-        let alive = clients.len();
-        let desk = Desk { free: (0..alive).collect(), line: VecDeque::new(), alive };
-        Self {
-            clients: clients.into_iter().map(Mutex::new).collect(),
-            negotiated: negotiated.unwrap_or_default(),
-            desk: Mutex::new(desk),
-        }
+        let capacity = clients.len();
+        Self { shared: Shared::new(clients, capacity), _growth: None }
     }
 
-    /// Whether all of them, and more, may be used together.
-    pub(crate) fn may_grow(clients: &[Client]) -> bool {
-        let Some(first) = clients.first() else {
-            return true;
-        };
-        clients.iter().all(|client| client.negotiated().is_safe_beside(first.negotiated()))
+    /// A pool of one connection, and of more that `connect` makes beside it.
+    pub(crate) fn growing(
+        first: Client,
+        size: usize,
+        connect: impl Fn(Until<'_>) -> Result<Client, Error> + Send + 'static,
+    ) -> Self {
+        let grows = size > 1 && Self::may_join(&first, &first);
+        let shared = Shared::new(vec![first], if grows { size } else { 1 });
+        let _growth = if grows { Growth::begin(&shared, connect) } else { None };
+        Self { shared, _growth }
+    }
+
+    /// Whether two connections may be used together.
+    fn may_join(one: &Client, other: &Client) -> bool {
+        // What one connection keeps would be put back over what another has written.
+        !one.keeps_unflushed()
+            && !other.keeps_unflushed()
+            && other.negotiated().is_safe_beside(one.negotiated())
     }
 
     /// What was negotiated, on all connections alike.
     #[must_use]
-    pub const fn negotiated(&self) -> &Negotiated {
-        &self.negotiated
+    pub fn negotiated(&self) -> &Negotiated {
+        &self.shared.negotiated
     }
 
-    /// Connections that are not known to be dead.
+    /// Connections that are there and not known to be dead.
     #[must_use]
     pub fn alive(&self) -> usize {
-        self.desk().alive
+        self.shared.desk().alive
     }
 
     /// Calls that wait for a connection.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.desk().line.len()
+        self.shared.desk().line.len()
     }
 
     /// A connection for the caller alone, until the [`Lease`] is dropped. Waits in line
@@ -130,13 +173,13 @@ impl Pool {
     /// # Errors
     /// When all connections are dead.
     pub fn client(&self) -> Result<Lease<'_>, Error> {
-        self.wait().ok_or_else(|| PeerMisbehaved::Closed.into()).map_err(Error::Protocol)
+        self.wait(None).ok_or_else(|| PeerMisbehaved::Closed.into()).map_err(Error::Protocol)
     }
 
     /// A connection for the caller alone, if one is free.
     #[must_use]
     pub fn try_client(&self) -> Option<Lease<'_>> {
-        let index = self.desk().free.pop_front()?;
+        let index = self.shared.desk().free.pop_front()?;
         self.lease(index)
     }
 
@@ -163,17 +206,47 @@ impl Pool {
     /// As [`Client::write_at_with`].
     pub fn write_at_with(&self, offset: u64, buf: &[u8], flags: CommandFlags) -> Result<(), Error> {
         let command = Command::write(offset, u32::try_from(buf.len()).unwrap_or(u32::MAX));
-        self.take(command.with(flags))?.write_at_with(offset, buf, flags)
+        self.once(command.with(flags), |client| client.write_at_with(offset, buf, flags))
     }
 
     /// Makes everything durable whose write has succeeded, whichever connection it was
-    /// on: that is what [`CAN_MULTI_CONN`](nbd_proto::TransmissionFlags::CAN_MULTI_CONN)
-    /// promises.
+    /// on. Waits for each that was written to, so whoever holds one of them gives it back
+    /// first.
     ///
     /// # Errors
-    /// As [`Client::flush`].
+    /// As [`Client::flush`]; [`RecoveryError::UnflushedLost`] when a connection has died
+    /// that was written to: told to all flushes that were under way by then, or else to the
+    /// next one.
     pub fn flush(&self) -> Result<(), Error> {
-        self.repeatedly(Command::flush(), Client::flush)
+        let (written, told) = {
+            let desk = self.shared.desk();
+            (desk.written.clone(), desk.told)
+        };
+        let mut result = Ok(());
+        if written.is_empty() {
+            // What others have written.
+            result = self.repeatedly(Command::flush(), Client::flush);
+        }
+        for index in written {
+            let Some(mut client) = self.wait(Some(index)) else { continue };
+            if !self.shared.desk().written.contains(&index) {
+                // Somebody else's flush has come between.
+                continue;
+            }
+            match client.client.flush() {
+                Ok(()) => self.shared.desk().written.retain(|written| *written != index),
+                Err(error) => {
+                    self.shared.desk().losses += 1;
+                    result = result.and(Err(error));
+                }
+            }
+        }
+        let mut desk = self.shared.desk();
+        if desk.losses > told {
+            desk.told = desk.losses;
+            result = result.and_then(|()| Err(RecoveryError::UnflushedLost.into()));
+        }
+        result
     }
 
     /// Tells the server that the data in a range is no longer needed. See
@@ -182,7 +255,7 @@ impl Pool {
     /// # Errors
     /// As [`Client::trim`].
     pub fn trim(&self, offset: u64, length: u64) -> Result<(), Error> {
-        self.take(Command::trim(offset, length))?.trim(offset, length)
+        self.once(Command::trim(offset, length), |client| client.trim(offset, length))
     }
 
     /// Makes a range read as zeroes. See [`Client::write_zeroes`].
@@ -191,7 +264,7 @@ impl Pool {
     /// As [`Client::write_zeroes`].
     pub fn write_zeroes(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<(), Error> {
         let command = Command::write_zeroes(offset, length).with(flags);
-        self.take(command)?.submit_and_wait(command)
+        self.once(command, |client| client.submit_and_wait(command))
     }
 
     /// Tells the server that a range will be read soon. See [`Client::cache`].
@@ -214,8 +287,8 @@ impl Pool {
         flags: CommandFlags,
         on_extent: impl FnMut(ContextId, Extent),
     ) -> Result<(), Error> {
-        let mut client = self.take(Command::block_status(offset, length).with(flags))?;
-        client.block_status(offset, length, flags, on_extent)
+        let command = Command::block_status(offset, length).with(flags);
+        self.once(command, |client| client.block_status(offset, length, flags, on_extent))
     }
 
     /// [Pings](Client::ping) the server on each connection that is free, so that it drops
@@ -225,23 +298,40 @@ impl Pool {
         let mut idle: Vec<_> = std::iter::from_fn(|| self.try_client()).collect();
         for client in &mut idle {
             // What it comes to shows when the connection is given back.
-            let _ = client.ping();
+            let _ = client.client.ping();
         }
         drop(idle);
         self.alive()
     }
 
-    /// Ends all sessions. Connections that are dead already are no error.
+    /// Ends all sessions. Connections that are dead already are no error, unless they were
+    /// written to and no flush has told so.
     ///
     /// # Errors
     /// As [`Client::disconnect`], the first of them.
     pub fn disconnect(self) -> Result<(), Error> {
-        let mut result = Ok(());
-        for client in self.clients {
-            let client = client.into_inner().unwrap_or_else(PoisonError::into_inner);
-            let ended = client.disconnect();
+        let desk = self.shared.desk();
+        let mut result = match desk.losses > desk.told {
+            true => Err(RecoveryError::UnflushedLost.into()),
+            false => Ok(()),
+        };
+        drop(desk);
+        for mut client in std::iter::from_fn(|| self.try_client()) {
+            let ended = client.client.end();
             result = result.and(ended);
         }
+        result
+    }
+
+    /// A call that is not repeated.
+    fn once(
+        &self,
+        command: Command,
+        call: impl FnOnce(&mut Client) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let mut lease = self.take(command)?;
+        let result = call(&mut lease.client);
+        lease.writes = result.is_ok() && command.kind.modifies();
         result
     }
 
@@ -254,7 +344,7 @@ impl Pool {
     ) -> Result<(), Error> {
         loop {
             let mut client = self.take(command)?;
-            let result = call(&mut client);
+            let result = call(&mut client.client);
             let dead = !is_usable(&client);
             drop(client);
             if result.is_ok() || !dead || self.alive() == 0 {
@@ -265,42 +355,82 @@ impl Pool {
 
     fn take(&self, command: Command) -> Result<Lease<'_>, Error> {
         let error = SubmitError::NotConnected;
-        self.wait().ok_or(Error::Submit { command, error })
+        self.wait(None).ok_or(Error::Submit { command, error })
     }
 
-    /// A connection once there is one, or `None` when all are dead.
-    fn wait(&self) -> Option<Lease<'_>> {
-        let mut desk = self.desk();
-        if let Some(index) = desk.free.pop_front() {
+    /// A connection once there is one, or `None` when all are dead; or that one, or `None`
+    /// when it is dead.
+    fn wait(&self, wanted: Option<usize>) -> Option<Lease<'_>> {
+        let mut desk = self.shared.desk();
+        let place = match wanted {
+            Some(index) => desk.free.iter().position(|free| *free == index),
+            None => Some(0),
+        };
+        if let Some(index) = place.and_then(|place| desk.free.remove(place)) {
             return self.lease(index);
         }
-        if desk.alive == 0 {
+        if desk.alive == 0 || wanted.is_some_and(|index| !desk.written.contains(&index)) {
             return None;
         }
-        let (sender, turn) = channel();
-        desk.line.push_back(sender);
+        let (turn, wait) = channel();
+        desk.line.push_back(Waiting { index: wanted, turn });
         drop(desk);
-        // Fails when the last connection dies.
-        self.lease(turn.recv().ok()?)
+        // Fails when the last connection dies, or the wanted one.
+        self.lease(wait.recv().ok()?)
     }
 
     fn lease(&self, index: usize) -> Option<Lease<'_>> {
-        let client = self.clients.get(index)?.lock().unwrap_or_else(PoisonError::into_inner);
-        Some(Lease { client, index, pool: self })
+        let client = self.shared.clients.get(index)?.get()?;
+        let client = client.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(Lease { client, index, writes: false, pool: self })
+    }
+}
+
+impl Shared {
+    fn new(clients: Vec<Client>, capacity: usize) -> Arc<Self> {
+        let negotiated = clients.first().map(|client| client.negotiated().clone());
+        let mut places: Vec<_> = clients.into_iter().map(|one| Mutex::new(one).into()).collect();
+        let alive = places.len();
+        places.resize_with(capacity, OnceLock::new);
+        Arc::new(Self {
+            clients: places.into(),
+            negotiated: negotiated.unwrap_or_default(),
+            desk: Mutex::new(Desk { free: (0..alive).collect(), alive, ..Desk::default() }),
+        })
     }
 
-    fn give_back(&self, index: usize, usable: bool) {
+    /// One connection more, at a place where there is none yet. Returns whether it fits.
+    fn add(&self, index: usize, client: Client) -> bool {
+        let safe = client.negotiated().is_safe_beside(&self.negotiated);
+        let place = self.clients.get(index).filter(|_| safe);
+        let added = place.is_some_and(|place| place.set(Mutex::new(client)).is_ok());
+        if added {
+            self.desk().alive += 1;
+            self.give_back(index, true, false);
+        }
+        added
+    }
+
+    fn give_back(&self, index: usize, usable: bool, writes: bool) {
         let mut desk = self.desk();
+        if writes && !desk.written.contains(&index) {
+            desk.written.push(index);
+        }
         if !usable {
+            let before = desk.written.len();
+            desk.written.retain(|written| *written != index);
+            desk.losses += (before - desk.written.len()) as u64;
             desk.alive -= 1;
             if desk.alive == 0 {
                 desk.line.clear();
             }
+            desk.line.retain(|waiting| waiting.index != Some(index));
             return;
         }
-        match desk.line.pop_front() {
+        let next = desk.line.iter().position(|one| one.index.is_none_or(|one| one == index));
+        match next.and_then(|next| desk.line.remove(next)) {
             // Who waits in line does nothing else: it is there to receive.
-            Some(turn) => drop(turn.send(index)),
+            Some(waiting) => drop(waiting.turn.send(index)),
             None => desk.free.push_back(index),
         }
     }
@@ -329,6 +459,8 @@ fn is_usable(client: &Client) -> bool {
 pub struct Lease<'p> {
     client: MutexGuard<'p, Client>,
     index: usize,
+    /// Something may have been written.
+    writes: bool,
     pool: &'p Pool,
 }
 
@@ -342,6 +474,7 @@ impl Deref for Lease<'_> {
 
 impl DerefMut for Lease<'_> {
     fn deref_mut(&mut self) -> &mut Client {
+        self.writes = true;
         &mut self.client
     }
 }
@@ -351,6 +484,6 @@ impl Drop for Lease<'_> {
         if thread::panicking() {
             self.client.kill();
         }
-        self.pool.give_back(self.index, is_usable(&self.client));
+        self.pool.shared.give_back(self.index, is_usable(&self.client), self.writes);
     }
 }

@@ -6,9 +6,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nbd_client_blocking::proto::{CommandFlags, SubmitError};
+use nbd_client_blocking::proto::{CommandFlags, SubmitError, TransmissionFlags};
+use nbd_client_blocking::session::replay::{Reconnect, RecoveryError};
 use nbd_client_blocking::{Builder, Client, Error, Pool};
+use nbd_sim::hostile::bytes::FLAGS;
 use nbd_sim::peer::Server;
+use nbd_sim::scripted::{Life, Scripted};
 use rustix::net::{Shutdown, shutdown};
 
 /// Longer than anything takes that goes well.
@@ -23,7 +26,9 @@ fn builder() -> Builder {
 }
 
 fn pool(server: &Server, size: usize) -> Pool {
-    builder().connect_pool(&server.uri(), size).expect("connect")
+    let pool = builder().connect_pool(&server.uri(), size).expect("connect");
+    until("all are there", || pool.alive() == size);
+    pool
 }
 
 fn until(what: &str, mut holds: impl FnMut() -> bool) {
@@ -67,10 +72,17 @@ fn many_threads_use_all_connections() {
     drop(leases);
     // Calls take turns even when one connection would do.
     for _ in 0..8 {
-        pool.flush().unwrap();
+        pool.read_at(0, &mut [0; 512]).unwrap();
     }
     let leases: Vec<_> = (0..4).map(|_| pool.client().unwrap()).collect();
     assert!(leases.iter().map(|client| messages(client) - 2).eq(before));
+    let before: Vec<_> = leases.iter().map(|client| messages(client)).collect();
+    drop(leases);
+    // Nothing was written since, by any of them, and one flush will do.
+    pool.flush().unwrap();
+    let leases: Vec<_> = (0..4).map(|_| pool.client().unwrap()).collect();
+    let after = leases.iter().map(|client| messages(client)).sum::<u64>();
+    assert_eq!(after, before.iter().sum::<u64>() + 1);
     drop(leases);
     assert!(pool.try_client().is_some());
     pool.disconnect().unwrap();
@@ -105,7 +117,7 @@ fn every_command_goes_through_a_pool() {
 #[test]
 fn one_connection_where_more_are_not_safe() {
     let server = nbdkit(&["--filter=multi-conn", "memory", "1M", "multi-conn-mode=disable"]);
-    let one = pool(&server, 3);
+    let one = builder().connect_pool(&server.uri(), 3).unwrap();
     assert_eq!(one.alive(), 1);
     one.write_at(0, &[9; 512]).unwrap();
     one.flush().unwrap();
@@ -282,5 +294,118 @@ fn a_slow_server_times_out_one_call_and_keeps_the_connection() {
     for _ in 0..4 {
         until("an answer in time", || pool.read_at(0, &mut [0; 512]).is_ok());
     }
+    pool.disconnect().unwrap();
+}
+
+#[test]
+fn no_room_for_more_is_no_error() {
+    let server = nbdkit(&["--filter=limit", "memory", "1M", "limit=2"]);
+    let pool = builder().connect_pool(&server.uri(), 4).unwrap();
+    pool.write_at(0, &[1; 512]).unwrap();
+    pool.flush().unwrap();
+    until("there are as many as there is room for", || pool.alive() == 2);
+    pool.read_at(0, &mut [0; 512]).unwrap();
+    pool.disconnect().unwrap();
+}
+
+/// The second connection is accepted, and then nobody says anything.
+#[test]
+fn a_pool_works_while_a_connection_is_being_made() {
+    let server = Scripted::start(|_| Life {
+        flags: FLAGS | TransmissionFlags::CAN_MULTI_CONN.bits(),
+        ..Life::default()
+    });
+    let pool = Builder::new().connect_pool(&server.uri(), 4).unwrap();
+    for _ in 0..10 {
+        pool.read_at(0, &mut [0; 512]).unwrap();
+        pool.flush().unwrap();
+    }
+    assert_eq!(pool.alive(), 1);
+    // Whoever goes does not wait for it either.
+    pool.disconnect().unwrap();
+}
+
+#[test]
+fn a_connection_that_comes_late_is_used() {
+    let server = nbdkit(&["memory", "1M"]);
+    let pool = builder().connect_pool(&server.uri(), 2).unwrap();
+    let first = pool.client().unwrap();
+    // Waits in line for it, if need be.
+    let second = pool.client().unwrap();
+    assert_eq!(pool.alive(), 2);
+    drop((first, second));
+    pool.disconnect().unwrap();
+}
+
+#[test]
+fn a_flush_does_not_vouch_for_the_writes_of_the_dead() {
+    let server = nbdkit(&["memory", "1M"]);
+    let pool = pool(&server, 3);
+    pool.write_at(0, &[1; 512]).unwrap();
+    pool.flush().unwrap();
+    // Dies with nothing unflushed, which costs nothing.
+    cut(&pool.client().unwrap());
+    for _ in 0..3 {
+        pool.read_at(0, &mut [0; 512]).unwrap();
+    }
+    pool.flush().unwrap();
+    assert_eq!(pool.alive(), 2);
+    pool.write_at(0, &[2; 512]).unwrap();
+    pool.write_at(0, &[3; 512]).unwrap();
+    cut(&pool.client().unwrap());
+    assert!(pool.flush().is_err(), "it vouches for a write that may be lost");
+    pool.flush().unwrap();
+    assert_eq!(pool.alive(), 1);
+    pool.disconnect().unwrap();
+}
+
+#[test]
+fn the_end_of_a_pool_tells_of_writes_that_may_be_lost() {
+    let server = nbdkit(&["memory", "1M"]);
+    let pool = pool(&server, 2);
+    pool.write_at(0, &[1; 512]).unwrap();
+    pool.write_at(0, &[2; 512]).unwrap();
+    cut(&pool.client().unwrap());
+    for _ in 0..2 {
+        pool.read_at(0, &mut [0; 512]).unwrap();
+    }
+    let error = pool.disconnect().unwrap_err();
+    assert!(matches!(error, Error::Recovery(RecoveryError::UnflushedLost)), "{error}");
+}
+
+#[test]
+fn where_writes_are_kept_there_is_one_connection() {
+    let server = nbdkit(&["memory", "1M"]);
+    let builder = builder().reconnect(Reconnect::new().keep_unflushed(1 << 20));
+    let pool = builder.connect_pool(&server.uri(), 2).unwrap();
+    pool.write_at(0, &[1; 512]).unwrap();
+    pool.write_at(0, &[2; 512]).unwrap();
+    cut(&pool.client().unwrap());
+    for _ in 0..4 {
+        let mut back = [0; 512];
+        pool.read_at(0, &mut back).unwrap();
+        assert_eq!(back, [2; 512], "an older write was put back over a newer one");
+    }
+    assert_eq!(pool.alive(), 1);
+    let by_hand = || builder.connect_uri(&server.uri()).unwrap();
+    assert_eq!(Pool::new(vec![by_hand(), by_hand()]).alive(), 1);
+    pool.disconnect().unwrap();
+}
+
+#[test]
+fn a_flush_tells_of_what_a_restarted_server_has_forgotten() {
+    let mut server = nbdkit(&["memory", "1M"]);
+    let builder = builder().reconnect(Reconnect::new());
+    let pool = builder.connect_pool(&server.uri(), 3).unwrap();
+    until("all are there", || pool.alive() == 3);
+    pool.write_at(0, &[7; 512]).unwrap();
+    server.kill();
+    server.start_again().unwrap();
+    let error = pool.flush().unwrap_err();
+    assert!(matches!(error, Error::Recovery(RecoveryError::UnflushedLost)), "{error}");
+    pool.flush().unwrap();
+    let mut back = [9; 512];
+    pool.read_at(0, &mut back).unwrap();
+    assert_eq!(back, [0; 512]);
     pool.disconnect().unwrap();
 }

@@ -9,7 +9,7 @@ use mio::Waker;
 use mio::event::Event;
 use nbd_proto::{
     Client, Command, CommandFlags, ContextId, Direction, Disconnect, Extent, Machine, Negotiation,
-    RequestId, SubmitError, Table,
+    PeerMisbehaved, RequestId, SubmitError, Table,
 };
 use nbd_session::OldError as Error;
 use nbd_transport::tls::TlsInfo;
@@ -174,6 +174,22 @@ impl<B> Connection<B> {
         Submitter::new(Arc::clone(&self.queue), waker)
     }
 
+    /// Why the connection ended, once it is [`State::Closed`]; `None` for one that has ended
+    /// in good order. Writes that were acknowledged and not flushed may be lost then, and
+    /// what was under way has failed.
+    #[must_use]
+    pub fn error(&self) -> Option<Error> {
+        match &self.stage {
+            Stage::Open(open) if open.core.is_closed() => {
+                let unasked = (!open.leaving).then(|| PeerMisbehaved::Closed.into());
+                let fault = || open.core.error().cloned().or(unasked).map(Error::Protocol);
+                open.lost.as_ref().and_then(Error::again).or_else(fault)
+            }
+            Stage::Over(lost) => lost.as_ref().and_then(Error::again),
+            Stage::Open(_) | Stage::Dialing { .. } | Stage::Negotiating { .. } => None,
+        }
+    }
+
     /// Stops waiting for a command: there will be no completion. Returns its buffer
     /// unless that is still to be sent from; then it is kept until the slot's next use.
     pub fn abandon(&mut self, id: RequestId) -> Option<B> {
@@ -188,7 +204,7 @@ impl<B> Connection<B> {
 
     /// Ends the session in good order: no command is accepted from now on, and once
     /// the last reply has come the server is asked to close. Drive until
-    /// [`State::Closed`].
+    /// [`State::Closed`]; [`error`](Self::error) tells whether it went well.
     pub fn disconnect(&mut self) {
         self.last_byte = Instant::now();
         self.clock.began = self.last_byte;
@@ -209,6 +225,9 @@ impl<B> Connection<B> {
 
     /// Ends the connection on the spot. What is in flight fails.
     pub fn close(&mut self) {
+        if let Stage::Open(open) = &mut self.stage {
+            open.leaving = true;
+        }
         self.end(None);
     }
 

@@ -323,7 +323,8 @@ impl<R: Runtime + Clone> Builder<R> {
         self.open(&route, self.deadline(), false).await?.into_client()
     }
 
-    /// Opens up to `size` connections to a URI. See [`Pool`].
+    /// A pool of up to `size` connections to a URI. The first is there when this returns; the
+    /// others are made beside the work, as far as the server has room for them. See [`Pool`].
     ///
     /// ```
     /// # use nbd_client_async::{Builder, Error, Runtime};
@@ -333,14 +334,14 @@ impl<R: Runtime + Clone> Builder<R> {
     /// ```
     ///
     /// # Errors
-    /// When one of them cannot be opened.
+    /// When the first cannot be opened.
     pub async fn connect_pool(&self, uri: &str, size: usize) -> Result<Pool, Error> {
         let (builder, endpoint) = self.clone().resolve(uri).await?;
-        let mut clients = vec![builder.connect(&endpoint).await?];
-        while clients.len() < size && Pool::may_grow(&clients) {
-            clients.push(builder.connect(&endpoint).await?);
-        }
-        Ok(Pool::new(clients))
+        let first = builder.connect(&endpoint).await?;
+        Ok(Pool::growing(first, size, move || {
+            let (builder, endpoint) = (builder.clone(), endpoint.clone());
+            async move { builder.connect(&endpoint).await }
+        }))
     }
 
     /// Connects to a URI and stops for the caller to ask and choose, if the server

@@ -1,13 +1,12 @@
 //! What is known of the export, and of the connection to it.
 
-use std::future::poll_fn;
-use std::task::Poll;
+use std::future::{Future, poll_fn};
 
 use nbd_proto::{ContextId, Negotiated, Stats, TransmissionFlags};
 use nbd_transport::tls::TlsInfo;
 
 use super::Client;
-use crate::state::ConnectionState;
+use crate::state::{ConnectionState, Watching};
 
 /// The longest payload sent in one command when the server tells no maximum, in bytes.
 const MAX_REQUEST: u64 = 32 << 20;
@@ -193,17 +192,8 @@ impl Client {
     /// }
     /// ```
     pub async fn connection_change(&self, known: ConnectionState) -> ConnectionState {
-        poll_fn(|cx| {
-            let mut state = self.shared().lock();
-            match state.connection() {
-                now if now != known => Poll::Ready(now),
-                _ => {
-                    state.watch(cx.waker());
-                    Poll::Pending
-                }
-            }
-        })
-        .await
+        let mut watching = Watching::new(self.shared());
+        poll_fn(|cx| watching.poll_change(known, cx)).await
     }
 
     /// How often the connection was lost and made again.
@@ -218,9 +208,20 @@ impl Client {
         self.shared().lock().reconnects
     }
 
-    /// Whether a lost connection is made again.
-    pub(crate) fn survives(&self) -> bool {
-        self.shared().lock().survives()
+    /// Whether acknowledged writes have not been flushed, so that they may be lost with the
+    /// server.
+    pub(crate) fn is_unflushed(&self) -> bool {
+        self.shared().lock().is_unflushed()
+    }
+
+    /// Somebody was told that they may be lost, on a connection that is over.
+    pub(crate) fn settle(&self) {
+        self.shared().lock().settle();
+    }
+
+    /// Has the driver do something beside its own work, as long as there is a connection.
+    pub(crate) fn do_beside(&self, work: impl Future<Output = ()> + Send + 'static) {
+        drop(self.shared().with(|state| state.do_beside(Box::pin(work))));
     }
 
     /// Whether acknowledged writes are kept, so that nobody else may write.

@@ -236,7 +236,11 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// When the server breaks the protocol before that, or the time is over.
+    /// When the connection fails before that or has failed already, which is told with the
+    /// cause; when the time is over. For a client that
+    /// [reconnects](crate::Builder::reconnect) and is without a connection,
+    /// [`RecoveryError::UnflushedLost`](nbd_session::replay::RecoveryError::UnflushedLost)
+    /// when a flush would tell so.
     pub async fn disconnect(self) -> Result<(), Error> {
         let terms = self.terms(WhenFull::Wait);
         Pending::disconnect(&*self.handle, terms).await

@@ -2,20 +2,24 @@
 
 mod recovery;
 mod stream;
+mod unflushed;
+mod watchers;
 mod wire;
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::future::Future;
 use std::io;
 use std::mem;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use nbd_proto::{
-    Command, CommandError, CommandFailure, Disconnect, ExportInfo, Machine, Negotiated, RequestId,
-    SubmitError,
+    Command, CommandError, CommandFailure, Disconnect, ExportInfo, Machine, Negotiated,
+    PeerMisbehaved, RequestId, SubmitError,
 };
 use nbd_session::{KeepAlive, Link, OldError as Error};
 use nbd_transport::PeerProcess;
@@ -27,6 +31,9 @@ use crate::pending::Terms;
 pub use recovery::ConnectionState;
 pub(crate) use recovery::{Outage, Recovery};
 pub(crate) use stream::Stream;
+use unflushed::Unflushed;
+use watchers::Watchers;
+pub(crate) use watchers::Watching;
 
 /// How long a connection that is of no more use may take to end in good order.
 const LINGER: Duration = Duration::from_secs(5);
@@ -81,12 +88,15 @@ impl Shared {
             linger: None,
             refused: None,
             unflushed: false,
+            leaving: false,
             shut: false,
+            acknowledged: Unflushed::default(),
             recovery: recovery.map(Box::new),
             reconnects: 0,
-            watchers: Vec::new(),
+            watchers: Watchers::default(),
             end: None,
             wake: Vec::new(),
+            beside: Vec::new(),
         };
         Self { state: Mutex::new(state), negotiated, export }
     }
@@ -143,18 +153,27 @@ pub(crate) struct State {
     refused: Option<Arc<io::Error>>,
     /// Bytes were written that the stream may still hold.
     unflushed: bool,
+    /// The end of the session was asked for.
+    leaving: bool,
     /// The sending side has been closed.
     shut: bool,
+    /// Acknowledged writes, unless the log of what is to be sent again counts them.
+    acknowledged: Unflushed,
     /// What it takes to survive a lost connection, if that is wanted.
     recovery: Option<Box<Recovery>>,
     /// Connections made again.
     pub(crate) reconnects: u64,
     /// Who waits for the connection to be lost, back, or over.
-    watchers: Vec<Waker>,
+    watchers: Watchers,
     end: Option<End>,
     /// Whom to wake when the lock is free.
     pub(crate) wake: Vec<Waker>,
+    /// What the driver is to do beside its own work.
+    pub(crate) beside: Vec<Beside>,
 }
+
+/// Work that goes on as long as a connection does, if need be.
+pub(crate) type Beside = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl State {
     /// Starts a call.
@@ -186,6 +205,7 @@ impl State {
         }
         match self.core.submit(command) {
             Ok(id) => {
+                self.acknowledged.submitted(id, &command);
                 let ticket = self.wait(Stage::InFlight(id), matter, terms, waker);
                 self.calls.own(id, ticket);
                 self.send_or_rouse();
@@ -195,19 +215,26 @@ impl State {
         }
     }
 
-    /// Asks for the end of the session and waits for it.
-    pub(crate) fn start_closing(&mut self, terms: &Terms, waker: &Waker) -> Option<Ticket> {
-        if self.end.is_some() {
-            return None;
+    /// Asks for the end of the session and waits for it. One that has ended already, but
+    /// not in good order, is a failure.
+    pub(crate) fn start_closing(
+        &mut self,
+        terms: &Terms,
+        waker: &Waker,
+    ) -> Result<Option<Ticket>, Box<Error>> {
+        if let Some(end) = &self.end {
+            let unasked = || Error::Protocol(PeerMisbehaved::Closed.into());
+            let cause = end.failure().or_else(|| (!self.leaving).then(unasked));
+            return cause.map_or(Ok(None), |error| Err(Box::new(error)));
         }
         let ticket = self.wait(Stage::Closing, &mut Matter::nothing(), terms, waker);
         self.disconnect();
-        Some(ticket)
+        Ok(Some(ticket))
     }
 
     /// Ends the session when the replies are in.
     fn disconnect(&mut self) {
-        self.rousing = true;
+        (self.rousing, self.leaving) = (true, true);
         match &mut self.recovery {
             None => self.core.disconnect(Disconnect::AfterReplies),
             Some(recovery) => {
@@ -249,6 +276,16 @@ impl State {
             }
             Some(_) | None => (None, None),
         }
+    }
+
+    /// Has the driver do something beside its own work. Returns it when the connection is over.
+    pub(crate) fn do_beside(&mut self, work: Beside) -> Option<Beside> {
+        if self.end.is_some() {
+            return Some(work);
+        }
+        self.beside.push(work);
+        self.rousing = true;
+        None
     }
 
     /// Calls that have begun and whose results were not taken.
@@ -317,6 +354,7 @@ impl State {
             match self.core.submit(command) {
                 Ok(id) => {
                     call.stage = Stage::InFlight(id);
+                    self.acknowledged.submitted(id, &command);
                     self.calls.own(id, ticket);
                     self.rousing = true;
                 }
@@ -400,10 +438,16 @@ impl State {
     /// The connection is over: unless it is to be made again, every call under way fails,
     /// and nothing more is sent.
     pub(crate) fn close(&mut self, end: End) {
+        let end = match (end, self.refused.take()) {
+            // The server has closed because it could not be told more.
+            (End::Closed, Some(error)) => End::Io(error),
+            (end, _) => end,
+        };
         if self.end.is_some() || self.lose(&end) {
             return;
         }
         self.end = Some(end.clone());
+        let answered = self.core.in_flight() == 0 && self.queue.len() == self.gone;
         // The machine is told what the peer will see; it fails what is in flight.
         let _ = self.core.eof();
         self.deliver();
@@ -414,7 +458,8 @@ impl State {
             let result = match (&call.stage, end.failure()) {
                 (Stage::Done(_), _) => continue,
                 // The end is what was wanted; how abrupt it is does not matter.
-                (Stage::Closing, None | Some(Error::Io(_))) => Ok(()),
+                (Stage::Closing, None) => Ok(()),
+                (Stage::Closing, Some(Error::Io(_))) if answered => Ok(()),
                 (_, Some(error)) => Err(error),
                 (_, None) => Err(end.not_sent(call.matter.command)),
             };
@@ -425,10 +470,26 @@ impl State {
         self.calls.all_sent();
         self.next_deadline = None;
         self.wire = None;
-        self.recovery = None;
-        self.wake.append(&mut self.watchers);
+        if self.recovery.take().is_some_and(|recovery| recovery.is_unflushed()) {
+            self.acknowledged.lose();
+        }
+        self.wake.extend(self.watchers.take());
         // Not dropped here, where the lock is held.
         self.wake.extend(self.driver.take());
+    }
+
+    /// Whether acknowledged writes have not been flushed, so that they may be lost with the
+    /// server.
+    pub(crate) fn is_unflushed(&self) -> bool {
+        match &self.recovery {
+            Some(recovery) => recovery.is_unflushed(),
+            None => self.acknowledged.any(),
+        }
+    }
+
+    /// Somebody was told that what was not flushed may be lost.
+    pub(crate) const fn settle(&mut self) {
+        self.acknowledged.settle();
     }
 
     /// Hands out the results the machine has.
@@ -441,6 +502,7 @@ impl State {
                 self.deliver_journaled(id, command, result);
                 continue;
             }
+            self.acknowledged.finished(id, &command, result.is_ok());
             let Some(ticket) = owner else {
                 continue;
             };

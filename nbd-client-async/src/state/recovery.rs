@@ -86,6 +86,10 @@ impl Recovery {
     pub(super) fn is_down(&self) -> bool {
         self.journal.is_lost()
     }
+
+    pub(super) fn is_unflushed(&self) -> bool {
+        self.journal.has_unflushed()
+    }
 }
 
 impl State {
@@ -238,6 +242,9 @@ impl State {
             return;
         }
         let (down, unwatched) = (recovery.is_down(), recovery.unwatched);
+        if down && recovery.journal.has_unflushed() {
+            return self.close(End::Recovery(RecoveryError::UnflushedLost));
+        }
         if down {
             return self.close(End::Closed);
         }
@@ -274,7 +281,7 @@ impl State {
                 outage => *outage = Some(Outage { since: Instant::now(), cause, attempts: 0 }),
             }
         }
-        self.wake.append(&mut self.watchers);
+        self.wake.extend(self.watchers.take());
         self.rousing = true;
         self.take_failed();
         true
@@ -305,7 +312,7 @@ impl State {
         if let Some(keeper) = &mut self.keep_alive {
             keeper.restart(Instant::now());
         }
-        self.wake.append(&mut self.watchers);
+        self.wake.extend(self.watchers.take());
         self.admit();
     }
 
@@ -325,13 +332,6 @@ impl State {
     /// Whether acknowledged writes are kept, so that nobody else may write.
     pub(crate) fn keeps_unflushed(&self) -> bool {
         self.recovery.as_ref().is_some_and(|one| one.policy.kept_bytes().is_some())
-    }
-
-    /// Wakes this one when the connection is lost, back, or over.
-    pub(crate) fn watch(&mut self, waker: &Waker) {
-        if !self.watchers.iter().any(|kept| kept.will_wake(waker)) {
-            self.watchers.push(waker.clone());
-        }
     }
 }
 

@@ -5,10 +5,14 @@ use std::time::{Duration, Instant};
 
 use crate::support::{Host, LONG, is_timeout, nbdkit, noise, on_every_runtime, once};
 use bytes::{Bytes, BytesMut};
-use nbd_client_async::proto::{ClientConfig, Command, CommandFlags, Limits, SubmitError};
+use nbd_client_async::proto::{
+    ClientConfig, Command, CommandFlags, Limits, SubmitError, TransmissionFlags,
+};
 use nbd_client_async::transport::{Activation, CommandSpec, Connection, Endpoint, FdName};
 use nbd_client_async::{Client, Error, Pool};
+use nbd_sim::hostile::bytes::FLAGS;
 use nbd_sim::peer::Server;
+use nbd_sim::scripted::{Life, Scripted};
 
 on_every_runtime! {
     extents_as_a_stream_and_the_parts_of_a_read,
@@ -22,6 +26,7 @@ on_every_runtime! {
     deadlines_fire_while_the_server_stands_still,
     the_last_handle_ends_the_session,
     a_pool_survives_the_death_of_a_connection,
+    a_pool_grows_beside_its_work,
     a_pool_has_one_connection_where_more_are_not_safe,
 }
 
@@ -253,8 +258,6 @@ async fn deadlines_fire_while_the_server_stands_still<H: Host>() {
         let (result, took) = task.await;
         assert!(is_timeout(&result), "{result:?}");
         assert!(took >= timeout, "{took:?}");
-        // How punctual they are is another test's affair.
-        assert!(took < LONG / 2, "{took:?}");
     }
     assert_eq!(hasty.disconnect().await.map_err(|error| error.errno()), Err(110));
     server.cont().unwrap();
@@ -289,7 +292,7 @@ async fn the_last_handle_ends_the_session<H: Host>() {
 async fn a_pool_survives_the_death_of_a_connection<H: Host>() {
     let server = nbdkit(&["memory", "1M"]);
     let pool = H::builder().connect_pool(&server.uri(), 3).await.unwrap();
-    assert_eq!(pool.clients().len(), 3);
+    H::until(|| pool.clients().len() == 3).await;
     pool.write_at(0, vec![9; 4096]).await.unwrap();
     pool.flush().await.unwrap();
     server.stop().expect("stop");
@@ -313,6 +316,25 @@ async fn a_pool_survives_the_death_of_a_connection<H: Host>() {
     pool.flush().await.unwrap();
     pool.disconnect().await.unwrap();
     assert!(Pool::new(Vec::new()).flush().await.is_err());
+}
+
+async fn a_pool_grows_beside_its_work<H: Host>() {
+    let server = nbdkit(&["--filter=limit", "memory", "1M", "limit=2"]);
+    let pool = H::builder().connect_pool(&server.uri(), 4).await.unwrap();
+    pool.write_at(0, vec![1; 512]).await.unwrap();
+    pool.flush().await.unwrap();
+    H::until(|| pool.clients().len() == 2).await;
+    pool.disconnect().await.unwrap();
+    // The second connection is accepted, and then nobody says anything.
+    let flags = FLAGS | TransmissionFlags::CAN_MULTI_CONN.bits();
+    let server = Scripted::start(move |_| Life { flags, ..Life::default() });
+    let pool = H::builder().connect_pool(&server.uri(), 4).await.unwrap();
+    for _ in 0..10 {
+        pool.read_at(0, 512).await.unwrap();
+        pool.flush().await.unwrap();
+    }
+    assert_eq!(pool.clients().len(), 1);
+    pool.disconnect().await.unwrap();
 }
 
 async fn a_pool_has_one_connection_where_more_are_not_safe<H: Host>() {

@@ -6,7 +6,6 @@ mod hostile;
 mod recovery;
 mod redial;
 mod shutdown;
-mod soon;
 mod streams;
 mod support;
 mod time;

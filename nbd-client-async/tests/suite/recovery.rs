@@ -1,6 +1,7 @@
 //! Connections that are lost and made again, with servers that are killed.
 
 use std::fs::{self, OpenOptions};
+use std::future::Future;
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
@@ -8,6 +9,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command as Program, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use crate::support::{Host, LONG, is_timeout, noise, on_every_runtime, once};
@@ -31,6 +33,7 @@ on_every_runtime! {
     a_stream_that_is_shut_down_is_made_again,
     a_disconnect_waits_until_all_is_put_back,
     a_pool_keeps_its_word,
+    who_gave_up_waiting_leaves_nothing_behind,
 }
 
 const SIZE: usize = 1 << 20;
@@ -458,7 +461,7 @@ async fn a_pool_keeps_its_word<H: Host>() {
     let pool = keeping.connect_pool(&server.uri(), 3).await.unwrap();
     assert_eq!(pool.clients().len(), 1);
     let pool = H::builder().reconnect(POLICY).connect_pool(&server.uri(), 3).await.unwrap();
-    assert_eq!(pool.clients().len(), 3);
+    H::until(|| pool.clients().len() == 3).await;
     // The write was on one connection; a flush on another one alone would know nothing.
     pool.clients()[2].write_at(0, vec![1; 512]).await.unwrap();
     server.start(&[]);
@@ -467,4 +470,37 @@ async fn a_pool_keeps_its_word<H: Host>() {
     pool.flush().await.unwrap();
     assert!(pool.read_at(0, 512).await.unwrap() == vec![0; 512]);
     pool.disconnect().await.unwrap();
+}
+
+/// Counts how often it is woken.
+#[derive(Default)]
+struct Woken(AtomicUsize);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+async fn who_gave_up_waiting_leaves_nothing_behind<H: Host>() {
+    let mut server = Phoenix::with_memory();
+    let client = server.client::<H>(POLICY).await;
+    let (before, woken) = (Arc::new(Woken::default()), Arc::new(Woken::default()));
+    let (first, second) = (Waker::from(Arc::clone(&before)), Waker::from(Arc::clone(&woken)));
+    for _ in 0..100 {
+        // It goes from one task to another before it is dropped.
+        let mut change = Box::pin(client.connection_change(ConnectionState::Connected));
+        assert!(change.as_mut().poll(&mut Context::from_waker(&first)).is_pending());
+        assert!(change.as_mut().poll(&mut Context::from_waker(&second)).is_pending());
+    }
+    assert_eq!((Arc::strong_count(&before), Arc::strong_count(&woken)), (2, 2));
+    // Who still waits is woken, and where it was polled last.
+    let mut change = Box::pin(client.connection_change(ConnectionState::Connected));
+    assert!(change.as_mut().poll(&mut Context::from_waker(&first)).is_pending());
+    assert!(change.as_mut().poll(&mut Context::from_waker(&second)).is_pending());
+    server.lost_by::<H>(&client).await;
+    assert_eq!(change.await, ConnectionState::Reconnecting);
+    assert_eq!((before.0.load(Ordering::SeqCst), woken.0.load(Ordering::SeqCst)), (0, 1));
+    assert_eq!((Arc::strong_count(&before), Arc::strong_count(&woken)), (2, 2));
+    server.start(&[]);
 }

@@ -80,7 +80,8 @@ impl Waiters {
                     assert!(matches!(error, Error::Stopped) && error.errno() == 107, "{error:?}");
                 }
             }
-            client.disconnect().await.expect("it is over");
+            let error = client.clone().disconnect().await.expect_err("not in good order");
+            assert!(matches!(error, Error::Stopped), "{error:?}");
         });
         self.server.cont().expect("cont");
     }
@@ -198,7 +199,8 @@ fn a_runtime_that_ended_before() {
     drop(runtime);
     let error = smol::block_on(client.read_at(0, 512)).expect_err("nobody sends it");
     assert!(matches!(error, Error::Stopped), "{error:?}");
-    smol::block_on(client.disconnect()).expect("it is over");
+    let error = smol::block_on(client.disconnect()).expect_err("not in good order");
+    assert!(matches!(error, Error::Stopped), "{error:?}");
 }
 
 #[test]
@@ -236,6 +238,8 @@ fn a_runtime_without_timers() {
         lacks("enable_time", waits.await.expect("no panic"));
         server.cont().expect("cont");
 
+        // Another one: nbdkit 1.32 can fail an assertion of its own when clients vanish.
+        let server = memory();
         let client = Builder::on(Tokio).connect_uri(&server.uri()).await.expect("connect");
         client.disconnect().await.expect("a good end");
         // Its end is not waited for.

@@ -157,7 +157,8 @@ async fn session<H: Host>(
         results.push(client.try_read_at(0, 512).await.map(drop));
         let later = results.iter().rev().take(3);
         assert!(later.into_iter().all(Result::is_err), "{results:?}");
-        client.disconnect().await.expect("it is over");
+        let ended = client.clone().disconnect().await;
+        assert!(ended.is_err(), "{ended:?} after {results:?}, {client:?}");
         return Err(results);
     }
     // How abrupt the end is does not matter where the stream is to blame.

@@ -161,7 +161,8 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
 
     /// Submits any command whose completion goes to `call`, and is not given back by
     /// [`wait`](Self::wait) and its like, from which `call` is called. It is called exactly
-    /// once: when the pipeline is dropped before, with [`CommandError::ConnectionLost`].
+    /// once, unless the completion is [taken](Self::take): when the pipeline is dropped
+    /// before, with [`CommandError::ConnectionLost`].
     ///
     /// # Errors
     /// When the command cannot be sent; the buffer is lost, and `call` is not called.
@@ -319,6 +320,7 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
     /// now on. Those in flight go on to be completed as `when` says:
     /// [`wait`](Self::wait) for them, then [`Client::disconnect`].
     pub fn disconnect(&mut self, when: Disconnect) {
+        self.client.leaving = true;
         match self.lasting() {
             Some(mut lasting) => lasting.disconnect(when),
             None => self.client.core.disconnect(when),
@@ -346,7 +348,7 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
     fn next_without_callback(&mut self) -> Option<Box<Completion<B>>> {
         loop {
             let id = self.client.core.peek_completed()?;
-            let completion = self.take(id)?;
+            let completion = self.take_finished(id)?;
             match self.callbacks.remove(&id) {
                 Some(callback) => (callback.call)(completion),
                 None => return Some(Box::new(completion)),
@@ -354,9 +356,16 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
         }
     }
 
-    /// Takes the completion of one command, out of turn and past its callback; `None`
-    /// unless [`status`](Self::status) says [`RequestStatus::Completed`].
+    /// Takes the completion of one command, out of turn; `None` unless
+    /// [`status`](Self::status) says [`RequestStatus::Completed`]. If the command has a
+    /// callback, that is dropped and not called.
     pub fn take(&mut self, id: RequestId) -> Option<Completion<B>> {
+        let completion = self.take_finished(id)?;
+        self.callbacks.remove(&id);
+        Some(completion)
+    }
+
+    fn take_finished(&mut self, id: RequestId) -> Option<Completion<B>> {
         match self.lasting() {
             Some(mut lasting) => lasting.take(id),
             None => {

@@ -79,11 +79,11 @@ pub(crate) fn run(
 }
 
 /// Before the session ends: waits until acknowledged writes that were lost have been put
-/// back.
-pub(crate) fn put_back(client: &mut Client) -> Result<(), Error> {
+/// back. Returns whether there is a connection to end.
+pub(crate) fn put_back(client: &mut Client) -> Result<bool, Error> {
     let mut ports = Many::<Lent<'_>>::new();
     match Lasting::of(client, &mut ports) {
         Some(mut lasting) => lasting.put_back(),
-        None => Ok(()),
+        None => Ok(true),
     }
 }

@@ -8,6 +8,7 @@ use nbd_proto::{
     RequestStatus, SubmitError,
 };
 use nbd_session::OldError as Error;
+use nbd_session::replay::RecoveryError;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{Shutdown, shutdown};
@@ -386,18 +387,26 @@ impl<'a, B: AsRef<[u8]> + AsMut<[u8]>> Lasting<'a, B> {
         self.core.disconnect(when);
     }
 
-    /// Waits until acknowledged writes that were lost have been put back.
+    /// Waits until acknowledged writes that were lost have been put back. Returns whether
+    /// there is a connection then.
     #[cold]
     #[inline(never)]
-    pub(crate) fn put_back(&mut self) -> Result<(), Error> {
+    pub(crate) fn put_back(&mut self) -> Result<bool, Error> {
         let deadline = self.pump.deadline();
-        while !self.recovery.ledger.journal().is_idle() {
-            if let Some(end) = self.recovery.ledger.ended() {
+        loop {
+            let ledger = &self.recovery.ledger;
+            if let Some(end) = ledger.ended() {
                 return Err(end.clone().into());
+            }
+            if ledger.journal().is_idle() {
+                break;
             }
             self.round(deadline)?;
         }
-        Ok(())
+        if self.recovery.is_down() && self.recovery.ledger.journal().has_unflushed() {
+            return Err(RecoveryError::UnflushedLost.into());
+        }
+        Ok(!self.recovery.is_down())
     }
 }
 
