@@ -19,12 +19,13 @@
 //! | `state`, `driver` | one connection, from the socket's side |
 //! | `state/recovery`, `redial` | what happens when it is lost |
 //! | `calls`, `buffer` | who waits for what, and whose memory it is |
-//! | `runtime`, `shim`, `thread` | what is asked of a runtime, and how it is used |
+//! | `runtime`, `shim`, `dial` | what is asked of a runtime, and how it is used |
 
 mod buffer;
 mod builder;
 mod calls;
 mod client;
+mod dial;
 mod driver;
 mod end;
 mod extents;
@@ -35,7 +36,6 @@ mod redial;
 mod runtime;
 mod shim;
 mod state;
-mod thread;
 mod view;
 
 pub use builder::Builder;
@@ -50,6 +50,6 @@ pub use nbd_session::replay::Reconnect;
 pub use nbd_transport as transport;
 pub use options::{GoError, Options};
 pub use pool::Pool;
-pub use runtime::{OsSocket, Runtime, Sleep, Socket};
+pub use runtime::{BlockingWork, IoCall, Runtime, Sleep, Socket, Watched};
 pub use state::ConnectionState;
 pub use view::ExportView;

@@ -100,11 +100,11 @@ impl Options {
         let work = poll_fn(|cx| {
             loop {
                 let mode = wire.stream.mode();
-                let mut shim = Shim::new(wire.stream.socket(), cx);
+                let mut shim = Shim::new(&mut wire.stream, cx);
                 let direction = handshake.drive(&mut shim, mode);
                 let (calls, read, write) = (shim.calls, shim.read_pending, shim.write_pending);
                 let direction = direction?;
-                match Shim::new(wire.stream.socket(), cx).flush() {
+                match Shim::new(&mut wire.stream, cx).flush() {
                     Err(error) if error.kind() != ErrorKind::WouldBlock => {
                         return Poll::Ready(Err(error.into()));
                     }

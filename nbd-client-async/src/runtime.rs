@@ -2,16 +2,25 @@
 
 use std::future::Future;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::thread;
 use std::time::Instant;
 
+use futures_channel::oneshot;
 use futures_io::{AsyncRead, AsyncWrite};
 
 use crate::driver::Driver;
 
 /// A timer: ready once its time has come, or at once where the runtime has no timers.
 pub type Sleep = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
+
+/// Something that may take its time.
+pub type BlockingWork = Box<dyn FnOnce() + Send>;
+
+/// One call to the system on a descriptor, which does not wait.
+pub type IoCall<'a> = &'a mut dyn FnMut(BorrowedFd<'_>) -> io::Result<usize>;
 
 /// A stream to a server, in the terms of futures-io. Every type that fits is one.
 ///
@@ -24,22 +33,57 @@ pub trait Socket: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Socket for T {}
 
-/// A [`Socket`] that is one of the system's: what it has to read can also be asked of its
-/// descriptor. Every type that fits is one.
+/// A descriptor of the system's, and a runtime that tells when it is ready.
+///
+/// Both methods call `io` whenever the descriptor may be ready, until the outcome is anything
+/// but [`WouldBlock`](io::ErrorKind::WouldBlock), which they return. When it would block, and
+/// the runtime knows of nothing that has happened since the call began, they return
+/// [`Poll::Pending`], and the task of `cx` is woken once it is worth another try.
 ///
 /// ```
-/// fn boxed(stream: impl nbd_client_async::OsSocket) -> Box<dyn nbd_client_async::OsSocket> {
-///     Box::new(stream)
+/// use nbd_client_async::{IoCall, Watched};
+/// use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+/// use std::{io, task::{Context, Poll, ready}};
+///
+/// struct Mine(OwnedFd);
+///
+/// impl AsFd for Mine {
+///     fn as_fd(&self) -> BorrowedFd<'_> {
+///         self.0.as_fd()
+///     }
 /// }
+///
+/// impl Watched for Mine {
+///     fn poll_read_io(&mut self, cx: &mut Context<'_>, io: IoCall<'_>) -> Poll<io::Result<usize>> {
+///         loop {
+///             match io(self.0.as_fd()) {
+///                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+///                 result => return Poll::Ready(result),
+///             }
+///             ready!(readable(&self.0, cx))?;
+///         }
+///     }
+///     fn poll_write_io(&mut self, cx: &mut Context<'_>, io: IoCall<'_>) -> Poll<io::Result<usize>> {
+///         # let _ = (cx, io);
+///         // The same with `writable`.
+///         # Poll::Pending
+///     }
+/// }
+/// # fn readable(_: &OwnedFd, _: &mut Context<'_>) -> Poll<io::Result<()>> { Poll::Pending }
 /// ```
-pub trait OsSocket: Socket + AsFd {}
+pub trait Watched: AsFd + Send + 'static {
+    /// Calls `io` while the descriptor may be ready to be read.
+    fn poll_read_io(&mut self, cx: &mut Context<'_>, io: IoCall<'_>) -> Poll<io::Result<usize>>;
 
-impl<T: Socket + AsFd> OsSocket for T {}
+    /// Calls `io` while the descriptor may be ready to be written to. A socket that is being
+    /// connected is so when that has come to an end.
+    fn poll_write_io(&mut self, cx: &mut Context<'_>, io: IoCall<'_>) -> Poll<io::Result<usize>>;
+}
 
-/// A runtime: it runs a task, tells the time, and says when a socket is ready.
+/// A runtime: it runs a task, tells the time, and says when a descriptor is ready.
 ///
 /// ```
-/// use nbd_client_async::{Driver, OsSocket, Runtime, Sleep};
+/// use nbd_client_async::{Driver, Runtime, Sleep, Watched};
 /// use std::{io, os::fd::OwnedFd, time::Instant};
 ///
 /// #[derive(Clone)]
@@ -53,7 +97,7 @@ impl<T: Socket + AsFd> OsSocket for T {}
 ///     fn sleep_until(&self, at: Instant) -> Sleep {
 ///         Box::pin(timer(at))
 ///     }
-///     fn adopt(&self, socket: OwnedFd) -> io::Result<Box<dyn OsSocket>> {
+///     fn watch(&self, descriptor: OwnedFd) -> io::Result<Box<dyn Watched>> {
 ///         Err(io::ErrorKind::Unsupported.into())
 ///     }
 /// }
@@ -68,13 +112,40 @@ pub trait Runtime: Send + Sync + 'static {
     /// When there is no runtime to run it.
     fn spawn(&self, driver: Driver) -> io::Result<()>;
 
+    /// Runs what may block, such as looking up a name or reading credentials, where that keeps
+    /// no task waiting (default: in a thread of its own). What is dropped without having run
+    /// is an error to whoever waits for it.
+    ///
+    /// # Errors
+    /// When there is no thread to be had.
+    fn spawn_blocking(&self, work: BlockingWork) -> io::Result<()> {
+        thread::Builder::new().name("nbd-blocking".to_owned()).spawn(work).map(drop)
+    }
+
     /// A timer. It may be late but not early. When it fails, so does whatever has a timeout.
     fn sleep_until(&self, at: Instant) -> Sleep;
 
-    /// Makes a connected socket an asynchronous stream whose vectored reads and writes
-    /// are real. The socket may be in blocking mode.
+    /// Begins to watch a socket, which is in non-blocking mode or being connected. It is closed
+    /// when what is returned is dropped.
     ///
     /// # Errors
     /// When there is no runtime to watch it, or the system refuses.
-    fn adopt(&self, socket: OwnedFd) -> io::Result<Box<dyn OsSocket>>;
+    fn watch(&self, socket: OwnedFd) -> io::Result<Box<dyn Watched>>;
+}
+
+/// What comes of work that may block.
+pub(crate) type Unblocked<T> = oneshot::Receiver<T>;
+
+/// Has the runtime do what may block. The result is an error when it was not done: the runtime
+/// has ended, or the work panicked.
+pub(crate) fn unblock<T: Send + 'static>(
+    runtime: &dyn Runtime,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<Unblocked<T>> {
+    let (tell, told) = oneshot::channel();
+    runtime.spawn_blocking(Box::new(move || {
+        // Nobody may be waiting any more.
+        let _ = tell.send(work());
+    }))?;
+    Ok(told)
 }

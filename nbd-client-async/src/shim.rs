@@ -1,20 +1,22 @@
-//! An asynchronous stream as `Read` and `Write`: pending is would-block.
+//! A stream as `Read` and `Write`, for the length of a few calls: pending is would-block.
 
-use std::future::Future;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use crate::runtime::{Runtime, Socket};
+use nbd_transport::SocketIo;
+
+use crate::runtime::{Runtime, Watched};
+use crate::state::Stream;
 
 /// A stream for the length of a few calls, made for one task.
 ///
 /// It remembers which direction was tried and found pending: only that one has a waker
 /// in store.
 pub(crate) struct Shim<'a, 'c> {
-    socket: &'a mut dyn Socket,
+    stream: &'a mut Stream,
     context: &'a mut Context<'c>,
     pub(crate) calls: u32,
     pub(crate) read_pending: bool,
@@ -22,8 +24,8 @@ pub(crate) struct Shim<'a, 'c> {
 }
 
 impl<'a, 'c> Shim<'a, 'c> {
-    pub(crate) fn new(socket: &'a mut dyn Socket, context: &'a mut Context<'c>) -> Self {
-        Self { socket, context, calls: 0, read_pending: false, write_pending: false }
+    pub(crate) fn new(stream: &'a mut Stream, context: &'a mut Context<'c>) -> Self {
+        Self { stream, context, calls: 0, read_pending: false, write_pending: false }
     }
 
     fn settle(&mut self, poll: Poll<io::Result<usize>>) -> (bool, io::Result<usize>) {
@@ -61,31 +63,80 @@ impl<'a, 'c> Shim<'a, 'c> {
     }
 }
 
+/// Reads once from a socket.
+fn read_watched(
+    socket: &mut dyn Watched,
+    cx: &mut Context<'_>,
+    wanted: usize,
+    mut read: impl FnMut(SocketIo<'_>) -> io::Result<usize>,
+) -> Poll<io::Result<usize>> {
+    let mut short = None;
+    let poll = socket.poll_read_io(cx, &mut |fd| {
+        if short.is_some() {
+            // More has come meanwhile; it is for the next call.
+            return Ok(0);
+        }
+        let n = read(SocketIo::non_blocking(fd))?;
+        if n == 0 || n == wanted {
+            return Ok(n);
+        }
+        // A short read means that the socket was empty. Told so, the runtime waits, and the
+        // next call need not find that out.
+        short = Some(n);
+        Err(io::ErrorKind::WouldBlock.into())
+    });
+    short.map_or(poll, |n| Poll::Ready(Ok(n)))
+}
+
 impl Read for Shim<'_, '_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let poll = Pin::new(&mut *self.socket).poll_read(self.context, buf);
+        let poll = match self.stream {
+            Stream::Os(socket) => {
+                read_watched(&mut **socket, self.context, buf.len(), |mut io| io.read(buf))
+            }
+            Stream::Any(stream) => Pin::new(&mut **stream).poll_read(self.context, buf),
+        };
         self.have_read(poll)
     }
 
     fn read_vectored(&mut self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
-        let poll = Pin::new(&mut *self.socket).poll_read_vectored(self.context, bufs);
+        let poll = match self.stream {
+            Stream::Os(socket) => {
+                let wanted = bufs.iter().map(|buf| buf.len()).sum();
+                read_watched(&mut **socket, self.context, wanted, |mut io| io.read_vectored(bufs))
+            }
+            Stream::Any(stream) => Pin::new(&mut **stream).poll_read_vectored(self.context, bufs),
+        };
         self.have_read(poll)
     }
 }
 
 impl Write for Shim<'_, '_> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        let poll = Pin::new(&mut *self.socket).poll_write(self.context, buf);
+        let poll = match self.stream {
+            Stream::Os(socket) => {
+                socket.poll_write_io(self.context, &mut |fd| SocketIo::non_blocking(fd).write(buf))
+            }
+            Stream::Any(stream) => Pin::new(&mut **stream).poll_write(self.context, buf),
+        };
         self.have_written(poll)
     }
 
     fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
-        let poll = Pin::new(&mut *self.socket).poll_write_vectored(self.context, bufs);
+        let poll = match self.stream {
+            Stream::Os(socket) => socket.poll_write_io(self.context, &mut |fd| {
+                SocketIo::non_blocking(fd).write_vectored(bufs)
+            }),
+            Stream::Any(stream) => Pin::new(&mut **stream).poll_write_vectored(self.context, bufs),
+        };
         self.have_written(poll)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        let poll = Pin::new(&mut *self.socket).poll_flush(self.context);
+        let poll = match self.stream {
+            Stream::Os(_) => Poll::Ready(Ok(())),
+            Stream::Any(stream) => Pin::new(&mut **stream).poll_flush(self.context),
+        };
         let (pending, result) = self.settle(poll.map_ok(|()| 0));
         self.write_pending = pending;
         result.map(drop)

@@ -40,6 +40,7 @@ pub mod smol;
 
 pub use file::ExportFile;
 pub use nbd_client_async::{
-    Builder, Client, CommandFailure, ConnectionState, Driver, Error, Extents, GoError, Options,
-    PlacedExtent, Pool, Reconnect, Runtime, Sleep, Socket, proto, transport,
+    BlockingWork, Builder, Client, CommandFailure, ConnectionState, Driver, Error, Extents,
+    GoError, IoCall, Options, PlacedExtent, Pool, Reconnect, Runtime, Sleep, Socket, Watched,
+    proto, transport,
 };

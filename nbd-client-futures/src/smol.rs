@@ -4,9 +4,9 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
-use nbd_client_async::{Client, Driver, Error, OsSocket, Runtime, Sleep};
+use nbd_client_async::{BlockingWork, Client, Driver, Error, Runtime, Sleep, Watched};
 
-use crate::watched::{self, Watched};
+use crate::watched::{self, Descriptor};
 
 /// The runtime of the crate `smol`.
 ///
@@ -29,8 +29,13 @@ impl Runtime for Smol {
         watched::sleep_until(at)
     }
 
-    fn adopt(&self, socket: OwnedFd) -> io::Result<Box<dyn OsSocket>> {
-        Ok(Box::new(Watched::new(socket)?))
+    fn spawn_blocking(&self, work: BlockingWork) -> io::Result<()> {
+        ::smol::unblock(work).detach();
+        Ok(())
+    }
+
+    fn watch(&self, socket: OwnedFd) -> io::Result<Box<dyn Watched>> {
+        Ok(Box::new(Descriptor::new(socket)?))
     }
 }
 

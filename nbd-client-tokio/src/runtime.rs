@@ -2,17 +2,14 @@
 
 use std::any::Any;
 use std::future::{self, Future};
-use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::catch_unwind;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use futures_io::{AsyncRead, AsyncWrite};
-use nbd_client_async::{Driver, OsSocket, Runtime, Sleep};
-use nbd_transport::SocketIo;
-use rustix::net::{Shutdown, shutdown};
+use nbd_client_async::{BlockingWork, Driver, IoCall, Runtime, Sleep, Watched};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::runtime::Handle;
@@ -45,13 +42,18 @@ impl Runtime for Tokio {
         }
     }
 
-    fn adopt(&self, socket: OwnedFd) -> io::Result<Box<dyn OsSocket>> {
+    fn spawn_blocking(&self, work: BlockingWork) -> io::Result<()> {
+        Handle::try_current().map_err(io::Error::other)?.spawn_blocking(work);
+        Ok(())
+    }
+
+    fn watch(&self, socket: OwnedFd) -> io::Result<Box<dyn Watched>> {
         Handle::try_current().map_err(io::Error::other)?;
         let socket = std::os::unix::net::UnixStream::from(socket);
+        // Tokio demands it; no call here would wait.
         socket.set_nonblocking(true)?;
         let watched = catch_unwind(|| UnixStream::from_std(socket));
-        let socket = watched.map_err(|panic| told(&*panic))??;
-        Ok(Box::new(Watched { socket }))
+        Ok(Box::new(Descriptor(watched.map_err(|panic| told(&*panic))??)))
     }
 }
 
@@ -87,108 +89,38 @@ impl Drop for Timer {
     }
 }
 
-/// A socket with vectored calls that wait for nothing.
-struct Watched {
-    /// Of whatever family: only its readiness and its descriptor are used, and those
-    /// all families have.
-    socket: UnixStream,
-}
+/// A socket that tokio watches, of whatever family: only its readiness and its descriptor are
+/// used, and those all families have.
+struct Descriptor(UnixStream);
 
-impl Watched {
-    fn read(
-        &self,
-        cx: &mut Context<'_>,
-        wanted: usize,
-        mut read: impl FnMut(SocketIo<'_>) -> io::Result<usize>,
-    ) -> Poll<io::Result<usize>> {
-        loop {
-            let mut short = None;
-            let result = self.socket.try_io(Interest::READABLE, || {
-                let n = read(SocketIo::non_blocking(self.socket.as_fd()))?;
-                if n == 0 || n == wanted {
-                    return Ok(n);
-                }
-                // A short read means that the socket was empty. Told so, tokio spares
-                // the next call the trouble of finding that out.
-                short = Some(n);
-                Err(io::ErrorKind::WouldBlock.into())
-            });
-            match (result, short) {
-                (_, Some(n)) => return Poll::Ready(Ok(n)),
-                (Err(error), None) if error.kind() == io::ErrorKind::WouldBlock => {
-                    ready!(self.socket.poll_read_ready(cx))?;
-                }
-                (result, None) => return Poll::Ready(result),
-            }
-        }
-    }
-
-    fn write(
-        &self,
-        cx: &mut Context<'_>,
-        mut write: impl FnMut(SocketIo<'_>) -> io::Result<usize>,
-    ) -> Poll<io::Result<usize>> {
-        loop {
-            let result = self
-                .socket
-                .try_io(Interest::WRITABLE, || write(SocketIo::non_blocking(self.socket.as_fd())));
-            match result {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    ready!(self.socket.poll_write_ready(cx))?;
-                }
-                result => return Poll::Ready(result),
-            }
-        }
-    }
-}
-
-impl AsFd for Watched {
+impl AsFd for Descriptor {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.0.as_fd()
     }
 }
 
-impl AsyncRead for Watched {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut [u8],
-    ) -> Poll<io::Result<usize>> {
-        self.read(cx, buf.len(), |mut io| io.read(buf))
+impl Watched for Descriptor {
+    fn poll_read_io(&mut self, cx: &mut Context<'_>, io: IoCall<'_>) -> Poll<io::Result<usize>> {
+        loop {
+            let result = self.0.try_io(Interest::READABLE, || io(self.0.as_fd()));
+            if !would_block(&result) {
+                return Poll::Ready(result);
+            }
+            ready!(self.0.poll_read_ready(cx))?;
+        }
     }
 
-    fn poll_read_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &mut [IoSliceMut<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let wanted = bufs.iter().map(|buf| buf.len()).sum();
-        self.read(cx, wanted, |mut io| io.read_vectored(bufs))
+    fn poll_write_io(&mut self, cx: &mut Context<'_>, io: IoCall<'_>) -> Poll<io::Result<usize>> {
+        loop {
+            let result = self.0.try_io(Interest::WRITABLE, || io(self.0.as_fd()));
+            if !would_block(&result) {
+                return Poll::Ready(result);
+            }
+            ready!(self.0.poll_write_ready(cx))?;
+        }
     }
 }
 
-impl AsyncWrite for Watched {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.write(cx, |mut io| io.write(buf))
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.write(cx, |mut io| io.write_vectored(bufs))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_close(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(shutdown(&self.socket, Shutdown::Write)?))
-    }
+fn would_block(result: &io::Result<usize>) -> bool {
+    matches!(result, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
 }

@@ -20,8 +20,8 @@ use route::{Route, plain};
 
 /// Settings of a connection, then the connection itself.
 ///
-/// Names are resolved, files read and connections made in a thread of their own, so the
-/// runtime is never blocked.
+/// The runtime is never blocked: connections are made without waiting, and names are looked up
+/// and files read where the runtime lets work block.
 ///
 /// ```
 /// use nbd_client_async::{Builder, Client, Error, Runtime};

@@ -1,9 +1,8 @@
 //! The ways to a server, once and again.
 
 use std::fmt;
-use std::future::Future;
-use std::io::{self, pipe};
-use std::os::fd::AsFd;
+use std::future::{Future, poll_fn};
+use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -14,12 +13,12 @@ use nbd_transport::tls::TlsConfig;
 use nbd_transport::{Connection, Endpoint, NbdUri};
 
 use super::Builder;
+use crate::dial::Dialling;
 use crate::options::{Options, Recall};
 use crate::redial::{Later, Redial};
-use crate::runtime::{Runtime, Socket};
+use crate::runtime::{Runtime, Socket, unblock};
 use crate::shim::until;
 use crate::state::{Stream, Wire};
-use crate::thread::in_thread;
 
 /// A way to a server that can be gone more than once.
 #[derive(Clone)]
@@ -60,8 +59,9 @@ impl<R: Runtime + Clone> Builder<R> {
         if uri.tls_required() {
             self.config = self.config.tls(TlsPolicy::Require);
             if self.tls.is_none() {
-                let connector = in_thread("nbd-tls", move || TlsConfig::from_uri(&uri).connector());
-                self.tls = Some(connector?.await.ok_or(Error::Stopped)??);
+                let work = move || TlsConfig::from_uri(&uri).connector();
+                let connector = unblock(&self.runtime, work)?.await;
+                self.tls = Some(connector.map_err(|_| Error::Stopped)??);
             }
         }
         Ok((self, endpoint))
@@ -76,12 +76,13 @@ impl<R: Runtime + Clone> Builder<R> {
     ) -> Result<Options, Error> {
         let wire = match route {
             Route::Endpoint(endpoint) => {
-                let endpoint = endpoint.clone();
-                // The thread notices when this future is dropped, and its end of the pipe too.
-                let (stop, _wanted) = pipe()?;
-                let connect = move || endpoint.connect_unless(stop.as_fd(), deadline);
-                let connecting = in_thread("nbd-connect", connect)?;
-                let connection = connecting.await.ok_or(Error::Stopped)??;
+                let runtime = Arc::new(self.runtime.clone());
+                let mut dialling = Dialling::new(runtime, endpoint.clone());
+                let work = poll_fn(|cx| dialling.poll(cx));
+                let connection = match until(&self.runtime, deadline, work).await? {
+                    Some(connection) => connection?,
+                    None => return Err(dialling.timed_out().into()),
+                };
                 if let Some(keep_alive) = self.tcp_keep_alive {
                     connection.set_tcp_keep_alive(keep_alive)?;
                 }
@@ -147,7 +148,7 @@ impl<R: Runtime + Clone> Builder<R> {
 
     pub(super) fn adopt(&self, connection: Connection) -> Result<Wire, Error> {
         let Connection { stream, peer } = connection;
-        Ok(Wire { stream: Stream::Os(self.runtime.adopt(stream.into())?), peer })
+        Ok(Wire { stream: Stream::Os(self.runtime.watch(stream.into())?), peer })
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {

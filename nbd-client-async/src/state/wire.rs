@@ -2,7 +2,6 @@
 
 use std::io::{self, ErrorKind, Write};
 use std::mem;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Instant;
@@ -60,7 +59,7 @@ impl State {
         while self.has_unsent() {
             let Some(wire) = &mut self.wire else { return };
             let mode = wire.stream.mode();
-            let mut shim = Shim::new(wire.stream.socket(), cx);
+            let mut shim = Shim::new(&mut wire.stream, cx);
             let result = self.link.write(&mut self.core, &mut shim, &self.calls, mode);
             let (calls, pending) = (shim.calls, shim.write_pending);
             self.unflushed = true;
@@ -87,7 +86,7 @@ impl State {
         let Some(wire) = self.wire.as_mut().filter(|_| self.unflushed) else {
             return;
         };
-        let result = Shim::new(wire.stream.socket(), cx).flush();
+        let result = Shim::new(&mut wire.stream, cx).flush();
         match result.map_err(|error| (error.kind(), error)) {
             Ok(()) => self.unflushed = false,
             Err((ErrorKind::WouldBlock, _)) => {}
@@ -131,7 +130,7 @@ impl State {
                 return false;
             };
             let mode = wire.stream.mode();
-            let mut shim = Shim::new(wire.stream.socket(), cx);
+            let mut shim = Shim::new(&mut wire.stream, cx);
             let result = self.link.read(&mut self.core, &mut shim, &mut self.calls, mode);
             let (calls, pending) = (shim.calls, shim.read_pending);
             match result {
@@ -165,7 +164,7 @@ impl State {
     fn last_word(&mut self, cx: &mut Context<'_>) {
         if let Some(wire) = &mut self.wire {
             let mode = wire.stream.mode();
-            let mut shim = Shim::new(wire.stream.socket(), cx);
+            let mut shim = Shim::new(&mut wire.stream, cx);
             let _ = self.link.write(&mut self.core, &mut shim, &self.calls, mode);
         }
     }
@@ -177,7 +176,7 @@ impl State {
         }
         if let Some(wire) = self.wire.as_mut().filter(|_| !self.shut) {
             // Nothing more will be sent. A peer that is gone already is no loss.
-            self.shut = Pin::new(wire.stream.socket()).poll_close(cx).is_ready();
+            self.shut = wire.stream.poll_close(cx).is_ready();
         }
         if self.shut && self.linger.is_some() {
             self.close(End::Closed);

@@ -116,7 +116,8 @@ async fn calls_after_the_end_fail<H: Host>() {
     client.disconnect().await.unwrap();
 }
 
-/// A thread connects. When its future is dropped, what it has started is told to end.
+/// No thread waits for a server that does not greet, and when the future is dropped, what it
+/// has started is told to end.
 async fn connecting_for_nobody_is_given_up<H: Host>() {
     let scratch = Scratch::new().unwrap();
     let pid_file = scratch.join("pid");
@@ -127,6 +128,14 @@ async fn connecting_for_nobody_is_given_up<H: Host>() {
     let mut connecting = Box::pin(builder.connect(&program));
     assert!(once(&mut connecting).await.is_pending());
     H::until(|| pid_file.exists()).await;
+    assert!(once(&mut connecting).await.is_pending());
+    let threads = fs::read_dir("/proc/self/task").unwrap();
+    let names =
+        threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("comm")).ok());
+    let ours: Vec<_> = names.filter(|name| name.starts_with("nbd-")).collect();
+    // What starts programs and what buries them lasts longer than any connection.
+    let lasting = |name: &String| matches!(name.trim(), "nbd-spawn" | "nbd-reaper" | "nbd-stderr");
+    assert!(ours.iter().all(lasting), "{ours:?}");
     drop(connecting);
     let pid = fs::read_to_string(&pid_file).unwrap();
     let process = Path::new("/proc").join(pid.trim());

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use nbd_client_async::proto::{ClientConfig, Limits};
 use nbd_client_async::{
-    Builder, Client, ConnectionState, Driver, Error, OsSocket, Reconnect, Runtime, Sleep,
+    Builder, Client, ConnectionState, Driver, Error, Reconnect, Runtime, Sleep, Watched,
 };
 use nbd_client_futures::smol::Smol;
 use nbd_client_tokio::Tokio;
@@ -144,8 +144,8 @@ impl Runtime for Own {
         Smol.sleep_until(at)
     }
 
-    fn adopt(&self, socket: OwnedFd) -> io::Result<Box<dyn OsSocket>> {
-        Smol.adopt(socket)
+    fn watch(&self, socket: OwnedFd) -> io::Result<Box<dyn Watched>> {
+        Smol.watch(socket)
     }
 }
 
@@ -163,8 +163,8 @@ impl Runtime for Weak {
         Smol.sleep_until(at)
     }
 
-    fn adopt(&self, socket: OwnedFd) -> io::Result<Box<dyn OsSocket>> {
-        Smol.adopt(socket)
+    fn watch(&self, socket: OwnedFd) -> io::Result<Box<dyn Watched>> {
+        Smol.watch(socket)
     }
 }
 
