@@ -43,6 +43,12 @@ impl From<Error> for Failure {
     }
 }
 
+impl From<nbd_session::Error> for Failure {
+    fn from(error: nbd_session::Error) -> Self {
+        Self { who: who_erred_of(&error), errno: error.errno(), text: error.to_string() }
+    }
+}
+
 impl From<ProtocolError> for Failure {
     fn from(error: ProtocolError) -> Self {
         Error::from(error).into()
@@ -87,6 +93,37 @@ fn who_erred(error: &Error) -> Who {
             ) => Who::Connection,
             _ => Who::Peer,
         },
+        _ => Who::Peer,
+    }
+}
+
+fn who_erred_of(error: &nbd_session::Error) -> Who {
+    use nbd_session::ErrorKind;
+    use std::error::Error;
+
+    let misbehaved = |error: &ProtocolError| matches!(error, ProtocolError::Incompatible(_));
+    match error.kind() {
+        ErrorKind::TimedOut => Who::Time,
+        ErrorKind::Connect if error.is_timeout() => Who::Time,
+        ErrorKind::Connect | ErrorKind::Closed | ErrorKind::Tls | ErrorKind::Stopped => {
+            Who::Connection
+        }
+        ErrorKind::NotSent => match error.submit_error() {
+            Some(SubmitError::Disconnecting) => Who::Connection,
+            _ => Who::Caller,
+        },
+        ErrorKind::Usage => Who::Caller,
+        ErrorKind::Refused => Who::Server,
+        ErrorKind::Command => match error.command_failure().map(|failure| failure.error) {
+            Some(CommandError::Server(_)) => Who::Server,
+            Some(CommandError::ConnectionLost) => Who::Connection,
+            Some(CommandError::NoDestination) => Who::Caller,
+            _ => Who::Peer,
+        },
+        ErrorKind::Protocol => {
+            let protocol = error.source().and_then(|source| source.downcast_ref());
+            if protocol.is_some_and(misbehaved) { Who::Nobody } else { Who::Peer }
+        }
         _ => Who::Peer,
     }
 }

@@ -1,5 +1,6 @@
 //! What can go wrong for a client's user, and who erred; the same for every client.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -154,8 +155,10 @@ impl Error {
         Self(Repr::Fault(Arc::new(fault)))
     }
 
+    /// For adapters: a command was not sent.
     #[cold]
-    pub(crate) fn not_sent(command: Command, error: SubmitError) -> Self {
+    #[must_use]
+    pub fn not_sent(command: Command, error: SubmitError) -> Self {
         match error {
             SubmitError::Full => Self::full(),
             error => Self::new(Fault::NotSent { command, error }),
@@ -509,6 +512,12 @@ impl std::error::Error for Error {
             | Fault::Late { .. }
             | Fault::Silent { .. } => return None,
         })
+    }
+}
+
+impl From<Infallible> for Error {
+    fn from(never: Infallible) -> Self {
+        match never {}
     }
 }
 

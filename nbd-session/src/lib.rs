@@ -31,6 +31,7 @@ mod link;
 mod old_error;
 mod options;
 mod received;
+mod rejected;
 pub mod replay;
 mod session;
 mod timers;
@@ -47,6 +48,7 @@ pub use link::{Link, LinkError};
 pub use old_error::OldError;
 pub use options::{ConnectOptions, Target};
 pub use received::Received;
+pub use rejected::Rejected;
 pub use session::{
     Completion, Connect, OptionReply, OptionRequest, Request, Session, State, Step, Withdrawn,
 };

@@ -381,6 +381,21 @@ impl FromStr for ConnectOptions {
     }
 }
 
+impl TryFrom<&str> for ConnectOptions {
+    type Error = Error;
+
+    /// As [`from_str`](Self::from_str).
+    fn try_from(uri: &str) -> Result<Self, Error> {
+        uri.parse()
+    }
+}
+
+impl From<&Self> for ConnectOptions {
+    fn from(options: &Self) -> Self {
+        options.clone()
+    }
+}
+
 impl From<NbdUri> for ConnectOptions {
     /// To a URI that the caller has made or checked.
     fn from(uri: NbdUri) -> Self {

@@ -1,6 +1,7 @@
 //! A connected socket and the process behind it.
 
 use crate::connect::ConnectError;
+use crate::endpoint::Endpoint;
 use crate::process::PeerProcess;
 use rustix::io::Errno;
 use socket2::{Domain, Socket, Type};
@@ -88,6 +89,19 @@ impl Stream {
             _ if is_vsock(domain) => Self::Vsock(socket.into()),
             _ => Self::Other(socket.into()),
         })
+    }
+
+    /// What the socket is connected to, if that is an address or a path.
+    #[must_use]
+    pub fn peer(&self) -> Option<Endpoint> {
+        match self {
+            Self::Tcp(socket) => socket.peer_addr().ok().map(Endpoint::Address),
+            Self::Unix(socket) => {
+                let address = socket.peer_addr().ok()?;
+                address.as_pathname().map(|path| Endpoint::Unix(path.to_owned()))
+            }
+            Self::Vsock(_) | Self::Other(_) => None,
+        }
     }
 }
 

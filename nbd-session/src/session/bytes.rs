@@ -41,6 +41,7 @@ impl Session {
             leaving: None,
             remarks: &mut self.remarks,
             extents: &mut self.extents,
+            chunks: &mut self.chunks,
             lent: payload,
         };
         let result = link.read(core, io, &mut ports, self.way.mode);
@@ -71,6 +72,7 @@ impl Session {
             leaving: self.leaving.as_ref(),
             remarks: &mut self.remarks,
             extents: &mut self.extents,
+            chunks: &mut self.chunks,
             lent: payload,
         };
         let before = core.stats().bytes_sent;

@@ -1,10 +1,10 @@
 //! From a command to its completion.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use nbd_proto::{
-    Command, CommandError, CommandFailure, CommandType, ContextId, Extent, RequestId,
+    Command, CommandError, CommandFailure, CommandType, ContextId, Extent, ReadChunk, RequestId,
     RequestStatus, SubmitError,
 };
 
@@ -33,12 +33,26 @@ pub struct Request<'a> {
     contexts: Option<&'a [ContextId]>,
     payload: Option<Bytes>,
     ticket: Option<Ticket>,
+    report_chunks: bool,
 }
 
 impl<'a> Request<'a> {
     /// Nothing but the command.
     pub const fn new(command: Command) -> Self {
-        Self { command, limit: Limit::Default, contexts: None, payload: None, ticket: None }
+        Self {
+            command,
+            limit: Limit::Default,
+            contexts: None,
+            payload: None,
+            ticket: None,
+            report_chunks: false,
+        }
+    }
+
+    /// The command.
+    #[must_use]
+    pub const fn command(&self) -> &Command {
+        &self.command
     }
 
     /// How long it may take.
@@ -59,6 +73,12 @@ impl<'a> Request<'a> {
     /// [says so](Session::keeps_payload), and taken in any case.
     pub fn payload(mut self, payload: Bytes) -> Self {
         self.payload = Some(payload);
+        self
+    }
+
+    /// Reports the parts of a read in [`Completion::chunks`].
+    pub const fn report_chunks(mut self) -> Self {
+        self.report_chunks = true;
         self
     }
 
@@ -89,6 +109,9 @@ pub struct Completion {
     /// The extents of a block status, in order for each context; at most 2^20, and at least
     /// one for each context.
     pub extents: Vec<(ContextId, Extent)>,
+    /// The parts of the answer to a read that was to [report](Request::report_chunks) them:
+    /// data or holes, in whatever order the server sent them; at most 2^20.
+    pub chunks: Vec<ReadChunk>,
     /// The payload of this write may still be asked for, because its time was over when it was
     /// half sent: keep it until [`Session::next_released`] says its id, or let the session
     /// [copy](Session::copy_held) it.
@@ -140,7 +163,7 @@ impl Session {
         now: Instant,
     ) -> Result<RequestId, Error> {
         self.quiet.tell(now);
-        let Request { command, limit, .. } = request;
+        let Request { command, limit, report_chunks, .. } = request;
         let kept = request.ticket.is_some_and(|ticket| self.line.leave(ticket));
         if self.end.is_none() && self.goodbye != Goodbye::No && !kept {
             return Err(Error::not_sent(command, SubmitError::Disconnecting));
@@ -168,6 +191,9 @@ impl Session {
         if self.lasting.is_none() {
             self.durability.submitted(id, command.kind);
         }
+        if report_chunks {
+            self.chunks.insert(id, Vec::new());
+        }
         self.start_timer(id, limit, now);
         self.wind_up(now);
         Ok(id)
@@ -180,6 +206,19 @@ impl Session {
         }
     }
 
+    /// How long commands may take from now on, in place of
+    /// [`ConnectOptions::request_timeout`](crate::ConnectOptions::request_timeout).
+    pub fn set_request_timeout(&mut self, limit: impl Into<Option<Duration>>) {
+        let options = self.way.options.clone();
+        self.way.options = options.request_timeout(limit);
+    }
+
+    /// The same limit for several commands that make up one call.
+    #[must_use]
+    pub fn fixed(&self, limit: Limit, now: Instant) -> Limit {
+        limit.end(self.way.options.request_timeout, now).map_or(Limit::Never, Limit::Until)
+    }
+
     /// What ended the connection says more than that there is none.
     #[cold]
     fn not_sent(&self, command: Command, error: SubmitError) -> Error {
@@ -187,6 +226,29 @@ impl Session {
             Some(end) if error == SubmitError::NotConnected => end.clone(),
             _ => Error::not_sent(command, error),
         }
+    }
+
+    /// Whether a command has come with the right payload, by its length in bytes; 0 without
+    /// one. What else is wrong with the command is told first.
+    ///
+    /// # Errors
+    /// When it has not: a read or write takes as many bytes as it says, others none.
+    #[inline]
+    pub fn check_payload(&self, command: &Command, given: usize) -> Result<(), Error> {
+        match Error::check_payload(command, given) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.worse(*command).unwrap_or(error)),
+        }
+    }
+
+    #[cold]
+    fn worse(&self, command: Command) -> Option<Error> {
+        if let Some(end) = self.end() {
+            return Some(end.clone());
+        }
+        let Stage::Open(Open { core, .. }) = &self.stage else { return None };
+        let error = core.check(command).err()?;
+        (error != SubmitError::NotConnected).then(|| Error::not_sent(command, error))
     }
 
     /// Whether the payload of such a command has to be given to
@@ -332,7 +394,8 @@ impl Session {
             Ok(()) => Ok(()),
             Err(error) => Err(self.failure(id, command, error)),
         };
-        Completion { id, command, result, extents: self.take_extents(id, &command), held: false }
+        let (extents, chunks) = (self.take_extents(id, &command), self.take_chunks(id, &command));
+        Completion { id, command, result, extents, chunks, held: false }
     }
 
     #[inline]
@@ -341,6 +404,14 @@ impl Session {
             return Vec::new();
         }
         self.extents.remove(id).unwrap_or_default()
+    }
+
+    #[inline]
+    fn take_chunks(&mut self, id: RequestId, command: &Command) -> Vec<ReadChunk> {
+        if command.kind != CommandType::Read {
+            return Vec::new();
+        }
+        self.chunks.remove(id).unwrap_or_default()
     }
 
     #[cold]
@@ -402,7 +473,8 @@ impl Session {
         let after = at.saturating_duration_since(since);
         let held = self.abandon(id) == super::Withdrawn::HalfSent;
         let result = Err(Error::late(command, state, after));
-        Some(Completion { id, command, result, extents: Vec::new(), held })
+        let chunks = self.take_chunks(id, &command);
+        Some(Completion { id, command, result, extents: Vec::new(), chunks, held })
     }
 
     fn take_lasting(&mut self, id: RequestId) -> Option<Completion> {
@@ -411,11 +483,11 @@ impl Session {
         let result = open.outcome.clone()?;
         let command = open.command;
         self.timers.remove(id);
-        let extents = self.take_extents(id, &command);
+        let (extents, chunks) = (self.take_extents(id, &command), self.take_chunks(id, &command));
         // Unless it was answered, the log still has it.
         let held = self.abandon(id) == super::Withdrawn::HalfSent;
         self.remarks.remove(id);
-        Some(Completion { id, command, result, extents, held })
+        Some(Completion { id, command, result, extents, chunks, held })
     }
 
     /// Whether [`next_completion`](Self::next_completion) has something.

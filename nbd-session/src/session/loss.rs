@@ -212,7 +212,16 @@ impl Session {
     /// The connection is to be made again.
     fn went_down(&mut self, cause: Error, now: Instant) {
         let Some(lasting) = self.lasting.as_deref_mut() else { return };
-        self.stats.sent_again += lasting.unfinished().len() as u64;
+        let unfinished = lasting.unfinished();
+        self.stats.sent_again += unfinished.len() as u64;
+        for id in unfinished {
+            // What came with a part of the answer comes again with the whole.
+            self.remarks.remove(id);
+            self.extents.remove(id);
+            if let Some(chunks) = self.chunks.get_mut(id) {
+                chunks.clear();
+            }
+        }
         if let Some(log) = &mut lasting.log {
             log.lost();
         }
@@ -247,11 +256,13 @@ impl Session {
 
     /// Patience is over.
     pub(super) fn out_of_patience(&mut self, now: Instant) {
-        let lasting = self.lasting.as_deref();
-        let cause = lasting.and_then(|lasting| lasting.cause.clone());
-        if !matches!(self.stage, Stage::Waiting(_)) {
+        let cause = if matches!(self.stage, Stage::Waiting(_)) {
+            self.lasting.as_deref().and_then(|lasting| lasting.cause.clone())
+        } else {
             self.way.close(Vec::new());
-        }
+            let after = now.saturating_duration_since(self.way.began);
+            Some(Error::timed_out("making the connection again", after))
+        };
         self.give_up(cause.unwrap_or_else(closed), now);
     }
 

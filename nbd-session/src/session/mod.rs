@@ -39,7 +39,7 @@ use std::time::Instant;
 
 use nbd_proto::{
     Client, ContextId, Direction, Disconnect, ExportInfo, Extent, Machine, Negotiated, Negotiation,
-    Remark, RequestId, RequestStatus, StrictMode, Table,
+    ReadChunk, Remark, RequestId, RequestStatus, StrictMode, Table,
 };
 use nbd_transport::tls::TlsInfo;
 use nbd_transport::{Endpoint, NbdUri, UriError};
@@ -170,6 +170,8 @@ pub struct Session {
     /// What the server said about errors.
     remarks: Table<Remark>,
     extents: Table<Vec<(ContextId, Extent)>>,
+    /// Of the reads that are to report them.
+    chunks: Table<Vec<ReadChunk>>,
     leaving: Option<Leaving>,
     /// Payload that is free, and of which nobody has been told.
     released: Vec<RequestId>,
@@ -281,6 +283,7 @@ impl Session {
             late: VecDeque::new(),
             remarks: Table::new(),
             extents: Table::new(),
+            chunks: Table::new(),
             leaving: None,
             released: Vec::new(),
             quiet: Quiet::new(limit, now),

@@ -8,10 +8,10 @@ use nbd_proto::{
 
 use crate::replay::ReplayLog;
 
-/// Extents of one command that are kept for its completion. A server may report as many in one
-/// chunk (proto.md, "NBD_REPLY_TYPE_BLOCK_STATUS"); what is beyond is cut off, as a server may
-/// do itself.
-const MAX_EXTENTS: usize = 1 << 20;
+/// Extents or chunks of one command that are kept for its completion. A server may report as many
+/// extents in one chunk (proto.md, "NBD_REPLY_TYPE_BLOCK_STATUS"); what is beyond is cut off, as
+/// a server may do itself.
+const MAX_PARTS: usize = 1 << 20;
 
 /// A write that was withdrawn, or took too long, when it was half sent.
 #[derive(Debug)]
@@ -31,6 +31,7 @@ pub(super) struct Ports<'a, P> {
     pub(super) leaving: Option<&'a Leaving>,
     pub(super) remarks: &'a mut Table<Remark>,
     pub(super) extents: &'a mut Table<Vec<(ContextId, Extent)>>,
+    pub(super) chunks: &'a mut Table<Vec<ReadChunk>>,
     pub(super) lent: &'a mut P,
 }
 
@@ -63,6 +64,9 @@ impl<P: PayloadSink> PayloadSink for Ports<'_, P> {
     fn chunk(&mut self, id: RequestId, chunk: ReadChunk) {
         if let Some(id) = self.name(id) {
             self.lent.chunk(id, chunk);
+            if let Some(kept) = self.chunks.get_mut(id).filter(|kept| kept.len() < MAX_PARTS) {
+                kept.push(chunk);
+            }
         }
     }
 
@@ -74,7 +78,7 @@ impl<P: PayloadSink> PayloadSink for Ports<'_, P> {
             self.extents.insert(id, Vec::new());
         }
         if let Some(kept) = self.extents.get_mut(id)
-            && (kept.len() < MAX_EXTENTS || kept.iter().all(|(known, _)| *known != context))
+            && (kept.len() < MAX_PARTS || kept.iter().all(|(known, _)| *known != context))
         {
             kept.push((context, extent));
         }

@@ -33,6 +33,7 @@ impl Session {
         self.timers.remove(id);
         self.remarks.remove(id);
         self.extents.remove(id);
+        self.chunks.remove(id);
         self.durability.forget(id);
         if !self.late.is_empty() {
             self.late.retain(|timer| timer.id != id);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use nbd_proto::{Command, RequestStatus};
+use nbd_proto::{Command, ReadChunk, RequestStatus, SubmitError};
 use nbd_session::{ErrorKind, Limit, Request};
 
 use crate::rig::{Rig, options};
@@ -32,6 +32,55 @@ fn extents_come_with_the_completion() {
     let done = rig.session.take(id).expect("it is finished");
     assert_eq!(done.extents.len(), 1);
     assert_eq!((done.extents[0].0, done.extents[0].1.length), (context, 4096));
+}
+
+#[test]
+fn the_parts_of_a_read_come_with_the_completion_of_who_wants_them() {
+    let mut rig = Rig::ready(options());
+    let command = Command::read(0, 4096);
+    let reporting = rig.session.submit_request(Request::new(command).report_chunks(), rig.now);
+    let reporting = reporting.expect("it can be submitted");
+    rig.lend(reporting, command);
+    let silent = rig.submit(command);
+    rig.turn();
+    let done = rig.session.take(reporting).expect("it is finished");
+    assert_eq!(done.chunks, [ReadChunk { at: 0, length: 4096, hole: false }]);
+    assert!(rig.session.take(silent).expect("it is finished").chunks.is_empty());
+    // The slot is used again, by one that does not want them.
+    let again = rig.submit(command);
+    assert!([reporting, silent].iter().any(|old| old.slot() == again.slot()));
+    rig.turn();
+    assert!(rig.session.take(again).expect("it is finished").chunks.is_empty());
+}
+
+#[test]
+fn a_call_of_several_commands_has_one_limit() {
+    let mut rig = Rig::ready(options().request_timeout(Duration::from_secs(5)));
+    let limit = rig.session.fixed(Limit::Default, rig.now);
+    assert_eq!(limit, Limit::Until(rig.now + Duration::from_secs(5)));
+    assert_eq!(rig.session.fixed(Limit::Never, rig.now), Limit::Never);
+    rig.session.set_request_timeout(None);
+    assert_eq!(rig.session.fixed(Limit::Default, rig.now), Limit::Never);
+    rig.server(|server| server.withhold());
+    rig.submit(Command::read(0, 512));
+    assert_eq!(rig.session.next_deadline(), None);
+    rig.session.set_request_timeout(Duration::from_secs(1));
+    let late = rig.submit(Command::read(0, 512));
+    rig.sleep(2.0);
+    assert_eq!(rig.outcomes(), [(late, false)]);
+}
+
+#[test]
+fn a_payload_of_the_wrong_length_is_told_last() {
+    let rig = Rig::ready(options());
+    let check = |command, given| rig.session.check_payload(&command, given);
+    check(Command::read(0, 512), 512).expect("it fits");
+    check(Command::flush(), 0).expect("it fits");
+    let error = check(Command::write(0, 512), 511).unwrap_err();
+    assert!(error.to_string().contains("a buffer of 511 bytes"), "{error}");
+    assert_eq!((error.kind(), error.errno()), (ErrorKind::NotSent, 22));
+    let error = check(Command::read(1 << 20, 512), 0).unwrap_err();
+    assert_eq!(error.submit_error(), Some(SubmitError::OutOfBounds), "{error}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Lost connections.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -45,6 +45,43 @@ fn what_was_under_way_is_sent_again() {
     assert!(matches!(rig.session.next_event(), Some(Event::Reconnected { .. })));
     assert!(rig.session.next_event().is_none());
     assert_eq!(rig.steps, ["connect 1", "close 1", "connect 2"]);
+}
+
+#[test]
+fn half_an_answer_is_forgotten_with_its_connection() {
+    let mut rig = Rig::ready(reconnecting().meta_context("base:allocation"));
+    let command = Command::block_status(0, 4096);
+    let id = rig.session.submit(command, Limit::Default, rig.now).expect("it can be submitted");
+    rig.server(|server| server.withhold());
+    rig.turn();
+    rig.server(|server| {
+        server.release();
+        // All but the chunk that ends it.
+        let unsent = server.unsent();
+        unsent.truncate(unsent.len() - 32);
+        server.hang_up();
+    });
+    rig.sleep(1.0);
+    let done = rig.session.take(id).expect("it is finished");
+    done.result.expect("by the second connection");
+    assert_eq!(done.extents.len(), 1, "{:?}", done.extents);
+    assert_eq!(rig.session.stats().sent_again, 1);
+}
+
+#[test]
+fn an_attempt_that_patience_ends_is_told_of() {
+    let policy = Reconnect::new().give_up_after(Duration::from_secs(3));
+    let first = Cell::new(true);
+    let dial = move |_: &_| first.take().then(|| Ok(server(1 << 20)));
+    let mut rig = Rig::dialling(options().reconnect(policy), Box::new(dial));
+    rig.turn();
+    rig.submit(Command::read(0, 512));
+    rig.server(MemoryServer::hang_up);
+    rig.sleep(10.0);
+    let error = rig.completions().remove(0).result.unwrap_err();
+    assert!(error.is_timeout() && error.is_closed(), "{error}");
+    assert!(error.to_string().contains("not made again in 3s: making the connection"), "{error}");
+    assert_eq!(rig.steps.last().map(String::as_str), Some("close 2"));
 }
 
 #[test]

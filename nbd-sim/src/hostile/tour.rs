@@ -29,6 +29,29 @@ impl From<Error> for Failure {
     }
 }
 
+impl From<nbd_session::Error> for Failure {
+    fn from(error: nbd_session::Error) -> Self {
+        use std::error::Error;
+
+        let source = error.source();
+        if error.is_timeout() {
+            Self::TimedOut
+        } else if let Some(failed) = error.command_failure() {
+            Self::Command(failed.error)
+        } else if error.kind() == nbd_session::ErrorKind::Tls {
+            Self::Tls
+        } else if let Some(protocol) = source.and_then(|it| it.downcast_ref()) {
+            Self::Protocol(nbd_proto::Error::clone(protocol))
+        } else if let Some(io) = source.and_then(|it| it.downcast_ref::<io::Error>()) {
+            Self::Io(io.kind())
+        } else if error.submit_error().is_some() {
+            Self::NotSent
+        } else {
+            Self::Other(error.to_string())
+        }
+    }
+}
+
 /// The most memory that a client may use for a case beyond the payload of its commands,
 /// in bytes.
 const MOST: usize = 16 << 20;

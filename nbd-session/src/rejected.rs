@@ -1,0 +1,30 @@
+//! A command that was not sent, and the buffer it came with.
+
+use std::fmt;
+
+use crate::error::Error;
+
+/// A command that was not sent. Converts into the [`Error`] alone.
+#[derive(thiserror::Error)]
+#[error("{error}")]
+pub struct Rejected<B> {
+    /// Why.
+    pub error: Error,
+    /// The buffer it came with.
+    pub buffer: Option<B>,
+}
+
+impl<B> fmt::Debug for Rejected<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rejected")
+            .field("error", &self.error)
+            .field("buffer", &self.buffer.is_some())
+            .finish()
+    }
+}
+
+impl<B> From<Rejected<B>> for Error {
+    fn from(rejected: Rejected<B>) -> Self {
+        rejected.error
+    }
+}
