@@ -30,6 +30,7 @@ struct Readme;
 mod clients;
 mod config;
 mod connection;
+mod directory;
 mod event;
 mod export;
 mod exports;
@@ -40,10 +41,11 @@ mod threads;
 
 pub use config::Limits;
 pub use connection::ConnectionError;
+pub use directory::Directory;
 pub use event::Event;
 pub use export::{
-    Abilities, AllocationExtent, Attempt, Export, ExtentKind, FileExport, MemoryExport, Zeroing,
-    file_extents,
+    Abilities, AllocationExtent, Attempt, Export, ExtentKind, FileExport, MemoryExport, Overlay,
+    Slice, Zeroing, file_extents,
 };
 pub use exports::{ExportList, Exports, Listed, Opened};
 pub use listener::Listener;

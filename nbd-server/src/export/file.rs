@@ -4,12 +4,12 @@ use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, IoSliceMut};
 use std::num::NonZeroU64;
 use std::ops::ControlFlow;
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nbd_proto::BlockSizes;
-use rustix::fs::{Advice, FallocateFlags, SeekFrom, fadvise, fallocate, seek};
+use rustix::fs::{Advice, FallocateFlags, OFlags, SeekFrom, fadvise, fallocate, seek};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
 use super::durability::Durability;
@@ -38,18 +38,27 @@ impl FileExport {
     ///
     /// When the path cannot be opened or is neither; the message names it.
     pub fn open(path: impl AsRef<Path>, read_only: bool) -> io::Result<Self> {
-        let path = path.as_ref();
-        Self::open_unnamed(path, read_only).map_err(|error| {
+        Self::open_with(path.as_ref(), read_only, OFlags::empty())
+    }
+
+    /// Opens it unless it is a symbolic link.
+    pub(crate) fn open_no_follow(path: &Path, read_only: bool) -> io::Result<Self> {
+        Self::open_with(path, read_only, OFlags::NOFOLLOW)
+    }
+
+    fn open_with(path: &Path, read_only: bool, flags: OFlags) -> io::Result<Self> {
+        Self::open_unnamed(path, read_only, flags).map_err(|error| {
             io::Error::new(error.kind(), format!("cannot open {}: {error}", path.display()))
         })
     }
 
-    fn open_unnamed(path: &Path, read_only: bool) -> io::Result<Self> {
-        // Looked at before it is opened: to open a pipe would wait for its
-        // other end.
-        let metadata = path.metadata()?;
+    fn open_unnamed(path: &Path, read_only: bool, flags: OFlags) -> io::Result<Self> {
+        // A pipe would be waited for otherwise. For files it means nothing.
+        let flags = (flags | OFlags::NONBLOCK).bits() as i32;
+        let file =
+            OpenOptions::new().read(true).write(!read_only).custom_flags(flags).open(path)?;
+        let metadata = file.metadata()?;
         let block_device = is_block_device(&metadata)?;
-        let file = OpenOptions::new().read(true).write(!read_only).open(path)?;
         // The metadata of a block device says that its size is zero.
         let size = seek(&file, SeekFrom::End(0))?;
         Ok(Self {

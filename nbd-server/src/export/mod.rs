@@ -5,6 +5,8 @@
 //! | `mod` | the trait |
 //! | `memory` | a sparse disk in memory |
 //! | `file` | a file or a block device |
+//! | `slice` | a part of another |
+//! | `overlay` | what is written goes elsewhere |
 //! | `extents` | which parts of a file hold data |
 //! | `durability` | what a failed sync means for those after it |
 
@@ -12,6 +14,8 @@ mod durability;
 mod extents;
 mod file;
 mod memory;
+mod overlay;
+mod slice;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +29,8 @@ use rustix::io::Errno;
 pub use extents::{AllocationExtent, ExtentKind, file_extents};
 pub use file::FileExport;
 pub use memory::MemoryExport;
+pub use overlay::Overlay;
+pub use slice::Slice;
 
 /// A disk that can be served, by calls that return when the work is done.
 ///

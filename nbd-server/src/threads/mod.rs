@@ -243,9 +243,10 @@ impl Acceptor {
     }
 
     fn wait_and_take_in(&self) -> io::Result<()> {
-        self.core.alarm.wait_for_any(&self.listeners, None)?;
-        for listener in &self.listeners {
-            let socket = match listener.accept() {
+        let sockets: Vec<_> = self.listeners.iter().flat_map(Listener::sockets).collect();
+        self.core.alarm.wait_for_any(&sockets, None)?;
+        for socket in sockets {
+            let socket = match Listener::accept(socket) {
                 Ok(socket) => socket,
                 // Those who were there have gone again.
                 Err(error) if is_passing(error.kind()) => continue,

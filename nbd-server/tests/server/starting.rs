@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use nbd_server::{Event, Limits, MemoryExport, Server};
+use nbd_server::{Event, Limits, Listener, MemoryExport, Server};
+use nbd_sim::peer::{run, tool};
 
 use super::raw::{READ, Raw, ending, start};
 
@@ -69,4 +70,40 @@ fn one_client_in_the_thread_of_the_caller() {
         drop(client);
         served.join().unwrap().unwrap();
     });
+}
+
+/// Clients that nobody here wrote find their way to each kind of socket.
+#[test]
+fn it_listens_in_several_places_at_once() {
+    let name = format!("nbd-server-test-{}", std::process::id());
+    let directory = tempfile::tempdir().unwrap();
+    let passed = std::os::unix::net::UnixListener::bind(directory.path().join("passed")).unwrap();
+    let server = Server::new(MemoryExport::new(1 << 20))
+        .listen_tcp("localhost:0")
+        .unwrap()
+        .listen_unix(directory.path().join("made"))
+        .unwrap()
+        .listener(Listener::unix_abstract(name.as_bytes()).unwrap())
+        .listener(Listener::passed(passed.into()).unwrap())
+        .start()
+        .unwrap();
+    let uris = server.uris();
+    assert_eq!(uris.len(), 4);
+    for uri in [&uris[0], &uris[1], &uris[3]] {
+        let size = run(tool("nbdinfo").unwrap().args(["--size", uri])).unwrap().success().unwrap();
+        assert_eq!(size, "1048576", "{uri}");
+    }
+    let uri: nbd_transport::NbdUri = uris[2].parse().unwrap();
+    uri.endpoint().connect(None).unwrap();
+    server.stop().unwrap();
+    assert!(!directory.path().join("made").exists());
+    assert!(directory.path().join("passed").exists(), "whoever made it removes it");
+}
+
+#[test]
+fn what_does_not_listen_is_no_listener() {
+    let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+    assert!(Listener::passed(socket.into()).is_err());
+    let error = Listener::tcp("127.0.0.1:port").unwrap_err();
+    assert!(error.to_string().contains("127.0.0.1:port"), "{error}");
 }

@@ -5,7 +5,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::super::memory::PAGE_SIZE;
-use super::super::{Export, ExtentKind, FileExport, MemoryExport, Zeroing};
+use super::super::{Export, ExtentKind, FileExport, MemoryExport, Overlay, Slice, Zeroing};
 use super::{extents, read};
 
 /// Three pages and a bit: no multiple of a page, a block or a sector.
@@ -111,8 +111,11 @@ fn apply(store: &dyn Export, model: &mut [u8], request: Request) {
 }
 
 fn check(store: &dyn Export, requests: Vec<Request>) {
+    check_from(store, vec![0; SIZE], requests);
+}
+
+fn check_from(store: &dyn Export, mut model: Vec<u8>, requests: Vec<Request>) {
     assert_eq!(store.size(), SIZE as u64);
-    let mut model = vec![0; SIZE];
     for request in requests {
         apply(store, &mut model, request);
     }
@@ -135,5 +138,25 @@ proptest! {
         let store = FileExport::open(file.path(), false).expect("the file just made");
         check(&store, requests);
         assert_eq!(file.as_file().metadata().expect("its metadata").len(), SIZE as u64);
+    }
+
+    #[test]
+    fn slice_matches_a_vector(requests in vec(request(), 1..40)) {
+        let whole = MemoryExport::new(4 * SIZE as u64);
+        whole.write_all_at(&vec![9; 4 * SIZE], 0).expect("all of it");
+        let range = 777..777 + SIZE as u64;
+        check_from(&Slice::new(&whole, range).expect("a range within"), vec![9; SIZE], requests);
+        assert_eq!(read(&whole, 0, 777), [9; 777]);
+        assert_eq!(read(&whole, 777 + SIZE as u64, SIZE), [9; SIZE]);
+    }
+
+    #[test]
+    fn overlay_matches_a_vector(requests in vec(request(), 1..40)) {
+        let base = MemoryExport::new(SIZE as u64);
+        let bytes: Vec<u8> = (0..SIZE).map(|i| if i % 100_000 < 9000 { 3 } else { 0 }).collect();
+        base.write_all_at(&bytes, 0).expect("all of it");
+        let overlay = Overlay::new(&base, MemoryExport::new(SIZE as u64)).expect("room above");
+        check_from(&overlay, bytes.clone(), requests);
+        assert!(read(&base, 0, SIZE) == bytes, "the base was changed");
     }
 }
