@@ -32,7 +32,7 @@ enum Command {
     /// Measure a server
     Bench(bench::Args),
     /// Serve memory or a file
-    Serve(serve::Args),
+    Serve(Box<serve::Args>),
     /// Show it all at work, with nothing installed
     Demo,
 }
@@ -61,7 +61,11 @@ fn main() -> ExitCode {
         Command::Info(args) => info::run(&args),
         Command::Copy(args) => copy::run(&args),
         Command::Bench(args) => bench::run(&args),
-        Command::Serve(args) => serve::run(args),
+        Command::Serve(args) => match serve::run(*args) {
+            // It may exit as a command does that it ran.
+            Ok(status) => return status,
+            Err(failure) => Err(failure),
+        },
         Command::Demo => demo::run(),
     };
     match result {

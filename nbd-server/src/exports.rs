@@ -30,6 +30,16 @@ pub trait Exports: Send + Sync {
     fn open(&self, name: &str, peer: &Peer) -> io::Result<Opened>;
 }
 
+impl<E: Exports + ?Sized> Exports for Arc<E> {
+    fn list(&self, peer: &Peer) -> io::Result<Vec<Listed>> {
+        (**self).list(peer)
+    }
+
+    fn open(&self, name: &str, peer: &Peer) -> io::Result<Opened> {
+        (**self).open(name, peer)
+    }
+}
+
 /// An export in a list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listed {

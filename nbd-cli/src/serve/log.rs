@@ -52,11 +52,10 @@ impl Log {
         Ok(Self { lines: Mutex::new(Some(lines)), lost, written: Mutex::new(written) })
     }
 
-    /// Writes a line, some time.
-    pub(crate) fn line(&self, text: &str) {
+    /// Writes a line, which ends in a newline, some time.
+    pub(crate) fn line(&self, line: String) {
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken =
-            lines.as_ref().is_some_and(|lines| lines.try_send(format!("nbd: {text}\n")).is_ok());
+        let taken = lines.as_ref().is_some_and(|lines| lines.try_send(line).is_ok());
         if !taken {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
@@ -98,12 +97,12 @@ mod tests {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let log = Log::to(Slow { turns, seen: Arc::clone(&seen) }).unwrap();
         for i in 0..10 * WAITING {
-            log.line(&format!("line {i}"));
+            log.line(format!("line {i}\n"));
         }
         drop(turn);
         log.finish();
         let seen = String::from_utf8(seen.lock().unwrap().clone()).unwrap();
-        assert!(seen.starts_with("nbd: line 0\n"), "{seen}");
+        assert!(seen.starts_with("line 0\n"), "{seen}");
         assert!(seen.contains(" messages could not be written in time\n"), "{seen}");
         assert!(seen.lines().count() <= WAITING + 3, "{seen}");
     }

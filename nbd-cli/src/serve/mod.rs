@@ -3,166 +3,165 @@
 //! | file | what |
 //! |---|---|
 //! | `mod` | the command |
+//! | `sources` | what is served |
+//! | `places` | where clients come in |
+//! | `tls` | what TLS takes |
 //! | `signals` | SIGTERM, SIGINT and SIGHUP |
-//! | `tls` | what TLS takes, from the command line |
+//! | `captive` | a command that the server runs for |
+//! | `report` | what happens, in lines of text or JSON |
 //! | `log` | standard error, which may be full or gone |
 
+mod captive;
 mod log;
+mod places;
+mod report;
 mod signals;
+mod sources;
 mod tls;
 
+use std::fs;
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::process::ExitCode;
+use std::sync::{Arc, Weak};
 use std::thread;
 
-use nbd_server::{
-    Event, Export, ExportList, FileExport, Limits, Listener, MemoryExport, Opened, Server,
-};
+use nbd_server::{Event, Limits, Server, ServerHandle};
 
 use crate::failure::{Failure, Result};
-use crate::size;
+use captive::Captive;
 use log::Log;
-use signals::StopSignal;
+use places::PlaceArgs;
+use report::{LastClient, LogFormat, Report};
+use signals::{Signals, Wish};
+use sources::SourceArgs;
 use tls::{Tls, TlsArgs};
 
 /// Serve a file, a block device or memory to NBD clients.
 ///
-/// Prints the URI to connect to as soon as clients can, and runs until SIGTERM,
-/// SIGINT or SIGHUP.
+/// Prints the URI to connect to as soon as clients can, and runs until SIGTERM
+/// or SIGINT. SIGHUP has credentials for TLS read again; without any it ends the server too.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
-    source: Source,
+    source: SourceArgs,
     #[command(flatten)]
-    place: Place,
-    /// Name of the export; clients that ask for no name get it too
-    #[arg(long, value_name = "NAME", default_value = "")]
-    export: String,
-    /// What clients are told the export is
-    #[arg(long, value_name = "TEXT")]
-    description: Option<String>,
-    /// Refuse all changes
-    #[arg(long)]
-    read_only: bool,
+    place: PlaceArgs,
     #[command(flatten)]
     tls: TlsArgs,
     /// Most clients at a time
     #[arg(long, value_name = "COUNT", default_value_t = 4096)]
     max_connections: usize,
-}
-
-/// What to serve.
-#[derive(Debug, clap::Args)]
-#[group(required = true, multiple = false)]
-struct Source {
-    /// A disk in memory of this size, such as 64M or 1T; only what is written
-    /// takes up memory
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
-    memory: Option<u64>,
-    /// A file or a block device that exists
+    /// End when the last client has left
+    #[arg(long)]
+    exit_with_last: bool,
+    /// Write the process id into this file once clients can connect
     #[arg(long, value_name = "PATH")]
-    file: Option<PathBuf>,
+    pid_file: Option<PathBuf>,
+    /// Tell of clients that come and go
+    #[arg(short, long)]
+    verbose: bool,
+    /// What standard error gets
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
 }
 
-/// Where to listen.
-#[derive(Debug, clap::Args)]
-#[group(required = true, multiple = false)]
-struct Place {
-    /// A Unix socket
-    #[arg(long, value_name = "PATH")]
-    unix: Option<PathBuf>,
-    /// A TCP address: HOST or HOST:PORT, with IPv6 in brackets; port 0 is any free one
-    #[arg(long, value_name = "ADDRESS")]
-    tcp: Option<String>,
-}
-
-/// Serves until a signal asks for the end.
+/// Serves until a signal, or what else was given, asks for the end.
 ///
 /// # Errors
 ///
 /// When the credentials for TLS cannot be used, the source cannot be opened, the
 /// address cannot be listened on, or the store cannot be flushed at the end.
-pub(crate) fn run(args: Args) -> Result<()> {
+pub(crate) fn run(args: Args) -> Result<ExitCode> {
     serve(args).map_err(|error| Failure::new(error.to_string()))
 }
 
-fn serve(args: Args) -> io::Result<()> {
+fn serve(args: Args) -> io::Result<ExitCode> {
     // Before the socket is there: from then on a signal must not leave it
     // behind.
-    let signal = StopSignal::register()?;
-    let export = args.source.open(args.read_only)?;
-    let mut opened = Opened::new(&args.export, Arc::clone(&export)).read_only(args.read_only);
-    if let Some(description) = args.description.or_else(|| args.source.description()) {
-        opened = opened.described(description);
-    }
+    let signals = Signals::register()?;
+    let report = Arc::new(Report::new(Log::start()?, args.log_format, args.verbose));
+    let sources = Arc::new(args.source.open(&|warning| report.warn(warning))?);
+    let last_client = Arc::new(LastClient::new(args.exit_with_last || args.place.single));
     let mut limits = Limits::default();
     limits.max_connections = args.max_connections;
-    let log = Arc::new(Log::start()?);
-    let mut server = Server::with_exports(ExportList::new().opened(opened))
-        .limits(limits)
-        .on_event(tell(Arc::clone(&log)));
+    let mut server = Server::with_exports(Arc::clone(&sources.exports)).limits(limits);
+    let (telling, counting) = (Arc::clone(&report), Arc::clone(&last_client));
+    server = server.on_event(move |event: &Event<'_>| {
+        telling.tell(event);
+        counting.count(event);
+    });
     let tls = args.tls.read()?;
     let has_tls = tls.is_some();
     if let Some(Tls { policy, acceptor }) = tls {
         server = server.tls(policy, acceptor);
     }
-    let listener = args.place.listen()?;
-    let uri = listener.uri(&args.export, has_tls)?;
-    let server = Arc::new(server.listener(listener).start()?);
-    writeln!(io::stdout(), "{uri}")?;
-    let stopping = Arc::clone(&server);
-    thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        if signal.wait().is_ok() {
-            stopping.shut_down();
+    let places = args.place.listen()?;
+    if !has_tls && places.listeners.iter().any(|listener| listener.is_reachable_from_afar()) {
+        report.warn("clients on other machines are served in clear, and everybody may come");
+    }
+    let mut uris = Vec::new();
+    for listener in &places.listeners {
+        uris.push(listener.uri(&sources.name, has_tls)?);
+    }
+    server = places.listeners.into_iter().fold(server, Server::listener);
+    let server = Arc::new(server.start()?);
+    last_client.ends(&server);
+    if let Some(client) = places.client {
+        server.serve(client)?;
+    } else if args.place.run.is_none() && !places.passed {
+        for uri in &uris {
+            writeln!(io::stdout(), "{uri}")?;
         }
-    })?;
+    }
+    obey(signals, Arc::downgrade(&server), args.tls, Arc::clone(&report))?;
+    let captive = match &args.place.run {
+        Some(command) => Some(Captive::start(command, &uris, Arc::clone(&server))?),
+        None => None,
+    };
+    ready(args.pid_file.as_deref())?;
     let served = server.wait();
-    let flushed = export.flush().map_err(|error| {
-        let text = format!("what clients wrote may be lost, flushing it failed: {error}");
-        io::Error::new(error.kind(), text)
-    });
-    log.finish();
-    served.and(flushed)
+    let status = captive.map_or(Ok(ExitCode::SUCCESS), Captive::finish);
+    let flushed = sources.flush();
+    if let Some(path) = &args.pid_file {
+        // Who looks finds that there is no such process.
+        let _ = fs::remove_file(path);
+    }
+    report.finish();
+    served.and(flushed).and(status)
 }
 
-/// Says what goes wrong with a client.
-fn tell(log: Arc<Log>) -> impl Fn(&Event<'_>) + Send + Sync {
-    move |event| match event {
-        Event::Closed { peer, error: Some(error) } => log.line(&format!("{peer}: {error}")),
-        Event::TurnedAway { peer, connections } => {
-            log.line(&format!("{peer}: turned away, there are {connections} connections already"))
+/// Does what signals ask for.
+fn obey(
+    mut signals: Signals,
+    server: Weak<ServerHandle>,
+    tls: TlsArgs,
+    report: Arc<Report>,
+) -> io::Result<()> {
+    let obey = move || {
+        while let (Ok(wish), Some(server)) = (signals.next(), server.upgrade()) {
+            match (wish, tls.read()) {
+                (Wish::Reload, Ok(Some(Tls { acceptor, .. }))) => {
+                    server.set_tls(acceptor);
+                    report.note("credentials for TLS were read again");
+                }
+                (Wish::Reload, Err(error)) => {
+                    report.warn(&format!("the credentials for TLS stay as they are: {error}"));
+                }
+                (Wish::Reload, Ok(None)) | (Wish::Stop, _) => server.shut_down(),
+            }
         }
-        Event::AcceptFailed { error } => log.line(&format!("cannot take a client in: {error}")),
-        _ => {}
-    }
+    };
+    thread::Builder::new().name("signals".to_owned()).spawn(obey).map(drop)
 }
 
-impl Source {
-    fn open(&self, read_only: bool) -> io::Result<Arc<dyn Export>> {
-        match (self.memory, &self.file) {
-            (Some(size), None) => Ok(Arc::new(MemoryExport::new(size))),
-            (None, Some(path)) => Ok(Arc::new(FileExport::open(path, read_only)?)),
-            (None, None) | (Some(_), Some(_)) => Err(one_of("--memory", "--file")),
-        }
+/// Tells everybody who waits for it that clients can connect.
+fn ready(pid_file: Option<&std::path::Path>) -> io::Result<()> {
+    if let Some(path) = pid_file {
+        fs::write(path, format!("{}\n", std::process::id())).map_err(|error| {
+            io::Error::new(error.kind(), format!("cannot write {}: {error}", path.display()))
+        })?;
     }
-
-    fn description(&self) -> Option<String> {
-        self.memory.map(|size| format!("{} of memory", size::format(size)))
-    }
-}
-
-impl Place {
-    fn listen(self) -> io::Result<Listener> {
-        match (self.unix, self.tcp) {
-            (Some(path), None) => Listener::unix(path),
-            (None, Some(text)) => Listener::tcp(&text),
-            (None, None) | (Some(_), Some(_)) => Err(one_of("--unix", "--tcp")),
-        }
-    }
-}
-
-fn one_of(first: &str, second: &str) -> io::Error {
-    let message = format!("give one of {first} and {second}");
-    io::Error::new(io::ErrorKind::InvalidInput, message)
+    // Without an init system that waits there is nothing to do.
+    sd_notify::notify(&[sd_notify::NotifyState::Ready])
 }

@@ -56,11 +56,12 @@ impl TlsArgs {
     /// # Errors
     ///
     /// When they cannot be used; the message names the file.
-    pub(super) fn read(self) -> io::Result<Option<Tls>> {
-        let Credentials { tls_certificates, tls_psk } = self.credentials;
+    pub(super) fn read(&self) -> io::Result<Option<Tls>> {
+        let Credentials { tls_certificates, tls_psk } = &self.credentials;
         let config = tls_certificates
+            .as_ref()
             .map(|dir| TlsServerConfig::directory(dir).verify_clients(self.tls_verify_peer))
-            .or_else(|| tls_psk.map(TlsServerConfig::psk_file));
+            .or_else(|| tls_psk.as_ref().map(TlsServerConfig::psk_file));
         let Some(config) = config else {
             return Ok(None);
         };

@@ -3,6 +3,7 @@
 
 mod lifecycle;
 mod listening;
+mod options;
 mod raw;
 mod rude;
 mod shell;

@@ -1,0 +1,92 @@
+//! Where to listen.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+use listenfd::ListenFd;
+use nbd_server::Listener;
+use tempfile::TempDir;
+
+/// Where to listen; in several places at once if wanted.
+#[derive(Debug, clap::Args)]
+pub(super) struct PlaceArgs {
+    /// A Unix socket
+    #[arg(long, value_name = "PATH")]
+    unix: Option<PathBuf>,
+    /// A TCP address: HOST, HOST:PORT, [IPV6]:PORT or :PORT; port 0 is any free one
+    #[arg(long, value_name = "ADDRESS")]
+    tcp: Vec<String>,
+    /// A Unix socket in the abstract namespace of Linux
+    #[arg(long = "abstract", value_name = "NAME")]
+    abstract_name: Option<String>,
+    /// A vsock port, for virtual machines
+    #[arg(long, value_name = "PORT")]
+    vsock: Option<u32>,
+    /// Serve the one client at standard input, as inetd wants it, and end with it
+    #[arg(long, conflicts_with_all = ["unix", "tcp", "abstract_name", "vsock", "run"])]
+    pub(super) single: bool,
+    /// Serve for as long as this shell command runs, which finds the URI in $uri,
+    /// and exit as it does; without a place to listen, at a socket of its own
+    #[arg(long, value_name = "COMMAND")]
+    pub(super) run: Option<String>,
+}
+
+/// Where clients come in.
+#[derive(Debug)]
+pub(super) struct Places {
+    pub(super) listeners: Vec<Listener>,
+    /// A client that is there already.
+    pub(super) client: Option<OwnedFd>,
+    /// Whether the sockets were passed by who started us, and so need not be told.
+    pub(super) passed: bool,
+    /// Where a socket of our own is.
+    _directory: Option<TempDir>,
+}
+
+impl PlaceArgs {
+    /// Begins to listen. Sockets that an init system, or a client, passes are used too.
+    ///
+    /// # Errors
+    ///
+    /// When an address cannot be listened on, or there is none; the message says which.
+    pub(super) fn listen(&self) -> io::Result<Places> {
+        let mut places =
+            Places { listeners: Vec::new(), client: None, passed: false, _directory: None };
+        if self.single {
+            places.client = Some(io::stdin().as_fd().try_clone_to_owned()?);
+            return Ok(places);
+        }
+        let mut passed = ListenFd::from_env();
+        for i in 0..passed.len() {
+            if let Some(listener) = passed.take_unix_listener(i).ok().flatten() {
+                places.listeners.push(Listener::passed(listener.into())?);
+            } else if let Some(listener) = passed.take_tcp_listener(i)? {
+                places.listeners.push(Listener::passed(listener.into())?);
+            }
+        }
+        places.passed = !places.listeners.is_empty();
+        if let Some(path) = &self.unix {
+            places.listeners.push(Listener::unix(path)?);
+        }
+        for address in &self.tcp {
+            places.listeners.push(Listener::tcp(address)?);
+        }
+        if let Some(name) = &self.abstract_name {
+            places.listeners.push(Listener::unix_abstract(name.as_bytes())?);
+        }
+        if let Some(port) = self.vsock {
+            places.listeners.push(Listener::vsock(port)?);
+        }
+        if places.listeners.is_empty() {
+            if self.run.is_none() {
+                let text = "there is nowhere to listen: give --unix, --tcp, --abstract, --vsock or --single";
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+            }
+            let directory = tempfile::tempdir()?;
+            places.listeners.push(Listener::unix(directory.path().join("socket"))?);
+            places._directory = Some(directory);
+        }
+        Ok(places)
+    }
+}

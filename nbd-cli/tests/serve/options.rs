@@ -1,0 +1,260 @@
+//! What is served, where, and for how long.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+
+use nbd_sim::peer::{run, tool};
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::support::{NBD, TestResult, eventually, nbdsh, serve};
+
+/// A child that does not outlive its test.
+struct Guard(Child);
+
+impl Guard {
+    fn terminate(&self) {
+        let pid = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw);
+        kill_process(pid.unwrap(), Signal::TERM).unwrap();
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Runs `nbd serve` to its end.
+fn ends(args: &[&str]) -> (bool, String, String) {
+    let output = run(Command::new(NBD).arg("serve").args(args)).unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
+    (output.status.success(), text(&output.stdout), text(&output.stderr))
+}
+
+fn nbdinfo(args: &[&str]) -> String {
+    run(tool("nbdinfo").unwrap().args(args)).unwrap().success().unwrap()
+}
+
+#[test]
+fn several_exports_have_names() -> TestResult {
+    let directory = tempfile::tempdir().unwrap();
+    for (name, size) in [("a.img", 1000), ("b.img", 2000)] {
+        fs::write(directory.path().join(name), vec![7; size]).unwrap();
+    }
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    let toml = format!(
+        "[[export]]\nname = 'one'\npath = '{}'\n\
+         [[export]]\nname = 'two'\npath = '{}'\nread-only = true\ndescription = 'second'\n\
+         [[export]]\nname = 'three'\nmemory = '64K'\n",
+        path("a.img"),
+        path("b.img"),
+    );
+    fs::write(path("exports.toml"), toml).unwrap();
+    let (one, two) = (format!("one={}", path("a.img")), format!("two={}", path("b.img")));
+    let servers =
+        [serve(&["--export", &one, "--export", &two]), serve(&["--config", &path("exports.toml")])];
+    for server in servers {
+        let server = server.start()?;
+        for (name, size) in [("", "1000"), ("one", "1000"), ("two", "2000")] {
+            assert_eq!(nbdinfo(&["--size", &server.export_uri(name)]), size, "{name}");
+        }
+        let list = nbdinfo(&["--list", "--json", &server.uri()]);
+        assert!(list.contains("\"one\"") && list.contains("\"two\""), "{list}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_directory_lends_its_files() -> TestResult {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("disk one"), [1; 512]).unwrap();
+    let server = serve(&["--directory", &directory.path().display().to_string()]).start()?;
+    fs::write(directory.path().join("later"), [1; 1024]).unwrap();
+    assert_eq!(nbdinfo(&["--size", &server.export_uri("disk one")]), "512");
+    assert_eq!(nbdinfo(&["--size", &server.export_uri("later")]), "1024");
+    for name in ["", "../disk one", "missing"] {
+        let refused = run(tool("nbdinfo")?.args(["--size", &server.export_uri(name)]))?;
+        assert!(!refused.status.success(), "{name}");
+    }
+    Ok(())
+}
+
+#[test]
+fn an_overlay_leaves_the_file_alone() -> TestResult {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("disk");
+    fs::write(&path, vec![5; 200_000]).unwrap();
+    let server = serve(&["--overlay", &path.display().to_string()]).start()?;
+    let script = "h.pwrite(b'changed', 70_000)\nh.zero(1000, 199_000)\nh.flush()\n\
+                  assert h.pread(9, 69_999) == b'\\x05changed\\x05'\n\
+                  assert h.pread(1000, 199_000) == bytes(1000)";
+    nbdsh(&server.uri(), script)?;
+    nbdsh(&server.uri(), "assert h.pread(7, 70_000) == b'changed'")?;
+    drop(server);
+    assert!(fs::read(&path).unwrap() == vec![5; 200_000]);
+    Ok(())
+}
+
+#[test]
+fn what_cannot_be_served_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    fs::write(path("disk"), [0; 512]).unwrap();
+    fs::write(path("typo.toml"), "[[export]]\nname = 'x'\nfile = 'y'\n").unwrap();
+    fs::write(path("twice.toml"), "[[export]]\nmemory = '1M'\n[[export]]\nmemory = '1M'\n")
+        .unwrap();
+    let socket = path("s");
+    let long = "x".repeat(4097);
+    let cases: &[(&[&str], &str)] = &[
+        (&["--memory", "1M"], "nowhere to listen"),
+        (&["--unix", &socket], "nothing to serve"),
+        (&["--unix", &socket, "--export", "name"], "NAME=PATH"),
+        (&["--unix", &socket, &path("missing")], "missing"),
+        (&["--unix", &socket, "--config", &path("typo.toml")], "unknown field `file`"),
+        (&["--unix", &socket, "--config", &path("twice.toml")], "two exports"),
+        (
+            &["--unix", &socket, "--memory", "1M", "--description", &long],
+            "the description is too long",
+        ),
+        (&["--unix", &socket, "--directory", &path("disk")], "is no directory"),
+        (&["--tcp", "127.0.0.1:port", "--memory", "1M"], "HOST:PORT"),
+    ];
+    for (args, reason) in cases {
+        let (success, stdout, stderr) = ends(args);
+        assert!(!success && stderr.contains(reason), "{args:?}: {stderr}");
+        assert_eq!(stdout, "", "{args:?}");
+        assert!(!directory.path().join("s").exists(), "{args:?}");
+    }
+}
+
+#[test]
+fn an_image_of_another_format_is_served_as_it_is_with_a_warning() -> TestResult {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("disk.qcow2").display().to_string();
+    run(tool("qemu-img")?.args(["create", "-q", "-f", "qcow2", &path, "1M"]))?.success()?;
+    let server = serve(&[&path]).start()?;
+    eventually("the warning", || server.log().contains("looks like a qcow2 image"));
+    nbdsh(&server.uri(), "assert h.pread(3, 0) == b'QFI'")?;
+    Ok(())
+}
+
+/// The server lives as long as the command, and exits as it does.
+#[test]
+fn a_captive_command_finds_the_server() {
+    let command = "nbdinfo --size \"$uri\"; exit 7";
+    let output =
+        run(Command::new(NBD).args(["serve", "--memory", "3M", "--run", command])).unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "3145728");
+    assert_eq!(output.status.code(), Some(7));
+}
+
+#[test]
+fn a_captive_command_ends_with_the_server() {
+    let mut child = Guard(
+        Command::new(NBD)
+            .args(["serve", "--memory", "3M", "--run", "echo ready; exec sleep 1000"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap(),
+    );
+    let mut line = String::new();
+    let stdout = child.0.stdout.take().unwrap();
+    BufReader::new(stdout).read_line(&mut line).unwrap();
+    child.terminate();
+    let status = child.0.wait().unwrap();
+    assert_eq!(status.code(), Some(128 + 15));
+}
+
+/// Clients that start their server pass it a socket; whose they are does not matter.
+#[test]
+fn clients_start_it_by_socket_activation() {
+    let ours = run(Command::new(NBD)
+        .args(["info", "--size", "--", "["])
+        .args([NBD, "serve", "--memory", "1M", "]"]))
+    .unwrap()
+    .success()
+    .unwrap();
+    assert_eq!(ours, "1048576");
+    let theirs = nbdinfo(&["--size", "--", "[", NBD, "serve", "--memory", "1M", "]"]);
+    assert_eq!(theirs, "1048576");
+}
+
+#[test]
+fn it_serves_the_client_at_standard_input() {
+    let script = format!(
+        "h.connect_command(['{NBD}', 'serve', '--single', '--memory', '1M'])\n\
+         h.pwrite(b'hello', 0)\nprint(h.pread(5, 0))"
+    );
+    let output = run(tool("nbdsh").unwrap().args(["-c", &script])).unwrap().success().unwrap();
+    assert_eq!(output, "bytearray(b'hello')");
+    // With its client it ends.
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let mut child = Guard(
+        Command::new(NBD)
+            .args(["serve", "--single", "--memory", "1M"])
+            .stdin(OwnedFd::from(theirs))
+            .spawn()
+            .unwrap(),
+    );
+    drop(ours);
+    assert!(child.0.wait().unwrap().success());
+}
+
+#[test]
+fn it_ends_with_its_last_client() -> TestResult {
+    let directory = tempfile::tempdir().unwrap();
+    let pid_file = directory.path().join("pid");
+    let log = ["--exit-with-last", "-v", "--log-format", "json", "--memory", "1M", "--pid-file"];
+    let mut child = Guard(
+        Command::new(NBD)
+            .args(["serve", "--tcp", "127.0.0.1:0"])
+            .args(log)
+            .arg(&pid_file)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap(),
+    );
+    let mut uri = String::new();
+    let stdout = child.0.stdout.take().unwrap();
+    BufReader::new(stdout).read_line(&mut uri).unwrap();
+    eventually("the process id", || {
+        fs::read_to_string(&pid_file).is_ok_and(|text| text == format!("{}\n", child.0.id()))
+    });
+    nbdsh(uri.trim(), "h.pread(1, 0)")?;
+    let mut log = String::new();
+    child.0.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+    assert!(child.0.wait().unwrap().success() && !pid_file.exists());
+    for event in ["connected", "opened", "closed"] {
+        assert!(log.contains(&format!("\"event\":\"{event}\"")), "{log}");
+    }
+    assert!(log.lines().all(|line| line.starts_with('{') && line.ends_with('}')), "{log}");
+    Ok(())
+}
+
+#[test]
+fn it_listens_in_several_places() -> TestResult {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("s").display().to_string();
+    let args = ["--unix", &path, "--tcp", "127.0.0.1:0", "--tcp", "localhost:0"];
+    let mut child = Guard(
+        Command::new(NBD)
+            .args(["serve", "--memory", "1M"])
+            .args(args)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap(),
+    );
+    let lines = BufReader::new(child.0.stdout.take().unwrap()).lines();
+    let uris: Vec<String> = lines.take(3).map(Result::unwrap).collect();
+    for uri in &uris {
+        assert_eq!(nbdinfo(&["--size", uri]), "1048576", "{uri}");
+    }
+    child.terminate();
+    assert!(child.0.wait().unwrap().success());
+    Ok(())
+}
