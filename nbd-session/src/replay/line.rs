@@ -16,6 +16,8 @@ use nbd_proto::{Command, RequestId};
 #[derive(Clone, Debug)]
 pub(super) struct Line<T, P> {
     entries: BTreeMap<u64, Entry<T, P>>,
+    /// How many of them change something: where none does, nothing waits for anything.
+    changes: usize,
     /// Nothing keeps these from being sent.
     ready: BTreeSet<u64>,
     /// Nothing but room among the kept ones.
@@ -24,7 +26,12 @@ pub(super) struct Line<T, P> {
 
 impl<T, P> Line<T, P> {
     pub(super) const fn new() -> Self {
-        Self { entries: BTreeMap::new(), ready: BTreeSet::new(), short: BTreeSet::new() }
+        Self {
+            entries: BTreeMap::new(),
+            changes: 0,
+            ready: BTreeSet::new(),
+            short: BTreeSet::new(),
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -41,10 +48,15 @@ impl<T, P> Line<T, P> {
 
     /// Adds the latest command.
     pub(super) fn push(&mut self, seq: u64, mut entry: Entry<T, P>) {
-        entry.waits = self.entries.values().filter(|earlier| entry.depends_on(earlier)).count();
+        entry.waits = 0;
+        if self.changes > 0 {
+            let earlier = self.entries.values();
+            entry.waits = earlier.filter(|earlier| entry.depends_on(earlier)).count();
+        }
         if entry.waits == 0 {
             self.list(entry.has_room).insert(seq);
         }
+        self.changes += usize::from(entry.command.kind.modifies());
         self.entries.insert(seq, entry);
     }
 
@@ -89,6 +101,10 @@ impl<T, P> Line<T, P> {
         let gone = self.entries.remove(&seq)?;
         self.ready.remove(&seq);
         self.short.remove(&seq);
+        if !gone.command.kind.modifies() {
+            return Some(gone);
+        }
+        self.changes -= 1;
         for (later, entry) in self.entries.range_mut(seq..) {
             let Some(waits) = entry.waits.checked_sub(1) else { continue };
             if !entry.depends_on(&gone) {
@@ -113,6 +129,7 @@ impl<T, P> Line<T, P> {
         self.entries.extend(acknowledged);
         self.ready.clear();
         self.short.clear();
+        self.changes = 0;
         let entries = std::mem::take(&mut self.entries);
         for (seq, entry) in entries {
             self.push(seq, entry);

@@ -102,7 +102,7 @@ impl Session {
     ) -> Progress {
         match result {
             Ok(progress @ (Progress::Blocked | Progress::More))
-                if self.lasting.is_none() && self.goodbye == Goodbye::No =>
+                if self.lasting.is_none() && matches!(self.goodbye, Goodbye::No) =>
             {
                 self.again.set(direction, progress == Progress::More);
                 progress

@@ -137,7 +137,7 @@ impl Session {
         if let Stage::Open(Open { core, .. }) = &mut self.stage
             && self.lasting.is_none()
             && self.line.is_empty()
-            && self.goodbye == Goodbye::No
+            && matches!(self.goodbye, Goodbye::No)
         {
             self.quiet.tell(now);
             let id = match core.submit(command) {

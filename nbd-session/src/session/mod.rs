@@ -276,7 +276,6 @@ impl Session {
         if options.reconnect.is_some() && given {
             return Err(RecoveryError::NoWayBack.into());
         }
-        let limit = options.silence_limit().or(options.keep_alive);
         let mut session = Self {
             stage: Stage::Over,
             timers: Timers::default(),
@@ -286,7 +285,7 @@ impl Session {
             chunks: Table::new(),
             leaving: None,
             released: Vec::new(),
-            quiet: Quiet::new(limit, now),
+            quiet: Quiet::new(options.silence_limit(), now),
             probe: options.keep_alive.map(|time| Probe::new(time, now)),
             durability: Durability::default(),
             line: Line::default(),

@@ -14,8 +14,8 @@ use nbd_proto::{Client, Command, Machine, RequestId, RequestStatus};
 ///                       ├── half the time ────┤
 /// ```
 ///
-/// Whether the server answers in time is not judged here, where the
-/// [silence](super::quiet::Quiet) of servers is measured anyway.
+/// A server that does not answer that is given as much time, where its
+/// [silence](super::quiet::Quiet) is not measured anyway.
 #[derive(Debug)]
 pub(super) struct Probe {
     time: Duration,
@@ -23,12 +23,17 @@ pub(super) struct Probe {
     /// Bytes that had been sent at the last look.
     sent: u64,
     asked: Option<RequestId>,
+    /// When, or when something last came.
+    since: Instant,
+    /// What the core's count of progress was.
+    seen: u64,
     pub(super) count: u64,
 }
 
 impl Probe {
     pub(super) fn new(time: Duration, now: Instant) -> Self {
-        let mut probe = Self { time, next: now, sent: 0, asked: None, count: 0 };
+        let mut probe =
+            Self { time, next: now, sent: 0, asked: None, since: now, seen: 0, count: 0 };
         probe.adjourn(now);
         probe
     }
@@ -65,7 +70,12 @@ impl Probe {
         self.adjourn(now);
         if let Some(id) = self.asked {
             match core.status(id) {
-                RequestStatus::InFlight => return,
+                RequestStatus::InFlight => {
+                    if core.progress() != self.seen {
+                        (self.seen, self.since) = (core.progress(), now);
+                    }
+                    return;
+                }
                 // Nobody has come past it meanwhile.
                 RequestStatus::Completed => drop(core.take(id)),
                 RequestStatus::Retired | RequestStatus::Unknown => {}
@@ -83,8 +93,25 @@ impl Probe {
             && let Ok(id) = core.submit(Command::read(0, block))
         {
             self.asked = Some(id);
+            (self.seen, self.since) = (core.progress(), now);
             self.count += 1;
         }
+    }
+
+    /// For how long the server has owed the answer and brought nothing, if that is too long.
+    /// To be asked before [looking](Self::look).
+    ///
+    /// Whoever looks much too late has stood still, and what has come is not read yet.
+    pub(super) fn is_over(&mut self, now: Instant, core: &Client) -> Option<Duration> {
+        let id = self.asked.filter(|_| now >= self.next)?;
+        if core.status(id) != RequestStatus::InFlight || core.progress() != self.seen {
+            return None;
+        }
+        if now.saturating_duration_since(self.next) >= self.time / 4 {
+            self.since = now;
+            return None;
+        }
+        (now.saturating_duration_since(self.since) >= self.time).then_some(self.time)
     }
 
     /// There is another connection, or none: nothing is owed.

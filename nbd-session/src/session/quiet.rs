@@ -69,6 +69,11 @@ impl Quiet {
         self.since = self.told;
     }
 
+    /// Whether there is a limit.
+    pub(super) const fn is_measured(&self) -> bool {
+        self.limit.is_some()
+    }
+
     /// When the server will have been silent for too long. It may be later in truth.
     pub(super) fn deadline(&self) -> Option<Instant> {
         if !self.runs {

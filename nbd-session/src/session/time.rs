@@ -73,6 +73,11 @@ impl Session {
                     return self.lost(Error::silent(limit), now);
                 }
                 if let Some(probe) = &mut self.probe {
+                    if !self.quiet.is_measured()
+                        && let Some(limit) = probe.is_over(now, core)
+                    {
+                        return self.lost(Error::silent(limit), now);
+                    }
                     probe.look(now, core);
                     self.quiet.look(core);
                 }

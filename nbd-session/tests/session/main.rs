@@ -9,4 +9,5 @@ mod goodbye;
 mod loss;
 mod rig;
 mod silence;
+mod streams;
 mod withdrawal;

@@ -134,3 +134,34 @@ fn an_abandoned_command_does_not_keep_from_asking() {
     rig.sleep(60.0);
     assert!(rig.session.stats().probes > 0);
 }
+
+#[test]
+fn keep_alive_alone_judges_nothing_but_its_own_question() {
+    let ten = Duration::from_secs(10);
+    let mut rig = Rig::ready(options().keep_alive(ten));
+    rig.server(|server| server.withhold());
+    rig.submit(Command::read(0, 512));
+    rig.sleep(1000.0);
+    assert!(!rig.session.is_over(), "nobody has set a limit for reads");
+    let mut rig = Rig::ready(options().keep_alive(ten));
+    rig.turn();
+    rig.server(|server| server.withhold());
+    assert!(dies_after(&mut rig).is_some_and(|after| (10..=25).contains(&after)));
+}
+
+#[test]
+fn a_clock_that_jumps_back_does_no_harm() {
+    let mut rig = Rig::ready(options().silence(LIMIT).keep_alive(LIMIT));
+    let limit = Limit::within(Duration::from_secs(10), rig.now + LIMIT);
+    rig.now += LIMIT;
+    rig.server(|server| server.withhold());
+    let id = rig.try_submit(Command::read(0, 512), limit).unwrap();
+    rig.turn();
+    rig.now -= LIMIT / 2;
+    rig.turn();
+    rig.session.handle_timeout(rig.now);
+    assert_eq!(rig.outcomes(), []);
+    rig.server(MemoryServer::release);
+    rig.turn();
+    assert_eq!(rig.outcomes(), [(id, true)]);
+}
