@@ -9,7 +9,10 @@ use nbd_transport::tls::{TlsConfig, TlsPeer, TlsVersion};
 use std::fs;
 use std::path::PathBuf;
 
-const KEYS: &str = "bob:0123456789abcdef0123456789abcdef\nalice:000102030405060708090a0b0c0d0e0f\n";
+/// With lines of no use to anybody, and a name in hexadecimal form: `dave`.
+const KEYS: &str = "# made: by hand\ncarol\nerin:0\nbob:0123456789abcdef0123456789abcdef\n\
+    alice:000102030405060708090a0b0c0d0e0f\nalice:ffff\n\
+    #64617665:0f0e0d0c0b0a09080706050403020100\n";
 
 /// A directory with the keys in the file that both servers look for.
 struct Keys(Scratch);
@@ -39,7 +42,7 @@ impl Keys {
 fn nbdkit_takes_either_user_with_a_fast_cipher() {
     let keys = Keys::new();
     let server = keys.nbdkit().start().expect("nbdkit starts");
-    for user in ["alice", "bob"] {
+    for user in ["alice", "bob", "dave"] {
         let uri =
             format!("nbds+unix://{user}@/?socket=/unused&tls-psk-file={}", keys.file().display());
         let uri: NbdUri = uri.parse().expect("it is sound");

@@ -159,14 +159,6 @@ pub enum PskFault {
     /// The name is too long.
     #[error("the user name is longer than {} bytes", super::psk::MAX_NAME)]
     LongName,
-    /// The name is in the file already.
-    #[error("user {name:?} is already on line {first}")]
-    Duplicate {
-        /// The name.
-        name: String,
-        /// The line that has it first.
-        first: usize,
-    },
     /// The key is empty.
     #[error("the key is empty")]
     NoKey,

@@ -19,7 +19,7 @@ pub(super) use context::{acceptor, connector};
 
 use super::config_error::{Origin, PemFault, PskFault, TlsConfigError};
 use super::pem::read;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
 
@@ -48,11 +48,8 @@ impl UserKey {
         }
     }
 
-    /// `username:hexkey`.
-    fn parse(line: &[u8]) -> Result<Self, PskFault> {
-        let line = str::from_utf8(line).map_err(|_| PskFault::NotText)?;
-        let (name, key) = line.split_once(':').ok_or(PskFault::NoColon)?;
-        Self::new(name.to_owned(), hex(key).ok_or(PskFault::NotHex)?)
+    pub(super) fn from_hex(name: String, key: &str) -> Result<Self, PskFault> {
+        Self::new(name, hex(key).ok_or(PskFault::NotHex)?)
     }
 }
 
@@ -77,40 +74,75 @@ fn hex(text: &str) -> Option<Vec<u8>> {
 /// The keys of a file, by user name.
 pub(super) type Keys = BTreeMap<String, Vec<u8>>;
 
-/// Reads a file of `username:hexkey` lines. All of it is checked, whichever line is used.
-pub(super) fn read_keys(path: &Path) -> Result<Keys, TlsConfigError> {
-    let bytes = read("the file of pre-shared keys", path)?;
-    let mut keys = Keys::new();
-    let mut lines = BTreeMap::new();
-    for (at, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
-        let line = line.trim_ascii();
-        if line.is_empty() {
-            continue;
-        }
-        let number = at + 1;
-        let wrong = |fault| TlsConfigError::PskLine { path: path.to_owned(), line: number, fault };
-        let UserKey { name, key } = UserKey::parse(line).map_err(wrong)?;
-        if let Some(first) = lines.insert(name.clone(), number) {
-            return Err(wrong(PskFault::Duplicate { name, first }));
-        }
-        keys.insert(name, key);
+/// A line of a file of keys that speaks of a user.
+struct Line<'a> {
+    number: usize,
+    name: String,
+    key: &'a [u8],
+}
+
+impl Line<'_> {
+    fn user(self, path: &Path) -> Result<UserKey, TlsConfigError> {
+        let key = str::from_utf8(self.key).map_err(|_| PskFault::NotHex);
+        key.and_then(|key| UserKey::from_hex(self.name, key)).map_err(|fault| {
+            TlsConfigError::PskLine { path: path.to_owned(), line: self.number, fault }
+        })
     }
-    if keys.is_empty() {
+}
+
+/// The lines `username:hexkey`, read as GnuTLS does, so that one file serves all programs: the
+/// first line of a user counts, `#` begins a name in hexadecimal form (and, as there is hardly
+/// one that is, a comment), and whatever is of no other use is passed over.
+fn lines(text: &[u8]) -> impl Iterator<Item = Line<'_>> {
+    text.split(|byte| *byte == b'\n').zip(1..).filter_map(|(line, number)| {
+        let line = line.trim_ascii_end();
+        let colon = line.iter().position(|byte| *byte == b':')?;
+        let (name, key) = line.split_at(colon);
+        let name = match str::from_utf8(name).ok()?.strip_prefix('#') {
+            Some(digits) => String::from_utf8(hex(digits)?).ok()?,
+            None => str::from_utf8(name).ok()?.to_owned(),
+        };
+        Some(Line { number, name, key: &key[1..] })
+    })
+}
+
+fn read_text(path: &Path) -> Result<Vec<u8>, TlsConfigError> {
+    let text = read("the file of pre-shared keys", path)?;
+    if text.trim_ascii().is_empty() {
         let origin = Origin::File(path.to_owned());
         return Err(TlsConfigError::Pem { origin, fault: PemFault::Empty });
+    }
+    Ok(text)
+}
+
+/// The users of a file. A line that is wrong takes nothing from the others; if there is nothing
+/// but wrong ones, the first is told.
+pub(super) fn read_keys(path: &Path) -> Result<Keys, TlsConfigError> {
+    let text = read_text(path)?;
+    let (mut keys, mut seen, mut first_fault) = (Keys::new(), BTreeSet::new(), None);
+    for line in lines(&text).filter(|line| seen.insert(line.name.clone())) {
+        match line.user(path) {
+            Ok(user) => drop(keys.insert(user.name, user.key)),
+            Err(fault) => first_fault = first_fault.or(Some(fault)),
+        }
+    }
+    if keys.is_empty() {
+        let path = path.to_owned();
+        let no_line = || TlsConfigError::PskLine { path, line: 1, fault: PskFault::NoColon };
+        return Err(first_fault.unwrap_or_else(no_line));
     }
     Ok(keys)
 }
 
 /// The key of one user.
 pub(super) fn read_key(path: &Path, username: Option<String>) -> Result<UserKey, TlsConfigError> {
-    let mut keys = read_keys(path)?;
+    let text = read_text(path)?;
     let username = match username {
         Some(username) => username,
         None => login_name().ok_or(TlsConfigError::NoUsername)?,
     };
-    match keys.remove(&username) {
-        Some(key) => UserKey::new(username, key).map_err(TlsConfigError::Psk),
+    match lines(&text).find(|line| line.name == username) {
+        Some(line) => line.user(path),
         None => Err(TlsConfigError::PskUser { path: path.to_owned(), username }),
     }
 }
@@ -144,25 +176,45 @@ mod tests {
     fn lines_end_in_any_way() {
         let expected =
             Keys::from([("alice".to_owned(), vec![0x0a, 0xBC]), ("b o".to_owned(), vec![0xff])]);
-        let read = keys(b"alice:0abC\r\n\n  b o:fF");
+        let read = keys(b"alice:0abC\r\n\nb o:fF");
         assert_eq!(read, Ok(expected));
     }
 
     #[test]
-    fn every_fault_names_its_line() {
+    fn what_is_wrong_with_others_spoils_nothing() {
+        let text: &[u8] = b"# keys: of this year\ncarol\n\xff:00\nbob:0\nalice:00\nalice:11\nbob:22\n\
+            :33\n#ff:44\n#6461766500:55\n#64617665:66\n";
+        let alice_and_dave =
+            Keys::from([("alice".to_owned(), vec![0x00]), ("dave".to_owned(), vec![0x66])]);
+        assert_eq!(keys(text), Ok(alice_and_dave));
+        // Bob's first line counts, though it is wrong.
+        let file = tempfile::NamedTempFile::new().expect("a file is made");
+        std::fs::write(file.path(), text).expect("it is written");
+        let key = |name: &str| read_key(file.path(), Some(name.to_owned()));
+        assert_eq!(key("alice").expect("she has one").key, [0]);
+        assert_eq!(key("dave").expect("his name is in hexadecimal form").key, [0x66]);
+        let error = key("bob").expect_err("it is wrong").to_string();
+        assert!(error.contains("line 4: the key is not an even number"), "{error}");
+        for name in ["carol", "# keys", "#ff"] {
+            let error = key(name).expect_err("there is none").to_string();
+            assert!(error.ends_with(&format!("has no key for user {name:?}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn when_nothing_is_right_the_first_fault_is_told() {
         let long = [vec![b'x'; MAX_NAME + 1], b":00".to_vec()].concat();
         let long_key = [b"a:".to_vec(), vec![b'0'; 2 * MAX_KEY + 2]].concat();
-        let cases: [(&[u8], &str); 11] = [
+        let cases: [(&[u8], &str); 10] = [
             (b"", "FILE is empty"),
             (b"\r\n \n", "FILE is empty"),
             (&long_key, "FILE, line 1: the key is longer than 256 bytes"),
             (b"alice", "FILE, line 1: not of the form username:hexkey"),
-            (b"a:00\n:00", "FILE, line 2: the user name is empty"),
-            (b"a:00\r\n\r\nb:", "FILE, line 3: the key is empty"),
+            (b"alice\n:00", "FILE, line 2: the user name is empty"),
+            (b"# comment\r\n\r\nb:\nc:0", "FILE, line 3: the key is empty"),
             (b"a:0", "FILE, line 1: the key is not an even number of hexadecimal digits"),
             (b"a:+1", "FILE, line 1: the key is not an even number of hexadecimal digits"),
-            (b"a:00\na:11", "FILE, line 2: user \"a\" is already on line 1"),
-            (b"\xff:00", "FILE, line 1: not text"),
+            (b"a:0\xff", "FILE, line 1: the key is not an even number of hexadecimal digits"),
             (&long, "FILE, line 1: the user name is longer than 255 bytes"),
         ];
         for (text, expected) in cases {
@@ -172,7 +224,7 @@ mod tests {
 
     #[test]
     fn a_key_is_not_shown() {
-        let user = UserKey::parse(b"alice:deadbeef").expect("it is sound");
+        let user = UserKey::from_hex("alice".to_owned(), "deadbeef").expect("it is sound");
         let shown = format!("{user:?}");
         assert!(shown.contains("alice") && !shown.contains("222"), "{shown}");
     }
