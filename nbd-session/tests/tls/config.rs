@@ -3,7 +3,7 @@
 use crate::pki::{LOCAL, Pki, Special};
 use nbd_sim::peer::{Scratch, run, tool};
 use nbd_transport::NbdUri;
-use nbd_transport::tls::{Pem, TlsConfig, TlsServerConfig};
+use nbd_transport::tls::{Credentials, TlsConfig, TlsServerConfig};
 use std::fs;
 use std::path::Path;
 
@@ -44,7 +44,7 @@ fn files_that_are_no_credentials_are_named() {
         (
             "ca-cert.pem",
             "-----BEGIN CERTIFICATE-----\n!!!!\n-----END CERTIFICATE-----\n",
-            "ca-cert.pem cannot be used: ",
+            "ca-cert.pem is damaged: what is between its BEGIN and its END is not base64",
         ),
         ("client-cert.pem", "hello", "client-cert.pem contains no certificate in PEM form"),
         ("client-key.pem", "", "client-key.pem is empty"),
@@ -52,7 +52,7 @@ fn files_that_are_no_credentials_are_named() {
         (
             "client-key.pem",
             "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
-            "client-key.pem cannot be used: ",
+            "client-key.pem is damaged, or no private key at all",
         ),
         (
             "client-key.pem",
@@ -69,7 +69,7 @@ fn files_that_are_no_credentials_are_named() {
         (
             "ca-crl.pem",
             "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n",
-            "ca-crl.pem cannot be used: ",
+            "ca-crl.pem is damaged, or no certificate revocation list at all",
         ),
     ];
     for (file, content, expected) in cases {
@@ -138,7 +138,7 @@ fn a_file_that_is_far_too_long_is_not_read_on() {
 
 #[test]
 fn a_key_from_the_caller_is_checked_too() {
-    let with = |name: &str, key: &[u8]| TlsConfig::new().psk_key(key).username(name);
+    let with = |name: &str, key: &[u8]| TlsConfig::new().psk_key_bytes(key).username(name);
     let cases = [
         (with("alice", &[]), "the key is empty"),
         (with("alice", &[0; 257]), "the key is longer than 256 bytes"),
@@ -148,16 +148,23 @@ fn a_key_from_the_caller_is_checked_too() {
     for (config, expected) in cases {
         assert_eq!(client_error(config), format!("the pre-shared key is wrong: {expected}"));
     }
-    let error = client_error(TlsConfig::new().psk_key([0; 16]));
+    let digits = TlsConfig::new().psk_key_hex("0g").username("alice");
+    let expected =
+        "the pre-shared key is wrong: the key is not an even number of hexadecimal digits";
+    assert_eq!(client_error(digits), expected);
+    let secret = [TlsConfig::new().psk_key_hex("ab12"), TlsConfig::new().psk_key_bytes([171; 9])];
+    let shown = format!("{secret:?} {:?}", TlsServerConfig::psk_key_hex("alice", "ab12"));
+    assert!(!shown.contains("ab12") && !shown.contains("171"), "{shown}");
+    let error = client_error(TlsConfig::new().psk_key_bytes([0; 16]));
     assert!(error.starts_with("whose pre-shared key? Give a user name"), "{error}");
-    let error = server_error(TlsServerConfig::psk_key("alice", Vec::new()));
+    let error = server_error(TlsServerConfig::psk_key_bytes("alice", Vec::new()));
     assert_eq!(error, "the pre-shared key is wrong: the key is empty");
 }
 
 #[test]
 fn credentials_may_come_from_memory() {
     let pki = Pki::new();
-    let text = |name: &str| Pem::Text(fs::read(pki.file(name)).expect("it is there"));
+    let text = |name: &str| Credentials::Pem(fs::read(pki.file(name)).expect("it is there"));
     TlsConfig::new()
         .authorities(text("ca-cert.pem"))
         .identity(text("client-cert.pem"), text("client-key.pem"))
@@ -170,7 +177,7 @@ fn credentials_may_come_from_memory() {
     server(Some(text("ca-cert.pem"))).verify_clients(true).acceptor().expect("it is sound");
     let expected = "clients cannot be verified without a CA certificate";
     assert_eq!(server_error(server(None).verify_clients(true)), expected);
-    let error = client_error(TlsConfig::new().authorities(Pem::Text(Vec::new())));
+    let error = client_error(TlsConfig::new().authorities(Credentials::Pem(Vec::new())));
     assert_eq!(error, "the CA certificate that was given is empty");
     let shown = format!("{:?}", server(None));
     assert!(!shown.contains("BEGIN") && !shown.contains("[45"), "{shown}");

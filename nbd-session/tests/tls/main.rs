@@ -9,6 +9,7 @@ mod forge;
 mod hostile;
 mod memory;
 mod misbehaviour;
+mod odd;
 mod pair;
 mod pki;
 #[cfg(feature = "psk")]

@@ -321,8 +321,8 @@ pub(crate) fn certificates(pki: &Pki, verify_clients: bool) -> (TlsAcceptor, Tls
 
 #[cfg(feature = "psk")]
 pub(crate) fn keys() -> (TlsAcceptor, TlsConnector) {
-    let server = TlsServerConfig::psk_key("alice", [7; 32]);
-    let client = TlsConfig::new().psk_key([7; 32]).username("alice");
+    let server = TlsServerConfig::psk_key_bytes("alice", [7; 32]);
+    let client = TlsConfig::new().psk_key_bytes([7; 32]).username("alice");
     (
         server.acceptor().unwrap_or_else(|error| panic!("{error}")),
         client.connector().unwrap_or_else(|error| panic!("{error}")),

@@ -74,7 +74,7 @@ fn each_side_knows_whose_key_it_was() {
 fn a_wrong_key_or_user_is_refused_by_the_server() {
     for (user, key) in [("alice", 8), ("bob", 7)] {
         let (acceptor, _) = keys();
-        let client = TlsConfig::new().psk_key([key; 32]).username(user);
+        let client = TlsConfig::new().psk_key_bytes([key; 32]).username(user);
         let connector = client.connector().expect("it is sound");
         match Run::smooth(&acceptor, &connector).go() {
             Err(Failed::Server(LinkError::Tls(error))) => {

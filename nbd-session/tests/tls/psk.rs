@@ -105,7 +105,7 @@ fn a_wrong_key_and_an_unknown_user_get_a_hint() {
     let keys = Keys::new();
     let server = keys.nbdkit().start().expect("nbdkit starts");
     for (user, key) in [("alice", [9; 16]), ("carol", [0; 16])] {
-        let config = TlsConfig::new().psk_key(key).username(user);
+        let config = TlsConfig::new().psk_key_bytes(key).username(user);
         let error = refusal(unix(&server), connector(config), None);
         assert!(error.contains("user name or key"), "{error}");
     }

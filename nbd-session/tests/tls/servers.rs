@@ -78,8 +78,9 @@ fn each_protocol_version_alone() {
                 session.disconnect().expect("an orderly end");
             }
             (Err(()), Err(error)) => {
-                let text = error.to_string();
-                assert!(text.contains("TLS"), "{text}");
+                let expected = "the server closed the connection during the TLS handshake: is it \
+                                too old for TLS 1.2, ";
+                assert!(error.to_string().starts_with(expected), "{error}");
             }
             (_, result) => panic!("without {disabled}: {:?}", result.map(|s| s.link)),
         }
@@ -144,7 +145,7 @@ fn an_unknown_authority_is_refused_over_every_transport() {
     }
     let namesake = Pki::authority();
     let error = refusal(unix(&over_unix), connector(trusting(namesake.dir())), None);
-    assert!(error.ends_with("has not signed it (wrong CA?)"), "{error}");
+    assert!(error.contains("has not signed it (wrong CA, or "), "{error}");
     let lax = trusting(other.dir()).server_check(ServerCheck::DangerouslyNothing);
     negotiate(unix(&over_unix), require(), connector(lax), None).expect("nothing is checked");
 }

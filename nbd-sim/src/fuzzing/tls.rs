@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::sync::LazyLock;
 
 use nbd_transport::tls::{
-    Opened, Pem, Plaintext, TlsAcceptor, TlsConfig, TlsConnector, TlsServerConfig, TlsStage,
+    Credentials, Opened, Plaintext, TlsAcceptor, TlsConfig, TlsConnector, TlsServerConfig, TlsStage,
 };
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
@@ -64,9 +64,9 @@ struct End {
 impl Session {
     fn new(setup: u8) -> Self {
         let (acceptor, connector) = match setup % 3 {
-            0 => &CREDENTIALS.known,
-            1 => &CREDENTIALS.anonymous,
-            _ => &CREDENTIALS.keys,
+            0 => &ENDS.known,
+            1 => &ENDS.anonymous,
+            _ => &ENDS.keys,
         };
         let client = connector.start(Some("localhost")).expect("the name is sound");
         let server = acceptor.start().expect("there is memory");
@@ -295,13 +295,13 @@ fn amount_of(byte: u8) -> usize {
 }
 
 /// What both ends know each other by, made when it is first needed.
-struct Credentials {
+struct Ends {
     known: (TlsAcceptor, TlsConnector),
     anonymous: (TlsAcceptor, TlsConnector),
     keys: (TlsAcceptor, TlsConnector),
 }
 
-static CREDENTIALS: LazyLock<Credentials> = LazyLock::new(|| {
+static ENDS: LazyLock<Ends> = LazyLock::new(|| {
     let key = KeyPair::generate().expect("a key is made");
     let mut params = CertificateParams::new(Vec::new()).expect("no names are no fault");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -322,16 +322,16 @@ static CREDENTIALS: LazyLock<Credentials> = LazyLock::new(|| {
     let trusting = TlsConfig::new().authorities(text(authority.clone()));
     let (certificate, key) = client;
     let known = trusting.clone().identity(certificate, key);
-    let by_key = TlsConfig::new().psk_key([7; 32]).username("alice");
-    let keys = TlsServerConfig::psk_key("alice", [7; 32]);
+    let by_key = TlsConfig::new().psk_key_bytes([7; 32]).username("alice");
+    let keys = TlsServerConfig::psk_key_bytes("alice", [7; 32]);
     let connect = |config: TlsConfig| config.connector().expect("it is sound");
-    Credentials {
+    Ends {
         known: (accept(true), connect(known)),
         anonymous: (accept(false), connect(trusting)),
         keys: (keys.acceptor().expect("it is sound"), connect(by_key)),
     }
 });
 
-fn text(pem: String) -> Pem {
-    Pem::Text(pem.into_bytes())
+fn text(pem: String) -> Credentials {
+    Credentials::Pem(pem.into_bytes())
 }

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use nbd_proto::{Command, Error, PeerMisbehaved, TlsPolicy};
-use nbd_transport::tls::{Pem, TlsConfig, TlsConnector};
+use nbd_transport::tls::{Credentials, TlsConfig, TlsConnector};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection};
@@ -71,7 +71,7 @@ fn credentials() -> (Arc<ServerConfig>, TlsConnector) {
         .with_no_client_auth()
         .with_single_cert(vec![certificate.der().clone()], key)
         .expect("they belong together");
-    let trusting = TlsConfig::new().authorities(Pem::Text(authority.into_bytes()));
+    let trusting = TlsConfig::new().authorities(Credentials::Pem(authority.into_bytes()));
     (Arc::new(config), trusting.connector().expect("it is sound"))
 }
 

@@ -1,8 +1,8 @@
 //! What a client needs for TLS.
 
 use super::config_error::TlsConfigError;
-use super::pem::{self, Pem};
-use super::psk::{UserKey, read_key};
+use super::credentials::{self, Credentials};
+use super::psk::{GivenKey, UserKey, read_key};
 use super::{TlsError, TlsStage, search};
 use crate::NbdUri;
 use std::fmt;
@@ -37,7 +37,7 @@ pub(super) enum Trust {
     /// The system's.
     System,
     /// These.
-    Given(Pem),
+    Given(Credentials),
 }
 
 /// What a client needs for TLS: who it trusts and who it is.
@@ -60,12 +60,12 @@ pub(super) enum Trust {
 #[derive(Debug, Clone)]
 pub struct TlsConfig {
     pub(super) trust: Trust,
-    pub(super) identity: Option<(Pem, Pem)>,
-    pub(super) crl: Option<Pem>,
+    pub(super) identity: Option<(Credentials, Credentials)>,
+    pub(super) crl: Option<Credentials>,
     pub(super) server_name: Option<String>,
     pub(super) check: ServerCheck,
     psk_file: Option<PathBuf>,
-    psk_key: Option<Vec<u8>>,
+    psk_key: Option<GivenKey>,
     username: Option<String>,
 }
 
@@ -119,7 +119,7 @@ impl TlsConfig {
 
     /// Trusts these authorities.
     #[must_use]
-    pub fn authorities(mut self, certificates: Pem) -> Self {
+    pub fn authorities(mut self, certificates: Credentials) -> Self {
         self.trust = Trust::Given(certificates);
         self
     }
@@ -127,14 +127,14 @@ impl TlsConfig {
     /// Shows this certificate (with those between it and the authority, if any) to servers that
     /// ask.
     #[must_use]
-    pub fn identity(mut self, certificate: Pem, key: Pem) -> Self {
+    pub fn identity(mut self, certificate: Credentials, key: Credentials) -> Self {
         self.identity = Some((certificate, key));
         self
     }
 
     /// Refuses the certificates on these lists.
     #[must_use]
-    pub fn revocations(mut self, lists: Pem) -> Self {
+    pub fn revocations(mut self, lists: Credentials) -> Self {
         self.crl = Some(lists);
         self
     }
@@ -161,10 +161,18 @@ impl TlsConfig {
         self
     }
 
-    /// Uses this pre-shared key, and no certificate at all.
+    /// Uses the pre-shared key that these bytes are, and no certificate at all.
     #[must_use]
-    pub fn psk_key(mut self, key: impl Into<Vec<u8>>) -> Self {
-        self.psk_key = Some(key.into());
+    pub fn psk_key_bytes(mut self, key: impl Into<Vec<u8>>) -> Self {
+        self.psk_key = Some(GivenKey::Bytes(key.into()));
+        self
+    }
+
+    /// Uses the pre-shared key that these hexadecimal digits say, as in a file of keys, and no
+    /// certificate at all.
+    #[must_use]
+    pub fn psk_key_hex(mut self, digits: impl Into<String>) -> Self {
+        self.psk_key = Some(GivenKey::Hex(digits.into()));
         self
     }
 
@@ -193,7 +201,7 @@ impl TlsConfig {
         match (&self.psk_key, &self.psk_file) {
             (Some(key), _) => {
                 let name = self.username.clone().ok_or(TlsConfigError::NoUsername)?;
-                let user = UserKey::new(name, key.clone()).map_err(TlsConfigError::Psk)?;
+                let user = UserKey::given(name, key).map_err(TlsConfigError::Psk)?;
                 Ok(Some(user))
             }
             (None, Some(path)) => read_key(path, self.username.clone()).map(Some),
@@ -215,12 +223,12 @@ impl TlsConfig {
             },
             Trust::System | Trust::Given(_) => return Ok(config),
         };
-        config.trust = Trust::Given(Pem::File(dir.join(pem::CA)));
+        config.trust = Trust::Given(Credentials::File(dir.join(credentials::CA)));
         if config.identity.is_none() {
-            config.identity = pem::pair(&dir, "client-cert.pem", "client-key.pem")?;
+            config.identity = credentials::pair(&dir, "client-cert.pem", "client-key.pem")?;
         }
         if config.crl.is_none() {
-            config.crl = pem::optional(&dir, pem::CRL)?;
+            config.crl = credentials::optional(&dir, credentials::CRL)?;
         }
         Ok(config)
     }

@@ -1,5 +1,6 @@
 //! What is wrong with credentials. All of it is found before any connection is made.
 
+use super::CertificateFault;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -9,22 +10,22 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum TlsConfigError {
     /// A file cannot be read.
-    #[error("cannot read {what} {}: {source}", path.display())]
+    #[error("cannot read {what} {}: {error}", path.display())]
     Unreadable {
         /// What the file should contain.
         what: &'static str,
         /// The file.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        error: io::Error,
     },
     /// A file or what was given in its place does not contain what it should.
     #[error("{origin} {fault}")]
-    Pem {
+    Credentials {
         /// The file, or what was given in its place.
         origin: Origin,
         /// What is wrong.
-        fault: PemFault,
+        fault: CredentialsFault,
     },
     /// A certificate without its key, or a key without its certificate.
     #[error("{} is there but {} is not: both are needed", present.display(), missing.display())]
@@ -122,23 +123,57 @@ impl fmt::Display for Origin {
     }
 }
 
-/// What is wrong with PEM text.
+/// What is wrong with certificates, a key or revocation lists.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum PemFault {
+pub enum CredentialsFault {
     /// There is nothing.
     #[error("is empty")]
     Empty,
     /// There is something, but not what is needed.
     #[error("contains no {0} in PEM form")]
     Without(&'static str),
+    /// There is something else.
+    #[error("contains no {wanted} in PEM form but {found}")]
+    Other {
+        /// What is needed.
+        wanted: &'static str,
+        /// What is there, by the lines with which it begins.
+        found: String,
+    },
+    /// It is binary.
+    #[error(
+        "contains no {0} in PEM form but bytes; if they are DER, `openssl` with `-inform der` converts them"
+    )]
+    Binary(&'static str),
+    /// What begins does not end.
+    #[error("is cut off: the line -----END {0}----- is missing")]
+    CutOff(String),
+    /// What is between the first and the last line is not base64.
+    #[error("is damaged: what is between its BEGIN and its END is not base64")]
+    NotBase64,
     /// Far more than credentials ever take.
     #[error("is longer than {0} bytes")]
     TooLong(u64),
     /// The key is protected by a password.
     #[error("is encrypted; remove its password, for example with `openssl pkey`")]
     EncryptedKey,
-    /// It cannot be used.
+    /// There are several keys where one belongs, or none.
+    #[error("has {0} keys, and not one")]
+    ManyKeys(usize),
+    /// The key is of a kind that is not accepted.
+    #[error("is {kind}, which is not accepted; {}", super::ACCEPTED_KEYS)]
+    WeakKey {
+        /// The kind.
+        kind: String,
+    },
+    /// It is damaged, or something else by another name.
+    #[error("is damaged, or no {0} at all")]
+    Damaged(&'static str),
+    /// The certificate cannot be used.
+    #[error("cannot be used: {0}")]
+    Certificate(CertificateFault),
+    /// It cannot be used for another reason.
     #[error("cannot be used: {0}")]
     Invalid(String),
 }

@@ -119,6 +119,29 @@ pub enum CertificateFault {
     WrongPurpose,
     /// It is an authority's, not a host's.
     IsAuthority,
+    /// It has the address that was looked for, but as a host name.
+    AddressAsName {
+        /// The address.
+        address: String,
+    },
+    /// It is of the first version of X.509, or the second.
+    OldVersion,
+    /// Its signature, or that of one between it and the authority, is not secure.
+    WeakSignature {
+        /// How it is signed.
+        algorithm: String,
+    },
+    /// Its key is not secure, or of an unusual kind.
+    WeakKey {
+        /// What kind of key it is.
+        key: String,
+    },
+    /// Whoever shows it did not prove that it has its key.
+    NotItsKey,
+    /// It has an extension that must be understood and is not.
+    UnknownExtension,
+    /// It is no certificate, or a broken one.
+    Damaged,
     /// Anything else.
     Other(String),
 }
@@ -131,12 +154,13 @@ impl fmt::Display for CertificateFault {
                 f.write_str("no authority that is trusted here has signed it (wrong CA?)")
             }
             Self::BadSignature => f.write_str(
-                "the authority of that name that is trusted here has not signed it (wrong CA?)",
+                "the authority of that name that is trusted here has not signed it (wrong CA, or \
+                 one with an RSA key below 2048 bits?)",
             ),
             Self::WrongName { expected, offered } if offered.is_empty() => write!(
                 f,
-                "it is not for {expected:?}: it has no subjectAltName, and the common name does \
-                 not count"
+                "it is not for {expected:?}: it has no subjectAltName for hosts, and the common \
+                 name does not count"
             ),
             Self::WrongName { expected, offered } => {
                 write!(f, "it is not for {expected:?} but for {}", offered.join(", "))
@@ -160,6 +184,27 @@ impl fmt::Display for CertificateFault {
             Self::IsAuthority => {
                 f.write_str("it is a CA certificate, which cannot be that of a host")
             }
+            Self::AddressAsName { address } => write!(
+                f,
+                "it has {address} as a host name and not as an address; have it issued with \
+                 IP:{address} in its subjectAltName"
+            ),
+            Self::OldVersion => f.write_str(
+                "it is of X.509 version 1; have it issued as version 3, with a subjectAltName",
+            ),
+            Self::WeakSignature { algorithm } => write!(
+                f,
+                "it, or one between it and the authority, is signed with {algorithm}, which is \
+                 not accepted; have it signed anew with SHA-256"
+            ),
+            Self::WeakKey { key } => {
+                write!(f, "it has {key}, which is not accepted; {}", super::ACCEPTED_KEYS)
+            }
+            Self::NotItsKey => f.write_str("the proof that its key is there does not fit it"),
+            Self::UnknownExtension => {
+                f.write_str("it has a critical extension that is not known here")
+            }
+            Self::Damaged => f.write_str("it is damaged, or no certificate at all"),
             Self::Other(reason) => f.write_str(reason),
         }
     }
@@ -189,7 +234,8 @@ pub(super) fn describe_alert(code: u8, ours: &str) -> String {
         48 => String::from("it does not know the CA of our certificate"),
         49 => format!("{ours} gives no access"),
         51 => format!("a signature or key does not fit (wrong {ours}?)"),
-        70 | 71 | 86 => String::from("it wants another TLS version, or better ciphers"),
+        70 | 86 => String::from("it takes neither TLS 1.2 nor TLS 1.3, and no other is used here"),
+        71 => String::from("it wants better ciphers than there are here"),
         115 => format!("it does not know {ours}"),
         116 => String::from("it requires a client certificate, and there is none here"),
         _ => alert_name(code).to_owned(),

@@ -21,20 +21,24 @@
 //! | `client_config`, `server_config` | who one is and who one trusts |
 //! | `search` | where a client looks for that |
 //! | `cpu` | which cipher is fast here |
-//! | `pem` | credentials in files or in memory |
+//! | `credentials` | in files or in memory |
 //! | `info`, `error`, `config_error` | what was agreed on, and what can go wrong |
 //! | `rustls` | sessions with certificates, feature `tls` or `ring` |
 //! | `psk` | sessions with pre-shared keys, feature `psk` |
+
+/// What to do about a key that is not accepted.
+const ACCEPTED_KEYS: &str =
+    "take RSA with 2048 to 8192 bits, one of the curves P-256 and P-384, or Ed25519";
 
 mod client_config;
 mod config_error;
 #[cfg(any(feature = "x509", feature = "psk"))]
 mod cpu;
+mod credentials;
 mod error;
 #[cfg(any(feature = "x509", feature = "psk"))]
 mod gather;
 mod info;
-mod pem;
 mod psk;
 #[cfg(feature = "x509")]
 mod rustls;
@@ -44,10 +48,10 @@ mod stage;
 mod wire;
 
 pub use client_config::{ServerCheck, TlsConfig, TlsConnector};
-pub use config_error::{Origin, PemFault, PskFault, TlsConfigError};
+pub use config_error::{CredentialsFault, Origin, PskFault, TlsConfigError};
+pub use credentials::Credentials;
 pub use error::{CertificateFault, StageError, TlsError};
 pub use info::{TlsInfo, TlsPeer, TlsRole, TlsVersion};
-pub use pem::Pem;
 pub use server_config::{TlsAcceptor, TlsServerConfig};
 pub use stage::{IntoMachine, Opened, Plaintext, TlsStage};
 pub use wire::{Incoming, Outgoing, Wire};

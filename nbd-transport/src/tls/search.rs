@@ -1,6 +1,6 @@
 //! Where credentials are looked for when nobody says where.
 
-use super::pem::CA;
+use super::credentials::CA;
 use std::path::{Path, PathBuf};
 
 /// The directory of the whole system.

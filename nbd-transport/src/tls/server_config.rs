@@ -1,8 +1,8 @@
 //! What a server needs for TLS.
 
 use super::config_error::TlsConfigError;
-use super::pem::{self, Pem};
-use super::psk::{Keys, UserKey, read_keys};
+use super::credentials::{self, Credentials};
+use super::psk::{GivenKey, Keys, UserKey, read_keys};
 use super::{TlsError, TlsStage};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -26,18 +26,18 @@ pub struct TlsServerConfig {
 #[derive(Debug, Clone)]
 enum Source {
     Directory(PathBuf),
-    Given { identity: (Pem, Pem), authorities: Option<Pem> },
+    Given { identity: (Credentials, Credentials), authorities: Option<Credentials> },
     PskFile(PathBuf),
-    PskKey(String, Vec<u8>),
+    PskKey(String, GivenKey),
 }
 
 /// What a server by certificate is made of.
 #[derive(Debug)]
 #[cfg_attr(not(feature = "x509"), expect(dead_code, reason = "nothing can use certificates"))]
 pub(super) struct ServerFiles {
-    pub(super) identity: (Pem, Pem),
-    pub(super) authorities: Option<Pem>,
-    pub(super) crl: Option<Pem>,
+    pub(super) identity: (Credentials, Credentials),
+    pub(super) authorities: Option<Credentials>,
+    pub(super) crl: Option<Credentials>,
 }
 
 impl TlsServerConfig {
@@ -54,7 +54,11 @@ impl TlsServerConfig {
     /// Shows this certificate, with those between it and the authority, if any. Clients are
     /// verified with the authorities, where they are to be verified.
     #[must_use]
-    pub const fn identity(certificate: Pem, key: Pem, authorities: Option<Pem>) -> Self {
+    pub const fn identity(
+        certificate: Credentials,
+        key: Credentials,
+        authorities: Option<Credentials>,
+    ) -> Self {
         Self::new(Source::Given { identity: (certificate, key), authorities })
     }
 
@@ -64,10 +68,16 @@ impl TlsServerConfig {
         Self::new(Source::PskFile(path.as_ref().to_owned()))
     }
 
-    /// Accepts one user, and no certificate.
+    /// Accepts one user, whose key these bytes are, and no certificate.
     #[must_use]
-    pub fn psk_key(username: impl Into<String>, key: impl Into<Vec<u8>>) -> Self {
-        Self::new(Source::PskKey(username.into(), key.into()))
+    pub fn psk_key_bytes(username: impl Into<String>, key: impl Into<Vec<u8>>) -> Self {
+        Self::new(Source::PskKey(username.into(), GivenKey::Bytes(key.into())))
+    }
+
+    /// Accepts one user, whose key these hexadecimal digits say, and no certificate.
+    #[must_use]
+    pub fn psk_key_hex(username: impl Into<String>, digits: impl Into<String>) -> Self {
+        Self::new(Source::PskKey(username.into(), GivenKey::Hex(digits.into())))
     }
 
     /// Whether clients need a certificate from a trusted authority (default: no). Users of
@@ -95,7 +105,7 @@ impl TlsServerConfig {
             }
             Source::PskFile(path) => by_keys(read_keys(path)?)?,
             Source::PskKey(name, key) => {
-                let user = UserKey::new(name.clone(), key.clone()).map_err(TlsConfigError::Psk)?;
+                let user = UserKey::given(name.clone(), key).map_err(TlsConfigError::Psk)?;
                 by_keys(Keys::from([(user.name, user.key)]))?
             }
         };
@@ -104,15 +114,15 @@ impl TlsServerConfig {
 
     fn read_directory(&self, dir: &Path) -> Result<ServerFiles, TlsConfigError> {
         let (certificate, key) = ("server-cert.pem", "server-key.pem");
-        let identity = match pem::pair(dir, certificate, key)? {
+        let identity = match credentials::pair(dir, certificate, key)? {
             Some(identity) => identity,
             // Reading it tells what is wrong.
-            None => (Pem::File(dir.join(certificate)), Pem::File(dir.join(key))),
+            None => (Credentials::File(dir.join(certificate)), Credentials::File(dir.join(key))),
         };
         let (mut authorities, mut crl) = (None, None);
         if self.verify_clients {
-            authorities = Some(Pem::File(dir.join(pem::CA)));
-            crl = pem::optional(dir, pem::CRL)?;
+            authorities = Some(Credentials::File(dir.join(credentials::CA)));
+            crl = credentials::optional(dir, credentials::CRL)?;
         }
         Ok(ServerFiles { identity, authorities, crl })
     }

@@ -10,12 +10,12 @@ const USER: &str = "alice";
 const KEY: [u8; 32] = [7; 32];
 
 pub(super) fn by_key() -> Box<dyn TlsStage> {
-    let config = TlsConfig::new().psk_key(KEY).username(USER);
+    let config = TlsConfig::new().psk_key_bytes(KEY).username(USER);
     config.connector().expect("it is sound").start(None).expect("it starts")
 }
 
 pub(super) fn accept_keys() -> Box<dyn TlsStage> {
-    let acceptor = TlsServerConfig::psk_key(USER, KEY).acceptor().expect("it is sound");
+    let acceptor = TlsServerConfig::psk_key_bytes(USER, KEY).acceptor().expect("it is sound");
     acceptor.start().expect("it starts")
 }
 

@@ -17,8 +17,8 @@ mod session;
 #[cfg(feature = "psk")]
 pub(super) use context::{acceptor, connector};
 
-use super::config_error::{Origin, PemFault, PskFault, TlsConfigError};
-use super::pem::read;
+use super::config_error::{CredentialsFault, Origin, PskFault, TlsConfigError};
+use super::credentials::read;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
@@ -28,6 +28,20 @@ pub(super) const MAX_NAME: usize = 255;
 
 /// The longest key, in bytes.
 pub(super) const MAX_KEY: usize = 256;
+
+/// A key as the caller gave it.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) enum GivenKey {
+    Bytes(Vec<u8>),
+    Hex(String),
+}
+
+/// It is a secret.
+impl fmt::Debug for GivenKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GivenKey").finish_non_exhaustive()
+    }
+}
 
 /// A user's name and key.
 #[derive(Clone, PartialEq, Eq)]
@@ -48,7 +62,14 @@ impl UserKey {
         }
     }
 
-    pub(super) fn from_hex(name: String, key: &str) -> Result<Self, PskFault> {
+    pub(super) fn given(name: String, key: &GivenKey) -> Result<Self, PskFault> {
+        match key {
+            GivenKey::Bytes(bytes) => Self::new(name, bytes.clone()),
+            GivenKey::Hex(digits) => Self::from_hex(name, digits),
+        }
+    }
+
+    fn from_hex(name: String, key: &str) -> Result<Self, PskFault> {
         Self::new(name, hex(key).ok_or(PskFault::NotHex)?)
     }
 }
@@ -110,7 +131,7 @@ fn read_text(path: &Path) -> Result<Vec<u8>, TlsConfigError> {
     let text = read("the file of pre-shared keys", path)?;
     if text.trim_ascii().is_empty() {
         let origin = Origin::File(path.to_owned());
-        return Err(TlsConfigError::Pem { origin, fault: PemFault::Empty });
+        return Err(TlsConfigError::Credentials { origin, fault: CredentialsFault::Empty });
     }
     Ok(text)
 }
@@ -182,7 +203,8 @@ mod tests {
 
     #[test]
     fn what_is_wrong_with_others_spoils_nothing() {
-        let text: &[u8] = b"# keys: of this year\ncarol\n\xff:00\nbob:0\nalice:00\nalice:11\nbob:22\n\
+        let text: &[u8] =
+            b"# keys: of this year\ncarol\n\xff:00\nbob:0\nalice:00\nalice:11\nbob:22\n\
             :33\n#ff:44\n#6461766500:55\n#64617665:66\n";
         let alice_and_dave =
             Keys::from([("alice".to_owned(), vec![0x00]), ("dave".to_owned(), vec![0x66])]);

@@ -259,7 +259,7 @@ impl Write for Duplex {
 #[cfg(all(test, feature = "x509"))]
 mod tests {
     use super::*;
-    use crate::tls::{Pem, TlsServerConfig};
+    use crate::tls::{Credentials, TlsServerConfig};
     use openssl::ssl::{SslContext, SslMethod};
 
     fn pass(from: &mut dyn TlsStage, to: &mut dyn TlsStage) {
@@ -273,8 +273,8 @@ mod tests {
     #[test]
     fn a_handshake_without_the_key_is_not_enough() {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-        let certificate = Pem::Text(made.cert.pem().into_bytes());
-        let key = Pem::Text(made.signing_key.serialize_pem().into_bytes());
+        let certificate = Credentials::Pem(made.cert.pem().into_bytes());
+        let key = Credentials::Pem(made.signing_key.serialize_pem().into_bytes());
         let acceptor = TlsServerConfig::identity(certificate, key, None).acceptor().unwrap();
         let mut server = acceptor.start().unwrap();
 

@@ -1,8 +1,7 @@
 //! How TLS with certificates is set up for a client.
 
 use super::super::client_config::{Connect, ServerCheck, TlsConfig, Trust};
-use super::super::config_error::{Origin, TlsConfigError};
-use super::super::pem::Pem;
+use super::super::config_error::TlsConfigError;
 use super::super::{TlsError, TlsRole, TlsStage};
 use super::fault::session_error;
 use super::load;
@@ -56,7 +55,7 @@ fn client_config(
     // A list speaks for its issuer only, and other issuers may have none.
     .allow_unknown_revocation_status()
     .build()
-    .map_err(|error| load::invalid(&revocation_origin(config.crl.as_ref()), error))?;
+    .map_err(|_| load::unusable_revocations(config.crl.as_ref()))?;
     let verifier = Verifier {
         library,
         authorities,
@@ -79,13 +78,6 @@ fn client_config(
     // apart by a name that not every server has.
     client.resumption = Resumption::disabled();
     Ok(Arc::new(client))
-}
-
-pub(super) fn revocation_origin(crl: Option<&Pem>) -> Origin {
-    match crl {
-        Some(Pem::File(path)) => Origin::File(path.clone()),
-        Some(Pem::Text(_)) | None => Origin::Memory("the certificate revocation list"),
-    }
 }
 
 impl Connect for Connector {

@@ -3,13 +3,15 @@
 //! | file | what |
 //! |---|---|
 //! | `mod` | which cryptography |
-//! | `load` | certificates, keys and revocation lists from PEM text |
+//! | `load` | certificates, keys and revocation lists |
+//! | `der` | what kind of key there is |
 //! | `client`, `server` | how TLS is set up on either side |
 //! | `verify` | how far a server's certificate is checked |
 //! | `stage` | the stage |
 //! | `fault` | the library's errors in our words |
 
 mod client;
+mod der;
 mod fault;
 mod load;
 mod server;

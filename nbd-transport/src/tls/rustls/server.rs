@@ -3,7 +3,6 @@
 use super::super::config_error::TlsConfigError;
 use super::super::server_config::{Accept, ServerFiles};
 use super::super::{TlsError, TlsRole, TlsStage};
-use super::client::revocation_origin;
 use super::fault::session_error;
 use super::load;
 use super::provider;
@@ -31,7 +30,7 @@ pub(in super::super) fn acceptor(files: &ServerFiles) -> Result<Arc<dyn Accept>,
                 .with_crls(load::revocations(files.crl.as_ref())?)
                 .allow_unknown_revocation_status()
                 .build()
-                .map_err(|error| load::invalid(&revocation_origin(files.crl.as_ref()), error))?
+                .map_err(|_| load::unusable_revocations(files.crl.as_ref()))?
         }
         None => Arc::new(NoClientAuth),
     };

@@ -35,6 +35,8 @@ pub(super) trait Side: Send + Sync {
     type Data;
     const PEER: TlsRole;
     const SUSPICION: &str;
+    /// When it has gone before anything was agreed on.
+    const SILENT_SUSPICION: &str;
 
     fn process<'c, 'i>(
         &'c mut self,
@@ -49,6 +51,8 @@ impl Side for UnbufferedClientConnection {
     const PEER: TlsRole = TlsRole::Server;
     const SUSPICION: &str =
         "does it want a client certificate, or another one, or a pre-shared key?";
+    const SILENT_SUSPICION: &str = "is it too old for TLS 1.2, has it a key that is not accepted \
+                                    here, or does it want a pre-shared key?";
 
     fn process<'c, 'i>(
         &'c mut self,
@@ -66,6 +70,7 @@ impl Side for UnbufferedServerConnection {
     type Data = ServerConnectionData;
     const PEER: TlsRole = TlsRole::Client;
     const SUSPICION: &str = "it may not trust our certificate";
+    const SILENT_SUSPICION: &str = Self::SUSPICION;
 
     fn process<'c, 'i>(
         &'c mut self,
@@ -326,7 +331,10 @@ impl<S: Side> TlsStage for Stage<S> {
     }
 
     fn suspicion(&self) -> &'static str {
-        S::SUSPICION
+        match self.connection.common().protocol_version() {
+            Some(_) => S::SUSPICION,
+            None => S::SILENT_SUSPICION,
+        }
     }
 }
 

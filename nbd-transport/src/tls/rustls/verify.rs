@@ -1,6 +1,7 @@
 //! How far a server's certificate is checked.
 
 use super::super::client_config::ServerCheck;
+use super::fault::signature_error;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_cert_signed_by_trust_anchor};
 use rustls::crypto::WebPkiSupportedAlgorithms;
@@ -68,7 +69,8 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.library.verify_tls12_signature(message, certificate, signed)
+        let verified = self.library.verify_tls12_signature(message, certificate, signed);
+        verified.map_err(|error| signature_error(error, certificate))
     }
 
     fn verify_tls13_signature(
@@ -77,7 +79,8 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.library.verify_tls13_signature(message, certificate, signed)
+        let verified = self.library.verify_tls13_signature(message, certificate, signed);
+        verified.map_err(|error| signature_error(error, certificate))
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -1,6 +1,6 @@
 //! Credentials in files or in memory.
 
-use super::config_error::{Origin, PemFault, TlsConfigError};
+use super::config_error::{CredentialsFault, Origin, TlsConfigError};
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
@@ -9,38 +9,27 @@ use std::path::{Path, PathBuf};
 /// The most that is read of one file, in bytes. System-wide stores take less than a megabyte.
 const MAX_FILE: u64 = 16 << 20;
 
-/// Certificates, keys or revocation lists in PEM form.
+/// Certificates, a key, or revocation lists: where they are, or they themselves.
 #[derive(Clone, PartialEq, Eq)]
-pub enum Pem {
-    /// To be read from a file.
+#[non_exhaustive]
+pub enum Credentials {
+    /// A file in PEM form.
     File(PathBuf),
-    /// The text itself.
-    Text(Vec<u8>),
+    /// Text in PEM form.
+    Pem(Vec<u8>),
+    /// Each in DER form. There is only one key, in any of the forms PKCS #8, PKCS #1 and SEC1;
+    /// of certificates, that of the host comes first.
+    Der(Vec<Vec<u8>>),
 }
 
-/// The text may be a secret.
-impl fmt::Debug for Pem {
+/// They may be a secret.
+impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(path) => f.debug_tuple("File").field(path).finish(),
-            Self::Text(_) => f.debug_tuple("Text").finish_non_exhaustive(),
+            Self::Pem(_) => f.debug_tuple("Pem").finish_non_exhaustive(),
+            Self::Der(_) => f.debug_tuple("Der").finish_non_exhaustive(),
         }
-    }
-}
-
-#[cfg(feature = "x509")]
-impl Pem {
-    /// The text, and where it comes from.
-    pub(super) fn load(&self, what: &'static str) -> Result<(Vec<u8>, Origin), TlsConfigError> {
-        let (text, origin) = match self {
-            Self::File(path) => (read(what, path)?, Origin::File(path.clone())),
-            Self::Text(text) => (text.clone(), Origin::Memory(what)),
-        };
-        if text.trim_ascii().is_empty() {
-            let fault = PemFault::Empty;
-            return Err(TlsConfigError::Pem { origin, fault });
-        }
-        Ok((text, origin))
     }
 }
 
@@ -49,11 +38,11 @@ pub(super) fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, TlsConfig
     let mut bytes = Vec::new();
     File::open(path)
         .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes))
-        .map_err(|source| TlsConfigError::Unreadable { what, path: path.to_owned(), source })?;
+        .map_err(|error| TlsConfigError::Unreadable { what, path: path.to_owned(), error })?;
     if bytes.len() as u64 > MAX_FILE {
-        return Err(TlsConfigError::Pem {
+        return Err(TlsConfigError::Credentials {
             origin: Origin::File(path.to_owned()),
-            fault: PemFault::TooLong(MAX_FILE),
+            fault: CredentialsFault::TooLong(MAX_FILE),
         });
     }
     Ok(bytes)
@@ -64,12 +53,12 @@ pub(super) const CA: &str = "ca-cert.pem";
 pub(super) const CRL: &str = "ca-crl.pem";
 
 /// A file of the directory, if it is there.
-pub(super) fn optional(dir: &Path, name: &str) -> Result<Option<Pem>, TlsConfigError> {
+pub(super) fn optional(dir: &Path, name: &str) -> Result<Option<Credentials>, TlsConfigError> {
     let path = dir.join(name);
     match path.try_exists() {
-        Ok(true) => Ok(Some(Pem::File(path))),
+        Ok(true) => Ok(Some(Credentials::File(path))),
         Ok(false) => Ok(None),
-        Err(source) => Err(TlsConfigError::Unreadable { what: "the file", path, source }),
+        Err(error) => Err(TlsConfigError::Unreadable { what: "the file", path, error }),
     }
 }
 
@@ -78,7 +67,7 @@ pub(super) fn pair(
     dir: &Path,
     certificate: &str,
     key: &str,
-) -> Result<Option<(Pem, Pem)>, TlsConfigError> {
+) -> Result<Option<(Credentials, Credentials)>, TlsConfigError> {
     match (optional(dir, certificate)?, optional(dir, key)?) {
         (Some(certificate), Some(key)) => Ok(Some((certificate, key))),
         (None, None) => Ok(None),
