@@ -154,8 +154,8 @@ impl fmt::Display for CertificateFault {
                 f.write_str("no authority that is trusted here has signed it (wrong CA?)")
             }
             Self::BadSignature => f.write_str(
-                "the authority of that name that is trusted here has not signed it (wrong CA, or \
-                 one with an RSA key below 2048 bits?)",
+                "the authority of that name that is trusted here has not signed it (wrong CA?), \
+                 or has too weak a key",
             ),
             Self::WrongName { expected, offered } if offered.is_empty() => write!(
                 f,
