@@ -11,6 +11,7 @@ mod sim;
 mod steps;
 mod survive;
 mod test;
+mod vm;
 mod workspace;
 
 use std::env;
@@ -26,7 +27,7 @@ struct Command {
     run: fn(&[String]) -> Outcome,
 }
 
-const COMMANDS: [Command; 8] = [
+const COMMANDS: [Command; 9] = [
     Command {
         name: "test",
         about: "install what is missing, then check everything: format, lints, tests, documentation",
@@ -66,6 +67,11 @@ const COMMANDS: [Command; 8] = [
         name: "survive",
         about: "load servers that are killed and started again every second [--seconds N]",
         run: survive::run,
+    },
+    Command {
+        name: "vm",
+        about: "run a script as root in a small virtual machine [--seconds N] [--] SCRIPT [FILE...]",
+        run: vm::run,
     },
 ];
 

@@ -8,8 +8,8 @@ use std::thread;
 use std::time::Duration;
 
 use crate::Outcome;
-use crate::steps;
-use crate::workspace::has_program;
+use crate::steps::{self, capture};
+use crate::workspace::{has_program, target_dir};
 
 /// What shows that a package is there, on any distribution.
 enum Evidence {
@@ -57,12 +57,20 @@ impl Evidence {
     }
 }
 
+/// The first version of QEMU with extended headers, which the tests speak with it.
+const QEMU: (u32, u32) = (8, 2);
+
 /// Makes sure that every package is there, installing those that are not.
 ///
 /// # Errors
 ///
-/// Names the packages that are missing and cannot be installed.
+/// Names the packages that are missing, or too old, and cannot be installed.
 pub(crate) fn ensure() -> Outcome {
+    ensure_all()?;
+    ensure_qemu()
+}
+
+fn ensure_all() -> Outcome {
     let wanted = missing();
     if wanted.is_empty() {
         eprintln!("    nothing to install");
@@ -74,19 +82,68 @@ pub(crate) fn ensure() -> Outcome {
     if !has_program("apt-get") {
         return Err(format!("{how} (there is no apt-get here)"));
     }
-    let apt_get = |args: &[&str]| {
-        let mut command = privileged("env");
-        command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]).args(PATIENCE).args(args);
-        steps::run(&mut command)
-    };
-    if let Err(error) = again_and_again(PAUSES, || apt_get(&["update"])) {
-        // One source of many may be out of reach, and not the one that is needed.
-        eprintln!("    {error}; going on with the lists that are there");
-    }
+    update_lists();
     apt_get(&[&["install", "-y", "--no-install-recommends"], &wanted[..]].concat())
         .map_err(|error| format!("{how} ({error})"))?;
     let still = missing();
     if still.is_empty() { Ok(()) } else { Err(format!("still missing: {}", still.join(" "))) }
+}
+
+/// Has apt-get look what there is.
+pub(crate) fn update_lists() {
+    if let Err(error) = again_and_again(PAUSES, || apt_get(&["update"])) {
+        // One source of many may be out of reach, and not the one that is needed.
+        eprintln!("    {error}; going on with the lists that are there");
+    }
+}
+
+/// Debian 12 has an older QEMU, and a newer one among its backports.
+fn ensure_qemu() -> Outcome {
+    let version = || Ok(qemu_version(&capture(Command::new("qemu-nbd").arg("--version"))?.0));
+    let old = match version()? {
+        Some(found) if found < QEMU => found,
+        // What has no number in a known place is most likely newer.
+        Some(_) | None => return Ok(()),
+    };
+    let told = format!(
+        "qemu-nbd here is of version {}.{}, and the tests need {}.{} for extended headers",
+        old.0, old.1, QEMU.0, QEMU.1
+    );
+    eprintln!("    {told}");
+    let newer = install_backport("qemu-utils").and_then(|()| version());
+    match newer {
+        Ok(Some(found)) if found < QEMU => Err(format!("{told}; the newest to be had is older")),
+        Ok(_) => Ok(()),
+        Err(error) => Err(format!("{told}. Install a newer qemu-utils ({error})")),
+    }
+}
+
+fn qemu_version(text: &str) -> Option<(u32, u32)> {
+    let mut numbers = text.strip_prefix("qemu-nbd ")?.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+/// Installs a package from the backports of this Debian, which need not be among the machine's
+/// own sources, and do not become one of them.
+fn install_backport(package: &str) -> Outcome {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let release = read("/etc/os-release");
+    let codename = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
+    let suite = format!("{}-backports", codename.ok_or("this is no Debian")?);
+    let sources = target_dir()?.join("sources.list");
+    let own = read("/etc/apt/sources.list");
+    let text = format!("{own}\ndeb http://deb.debian.org/debian {suite} main\n");
+    fs::write(&sources, text).map_err(|error| format!("{}: {error}", sources.display()))?;
+    let sources = format!("Dir::Etc::SourceList={}", sources.display());
+    again_and_again(PAUSES, || apt_get(&["-o", &sources, "update"]))?;
+    let install = ["install", "-y", "--no-install-recommends"];
+    apt_get(&[&["-o", &sources][..], &install, &["-t", &suite, package]].concat())
+}
+
+fn apt_get(args: &[&str]) -> Outcome {
+    let mut command = privileged("env");
+    command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]).args(PATIENCE).args(args);
+    steps::run(&mut command)
 }
 
 /// Does some work until it succeeds, with these pauses before it is tried once more. Each
@@ -134,6 +191,15 @@ mod tests {
         assert_eq!(tried(0), (1, Ok(())));
         assert_eq!(tried(2), (3, Ok(())));
         assert_eq!(tried(9), (3, Err("failure 3".to_owned())));
+    }
+
+    #[test]
+    fn versions_of_qemu_are_told_apart() {
+        let debian_12 = "qemu-nbd 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)\nCopyright";
+        assert_eq!(qemu_version(debian_12), Some((7, 2)));
+        assert!(qemu_version("qemu-nbd 10.0.2").is_some_and(|found| found >= QEMU));
+        assert!(qemu_version("qemu-nbd 8.2.0").is_some_and(|found| found >= QEMU));
+        assert_eq!(qemu_version("another program 1.2"), None);
     }
 
     #[test]

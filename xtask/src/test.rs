@@ -2,7 +2,7 @@
 
 use crate::steps::{Steps, run as command, tee};
 use crate::workspace::{cargo, nbd_program, root};
-use crate::{Outcome, api_map, packages};
+use crate::{Outcome, api_map, packages, vm};
 
 /// The files at the root that every reader counts on.
 const DOCUMENTS: [&str; 6] = [
@@ -33,7 +33,7 @@ fn check(args: &[String], colour: &str) -> Outcome {
         command(cargo.args(args).envs(variables.iter().copied()))
     };
     let nbd = nbd_program()?;
-    let mut steps = Steps::new(9);
+    let mut steps = Steps::new(10);
     steps.step("programs and libraries", packages::ensure)?;
     steps.step("documents", documents)?;
     steps.step("format", || cargo_step(&["fmt", "--all", "--check"], &[]))?;
@@ -52,6 +52,7 @@ fn check(args: &[String], colour: &str) -> Outcome {
         let output = tee(tests.env("NBD_PROGRAM", &nbd).env("CARGO_TERM_COLOR", "never"))?;
         api_map::note_tests(&output)
     })?;
+    steps.step("the kernel's client and vsock", vm::check)?;
     steps.step("map of libnbd's calls", api_map::check)?;
     steps.step("documentation", || {
         cargo_step(

@@ -33,8 +33,13 @@ pub(crate) fn cargo<const N: usize>(args: [&str; N]) -> Command {
     cargo
 }
 
+/// The program of this name on the search path.
+pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path).map(|dir| dir.join(name)).find(|program| program.is_file())
+}
+
 /// Whether a program of this name is on the search path.
 pub(crate) fn has_program(name: &str) -> bool {
-    env::var_os("PATH")
-        .is_some_and(|path| env::split_paths(&path).any(|dir| dir.join(name).is_file()))
+    find_program(name).is_some()
 }

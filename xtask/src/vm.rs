@@ -1,0 +1,107 @@
+//! `cargo xtask vm [--seconds N] [--] SCRIPT [FILE...]`: a script as root in a small Linux VM.
+//!
+//! The kernel there has what a container lacks: the driver of network block devices, vsock with
+//! loopback, ext4. The machine is emulated, so nothing is needed of this one but patience: it
+//! starts in about ten seconds.
+//!
+//! | file | what |
+//! |---|---|
+//! | `kit` | emulator, kernel and tools, fetched once into the user's cache |
+//! | `image` | the root file system, packed anew for each run |
+//! | `machine` | one run |
+
+mod image;
+mod kit;
+mod machine;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use crate::Outcome;
+use crate::steps::capture;
+use crate::workspace::{find_program, nbd_program, root};
+
+const USAGE: &str = "usage: cargo xtask vm [--seconds N] [--] SCRIPT [FILE...]";
+
+/// How long a script may take, the start of the machine included, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// What one run is made of.
+#[derive(Debug, PartialEq, Eq)]
+struct Run {
+    patience: Duration,
+    script: PathBuf,
+    files: Vec<PathBuf>,
+}
+
+/// Runs the script that is named.
+pub(crate) fn run(args: &[String]) -> Outcome {
+    start(&parse(args)?)
+}
+
+/// Runs the scripts of `xtask/vm` with the program of this workspace.
+pub(crate) fn check() -> Outcome {
+    let nbd = nbd_program()?;
+    let nbdkit = find_program("nbdkit").ok_or("there is no nbdkit")?;
+    let (config, _) = capture(Command::new(&nbdkit).arg("--dump-config"))?;
+    let plugins = config.lines().find_map(|line| line.strip_prefix("plugindir="));
+    let memory = Path::new(plugins.ok_or("nbdkit does not say where its plugins are")?)
+        .join("nbdkit-memory-plugin.so");
+    let runs = [("kernel.sh", vec![nbd.clone()]), ("vsock.sh", vec![nbd, nbdkit, memory])];
+    for (script, files) in runs {
+        let script = root().join("xtask/vm").join(script);
+        start(&Run { patience: PATIENCE, script, files })?;
+    }
+    Ok(())
+}
+
+fn start(run: &Run) -> Outcome {
+    let kit = kit::ready()?;
+    let image = image::pack(&kit, &run.script, &run.files)?;
+    machine::run(&kit, image.path(), run.patience)
+}
+
+fn parse(args: &[String]) -> Outcome<Run> {
+    let (mut patience, mut rest) = (PATIENCE, args);
+    if let [option, seconds, after @ ..] = rest
+        && option == "--seconds"
+    {
+        let seconds = seconds.parse().ok().filter(|seconds| *seconds > 0);
+        patience = Duration::from_secs(seconds.ok_or("--seconds wants a number above 0")?);
+        rest = after;
+    }
+    if let [separator, after @ ..] = rest
+        && separator == "--"
+    {
+        rest = after;
+    }
+    match rest {
+        [script, files @ ..] if !script.starts_with('-') => Ok(Run {
+            patience,
+            script: script.into(),
+            files: files.iter().map(PathBuf::from).collect(),
+        }),
+        _ => Err(USAGE.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_script_comes_first_and_its_files_after_it() {
+        let parse = |words: &[&str]| parse(&words.iter().map(|&w| w.into()).collect::<Vec<_>>());
+        let run = |seconds, files: &[&str]| {
+            let (patience, files) = (Duration::from_secs(seconds), files.iter().map(PathBuf::from));
+            Ok(Run { patience, script: "s".into(), files: files.collect() })
+        };
+        assert_eq!(parse(&["s"]), run(600, &[]));
+        assert_eq!(parse(&["--", "s", "a", "b"]), run(600, &["a", "b"]));
+        assert_eq!(parse(&["--seconds", "5", "--", "s"]), run(5, &[]));
+        for wrong in [&[][..], &["--"], &["-x"], &["--seconds", "0", "s"], &["--seconds"]] {
+            assert!(parse(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}
