@@ -15,3 +15,4 @@ mod pki;
 #[cfg(feature = "psk")]
 mod psk;
 mod servers;
+mod session;

@@ -1,0 +1,115 @@
+//! A session over TLS whose bytes are damaged on the way.
+
+use std::time::{Duration, Instant};
+
+use nbd_proto::io::{IoMode, Progress};
+use nbd_proto::{Command, Direction, Table, TlsPolicy};
+use nbd_session::replay::Reconnect;
+use nbd_session::{ConnectOptions, ErrorKind, Limit, Session, Step};
+use nbd_sim::pipe::{End, Schedule, pipe};
+use nbd_sim::rng::Rng;
+use nbd_transport::Endpoint;
+use nbd_transport::tls::{TlsAcceptor, TlsConnector};
+
+use crate::memory::{Served, backends};
+use crate::pki::Pki;
+
+const READS: u64 = 8;
+const LENGTH: u32 = 64 << 10;
+
+/// Reads a disk of zeroes through a first connection with one bit flipped, and sound ones after
+/// it. Returns the session, and how many reads went well.
+fn read_all(
+    acceptor: &TlsAcceptor,
+    connector: &TlsConnector,
+    reconnect: Option<Reconnect>,
+    flip: (u64, u8),
+) -> (Session, u64) {
+    let mut rng = Rng::new(flip.0);
+    let host = Endpoint::Tcp { host: "localhost".to_owned(), port: 10809 };
+    let options = ConnectOptions::new()
+        .endpoint(host)
+        .tls_connector(TlsPolicy::Require, connector.clone())
+        .silence(Duration::from_secs(30))
+        .reconnect(reconnect);
+    let mut now = Instant::now();
+    let mut session = Session::new(options, 3, now).expect("sound options");
+    let mut buffers: Table<Vec<u8>> = Table::new();
+    let mut ends: Option<(End, Served)> = None;
+    let mut submitted = false;
+    let (mut done, mut good) = (0, 0);
+    let mut idle = 0;
+    while !session.is_over() && done < READS {
+        while let Some(step) = session.next_step() {
+            match step {
+                Step::Connect(connect) => {
+                    let mut damaged = Schedule::SMOOTH;
+                    damaged.flip = (connect.generation == 1).then_some(flip);
+                    let (end, far) = pipe(&mut rng, Schedule::SMOOTH, damaged);
+                    ends = Some((end, Served::new(far, acceptor.clone())));
+                    session.connected(connect.generation, Ok(IoMode::Vectored), now);
+                }
+                Step::Close { .. } => ends = None,
+                _ => {}
+            }
+        }
+        if session.is_ready() && !submitted {
+            submitted = true;
+            for at in 0..READS {
+                let command = Command::read(at * u64::from(LENGTH), LENGTH);
+                let id = session.submit(command, Limit::Never, now).expect("it fits");
+                buffers.insert(id, vec![1; LENGTH as usize]);
+            }
+        }
+        let before = session.stats().wire;
+        if let Some((end, served)) = &mut ends {
+            while session.direction().contains(Direction::WRITE)
+                && session.write(end, &mut buffers, now) == Progress::More
+            {}
+            if session.direction().contains(Direction::READ) {
+                session.read(end, &mut buffers, now);
+            }
+            // It is told of what is wrong, and ends.
+            let _ = served.turn();
+        }
+        while let Some(completion) = session.next_completion() {
+            let data = buffers.remove(completion.id).expect("it has a buffer");
+            done += 1;
+            if completion.result.is_ok() {
+                good += 1;
+                assert!(data.iter().all(|byte| *byte == 0), "damaged data were taken for sound");
+            }
+        }
+        // The length of a record may have grown, and the rest of it never comes.
+        idle = if session.stats().wire == before { idle + 1 } else { 0 };
+        if idle > 10
+            && let Some(at) = session.next_deadline()
+        {
+            now = now.max(at);
+            session.handle_timeout(now);
+            idle = 0;
+        }
+    }
+    while session.next_completion().is_some() {}
+    (session, good)
+}
+
+#[test]
+fn a_bad_record_is_a_lost_connection_and_never_data() {
+    let pki = Pki::new();
+    for (acceptor, connector) in backends(&pki) {
+        let mut rng = Rng::new(11);
+        for _ in 0..12 {
+            let flip = (20_000 + rng.below(400_000) as u64, 1 << rng.below(8));
+            let (session, good) = read_all(&acceptor, &connector, Some(Reconnect::new()), flip);
+            assert_eq!(good, READS, "{flip:?}: {session:?}");
+            assert_eq!(session.stats().connections, 2, "{flip:?}");
+            assert!(session.tls_info().is_some());
+            let (session, good) = read_all(&acceptor, &connector, None, flip);
+            let end = session.end().expect("it is over");
+            assert!(good < READS);
+            let kinds = [ErrorKind::Tls, ErrorKind::TimedOut];
+            assert!(kinds.contains(&end.kind()), "{flip:?}: {end}");
+        }
+    }
+}
