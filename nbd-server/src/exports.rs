@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use crate::export::Export;
+use crate::export::{AnyExport, AsyncExport, Export};
 use crate::peer::Peer;
 
 /// Longer ones do not travel, in bytes (proto.md, "Conventions").
@@ -56,7 +56,7 @@ pub struct Opened {
     /// Its name, which may be another than was asked for.
     pub name: String,
     /// What is served.
-    pub export: Arc<dyn Export>,
+    pub(crate) export: AnyExport,
     /// What it is, for people, if not what the export itself says.
     pub description: Option<String>,
     /// Whether this client may not change it, whatever the export allows.
@@ -67,7 +67,18 @@ impl Opened {
     /// An export under its name, with all that it allows.
     #[must_use]
     pub fn new(name: impl Into<String>, export: Arc<dyn Export>) -> Self {
-        Self { name: name.into(), export, description: None, read_only: false }
+        Self::any(name.into(), AnyExport::Blocking(export))
+    }
+
+    /// An export of the asynchronous form, with all that it allows. A server in threads runs its
+    /// futures, too, if they need nothing of a runtime.
+    #[must_use]
+    pub fn new_async(name: impl Into<String>, export: Arc<dyn AsyncExport>) -> Self {
+        Self::any(name.into(), AnyExport::Async(export))
+    }
+
+    const fn any(name: String, export: AnyExport) -> Self {
+        Self { name, export, description: None, read_only: false }
     }
 
     /// What clients are told it is (default: what the export itself says).
@@ -126,6 +137,12 @@ impl ExportList {
     #[must_use]
     pub fn export(self, name: impl Into<String>, export: impl Export + 'static) -> Self {
         self.opened(Opened::new(name, Arc::new(export)))
+    }
+
+    /// Adds an export of the asynchronous form.
+    #[must_use]
+    pub fn async_export(self, name: impl Into<String>, export: impl AsyncExport + 'static) -> Self {
+        self.opened(Opened::new_async(name, Arc::new(export)))
     }
 
     /// Adds an export with more to say about it.

@@ -22,6 +22,18 @@
 //!                 │ list, open(name, peer)       │
 //!              Exports (yours)              bounded by bytes held
 //! ```
+//!
+//! # Features
+//!
+//! | feature | what |
+//! |---|---|
+//! | `tls` (default) | TLS with certificates, by rustls |
+//! | `psk` | TLS with pre-shared keys, by OpenSSL |
+//! | `tokio` | `Server::spawn`: a server in tasks of tokio, and exports that need its runtime |
+//!
+//! # Platforms
+//!
+//! Linux.
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
@@ -36,7 +48,10 @@ mod export;
 mod exports;
 mod listener;
 mod peer;
+mod pool;
 mod server;
+#[cfg(feature = "tokio")]
+mod tasks;
 mod threads;
 
 pub use config::Limits;
@@ -44,13 +59,15 @@ pub use connection::ConnectionError;
 pub use directory::Directory;
 pub use event::Event;
 pub use export::{
-    Abilities, AllocationExtent, Attempt, Export, ExtentKind, FileExport, MemoryExport, Overlay,
-    Slice, Zeroing, file_extents,
+    Abilities, AllocationExtent, AsyncExport, Attempt, BoxFuture, Export, ExtentKind, FileExport,
+    MemoryExport, Overlay, Slice, Zeroing, file_extents,
 };
 pub use exports::{ExportList, Exports, Listed, Opened};
 pub use listener::Listener;
 pub use peer::{Peer, PeerAddress};
 pub use server::Server;
+#[cfg(feature = "tokio")]
+pub use tasks::AsyncServerHandle;
 pub use threads::ServerHandle;
 
 pub use nbd_proto::{BlockSizes, Errno, Extent, TlsPolicy};

@@ -108,6 +108,34 @@ impl Server {
         ServerHandle::start(shared, listeners)
     }
 
+    /// Starts to serve in tasks of the tokio runtime that this is called in: one for each
+    /// listener, one for each client, one for each request of an
+    /// [`AsyncExport`](crate::AsyncExport). Requests that may wait for an
+    /// [`Export`] do so in up to [`Limits::max_workers`] threads.
+    ///
+    /// ```
+    /// # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    /// # runtime.block_on(async {
+    /// use nbd_server::{MemoryExport, Server};
+    ///
+    /// let server = Server::new(MemoryExport::new(64 << 20)).listen_tcp("127.0.0.1:0")?.spawn()?;
+    /// println!("connect to {}", server.uris()[0]);
+    /// server.stop().await
+    /// # })?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// When the system is short of descriptors.
+    ///
+    /// # Panics
+    /// Outside of a runtime, and when its IO or its time is switched off.
+    #[cfg(feature = "tokio")]
+    pub fn spawn(self) -> io::Result<crate::AsyncServerHandle> {
+        let (shared, listeners) = self.into_parts();
+        crate::AsyncServerHandle::spawn(shared, listeners)
+    }
+
     /// Serves one client over a stream socket that is connected already, in this thread, and returns when
     /// it has left. It listens nowhere.
     ///

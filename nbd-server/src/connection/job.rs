@@ -9,7 +9,7 @@ use nbd_proto::{Command, CommandFlags, CommandType, ContextId, Errno, Extent, Re
 
 use super::buffers::Buffer;
 use super::describe::ALLOCATION;
-use crate::export::{AllocationExtent, Attempt, Export, ExtentKind, Zeroing};
+use crate::export::{AllocationExtent, AsyncExport, Attempt, Export, ExtentKind, Zeroing};
 
 /// Reads from this length on are looked through for holes, in bytes. For
 /// shorter ones it would take longer than to send the zeroes.
@@ -132,11 +132,7 @@ impl Job {
             }
             CommandType::Trim => export.trim(offset, length)?,
             CommandType::WriteZeroes => {
-                let zeroing = Zeroing {
-                    may_punch: !flags.contains(CommandFlags::NO_HOLE),
-                    fast_only: flags.contains(CommandFlags::FAST_ZERO),
-                };
-                export.write_zeroes(offset, length, zeroing)?;
+                export.write_zeroes(offset, length, zeroing(flags))?;
             }
             CommandType::Cache => export.cache(offset, length)?,
             CommandType::Flush => export.flush()?,
@@ -146,6 +142,57 @@ impl Job {
             export.flush()?;
         }
         Ok(Outcome::Done)
+    }
+
+    /// Does what is asked of an export of the asynchronous form. Never on the spot, so nobody
+    /// asks how long it took. Extents are of `base:allocation`, it has no other context.
+    pub(crate) async fn run_async(&mut self, export: &dyn AsyncExport) {
+        self.outcome = self.perform_async(export).await.unwrap_or_else(Outcome::from);
+    }
+
+    async fn perform_async(&mut self, export: &dyn AsyncExport) -> io::Result<Outcome> {
+        let Command { kind, flags, offset, length } = self.command;
+        let len = usize::try_from(length).unwrap_or(usize::MAX);
+        match kind {
+            CommandType::Read => {
+                if let Some(buffer) = &mut self.buffer {
+                    export.read_exact_at(buffer.first_mut(len), offset).await?;
+                }
+                return Ok(Outcome::Data);
+            }
+            CommandType::BlockStatus => {
+                let found = export.extents(offset, length).await?;
+                let mut extents = Extents::new(self);
+                let add = |extent: &AllocationExtent| {
+                    extents.add(Extent { length: extent.length, status: status_of(extent.kind) })
+                };
+                let _: ControlFlow<()> = found.iter().try_for_each(add);
+                let extents = extents.all;
+                return Ok(Outcome::Extents(
+                    self.contexts.iter().map(|(id, _)| (*id, extents.clone())).collect(),
+                ));
+            }
+            CommandType::Write => {
+                let payload = self.buffer.as_ref().map_or(&[] as &[u8], |buffer| buffer.first(len));
+                export.write_all_at(payload, offset).await?;
+            }
+            CommandType::Trim => export.trim(offset, length).await?,
+            CommandType::WriteZeroes => {
+                export.write_zeroes(offset, length, zeroing(flags)).await?;
+            }
+            CommandType::Cache => export.cache(offset, length).await?,
+            CommandType::Flush => export.flush().await?,
+            CommandType::Disconnect => {}
+        }
+        if kind.modifies() && flags.contains(CommandFlags::FUA) {
+            export.flush().await?;
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// It was not carried out to its end.
+    pub(crate) fn give_up(&mut self) {
+        self.outcome = panicked();
     }
 
     fn read(&mut self, export: &dyn Export) -> io::Result<Outcome> {
@@ -176,37 +223,60 @@ impl Job {
     }
 
     fn block_status(&self, export: &dyn Export) -> io::Result<Outcome> {
-        let Command { flags, offset, length, .. } = self.command;
-        let one = flags.contains(CommandFlags::REQ_ONE);
-        let most = if one { 1 } else { MAX_EXTENTS };
+        let Command { offset, length, .. } = self.command;
         let mut all = Vec::with_capacity(self.contexts.len());
         for (id, name) in &self.contexts {
-            let mut extents: Vec<Extent> = Vec::new();
-            // The last may reach beyond the request, and not beyond the export.
-            let (mut left, mut room) = (length, self.size.saturating_sub(offset));
-            let mut add = |mut extent: Extent| {
-                extent.length = extent.length.min(room);
-                room -= extent.length;
-                let full = extents.len() == most;
-                match extents.last_mut() {
-                    Some(last) if last.status == extent.status => last.length += extent.length,
-                    _ if full => return ControlFlow::Break(()),
-                    _ if extent.length == 0 => {}
-                    _ => extents.push(extent),
-                }
-                left = left.saturating_sub(extent.length);
-                if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            };
+            let mut extents = Extents::new(self);
             if name == ALLOCATION {
                 export.extents(offset, length, &mut |extent| {
-                    add(Extent { length: extent.length, status: status_of(extent.kind) })
+                    extents.add(Extent { length: extent.length, status: status_of(extent.kind) })
                 })?;
             } else {
-                export.context_extents(name, offset, length, &mut add)?;
+                export.context_extents(name, offset, length, &mut |extent| extents.add(extent))?;
             }
-            all.push((*id, extents));
+            all.push((*id, extents.all));
         }
         Ok(Outcome::Extents(all))
+    }
+}
+
+/// The extents of one context, as far as they are sent.
+struct Extents {
+    all: Vec<Extent>,
+    most: usize,
+    /// Bytes of the request that are still to be told of.
+    left: u64,
+    /// Bytes up to the end of the export. The last extent may reach beyond the request, and not
+    /// beyond the export.
+    room: u64,
+}
+
+impl Extents {
+    fn new(job: &Job) -> Self {
+        let Command { flags, offset, length, .. } = job.command;
+        let most = if flags.contains(CommandFlags::REQ_ONE) { 1 } else { MAX_EXTENTS };
+        Self { all: Vec::new(), most, left: length, room: job.size.saturating_sub(offset) }
+    }
+
+    fn add(&mut self, mut extent: Extent) -> ControlFlow<()> {
+        extent.length = extent.length.min(self.room);
+        self.room -= extent.length;
+        let full = self.all.len() == self.most;
+        match self.all.last_mut() {
+            Some(last) if last.status == extent.status => last.length += extent.length,
+            _ if full => return ControlFlow::Break(()),
+            _ if extent.length == 0 => {}
+            _ => self.all.push(extent),
+        }
+        self.left = self.left.saturating_sub(extent.length);
+        if self.left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+}
+
+fn zeroing(flags: CommandFlags) -> Zeroing {
+    Zeroing {
+        may_punch: !flags.contains(CommandFlags::NO_HOLE),
+        fast_only: flags.contains(CommandFlags::FAST_ZERO),
     }
 }
 

@@ -27,7 +27,7 @@ mod fault;
 pub(crate) mod handshake;
 pub(crate) mod job;
 pub(crate) mod mailbox;
-mod placement;
+pub(crate) mod placement;
 pub(crate) mod session;
 
 pub use fault::ConnectionError;

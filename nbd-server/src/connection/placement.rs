@@ -24,6 +24,12 @@ pub(crate) struct Placement {
 }
 
 impl Placement {
+    /// Nothing is done on the spot until it has been quick: for a task that shares its thread.
+    #[cfg(feature = "tokio")]
+    pub(crate) const fn cautious() -> Self {
+        Self { streaks: [0; 4] }
+    }
+
     /// Everything is done on the spot until it has been slow: for a thread that serves one
     /// client.
     pub(crate) const fn hopeful() -> Self {

@@ -32,7 +32,7 @@ use super::job::{Job, Outcome};
 use super::mailbox::Mailbox;
 use super::placement::Placement;
 use crate::config::Shared;
-use crate::export::{Attempt, Export, ExtentKind};
+use crate::export::{AnyExport, Attempt, Export, ExtentKind};
 use crate::exports::Opened;
 
 /// While there are replies to send, no more is read or answered when requests
@@ -60,12 +60,8 @@ pub(crate) trait Execute {
     ///
     /// # Errors
     /// Gives it back when nobody can take it.
-    fn execute(
-        &self,
-        job: Job,
-        export: &Arc<dyn Export>,
-        mailbox: &Arc<Mailbox>,
-    ) -> Result<(), Box<Job>>;
+    fn execute(&self, job: Job, export: &AnyExport, mailbox: &Arc<Mailbox>)
+    -> Result<(), Box<Job>>;
 }
 
 /// What a session waits for.
@@ -112,6 +108,7 @@ impl Session {
         shared: Arc<Shared>,
         account: Arc<Account>,
         mailbox: Arc<Mailbox>,
+        placement: Placement,
         now: Instant,
     ) -> Self {
         let Established { server, link, opened, .. } = established;
@@ -124,7 +121,7 @@ impl Session {
             buffers: Buffers::new(Arc::clone(&account)),
             account,
             mailbox,
-            placement: Placement::hopeful(),
+            placement,
             in_parts,
             waiting: VecDeque::new(),
             elsewhere: 0,
@@ -394,23 +391,22 @@ impl Session {
             outcome: Outcome::Done,
             took: Duration::ZERO,
         };
-        let export = &self.opened.export;
-        let attempt = job.attempt(&**export);
-        if attempt != Attempt::Done {
-            let quick = attempt == Attempt::Unknown && self.placement.is_quick(command.kind);
-            if !quick {
-                match execute.execute(job, export, &self.mailbox) {
-                    Ok(()) => {
-                        self.elsewhere += 1;
-                        return Ok(true);
-                    }
-                    Err(given_back) => job = *given_back,
-                }
-            }
-            job.run(&**export);
-            self.placement.learn(command, job.took);
+        if let AnyExport::Blocking(export) = &self.opened.export
+            && is_done_on_the_spot(&mut job, &**export, &mut self.placement)
+        {
+            self.reply(job, now)?;
+            return Ok(true);
         }
-        self.reply(job, now)?;
+        match execute.execute(job, &self.opened.export, &self.mailbox) {
+            Ok(()) => self.elsewhere += 1,
+            Err(mut job) => {
+                match &self.opened.export {
+                    AnyExport::Blocking(export) => job.run(&**export),
+                    AnyExport::Async(_) => job.give_up(),
+                }
+                self.reply(*job, now)?;
+            }
+        }
         Ok(true)
     }
 
@@ -516,5 +512,19 @@ impl Session {
             }
         }
         Ok(())
+    }
+}
+
+/// Carries a request out if that takes no waiting, as far as anybody knows.
+fn is_done_on_the_spot(job: &mut Job, export: &dyn Export, placement: &mut Placement) -> bool {
+    match job.attempt(export) {
+        Attempt::Done => true,
+        Attempt::WouldWait => false,
+        Attempt::Unknown if placement.is_quick(job.command.kind) => {
+            job.run(export);
+            placement.learn(job.command, job.took);
+            true
+        }
+        Attempt::Unknown => false,
     }
 }

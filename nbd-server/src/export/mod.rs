@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `mod` | the trait |
+//! | `asynchronous` | the same by futures |
 //! | `memory` | a sparse disk in memory |
 //! | `file` | a file or a block device |
 //! | `slice` | a part of another |
@@ -10,6 +11,7 @@
 //! | `extents` | which parts of a file hold data |
 //! | `durability` | what a failed sync means for those after it |
 
+mod asynchronous;
 mod durability;
 mod extents;
 mod file;
@@ -26,6 +28,8 @@ use bitflags::bitflags;
 use nbd_proto::{BlockSizes, Extent};
 use rustix::io::Errno;
 
+pub(crate) use asynchronous::AnyExport;
+pub use asynchronous::{AsyncExport, BoxFuture};
 pub use extents::{AllocationExtent, ExtentKind, file_extents};
 pub use file::FileExport;
 pub use memory::MemoryExport;

@@ -10,16 +10,17 @@ use nbd_proto::Direction;
 use nbd_transport::SocketIo;
 use rustix::net::{Shutdown, shutdown};
 
-use super::pool::Pool;
 use super::wait::Alarm;
 use crate::clients::Place;
 use crate::config::Shared;
 use crate::connection::ConnectionError;
 use crate::connection::handshake::{Established, Handshake, Step};
 use crate::connection::mailbox::Mailbox;
+use crate::connection::placement::Placement;
 use crate::connection::session::{Next, Session};
 use crate::event::Event;
 use crate::peer::Peer;
+use crate::pool::Pool;
 
 /// How long a client may take to notice that the server hung up.
 const LINGER: Duration = Duration::from_secs(1);
@@ -95,7 +96,14 @@ impl Attendance {
         let account = self.shared.budget.account(waker.clone());
         let mailbox = Arc::new(Mailbox::new(waker));
         let shared = Arc::clone(&self.shared);
-        let mut session = Session::new(established, shared, account, mailbox, Instant::now());
+        let mut session = Session::new(
+            established,
+            shared,
+            account,
+            mailbox,
+            Placement::hopeful(),
+            Instant::now(),
+        );
         let mut readable = true;
         loop {
             if let Some(deadline) = self.place.stop_by() {

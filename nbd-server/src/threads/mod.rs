@@ -5,11 +5,9 @@
 //! |---|---|
 //! | `mod` | the server at work, and how it ends |
 //! | `attend` | the thread of one client |
-//! | `pool` | threads in which requests wait for their export |
 //! | `wait` | how a thread waits |
 
 mod attend;
-mod pool;
 mod wait;
 
 use std::io;
@@ -26,10 +24,10 @@ use crate::clients::Clients;
 use crate::config::Shared;
 use crate::connection::ConnectionError;
 use crate::event::Event;
-use crate::listener::Listener;
+use crate::listener::{Listener, is_passing};
 use crate::peer::Peer;
+use crate::pool::Pool;
 use attend::Attendance;
-use pool::Pool;
 use wait::Alarm;
 
 /// How much longer than they may clients take to come to an end: on a busy machine their threads
@@ -273,15 +271,4 @@ impl Drop for Ended<'_> {
         *self.core.accepting() = self.accepting;
         self.core.changed.notify_all();
     }
-}
-
-const fn is_passing(kind: io::ErrorKind) -> bool {
-    matches!(
-        kind,
-        io::ErrorKind::WouldBlock
-            | io::ErrorKind::Interrupted
-            | io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::NotConnected
-    )
 }

@@ -4,4 +4,9 @@ mod concurrency;
 mod exports;
 mod limits;
 mod raw;
+mod rude;
 mod starting;
+mod stopping;
+
+/// How servers run here.
+const IN_TASKS: bool = false;

@@ -6,7 +6,47 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use nbd_server::{Abilities, ConnectionError, Event, Export, Server, ServerHandle};
+use nbd_server::{
+    Abilities, AsyncServerHandle, ConnectionError, Event, Export, Server, ServerHandle,
+};
+use tokio::runtime::Runtime;
+
+/// A server at work, in threads or in tasks.
+pub(crate) enum Running {
+    Threads(ServerHandle),
+    Tasks(Runtime, AsyncServerHandle),
+}
+
+impl Running {
+    pub(crate) fn serve(&self, stream: UnixStream) {
+        match self {
+            Self::Threads(server) => server.serve(stream).unwrap(),
+            Self::Tasks(runtime, server) => {
+                let _inside = runtime.enter();
+                server.serve(stream).unwrap();
+            }
+        }
+    }
+
+    pub(crate) fn shut_down(&self) {
+        match self {
+            Self::Threads(server) => server.shut_down(),
+            Self::Tasks(_, server) => server.shut_down(),
+        }
+    }
+
+    pub(crate) fn wait(self) {
+        match self {
+            Self::Threads(server) => server.wait().unwrap(),
+            Self::Tasks(runtime, mut server) => runtime.block_on(server.wait()).unwrap(),
+        }
+    }
+
+    pub(crate) fn stop(self) {
+        self.shut_down();
+        self.wait();
+    }
+}
 
 /// Longer than anything here takes, so that a hang is a failure.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
@@ -19,7 +59,7 @@ pub(crate) const FLUSH: u16 = 3;
 pub(crate) type Endings = Receiver<Option<String>>;
 
 /// Starts a server that listens nowhere, and tells how its connections end.
-pub(crate) fn start(server: Server) -> (ServerHandle, Endings) {
+pub(crate) fn start(server: Server) -> (Running, Endings) {
     let (ended, endings) = channel();
     let ended = Mutex::new(ended);
     let server = server.on_event(move |event| {
@@ -28,7 +68,15 @@ pub(crate) fn start(server: Server) -> (ServerHandle, Endings) {
             let _ = ended.lock().unwrap().send(error);
         }
     });
-    (server.start().unwrap(), endings)
+    if !crate::IN_TASKS {
+        return (Running::Threads(server.start().unwrap()), endings);
+    }
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let inside = runtime.enter();
+    let server = server.spawn().unwrap();
+    drop(inside);
+    (Running::Tasks(runtime, server), endings)
 }
 
 /// How the next connection ends.
@@ -44,16 +92,16 @@ pub(crate) struct Raw {
 
 impl Raw {
     /// Connects and sends nothing.
-    pub(crate) fn connect(server: &ServerHandle) -> Self {
+    pub(crate) fn connect(server: &Running) -> Self {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_read_timeout(Some(LIMIT)).unwrap();
         ours.set_write_timeout(Some(LIMIT)).unwrap();
-        server.serve(theirs).unwrap();
+        server.serve(theirs);
         Self { stream: ours }
     }
 
     /// Connects, and is about to ask for options.
-    pub(crate) fn negotiating(server: &ServerHandle) -> Self {
+    pub(crate) fn negotiating(server: &Running) -> Self {
         let mut client = Self::connect(server);
         assert_eq!(&client.read(18)[..16], b"NBDMAGICIHAVEOPT");
         client.write(&[0, 0, 0, 3]);
@@ -61,7 +109,7 @@ impl Raw {
     }
 
     /// Connects and chooses the default export with `NBD_OPT_EXPORT_NAME`.
-    pub(crate) fn established(server: &ServerHandle) -> Self {
+    pub(crate) fn established(server: &Running) -> Self {
         let mut client = Self::negotiating(server);
         client.write(b"IHAVEOPT\0\0\0\x01\0\0\0\0");
         client.read(10);

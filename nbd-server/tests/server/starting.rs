@@ -1,45 +1,9 @@
 //! How a server comes and goes.
 
-use std::time::Duration;
-
-use nbd_server::{Event, Limits, Listener, MemoryExport, Server};
+use nbd_server::{Event, Listener, MemoryExport, Server};
 use nbd_sim::peer::{run, tool};
 
-use super::raw::{READ, Raw, ending, start};
-
-#[test]
-fn a_stop_answers_what_has_arrived_and_waits_for_nobody_else() {
-    let (server, endings) = start(Server::new(MemoryExport::new(1 << 30)));
-    let mut negotiating = Raw::negotiating(&server);
-    let mut idle = Raw::established(&server);
-    let mut busy = Raw::established(&server);
-    for cookie in 0..8 {
-        busy.ask(READ, cookie, 0, 1 << 20);
-    }
-    server.shut_down();
-    for cookie in 0..8 {
-        assert_eq!(busy.reply(), (0, cookie));
-        busy.read(1 << 20);
-    }
-    assert!(busy.is_hung_up() && idle.is_hung_up() && negotiating.is_hung_up());
-    drop((busy, idle, negotiating));
-    server.wait().unwrap();
-    for _ in 0..3 {
-        assert_eq!(ending(&endings), None);
-    }
-}
-
-#[test]
-fn a_client_that_takes_no_replies_is_cut_after_the_grace() {
-    let mut limits = Limits::default();
-    limits.stop_timeout = Duration::from_millis(50);
-    let (server, endings) = start(Server::new(MemoryExport::new(1 << 30)).limits(limits));
-    let mut client = Raw::established(&server);
-    client.ask(READ, 1, 0, 32 << 20);
-    client.reply();
-    server.stop().unwrap();
-    assert_eq!(ending(&endings).as_deref(), Some("the client did not take its last replies"));
-}
+use super::raw::Raw;
 
 /// Whoever waits for the server hears when nobody can come in any more.
 #[test]

@@ -1,21 +1,24 @@
 //! Threads in which requests wait for their export.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::task::{Context, Wake, Waker};
+use std::thread::{self, Thread};
 use std::time::Duration;
 
 use crate::connection::job::Job;
 use crate::connection::mailbox::Mailbox;
 use crate::connection::session::Execute;
-use crate::export::Export;
+use crate::export::{AnyExport, AsyncExport};
 
 /// A thread that has had nothing to do for so long ends.
 const IDLE: Duration = Duration::from_secs(10);
 
 /// As many threads as there are requests that wait, up to a limit.
 #[derive(Debug)]
-pub(super) struct Pool {
+pub(crate) struct Pool {
     state: Arc<State>,
     most: usize,
 }
@@ -38,13 +41,13 @@ struct Queue {
 
 struct Task {
     job: Job,
-    export: Arc<dyn Export>,
+    export: AnyExport,
     mailbox: Arc<Mailbox>,
 }
 
 impl Pool {
     /// A pool of at most `most` threads, and none at first.
-    pub(super) fn new(most: usize) -> Self {
+    pub(crate) fn new(most: usize) -> Self {
         Self { state: Arc::default(), most: most.max(1) }
     }
 }
@@ -53,7 +56,7 @@ impl Execute for Pool {
     fn execute(
         &self,
         job: Job,
-        export: &Arc<dyn Export>,
+        export: &AnyExport,
         mailbox: &Arc<Mailbox>,
     ) -> Result<(), Box<Job>> {
         let mut queue = self.state.queue();
@@ -67,7 +70,7 @@ impl Execute for Pool {
                 Err(_) => return Err(Box::new(job)),
             }
         }
-        let task = Task { job, export: Arc::clone(export), mailbox: Arc::clone(mailbox) };
+        let task = Task { job, export: export.clone(), mailbox: Arc::clone(mailbox) };
         queue.tasks.push_back(task);
         drop(queue);
         self.state.more.notify_one();
@@ -85,7 +88,10 @@ impl State {
         loop {
             if let Some(Task { mut job, export, mailbox }) = queue.tasks.pop_front() {
                 drop(queue);
-                job.run(&*export);
+                match &export {
+                    AnyExport::Blocking(export) => job.run(&**export),
+                    AnyExport::Async(export) => block_on(&mut job, &**export),
+                }
                 mailbox.put(job);
                 queue = self.queue();
                 continue;
@@ -103,6 +109,31 @@ impl State {
             }
         }
         queue.threads -= 1;
+    }
+}
+
+/// Runs the futures of a request in this thread.
+fn block_on(job: &mut Job, export: &dyn AsyncExport) {
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let done = catch_unwind(AssertUnwindSafe(|| {
+        let mut running = pin!(job.run_async(export));
+        let mut context = Context::from_waker(&waker);
+        while running.as_mut().poll(&mut context).is_pending() {
+            thread::park();
+        }
+    }));
+    if done.is_err() {
+        // The thread has told what it was.
+        job.give_up();
+    }
+}
+
+/// Wakes a thread that has parked.
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
     }
 }
 

@@ -1,0 +1,59 @@
+//! Where tasks have requests carried out.
+
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+
+use crate::connection::job::Job;
+use crate::connection::mailbox::Mailbox;
+use crate::connection::session::Execute;
+use crate::export::{AnyExport, AsyncExport};
+use crate::pool::Pool;
+
+/// Threads for exports that may block, tasks for those that do not.
+#[derive(Clone, Debug)]
+pub(super) struct Executor {
+    pub(super) pool: Arc<Pool>,
+    pub(super) runtime: Handle,
+}
+
+impl Execute for Executor {
+    fn execute(
+        &self,
+        job: Job,
+        export: &AnyExport,
+        mailbox: &Arc<Mailbox>,
+    ) -> Result<(), Box<Job>> {
+        match export {
+            AnyExport::Blocking(_) => self.pool.execute(job, export, mailbox),
+            AnyExport::Async(export) => {
+                let (export, mailbox) = (Arc::clone(export), Arc::clone(mailbox));
+                self.runtime.spawn(run(job, export, mailbox));
+                Ok(())
+            }
+        }
+    }
+}
+
+async fn run(job: Job, export: Arc<dyn AsyncExport>, mailbox: Arc<Mailbox>) {
+    // Whatever becomes of the future, the request comes back.
+    let mut out = Out { job: Some(job), mailbox };
+    if let Some(job) = &mut out.job {
+        job.give_up();
+        job.run_async(&*export).await;
+    }
+}
+
+/// A request that comes back when this is dropped.
+struct Out {
+    job: Option<Job>,
+    mailbox: Arc<Mailbox>,
+}
+
+impl Drop for Out {
+    fn drop(&mut self) {
+        if let Some(job) = self.job.take() {
+            self.mailbox.put(job);
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! A server in tasks of tokio: one for each listening socket, and one for each client.
+//!
+//! | file | what |
+//! |---|---|
+//! | `mod` | the server at work, and how it ends |
+//! | `attend` | the task of one client |
+//! | `execute` | where requests are carried out |
+//! | `wait` | how a task waits |
+
+mod attend;
+mod execute;
+mod wait;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use nbd_proto::Direction;
+use nbd_transport::Connection;
+use nbd_transport::tls::TlsAcceptor;
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::clients::Clients;
+use crate::config::Shared;
+use crate::event::Event;
+use crate::listener::{Listener, is_passing};
+use crate::peer::Peer;
+use crate::pool::Pool;
+use attend::Attendance;
+use execute::Executor;
+use wait::{Bell, register};
+
+/// How much longer than they may clients take to come to an end.
+const LATE: Duration = Duration::from_secs(2);
+
+/// How long to wait before trying again when the system is short of something.
+const SHORTAGE: Duration = Duration::from_millis(100);
+
+/// A server at work in tasks, until it is stopped. When it is dropped its clients get the
+/// replies to what they have asked, in tasks that nobody waits for.
+#[derive(Debug)]
+pub struct AsyncServerHandle {
+    core: Arc<Core>,
+    uris: Vec<String>,
+    acceptors: Vec<JoinHandle<()>>,
+    /// Ends when every task of a client has.
+    ended: mpsc::Receiver<()>,
+}
+
+/// What all tasks of a server know.
+#[derive(Debug)]
+struct Core {
+    shared: Arc<Shared>,
+    clients: Arc<Clients>,
+    executor: Executor,
+    /// Wake the acceptors.
+    bells: Vec<Arc<Bell>>,
+    /// Held by each task of a client.
+    present: std::sync::Mutex<Option<mpsc::Sender<()>>>,
+}
+
+impl AsyncServerHandle {
+    pub(crate) fn spawn(shared: Shared, listeners: Vec<Listener>) -> io::Result<Self> {
+        let tls = shared.tls.is_offered();
+        let uris =
+            listeners.iter().map(|listener| listener.uri("", tls)).collect::<io::Result<_>>()?;
+        let runtime = Handle::current();
+        let pool = Arc::new(Pool::new(shared.limits.max_workers));
+        let (present, ended) = mpsc::channel(1);
+        let mut sockets = Vec::new();
+        for listener in listeners {
+            let listener = Arc::new(listener);
+            for socket in listener.sockets() {
+                sockets.push((register(socket.try_clone()?)?, Arc::clone(&listener)));
+            }
+        }
+        let core = Arc::new(Core {
+            shared: Arc::new(shared),
+            clients: Arc::default(),
+            executor: Executor { pool, runtime },
+            bells: sockets.iter().map(|_| Arc::default()).collect(),
+            present: std::sync::Mutex::new(Some(present)),
+        });
+        let acceptors = sockets
+            .into_iter()
+            .zip(core.bells.clone())
+            .map(|((socket, listener), bell)| {
+                tokio::spawn(accept(socket, listener, bell, Arc::clone(&core)))
+            })
+            .collect();
+        Ok(Self { core, uris, acceptors, ended })
+    }
+
+    /// Where clients on this machine connect to, in the order of the listeners. They lead to the
+    /// default export.
+    #[must_use]
+    pub fn uris(&self) -> &[String] {
+        &self.uris
+    }
+
+    /// Serves one more client, over a stream socket that is connected already. It counts as any
+    /// other.
+    ///
+    /// # Errors
+    /// When it is no stream socket, when there are too many clients, and when the system is short
+    /// of descriptors.
+    pub fn serve(&self, stream: impl Into<OwnedFd>) -> io::Result<()> {
+        let connection = Connection::from_socket(stream.into()).map_err(io::Error::other)?;
+        self.core.take_in(connection.stream.into())
+    }
+
+    /// Serves one more client, over any stream: one that another protocol has given up, or that
+    /// is none of the system's. Costs a copy of its bytes, through a pair of sockets.
+    ///
+    /// # Errors
+    /// As [`serve`](Self::serve).
+    pub fn serve_stream<S>(&self, mut stream: S) -> io::Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (ours, theirs) = UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let mut ours = tokio::net::UnixStream::from_std(ours)?;
+        self.serve(theirs)?;
+        tokio::spawn(async move {
+            // How it ends is told by the connection.
+            let _ = tokio::io::copy_bidirectional(&mut stream, &mut ours).await;
+        });
+        Ok(())
+    }
+
+    /// Newcomers get these credentials from now on. Only a server that was started with some
+    /// uses them.
+    pub fn set_tls(&self, acceptor: TlsAcceptor) {
+        self.core.shared.tls.replace(acceptor);
+    }
+
+    /// Begins to stop, as [`ServerHandle::shut_down`](crate::ServerHandle::shut_down) does.
+    pub fn shut_down(&self) {
+        self.core.stop();
+    }
+
+    /// Waits until the server has stopped.
+    ///
+    /// # Errors
+    /// When a task that takes clients in has failed, which stops the server.
+    pub async fn wait(&mut self) -> io::Result<()> {
+        let mut failed = false;
+        for acceptor in &mut self.acceptors {
+            failed |= acceptor.await.is_err();
+        }
+        self.acceptors.clear();
+        if self.core.bells.is_empty() && self.core.clients.stop_by().is_none() {
+            // Without listeners only a stop ends it.
+            while self.ended.recv().await.is_some() {}
+        }
+        self.core.stop();
+        let grace =
+            self.core.clients.stop_by().map_or(Duration::ZERO, |deadline| {
+                deadline.saturating_duration_since(Instant::now())
+            });
+        let _all_left = timeout(grace + LATE, self.ended.recv()).await;
+        if failed {
+            return Err(io::Error::other("a task that takes clients in has failed"));
+        }
+        Ok(())
+    }
+
+    /// Stops, and waits for it.
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait).
+    pub async fn stop(mut self) -> io::Result<()> {
+        self.shut_down();
+        self.wait().await
+    }
+}
+
+impl Drop for AsyncServerHandle {
+    fn drop(&mut self) {
+        self.shut_down();
+    }
+}
+
+impl Core {
+    fn present(&self) -> std::sync::MutexGuard<'_, Option<mpsc::Sender<()>>> {
+        self.present.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn stop(&self) {
+        self.clients.stop(self.shared.limits.stop_timeout);
+        self.present().take();
+        for bell in &self.bells {
+            Waker::from(Arc::clone(bell)).wake();
+        }
+    }
+
+    /// Gives a client a task.
+    fn take_in(&self, socket: OwnedFd) -> io::Result<()> {
+        let peer = Peer::of(&socket);
+        let bell = Arc::new(Bell::default());
+        let waker = Waker::from(Arc::clone(&bell));
+        let stopped = || io::Error::new(io::ErrorKind::NotConnected, "the server has stopped");
+        let present = self.present().clone().ok_or_else(stopped)?;
+        let place = match self.clients.admit(waker, &self.shared.limits) {
+            Ok(place) => place,
+            Err(connections) => {
+                self.shared.tell(&Event::TurnedAway { peer: &peer, connections });
+                return Err(io::Error::new(io::ErrorKind::QuotaExceeded, "too many clients"));
+            }
+        };
+        let socket = register(socket)?;
+        self.shared.tell(&Event::Connected { peer: &peer });
+        let (shared, executor) = (Arc::clone(&self.shared), self.executor.clone());
+        let attendance = Attendance { socket, peer, shared, executor, place, bell };
+        self.executor.runtime.spawn(async move {
+            attendance.run().await;
+            drop(present);
+        });
+        Ok(())
+    }
+}
+
+/// Takes clients in.
+async fn accept(
+    socket: AsyncFd<OwnedFd>,
+    listener: Arc<Listener>,
+    bell: Arc<Bell>,
+    core: Arc<Core>,
+) {
+    // However this task ends, nobody waits for clients in vain.
+    let _stop = StopOnDrop(Arc::clone(&core));
+    while core.clients.stop_by().is_none() {
+        let taken = match bell.wait(&socket, Direction::READ, None).await {
+            Ok(Some(mut ready)) => match Listener::accept(&socket) {
+                Ok(client) => core.take_in(client),
+                Err(error) => {
+                    if error.kind() == io::ErrorKind::WouldBlock {
+                        ready.clear_ready();
+                    }
+                    Err(error)
+                }
+            },
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        };
+        match taken {
+            // Those who were there have gone again, or that has been told.
+            Err(error) if is_passing(error.kind()) => {}
+            Err(error) if error.kind() == io::ErrorKind::QuotaExceeded => {}
+            Err(error) => {
+                core.shared.tell(&Event::AcceptFailed { error: &error });
+                // What the system is short of may be there a little later.
+                tokio::time::sleep(SHORTAGE).await;
+            }
+            Ok(()) => {}
+        }
+    }
+    // The sockets are gone before anybody hears that the server has stopped.
+    drop((socket, listener));
+}
+
+/// Stops the server when it is dropped.
+struct StopOnDrop(Arc<Core>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}

@@ -1,0 +1,12 @@
+//! The same through tasks of tokio, and what only they do.
+
+mod concurrency;
+mod exports;
+mod limits;
+mod raw;
+mod rude;
+mod spawning;
+mod stopping;
+
+/// How servers run here.
+const IN_TASKS: bool = true;
