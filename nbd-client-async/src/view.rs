@@ -231,6 +231,7 @@ impl ExportView {
             return Poll::Ready(Ok(0));
         };
         result?;
+        // The other half may have read since.
         self.ahead.clear();
         self.position += length as u64;
         Poll::Ready(Ok(length))
@@ -242,6 +243,8 @@ impl ExportView {
         let copy = data.clone();
         let job = async move { write(&client, &blocks, copy).await };
         self.unflushed = true;
+        // Not what is there any more, whoever waits for the end of this.
+        self.ahead.clear();
         self.work = Some(Work::Write(Box::pin(job), self.position, data));
     }
 

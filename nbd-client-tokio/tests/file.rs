@@ -133,6 +133,11 @@ async fn a_write_that_was_not_waited_for_is_not_taken_for_the_next() {
         assert!(client.read_at(0, 512).await.unwrap()[..] == [2; 512]);
         file.rewind().await.unwrap();
     }
+    // What was read ahead is not what is there any more.
+    assert_eq!(file.fill_buf().await.unwrap()[0], 2);
+    let begun = poll_fn(|cx| Poll::Ready(Pin::new(&mut file).poll_write(cx, &[9; 1024])));
+    assert!(begun.await.is_pending());
+    assert_eq!(file.fill_buf().await.unwrap()[0], 9);
     // Left for another place.
     let begun = poll_fn(|cx| Poll::Ready(Pin::new(&mut file).poll_write(cx, &[3; 512])));
     assert!(begun.await.is_pending());

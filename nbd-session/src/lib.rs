@@ -18,11 +18,15 @@
 //! | [`Session`] | the engine |
 //! | [`ConnectOptions`] | how to connect, and to what |
 //! | [`Error`] | what can go wrong, and who erred |
+//! | [`extents`], [`mod@file`] | what is made of many commands: a walk over extents, an export as a file |
+//! | [`pool`] | what is made of many connections |
 //! | [`replay`] | what is sent again after a lost connection |
 //! | [`Link`], [`Handshake`] | a machine and TLS over any stream, for those who have a loop of their own |
 
 mod error;
 mod event;
+pub mod extents;
+pub mod file;
 mod handshake;
 mod keep_alive;
 mod limit;
@@ -30,6 +34,7 @@ mod line;
 mod link;
 mod old_error;
 mod options;
+pub mod pool;
 mod received;
 mod rejected;
 pub mod replay;

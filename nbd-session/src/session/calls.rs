@@ -541,6 +541,13 @@ impl Session {
         self.durability.acknowledged()
     }
 
+    /// Whether writes were acknowledged that no flush has made durable: see
+    /// [`pool`](crate::pool) for who asks.
+    #[must_use]
+    pub fn has_unflushed(&self) -> bool {
+        self.log().map_or_else(|| self.durability.has_unflushed(), |log| log.has_unflushed())
+    }
+
     /// A flush on another connection has made so many writes of this one durable.
     pub fn flushed_elsewhere(&mut self, acknowledged: u64) {
         self.durability.settle(acknowledged);

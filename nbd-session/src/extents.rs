@@ -1,0 +1,393 @@
+//! The extents of a whole range, however many commands and replies they take.
+//!
+//! ```text
+//!   range    ├────────────────────────────────────────────────────┤
+//!   windows  ├──── 64 MiB ────┼────── 128 MiB ───────┼── ...        asked for at once
+//!   replies  ├─a─┼──b──┤ short: the rest is asked for again
+//!   segments ├─a─┼─────────b─────────┼─c─┤                          neighbours merged
+//! ```
+//!
+//! [`ExtentWalk`] says what to ask and makes one list of the answers; it sends nothing. A
+//! client around it is a loop:
+//!
+//! 1. While there is a [`next_question`](ExtentWalk::next_question), submit it. One that
+//!    found no room is [given back](ExtentWalk::not_sent).
+//! 2. Give each answer to [`answered`](ExtentWalk::answered), in whatever order they come.
+//! 3. [`poll`](ExtentWalk::poll) for segments; on [`Walk::Waiting`] wait for an answer.
+//!
+//! A client that stops early withdraws the commands that are under way. What is held at a
+//! time is bounded: a few windows, and no more of them while many segments wait to be taken.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use nbd_proto::{
+    Command, CommandError, CommandFailure, ContextId, Extent, HeaderStyle, Negotiated, ReplyFault,
+    SubmitError,
+};
+
+use crate::error::Error;
+
+/// Questions under way at a time. Each answer may hold a million extents.
+const DEPTH: usize = 4;
+
+/// Nothing more is asked ahead while so many segments wait to be taken.
+const PLENTY: usize = 1 << 16;
+
+/// The first questions are about this many bytes; those after answers that told little are
+/// about more.
+const FIRST_WINDOW: u64 = 64 << 20;
+
+/// An answer of so few extents tells little.
+const FEW: usize = 64;
+
+/// The longest range one question can be about in compact headers, kept a multiple of any
+/// block size (proto.md, "Request message": 32 bits of length).
+const MAX_COMPACT: u64 = (u32::MAX as u64 + 1) - (1 << 16);
+
+/// The same of extended headers, where only the arithmetic sets a bound.
+const MAX_EXTENDED: u64 = 1 << 62;
+
+/// One extent and where it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PlacedExtent {
+    /// Where it starts, in bytes from the start of the export.
+    pub offset: u64,
+    /// Its length in bytes, and its status.
+    pub extent: Extent,
+}
+
+/// A run of bytes for which no meta context changes its status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Segment {
+    /// Where it starts, in bytes from the start of the export.
+    pub offset: u64,
+    /// Length in bytes.
+    pub length: u64,
+    /// The status by each context, in the order of [`ExtentWalk::contexts`].
+    pub statuses: Vec<u64>,
+}
+
+impl Segment {
+    /// What the first of the contexts says of it.
+    #[must_use]
+    pub fn placed(&self) -> PlacedExtent {
+        let status = self.statuses.first().copied().unwrap_or_default();
+        PlacedExtent { offset: self.offset, extent: Extent { length: self.length, status } }
+    }
+}
+
+/// A block status command that is to be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Question {
+    /// Names it in [`answered`](ExtentWalk::answered).
+    pub number: u64,
+    /// The command. It is about the contexts that
+    /// [`asked_contexts`](ExtentWalk::asked_contexts) says.
+    pub command: Command,
+}
+
+/// What [`ExtentWalk::poll`] has.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Walk {
+    /// The next segment.
+    Segment(Segment),
+    /// An answer has to come first.
+    Waiting,
+    /// A question was not answered, and the walk is over. Told once, after the segments
+    /// that are known to come before.
+    Failed(Error),
+    /// That was all.
+    Over,
+}
+
+/// A walk over the extents of a range, by one meta context or by several at once.
+///
+/// Segments come in order, neighbours of equal statuses as one, and nothing reaches beyond
+/// the range. See the [module](self) for how to drive it.
+///
+/// ```
+/// # use nbd_session::extents::{ExtentWalk, Walk};
+/// # use nbd_session::Error;
+/// # fn ask(_: nbd_proto::Command) -> Result<Vec<(nbd_proto::ContextId, nbd_proto::Extent)>, Error> {
+/// #     Ok(Vec::new())
+/// # }
+/// # fn example(facts: &nbd_proto::Negotiated) -> Result<(), Error> {
+/// let mut walk = ExtentWalk::new(facts, &["base:allocation"], 0..1 << 30)?;
+/// loop {
+///     while let Some(question) = walk.next_question() {
+///         walk.answered(question.number, ask(question.command).as_deref().map_err(Clone::clone));
+///     }
+///     match walk.poll() {
+///         Walk::Segment(segment) => println!("{:?}", segment.placed()),
+///         Walk::Failed(error) => return Err(error),
+///         _ => return Ok(()),
+///     }
+/// }
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct ExtentWalk {
+    contexts: Vec<ContextId>,
+    filtered: bool,
+    /// Questions start and end at multiples of this, in bytes, but for the end of the export.
+    block: u64,
+    size: u64,
+    longest: u64,
+    window: u64,
+    /// Where the next window starts.
+    next: u64,
+    end: u64,
+    windows: VecDeque<Window>,
+    last_number: u64,
+    /// The last segment found: it may go on.
+    last: Option<Segment>,
+    failed: Option<Error>,
+}
+
+/// A part of the range.
+#[derive(Debug)]
+struct Window {
+    /// The question under way: its number, its offset in bytes, and its length.
+    asked: Option<(u64, Range<u64>)>,
+    /// From where on segments were not taken.
+    start: u64,
+    /// Up to where statuses are known.
+    known: u64,
+    end: u64,
+    /// Lengths of the segments found and not taken, in order; they end at `known`.
+    lengths: VecDeque<u64>,
+    /// The statuses of each, one context after the other.
+    statuses: VecDeque<u64>,
+}
+
+impl ExtentWalk {
+    /// A walk over a range, by the contexts of these names; by all that were granted, when
+    /// none is named.
+    ///
+    /// # Errors
+    /// When one of the contexts was not granted, or none was.
+    pub fn new(facts: &Negotiated, names: &[&str], range: Range<u64>) -> Result<Self, Error> {
+        let granted = &facts.contexts;
+        let id = |name: &&str| granted.iter().find(|one| one.name == *name).map(|one| one.id);
+        let ids: Option<Vec<u32>> = if names.is_empty() {
+            Some(granted.iter().map(|context| context.id).collect())
+        } else {
+            names.iter().map(id).collect()
+        };
+        let contexts: Vec<_> = ids.unwrap_or_default().into_iter().map(ContextId).collect();
+        if contexts.is_empty() {
+            let length = range.end.saturating_sub(range.start);
+            let command = Command::block_status(range.start, length);
+            return Err(Error::not_sent(command, SubmitError::NoMetaContext));
+        }
+        let export = facts.export.as_ref();
+        let longest = match facts.headers {
+            HeaderStyle::Extended => MAX_EXTENDED,
+            HeaderStyle::Simple | HeaderStyle::Structured => MAX_COMPACT,
+        };
+        Ok(Self {
+            filtered: contexts.len() < granted.len()
+                && export.is_some_and(|export| export.can_block_status_payload()),
+            contexts,
+            block: export.map_or(1, |export| u64::from(export.minimum_block())),
+            size: export.map_or(0, |export| export.size),
+            longest,
+            window: FIRST_WINDOW,
+            next: range.start,
+            end: range.end,
+            windows: VecDeque::with_capacity(DEPTH),
+            last_number: 0,
+            last: None,
+            failed: None,
+        })
+    }
+
+    /// The contexts, in the order of [`Segment::statuses`].
+    #[must_use]
+    pub fn contexts(&self) -> &[ContextId] {
+        &self.contexts
+    }
+
+    /// The contexts that every question is about, to be given with it: `None` when it is about
+    /// all that were granted, as it is where the server knows no filter.
+    #[must_use]
+    pub fn asked_contexts(&self) -> Option<&[ContextId]> {
+        self.filtered.then_some(&self.contexts)
+    }
+
+    /// What to ask now, if anything. It counts as sent from now on.
+    pub fn next_question(&mut self) -> Option<Question> {
+        if self.failed.is_some() {
+            return None;
+        }
+        let waits = |window: &Window| window.asked.is_none() && window.known < window.end;
+        let place = self.windows.iter().position(waits).or_else(|| self.open_window())?;
+        let window = self.windows.get_mut(place)?;
+        // In whole blocks, as far as the export has them (proto.md, "Block size constraints").
+        let start = window.known - window.known % self.block;
+        let end = window.end.checked_next_multiple_of(self.block).unwrap_or(window.end);
+        let end = if window.end <= self.size { end.min(self.size) } else { end };
+        self.last_number += 1;
+        window.asked = Some((self.last_number, start..end));
+        let command = Command::block_status(start, end - start);
+        Some(Question { number: self.last_number, command })
+    }
+
+    /// One window more, if there is room for it and something left to ask.
+    fn open_window(&mut self) -> Option<usize> {
+        let found: usize = self.windows.iter().map(|window| window.lengths.len()).sum();
+        if self.windows.len() >= DEPTH || self.next >= self.end || found >= PLENTY {
+            return None;
+        }
+        let known = self.next;
+        // So that the next window starts with a block, whatever this one starts with.
+        let aligned = (known - known % self.block).saturating_add(self.window);
+        self.next = aligned.min(self.end);
+        self.windows.push_back(Window {
+            asked: None,
+            start: known,
+            known,
+            end: self.next,
+            lengths: VecDeque::new(),
+            statuses: VecDeque::new(),
+        });
+        Some(self.windows.len() - 1)
+    }
+
+    /// A question could not be sent, for want of room: it will be asked again.
+    pub fn not_sent(&mut self, number: u64) {
+        if let Some(window) = self.asked(number) {
+            window.asked = None;
+        }
+    }
+
+    fn asked(&mut self, number: u64) -> Option<&mut Window> {
+        let is_it = |window: &&mut Window| window.asked.as_ref().is_some_and(|one| one.0 == number);
+        self.windows.iter_mut().find(is_it)
+    }
+
+    /// Takes in the answer to a question: extents of each context, in order for each. One to a
+    /// question that nobody waits for any more is ignored.
+    pub fn answered(&mut self, number: u64, answer: Result<&[(ContextId, Extent)], Error>) {
+        let contexts = std::mem::take(&mut self.contexts);
+        let Some(window) = self.asked(number) else {
+            self.contexts = contexts;
+            return;
+        };
+        let (_, range) = window.asked.take().unwrap_or((0, 0..0));
+        let (before, few) = (window.known, answer.as_ref().is_ok_and(|list| list.len() <= FEW));
+        let taken = answer.map(|extents| window.take_in(range.start, &contexts, extents));
+        let (progress, whole) = (window.known > before, window.known == window.end);
+        self.contexts = contexts;
+        match taken {
+            Err(error) => self.fail(error),
+            // The core has seen to it that each context has an extent that is not empty; one
+            // that does not reach the end of its first block leads nowhere all the same.
+            Ok(()) if !progress => {
+                let command = Command::block_status(range.start, range.end - range.start);
+                let fault = CommandError::Fault(ReplyFault::MissingContext);
+                self.fail(CommandFailure::new(command, fault, None).into());
+            }
+            Ok(()) if whole && few => self.window = (self.window * 2).min(self.longest),
+            Ok(()) => {}
+        }
+    }
+
+    /// The walk ends where what is known without a gap does.
+    fn fail(&mut self, error: Error) {
+        let gap = self.windows.iter().position(|window| window.known < window.end);
+        self.windows.truncate(gap.map_or(0, |gap| gap + 1));
+        self.next = self.end;
+        self.failed = Some(error);
+    }
+
+    /// The next segment, or why there is none now.
+    pub fn poll(&mut self) -> Walk {
+        while let Some(segment) = self.advance() {
+            match &mut self.last {
+                Some(last) if last.statuses == segment.statuses => last.length += segment.length,
+                last => {
+                    if let Some(done) = last.replace(segment) {
+                        return Walk::Segment(done);
+                    }
+                }
+            }
+        }
+        let over = self.windows.is_empty() && self.next >= self.end;
+        if !over && self.failed.is_none() {
+            return Walk::Waiting;
+        }
+        if let Some(last) = self.last.take() {
+            return Walk::Segment(last);
+        }
+        match self.failed.take() {
+            Some(error) => {
+                self.windows.clear();
+                Walk::Failed(error)
+            }
+            None => Walk::Over,
+        }
+    }
+
+    /// The next segment found, not yet merged.
+    fn advance(&mut self) -> Option<Segment> {
+        loop {
+            let window = self.windows.front_mut()?;
+            if let Some(segment) = window.take(self.contexts.len()) {
+                return Some(segment);
+            }
+            if window.known < window.end {
+                return None;
+            }
+            self.windows.pop_front();
+        }
+    }
+}
+
+impl Window {
+    /// Cuts the extents of all contexts at each other's ends, as far as all of them reach and
+    /// the window goes; `start` is where they begin, at or before what is known.
+    fn take_in(&mut self, start: u64, contexts: &[ContextId], extents: &[(ContextId, Extent)]) {
+        let mut lists: Vec<_> = contexts
+            .iter()
+            .map(|context| extents.iter().filter(move |(id, _)| id == context))
+            .collect();
+        let mut heads: Vec<Extent> = Vec::with_capacity(lists.len());
+        for list in &mut lists {
+            let Some((_, first)) = list.next() else { return };
+            heads.push(*first);
+        }
+        let mut at = start;
+        while at < self.end {
+            let room = self.end - at;
+            let length = heads.iter().map(|head| head.length).fold(room, u64::min);
+            at += length;
+            // What lies before was known already.
+            if at > self.known {
+                self.lengths.push_back(at - self.known);
+                self.statuses.extend(heads.iter().map(|head| head.status));
+                self.known = at;
+            }
+            for (head, list) in heads.iter_mut().zip(&mut lists) {
+                head.length -= length;
+                while head.length == 0 {
+                    let Some((_, next)) = list.next() else { return };
+                    *head = *next;
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, contexts: usize) -> Option<Segment> {
+        let length = self.lengths.pop_front()?;
+        let statuses = self.statuses.drain(..contexts.min(self.statuses.len())).collect();
+        let offset = self.start;
+        self.start += length;
+        Some(Segment { offset, length, statuses })
+    }
+}

@@ -1,0 +1,218 @@
+//! What a pool may promise, whoever dies when.
+
+use nbd_proto::{Command, ExportInfo, Negotiated, TransmissionFlags};
+use nbd_session::pool::{Flush, Members};
+use nbd_session::{Error, ErrorKind};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+fn facts(flags: TransmissionFlags) -> Negotiated {
+    Negotiated { export: Some(ExportInfo::new(1 << 20, flags)), ..Negotiated::default() }
+}
+
+fn safe() -> Negotiated {
+    facts(TransmissionFlags::CAN_MULTI_CONN)
+}
+
+fn pool(members: usize) -> Members {
+    let mut pool = Members::new(members);
+    for number in 0..members {
+        assert_eq!(pool.join(&safe(), false), Some(number));
+    }
+    pool
+}
+
+fn failure() -> Error {
+    Error::check_payload(&Command::flush(), 1).unwrap_err()
+}
+
+#[test]
+fn who_may_join() {
+    let mut pool = Members::new(3);
+    assert!(pool.wants_more() && pool.is_empty());
+    assert_eq!(pool.join(&safe(), false), Some(0));
+    assert!(pool.wants_more());
+    assert_eq!(pool.join(&safe(), false), Some(1));
+    let other = facts(TransmissionFlags::CAN_MULTI_CONN | TransmissionFlags::READ_ONLY);
+    assert_eq!(pool.join(&other, false), None, "it is another export");
+    assert!(!pool.wants_more());
+    assert_eq!((pool.len(), pool.alive()), (2, 2));
+
+    for (facts, keeps) in [(facts(TransmissionFlags::empty()), false), (safe(), true)] {
+        let mut alone = Members::new(3);
+        assert_eq!(alone.join(&facts, keeps), Some(0));
+        assert!(!alone.wants_more(), "more are not safe");
+        assert_eq!(alone.join(&facts, keeps), None);
+    }
+    let mut pool = Members::new(3);
+    pool.join(&safe(), false);
+    assert_eq!(pool.join(&safe(), true), None, "what it keeps it would put back");
+
+    let mut pool = Members::new(3);
+    pool.join(&safe(), false);
+    pool.no_room();
+    assert!(!pool.wants_more());
+    let mut one = Members::new(1);
+    one.join(&safe(), false);
+    assert!(!one.wants_more());
+}
+
+#[test]
+fn calls_go_to_who_has_the_least_to_do_and_take_turns() {
+    let mut pool = pool(3);
+    let picked: Vec<_> = (0..6).map(|_| pool.pick(usize::MAX).unwrap()).collect();
+    assert_eq!(picked, [0, 1, 2, 0, 1, 2]);
+    pool.finished(1);
+    assert_eq!(pool.pick(usize::MAX), Some(1));
+    // One at a time for each.
+    assert_eq!(pool.pick(1), None);
+    for number in [2, 2, 0, 0, 1, 1] {
+        pool.finished(number);
+    }
+    assert_eq!(
+        [pool.pick(1), pool.pick(1), pool.pick(1), pool.pick(1)],
+        [Some(0), Some(2), Some(1), None]
+    );
+    pool.finished(2);
+    assert!(!pool.pick_one(0, 1) && pool.pick_one(2, 1) && !pool.pick_one(2, 1));
+    pool.died(0, false);
+    pool.finished(0);
+    assert!(!pool.pick_one(0, 1));
+    pool.died(1, false);
+    pool.died(2, false);
+    assert_eq!((pool.pick(usize::MAX), pool.alive()), (None, 0));
+    assert!(!pool.is_worth_another(&Command::read(0, 1)));
+}
+
+#[test]
+fn what_is_tried_again() {
+    let mut pool = pool(2);
+    pool.died(0, false);
+    for harmless in [Command::read(0, 1), Command::cache(0, 1), Command::block_status(0, 1)] {
+        assert!(pool.is_worth_another(&harmless));
+    }
+    for other in
+        [Command::write(0, 1), Command::write_zeroes(0, 1), Command::trim(0, 1), Command::flush()]
+    {
+        assert!(!pool.is_worth_another(&other), "{other}");
+    }
+}
+
+#[test]
+fn a_loss_is_told_once_and_to_all_who_were_under_way() {
+    let mut pool = pool(3);
+    let unflushed = |number| number != 2;
+    let (mut one, other) = (pool.begin_flush(unflushed), pool.begin_flush(unflushed));
+    assert_eq!(one.members(), [0, 1]);
+    pool.died(0, true);
+    assert_eq!(pool.farewell().unwrap_err().kind(), ErrorKind::Recovery);
+    pool.flushed(&mut one, Err(failure()));
+    pool.flushed(&mut one, Ok(()));
+    assert_eq!(pool.end_flush(one).unwrap_err().kind(), ErrorKind::NotSent);
+    let error = pool.end_flush(other).unwrap_err();
+    assert_eq!((error.kind(), error.errno()), (ErrorKind::Recovery, 5));
+    pool.farewell().unwrap();
+    let mut later = pool.begin_flush(|_| false);
+    assert_eq!(later.members(), [1], "for what others have written");
+    pool.flushed(&mut later, Ok(()));
+    pool.end_flush(later).unwrap();
+    // One that died when nobody flushed.
+    pool.died(1, true);
+    let next = pool.begin_flush(|_| true);
+    assert_eq!(next.members(), [2]);
+    assert_eq!(pool.end_flush(next).unwrap_err().kind(), ErrorKind::Recovery);
+    // Nobody is left, and nothing was lost with the last one.
+    pool.died(2, false);
+    pool.died(2, true);
+    assert!(pool.begin_flush(|_| true).members().is_empty());
+    pool.farewell().unwrap();
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    /// A write is acknowledged on a member.
+    Write(usize),
+    Begin,
+    /// The next member of one of the flushes under way is flushed.
+    Go(usize),
+    Die(usize),
+}
+
+fn steps() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (0..4_usize).prop_map(Step::Write),
+        3 => Just(Step::Begin),
+        6 => (0..8_usize).prop_map(Step::Go),
+        1 => (0..4_usize).prop_map(Step::Die),
+    ]
+}
+
+/// A flush under way, in the model.
+struct Running {
+    flush: Flush,
+    next: usize,
+    /// Writes that were acknowledged before, and losses that somebody was told of.
+    covers: u64,
+    told: u64,
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    /// No flush that succeeds vouches for a write that is lost, unless another flush has failed
+    /// for that before it began.
+    #[test]
+    fn no_flush_lies(steps in vec(steps(), 1..120)) {
+        let mut pool = pool(4);
+        // Each write has a number; a member's are durable up to some number.
+        let (mut writes, mut lost_at) = (0_u64, Vec::<(u64, u64)>::new());
+        let mut acknowledged = [const { Vec::<u64>::new() }; 4];
+        let mut failed_flushes = 0_u64;
+        let mut running: Vec<Running> = Vec::new();
+        for step in steps {
+            match step {
+                Step::Write(member) if pool.is_alive(member) => {
+                    writes += 1;
+                    acknowledged[member].push(writes);
+                }
+                Step::Die(member) if pool.is_alive(member) => {
+                    let unflushed = std::mem::take(&mut acknowledged[member]);
+                    pool.died(member, !unflushed.is_empty());
+                    lost_at.extend(unflushed.into_iter().map(|write| (write, failed_flushes)));
+                }
+                Step::Begin => {
+                    let flush = pool.begin_flush(|member| !acknowledged[member].is_empty());
+                    running.push(Running { flush, next: 0, covers: writes, told: failed_flushes });
+                }
+                Step::Go(which) if !running.is_empty() => {
+                    let which = which % running.len();
+                    let one = &mut running[which];
+                    if let Some(member) = one.flush.members().get(one.next).copied() {
+                        one.next += 1;
+                        let result = if pool.is_alive(member) {
+                            acknowledged[member].clear();
+                            Ok(())
+                        } else {
+                            Err(failure())
+                        };
+                        pool.flushed(&mut one.flush, result);
+                        continue;
+                    }
+                    let Running { flush, covers, told, .. } = running.remove(which);
+                    let nobody = flush.members().is_empty();
+                    let result = pool.end_flush(flush);
+                    if result.is_err() {
+                        failed_flushes += 1;
+                        continue;
+                    }
+                    prop_assert!(nobody || acknowledged.iter().flatten().all(|one| *one > covers));
+                    for (write, before) in &lost_at {
+                        // Told by a flush that failed after the loss and before this one began.
+                        prop_assert!(*write > covers || *before < told, "write {}", write);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
