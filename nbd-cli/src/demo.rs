@@ -1,7 +1,8 @@
 //! `nbd demo`: everything at work in one process, with nothing installed.
 
+use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{IsTerminal, Read};
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -148,12 +149,9 @@ fn measure(client: &mut Client) -> std::result::Result<String, Error> {
 }
 
 fn copy_out(uri: &str, image: &Path) -> Result<()> {
-    let targets = Target::parse_all(&[uri.to_owned(), image.display().to_string()])?;
-    let [from, to] = &targets[..] else {
-        return Err(Failure::new("the demonstration's own paths are not understood"));
-    };
+    let (from, to) = (Target::parse(OsStr::new(uri))?, Target::File(image.to_owned()));
     let started = Instant::now();
-    let copied = copy::between(from, to, TIMEOUT, std::io::stderr().is_terminal())?;
+    let copied = copy::between(&from, &to, TIMEOUT)?;
     let text = format!(
         "Copied it to a file: {} of data, {} known to be zeroes",
         size::format(copied.data),

@@ -43,21 +43,30 @@ const YEAR: u64 = 365 * 24 * 60 * 60;
 /// What every command that connects has in common.
 #[derive(Clone, Copy, Debug, Args)]
 struct Patience {
-    /// Longest time to connect and negotiate, and longest silence of a server afterwards
+    /// Longest time to connect and negotiate, and longest silence of a server that owes an
+    /// answer to a read or write; 0 for no limit
     #[arg(long, value_name = "SECONDS", default_value_t = 30,
           value_parser = clap::value_parser!(u64).range(..=YEAR))]
     timeout: u64,
 }
 
 impl Patience {
-    fn duration(self) -> Duration {
-        // A socket takes 0 for "wait for ever", which is not what 0 seconds say.
-        Duration::from_secs(self.timeout).max(Duration::from_millis(1))
+    /// The limit, if there is one.
+    fn limit(self) -> Option<Duration> {
+        Some(Duration::from_secs(self.timeout)).filter(|limit| !limit.is_zero())
     }
 }
 
+/// The exit status when the command line makes no sense.
+const WRONG_USE: u8 = 2;
+
 fn main() -> ExitCode {
-    let result = match Program::parse().command {
+    let words = target::join_brackets(std::env::args_os());
+    let program = match Program::try_parse_from(words) {
+        Ok(program) => program,
+        Err(error) => return explain(&error),
+    };
+    let result = match program.command {
         Command::Info(args) => info::run(&args),
         Command::Copy(args) => copy::run(&args),
         Command::Bench(args) => bench::run(&args),
@@ -71,8 +80,23 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            output::complain(&format!("nbd: {failure}\n"));
-            ExitCode::FAILURE
+            if !failure.is_silent() {
+                output::complain(&format!("nbd: {failure}\n"));
+            }
+            ExitCode::from(failure.status())
         }
+    }
+}
+
+/// Prints the help that was asked for, or what is wrong with the command line.
+fn explain(error: &clap::Error) -> ExitCode {
+    let text = target::show_brackets(&error.render().to_string());
+    if error.use_stderr() {
+        output::complain(&text);
+        return ExitCode::from(WRONG_USE);
+    }
+    match output::print(&text) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => ExitCode::from(failure.status()),
     }
 }

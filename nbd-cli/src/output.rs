@@ -1,28 +1,50 @@
-//! Standard output, which may be full or closed: that is a failure, not a panic. And the
-//! last words on standard error.
+//! Standard output, which may be full or closed: that is a failure, not a panic. And what is
+//! said on standard error, which never holds anything up.
 
-use std::io::Write;
+use std::io::{self, Write};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::failure::{Context, Result};
+use crate::failure::{Context, Failure, Result};
 
 /// Prints text as it is, all of it.
 pub(crate) fn print(text: &str) -> Result<()> {
-    let mut stdout = std::io::stdout().lock();
-    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).context("standard output")
+    let mut stdout = io::stdout().lock();
+    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    wrote(written)
 }
 
-/// How long somebody may take to make room for the last words.
-const PATIENCE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+/// What became of writing to standard output.
+pub(crate) fn wrote(result: io::Result<()>) -> Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Failure::no_reader()),
+        result => result.context("standard output"),
+    }
+}
+
+/// How long somebody may take to make room for the last words, in seconds.
+const PATIENCE: i64 = 1;
 
 /// Says on standard error why the command fails. With nowhere to say it, or when nobody
 /// reads, the exit status still tells.
 pub(crate) fn complain(text: &str) {
-    let mut stderr = std::io::stderr();
-    let mut fds = [PollFd::new(&stderr, PollFlags::OUT)];
-    // A pipe that is writable has room for a line.
-    if !matches!(poll(&mut fds, Some(&PATIENCE)), Ok(0)) {
-        let _ = stderr.write_all(text.as_bytes());
+    if is_heard(PATIENCE) {
+        let _ = io::stderr().write_all(text.as_bytes());
     }
+}
+
+/// Says something in passing, unless it would have to wait for whoever reads it.
+pub(crate) fn mention(text: &str) {
+    if is_heard(0) {
+        let _ = io::stderr().write_all(text.as_bytes());
+    }
+}
+
+/// Whether standard error has room for a line, after so many seconds at the latest.
+pub(crate) fn is_heard(seconds: i64) -> bool {
+    let stderr = io::stderr();
+    let mut fds = [PollFd::new(&stderr, PollFlags::OUT)];
+    let limit = Timespec { tv_sec: seconds, tv_nsec: 0 };
+    // A pipe that is writable has room for a line.
+    !matches!(poll(&mut fds, Some(&limit)), Ok(0))
 }

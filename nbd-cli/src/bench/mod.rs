@@ -5,6 +5,7 @@ mod report;
 mod run;
 mod verify;
 
+use std::ffi::OsString;
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
@@ -70,8 +71,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     patience: Patience,
     /// An NBD URI, or the command of a server in brackets
-    #[arg(required = true, num_args = 1.., trailing_var_arg = true, value_name = "URI")]
-    server: Vec<String>,
+    #[arg(value_name = "URI")]
+    server: OsString,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -172,8 +173,8 @@ fn connect(args: &Args, server: &Server) -> Result<Client> {
     let limits = nbd_client_blocking::proto::Limits::default().max_in_flight(args.depth.max(64));
     let config = ClientConfig::new().limits(limits);
     let client = match args.policy() {
-        Some(policy) => server.connect_lasting(config, args.patience.duration(), policy)?,
-        None => server.connect(config, args.patience.duration())?,
+        Some(policy) => server.connect_lasting(config, args.patience.limit(), policy)?,
+        None => server.connect(config, args.patience.limit())?,
     };
     let refuse = |why: String| Err(Failure::new(format!("{}: {why}", server.name)));
     if args.size == 0 || args.size > client.max_request() as u64 {

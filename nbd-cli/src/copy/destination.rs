@@ -1,157 +1,224 @@
-//! Writing: to a server, a file, standard output or nowhere.
+//! Writing: to a server, a file, a stream or nowhere.
 
 use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, IsTerminal, Write};
+use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
-use indicatif::ProgressBar;
 use nbd_server::{Export, FileExport, Zeroing};
 
-use super::piece::{Inlet, Next, Piece};
+use super::job::Job;
+use super::piece::{Piece, Sink};
+use super::place::Place;
+use super::plan::Plan;
+use super::progress::Progress;
 use super::server::ServerDestination;
-use super::{Copied, Plan};
 use crate::failure::{Context, Failure, Result};
+use crate::output::wrote;
 use crate::target::Target;
 
 /// Where the bytes go.
-pub(crate) enum Destination {
+pub(super) enum Destination {
     /// `null:`.
     Nowhere,
-    To(Writer),
-}
-
-/// What takes bytes, in a thread of its own for each lane.
-pub(crate) enum Writer {
     Server(Box<ServerDestination>),
     /// A file or block device of the right size.
     File {
         path: PathBuf,
         store: Arc<FileExport>,
+        place: Arc<Place>,
         is_zero: bool,
     },
     /// A file that grows: the size is not known before the end.
     Growing {
         path: PathBuf,
-        file: fs::File,
+        file: File,
+        place: Arc<Place>,
     },
     Stdout,
+    /// A pipe or a character device.
+    Device {
+        path: PathBuf,
+        file: File,
+    },
 }
+
+/// Opens a destination once more, for another lane.
+pub(super) type Another = Box<dyn FnOnce() -> Result<Destination> + Send>;
 
 impl Destination {
     /// Opens it and makes sure, before anything is written, that all of it fits.
-    pub(crate) fn open(target: &Target, size: Option<u64>, timeout: Duration) -> Result<Self> {
+    pub(super) fn open(
+        target: &Target,
+        size: Option<u64>,
+        plan: &Plan,
+    ) -> Result<(Self, Arc<Place>)> {
         match target {
             Target::Nbd(server) => {
-                let server = ServerDestination::open(server, size, timeout)?;
-                Ok(Self::To(Writer::Server(Box::new(server))))
+                let destination = ServerDestination::open(server, size, plan.limit)?;
+                let place = Place::Fixed { name: server.name.clone(), device: None };
+                Ok((Self::Server(Box::new(destination)), Arc::new(place)))
             }
-            Target::File(path) => Writer::file(path, size).map(Self::To),
-            Target::Stdio => Ok(Self::To(Writer::Stdout)),
-            Target::Null => Ok(Self::Nowhere),
+            Target::File(path) => match fs::metadata(path).map(|data| data.file_type()) {
+                Ok(kind) if kind.is_block_device() => block_device(path, size),
+                Ok(kind) if kind.is_fifo() || kind.is_char_device() => device(path),
+                // What else it may be shows when it is opened.
+                Ok(_) | Err(_) => file(path, size),
+            },
+            Target::Stdio if io::stdout().is_terminal() => Err(Failure::new(
+                "standard output is a terminal; send it to a file or a program, or name one",
+            )),
+            Target::Stdio => Ok((Self::Stdout, Arc::new(Place::Nowhere))),
+            Target::Null => Ok((Self::Nowhere, Arc::new(Place::Nowhere))),
         }
     }
 
     /// What writes must be whole multiples of, in bytes.
     pub(super) fn block(&self) -> usize {
         match self {
-            Self::To(Writer::Server(server)) => server.block(),
-            Self::To(_) | Self::Nowhere => 1,
+            Self::Server(server) => server.block(),
+            Self::File { .. }
+            | Self::Growing { .. }
+            | Self::Stdout
+            | Self::Device { .. }
+            | Self::Nowhere => 1,
         }
     }
 
     /// How many lanes it can be written on, of those that are wanted.
     pub(super) fn lanes(&self, wanted: usize) -> usize {
         match self {
-            Self::To(Writer::Server(server)) => server.lanes(wanted),
-            Self::To(Writer::File { .. }) | Self::Nowhere => wanted,
-            Self::To(Writer::Growing { .. } | Writer::Stdout) => 1,
+            Self::Server(server) => server.lanes(wanted),
+            Self::File { .. } | Self::Nowhere => wanted,
+            Self::Growing { .. } | Self::Stdout | Self::Device { .. } => 1,
         }
     }
 
-    /// One for each lane, or fewer.
-    pub(super) fn split(self, lanes: usize) -> Vec<Self> {
+    /// The same once more; none of what is written in order.
+    pub(super) fn another(&self) -> Option<Another> {
+        Some(match self {
+            Self::Nowhere => Box::new(|| Ok(Self::Nowhere)),
+            Self::Server(server) => {
+                let another = server.another();
+                Box::new(move || Ok(Self::Server(Box::new(another()?))))
+            }
+            Self::File { path, store, place, is_zero } => {
+                let (path, store, place) = (path.clone(), Arc::clone(store), Arc::clone(place));
+                let is_zero = *is_zero;
+                Box::new(move || Ok(Self::File { path, store, place, is_zero }))
+            }
+            Self::Growing { .. } | Self::Stdout | Self::Device { .. } => return None,
+        })
+    }
+
+    /// Lets `body` send it pieces, and returns when it has acknowledged all of them.
+    pub(super) fn run(
+        self,
+        job: &Job,
+        body: impl FnOnce(&mut dyn Sink) -> Result<()>,
+    ) -> Result<()> {
+        let (plan, progress, spare) = (&job.plan, &*job.progress, Vec::new());
         match self {
-            Self::Nowhere => std::iter::repeat_with(|| Self::Nowhere).take(lanes).collect(),
-            Self::To(writer) => writer.split(lanes).into_iter().map(Self::To).collect(),
+            Self::Nowhere => body(&mut Nowhere { progress, spare }),
+            Self::Server(server) => server.run(job, body),
+            Self::File { path, store, place, is_zero } => {
+                let skip = (is_zero || plan.skip_zeroes) && !plan.allocated;
+                let zeroing = Zeroing { may_punch: !plan.allocated, fast_only: false };
+                let write = |piece: &Piece| {
+                    place.prepare()?;
+                    let written = match piece {
+                        Piece::Data { offset, bytes } => {
+                            store.write_all_at(bytes.as_ref(), *offset)
+                        }
+                        Piece::Zeroes { .. } if skip => Ok(()),
+                        Piece::Zeroes { offset, length } => {
+                            store.write_zeroes(*offset, *length, zeroing)
+                        }
+                    };
+                    written.context(path.display())
+                };
+                body(&mut Positioned { write, progress, spare })
+            }
+            Self::Growing { path, file, place } => {
+                // Whatever is not written reads as zeroes. The last piece is data.
+                let write = |piece: &Piece| {
+                    place.prepare()?;
+                    let written = match piece {
+                        Piece::Data { offset, bytes } => file.write_all_at(bytes.as_ref(), *offset),
+                        Piece::Zeroes { offset, length } => reach(&file, offset + length),
+                    };
+                    written.context(path.display())
+                };
+                body(&mut Positioned { write, progress, spare })
+            }
+            Self::Stdout => {
+                let mut ordered = Ordered::new(io::stdout().lock(), wrote, progress);
+                body(&mut ordered)?;
+                ordered.finish()
+            }
+            Self::Device { path, file } => {
+                let told = |result: io::Result<()>| result.context(path.display());
+                let mut ordered = Ordered::new(file, told, progress);
+                body(&mut ordered)?;
+                ordered.finish()
+            }
         }
     }
 }
 
-impl Writer {
-    fn file(path: &Path, size: Option<u64>) -> Result<Self> {
-        let named = || format!("destination {}", path.display());
-        let existing = fs::metadata(path).ok().filter(|data| !data.is_file());
-        if existing.is_some() {
-            let store = FileExport::open(path, false).context("destination")?;
-            if size.is_some_and(|size| size > store.size()) {
-                return Err(too_small(&named(), store.size(), size));
-            }
-            let store = Arc::new(store);
-            return Ok(Self::File { path: path.to_owned(), store, is_zero: false });
+fn file(path: &Path, size: Option<u64>) -> Result<(Destination, Arc<Place>)> {
+    let place = Arc::new(Place::file(path, size)?);
+    let Some((file, name)) = place.opened() else {
+        return Err(Failure::new(format!("{} is no file", path.display())));
+    };
+    let path = path.to_owned();
+    let destination = match size {
+        Some(size) => {
+            // A store is as large as it was when it was opened; and what is too large for the
+            // file system is known now, when nothing is lost yet.
+            let named = || format!("destination {}", path.display());
+            let before = file.metadata().context(named())?.len();
+            file.set_len(before.max(size)).context(named())?;
+            let store = Arc::new(FileExport::open(name, false).context("destination")?);
+            file.set_len(before).context(named())?;
+            Destination::File { path, store, place: Arc::clone(&place), is_zero: true }
         }
-        // Emptied and set to the size of the source, a file is all hole.
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(path)
-            .context(named())?;
-        let Some(size) = size else {
-            return Ok(Self::Growing { path: path.to_owned(), file });
-        };
-        file.set_len(size).context(named())?;
-        let store = FileExport::open(path, false).context("destination")?;
-        Ok(Self::File { path: path.to_owned(), store: Arc::new(store), is_zero: true })
-    }
+        None => {
+            let file = file.try_clone().context(path.display())?;
+            Destination::Growing { path, file, place: Arc::clone(&place) }
+        }
+    };
+    Ok((destination, place))
+}
 
-    fn split(self, lanes: usize) -> Vec<Self> {
-        match self {
-            Self::Server(server) => {
-                server.split(lanes).into_iter().map(Box::new).map(Self::Server).collect()
-            }
-            Self::File { path, store, is_zero } => {
-                let with = |store| Self::File { path: path.clone(), store, is_zero };
-                vec![store; lanes].into_iter().map(with).collect()
-            }
-            Self::Growing { .. } | Self::Stdout => vec![self],
-        }
+fn block_device(path: &Path, size: Option<u64>) -> Result<(Destination, Arc<Place>)> {
+    let store = FileExport::open(path, false).context("destination")?;
+    let name = format!("destination {}", path.display());
+    if size.is_some_and(|size| size > store.size()) {
+        return Err(too_small(&name, store.size(), size));
     }
+    let device = File::open(path).context(&name)?;
+    let place = Place::Fixed { name: path.display().to_string(), device: Some(device) };
+    let place = Arc::new(place);
+    let (path, store) = (path.to_owned(), Arc::new(store));
+    let destination = Destination::File { path, store, place: Arc::clone(&place), is_zero: false };
+    Ok((destination, place))
+}
 
-    /// Writes every piece; returns what there was.
-    pub(super) fn write_all(self, plan: &Plan, inlet: Inlet, bar: &ProgressBar) -> Result<Copied> {
-        match self {
-            Self::Server(server) => server.write_all(plan, &inlet, bar),
-            Self::File { path, store, is_zero } => {
-                let skip = (is_zero || plan.skip_zeroes) && !plan.allocated;
-                let zeroing = Zeroing { may_punch: !plan.allocated, fast_only: false };
-                each(&inlet, bar, |piece| match piece {
-                    Piece::Data { offset, bytes } => store.write_all_at(bytes.as_ref(), *offset),
-                    Piece::Zeroes { .. } if skip => Ok(()),
-                    Piece::Zeroes { offset, length } => {
-                        store.write_zeroes(*offset, *length, zeroing)
-                    }
-                })
-                .context(path.display())
-            }
-            Self::Growing { path, file } => {
-                use std::os::unix::fs::FileExt;
-                // Whatever is not written reads as zeroes. The last piece is data.
-                each(&inlet, bar, |piece| match piece {
-                    Piece::Data { offset, bytes } => file.write_all_at(bytes.as_ref(), *offset),
-                    Piece::Zeroes { offset, length } => {
-                        let end = offset + length;
-                        if file.metadata()?.len() < end { file.set_len(end) } else { Ok(()) }
-                    }
-                })
-                .context(path.display())
-            }
-            Self::Stdout => write_stream(&inlet, bar).context("standard output"),
-        }
+fn device(path: &Path) -> Result<(Destination, Arc<Place>)> {
+    let named = || format!("destination {}", path.display());
+    let file = OpenOptions::new().write(true).open(path).context(named())?;
+    if file.is_terminal() {
+        return Err(Failure::new(format!("{} is a terminal", named())));
     }
+    Ok((Destination::Device { path: path.to_owned(), file }, Arc::new(Place::Nowhere)))
+}
+
+/// Makes a file as long, if it is not.
+fn reach(file: &File, end: u64) -> io::Result<()> {
+    if file.metadata()?.len() < end { file.set_len(end) } else { Ok(()) }
 }
 
 pub(super) fn too_small(name: &str, room: u64, size: Option<u64>) -> Failure {
@@ -163,83 +230,107 @@ pub(super) fn too_small(name: &str, room: u64, size: Option<u64>) -> Failure {
     }
 }
 
-/// Writes piece by piece, in whatever order they come.
-fn each(
-    inlet: &Inlet,
-    bar: &ProgressBar,
-    mut write: impl FnMut(&Piece) -> io::Result<()>,
-) -> io::Result<Copied> {
-    let mut copied = Copied::default();
-    while let Next::Piece(piece) = inlet.wait() {
-        write(&piece)?;
-        copied.count(&piece, bar);
-        if let Piece::Data { bytes, .. } = piece {
-            inlet.give_back(bytes);
+impl Progress {
+    fn count(&self, piece: &Piece) {
+        match piece {
+            Piece::Data { bytes, .. } => self.data(bytes.len() as u64),
+            Piece::Zeroes { length, .. } => self.zeroes(*length),
         }
     }
-    Ok(copied)
 }
 
-impl Copied {
-    pub(super) fn count(&mut self, piece: &Piece, bar: &ProgressBar) {
-        let length = match piece {
-            Piece::Data { bytes, .. } => {
-                self.data += bytes.len() as u64;
-                bytes.len() as u64
-            }
-            Piece::Zeroes { length, .. } => {
-                self.zeroes += length;
-                *length
-            }
-        };
-        bar.inc(length);
+struct Nowhere<'a> {
+    progress: &'a Progress,
+    spare: Vec<Vec<u8>>,
+}
+
+impl Sink for Nowhere<'_> {
+    fn put(&mut self, piece: Piece) -> Result<()> {
+        self.progress.count(&piece);
+        if let Piece::Data { bytes, .. } = piece {
+            self.spare.push(bytes.into_buffer());
+        }
+        Ok(())
+    }
+
+    fn spare(&mut self) -> Option<Vec<u8>> {
+        self.spare.pop()
+    }
+}
+
+/// Takes pieces in whatever order they come.
+struct Positioned<'a, W> {
+    write: W,
+    progress: &'a Progress,
+    spare: Vec<Vec<u8>>,
+}
+
+impl<W: FnMut(&Piece) -> Result<()>> Sink for Positioned<'_, W> {
+    fn put(&mut self, piece: Piece) -> Result<()> {
+        self.progress.begin();
+        (self.write)(&piece)?;
+        self.progress.count(&piece);
+        if let Piece::Data { bytes, .. } = piece {
+            self.spare.push(bytes.into_buffer());
+        }
+        Ok(())
+    }
+
+    fn spare(&mut self) -> Option<Vec<u8>> {
+        self.spare.pop()
     }
 }
 
 /// A stream takes bytes in order only: what comes early waits.
-fn write_stream(inlet: &Inlet, bar: &ProgressBar) -> io::Result<Copied> {
-    let mut stream = io::stdout().lock();
-    let mut early: BTreeMap<u64, Piece> = BTreeMap::new();
-    let mut position = 0;
-    let copied = each_in_turn(inlet, bar, |piece| {
+struct Ordered<'a, S, T> {
+    stream: S,
+    /// What a failure of the stream is told as.
+    told: T,
+    progress: &'a Progress,
+    early: BTreeMap<u64, Piece>,
+    position: u64,
+    spare: Vec<Vec<u8>>,
+}
+
+impl<'a, S: Write, T: Fn(io::Result<()>) -> Result<()>> Ordered<'a, S, T> {
+    fn new(stream: S, told: T, progress: &'a Progress) -> Self {
+        let (early, spare) = (BTreeMap::new(), Vec::new());
+        Self { stream, told, progress, early, position: 0, spare }
+    }
+
+    fn finish(mut self) -> Result<()> {
+        (self.told)(self.stream.flush())
+    }
+}
+
+impl<S: Write, T: Fn(io::Result<()>) -> Result<()>> Sink for Ordered<'_, S, T> {
+    fn put(&mut self, piece: Piece) -> Result<()> {
         let offset = match &piece {
             Piece::Data { offset, .. } | Piece::Zeroes { offset, .. } => *offset,
         };
-        early.insert(offset, piece);
-        let mut used = Vec::new();
-        while let Some(piece) = early.remove(&position) {
-            match piece {
+        self.early.insert(offset, piece);
+        while let Some(piece) = self.early.remove(&self.position) {
+            match &piece {
                 Piece::Data { bytes, .. } => {
-                    stream.write_all(bytes.as_ref())?;
-                    position += bytes.len() as u64;
-                    used.push(bytes);
+                    (self.told)(self.stream.write_all(bytes.as_ref()))?;
+                    self.position += bytes.len() as u64;
                 }
                 Piece::Zeroes { length, .. } => {
-                    write_zeroes(&mut stream, length)?;
-                    position += length;
+                    (self.told)(write_zeroes(&mut self.stream, *length))?;
+                    self.position += length;
                 }
             }
-        }
-        for bytes in used {
-            inlet.give_back(bytes);
+            self.progress.count(&piece);
+            if let Piece::Data { bytes, .. } = piece {
+                self.spare.push(bytes.into_buffer());
+            }
         }
         Ok(())
-    })?;
-    stream.flush()?;
-    Ok(copied)
-}
-
-fn each_in_turn(
-    inlet: &Inlet,
-    bar: &ProgressBar,
-    mut write: impl FnMut(Piece) -> io::Result<()>,
-) -> io::Result<Copied> {
-    let mut copied = Copied::default();
-    while let Next::Piece(piece) = inlet.wait() {
-        copied.count(&piece, bar);
-        write(piece)?;
     }
-    Ok(copied)
+
+    fn spare(&mut self) -> Option<Vec<u8>> {
+        self.spare.pop()
+    }
 }
 
 fn write_zeroes(stream: &mut impl Write, length: u64) -> io::Result<()> {

@@ -8,14 +8,19 @@
 //! ```
 //!
 //! A lane is a copy of its own. No two lanes have a byte in common, so none waits for
-//! another.
+//! another. The first lane begins at once; each other one connects in a thread of its own,
+//! beside the work, and is not missed if it never comes.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use nbd_client_blocking::Client;
+use nbd_client_blocking::proto::{ClientConfig, Negotiated};
 
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
+use crate::target::Server;
 
 /// A lane with less to do, in bytes, would not be worth its connection.
 const WORTHWHILE: u64 = 16 << 20;
@@ -37,7 +42,6 @@ pub(super) struct Regions {
     size: u64,
     length: u64,
     next: AtomicU64,
-    stopped: AtomicBool,
 }
 
 impl Regions {
@@ -49,26 +53,14 @@ impl Regions {
             0 | 1 => size.max(1),
             _ => (size / (lanes as u64 * EACH)).clamp(SHORTEST, LONGEST).next_multiple_of(request),
         };
-        Self { size, length, next: AtomicU64::new(0), stopped: AtomicBool::new(false) }
+        Self { size, length, next: AtomicU64::new(0) }
     }
 
     /// Takes the next one.
     pub(super) fn take(&self) -> Option<Range<u64>> {
-        if self.is_stopped() {
-            return None;
-        }
         let index = self.next.fetch_add(1, Ordering::Relaxed);
         let start = index.checked_mul(self.length).filter(|start| *start < self.size)?;
         Some(start..start.saturating_add(self.length).min(self.size))
-    }
-
-    /// A lane has failed: what is left need not be copied.
-    pub(super) fn stop(&self) {
-        self.stopped.store(true, Ordering::Relaxed);
-    }
-
-    pub(super) fn is_stopped(&self) -> bool {
-        self.stopped.load(Ordering::Relaxed)
     }
 }
 
@@ -78,23 +70,72 @@ pub(super) fn connections(client: &Client, is_command: bool, wanted: usize) -> u
     if safe && !is_command { wanted } else { 1 }
 }
 
-/// The first connection, and as many more as there are lanes and the server will have.
-pub(super) fn more(
-    first: Client,
-    lanes: usize,
-    connect: impl Fn() -> Result<Client>,
-) -> Vec<Client> {
-    let mut clients = vec![first];
-    while clients.len() < lanes {
-        // Whoever has no room for one more has told nothing that is worth failing for.
-        match connect() {
-            Ok(client) if client.negotiated().is_safe_beside(clients[0].negotiated()) => {
-                clients.push(client);
-            }
-            Ok(_) | Err(_) => break,
-        }
+/// Connects once more to an export, if it can be used beside the first connection.
+pub(super) fn beside(
+    server: &Server,
+    config: ClientConfig,
+    limit: Option<Duration>,
+    first: &Negotiated,
+) -> Result<Client> {
+    let client = server.connect(config, limit)?;
+    if !client.negotiated().is_safe_beside(first) {
+        return Err(Failure::new(format!("{}: it is another export", server.name)));
     }
-    clients
+    Ok(client)
+}
+
+/// Who works, and what became of it. Lanes may come late, or never.
+#[derive(Debug)]
+pub(super) struct Team {
+    members: Mutex<Members>,
+    left: Condvar,
+}
+
+#[derive(Debug)]
+struct Members {
+    open: bool,
+    working: usize,
+    result: Result<()>,
+}
+
+impl Team {
+    /// One lane works from the start.
+    pub(super) fn new() -> Self {
+        let members = Members { open: true, working: 1, result: Ok(()) };
+        Self { members: Mutex::new(members), left: Condvar::new() }
+    }
+
+    /// One more lane begins to work; false when there is nothing left to do.
+    pub(super) fn enter(&self) -> bool {
+        let mut members = self.lock();
+        members.working += usize::from(members.open);
+        members.open
+    }
+
+    /// A lane has ended like this.
+    pub(super) fn leave(&self, result: Result<()>) {
+        let mut members = self.lock();
+        members.working -= 1;
+        // The first failure is the one to tell.
+        if members.result.is_ok() {
+            members.result = result;
+        }
+        self.left.notify_all();
+    }
+
+    /// Lets nobody in any more, and waits for those who work.
+    pub(super) fn end(&self) -> Result<()> {
+        let mut members = self.lock();
+        members.open = false;
+        while members.working > 0 {
+            members = self.left.wait(members).unwrap_or_else(PoisonError::into_inner);
+        }
+        std::mem::replace(&mut members.result, Ok(()))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Members> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[cfg(test)]
@@ -133,10 +174,12 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_left_once_stopped() {
-        let regions = Regions::new(1 << 40, 2, 512);
-        assert!(regions.take().is_some());
-        regions.stop();
-        assert_eq!(regions.take(), None);
+    fn a_lane_that_comes_late_has_nothing_to_do() {
+        let team = Team::new();
+        assert!(team.enter());
+        team.leave(Err(Failure::new("one")));
+        team.leave(Err(Failure::new("two")));
+        assert_eq!(team.end().unwrap_err().to_string(), "one");
+        assert!(!team.enter());
     }
 }

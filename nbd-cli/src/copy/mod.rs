@@ -11,46 +11,68 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `mod` | the command: opens both ends, checks sizes, runs the two threads |
+//! | `mod` | the command: checks, opens both ends, tells how it ended |
+//! | `plan` | what reading and writing go by |
+//! | `transfer` | the copy itself, in threads |
 //! | `lanes` | sharing the work out among several connections |
-//! | `piece` | what travels between them |
+//! | `piece` | what travels from the source to the destination |
 //! | `sparse` | finds zeroes in data |
 //! | `source` | reading from a file or stream |
 //! | `destination` | writing to a file or stream, or nowhere |
-//! | `server/` | both, with an NBD server |
+//! | `place` | where a copy comes to be, and what is left when it fails |
+//! | `progress` | how far it is |
+//! | `job` | what all lanes share |
+//! | `stop` | what ends it early |
+//! | `server/` | both ends, with an NBD server |
 
 mod destination;
+mod job;
 mod lanes;
 mod piece;
+mod place;
+mod plan;
+mod progress;
 mod server;
 mod source;
 mod sparse;
+mod stop;
+mod transfer;
 
-use std::fs;
-use std::io::IsTerminal;
-use std::ops::Add;
-use std::os::unix::fs::MetadataExt;
+use std::ffi::OsString;
+use std::fs::{self, File, Metadata};
+use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use signal_hook::consts::SIGXFSZ;
+use signal_hook::flag;
 
 use crate::Patience;
-use crate::failure::{Failure, Result};
+use crate::failure::{Context, Failure, Result};
 use crate::size;
 use crate::target::Target;
 
 use destination::Destination;
+use job::Job;
 use lanes::Regions;
-use piece::{Outlet, channel};
+use place::Place;
+use plan::Plan;
+use progress::{Display, Progress};
 use source::Source;
+use stop::Stop;
 
 /// Copy between servers, files and streams.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Show a progress bar even if standard error is no terminal
+    /// Show progress even if standard error is no terminal
     #[arg(long, short = 'p')]
     progress: bool,
+    /// Make a file durable before exit, as an export always is that can be
+    #[arg(long)]
+    flush: bool,
     /// Connections to each server that allows several at once [default: one for each
     /// processor, at most 4]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
@@ -75,38 +97,12 @@ pub(crate) struct Args {
     allocated: bool,
     #[command(flatten)]
     patience: Patience,
-    /// Source and destination: each a URI, a command in brackets, a file, - or null:
-    #[arg(required = true, num_args = 2.., trailing_var_arg = true, allow_hyphen_values = true,
-          value_names = ["SOURCE", "DESTINATION"])]
-    targets: Vec<String>,
-}
-
-/// What reading and writing go by.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Plan {
-    pub(super) connections: usize,
-    pub(super) requests: usize,
-    pub(super) request_size: usize,
-    pub(super) sparse: usize,
-    /// Pieces start and end on multiples of this many bytes, a power of two.
-    pub(super) block: usize,
-    pub(super) use_extents: bool,
-    pub(super) skip_zeroes: bool,
-    pub(super) allocated: bool,
-}
-
-impl Plan {
-    /// In whole blocks of both ends. Where nothing is written, no zeroes are looked for.
-    fn between(mut self, source: &Source, destination: &Destination) -> Self {
-        let block = destination.block();
-        self.block = block;
-        self.request_size = self.request_size.max(block).max(source.block());
-        self.sparse = match destination {
-            Destination::To(_) if self.sparse > 0 => self.sparse.max(block),
-            Destination::To(_) | Destination::Nowhere => 0,
-        };
-        self
-    }
+    /// A URI, a command in brackets, a file, or - for standard input
+    #[arg(value_name = "SOURCE", allow_hyphen_values = false)]
+    source: OsString,
+    /// A URI, a command in brackets, a file, - for standard output, or null:
+    #[arg(value_name = "DESTINATION")]
+    destination: OsString,
 }
 
 /// The most that requests may hold in memory, in bytes.
@@ -121,19 +117,8 @@ pub(crate) struct Copied {
     pub(crate) zeroes: u64,
 }
 
-impl Add for Copied {
-    type Output = Self;
-
-    fn add(self, other: Self) -> Self {
-        Self { data: self.data + other.data, zeroes: self.zeroes + other.zeroes }
-    }
-}
-
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let mut targets = Target::parse_all(&args.targets)?.into_iter();
-    let (Some(from), Some(to), None) = (targets.next(), targets.next(), targets.next()) else {
-        return Err(Failure::new("one source and one destination are needed"));
-    };
+    let (from, to) = (Target::parse(&args.source)?, Target::parse(&args.destination)?);
     let request_size = usize::try_from(args.request_size).unwrap_or(usize::MAX);
     if !(512..=32 << 20).contains(&request_size) || !request_size.is_power_of_two() {
         return Err(Failure::new("--request-size must be a power of two from 512 to 32M"));
@@ -149,8 +134,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if sparse != 0 && (!sparse.is_power_of_two() || sparse < 512) {
         return Err(Failure::new("--sparse must be 0 or a power of two from 512"));
     }
-    if is_same_file(&from, &to) {
-        return Err(Failure::new("the source and the destination are one file"));
+    if is_same(&from, &to) {
+        return Err(Failure::new("the source and the destination are one file or export"));
     }
     let plan = Plan {
         connections,
@@ -161,9 +146,19 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         use_extents: !args.no_extents,
         skip_zeroes: args.destination_is_zero,
         allocated: args.allocated,
+        flush: args.flush,
+        limit: args.patience.limit(),
     };
-    let show = args.progress || std::io::stderr().is_terminal();
-    copy(&from, &to, plan, args.patience.duration(), show).map(|_| ())
+    // A limit to the size of files is told by the call that meets it.
+    flag::register(SIGXFSZ, Arc::default()).context("signals")?;
+    let show = args.progress || io::stderr().is_terminal();
+    copy(&from, &to, plan, show, true).map(|_| ())
+}
+
+/// Copies between two targets with the defaults, for `nbd demo`.
+pub(crate) fn between(from: &Target, to: &Target, limit: Duration) -> Result<Copied> {
+    let plan = Plan { limit: Some(limit), ..Plan::default() };
+    copy(from, to, plan, io::stderr().is_terminal(), false)
 }
 
 /// More than there are processors would only take turns.
@@ -171,115 +166,65 @@ fn default_connections() -> usize {
     thread::available_parallelism().map_or(1, usize::from).min(4)
 }
 
-/// To write to it would destroy what is still to be read.
-fn is_same_file(from: &Target, to: &Target) -> bool {
-    let (Target::File(from), Target::File(to)) = (from, to) else {
+/// Whether to write to the one would destroy what is still to be read of the other.
+fn is_same(from: &Target, to: &Target) -> bool {
+    if let (Target::Nbd(from), Target::Nbd(to)) = (from, to) {
+        return from.is_same(to);
+    }
+    let source = match from {
+        Target::File(path) => fs::metadata(path).ok(),
+        Target::Stdio => metadata_of(io::stdin()),
+        Target::Nbd(_) | Target::Null => None,
+    };
+    let destination = match to {
+        Target::File(path) => fs::metadata(path).ok(),
+        Target::Stdio => metadata_of(io::stdout()),
+        Target::Nbd(_) | Target::Null => None,
+    };
+    // Whatever is wrong shows when it is opened.
+    let (Some(from), Some(to)) = (source, destination) else {
         return false;
     };
-    match (fs::metadata(from), fs::metadata(to)) {
-        (Ok(from), Ok(to)) => (from.dev(), from.ino()) == (to.dev(), to.ino()),
-        // Whatever is wrong shows when it is opened.
-        _ => false,
+    let kinds = (from.file_type(), to.file_type());
+    if kinds.0.is_file() && kinds.1.is_file() {
+        return (from.dev(), from.ino()) == (to.dev(), to.ino());
     }
+    kinds.0.is_block_device() && kinds.1.is_block_device() && from.rdev() == to.rdev()
 }
 
-/// A progress bar over so many bytes, or a counter where the size is unknown.
-fn progress_bar(size: Option<u64>, show: bool) -> ProgressBar {
-    let target = if show { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    let bar = ProgressBar::with_draw_target(size, target);
-    let template = match size {
-        Some(_) => "{bar:40} {percent:>3}% {bytes}/{total_bytes} {bytes_per_sec} {eta}",
-        None => "{spinner} {bytes} {bytes_per_sec}",
-    };
-    if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style);
-    }
-    bar
+fn metadata_of(stream: impl AsFd) -> Option<Metadata> {
+    File::from(stream.as_fd().try_clone_to_owned().ok()?).metadata().ok()
 }
 
-/// Copies all of it, on as many lanes as both ends have.
-fn transfer(
-    source: Source,
-    destination: Destination,
-    plan: &Plan,
-    bar: &ProgressBar,
-) -> Result<Copied> {
-    let size = source.size().unwrap_or(0);
-    let wanted = destination.lanes(source.lanes(lanes::worthwhile(size, plan.connections)));
-    let sources = source.split(wanted);
-    let destinations = destination.split(sources.len());
-    let lanes = sources.len().min(destinations.len());
-    let regions = &Regions::new(size, lanes, plan.request_size as u64);
-    thread::scope(|scope| {
-        let run = |(source, destination)| {
-            scope.spawn(move || {
-                let copied = lane(source, destination, plan, regions, bar);
-                if copied.is_err() {
-                    regions.stop();
-                }
-                copied
-            })
-        };
-        // All are started before one is waited for.
-        let lanes: Vec<_> = sources.into_iter().zip(destinations).map(run).collect();
-        let mut total = Ok(Copied::default());
-        for lane in lanes {
-            let copied = lane.join().map_err(|_| Failure::new("a thread failed"))?;
-            total = total.and_then(|total| Ok(total + copied?));
-        }
-        total
-    })
-}
-
-/// Copies the regions that one lane takes.
-fn lane(
-    source: Source,
-    destination: Destination,
-    plan: &Plan,
-    regions: &Regions,
-    bar: &ProgressBar,
-) -> Result<Copied> {
-    let Destination::To(writer) = destination else {
-        let outlet = Outlet::nowhere(bar.clone());
-        source.read_all(plan, regions, &outlet)?;
-        return Ok(outlet.counted());
-    };
-    let (outlet, inlet) = channel(plan.requests);
-    let (read, written) = thread::scope(|scope| {
-        let reader = scope.spawn(move || source.read_all(plan, regions, &outlet));
-        let written = writer.write_all(plan, inlet, bar);
-        (reader.join(), written)
-    });
-    let read = read.map_err(|_| Failure::new("the reading thread failed"))?;
-    match (read, written) {
-        // The source stops because the destination did: that is the failure to tell.
-        (_, Err(failure)) => Err(failure),
-        (Err(failure), Ok(_)) => Err(failure),
-        (Ok(()), Ok(copied)) => Ok(copied),
-    }
-}
-
-/// Copies between two targets with the defaults, for `nbd demo`.
-pub(crate) fn between(from: &Target, to: &Target, timeout: Duration, show: bool) -> Result<Copied> {
-    let plan = Plan {
-        connections: default_connections(),
-        requests: 64,
-        request_size: 256 << 10,
-        sparse: 4096,
-        block: 1,
-        use_extents: true,
-        skip_zeroes: false,
-        allocated: false,
-    };
-    copy(from, to, plan, timeout, show)
-}
-
-fn copy(from: &Target, to: &Target, plan: Plan, timeout: Duration, show: bool) -> Result<Copied> {
-    let source = Source::open(from, &plan, timeout)?;
-    let destination = Destination::open(to, source.size(), timeout)?;
+fn copy(from: &Target, to: &Target, plan: Plan, show: bool, interruptible: bool) -> Result<Copied> {
+    let source = Source::open(from, &plan)?;
+    let total = source.size();
+    let (destination, place) = Destination::open(to, total, &plan)?;
     let plan = plan.between(&source, &destination);
-    let bar = progress_bar(source.size(), show);
-    let copied = transfer(source, destination, &plan, &bar);
-    bar.finish_and_clear();
-    copied
+    let lanes = transfer::lanes(&source, &destination, &plan);
+    let regions = Regions::new(total.unwrap_or(0), lanes, plan.request_size as u64);
+    let (progress, stop) = (Arc::new(Progress::default()), Arc::new(Stop::new()?));
+    // What leaves nothing behind is ended as ever.
+    if interruptible && !matches!(*place, Place::Nowhere) {
+        stop.on_signals()?;
+    }
+    let job = Arc::new(Job { plan, progress, stop, regions });
+    let display = show.then(|| Display::start(&job.progress, total));
+    let copied = transfer::transfer(source, destination, &job, lanes);
+    let copied = match job.stop.interruption() {
+        Some(interruption) => Err(interruption),
+        None => copied.and_then(|()| place.finish(plan.flush)),
+    };
+    drop(display);
+    let progress = &job.progress;
+    match copied {
+        Ok(()) => Ok(progress.copied()),
+        Err(failure) => {
+            place.abandon();
+            Err(match place.left_behind(progress, total) {
+                Some(left) => failure.and(left),
+                None => failure,
+            })
+        }
+    }
 }

@@ -1,12 +1,9 @@
 //! What travels from the source to the destination.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::mpsc::{self, Receiver, SyncSender, TryRecvError};
 
-use indicatif::ProgressBar;
-
-use super::Copied;
 use crate::failure::{Failure, Result};
 
 /// A part of the copy. Parts come in any order and never overlap.
@@ -52,13 +49,38 @@ impl AsMut<[u8]> for Slice {
     }
 }
 
+/// Where pieces go.
+pub(super) trait Sink {
+    /// Takes a piece, and waits for room if there is none.
+    fn put(&mut self, piece: Piece) -> Result<()>;
+
+    /// Whether something is under way that [`advance`](Self::advance) would wait for.
+    fn is_busy(&self) -> bool {
+        false
+    }
+
+    /// Waits until a part of what is under way is done.
+    fn advance(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// A buffer that is not needed any more.
+    fn spare(&mut self) -> Option<Vec<u8>>;
+}
+
 /// The source's end: pieces out, used buffers back.
+pub(super) enum Outlet<'a> {
+    /// To another thread.
+    Thread(ToThread),
+    /// Straight to the destination.
+    Direct(RefCell<&'a mut dyn Sink>),
+}
+
+/// What leads to a thread that [`pour`]s.
 #[derive(Debug)]
-pub(super) enum Outlet {
-    /// To the destination's thread.
-    Thread { pieces: SyncSender<Piece>, buffers: Receiver<Vec<u8>> },
-    /// To nowhere: pieces are counted, which needs no thread.
-    Nowhere { bar: ProgressBar, copied: Cell<Copied>, buffers: RefCell<Vec<Vec<u8>>> },
+pub(super) struct ToThread {
+    pieces: SyncSender<Piece>,
+    buffers: Receiver<Vec<u8>>,
 }
 
 /// The destination's end.
@@ -68,81 +90,65 @@ pub(super) struct Inlet {
     buffers: SyncSender<Vec<u8>>,
 }
 
-/// What a look at the inlet found.
-#[derive(Debug)]
-pub(super) enum Next {
-    Piece(Piece),
-    /// None at the moment.
-    Empty,
-    /// The source is done.
-    End,
-}
-
 /// Holds as many pieces as there are requests, so that neither side runs far ahead.
-pub(super) fn channel(depth: usize) -> (Outlet, Inlet) {
+pub(super) fn channel(depth: usize) -> (ToThread, Inlet) {
     let (pieces, inlet) = mpsc::sync_channel(depth);
     let (buffers, returned) = mpsc::sync_channel(depth);
-    (Outlet::Thread { pieces, buffers: returned }, Inlet { pieces: inlet, buffers })
+    (ToThread { pieces, buffers: returned }, Inlet { pieces: inlet, buffers })
 }
 
-impl Outlet {
-    pub(super) fn nowhere(bar: ProgressBar) -> Self {
-        Self::Nowhere { bar, copied: Cell::default(), buffers: RefCell::default() }
+impl<'a> Outlet<'a> {
+    pub(super) fn direct(sink: &'a mut dyn Sink) -> Self {
+        Self::Direct(RefCell::new(sink))
     }
 
     pub(super) fn send(&self, piece: Piece) -> Result<()> {
         match self {
-            Self::Thread { pieces, .. } => {
-                pieces.send(piece).map_err(|_| Failure::new("the destination has stopped"))
+            Self::Thread(thread) => {
+                thread.pieces.send(piece).map_err(|_| Failure::new("the destination has stopped"))
             }
-            Self::Nowhere { bar, copied, buffers } => {
-                let mut count = copied.get();
-                count.count(&piece, bar);
-                copied.set(count);
-                if let Piece::Data { bytes, .. } = piece {
-                    buffers.borrow_mut().push(bytes.into_buffer());
-                }
-                Ok(())
-            }
+            Self::Direct(sink) => sink.borrow_mut().put(piece),
         }
     }
 
     /// A buffer of this length, used before if there is one.
     pub(super) fn buffer(&self, length: usize) -> Vec<u8> {
         let used = match self {
-            Self::Thread { buffers, .. } => buffers.try_recv().ok(),
-            Self::Nowhere { buffers, .. } => buffers.borrow_mut().pop(),
+            Self::Thread(thread) => thread.buffers.try_recv().ok(),
+            Self::Direct(sink) => sink.borrow_mut().spare(),
         };
         let mut buffer = used.unwrap_or_default();
         buffer.resize(length, 0);
         buffer
     }
+}
 
-    /// What went nowhere. Of what another thread writes, that thread keeps count.
-    pub(super) fn counted(&self) -> Copied {
-        match self {
-            Self::Thread { .. } => Copied::default(),
-            Self::Nowhere { copied, .. } => copied.get(),
-        }
+#[cfg(test)]
+impl Inlet {
+    /// The next piece; `None` when the source is done.
+    pub(super) fn wait(&self) -> Option<Piece> {
+        self.pieces.recv().ok()
     }
 }
 
-impl Inlet {
-    /// The next piece, after waiting for it.
-    pub(super) fn wait(&self) -> Next {
-        self.pieces.recv().map_or(Next::End, Next::Piece)
-    }
-
-    pub(super) fn poll(&self) -> Next {
-        match self.pieces.try_recv() {
-            Ok(piece) => Next::Piece(piece),
-            Err(TryRecvError::Empty) => Next::Empty,
-            Err(TryRecvError::Disconnected) => Next::End,
+/// Passes on every piece that comes from another thread.
+pub(super) fn pour(inlet: Inlet, sink: &mut dyn Sink) -> Result<()> {
+    let Inlet { pieces, buffers } = inlet;
+    loop {
+        // Everything that is at hand goes out together; only then is an answer waited for, and
+        // only with nothing under way, the source.
+        let next = match sink.is_busy() {
+            true => pieces.try_recv(),
+            false => pieces.recv().map_err(TryRecvError::from),
+        };
+        match next {
+            Ok(piece) => sink.put(piece)?,
+            Err(TryRecvError::Empty) => sink.advance()?,
+            Err(TryRecvError::Disconnected) => return Ok(()),
         }
-    }
-
-    pub(super) fn give_back(&self, bytes: Slice) {
-        // The source may be done, or have enough of them.
-        let _ = self.buffers.try_send(bytes.into_buffer());
+        while let Some(buffer) = sink.spare() {
+            // The source may be done, or have enough of them.
+            let _ = buffers.try_send(buffer);
+        }
     }
 }

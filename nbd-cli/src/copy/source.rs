@@ -1,38 +1,56 @@
 //! Reading: from a server, a file or standard input.
 
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::ops::{ControlFlow, Range};
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use nbd_server::{Export, ExtentKind, FileExport};
 
-use super::Plan;
-use super::lanes::Regions;
+use super::job::Job;
 use super::piece::{Outlet, Piece, Slice};
+use super::plan::Plan;
 use super::server::ServerSource;
 use super::sparse;
 use crate::failure::{Context, Failure, Result};
 use crate::target::Target;
 
 /// Where the bytes come from.
-pub(crate) enum Source {
+pub(super) enum Source {
     Server(Box<ServerSource>),
-    File { path: PathBuf, store: Arc<FileExport> },
+    File {
+        path: PathBuf,
+        store: Arc<FileExport>,
+    },
     Stdin,
+    /// A pipe or a character device.
+    Device {
+        path: PathBuf,
+        file: File,
+    },
 }
 
+/// Opens a source once more, for another lane.
+pub(super) type Another = Box<dyn FnOnce() -> Result<Source> + Send>;
+
 impl Source {
-    pub(crate) fn open(target: &Target, plan: &Plan, timeout: Duration) -> Result<Self> {
+    pub(super) fn open(target: &Target, plan: &Plan) -> Result<Self> {
         match target {
-            Target::Nbd(server) => {
-                Ok(Self::Server(Box::new(ServerSource::open(server, plan, timeout)?)))
-            }
-            Target::File(path) => {
-                let store = FileExport::open(path, true).context("source")?;
-                Ok(Self::File { path: path.clone(), store: Arc::new(store) })
-            }
+            Target::Nbd(server) => Ok(Self::Server(Box::new(ServerSource::open(server, plan)?))),
+            Target::File(path) => match fs::metadata(path).map(|data| data.file_type()) {
+                Ok(kind) if kind.is_fifo() || kind.is_char_device() => {
+                    let file = File::open(path).context(path.display())?;
+                    Ok(Self::Device { path: path.clone(), file })
+                }
+                // What else it may be shows when it is opened.
+                Ok(_) | Err(_) => {
+                    let store = FileExport::open(path, true).context("source")?;
+                    Ok(Self::File { path: path.clone(), store: Arc::new(store) })
+                }
+            },
             Target::Stdio => Ok(Self::Stdin),
             Target::Null => {
                 Err(Failure::new("null: has nothing to read; it can only be a destination"))
@@ -45,7 +63,7 @@ impl Source {
         match self {
             Self::Server(server) => Some(server.size()),
             Self::File { store, .. } => Some(store.size()),
-            Self::Stdin => None,
+            Self::Stdin | Self::Device { .. } => None,
         }
     }
 
@@ -53,7 +71,7 @@ impl Source {
     pub(super) fn block(&self) -> usize {
         match self {
             Self::Server(server) => server.block(),
-            Self::File { .. } | Self::Stdin => 1,
+            Self::File { .. } | Self::Stdin | Self::Device { .. } => 1,
         }
     }
 
@@ -62,35 +80,40 @@ impl Source {
         match self {
             Self::Server(server) => server.lanes(wanted),
             Self::File { .. } => wanted,
-            Self::Stdin => 1,
+            Self::Stdin | Self::Device { .. } => 1,
         }
     }
 
-    /// One for each lane, or fewer.
-    pub(super) fn split(self, lanes: usize) -> Vec<Self> {
-        match self {
+    /// The same once more; none of what is read in order.
+    pub(super) fn another(&self) -> Option<Another> {
+        Some(match self {
             Self::Server(server) => {
-                server.split(lanes).into_iter().map(Box::new).map(Self::Server).collect()
+                let another = server.another();
+                Box::new(move || Ok(Self::Server(Box::new(another()?))))
             }
             Self::File { path, store } => {
-                let with = |store| Self::File { path: path.clone(), store };
-                vec![store; lanes].into_iter().map(with).collect()
+                let (path, store) = (path.clone(), Arc::clone(store));
+                Box::new(move || Ok(Self::File { path, store }))
             }
-            Self::Stdin => vec![Self::Stdin],
-        }
+            Self::Stdin | Self::Device { .. } => return None,
+        })
     }
 
     /// Sends every byte on of the regions it takes.
-    pub(super) fn read_all(self, plan: &Plan, regions: &Regions, outlet: &Outlet) -> Result<()> {
+    pub(super) fn read_all(self, job: &Job, outlet: &Outlet<'_>) -> Result<()> {
         match self {
-            Self::Server(server) => server.read_all(plan, regions, outlet),
+            Self::Server(server) => server.read_all(job, outlet),
             Self::File { path, store } => {
-                while let Some(region) = regions.take() {
-                    read_file(&path, &store, region, plan, outlet)?;
+                while let Some(region) = job.take() {
+                    read_file(&path, &store, region, job, outlet)?;
                 }
                 Ok(())
             }
-            Self::Stdin => read_stream(&mut io::stdin().lock(), plan, outlet),
+            Self::Stdin => read_stream(&mut io::stdin().lock(), "standard input", job, outlet),
+            Self::Device { path, mut file } => {
+                let name = path.display().to_string();
+                read_stream(&mut file, &name, job, outlet)
+            }
         }
     }
 }
@@ -99,10 +122,11 @@ fn read_file(
     path: &Path,
     store: &FileExport,
     region: Range<u64>,
-    plan: &Plan,
-    outlet: &Outlet,
+    job: &Job,
+    outlet: &Outlet<'_>,
 ) -> Result<()> {
     let mut extents = Vec::new();
+    let plan = &job.plan;
     if plan.use_extents {
         let collect = &mut |extent| {
             extents.push(extent);
@@ -122,22 +146,23 @@ fn read_file(
         if extent.kind == ExtentKind::Data || zeroes.is_empty() {
             continue;
         }
-        read_range(path, store, read..zeroes.start, plan, outlet)?;
+        read_range(path, store, read..zeroes.start, job, outlet)?;
         outlet.send(Piece::Zeroes { offset: zeroes.start, length: zeroes.end - zeroes.start })?;
         read = zeroes.end;
     }
-    read_range(path, store, read..region.end, plan, outlet)
+    read_range(path, store, read..region.end, job, outlet)
 }
 
 fn read_range(
     path: &Path,
     store: &FileExport,
     range: Range<u64>,
-    plan: &Plan,
-    outlet: &Outlet,
+    job: &Job,
+    outlet: &Outlet<'_>,
 ) -> Result<()> {
+    let plan = &job.plan;
     let mut offset = range.start;
-    while offset < range.end {
+    while offset < range.end && !job.stop.is_wished() {
         let length = (range.end - offset).min(plan.request_size as u64);
         let mut buffer = outlet.buffer(length as usize);
         store.read_exact_at(&mut buffer, offset).context(path.display())?;
@@ -148,17 +173,23 @@ fn read_range(
 }
 
 /// Reads until the stream ends; every piece but the last is full.
-fn read_stream(stream: &mut dyn Read, plan: &Plan, outlet: &Outlet) -> Result<()> {
+fn read_stream(
+    stream: &mut (impl Read + AsFd),
+    name: &str,
+    job: &Job,
+    outlet: &Outlet<'_>,
+) -> Result<()> {
+    let plan = &job.plan;
     let mut offset = 0;
     loop {
         let mut buffer = outlet.buffer(plan.request_size);
         let mut filled = 0;
         while filled < buffer.len() {
-            match stream.read(&mut buffer[filled..]) {
+            match job.stop.read(stream, &mut buffer[filled..]) {
                 Ok(0) => break,
                 Ok(n) => filled += n,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error).context("standard input"),
+                Err(error) => return Err(error).context(name),
             }
         }
         if filled == 0 {

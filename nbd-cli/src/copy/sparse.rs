@@ -14,7 +14,7 @@ pub(super) fn is_zero(bytes: &[u8]) -> bool {
 /// Sends a buffer on as data and runs of zeroes. Runs shorter than `granularity` stay
 /// data, and so does everything when it is 0.
 pub(super) fn send(
-    outlet: &Outlet,
+    outlet: &Outlet<'_>,
     offset: u64,
     buffer: Vec<u8>,
     granularity: usize,
@@ -93,11 +93,12 @@ mod tests {
         ) {
             let buffer: Vec<u8> =
                 blocks.iter().flat_map(|(zero, len)| vec![u8::from(!zero); *len]).collect();
-            let (outlet, inlet) = super::super::piece::channel(64);
+            let (thread, inlet) = super::super::piece::channel(64);
+            let outlet = Outlet::Thread(thread);
             send(&outlet, 1000, buffer.clone(), granularity).unwrap();
             drop(outlet);
             let mut rebuilt = vec![0xff; buffer.len()];
-            while let super::super::piece::Next::Piece(piece) = inlet.wait() {
+            while let Some(piece) = inlet.wait() {
                 match piece {
                     Piece::Data { offset, bytes } => {
                         let at = offset as usize - 1000;

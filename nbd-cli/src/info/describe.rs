@@ -1,11 +1,16 @@
 //! What is known of one export, and of the connection it was asked over.
 
+use std::time::Duration;
+
 use nbd_client_blocking::proto::{
-    Error as ProtocolError, ExportInfo, HeaderStyle, Negotiated, Protocol, Refusal, RefusalCode,
-    TransmissionFlags,
+    ClientConfig, Error as ProtocolError, ExportInfo, HeaderStyle, Negotiated, Protocol, Refusal,
+    RefusalCode, TransmissionFlags,
 };
 use nbd_client_blocking::transport::tls::TlsInfo;
 use nbd_client_blocking::{Error, Options};
+
+use crate::failure::{Context, Failure, Result};
+use crate::target::Server;
 
 /// How the two sides talk.
 #[derive(Debug)]
@@ -21,14 +26,17 @@ impl Session {
     }
 }
 
+/// What the server was asked, or why it did not tell.
+pub(super) type Told<T> = std::result::Result<T, String>;
+
 /// An export and its meta contexts.
 #[derive(Debug)]
 pub(super) struct Described {
     pub(super) name: String,
     /// From the list, where the details have none.
     pub(super) description: Option<String>,
-    pub(super) info: ExportInfo,
-    pub(super) contexts: Vec<String>,
+    pub(super) info: Told<ExportInfo>,
+    pub(super) contexts: Told<Vec<String>>,
 }
 
 /// Each ability as nbdinfo names it, in its order.
@@ -47,87 +55,120 @@ pub(super) const ABILITIES: [(&str, TransmissionFlags); 11] = [
 ];
 
 impl Described {
-    pub(super) fn of(name: &str, facts: &Negotiated, contexts: Vec<String>) -> Self {
+    fn of(name: &str, facts: &Negotiated, contexts: Told<Vec<String>>) -> Self {
         let info = facts.export.clone();
         let info = info.unwrap_or_else(|| ExportInfo::new(0, TransmissionFlags::empty()));
         let description = info.description.clone();
         Self {
             name: info.canonical_name.clone().unwrap_or_else(|| name.to_owned()),
             description,
-            info,
+            info: Ok(info),
             contexts,
         }
     }
+
+    /// What could not be found out.
+    pub(super) fn unknown(&self) -> Option<&str> {
+        match (&self.info, &self.contexts) {
+            (Err(reason), _) | (Ok(_), Err(reason)) => Some(reason),
+            (Ok(_), Ok(_)) => None,
+        }
+    }
 }
 
-/// Whether the server knows options: those of fixed newstyle do.
-pub(super) fn can_be_asked(options: &mut Options) -> bool {
-    options.negotiated().protocol == Protocol::FixedNewstyle
-}
-
-/// The export the URI names. A server that does not know `NBD_OPT_INFO` tells about an
-/// export only when it is chosen.
-pub(super) fn chosen(mut options: Options) -> Result<(Session, Vec<Described>), Error> {
-    let mut contexts = Vec::new();
+/// The export the URI names, as it is to whoever connects to it. What a server answers to
+/// `NBD_OPT_INFO` need not be the same: nbd-server 3.24 says that all have 0 bytes.
+pub(super) fn chosen(server: &Server, limit: Option<Duration>) -> Result<(Session, Described)> {
+    let mut options = negotiate(server, limit)?;
+    let mut contexts = Ok(Vec::new());
     if can_be_asked(&mut options) {
-        match one(&mut options) {
-            Err(Error::Protocol(ProtocolError::Refused(Refusal {
-                code: RefusalCode::Unsupported,
-                ..
-            }))) => contexts = self::contexts(&mut options)?,
-            result => return Ok((finish(options)?, vec![result?])),
+        contexts = self::contexts(&mut options);
+        if !options.is_negotiating() {
+            // It would rather hang up than say no.
+            options = negotiate(server, limit)?;
         }
     }
     let name = options.export_name().to_owned();
-    let client = options.go().map_err(|failed| failed.error)?;
+    let client = options.go().map_err(|failed| failed.error).context(&server.name)?;
     let facts = client.negotiated().clone();
     let session = Session::of(&facts, client.tls_info());
-    client.disconnect()?;
-    let export = Described::of(&name, &facts, contexts);
-    Ok((session, vec![export]))
+    // Everything is known, however the goodbye goes.
+    let _ = client.disconnect();
+    Ok((session, Described::of(&name, &facts, contexts)))
 }
 
 /// Every export the server lists.
-pub(super) fn all(mut options: Options) -> Result<(Session, Vec<Described>), Error> {
+pub(super) fn all(server: &Server, limit: Option<Duration>) -> Result<(Session, Vec<Described>)> {
+    let mut options = negotiate(server, limit)?;
+    if !can_be_asked(&mut options) {
+        return Err(Failure::new(format!(
+            "{}: the server speaks an older protocol that cannot list exports",
+            server.name
+        )));
+    }
+    let entries = options.list().context(&server.name)?;
+    let tls = options.tls_info().cloned();
+    let session = Session::of(options.negotiated(), tls.as_ref());
     let mut exports = Vec::new();
-    for entry in options.list()? {
-        options.set_export_name(&entry.name)?;
-        let mut described = one(&mut options)?;
+    for entry in entries {
+        let mut described = match asked(&mut options, &entry.name) {
+            Some(described) => described,
+            // It does not know how to, or does not tell the truth.
+            None => match chosen(&server.with_export(&entry.name), limit) {
+                Ok((_, described)) => described,
+                Err(failure) => Described {
+                    name: String::new(),
+                    description: None,
+                    info: Err(failure.to_string()),
+                    contexts: Ok(Vec::new()),
+                },
+            },
+        };
         described.name = entry.name;
         if described.description.is_none() && !entry.description.is_empty() {
             described.description = Some(entry.description);
         }
         exports.push(described);
     }
-    Ok((finish(options)?, exports))
+    let _ = options.abort();
+    Ok((session, exports))
 }
 
-fn finish(mut options: Options) -> Result<Session, Error> {
-    let tls = options.tls_info().cloned();
-    let session = Session::of(options.negotiated(), tls.as_ref());
-    options.abort()?;
-    Ok(session)
+fn negotiate(server: &Server, limit: Option<Duration>) -> Result<Options> {
+    server.negotiate(ClientConfig::new().full_info(true), limit)
 }
 
-/// The export that is asked for at the moment.
-fn one(options: &mut Options) -> Result<Described, Error> {
-    let facts = options.info()?;
-    let contexts = contexts(options)?;
-    let name = options.export_name().to_owned();
-    Ok(Described::of(&name, &facts, contexts))
+/// Whether the server knows options: those of fixed newstyle do.
+fn can_be_asked(options: &mut Options) -> bool {
+    options.negotiated().protocol == Protocol::FixedNewstyle
+}
+
+/// An export, as far as the answer can be believed.
+fn asked(options: &mut Options, name: &str) -> Option<Described> {
+    options.set_export_name(name).ok()?;
+    let facts = options.info().ok()?;
+    let size = facts.export.as_ref().map_or(0, |export| export.size);
+    if size == 0 {
+        return None;
+    }
+    let contexts = contexts(options);
+    Some(Described::of(name, &facts, contexts))
 }
 
 /// The names of all meta contexts; none from a server that has no such thing.
-fn contexts(options: &mut Options) -> Result<Vec<String>, Error> {
+fn contexts(options: &mut Options) -> Told<Vec<String>> {
     if options.negotiated().headers == HeaderStyle::Simple {
         return Ok(Vec::new());
     }
     match options.list_meta_contexts(&[]) {
         Ok(contexts) => Ok(contexts.into_iter().map(|context| context.name).collect()),
         Err(Error::Protocol(ProtocolError::Refused(Refusal {
-            code: RefusalCode::Unsupported | RefusalCode::Invalid | RefusalCode::Policy,
+            code: RefusalCode::Unsupported,
             ..
         }))) => Ok(Vec::new()),
-        Err(error) => Err(error),
+        result => {
+            let told = result.context("its meta contexts");
+            Err(told.err().map_or_else(String::new, |failure| failure.to_string()))
+        }
     }
 }

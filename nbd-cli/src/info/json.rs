@@ -22,16 +22,27 @@ fn export(export: &Described) -> Value {
     if let Some(text) = &export.description {
         map.insert("description".to_owned(), json!(text));
     }
-    map.insert("contexts".to_owned(), json!(export.contexts));
-    for (name, flag) in ABILITIES {
-        map.insert(name.to_owned(), json!(export.info.flags.contains(flag)));
+    let info = match &export.info {
+        Ok(info) => info,
+        Err(reason) => {
+            map.insert("error".to_owned(), json!(reason));
+            return Value::Object(map);
+        }
+    };
+    // What is not known is null, which no list is.
+    map.insert("contexts".to_owned(), json!(export.contexts.as_ref().ok()));
+    if let Err(reason) = &export.contexts {
+        map.insert("contexts-error".to_owned(), json!(reason));
     }
-    if let Some(sizes) = export.info.block_sizes {
+    for (name, flag) in ABILITIES {
+        map.insert(name.to_owned(), json!(info.flags.contains(flag)));
+    }
+    if let Some(sizes) = info.block_sizes {
         map.insert("block_size_minimum".to_owned(), json!(sizes.minimum));
         map.insert("block_size_preferred".to_owned(), json!(sizes.preferred));
         map.insert("block_size_maximum".to_owned(), json!(sizes.maximum));
     }
-    map.insert("export-size".to_owned(), json!(export.info.size));
-    map.insert("export-size-str".to_owned(), json!(crate::size::format(export.info.size)));
+    map.insert("export-size".to_owned(), json!(info.size));
+    map.insert("export-size-str".to_owned(), json!(crate::size::format(info.size)));
     Value::Object(map)
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use nbd_client_blocking::proto::ClientConfig;
+use nbd_client_blocking::proto::{ClientConfig, HeaderStyle};
 use serde_json::{Value, json};
 
 use crate::failure::{Context, Failure, Result};
@@ -13,13 +13,16 @@ pub(super) fn run(
     server: &Server,
     context: &str,
     as_json: bool,
-    timeout: Duration,
+    timeout: Option<Duration>,
 ) -> Result<String> {
     let config = ClientConfig::new().meta_context(context);
     let mut client = server.connect(config, timeout)?;
     if client.context(context).is_none() {
         let name = &server.name;
-        return Err(Failure::new(format!("{name}: the server has no meta context `{context}`")));
+        return Err(Failure::new(format!(
+            "{name}: the server has no meta context `{context}`; {}",
+            there_are(server, timeout)
+        )));
     }
     let size = client.size();
     let mut rows = Vec::new();
@@ -42,8 +45,30 @@ pub(super) fn run(
             let _ = writeln!(text, "{}", line.trim_end());
         }
     }
-    client.disconnect().context(&server.name)?;
+    // All is known, however the goodbye goes.
+    let _ = client.disconnect();
     Ok(if as_json { format!("{:#}\n", Value::Array(rows)) } else { text })
+}
+
+/// Which meta contexts there are, in words.
+fn there_are(server: &Server, timeout: Option<Duration>) -> String {
+    let options = server.negotiate(ClientConfig::new(), timeout);
+    let contexts = options.and_then(|mut options| {
+        let contexts = match options.negotiated().headers {
+            HeaderStyle::Simple => Ok(Vec::new()),
+            _ => options.list_meta_contexts(&[]).context("it does not tell which it has"),
+        };
+        let _ = options.abort();
+        contexts
+    });
+    match contexts {
+        Ok(contexts) if contexts.is_empty() => "it has none".to_owned(),
+        Ok(contexts) => {
+            let names: Vec<_> = contexts.iter().map(|context| context.name.as_str()).collect();
+            format!("it has {}", names.join(", "))
+        }
+        Err(failure) => failure.to_string(),
+    }
 }
 
 /// What a status means, where the context is a known one.

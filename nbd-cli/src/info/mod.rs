@@ -15,12 +15,13 @@ mod map;
 mod text;
 mod tls;
 
+use std::ffi::OsString;
 use std::time::Duration;
 
 use nbd_client_blocking::proto::ClientConfig;
 
 use crate::Patience;
-use crate::failure::{Context, Failure, Result};
+use crate::failure::{Failure, Result};
 use crate::output::print;
 use crate::target::{Server, Target};
 
@@ -45,40 +46,42 @@ pub(crate) struct Args {
     #[command(flatten)]
     patience: Patience,
     /// An NBD URI, or the command of a server in brackets: [ nbdkit memory 1M ]
-    #[arg(required = true, num_args = 1.., trailing_var_arg = true, value_name = "URI")]
-    server: Vec<String>,
+    #[arg(value_name = "URI")]
+    server: OsString,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let server = Target::server(&args.server)?;
-    let timeout = args.patience.duration();
-    // All of the output or none of it: a failure half-way prints nothing.
-    let output = if args.size {
+    let timeout = args.patience.limit();
+    if args.size {
         let client = server.connect(ClientConfig::new(), timeout)?;
         let size = client.size();
-        client.disconnect().context(&server.name)?;
-        format!("{size}\n")
-    } else if let Some(context) = &args.map {
-        map::run(&server, context, args.json, timeout)?
-    } else {
-        describe(args, &server, timeout)?
-    };
-    print(&output)
+        // It is known, however the goodbye goes.
+        let _ = client.disconnect();
+        return print(&format!("{size}\n"));
+    }
+    if let Some(context) = &args.map {
+        return print(&map::run(&server, context, args.json, timeout)?);
+    }
+    let (session, exports) = describe(args, &server, timeout)?;
+    print(&render(args, &session, &exports))?;
+    // What is known has been told; that it is not all is a failure.
+    match exports.iter().find_map(Described::unknown) {
+        Some(reason) => Err(Failure::new(format!("not everything is known: {reason}"))),
+        None => Ok(()),
+    }
 }
 
-fn describe(args: &Args, server: &Server, timeout: Duration) -> Result<String> {
-    let config = ClientConfig::new().full_info(true);
-    let mut options = server.negotiate(config, timeout)?;
-    if args.list && !describe::can_be_asked(&mut options) {
-        return Err(Failure::new(format!(
-            "{}: the server speaks an older protocol that cannot list exports",
-            server.name
-        )));
+fn describe(
+    args: &Args,
+    server: &Server,
+    timeout: Option<Duration>,
+) -> Result<(Session, Vec<Described>)> {
+    if args.list {
+        return describe::all(server, timeout);
     }
-    let (session, exports) =
-        if args.list { describe::all(options) } else { describe::chosen(options) }
-            .context(&server.name)?;
-    Ok(render(args, &session, &exports))
+    let (session, export) = describe::chosen(server, timeout)?;
+    Ok((session, vec![export]))
 }
 
 fn render(args: &Args, session: &Session, exports: &[Described]) -> String {

@@ -30,18 +30,30 @@ fn describe(out: &mut String, export: &Described) {
     if let Some(text) = &export.description {
         let _ = writeln!(out, "\tdescription: {}", escape(text.as_bytes()));
     }
-    let size = export.info.size;
-    let _ = writeln!(out, "\texport-size: {size} ({})", crate::size::format(size));
-    if !export.contexts.is_empty() {
-        let _ = writeln!(out, "\tcontexts:");
-        for context in &export.contexts {
-            let _ = writeln!(out, "\t\t{}", escape(context.as_bytes()));
+    let info = match &export.info {
+        Ok(info) => info,
+        Err(reason) => {
+            let _ = writeln!(out, "\tunknown: {}", escape(reason.as_bytes()));
+            return;
+        }
+    };
+    let _ = writeln!(out, "\texport-size: {} ({})", info.size, crate::size::format(info.size));
+    match &export.contexts {
+        Ok(contexts) if contexts.is_empty() => {}
+        Ok(contexts) => {
+            let _ = writeln!(out, "\tcontexts:");
+            for context in contexts {
+                let _ = writeln!(out, "\t\t{}", escape(context.as_bytes()));
+            }
+        }
+        Err(reason) => {
+            let _ = writeln!(out, "\tcontexts: unknown: {}", escape(reason.as_bytes()));
         }
     }
     for (name, flag) in ABILITIES {
-        let _ = writeln!(out, "\t{name}: {}", export.info.flags.contains(flag));
+        let _ = writeln!(out, "\t{name}: {}", info.flags.contains(flag));
     }
-    if let Some(sizes) = export.info.block_sizes {
+    if let Some(sizes) = info.block_sizes {
         let _ = writeln!(out, "\tblock_size_minimum: {}", sizes.minimum);
         let _ = writeln!(out, "\tblock_size_preferred: {}", sizes.preferred);
         let _ = writeln!(out, "\tblock_size_maximum: {}", sizes.maximum);

@@ -22,9 +22,9 @@ fn uris() -> TestResult {
         ("nbd+unix://host/disk?socket=/x", "host"),
         ("nbd+carrier-pigeon://coop/", "carrier-pigeon"),
         (nowhere.as_str(), "cannot resolve host"),
-        ("http://127.0.0.1/", "is no NBD URI; write nbd://HOST/EXPORT"),
+        ("http://127.0.0.1/", "unknown URI scheme \"http\""),
         ("disk.img", "is no NBD URI"),
-        ("nbd:unix:/run/socket", "is no NBD URI"),
+        ("nbd:unix:/run/socket", "did you mean \"nbd+unix:///?socket=/run/socket\"?"),
         ("-", "an NBD URI or [ COMMAND ] is needed"),
         ("null:", "an NBD URI or [ COMMAND ] is needed"),
         ("[", "without a `]`"),
@@ -41,12 +41,10 @@ fn uris() -> TestResult {
 
 #[test]
 fn commands() -> TestResult {
-    let table: [(&[&str], &str); 5] = [
+    let table: [(&[&str], &str); 3] = [
         (&["[", "]"], "`[ ]` names no command"),
         (&["[", "nbdkit", "memory"], "without a `]`"),
         (&["[", "false", "]"], "\"false\" closed the connection before it spoke NBD"),
-        (&["nbd://127.0.0.1/", "nbd://127.0.0.1/"], "not more"),
-        (&["[", "cat", "]", "disk.img"], "not more"),
     ];
     for (words, expected) in table {
         let told = fail(&[&["info"], words].concat())?;
@@ -90,14 +88,13 @@ fn files() -> TestResult {
     let missing = arg(&scratch.join("missing"));
     let directory = arg(scratch.path());
     let nowhere = arg(&scratch.join("none/file"));
-    let table: [(&[&str], &str); 8] = [
+    let table: [(&[&str], &str); 7] = [
         (&[&missing, "null:"], "No such file or directory"),
         (&[&directory, "null:"], "neither a regular file nor a block device"),
         (&[&image, &nowhere], "No such file or directory"),
-        (&[&image, &directory], "neither a regular file nor a block device"),
-        (&[&image, "/dev/full"], "neither a regular file nor a block device"),
+        (&[&image, &directory], "Is a directory"),
+        (&[&image, "/dev/full"], "/dev/full: No space left on device"),
         (&["null:", &image], "null: has nothing to read"),
-        (&[&image, &image, &image], "one source and one destination"),
         (&["--request-size=3", &image, "null:"], "--request-size must be a power of two"),
     ];
     for (words, expected) in table {
@@ -159,7 +156,7 @@ fn measurements_that_make_no_sense() -> TestResult {
 /// What the command line alone shows to be wrong.
 #[test]
 fn usage() -> TestResult {
-    let table: [&[&str]; 12] = [
+    let table: [&[&str]; 15] = [
         &[],
         &["frobnicate"],
         &["info"],
@@ -167,7 +164,10 @@ fn usage() -> TestResult {
         &["info", "--timeout=never", "nbd://h"],
         &["info", "--timeout=18446744073709551615", "nbd://h"],
         &["info", "--list", "--map", "nbd://h"],
+        &["info", "nbd://h", "nbd://h"],
+        &["info", "[", "cat", "]", "disk.img"],
         &["copy", "only-one"],
+        &["copy", "a", "b", "c"],
         &["copy", "--requests=0", "a", "b"],
         &["bench", "--size=4X", "nbd://h"],
         &["bench", "--depth=0", "nbd://h"],

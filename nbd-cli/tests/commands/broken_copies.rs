@@ -123,7 +123,7 @@ fn a_source_that_dies_half_way() -> TestResult {
     let scratch = Scratch::new()?;
     let slow = ["--filter=rate", "pattern", "1G", "rate=64M"];
     let mut source = Server::nbdkit(&slow).start()?;
-    let (uri, file) = (source.uri(), scratch.join("file"));
+    let (uri, file) = (source.uri(), scratch.raw_image("file", 0)?);
     let args = ["copy", &uri, &arg(&file)];
     let told = thread::scope(|scope| {
         let copy = scope.spawn(|| fail(&args));
@@ -165,7 +165,7 @@ fn a_source_that_freezes() -> TestResult {
     let scratch = Scratch::new()?;
     let slow = ["--filter=rate", "pattern", "1G", "rate=64M"];
     let source = Server::nbdkit(&slow).start()?;
-    let (uri, file) = (source.uri(), scratch.join("file"));
+    let (uri, file) = (source.uri(), scratch.raw_image("file", 0)?);
     // Long enough for a busy machine to begin.
     let args = ["copy", "--timeout=4", &uri, &arg(&file)];
     let told = thread::scope(|scope| {

@@ -275,12 +275,3 @@ fn every_option() -> TestResult {
     }
     Ok(())
 }
-
-/// The bar goes to standard error, and only where it is asked for.
-#[test]
-fn progress() -> TestResult {
-    let server = Server::nbdkit(&["memory", "1M"]).start()?;
-    let finished = super::support::nbd(&["copy", "--progress", &server.uri(), "null:"])?;
-    assert_eq!(finished.success()?, "");
-    Ok(())
-}

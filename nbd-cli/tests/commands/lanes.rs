@@ -21,45 +21,65 @@ fn connections(log: &Path) -> usize {
     fs::read_to_string(log).unwrap().matches(" Connect ").count()
 }
 
-/// Copies an image out of such an nbdkit; returns how many connections that took.
-fn taken(filters: &[&str], args: &[&str]) -> Result<usize, PeerError> {
+/// A server of an image that answers no read before a log shows so many clients.
+fn waiting(filters: &[&str], image: &Path, log: &Path, clients: usize) -> ServerBuilder {
+    let read = format!(
+        "pread=until [ $(grep -c ' Connect ' {}) -ge {clients} ]; do sleep 0.01; done
+         dd if={} bs=4M iflag=skip_bytes,count_bytes skip=$4 count=$3 status=none",
+        log.display(),
+        image.display()
+    );
+    Server::nbdkit(&[filters, &["eval", "thread_model=echo parallel"]].concat())
+        .arg("can_multi_conn=exit 0")
+        .arg(format!("get_size=echo {SIZE}"))
+        .arg(read)
+}
+
+/// Copies an image out of a server that waits for so many connections; returns how many were
+/// made.
+fn taken(expected: usize, limits: [&[&str]; 2], args: &[&str]) -> Result<usize, PeerError> {
     let scratch = Scratch::new()?;
     let image = Content::Sparse.image(&scratch, "image", SIZE);
     let (log, copy) = (scratch.join("log"), scratch.join("copy"));
-    let mut server = nbdkit(filters, &log, &["file"]).arg(&image);
-    if filters.contains(&"--filter=multi-conn") {
-        server = server.arg("multi-conn-mode=disable");
+    let [filters, parameters] = limits;
+    // The server is looked at once before.
+    let filters = [&["--filter=log"], filters].concat();
+    let mut server = waiting(&filters, &image, &log, expected + 1);
+    for parameter in parameters {
+        server = server.arg(parameter);
     }
-    if filters.contains(&"--filter=limit") {
-        server = server.arg("limit=2");
-    }
-    let server = server.start()?;
+    let server = server.arg(format!("logfile={}", log.display())).start()?;
+    assert_eq!(succeed(&["info", "--size", &server.uri()])?, SIZE.to_string());
     let before = connections(&log);
-    succeed(&[&["copy"], args, &[&server.uri(), &arg(&copy)]].concat())?;
+    assert_eq!(before, 1);
+    let copy_args = ["copy", "--request-size=4M", "--requests=8", "--timeout=0"];
+    succeed(&[&copy_args, args, &[&server.uri(), &arg(&copy)]].concat())?;
     assert!(fs::read(&copy).unwrap() == fs::read(&image).unwrap(), "it came changed");
     Ok(connections(&log) - before)
 }
 
 #[test]
 fn as_many_as_are_asked_for() -> TestResult {
-    assert_eq!(taken(&[], &["--connections=1"])?, 1);
-    assert_eq!(taken(&[], &["--connections=3"])?, 3);
+    assert_eq!(taken(1, [&[], &[]], &["--connections=1"])?, 1);
+    assert_eq!(taken(3, [&[], &[]], &["--connections=3"])?, 3);
     // More would have too little to do.
-    assert_eq!(taken(&[], &["--connections=64"])?, 5);
-    assert_eq!(taken(&["--filter=noextents"], &["--connections=3", "--no-extents"])?, 3);
+    assert_eq!(taken(5, [&[], &[]], &["--connections=64"])?, 5);
+    assert_eq!(taken(3, [&[], &[]], &["--connections=3", "--no-extents"])?, 3);
     Ok(())
 }
 
 #[test]
 fn one_where_several_are_not_safe() -> TestResult {
-    assert_eq!(taken(&["--filter=multi-conn"], &["--connections=3"])?, 1);
+    let limits = [&["--filter=multi-conn"][..], &["multi-conn-mode=disable"]];
+    assert_eq!(taken(1, limits, &["--connections=3"])?, 1);
     Ok(())
 }
 
 /// The server takes two clients and turns the third away.
 #[test]
 fn as_many_as_the_server_will_have() -> TestResult {
-    assert_eq!(taken(&["--filter=limit"], &["--connections=4"])?, 2);
+    let limits = [&["--filter=limit"][..], &["limit=2"]];
+    assert_eq!(taken(2, limits, &["--connections=4"])?, 2);
     Ok(())
 }
 
@@ -68,10 +88,11 @@ fn from_server_to_server() -> TestResult {
     let scratch = Scratch::new()?;
     let image = Content::Sparse.image(&scratch, "image", SIZE);
     let (log, copy) = (scratch.join("log"), scratch.join("copy"));
-    let from = Server::nbdkit(&["file"]).arg(&image).start()?;
     let to = nbdkit(&[], &log, &["memory", &SIZE.to_string()]).start()?;
     let before = connections(&log);
-    succeed(&["copy", "--connections=3", &from.uri(), &to.uri()])?;
+    let from = waiting(&[], &image, &log, before + 3).start()?;
+    let args = ["copy", "--connections=3", "--request-size=4M", "--timeout=0"];
+    succeed(&[&args[..], &[&from.uri(), &to.uri()]].concat())?;
     assert_eq!(connections(&log) - before, 3);
     succeed(&["copy", "--connections=1", &to.uri(), &arg(&copy)])?;
     assert!(fs::read(&copy).unwrap() == fs::read(&image).unwrap(), "it came changed");

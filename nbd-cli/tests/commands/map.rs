@@ -60,13 +60,20 @@ fn our_own_holes() -> TestResult {
 
 #[test]
 fn a_context_that_is_not_there() -> TestResult {
-    for server in
-        [&["memory", "1M"][..], &["--no-sr", "memory", "1M"], &["--oldstyle", "memory", "1M"]]
-    {
+    for (server, others) in [
+        (&["memory", "1M"][..], "; it has base:allocation"),
+        (&["--no-sr", "memory", "1M"], "; it has none"),
+        (&["--oldstyle", "memory", "1M"], "; it has none"),
+    ] {
         let server = Server::nbdkit(server).start()?;
         let told = fail(&["info", "--map=qemu:dirty-bitmap:x", &server.uri()])?;
         let expected = "the server has no meta context `qemu:dirty-bitmap:x`";
-        assert!(told.ends_with(expected), "{told}");
+        assert!(told.ends_with(&format!("{expected}{others}")), "{told}");
     }
+    let scratch = Scratch::new()?;
+    let image = arg(&with_bitmaps(&scratch)?);
+    let server = Server::qemu_nbd(&["-f", "qcow2", "-r", "-B", "before", &image]).start()?;
+    let told = fail(&["info", "--map=qemu:dirty-bitmap:after", &server.uri()])?;
+    assert!(told.ends_with("it has base:allocation, qemu:dirty-bitmap:before"), "{told}");
     Ok(())
 }

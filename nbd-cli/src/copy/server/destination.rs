@@ -3,24 +3,25 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use indicatif::ProgressBar;
 use nbd_client_blocking::proto::{
-    ClientConfig, Command, CommandFlags, CommandType, Errno, TransmissionFlags,
+    ClientConfig, Command, CommandFlags, CommandType, Errno, Protocol, TransmissionFlags,
 };
 use nbd_client_blocking::{Client, Error, Pipeline};
 
+use super::silence::Silence;
 use super::{longest_range, request_size};
 use crate::copy::destination::too_small;
+use crate::copy::job::Job;
 use crate::copy::lanes;
-use crate::copy::piece::{Inlet, Next, Piece, Slice};
-use crate::copy::{Copied, Plan};
+use crate::copy::piece::{Piece, Sink, Slice};
+use crate::copy::progress::Progress;
 use crate::failure::{Context, Failure, Result};
 use crate::target::Server;
 
 /// An export that is written.
-pub(crate) struct ServerDestination {
+pub(in crate::copy) struct ServerDestination {
     server: Server,
-    timeout: Duration,
+    limit: Option<Duration>,
     client: Client,
 }
 
@@ -28,9 +29,9 @@ impl ServerDestination {
     pub(in crate::copy) fn open(
         server: &Server,
         size: Option<u64>,
-        timeout: Duration,
+        limit: Option<Duration>,
     ) -> Result<Self> {
-        let client = server.connect(ClientConfig::new(), timeout)?;
+        let client = server.connect(ClientConfig::new(), limit)?;
         let name = &server.name;
         if client.is_read_only() {
             return Err(Failure::new(format!("{name}: the export is read-only")));
@@ -38,7 +39,7 @@ impl ServerDestination {
         if size.is_some_and(|size| size > client.size()) {
             return Err(too_small(name, client.size(), size));
         }
-        let destination = Self { server: server.clone(), timeout, client };
+        let destination = Self { server: server.clone(), limit, client };
         let block = destination.block();
         if let Some(size) = size.filter(|size| size % block as u64 != 0) {
             return Err(Failure::new(format!(
@@ -59,27 +60,29 @@ impl ServerDestination {
         lanes::connections(&self.client, self.server.is_command(), wanted)
     }
 
-    /// One for each lane, or as many as the server will have.
-    pub(in crate::copy) fn split(self, lanes: usize) -> Vec<Self> {
-        let Self { server, timeout, client } = self;
-        let connect = || server.connect(ClientConfig::new(), timeout);
-        let clients = lanes::more(client, lanes, connect);
-        let with = |client| Self { server: server.clone(), timeout, client };
-        clients.into_iter().map(with).collect()
+    /// Connects once more, if that is safe.
+    pub(in crate::copy) fn another(&self) -> impl FnOnce() -> Result<Self> + Send + use<> {
+        let (server, limit) = (self.server.clone(), self.limit);
+        let facts = self.client.negotiated().clone();
+        move || {
+            let client = lanes::beside(&server, ClientConfig::new(), limit, &facts)?;
+            Ok(Self { server, limit, client })
+        }
     }
 
-    pub(in crate::copy) fn write_all(
+    /// Writes what `body` sends, and makes it durable if the server offers that.
+    pub(in crate::copy) fn run(
         self,
-        plan: &Plan,
-        inlet: &Inlet,
-        bar: &ProgressBar,
-    ) -> Result<Copied> {
-        let Self { server, mut client, .. } = self;
+        job: &Job,
+        body: impl FnOnce(&mut dyn Sink) -> Result<()>,
+    ) -> Result<()> {
+        let Self { server, mut client, limit } = self;
+        let (plan, progress) = (&job.plan, &*job.progress);
         let name = server.name;
         let flags = client.flags();
-        let writer = Writer {
+        let mut writer = Writer {
             name: &name,
-            inlet,
+            progress,
             size: client.size(),
             request: request_size(&client, plan),
             longest: longest_range(&client),
@@ -88,30 +91,43 @@ impl ServerDestination {
             zero_flags: if plan.allocated { CommandFlags::NO_HOLE } else { CommandFlags::empty() },
             depth: plan.requests,
             pipeline: client.pipeline(),
+            silence: Silence::new(&name, limit, &job.stop),
             refused: VecDeque::new(),
+            spare: Vec::new(),
         };
-        let copied = writer.run(bar)?;
+        body(&mut writer)?;
+        writer.finish()?;
         if flags.contains(TransmissionFlags::SEND_FLUSH) {
-            match client.flush() {
-                Err(error) if is_unknown_command(&error) => {}
+            let flushed = writer.flush()?;
+            drop(writer);
+            match flushed {
+                // nbdkit 1.32 offers it in oldstyle, too, and does not know it then.
+                Err(error) if !plan.flush && is_oldstyle(&client) && is_unknown(&error) => {}
                 result => result.context(&name)?,
             }
+            // What is written is safe, however the goodbye goes.
+            let _ = client.disconnect();
+            return Ok(());
         }
-        client.disconnect().context(&name)?;
-        Ok(copied)
+        drop(writer);
+        client.disconnect().context(&name)
     }
 }
 
-/// Whether the server does not know a command, though it offered it: nbdkit 1.32 does so in
-/// oldstyle. Then it is as if it had not been offered.
-fn is_unknown_command(error: &Error) -> bool {
+fn is_oldstyle(client: &Client) -> bool {
+    client.negotiated().protocol == Protocol::Oldstyle
+}
+
+/// Whether the server may not know a command, though it offered it: nbdkit 1.32 does so in
+/// oldstyle.
+fn is_unknown(error: &Error) -> bool {
     matches!(error, Error::Command(failure)
         if matches!(failure.error.errno(), Errno::Inval | Errno::NotSup))
 }
 
 struct Writer<'a> {
     name: &'a str,
-    inlet: &'a Inlet,
+    progress: &'a Progress,
     size: u64,
     request: u64,
     longest: u64,
@@ -120,34 +136,14 @@ struct Writer<'a> {
     zero_flags: CommandFlags,
     depth: usize,
     pipeline: Pipeline<'a, Slice>,
+    silence: Silence<'a>,
     /// Offsets and lengths that the server would not zero: they are written instead.
     refused: VecDeque<(u64, u64)>,
+    spare: Vec<Vec<u8>>,
 }
 
-impl Writer<'_> {
-    fn run(mut self, bar: &ProgressBar) -> Result<Copied> {
-        let mut copied = Copied::default();
-        loop {
-            while let Some((offset, length)) = self.refused.pop_front() {
-                self.zero(offset, length)?;
-            }
-            // Everything that is at hand goes out together; only then is an answer waited
-            // for, and only with nothing under way, the source.
-            let next =
-                if self.pipeline.in_flight() == 0 { self.inlet.wait() } else { self.inlet.poll() };
-            match next {
-                Next::Piece(piece) => {
-                    copied.count(&piece, bar);
-                    self.write(piece)?;
-                    self.make_room()?;
-                }
-                Next::End if self.pipeline.in_flight() == 0 => return Ok(copied),
-                Next::Empty | Next::End => self.finish_one()?,
-            }
-        }
-    }
-
-    fn write(&mut self, piece: Piece) -> Result<()> {
+impl Sink for Writer<'_> {
+    fn put(&mut self, piece: Piece) -> Result<()> {
         let (offset, length) = match &piece {
             Piece::Data { offset, bytes } => (*offset, bytes.len() as u64),
             Piece::Zeroes { offset, length } => (*offset, *length),
@@ -155,6 +151,7 @@ impl Writer<'_> {
         if offset + length > self.size {
             return Err(too_small(self.name, self.size, None));
         }
+        self.progress.begin();
         match piece {
             Piece::Data { bytes, .. } if length <= self.request => {
                 self.pipeline.write(offset, bytes).context(self.name)?;
@@ -169,14 +166,31 @@ impl Writer<'_> {
                     self.pipeline.write(at, part).context(self.name)?;
                     at += length;
                 }
-                self.inlet.give_back(bytes);
+                self.spare.push(bytes.into_buffer());
             }
-            Piece::Zeroes { .. } if self.skip_zeroes => {}
+            Piece::Zeroes { .. } if self.skip_zeroes => self.progress.zeroes(length),
             Piece::Zeroes { .. } => self.zero(offset, length)?,
         }
-        Ok(())
+        self.make_room()
     }
 
+    fn is_busy(&self) -> bool {
+        self.pipeline.in_flight() > 0 || !self.refused.is_empty()
+    }
+
+    fn advance(&mut self) -> Result<()> {
+        match self.refused.pop_front() {
+            Some((offset, length)) => self.zero(offset, length),
+            None => self.complete(),
+        }
+    }
+
+    fn spare(&mut self) -> Option<Vec<u8>> {
+        self.spare.pop()
+    }
+}
+
+impl Writer<'_> {
     fn zero(&mut self, offset: u64, length: u64) -> Result<()> {
         let (mut at, end) = (offset, offset + length);
         while at < end {
@@ -184,7 +198,7 @@ impl Writer<'_> {
             let length = if self.can_zero {
                 let length = (end - at).min(self.longest);
                 let command = Command::write_zeroes(at, length).with(self.zero_flags);
-                self.pipeline.submit(command, None).context(self.name)?;
+                self.silence.submit(&mut self.pipeline, command)?;
                 length
             } else {
                 let length = (end - at).min(self.request);
@@ -199,28 +213,42 @@ impl Writer<'_> {
 
     fn make_room(&mut self) -> Result<()> {
         while self.pipeline.in_flight() >= self.depth {
-            self.finish_one()?;
+            self.complete()?;
         }
         Ok(())
     }
 
-    fn finish_one(&mut self) -> Result<()> {
-        let Some(done) = self.pipeline.wait().context(self.name)? else {
+    /// Waits until one request is done.
+    fn complete(&mut self) -> Result<()> {
+        let Some(done) = self.silence.wait(&mut self.pipeline)? else {
             return Ok(());
         };
         let command = done.command;
-        match done.result {
-            Err(error)
-                if command.kind == CommandType::WriteZeroes && is_unknown_command(&error) =>
-            {
+        match (command.kind, done.result) {
+            (CommandType::WriteZeroes, Err(error)) if is_unknown(&error) => {
                 self.can_zero = false;
                 self.refused.push_back((command.offset, command.length));
             }
-            result => result.context(self.name)?,
+            (_, Err(error)) => return Err(error).context(self.name),
+            (CommandType::WriteZeroes, Ok(())) => self.progress.zeroes(command.length),
+            (_, Ok(())) => self.progress.data(command.length),
         }
-        if let Some(bytes) = done.buffer {
-            self.inlet.give_back(bytes);
+        self.spare.extend(done.buffer.map(Slice::into_buffer));
+        Ok(())
+    }
+
+    /// Waits for all that is under way.
+    fn finish(&mut self) -> Result<()> {
+        while self.is_busy() {
+            self.advance()?;
         }
         Ok(())
+    }
+
+    /// Returns what the server answered.
+    fn flush(&mut self) -> Result<std::result::Result<(), Error>> {
+        self.silence.submit(&mut self.pipeline, Command::flush())?;
+        let done = self.silence.wait(&mut self.pipeline)?;
+        Ok(done.map_or(Ok(()), |done| done.result))
     }
 }

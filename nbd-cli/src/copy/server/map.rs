@@ -7,14 +7,19 @@ use nbd_client_blocking::proto::{Command, ContextId, Extent};
 use nbd_client_blocking::{Client, Error, Pipeline};
 
 use super::longest_range;
-use crate::copy::Plan;
-use crate::copy::lanes::Regions;
+use crate::copy::job::Job;
 use crate::copy::piece::{Outlet, Piece};
 use crate::failure::Result;
 
+/// After so many answers in a row that told of less than [`LITTLE`], all is read: to ask costs
+/// more than it saves, and need not come to an end.
+const ENOUGH: u32 = 64;
+/// An answer about fewer bytes tells little.
+const LITTLE: u64 = 4096;
+
 /// What is known of the source's holes, and what is still to be read.
 pub(super) struct Map<'a> {
-    regions: &'a Regions,
+    job: &'a Job,
     allocation: Option<ContextId>,
     /// Everything below is known, as far as the regions taken go.
     mapped: u64,
@@ -27,25 +32,23 @@ pub(super) struct Map<'a> {
     longest: u64,
     /// Ranges to read, in order.
     data: VecDeque<Range<u64>>,
+    /// Answers in a row that told of less than a request would have read.
+    useless: u32,
 }
 
 impl<'a> Map<'a> {
-    pub(super) fn new(
-        client: &Client,
-        allocation: Option<ContextId>,
-        plan: &Plan,
-        regions: &'a Regions,
-    ) -> Self {
+    pub(super) fn new(client: &Client, allocation: Option<ContextId>, job: &'a Job) -> Self {
         let block = u64::from(client.core().export().minimum_block());
         Self {
-            regions,
+            job,
             allocation,
             mapped: 0,
             asked: None,
             end: 0,
-            block: block.max(plan.block as u64),
+            block: block.max(job.plan.block as u64),
             longest: longest_range(client),
             data: VecDeque::new(),
+            useless: 0,
         }
     }
 
@@ -56,7 +59,7 @@ impl<'a> Map<'a> {
     ) -> std::result::Result<(), Error> {
         // The next region is taken late: another lane may be sooner.
         if self.mapped == self.end && self.data.is_empty() {
-            let Some(region) = self.regions.take() else {
+            let Some(region) = self.job.take() else {
                 return Ok(());
             };
             (self.mapped, self.end) = (region.start, region.end);
@@ -74,8 +77,13 @@ impl<'a> Map<'a> {
     }
 
     /// Takes in an answer: zeroes go straight to the destination.
-    pub(super) fn learn(&mut self, extents: &[(ContextId, Extent)], outlet: &Outlet) -> Result<()> {
-        let end = self.mapped + self.asked.take().unwrap_or(0);
+    pub(super) fn learn(
+        &mut self,
+        extents: &[(ContextId, Extent)],
+        outlet: &Outlet<'_>,
+    ) -> Result<()> {
+        let asked = self.mapped;
+        let end = asked + self.asked.take().unwrap_or(0);
         for (context, extent) in extents {
             let length = extent.length.min(end - self.mapped);
             if Some(*context) != self.allocation || length == 0 {
@@ -94,6 +102,11 @@ impl<'a> Map<'a> {
             } else {
                 self.read(start..self.mapped);
             }
+        }
+        let told_little = self.mapped < end && self.mapped - asked < LITTLE;
+        self.useless = if told_little { self.useless + 1 } else { 0 };
+        if self.useless >= ENOUGH {
+            self.give_up();
         }
         Ok(())
     }

@@ -6,18 +6,20 @@
 //! | `source` | reading an export |
 //! | `map` | what of it is to be read |
 //! | `destination` | writing an export |
+//! | `silence` | how long a server may bring nothing |
 
 mod destination;
 mod map;
+mod silence;
 mod source;
 
 use nbd_client_blocking::Client;
 use nbd_client_blocking::proto::HeaderStyle;
 
-use super::Plan;
+use super::plan::Plan;
 
-pub(crate) use destination::ServerDestination;
-pub(crate) use source::ServerSource;
+pub(super) use destination::ServerDestination;
+pub(super) use source::ServerSource;
 
 /// The longest range asked about, or zeroed, in one compact request: a multiple of any
 /// block size.

@@ -8,9 +8,12 @@ use nbd_client_blocking::{Client, Error};
 
 use super::map::Map;
 use super::request_size;
-use crate::copy::lanes::{self, Regions};
+use super::silence::Silence;
+use crate::copy::job::Job;
+use crate::copy::lanes;
 use crate::copy::piece::Outlet;
-use crate::copy::{Plan, sparse};
+use crate::copy::plan::Plan;
+use crate::copy::sparse;
 use crate::failure::{Context, Result};
 use crate::target::Server;
 
@@ -21,23 +24,27 @@ const ALLOCATION: &str = "base:allocation";
 const OVERTAKING: usize = 4;
 
 /// An export that is read.
-pub(crate) struct ServerSource {
+pub(in crate::copy) struct ServerSource {
     server: Server,
     config: ClientConfig,
-    timeout: Duration,
+    limit: Option<Duration>,
     client: Client,
     allocation: Option<ContextId>,
 }
 
 impl ServerSource {
-    pub(in crate::copy) fn open(server: &Server, plan: &Plan, timeout: Duration) -> Result<Self> {
+    pub(in crate::copy) fn open(server: &Server, plan: &Plan) -> Result<Self> {
         let mut config = ClientConfig::new();
         if plan.use_extents {
             config = config.meta_context(ALLOCATION);
         }
-        let client = server.connect(config.clone(), timeout)?;
+        let client = server.connect(config.clone(), plan.limit)?;
+        Ok(Self::over(client, server.clone(), config, plan.limit))
+    }
+
+    fn over(client: Client, server: Server, config: ClientConfig, limit: Option<Duration>) -> Self {
         let allocation = client.context(ALLOCATION);
-        Ok(Self { server: server.clone(), config, timeout, client, allocation })
+        Self { server, config, limit, client, allocation }
     }
 
     pub(in crate::copy) fn size(&self) -> u64 {
@@ -53,33 +60,26 @@ impl ServerSource {
         lanes::connections(&self.client, self.server.is_command(), wanted)
     }
 
-    /// One for each lane, or as many as the server will have.
-    pub(in crate::copy) fn split(self, lanes: usize) -> Vec<Self> {
-        let Self { server, config, timeout, client, allocation } = self;
-        let clients = lanes::more(client, lanes, || server.connect(config.clone(), timeout));
-        let with = |client| Self {
-            server: server.clone(),
-            config: config.clone(),
-            timeout,
-            client,
-            allocation,
-        };
-        clients.into_iter().map(with).collect()
+    /// Connects once more, if that is safe.
+    pub(in crate::copy) fn another(&self) -> impl FnOnce() -> Result<Self> + Send + use<> {
+        let (server, config, limit) = (self.server.clone(), self.config.clone(), self.limit);
+        let facts = self.client.negotiated().clone();
+        move || {
+            let client = lanes::beside(&server, config.clone(), limit, &facts)?;
+            Ok(Self::over(client, server, config, limit))
+        }
     }
 
-    pub(in crate::copy) fn read_all(
-        self,
-        plan: &Plan,
-        regions: &Regions,
-        outlet: &Outlet,
-    ) -> Result<()> {
-        let Self { server, mut client, allocation, .. } = self;
-        let name = server.name;
-        let mut map = Map::new(&client, allocation, plan, regions);
+    /// Sends every byte on of the regions it takes.
+    pub(in crate::copy) fn read_all(self, job: &Job, outlet: &Outlet<'_>) -> Result<()> {
+        let Self { server, mut client, allocation, limit, .. } = self;
+        let (name, plan) = (server.name, &job.plan);
+        let mut map = Map::new(&client, allocation, job);
         let request = request_size(&client, plan);
         let mut pipeline = client.pipeline::<Vec<u8>>();
+        let mut silence = Silence::new(&name, limit, &job.stop);
         let mut order = Order::new(plan.requests * OVERTAKING);
-        while !regions.is_stopped() {
+        while !job.stop.is_wished() {
             map.ask(&mut pipeline).context(&name)?;
             while pipeline.in_flight() < plan.requests && order.has_room() {
                 let Some(range) = map.next(request) else {
@@ -89,7 +89,7 @@ impl ServerSource {
                 pipeline.read(range.start, buffer).context(&name)?;
                 order.submitted(range.start);
             }
-            let Some(done) = pipeline.wait().context(&name)? else {
+            let Some(done) = silence.wait(&mut pipeline)? else {
                 break;
             };
             if done.command.kind == CommandType::BlockStatus {
@@ -110,11 +110,11 @@ impl ServerSource {
             }
         }
         drop(pipeline);
-        if regions.is_stopped() {
-            // Nobody wants what is in flight.
-            return Ok(());
+        if !job.stop.is_wished() {
+            // All is here, however the goodbye goes. Nobody wants what is in flight otherwise.
+            let _ = client.disconnect();
         }
-        client.disconnect().context(&name)
+        Ok(())
     }
 }
 

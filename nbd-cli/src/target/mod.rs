@@ -8,17 +8,22 @@
 //!   null:                                                       nothing: zeroes, or a sink
 //! ```
 
-use std::ffi::OsString;
+mod words;
+
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nbd_client_blocking::proto::{ClientConfig, TlsPolicy};
 use nbd_client_blocking::session::replay::Reconnect;
 use nbd_client_blocking::transport::tls::{TlsConfig, TlsConnector};
-use nbd_client_blocking::transport::{CommandSpec, Endpoint, NbdUri, UriPolicy};
+use nbd_client_blocking::transport::{CommandSpec, Endpoint, NbdUri, TcpKeepAlive, UriPolicy};
 use nbd_client_blocking::{Builder, Client, Options};
 
 use crate::failure::{Context, Failure, Result};
+use words::Word;
+
+pub(crate) use words::{join_brackets, show_brackets};
 
 /// How long to wait for a server that is not there yet, before another look.
 const AGAIN: Duration = Duration::from_millis(50);
@@ -44,66 +49,51 @@ pub(crate) struct Server {
 }
 
 impl Target {
-    /// Reads the words of a command line: each is a target, but words in brackets are one.
-    pub(crate) fn parse_all(words: &[String]) -> Result<Vec<Self>> {
-        let mut targets = Vec::new();
-        let mut words = words.iter();
-        while let Some(word) = words.next() {
-            if word != "[" {
-                targets.push(Self::parse(word)?);
-                continue;
+    /// What a word names; a command in brackets is one word, see [`join_brackets`].
+    pub(crate) fn parse(word: &OsStr) -> Result<Self> {
+        let shown = word.display();
+        Ok(match words::look(word) {
+            Word::Stdio => Self::Stdio,
+            Word::Null => Self::Null,
+            Word::NearlyNull => {
+                return Err(Failure::new(format!("`{shown}` is not known; did you mean `null:`?")));
             }
-            let mut command = Vec::new();
-            loop {
-                match words.next() {
-                    Some(word) if word == "]" => break,
-                    Some(word) => command.push(word.as_str()),
-                    None => return Err(Failure::new("`[` without a `]` that ends the command")),
-                }
+            Word::Uri => Self::Nbd(Server::uri(word)?),
+            Word::Command(words) => Self::Nbd(Server::command(&words)?),
+            Word::Unclosed => {
+                return Err(Failure::new("`[` without a `]` that ends the command"));
             }
-            targets.push(Self::Nbd(Server::command(&command)?));
-        }
-        Ok(targets)
-    }
-
-    fn parse(word: &str) -> Result<Self> {
-        Ok(match word {
-            "-" => Self::Stdio,
-            "null:" => Self::Null,
-            _ if is_uri(word) => Self::Nbd(Server::uri(word)?),
-            _ => Self::File(PathBuf::from(word)),
+            Word::Option => {
+                return Err(Failure::new(format!(
+                    "`{shown}` is no option here; a file of that name is written `./{shown}`"
+                )));
+            }
+            Word::Other if word.is_empty() => return Err(Failure::new("an empty file name")),
+            Word::Other => Self::File(PathBuf::from(word)),
         })
     }
 
-    /// The only target of a command that wants a server.
-    pub(crate) fn server(words: &[String]) -> Result<Server> {
-        let mut targets = Self::parse_all(words)?;
-        match (targets.pop(), targets.is_empty()) {
-            (Some(Self::Nbd(server)), true) => Ok(server),
-            (Some(Self::File(path)), true) => Err(Failure::new(format!(
+    /// What a word names for a command that wants a server.
+    pub(crate) fn server(word: &OsStr) -> Result<Server> {
+        match Self::parse(word)? {
+            Self::Nbd(server) => Ok(server),
+            Self::File(path) => Err(Failure::new(format!(
                 "`{}` is no NBD URI; write nbd://HOST/EXPORT, nbd+unix:///EXPORT?socket=PATH, or \
                  [ COMMAND ]",
                 path.display()
             ))),
-            (Some(Self::Stdio | Self::Null), true) => {
+            Self::Stdio | Self::Null => {
                 Err(Failure::new("an NBD URI or [ COMMAND ] is needed here"))
             }
-            (Some(_), false) => Err(Failure::new("one NBD URI or [ COMMAND ] is needed, not more")),
-            (None, _) => Err(Failure::new("an NBD URI or [ COMMAND ] is needed")),
         }
     }
 }
 
-fn is_uri(word: &str) -> bool {
-    let scheme = word.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
-    scheme.is_some_and(|scheme| {
-        let base = scheme.split_once('+').map_or(scheme.as_str(), |(base, _)| base);
-        matches!(base, "nbd" | "nbds")
-    })
-}
-
 impl Server {
-    fn uri(word: &str) -> Result<Self> {
+    fn uri(word: &OsStr) -> Result<Self> {
+        let Some(word) = word.to_str() else {
+            return Err(Failure::new(format!("{}: a URI is UTF-8", word.display())));
+        };
         let uri: NbdUri = word.parse().context(word)?;
         // The user wrote the URI, so it may name the user's files.
         let policy = UriPolicy { local_files: true, ..UriPolicy::default() };
@@ -121,17 +111,28 @@ impl Server {
         })
     }
 
-    fn command(words: &[&str]) -> Result<Self> {
+    fn command(words: &[&OsStr]) -> Result<Self> {
         let Some((program, arguments)) = words.split_first() else {
             return Err(Failure::new("`[ ]` names no command"));
         };
         let spec = CommandSpec::new(*program, arguments.iter().map(OsString::from));
+        let shown: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
         Ok(Self {
-            name: format!("[ {} ]", words.join(" ")),
+            name: format!("[ {} ]", shown.join(" ")),
             endpoint: Endpoint::SocketActivation(spec.into()),
             export: String::new(),
             tls: None,
         })
+    }
+
+    /// Whether both are one export of one server.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        !self.is_command() && (&self.endpoint, &self.export) == (&other.endpoint, &other.export)
+    }
+
+    /// The same server, asked for another export.
+    pub(crate) fn with_export(&self, name: &str) -> Self {
+        Self { export: name.to_owned(), ..self.clone() }
     }
 
     /// Whether the server lives and dies with the connection, so that one is all there is.
@@ -140,8 +141,8 @@ impl Server {
     }
 
     /// Connects and negotiates with this configuration; the export is that of the URI.
-    pub(crate) fn connect(&self, config: ClientConfig, timeout: Duration) -> Result<Client> {
-        self.builder(config, timeout).connect(&self.endpoint).context(&self.name)
+    pub(crate) fn connect(&self, config: ClientConfig, limit: Option<Duration>) -> Result<Client> {
+        self.builder(config, limit).connect(&self.endpoint).context(&self.name)
     }
 
     /// Connects as [`connect`](Self::connect), as soon as there is a server, and again
@@ -149,10 +150,10 @@ impl Server {
     pub(crate) fn connect_lasting(
         &self,
         config: ClientConfig,
-        timeout: Duration,
+        limit: Option<Duration>,
         policy: Reconnect,
     ) -> Result<Client> {
-        let builder = self.builder(config, timeout).reconnect(policy);
+        let builder = self.builder(config, limit).reconnect(policy);
         let begin = Instant::now();
         loop {
             match builder.connect(&self.endpoint) {
@@ -165,12 +166,22 @@ impl Server {
     }
 
     /// Connects and stops before an export is chosen.
-    pub(crate) fn negotiate(&self, config: ClientConfig, timeout: Duration) -> Result<Options> {
-        self.builder(config, timeout).negotiate(&self.endpoint).context(&self.name)
+    pub(crate) fn negotiate(
+        &self,
+        config: ClientConfig,
+        limit: Option<Duration>,
+    ) -> Result<Options> {
+        self.builder(config, limit).negotiate(&self.endpoint).context(&self.name)
     }
 
-    fn builder(&self, config: ClientConfig, timeout: Duration) -> Builder {
-        let builder = Builder::new().config(config.export(&self.export)).timeout(timeout);
+    /// `limit` is the longest time for connecting and negotiating, and how soon a network
+    /// that is dead is noticed.
+    fn builder(&self, config: ClientConfig, limit: Option<Duration>) -> Builder {
+        let mut builder = Builder::new().config(config.export(&self.export));
+        if let Some(limit) = limit {
+            let keep_alive = TcpKeepAlive::new().idle(limit / 2).interval(limit / 6).count(3);
+            builder = builder.timeout(limit).tcp_keep_alive(keep_alive);
+        }
         match &self.tls {
             Some(connector) => builder.tls(TlsPolicy::Require, connector.clone()),
             None => builder,
@@ -183,8 +194,8 @@ mod tests {
     use super::*;
 
     fn parse(words: &[&str]) -> Result<Vec<Target>> {
-        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
-        Target::parse_all(&words)
+        let words = join_brackets(words.iter().map(OsString::from));
+        words.iter().map(|word| Target::parse(word)).collect()
     }
 
     #[test]
@@ -204,6 +215,22 @@ mod tests {
     }
 
     #[test]
+    fn what_was_meant_is_told() {
+        for (word, expected) in [
+            ("nbd:localhost:10809", "nbd://localhost"),
+            ("nbd:host:1:exportname=a b", "nbd://host:1/a%20b"),
+            ("nbd:unix:/run/s:exportname=x", "nbd+unix:///x?socket=/run/s"),
+            ("localhost:10809", "nbd://localhost"),
+            ("ndb://localhost", "unknown URI scheme"),
+            ("null:x", "nbd://"),
+            ("--flush", "./--flush"),
+        ] {
+            let error = parse(&[word]).unwrap_err().to_string();
+            assert!(error.contains(expected), "{word}: {error}");
+        }
+    }
+
+    #[test]
     fn credentials_are_read_before_anything_else_happens() {
         let uri = "NBDS+unix:///?socket=s&tls-certificates=/nowhere";
         let error = parse(&[uri]).unwrap_err().to_string();
@@ -216,7 +243,7 @@ mod tests {
         assert!(parse(&["[", "nbdkit"]).is_err());
         assert!(parse(&["[", "]"]).is_err());
         assert!(parse(&["nbd+unix:///"]).is_err());
-        assert!(Target::server(&["disk.img".to_owned()]).is_err());
-        assert!(Target::server(&[]).is_err());
+        assert!(parse(&[""]).is_err());
+        assert!(Target::server(OsStr::new("disk.img")).is_err());
     }
 }

@@ -1,0 +1,154 @@
+//! Where a copy comes to be, and what of it is left when it fails.
+//!
+//! A file that is not there yet is made under another name and renamed when it is whole. One
+//! that is there is emptied when the first byte for it has come, and not before it is certain
+//! that it can become as large as the source.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use tempfile::NamedTempFile;
+
+use super::progress::Progress;
+use crate::failure::{Context, Failure, Result};
+
+/// Where a copy comes to be.
+#[derive(Debug)]
+pub(super) enum Place {
+    /// Nothing stays behind: a stream, or nowhere.
+    Nowhere,
+    /// An export or a block device, which stays as large as it is.
+    Fixed { name: String, device: Option<File> },
+    /// A file that is there.
+    Existing { path: PathBuf, file: File, size: Option<u64>, emptied: Mutex<bool> },
+    /// A file that is made.
+    New { path: PathBuf, temporary: NamedTempFile },
+}
+
+impl Place {
+    /// A regular file, of this size if it is known. Whatever it held is still there.
+    pub(super) fn file(path: &Path, size: Option<u64>) -> Result<Self> {
+        let named = || format!("destination {}", path.display());
+        if let Err(error) = fs::symlink_metadata(path)
+            && error.kind() == io::ErrorKind::NotFound
+            && let Some(temporary) = beside(path)
+        {
+            temporary.as_file().set_len(size.unwrap_or(0)).context(named())?;
+            return Ok(Self::New { path: path.to_owned(), temporary });
+        }
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .context(named())?;
+        let emptied = Mutex::new(false);
+        Ok(Self::Existing { path: path.to_owned(), file, size, emptied })
+    }
+
+    /// The path under which it can be opened, if it is a file.
+    pub(super) fn opened(&self) -> Option<(&File, &Path)> {
+        match self {
+            Self::Nowhere | Self::Fixed { .. } => None,
+            Self::Existing { file, path, .. } => Some((file, path)),
+            Self::New { temporary, .. } => Some((temporary.as_file(), temporary.path())),
+        }
+    }
+
+    /// Makes a file as large as the source and all hole, the first time.
+    pub(super) fn prepare(&self) -> Result<()> {
+        let Self::Existing { path, file, size, emptied } = self else {
+            return Ok(());
+        };
+        let Ok(mut emptied) = emptied.lock() else {
+            return Err(Failure::new("another lane failed"));
+        };
+        if !*emptied {
+            let resized = file.set_len(0).and_then(|()| file.set_len(size.unwrap_or(0)));
+            resized.context(path.display())?;
+            *emptied = true;
+        }
+        Ok(())
+    }
+
+    /// Everything is there: gives it its name, and makes it durable if that is wanted.
+    pub(super) fn finish(&self, flush: bool) -> Result<()> {
+        self.prepare()?;
+        match self {
+            Self::Nowhere | Self::Fixed { device: None, .. } => Ok(()),
+            Self::Fixed { name, device: Some(file) } => sync(file, flush).context(name),
+            Self::Existing { path, file, .. } => sync(file, flush).context(path.display()),
+            Self::New { path, temporary } => {
+                sync(temporary.as_file(), flush).context(path.display())?;
+                rename(temporary.path(), path).context(path.display())?;
+                if flush {
+                    // The name too.
+                    let directory = File::open(directory(path));
+                    directory.and_then(|directory| directory.sync_all()).context(path.display())?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// What became of the destination of a copy that has failed.
+    pub(super) fn left_behind(&self, progress: &Progress, total: Option<u64>) -> Option<String> {
+        let name = match self {
+            Self::Nowhere => return None,
+            Self::New { path, .. } => return Some(format!("{} was not made", path.display())),
+            Self::Fixed { name, .. } => name.clone(),
+            Self::Existing { path, .. } => path.display().to_string(),
+        };
+        Some(match progress.has_begun() {
+            true => format!("{name} is incomplete: {}", progress.in_words(total)),
+            false => "nothing was written".to_owned(),
+        })
+    }
+
+    /// Takes away what has no name yet: the program ends at once.
+    pub(super) fn abandon(&self) {
+        if let Self::New { temporary, .. } = self {
+            // Somebody else may have been sooner.
+            let _ = fs::remove_file(temporary.path());
+        }
+    }
+}
+
+/// A file of another name in the same directory; none where that cannot be.
+fn beside(path: &Path) -> Option<NamedTempFile> {
+    let mut prefix = std::ffi::OsString::from(".");
+    prefix.push(path.file_name()?);
+    prefix.push(".");
+    tempfile::Builder::new()
+        .prefix(&prefix)
+        .suffix(".partial")
+        .permissions(Permissions::from_mode(0o666))
+        .tempfile_in(directory(path))
+        .ok()
+}
+
+fn directory(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        Some(_) | None => Path::new("."),
+    }
+}
+
+/// Renames, and replaces nothing. The old name may stay where that is not to be had at once.
+fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    match fs::hard_link(from, to) {
+        // A file system without links.
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists && !to.exists() => {
+            fs::rename(from, to)
+        }
+        result => result,
+    }
+}
+
+fn sync(file: &File, flush: bool) -> io::Result<()> {
+    if flush { file.sync_all() } else { Ok(()) }
+}

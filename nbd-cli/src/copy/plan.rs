@@ -1,0 +1,56 @@
+//! What reading and writing go by.
+
+use std::time::Duration;
+
+use super::destination::Destination;
+use super::source::Source;
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Plan {
+    pub(super) connections: usize,
+    pub(super) requests: usize,
+    pub(super) request_size: usize,
+    /// Shortest run of zeroes in data that is one, in bytes; 0 for none.
+    pub(super) sparse: usize,
+    /// Pieces start and end on multiples of this many bytes, a power of two.
+    pub(super) block: usize,
+    pub(super) use_extents: bool,
+    pub(super) skip_zeroes: bool,
+    pub(super) allocated: bool,
+    /// A file is made durable too.
+    pub(super) flush: bool,
+    /// Longest time to connect, and longest silence.
+    pub(super) limit: Option<Duration>,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self {
+            connections: super::default_connections(),
+            requests: 64,
+            request_size: 256 << 10,
+            sparse: 4096,
+            block: 1,
+            use_extents: true,
+            skip_zeroes: false,
+            allocated: false,
+            flush: false,
+            limit: None,
+        }
+    }
+}
+
+impl Plan {
+    /// In whole blocks of both ends. Where nothing is written, no zeroes are looked for.
+    pub(super) fn between(mut self, source: &Source, destination: &Destination) -> Self {
+        let block = destination.block();
+        self.block = block;
+        self.request_size = self.request_size.max(block).max(source.block());
+        self.sparse = match destination {
+            Destination::Nowhere => 0,
+            _ if self.sparse > 0 => self.sparse.max(block),
+            _ => 0,
+        };
+        self
+    }
+}

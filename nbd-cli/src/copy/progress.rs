@@ -1,0 +1,194 @@
+//! How far a copy is: counted by whoever writes, told by a thread of its own.
+
+use std::io::{self, IsTerminal};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use indicatif::{BinaryBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::Copied;
+use crate::output::{is_heard, mention};
+
+/// From one picture of the bar to the next.
+const FRAME: Duration = Duration::from_millis(100);
+/// From one line to the next, where standard error is no terminal.
+const LINE: Duration = Duration::from_secs(1);
+/// Without a byte for so long, it is said that nothing moves.
+const STALLED: Duration = Duration::from_secs(3);
+/// How long the end of the copy waits for the last picture.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Counts what the destination has acknowledged.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    data: AtomicU64,
+    zeroes: AtomicU64,
+    /// Something has been asked of the destination, whatever became of it.
+    begun: AtomicBool,
+}
+
+impl Progress {
+    /// From now on the destination is not what it was.
+    pub(super) fn begin(&self) {
+        self.begun.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn data(&self, bytes: u64) {
+        self.data.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn zeroes(&self, bytes: u64) {
+        self.zeroes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn copied(&self) -> Copied {
+        Copied {
+            data: self.data.load(Ordering::Relaxed),
+            zeroes: self.zeroes.load(Ordering::Relaxed),
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        let Copied { data, zeroes } = self.copied();
+        data + zeroes
+    }
+
+    /// How far it is, in words.
+    pub(super) fn in_words(&self, total: Option<u64>) -> String {
+        match total {
+            Some(total) => format!("{} of {total} bytes were copied", self.bytes()),
+            None => format!("{} bytes were copied", self.bytes()),
+        }
+    }
+}
+
+/// Shows progress to a person until it is dropped. Whoever copies never waits for it.
+#[derive(Debug)]
+pub(super) struct Display {
+    /// Dropped to end it.
+    running: Option<Sender<()>>,
+    /// Closed when it has ended.
+    drawn: Receiver<()>,
+}
+
+impl Display {
+    /// On standard error: a bar on a terminal, else a line now and then.
+    pub(super) fn start(progress: &Arc<Progress>, total: Option<u64>) -> Self {
+        let (running, end) = mpsc::channel::<()>();
+        let (drawing, drawn) = mpsc::channel();
+        let progress = Arc::clone(progress);
+        let mut picture = Picture::new(total);
+        let draw = move || {
+            let _drawing: Sender<()> = drawing;
+            let mut waiting = true;
+            while waiting {
+                let wait = end.recv_timeout(picture.interval());
+                waiting = matches!(wait, Err(RecvTimeoutError::Timeout));
+                picture.draw(progress.bytes(), !waiting);
+            }
+        };
+        // Without a thread for it there is no picture, but the copy goes on.
+        let started = thread::Builder::new().name("progress".to_owned()).spawn(draw);
+        Self { running: started.is_ok().then_some(running), drawn }
+    }
+}
+
+impl Drop for Display {
+    fn drop(&mut self) {
+        if self.running.take().is_some() {
+            // The last picture comes before what the program says next, unless nobody looks.
+            let _ = self.drawn.recv_timeout(PATIENCE);
+        }
+    }
+}
+
+/// What is drawn.
+struct Picture {
+    total: Option<u64>,
+    bar: Option<ProgressBar>,
+    begun: Instant,
+    bytes: u64,
+    moved: Instant,
+}
+
+impl Picture {
+    fn new(total: Option<u64>) -> Self {
+        let now = Instant::now();
+        let bar = io::stderr().is_terminal().then(|| bar(total));
+        Self { total, bar, begun: now, bytes: 0, moved: now }
+    }
+
+    const fn interval(&self) -> Duration {
+        if self.bar.is_some() { FRAME } else { LINE }
+    }
+
+    fn draw(&mut self, bytes: u64, last: bool) {
+        if bytes != self.bytes {
+            (self.bytes, self.moved) = (bytes, Instant::now());
+        }
+        if !is_heard(0) {
+            return;
+        }
+        let stalled = !last && self.moved.elapsed() >= STALLED;
+        match &self.bar {
+            Some(bar) => {
+                bar.set_message(if stalled { "stalled" } else { "" });
+                bar.set_position(bytes);
+                bar.tick();
+                if last {
+                    bar.finish_and_clear();
+                }
+            }
+            None => mention(&self.line(stalled)),
+        }
+    }
+
+    /// Such as `nbd: 45% 1.20 GiB of 2.60 GiB, 310.00 MiB/s, 4 seconds left`.
+    fn line(&self, stalled: bool) -> String {
+        let seconds = self.begun.elapsed().as_secs_f64().max(0.001);
+        let rate = self.bytes as f64 / seconds;
+        let mut line = match self.total {
+            Some(total) => {
+                let percent = (u128::from(self.bytes) * 100).checked_div(u128::from(total));
+                let (done, total) = (BinaryBytes(self.bytes), BinaryBytes(total));
+                format!("nbd: {}% {done} of {total}", percent.unwrap_or(100))
+            }
+            None => format!("nbd: {}", BinaryBytes(self.bytes)),
+        };
+        if stalled {
+            return line + ", stalled\n";
+        }
+        line += &format!(", {}/s", BinaryBytes(rate as u64));
+        if let Some(left) = self.total.map(|total| total.saturating_sub(self.bytes))
+            && left > 0
+            && rate >= 1.0
+        {
+            let left = Duration::from_secs((left as f64 / rate) as u64);
+            line += &format!(", {} left", HumanDuration(left));
+        }
+        line + "\n"
+    }
+}
+
+/// A bar over so many bytes, or a counter where the size is unknown.
+fn bar(total: Option<u64>) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr());
+    let template = match total {
+        Some(_) => {
+            "{wide_bar:.cyan} {percent:>3}% {binary_bytes}/{binary_total_bytes} \
+             {binary_bytes_per_sec} {eta} {msg}"
+        }
+        None => "{spinner} {binary_bytes} {binary_bytes_per_sec} {msg}",
+    };
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar
+}

@@ -1,0 +1,90 @@
+//! The copy itself: lanes, and the two threads of each.
+
+use std::sync::{Arc, Mutex};
+use std::thread::Builder;
+
+use super::destination::Destination;
+use super::job::Job;
+use super::lanes::{Team, worthwhile};
+use super::piece::{Outlet, channel, pour};
+use super::plan::Plan;
+use super::source::Source;
+use crate::failure::{Failure, Result};
+
+/// How many lanes both ends have, of those that are worth while.
+pub(super) fn lanes(source: &Source, destination: &Destination, plan: &Plan) -> usize {
+    let wanted = worthwhile(source.size().unwrap_or(0), plan.connections);
+    destination.lanes(source.lanes(wanted))
+}
+
+/// Copies all of it, on so many lanes.
+pub(super) fn transfer(
+    source: Source,
+    destination: Destination,
+    job: &Arc<Job>,
+    lanes: usize,
+) -> Result<()> {
+    let team = Arc::new(Team::new());
+    for _ in 1..lanes {
+        let (Some(source), Some(destination)) = (source.another(), destination.another()) else {
+            break;
+        };
+        let (job, team) = (Arc::clone(job), Arc::clone(&team));
+        let join = move || {
+            // Whoever has no room for one more has told nothing that is worth failing for.
+            if let (Ok(source), Ok(destination)) = (source(), destination())
+                && team.enter()
+            {
+                lane(source, destination, &job, &team);
+            }
+        };
+        // Where no thread can be made, there are fewer lanes.
+        if Builder::new().name("lane".to_owned()).spawn(join).is_err() {
+            break;
+        }
+    }
+    lane(source, destination, job, &team);
+    team.end()
+}
+
+/// Copies the regions that one lane takes. When it fails, all lanes stop.
+fn lane(source: Source, destination: Destination, job: &Job, team: &Team) {
+    let result = copy(source, destination, job);
+    let failed = result.is_err();
+    // Told before the others stop, as the reason why they do.
+    team.leave(result);
+    if failed {
+        job.stop.stop();
+    }
+}
+
+fn copy(source: Source, destination: Destination, job: &Job) -> Result<()> {
+    // What is only counted needs no thread.
+    let alone = matches!(destination, Destination::Nowhere);
+    let source = Mutex::new(Some(source));
+    let read = |outlet: &Outlet<'_>| {
+        let source = source.lock().ok().and_then(|mut source| source.take());
+        source.map(|source| source.read_all(job, outlet))
+    };
+    destination.run(job, |sink| {
+        if !alone {
+            let (thread, inlet) = channel(job.plan.requests);
+            let result = std::thread::scope(|scope| {
+                let read = &read;
+                let reader = move || read(&Outlet::Thread(thread));
+                let reader = Builder::new().name("reader".to_owned()).spawn_scoped(scope, reader);
+                let poured = pour(inlet, sink);
+                (reader.map(|reader| reader.join()), poured)
+            });
+            match result {
+                // The source stops because the destination did: that is the failure to tell.
+                (_, Err(failure)) => return Err(failure),
+                (Ok(Ok(read)), Ok(())) => return read.unwrap_or(Ok(())),
+                (Ok(Err(_)), Ok(())) => return Err(Failure::new("the reading thread failed")),
+                // There is no thread to be had.
+                (Err(_), Ok(())) => {}
+            }
+        }
+        read(&Outlet::direct(sink)).unwrap_or(Ok(()))
+    })
+}
