@@ -1,380 +1,266 @@
-//! A connection: the event source, its commands and their completions.
+//! A connection: the event source, and what can be asked of it.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
 use mio::Waker;
 use mio::event::Event;
-use nbd_proto::{
-    Client, Command, CommandFlags, ContextId, Direction, Disconnect, Extent, Machine, Negotiation,
-    PeerMisbehaved, RequestId, SubmitError, Table,
+use nbd_proto::{ClientConfig, Disconnect, Table};
+use nbd_session::{
+    ConnectOptions, Error, Limit, OptionReply, OptionRequest, Session, State, Target,
 };
-use nbd_session::OldError as Error;
-use nbd_transport::tls::TlsInfo;
+use nbd_transport::Endpoint;
 
-use crate::clock::Clock;
-use crate::dial::Dial;
-use crate::ports::Ports;
-use crate::rejected::Rejected;
-use crate::stage::{Open, Stage};
-use crate::submitter::{OnDone, Queue, Submitter};
-use crate::watch::Watch;
+use crate::registration::Registration;
+use crate::seed::seed;
+use crate::submitter::{OnDone, Queue, Submission, Submitter};
+use crate::wire::{Dialler, Wire};
 
-/// What a connection is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// There is no server yet.
-    Connecting,
-    /// Waiting for the server's answer to an option.
-    Negotiating,
-    /// Option mode: [`Connection::negotiation`] chooses what comes next.
-    Choosing,
-    /// Commands are accepted.
-    Ready,
-    /// Waiting for the last replies and for the server to close.
-    Disconnecting,
-    /// Over. Completions can still be taken.
-    Closed,
-}
-
-/// A command that is finished.
-#[derive(Debug)]
-pub struct Completion<B> {
-    /// The id its submission returned; it is free from now on.
-    pub id: RequestId,
-    /// What was asked for.
-    pub command: Command,
-    /// The buffer of a read or write.
-    pub buffer: Option<B>,
-    /// The extents of a block status.
-    pub extents: Vec<(ContextId, Extent)>,
-    /// How it went.
-    pub result: Result<(), Error>,
-}
-
-/// A connection to an export, as an event source. Made by [`Builder`](crate::Builder).
+/// A connection to an export, as an event source.
 ///
-/// Register it with any interest: it follows what it waits for by itself, with as few
-/// calls to the registry as there are changes. The poller tells of each readiness
-/// once; so call [`drive`](Self::drive) after every event, after submitting, and
-/// as long as [`wants_again`](Self::wants_again).
+/// Register it: it follows what it waits for by itself, over any number of sockets, with as few
+/// calls to the registry as there are changes. The poller tells of each readiness once; so call
+/// [`drive`](Self::drive) after every event, after submitting, and as long as
+/// [`needs_drive`](Self::needs_drive).
 ///
 /// Buffers are given up on submission and come back with the completion: `Vec<u8>`,
-/// `Box<[u8]>`, or anything else that is bytes. Offsets and lengths are in bytes.
+/// `Box<[u8]>`, or anything else that is bytes. Offsets and lengths are in bytes from the start
+/// of the export.
 ///
 /// Dropping it closes the connection abruptly; [`disconnect`](Self::disconnect) does
 /// it in good order.
 pub struct Connection<B> {
-    pub(crate) stage: Stage,
-    pub(crate) ports: Ports<B>,
+    pub(crate) session: Session,
+    pub(crate) wire: Wire,
+    pub(crate) buffers: Table<B>,
     /// Commands of other threads that are in flight.
     pub(crate) remote: Table<OnDone<B>>,
+    /// Those that wait for room, by their place in the line.
+    pub(crate) waiting: Vec<Option<Submission<B>>>,
     pub(crate) queue: Arc<Queue<B>>,
-    pub(crate) clock: Clock,
-    /// Commands that took too long.
-    pub(crate) late: VecDeque<Completion<B>>,
-    pub(crate) watch: Option<Watch>,
-    /// What a negotiation waits for.
-    pub(crate) blocked: Direction,
-    pub(crate) last_byte: Instant,
+    pub(crate) registration: Option<Registration>,
+    /// A connection that was handed over, until it is asked for.
+    pub(crate) given: Option<nbd_transport::Connection>,
+    pub(crate) dialler: Option<Dialler>,
+    /// The poller has told that the peer will send no more.
     pub(crate) peer_is_done: bool,
+    /// There is something to do before the next poll, of which the session does not know.
     pub(crate) again: bool,
+    /// Why it is over has been told.
+    pub(crate) told: bool,
 }
 
 impl<B> Connection<B> {
-    pub(crate) fn new(stage: Stage, clock: Clock) -> Self {
-        Self {
-            stage,
-            ports: Ports::new(),
+    /// Begins to connect, as told. Nothing waits: addresses and Unix sockets are connected to
+    /// without waiting, programs are started; only for a name that has to be resolved is there
+    /// a helper thread until it is, since the system's resolver knows no other way.
+    ///
+    /// ```no_run
+    /// use nbd_client_mio::{ConnectOptions, Connection};
+    ///
+    /// let options: ConnectOptions = "nbd://localhost/disk".parse()?;
+    /// let disk = Connection::<Vec<u8>>::connect(options.meta_context("base:allocation"))?;
+    /// # Ok::<(), nbd_client_mio::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// When a name is too long or contains NUL, or there is nobody to connect to.
+    #[doc(alias = "nbd_aio_connect_uri")]
+    #[doc(alias = "nbd_aio_connect_tcp")]
+    #[doc(alias = "nbd_aio_connect_unix")]
+    #[doc(alias = "nbd_aio_connect_vsock")]
+    #[doc(alias = "nbd_aio_connect_command")]
+    #[doc(alias = "nbd_aio_connect_systemd_socket_activation")]
+    pub fn connect(options: ConnectOptions) -> Result<Self, Error> {
+        Self::new(options, None, None)
+    }
+
+    /// As [`connect`](Self::connect), in the caller's own way. `dial` is called for each
+    /// connection, in the loop's thread, and must not wait.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub fn connect_with(
+        options: ConnectOptions,
+        dial: impl FnMut(&nbd_session::Connect) -> Result<nbd_transport::Connection, Error>
+        + Send
+        + 'static,
+    ) -> Result<Self, Error> {
+        Self::new(options.target(Target::Dialler), None, Some(Box::new(dial)))
+    }
+
+    /// Takes over a connection that is there already.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect); and when the options are to reconnect.
+    #[doc(alias = "nbd_aio_connect")]
+    #[doc(alias = "nbd_aio_connect_socket")]
+    pub fn connect_over(
+        options: ConnectOptions,
+        connection: nbd_transport::Connection,
+    ) -> Result<Self, Error> {
+        Self::new(options.target(Target::Given), Some(connection), None)
+    }
+
+    fn new(
+        options: ConnectOptions,
+        given: Option<nbd_transport::Connection>,
+        dialler: Option<Dialler>,
+    ) -> Result<Self, Error> {
+        let mut this = Self {
+            session: Session::new(options, seed(), Instant::now())?,
+            wire: Wire::None,
+            buffers: Table::new(),
             remote: Table::new(),
+            waiting: Vec::new(),
             queue: Arc::new(Queue::new()),
-            clock,
-            late: VecDeque::new(),
-            watch: None,
-            blocked: Direction::empty(),
-            last_byte: Instant::now(),
+            registration: None,
+            given,
+            dialler,
             peer_is_done: false,
             again: true,
-        }
+            told: false,
+        };
+        // For there to be something to register.
+        this.take_steps(Instant::now());
+        Ok(this)
+    }
+
+    /// The session: for questions about the export, what was negotiated, and the commands in
+    /// flight.
+    #[must_use]
+    pub const fn session(&self) -> &Session {
+        &self.session
     }
 
     /// What it is doing.
     #[must_use]
+    #[doc(alias = "nbd_aio_is_ready")]
+    #[doc(alias = "nbd_aio_is_connecting")]
+    #[doc(alias = "nbd_aio_is_negotiating")]
+    #[doc(alias = "nbd_aio_is_closed")]
     pub fn state(&self) -> State {
-        self.stage.state()
+        self.session.state()
     }
 
-    /// The protocol machine, for questions about the export, its size, the negotiated
-    /// contexts and the commands in flight. `None` before [`State::Ready`].
-    #[must_use]
-    pub fn client(&self) -> Option<&Client> {
-        self.open().map(|open| &open.core)
-    }
-
-    /// What was agreed on for TLS, and who the server is, once its handshake is done; `None` in
-    /// clear.
-    #[must_use]
-    pub fn tls_info(&self) -> Option<&TlsInfo> {
-        match &self.stage {
-            Stage::Negotiating { handshake, .. } => handshake.tls_info(),
-            Stage::Open(open) => open.link.tls_info(),
-            Stage::Dialing { .. } | Stage::Over(_) => None,
-        }
-    }
-
-    /// The negotiation, in [`State::Choosing`]: ask for an option, drive, and take its
-    /// events.
-    pub fn negotiation(&mut self) -> Option<&mut Negotiation> {
-        match &mut self.stage {
-            Stage::Negotiating { handshake, .. } => {
-                self.last_byte = Instant::now();
-                self.clock.began = self.last_byte;
-                self.again = true;
-                Some(handshake.negotiation())
-            }
-            _ => None,
-        }
+    /// What happened to the connection since the last call, if it is one that reconnects.
+    pub fn next_event(&mut self) -> Option<nbd_session::Event> {
+        self.session.next_event()
     }
 
     /// Notes what the poller told. A call to [`drive`](Self::drive) is to follow.
-    pub fn note(&mut self, event: &Event) {
-        // A helper closes its bell, which says nothing of the peer.
-        let is_peer = !matches!(self.stage, Stage::Dialing { dial: Dial::Helper { .. }, .. });
+    pub fn handle_event(&mut self, event: &Event) {
+        // A lookup and a program that is awaited hang up as well, and mean nothing by it.
+        let is_peer = matches!(self.wire, Wire::Open { .. });
         self.peer_is_done |= is_peer && (event.is_read_closed() || event.is_error());
         self.again = true;
-        if let Some(watch) = &mut self.watch {
-            watch.noted();
+        if let Some(registration) = &mut self.registration {
+            registration.heard();
         }
     }
 
     /// Whether there is something to do right now: an event was noted, something was
     /// submitted, the last drive ended with its budget, other threads have commands in
-    /// line, or replies have come so fast that the poller was left out. Drive it before polling again, or poll with no timeout.
+    /// line, or replies have come so fast that the poller was left out. Drive it before polling
+    /// again, or poll with no timeout.
     #[must_use]
-    pub fn wants_again(&self) -> bool {
-        self.again || (self.takes_more() && !self.queue.is_empty())
+    pub fn needs_drive(&self) -> bool {
+        self.again || self.session.needs_drive() || !self.queue.is_empty()
     }
 
-    /// Whether commands in line can be sent, or told that they never will be.
-    pub(crate) fn takes_more(&self) -> bool {
-        match self.state() {
-            State::Ready => self.open().is_some_and(|open| !open.core.is_full()),
-            State::Disconnecting | State::Closed => true,
-            State::Connecting | State::Negotiating | State::Choosing => false,
+    /// When to call [`handle_timeout`](Self::handle_timeout), if nothing happens before:
+    /// poll no longer than until then.
+    ///
+    /// ```
+    /// # use std::time::Instant;
+    /// # fn example(disk: &nbd_client_mio::Connection<Vec<u8>>, poll: &mut mio::Poll,
+    /// #     events: &mut mio::Events) -> std::io::Result<()> {
+    /// let left = disk.next_deadline().map(|at| at.saturating_duration_since(Instant::now()));
+    /// poll.poll(events, left)?;
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.session.next_deadline().into_iter().chain(self.wire.next_deadline()).min()
+    }
+
+    /// Does what is due: a command that has taken too long is finished, without harm to the
+    /// others; a server that has been silent for too long is a lost connection; the next
+    /// attempt to connect is made. Finding nothing to do is no fault. A call to
+    /// [`drive`](Self::drive) is to follow.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.session.next_deadline().is_some_and(|at| at <= now) {
+            self.session.handle_timeout(now);
         }
+        self.again = true;
     }
 
     /// A handle to submit commands from other threads. `waker` is that of the poll this
     /// connection is registered with; after its event, drive every connection that
-    /// [wants it](Self::wants_again).
+    /// [needs it](Self::needs_drive).
     #[must_use]
     pub fn submitter(&self, waker: Arc<Waker>) -> Submitter<B> {
         Submitter::new(Arc::clone(&self.queue), waker)
     }
 
-    /// Why the connection ended, once it is [`State::Closed`]; `None` for one that has ended
-    /// in good order. Writes that were acknowledged and not flushed may be lost then, and
-    /// what was under way has failed.
-    #[must_use]
-    pub fn error(&self) -> Option<Error> {
-        match &self.stage {
-            Stage::Open(open) if open.core.is_closed() => {
-                let unasked = (!open.leaving).then(|| PeerMisbehaved::Closed.into());
-                let fault = || open.core.error().cloned().or(unasked).map(Error::Protocol);
-                open.lost.as_ref().and_then(Error::again).or_else(fault)
-            }
-            Stage::Over(lost) => lost.as_ref().and_then(Error::again),
-            Stage::Open(_) | Stage::Dialing { .. } | Stage::Negotiating { .. } => None,
-        }
+    /// In option mode ([`ClientConfig::option_mode`]), once it is [`State::Choosing`]: asks the
+    /// server for something. [`take_option`](Self::take_option) has the answer, which may take
+    /// some drives.
+    ///
+    /// # Errors
+    /// In any other state, when the server cannot be asked, and for a bad name.
+    #[doc(alias = "nbd_aio_opt_go")]
+    #[doc(alias = "nbd_aio_opt_info")]
+    #[doc(alias = "nbd_aio_opt_list")]
+    #[doc(alias = "nbd_aio_opt_abort")]
+    #[doc(alias = "nbd_aio_opt_list_meta_context")]
+    pub fn request_option(&mut self, request: OptionRequest, limit: Limit) -> Result<(), Error> {
+        self.again = true;
+        self.session.request_option(request, limit, Instant::now())
     }
 
-    /// Stops waiting for a command: there will be no completion. Returns its buffer
-    /// unless that is still to be sent from; then it is kept until the slot's next use.
-    pub fn abandon(&mut self, id: RequestId) -> Option<B> {
-        let Stage::Open(open) = &mut self.stage else {
-            return None;
-        };
-        let gone = open.core.abandon(id);
-        let sending = open.core.get_direction().contains(Direction::WRITE);
-        self.remote.remove(id);
-        if gone || !sending { self.ports.buffers.remove(id) } else { None }
+    /// What became of the option that was asked for, once that is known.
+    pub fn take_option(&mut self) -> Option<Result<OptionReply, Error>> {
+        self.session.take_option()
+    }
+
+    /// Asks for another export from now on, in [`State::Choosing`].
+    ///
+    /// # Errors
+    /// In any other state, and when the name is too long or contains NUL.
+    pub fn set_export_name(&mut self, name: impl Into<String>) -> Result<(), Error> {
+        self.session.set_export_name(name)
+    }
+
+    /// Changes what is asked for from now on, in [`State::Choosing`].
+    ///
+    /// # Errors
+    /// In any other state, and when a name is too long or contains NUL.
+    pub fn reconfigure(
+        &mut self,
+        change: impl FnOnce(ClientConfig) -> ClientConfig,
+    ) -> Result<(), Error> {
+        self.session.reconfigure(change)
     }
 
     /// Ends the session in good order: no command is accepted from now on, and once
     /// the last reply has come the server is asked to close. Drive until
-    /// [`State::Closed`]; [`error`](Self::error) tells whether it went well.
-    pub fn disconnect(&mut self) {
-        self.last_byte = Instant::now();
-        self.clock.began = self.last_byte;
+    /// [`State::Closed`]; the last drive tells if not everything was done that was promised.
+    #[doc(alias = "nbd_aio_disconnect")]
+    pub fn disconnect(&mut self, limit: Limit) {
         self.again = true;
-        let polite = match &mut self.stage {
-            Stage::Open(open) => {
-                open.leaving = true;
-                open.core.disconnect(Disconnect::AfterReplies);
-                true
-            }
-            Stage::Negotiating { handshake, .. } => handshake.negotiation().abort().is_ok(),
-            Stage::Dialing { .. } | Stage::Over(_) => false,
-        };
-        if !polite {
-            self.close();
-        }
+        self.session.disconnect(Disconnect::AfterReplies, limit, Instant::now());
     }
 
-    /// Ends the connection on the spot. What is in flight fails.
-    pub fn close(&mut self) {
-        if let Stage::Open(open) = &mut self.stage {
-            open.leaving = true;
-        }
-        self.end(None);
-    }
-
-    /// The same, for a reason that is told to every command in flight.
-    pub(crate) fn end(&mut self, cause: Option<&Error>) {
-        match &mut self.stage {
-            Stage::Open(open) => open.kill(cause),
-            Stage::Over(lost) => *lost = lost.take().or_else(|| cause.and_then(Error::again)),
-            stage @ (Stage::Dialing { .. } | Stage::Negotiating { .. }) => {
-                *stage = Stage::Over(cause.and_then(Error::again));
-            }
-        }
-    }
-
-    /// The next command that is finished. Those of other threads are passed on to them
-    /// on the way.
-    #[must_use]
-    pub fn next_completion(&mut self) -> Option<Completion<B>> {
-        if let Some(late) = self.late.pop_front() {
-            return Some(late);
-        }
-        loop {
-            let Stage::Open(open) = &mut self.stage else {
-                return None;
-            };
-            let nbd_proto::Event::Completed { id, command, result } = open.core.poll_event()?
-            else {
-                // Anomalies are counted in the statistics, and the end of the connection
-                // shows in its state and on each command.
-                continue;
-            };
-            let remark = self.ports.remarks.remove(id);
-            if self.clock.is_own(id) {
-                continue;
-            }
-            let Open { core, lost, .. } = &**open;
-            let failed = |error| Error::failed(core, lost.as_ref(), command, error, remark);
-            let completion = Completion {
-                id,
-                command,
-                buffer: self.ports.buffers.remove(id),
-                extents: self.ports.extents.remove(id).unwrap_or_default(),
-                result: result.map_err(failed),
-            };
-            match self.remote.remove(id) {
-                Some(on_done) => on_done(Ok(completion)),
-                None => return Some(completion),
-            }
-        }
-    }
-
-    /// Passes every finished command to a handler, which may submit more.
-    pub fn for_each_completion(&mut self, mut handler: impl FnMut(&mut Self, Completion<B>)) {
-        while let Some(completion) = self.next_completion() {
-            handler(self, completion);
-        }
-    }
-
-    fn open(&self) -> Option<&Open> {
-        match &self.stage {
-            Stage::Open(open) => Some(open),
-            _ => None,
-        }
-    }
-}
-
-impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
-    /// Reads into the whole buffer.
+    /// A URI that leads to the same export.
     ///
     /// # Errors
-    /// When the command cannot be sent; the buffer comes back.
-    pub fn read(&mut self, offset: u64, buffer: B) -> Result<RequestId, Rejected<B>> {
-        // A length beyond 32 bits does not match the buffer's, which is refused.
-        let length = buffer.as_ref().len() as u32;
-        self.submit(Command::read(offset, length), Some(buffer))
-    }
-
-    /// Writes the whole buffer, with flags such as [`CommandFlags::FUA`] or none.
-    ///
-    /// # Errors
-    /// When the command cannot be sent; the buffer comes back.
-    pub fn write(
-        &mut self,
-        offset: u64,
-        buffer: B,
-        flags: CommandFlags,
-    ) -> Result<RequestId, Rejected<B>> {
-        let length = buffer.as_ref().len() as u32;
-        self.submit(Command::write(offset, length).with(flags), Some(buffer))
-    }
-
-    /// Submits any command; a read or write takes a buffer as long as it says.
-    ///
-    /// # Errors
-    /// When the command cannot be sent, [`SubmitError::Full`] among the reasons;
-    /// [`SubmitError::NotConnected`] outside [`State::Ready`]; and
-    /// [`Error::BufferLength`]. The buffer comes back.
-    pub fn submit(
-        &mut self,
-        command: Command,
-        buffer: Option<B>,
-    ) -> Result<RequestId, Rejected<B>> {
-        self.submit_since(Instant::now(), command, buffer)
-    }
-
-    /// Submits a command that has been waited for since some time.
-    pub(crate) fn submit_since(
-        &mut self,
-        since: Instant,
-        command: Command,
-        buffer: Option<B>,
-    ) -> Result<RequestId, Rejected<B>> {
-        match self.try_submit(since, command, buffer.as_ref()) {
-            Ok(id) => {
-                if let Some(buffer) = buffer {
-                    self.ports.buffers.insert(id, buffer);
-                }
-                Ok(id)
-            }
-            Err(error) => Err(Rejected { error, buffer }),
-        }
-    }
-
-    fn try_submit(
-        &mut self,
-        since: Instant,
-        command: Command,
-        buffer: Option<&B>,
-    ) -> Result<RequestId, Error> {
-        let length = buffer.map_or(0, |buffer| buffer.as_ref().len());
-        Error::check_buffer(&command, length)?;
-        let error = SubmitError::NotConnected;
-        let Open { core, lost, .. } = match &mut self.stage {
-            Stage::Open(open) => &mut **open,
-            Stage::Over(lost) => {
-                let told = lost.as_ref().and_then(Error::again);
-                return Err(told.unwrap_or(Error::Submit { command, error }));
-            }
-            Stage::Dialing { .. } | Stage::Negotiating { .. } => {
-                return Err(Error::Submit { command, error });
-            }
-        };
-        let submitted = core.submit(command);
-        let id = submitted.map_err(|error| Error::not_sent(core, lost.as_ref(), command, error))?;
-        self.clock.submitted(core, id, command, since);
-        self.again = true;
-        Ok(id)
+    /// When the server has no address.
+    #[doc(alias = "nbd_get_uri")]
+    pub fn to_uri(&self) -> Result<nbd_transport::NbdUri, nbd_transport::UriError> {
+        let peer = self.wire.connection().and_then(nbd_transport::Connection::peer_endpoint);
+        self.session.to_uri(peer.as_ref().map(|endpoint: &Endpoint| endpoint))
     }
 }
 
@@ -387,9 +273,9 @@ impl<B> Drop for Connection<B> {
 impl<B> fmt::Debug for Connection<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connection")
-            .field("stage", &self.stage)
+            .field("session", &self.session)
             .field("queue", &self.queue)
-            .field("watch", &self.watch)
+            .field("registration", &self.registration)
             .finish_non_exhaustive()
     }
 }

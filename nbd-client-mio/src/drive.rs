@@ -1,123 +1,190 @@
 //! What drives a connection.
 
-use std::mem;
-use std::os::fd::AsFd;
 use std::time::Instant;
 
 use mio::Registry;
-use nbd_proto::Machine;
-use nbd_proto::io::IoMode;
-use nbd_session::OldError as Error;
-use nbd_transport::SocketIo;
+use nbd_proto::io::Progress;
+use nbd_proto::{Client, Direction};
+use nbd_session::{Error, Limit, Request, State, Step};
 
-use crate::connection::{Connection, State};
-use crate::stage::{Open, Stage};
+use crate::commands::Rejected;
+use crate::connection::Connection;
+use crate::submitter::Submission;
+use crate::wire::Wire;
+
+/// Rounds in one drive, so that one busy connection does not starve the others.
+const BUDGET: usize = 16;
 
 impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
     /// Does everything that can be done without waiting: connects, negotiates, sends
     /// what is due, takes in what has come, and registers for what it waits for next.
     ///
     /// # Errors
-    /// When the connection fails; it is [`State::Closed`] then, and every command in
-    /// flight has its completion. The error is told once.
+    /// When the connection is over and will not be made again, or not all is done that was
+    /// promised before the end that was asked for. It is [`State::Closed`] then, and every
+    /// command in flight has its completion. The error is told once.
+    #[doc(alias = "nbd_aio_notify_read")]
+    #[doc(alias = "nbd_aio_notify_write")]
+    #[doc(alias = "nbd_poll")]
     pub fn drive(&mut self, registry: &Registry) -> Result<State, Error> {
+        let now = Instant::now();
         self.again = false;
-        let leaving = self.state() == State::Disconnecting;
-        let result = self.advance(registry);
-        let result = result.and_then(|received| self.follow(registry, received));
-        if let Err(error) = &result {
-            self.end(Some(error));
+        self.take_steps(now);
+        self.send_in_line(now);
+        let received = self.pump(now);
+        self.take_steps(now);
+        while let Some(id) = self.session.next_released() {
+            self.buffers.remove(id);
         }
-        if self.state() == State::Closed {
-            self.send_in_line();
-        }
-        match result {
-            // The end is what was wanted; how abrupt it is does not matter.
-            Err(Error::Io(_)) if leaving => Ok(self.state()),
-            result => result.map(|()| self.state()),
-        }
+        self.send_in_line(now);
+        self.follow(registry, received, now);
+        self.outcome()
     }
 
-    /// Moves bytes. Says whether any have come in the data phase.
-    fn advance(&mut self, registry: &Registry) -> Result<bool, Error> {
-        while !matches!(self.stage, Stage::Open(_)) {
-            match mem::replace(&mut self.stage, Stage::Over(None)) {
-                Stage::Dialing { dial, handshake, tcp_keep_alive } => {
-                    match dial.finish(registry)? {
-                        Ok(connection) => {
-                            if let Some(keep_alive) = tcp_keep_alive {
-                                connection.set_tcp_keep_alive(keep_alive)?;
-                            }
-                            self.stage = Stage::Negotiating { handshake, connection };
-                        }
-                        Err(dial) => {
-                            self.stage = Stage::Dialing { dial, handshake, tcp_keep_alive };
-                            return Ok(false);
-                        }
+    /// Sends what is due and takes in what has come, until the socket is exhausted both
+    /// ways, or the budget is, or there is something to hand out: with the next commands on
+    /// their way, the server works while the rest is taken in. Says whether any bytes have come.
+    fn pump(&mut self, now: Instant) -> bool {
+        let Self { session, wire, buffers, peer_is_done, .. } = self;
+        let Some(mut io) = wire.stream() else { return false };
+        let (mut reading, mut writing, mut received) = (true, true, false);
+        for _ in 0..BUDGET {
+            if writing && session.direction().contains(Direction::WRITE) {
+                match session.write(&mut io, buffers, now) {
+                    Progress::Closed => return received,
+                    progress => {
+                        let left = session.direction().contains(Direction::WRITE);
+                        writing = progress == Progress::More || !left;
                     }
-                }
-                Stage::Negotiating { mut handshake, connection } => {
-                    let before = handshake.negotiation().stats().bytes_received;
-                    let mut io = SocketIo::non_blocking(connection.stream.as_fd());
-                    self.blocked = handshake.drive(&mut io, IoMode::Vectored)?;
-                    if handshake.negotiation().stats().bytes_received != before {
-                        self.last_byte = Instant::now();
-                    }
-                    match handshake.finish() {
-                        Ok((core, link)) => {
-                            self.stage = Stage::Open(Box::new(Open {
-                                core,
-                                link,
-                                connection,
-                                leaving: false,
-                                lost: None,
-                            }));
-                            self.clock.open();
-                        }
-                        Err(handshake) => {
-                            self.stage = Stage::Negotiating { handshake, connection };
-                            return Ok(false);
-                        }
-                    }
-                }
-                stage @ (Stage::Open(_) | Stage::Over(_)) => {
-                    self.stage = stage;
-                    return Ok(false);
                 }
             }
-        }
-        self.send_in_line();
-        let Stage::Open(open) = &mut self.stage else {
-            return Ok(false);
-        };
-        let before = open.core.stats().bytes_received;
-        self.again = open.pump(&mut self.ports, self.peer_is_done)?;
-        let received = open.core.stats().bytes_received != before;
-        if received {
-            self.last_byte = Instant::now();
-        }
-        Ok(received)
-    }
-
-    /// Has the poller watch what is waited for now.
-    fn follow(&mut self, registry: &Registry, received: bool) -> Result<(), Error> {
-        let (Some(watch), Some(fd)) = (&mut self.watch, self.stage.raw_fd()) else {
-            return Ok(());
-        };
-        let interest = self.stage.interest(self.blocked);
-        self.again |= watch.follow(registry, fd, interest, received)?;
-        Ok(())
-    }
-
-    /// Submits what other threads have in line, as far as there is room.
-    fn send_in_line(&mut self) {
-        while self.takes_more()
-            && let Some(next) = self.queue.pop()
-        {
-            match self.submit_since(next.since, next.command, next.buffer) {
-                Ok(id) => drop(self.remote.insert(id, next.on_done)),
-                Err(rejected) => (next.on_done)(Err(rejected)),
+            if reading && session.direction().contains(Direction::READ) {
+                let calls = io.calls();
+                let progress = session.read(&mut io, buffers, now);
+                if progress == Progress::Closed {
+                    return received;
+                }
+                received |= io.calls() > calls && !io.starved();
+                // A reply often comes in two pieces, header and payload. Looking for the
+                // second one is cheaper than going to sleep and being woken for it. And once
+                // the poller has told that the peer will send no more, a read that comes back
+                // short is not the last one: no event will tell of the end a second time.
+                let halfway =
+                    io.calls() > calls && session.core().is_some_and(Client::is_processing);
+                reading =
+                    progress == Progress::More || ((*peer_is_done || halfway) && !io.starved());
+            }
+            if reading && session.has_completed() {
+                break;
+            }
+            let direction = session.direction();
+            let can_read = reading && direction.contains(Direction::READ);
+            let can_write = writing && direction.contains(Direction::WRITE);
+            if !can_read && !can_write {
+                return received;
             }
         }
+        self.again = true;
+        received
+    }
+
+    /// Submits what other threads have in line, first come first served; what there is no room
+    /// for waits for it.
+    fn send_in_line(&mut self, now: Instant) {
+        while let Some(admission) = self.session.next_admission() {
+            let place = self.waiting.get_mut(admission.ticket.slot());
+            let Some(next) = place.and_then(Option::take) else {
+                self.session.leave_line(admission.ticket, now);
+                continue;
+            };
+            match admission.result {
+                Ok(()) => {
+                    let limit = self.session.fixed(Limit::Default, next.since);
+                    let request = Request::new(next.command).limit(limit).ticket(admission.ticket);
+                    self.send_remote(request, next, now);
+                }
+                Err(error) => (next.on_done)(Err(Rejected { error, buffer: next.buffer })),
+            }
+        }
+        while let Some(next) = self.queue.pop() {
+            let limit = self.session.fixed(Limit::Default, next.since);
+            if self.session.is_over() || (self.session.is_ready() && !self.session.is_full()) {
+                let request = Request::new(next.command).limit(limit);
+                self.send_remote(request, next, now);
+                continue;
+            }
+            let slot = self.session.wait_for_room(limit, now).slot();
+            if self.waiting.len() <= slot {
+                self.waiting.resize_with(slot + 1, || None);
+            }
+            self.waiting[slot] = Some(next);
+        }
+    }
+
+    fn send_remote(&mut self, request: Request<'_>, next: Submission<B>, now: Instant) {
+        let Submission { command, buffer, on_done, .. } = next;
+        match self.submit_request(request, command, buffer, now) {
+            Ok(id) => drop(self.remote.insert(id, on_done)),
+            Err(rejected) => on_done(Err(rejected)),
+        }
+    }
+}
+
+impl<B> Connection<B> {
+    /// Does what the session asks for.
+    pub(crate) fn take_steps(&mut self, now: Instant) {
+        loop {
+            while let Some(step) = self.session.next_step() {
+                match step {
+                    Step::Credentials(config) => self.session.credentials(config.connector(), now),
+                    Step::Connect(connect) => {
+                        self.peer_is_done = false;
+                        let dialler = self.dialler.as_mut();
+                        let outcome = self.wire.connect(connect, &mut self.given, dialler);
+                        self.connected(outcome, now);
+                    }
+                    Step::Shutdown { generation } => self.wire.shut_down(generation),
+                    Step::Close { generation, last_word } => {
+                        self.wire.close(generation, &last_word);
+                    }
+                    // None that a later session may ask for is of use to this one.
+                    _ => {}
+                }
+            }
+            let outcome = self.wire.advance(now);
+            if outcome.is_none() {
+                return;
+            }
+            self.connected(outcome, now);
+        }
+    }
+
+    fn connected(&mut self, outcome: Option<crate::wire::Outcome>, now: Instant) {
+        if let Some((generation, result)) = outcome {
+            self.again = true;
+            let result = result.map(|()| nbd_proto::io::IoMode::Vectored);
+            self.session.connected(generation, result, now);
+        }
+    }
+
+    /// Has the poller watch what is waited for now. A poller that cannot is a lost connection.
+    fn follow(&mut self, registry: &Registry, received: bool, now: Instant) {
+        let Some(registration) = &mut self.registration else { return };
+        let (wire, direction) = (&self.wire, self.session.direction());
+        match registration.follow(registry, received, |watch| wire.watched(direction, watch)) {
+            Ok(leaves) => self.again |= leaves && matches!(wire, Wire::Open { .. }),
+            Err(error) => {
+                self.session.fail(error, now);
+                self.again = true;
+            }
+        }
+    }
+
+    fn outcome(&mut self) -> Result<State, Error> {
+        let state = self.session.state();
+        if state != State::Closed || std::mem::replace(&mut self.told, true) {
+            return Ok(state);
+        }
+        self.session.farewell().map(|()| state)
     }
 }

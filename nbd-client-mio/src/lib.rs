@@ -7,44 +7,44 @@
 //!
 //! ```no_run
 //! use mio::{Events, Interest, Poll, Token};
-//! use nbd_client_mio::{Builder, Connection, State};
+//! use nbd_client_mio::{Connection, Limit, State};
 //!
 //! let mut poll = Poll::new()?;
 //! let mut events = Events::with_capacity(64);
-//! let mut disk: Connection<Vec<u8>> = Builder::new().connect_uri("nbd://localhost/disk")?;
+//! let mut disk: Connection<Vec<u8>> = Connection::connect("nbd://localhost/disk".parse()?)?;
 //! poll.registry().register(&mut disk, Token(0), Interest::READABLE)?;
 //! let mut asked = false;
 //! loop {
 //!     let state = disk.drive(poll.registry())?;
 //!     if state == State::Ready && !asked {
-//!         disk.read(0, vec![0; 512])?;
+//!         disk.read(vec![0; 512], 0)?;
 //!         asked = true;
 //!     }
 //!     while let Some(done) = disk.next_completion() {
 //!         done.result?;
 //!         println!("{:?}", done.buffer);
-//!         disk.disconnect();
+//!         disk.disconnect(Limit::Default);
 //!     }
 //!     if state == State::Closed {
 //!         break;
 //!     }
-//!     if !disk.wants_again() {
+//!     if !disk.needs_drive() {
 //!         poll.poll(&mut events, None)?;
-//!         events.iter().for_each(|event| disk.note(event));
+//!         events.iter().for_each(|event| disk.handle_event(event));
 //!     }
 //! }
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! ```text
-//!   Poll ── event ──► note ──► drive ──► next_completion ──► Completion { buffer, result }
-//!                               ▲  ▲            ▲
-//!            read, write, … ────┘  │            └── handle_timeout, at next_deadline
-//!                                  └── wants_again: once more before the next poll
+//!   Poll ── event ──► handle_event ──► drive ──► next_completion ──► Completion { buffer, result }
+//!                                      ▲  ▲            ▲
+//!                   read, write, … ────┘  │            └── handle_timeout, at next_deadline
+//!                                         └── needs_drive: once more before the next poll
 //! ```
 //!
-//! A connection has no clock of its own. With [`Builder::timeout`] or
-//! [`Builder::keep_alive`], poll no longer than until [`Connection::next_deadline`], and
+//! A connection has no clock of its own. With a limit of time, [`ConnectOptions::keep_alive`] or
+//! [`ConnectOptions::reconnect`], poll no longer than until [`Connection::next_deadline`], and
 //! call [`Connection::handle_timeout`] then, after [`Connection::drive`]: what has come in
 //! time counts, however late it is looked at.
 
@@ -52,23 +52,18 @@
 #[doc = include_str!("../../README.md")]
 struct Readme;
 
-mod builder;
-mod clock;
+mod commands;
 mod connection;
-mod dial;
 mod drive;
-mod ports;
-mod rejected;
-mod stage;
+mod registration;
+mod seed;
 mod submitter;
-mod watch;
+mod wire;
 
-pub use builder::Builder;
-pub use connection::{Completion, Connection, State};
+pub use commands::{Completion, Rejected};
+pub use connection::Connection;
 pub use nbd_proto as proto;
-pub use nbd_proto::CommandFailure;
 pub use nbd_session as session;
-pub use nbd_session::OldError as Error;
+pub use nbd_session::{ConnectOptions, Error, Limit, OptionReply, OptionRequest, State};
 pub use nbd_transport as transport;
-pub use rejected::Rejected;
 pub use submitter::Submitter;

@@ -10,8 +10,7 @@ use std::time::Instant;
 use mio::Waker;
 use nbd_proto::Command;
 
-use crate::connection::Completion;
-use crate::rejected::Rejected;
+use crate::commands::{Completion, Rejected};
 
 /// What to do with the outcome of a command of another thread.
 pub(crate) type OnDone<B> = Box<dyn FnOnce(Result<Completion<B>, Rejected<B>>) + Send>;
@@ -30,9 +29,9 @@ impl<B> Submitter<B> {
         Self { queue, waker }
     }
 
-    /// Submits a command; a read or write takes a buffer as long as it says. `on_done`
-    /// runs in the loop's thread and must not block. When the connection is dropped
-    /// first, `on_done` is dropped uncalled.
+    /// Submits a command; a read or write takes a buffer as long as it says. Its limit of
+    /// time, if there is one, begins now. `on_done` runs in the loop's thread and must not
+    /// block. When the connection is dropped first, `on_done` is dropped uncalled.
     ///
     /// # Errors
     /// [`io::ErrorKind::NotConnected`] when the connection has been dropped, and `on_done`
@@ -78,7 +77,7 @@ pub(crate) struct Submission<B> {
     pub(crate) on_done: OnDone<B>,
 }
 
-/// Commands in line.
+/// Commands on their way to the loop's thread.
 pub(crate) struct Queue<B>(Mutex<Line<B>>);
 
 struct Line<B> {
@@ -108,17 +107,6 @@ impl<B> Queue<B> {
         // What they bring with them is other people's code.
         drop(line);
         drop(waiting);
-    }
-
-    /// How long the first in line has been there.
-    pub(crate) fn since(&self) -> Option<Instant> {
-        self.lock().waiting.front().map(|first| first.since)
-    }
-
-    /// The first in line, if it has been there since a time or longer.
-    pub(crate) fn pop_since(&self, time: Option<Instant>) -> Option<Submission<B>> {
-        let mut line = self.lock();
-        if line.waiting.front()?.since <= time? { line.waiting.pop_front() } else { None }
     }
 
     fn lock(&self) -> MutexGuard<'_, Line<B>> {

@@ -1,0 +1,188 @@
+//! From a command to its completion.
+
+use std::fmt;
+use std::time::Instant;
+
+use nbd_proto::{Command, CommandFlags, ContextId, Extent, RequestId};
+use nbd_session::{Error, Limit, Request, Withdrawn};
+
+use crate::connection::Connection;
+
+/// A command that is finished.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Completion<B> {
+    /// The id its submission returned; it is free from now on.
+    pub id: RequestId,
+    /// What was asked for.
+    pub command: Command,
+    /// The buffer of a read or write; `None` of a write whose time was over when it was half
+    /// sent, for the rest is still to be sent from it.
+    pub buffer: Option<B>,
+    /// The extents of a block status.
+    pub extents: Vec<(ContextId, Extent)>,
+    /// How it went.
+    pub result: Result<(), Error>,
+}
+
+/// A command that was not sent. Converts into the [`Error`] alone.
+#[derive(thiserror::Error)]
+#[error("{error}")]
+pub struct Rejected<B> {
+    /// Why.
+    pub error: Error,
+    /// The buffer it came with.
+    pub buffer: Option<B>,
+}
+
+impl<B> fmt::Debug for Rejected<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rejected")
+            .field("error", &self.error)
+            .field("buffer", &self.buffer.is_some())
+            .finish()
+    }
+}
+
+impl<B> From<Rejected<B>> for Error {
+    fn from(rejected: Rejected<B>) -> Self {
+        rejected.error
+    }
+}
+
+impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
+    /// Reads into the whole buffer, from `offset` on.
+    ///
+    /// # Errors
+    /// When the command cannot be sent; the buffer comes back.
+    #[doc(alias = "nbd_aio_pread")]
+    pub fn read(&mut self, buffer: B, offset: u64) -> Result<RequestId, Rejected<B>> {
+        // A length beyond 32 bits does not match the buffer's, which is refused.
+        let length = buffer.as_ref().len() as u32;
+        self.submit(Command::read(offset, length), Some(buffer))
+    }
+
+    /// Writes the whole buffer to `offset`, with flags such as [`CommandFlags::FUA`] or none.
+    ///
+    /// # Errors
+    /// When the command cannot be sent; the buffer comes back.
+    #[doc(alias = "nbd_aio_pwrite")]
+    pub fn write(
+        &mut self,
+        buffer: B,
+        offset: u64,
+        flags: CommandFlags,
+    ) -> Result<RequestId, Rejected<B>> {
+        let length = buffer.as_ref().len() as u32;
+        self.submit(Command::write(offset, length).with(flags), Some(buffer))
+    }
+
+    /// Submits any command; a read or write takes a buffer as long as it says.
+    ///
+    /// # Errors
+    /// When the command cannot be sent. [`Error::is_full`] tells that it can be once a
+    /// completion was taken. The buffer comes back.
+    #[doc(alias = "nbd_aio_flush")]
+    #[doc(alias = "nbd_aio_trim")]
+    #[doc(alias = "nbd_aio_cache")]
+    #[doc(alias = "nbd_aio_zero")]
+    #[doc(alias = "nbd_aio_block_status")]
+    pub fn submit(
+        &mut self,
+        command: Command,
+        buffer: Option<B>,
+    ) -> Result<RequestId, Rejected<B>> {
+        self.submit_request(Request::new(command), command, buffer, Instant::now())
+    }
+
+    /// As [`submit`](Self::submit), with a limit of its own.
+    ///
+    /// # Errors
+    /// As [`submit`](Self::submit).
+    pub fn submit_within(
+        &mut self,
+        command: Command,
+        buffer: Option<B>,
+        limit: Limit,
+    ) -> Result<RequestId, Rejected<B>> {
+        self.submit_request(Request::new(command).limit(limit), command, buffer, Instant::now())
+    }
+
+    /// Submits a block status about some of the meta contexts only.
+    ///
+    /// # Errors
+    /// As [`submit`](Self::submit); and when the server cannot be asked so.
+    #[doc(alias = "nbd_aio_block_status_filter")]
+    pub fn submit_filtered(
+        &mut self,
+        command: Command,
+        contexts: &[ContextId],
+    ) -> Result<RequestId, Error> {
+        let request = Request::new(command).contexts(contexts);
+        Ok(self.submit_request(request, command, None, Instant::now())?)
+    }
+
+    pub(crate) fn submit_request(
+        &mut self,
+        mut request: Request<'_>,
+        command: Command,
+        buffer: Option<B>,
+        now: Instant,
+    ) -> Result<RequestId, Rejected<B>> {
+        let given = buffer.as_ref().map_or(0, |buffer| buffer.as_ref().len());
+        if let Err(error) = Error::check_payload(&command, given) {
+            return Err(Rejected { error, buffer });
+        }
+        if let Some(buffer) = buffer.as_ref().filter(|_| self.session.keeps_payload(&command)) {
+            request = request.payload(bytes::Bytes::copy_from_slice(buffer.as_ref()));
+        }
+        match self.session.submit_request(request, now) {
+            Ok(id) => {
+                if let Some(buffer) = buffer {
+                    self.buffers.insert(id, buffer);
+                }
+                self.again = true;
+                Ok(id)
+            }
+            Err(error) => Err(Rejected { error, buffer }),
+        }
+    }
+}
+
+impl<B> Connection<B> {
+    /// Stops waiting for a command: there will be no completion. Returns its buffer
+    /// unless that is still to be sent from; then it is kept until it was.
+    pub fn withdraw(&mut self, id: RequestId) -> Option<B> {
+        self.again = true;
+        self.remote.remove(id);
+        match self.session.withdraw(id, Instant::now()) {
+            Withdrawn::Free => self.buffers.remove(id),
+            Withdrawn::HalfSent => None,
+        }
+    }
+
+    /// The next command that is finished. Those of other threads are passed on to them
+    /// on the way.
+    #[must_use]
+    #[doc(alias = "nbd_aio_command_completed")]
+    #[doc(alias = "nbd_aio_peek_command_completed")]
+    pub fn next_completion(&mut self) -> Option<Completion<B>> {
+        loop {
+            let done = self.session.next_completion()?;
+            let nbd_session::Completion { id, command, result, extents, held, .. } = done;
+            let buffer = if held { None } else { self.buffers.remove(id) };
+            let completion = Completion { id, command, buffer, extents, result };
+            match self.remote.remove(id) {
+                Some(on_done) => on_done(Ok(completion)),
+                None => return Some(completion),
+            }
+        }
+    }
+
+    /// Passes every finished command to a handler, which may submit more.
+    pub fn for_each_completion(&mut self, mut handler: impl FnMut(&mut Self, Completion<B>)) {
+        while let Some(completion) = self.next_completion() {
+            handler(self, completion);
+        }
+    }
+}
