@@ -42,12 +42,12 @@ pub(crate) fn blocking(load: &Load) -> Outcome<Duration> {
 pub(crate) fn mio(load: &Load) -> Outcome<Duration> {
     let mut poll = Poll::new()?;
     let mut events = Events::with_capacity(8);
-    let mut disk: Connection<Vec<u8>> = nbd_client_mio::Builder::new().connect_uri(&load.uri)?;
+    let mut disk: Connection<Vec<u8>> = Connection::connect(load.uri.parse()?)?;
     poll.registry().register(&mut disk, Token(0), Interest::READABLE)?;
     while disk.drive(poll.registry())? != State::Ready {
         turn(&mut poll, &mut events, &mut disk)?;
     }
-    let size = disk.client().map_or(0, |core| core.export().size);
+    let size = disk.session().export().map_or(0, |export| export.size);
     let mut places = Places::new(load, size)?;
     let start = Instant::now();
     let mut unused = vec![vec![1; load.length]; load.depth];
@@ -56,9 +56,9 @@ pub(crate) fn mio(load: &Load) -> Outcome<Duration> {
         while let Some(buffer) = unused.pop() {
             let Some(at) = places.next() else { break };
             if load.write {
-                disk.write(at, buffer, CommandFlags::empty())?;
+                disk.write(buffer, at, CommandFlags::empty())?;
             } else {
-                disk.read(at, buffer)?;
+                disk.read(buffer, at)?;
             }
         }
         disk.drive(poll.registry())?;
@@ -72,7 +72,7 @@ pub(crate) fn mio(load: &Load) -> Outcome<Duration> {
         }
     }
     let took = start.elapsed();
-    disk.disconnect();
+    disk.disconnect(nbd_client_mio::Limit::Default);
     while disk.drive(poll.registry())? != State::Closed {
         turn(&mut poll, &mut events, &mut disk)?;
     }
@@ -80,9 +80,9 @@ pub(crate) fn mio(load: &Load) -> Outcome<Duration> {
 }
 
 fn turn(poll: &mut Poll, events: &mut Events, disk: &mut Connection<Vec<u8>>) -> Outcome<()> {
-    if !disk.wants_again() {
+    if !disk.needs_drive() {
         poll.poll(events, None)?;
-        events.iter().for_each(|event| disk.note(event));
+        events.iter().for_each(|event| disk.handle_event(event));
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use std::error::Error;
 use std::io::ErrorKind;
 
 use mio::{Events, Interest, Poll, Token};
-use nbd_client_mio::{Builder, Connection, State};
+use nbd_client_mio::{Connection, Limit, State};
 use sha2::{Digest, Sha256};
 
 const DEPTH: usize = 64;
@@ -19,7 +19,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let uri = std::env::args().nth(1).ok_or("usage: mio_checksum URI")?;
     let mut poll = Poll::new()?;
     let mut events = Events::with_capacity(4);
-    let mut disk: Connection<Vec<u8>> = Builder::new().connect_uri(&uri)?;
+    let mut disk: Connection<Vec<u8>> = Connection::connect(uri.parse()?)?;
     poll.registry().register(&mut disk, Token(0), Interest::READABLE)?;
 
     let mut hash = Sha256::new();
@@ -36,28 +36,28 @@ fn main() -> Result<(), Box<dyn Error>> {
             hashed += data.len() as u64;
         }
         if disk.state() == State::Ready
-            && let Some(client) = disk.client()
+            && let Some(export) = disk.session().export()
         {
-            let size = client.export().size;
+            let size = export.size;
             end = Some(size);
-            let mut room = DEPTH.saturating_sub(client.in_flight() + early.len());
+            let mut room = DEPTH.saturating_sub(disk.session().in_flight() + early.len());
             while room > 0 && asked < size {
                 let length = CHUNK.min(size - asked);
-                disk.read(asked, vec![0; length as usize])?;
+                disk.read(vec![0; length as usize], asked)?;
                 asked += length;
                 room -= 1;
             }
             if hashed == size {
-                disk.disconnect();
+                disk.disconnect(Limit::Default);
             }
         }
-        if !disk.wants_again() {
+        if !disk.needs_drive() {
             match poll.poll(&mut events, None) {
                 // A process that was stopped and goes on sees its calls interrupted.
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 polled => polled?,
             }
-            events.iter().for_each(|event| disk.note(event));
+            events.iter().for_each(|event| disk.handle_event(event));
         }
     }
     if end != Some(hashed) {

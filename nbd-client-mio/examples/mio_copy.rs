@@ -10,7 +10,7 @@ use std::io::ErrorKind;
 
 use mio::{Events, Interest, Poll, Token};
 use nbd_client_mio::proto::{Command, CommandFlags, CommandType, TransmissionFlags};
-use nbd_client_mio::{Builder, Connection, State};
+use nbd_client_mio::{Connection, Limit, State};
 
 const DEPTH: usize = 32;
 const CHUNK: u64 = 256 << 10;
@@ -25,21 +25,21 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut poll = Poll::new()?;
     let mut events = Events::with_capacity(4);
     let mut disks: [Connection<Vec<u8>>; 2] =
-        [Builder::new().connect_uri(from)?, Builder::new().connect_uri(to)?];
+        [Connection::connect(from.parse()?)?, Connection::connect(to.parse()?)?];
     for (token, disk) in disks.iter_mut().enumerate() {
         poll.registry().register(disk, Token(token), Interest::READABLE)?;
     }
     let (mut asked, mut reading, mut writing, mut ended) = (0, 0, 0, false);
     loop {
         for disk in &mut disks {
-            if disk.wants_again() {
+            if disk.needs_drive() {
                 disk.drive(poll.registry())?;
             }
         }
         while let Some(done) = disks[FROM].next_completion() {
             done.result?;
             let buffer = done.buffer.unwrap_or_default();
-            disks[TO].write(done.command.offset, buffer, CommandFlags::empty())?;
+            disks[TO].write(buffer, done.command.offset, CommandFlags::empty())?;
             reading -= 1;
             writing += 1;
         }
@@ -55,34 +55,36 @@ fn main() -> Result<(), Box<dyn Error>> {
             println!("{asked} bytes copied");
             return Ok(());
         }
-        if let [Some(from), Some(to)] = [disks[FROM].client(), disks[TO].client()] {
-            let size = from.export().size;
-            if to.export().size < size {
+        if let [Some(from), Some(to)] =
+            [disks[FROM].session().export(), disks[TO].session().export()]
+        {
+            let size = from.size;
+            if to.size < size {
                 return Err("the destination is too small".into());
             }
-            let can_flush = to.export().flags.contains(TransmissionFlags::SEND_FLUSH);
+            let can_flush = to.flags.contains(TransmissionFlags::SEND_FLUSH);
             // A buffer is in flight on either side: the depth bounds the memory.
             while asked < size && reading + writing < DEPTH {
                 let length = CHUNK.min(size - asked);
-                disks[FROM].read(asked, vec![0; length as usize])?;
+                disks[FROM].read(vec![0; length as usize], asked)?;
                 asked += length;
                 reading += 1;
             }
             let idle = asked == size && reading + writing == 0;
             if idle && (ended || !can_flush) {
-                disks.iter_mut().for_each(Connection::disconnect);
-            } else if idle && disks[TO].oldest().is_none() {
+                disks.iter_mut().for_each(|disk| disk.disconnect(Limit::Default));
+            } else if idle && disks[TO].session().in_flight() == 0 {
                 disks[TO].submit(Command::flush(), None)?;
             }
         }
-        if !disks.iter().any(Connection::wants_again) {
+        if !disks.iter().any(Connection::needs_drive) {
             match poll.poll(&mut events, None) {
                 // A process that was stopped and goes on sees its calls interrupted.
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 polled => polled?,
             }
             for event in &events {
-                disks[event.token().0].note(event);
+                disks[event.token().0].handle_event(event);
             }
         }
     }

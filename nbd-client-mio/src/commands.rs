@@ -1,10 +1,9 @@
 //! From a command to its completion.
 
-use std::fmt;
 use std::time::Instant;
 
 use nbd_proto::{Command, CommandFlags, ContextId, Extent, RequestId};
-use nbd_session::{Error, Limit, Request, Withdrawn};
+use nbd_session::{Error, Limit, Rejected, Request, Withdrawn};
 
 use crate::connection::Connection;
 
@@ -23,31 +22,6 @@ pub struct Completion<B> {
     pub extents: Vec<(ContextId, Extent)>,
     /// How it went.
     pub result: Result<(), Error>,
-}
-
-/// A command that was not sent. Converts into the [`Error`] alone.
-#[derive(thiserror::Error)]
-#[error("{error}")]
-pub struct Rejected<B> {
-    /// Why.
-    pub error: Error,
-    /// The buffer it came with.
-    pub buffer: Option<B>,
-}
-
-impl<B> fmt::Debug for Rejected<B> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Rejected")
-            .field("error", &self.error)
-            .field("buffer", &self.buffer.is_some())
-            .finish()
-    }
-}
-
-impl<B> From<Rejected<B>> for Error {
-    fn from(rejected: Rejected<B>) -> Self {
-        rejected.error
-    }
 }
 
 impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
@@ -92,7 +66,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
         command: Command,
         buffer: Option<B>,
     ) -> Result<RequestId, Rejected<B>> {
-        self.submit_request(Request::new(command), command, buffer, Instant::now())
+        self.submit_request(Request::new(command), buffer, Instant::now())
     }
 
     /// As [`submit`](Self::submit), with a limit of its own.
@@ -105,7 +79,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
         buffer: Option<B>,
         limit: Limit,
     ) -> Result<RequestId, Rejected<B>> {
-        self.submit_request(Request::new(command).limit(limit), command, buffer, Instant::now())
+        self.submit_request(Request::new(command).limit(limit), buffer, Instant::now())
     }
 
     /// Submits a block status about some of the meta contexts only.
@@ -119,18 +93,18 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
         contexts: &[ContextId],
     ) -> Result<RequestId, Error> {
         let request = Request::new(command).contexts(contexts);
-        Ok(self.submit_request(request, command, None, Instant::now())?)
+        Ok(self.submit_request(request, None, Instant::now())?)
     }
 
     pub(crate) fn submit_request(
         &mut self,
         mut request: Request<'_>,
-        command: Command,
         buffer: Option<B>,
         now: Instant,
     ) -> Result<RequestId, Rejected<B>> {
+        let command = *request.command();
         let given = buffer.as_ref().map_or(0, |buffer| buffer.as_ref().len());
-        if let Err(error) = Error::check_payload(&command, given) {
+        if let Err(error) = self.session.check_payload(&command, given) {
             return Err(Rejected { error, buffer });
         }
         if let Some(buffer) = buffer.as_ref().filter(|_| self.session.keeps_payload(&command)) {
@@ -169,6 +143,8 @@ impl<B> Connection<B> {
     pub fn next_completion(&mut self) -> Option<Completion<B>> {
         loop {
             let done = self.session.next_completion()?;
+            // There is room for one more.
+            self.again |= self.in_line > 0;
             let nbd_session::Completion { id, command, result, extents, held, .. } = done;
             let buffer = if held { None } else { self.buffers.remove(id) };
             let completion = Completion { id, command, buffer, extents, result };

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mio::Waker;
 use mio::event::Event;
@@ -10,7 +10,6 @@ use nbd_proto::{ClientConfig, Disconnect, Table};
 use nbd_session::{
     ConnectOptions, Error, Limit, OptionReply, OptionRequest, Session, State, Target,
 };
-use nbd_transport::Endpoint;
 
 use crate::registration::Registration;
 use crate::seed::seed;
@@ -38,6 +37,8 @@ pub struct Connection<B> {
     pub(crate) remote: Table<OnDone<B>>,
     /// Those that wait for room, by their place in the line.
     pub(crate) waiting: Vec<Option<Submission<B>>>,
+    /// How many those are.
+    pub(crate) in_line: usize,
     pub(crate) queue: Arc<Queue<B>>,
     pub(crate) registration: Option<Registration>,
     /// A connection that was handed over, until it is asked for.
@@ -47,6 +48,8 @@ pub struct Connection<B> {
     pub(crate) peer_is_done: bool,
     /// There is something to do before the next poll, of which the session does not know.
     pub(crate) again: bool,
+    /// The end was asked for.
+    pub(crate) leaving: bool,
     /// Why it is over has been told.
     pub(crate) told: bool,
 }
@@ -114,12 +117,14 @@ impl<B> Connection<B> {
             buffers: Table::new(),
             remote: Table::new(),
             waiting: Vec::new(),
+            in_line: 0,
             queue: Arc::new(Queue::new()),
             registration: None,
             given,
             dialler,
             peer_is_done: false,
             again: true,
+            leaving: false,
             told: false,
         };
         // For there to be something to register.
@@ -142,6 +147,17 @@ impl<B> Connection<B> {
     #[doc(alias = "nbd_aio_is_closed")]
     pub fn state(&self) -> State {
         self.session.state()
+    }
+
+    /// Why the connection ended, once it is [`State::Closed`]; `None` for one that has ended
+    /// in good order. Writes that were acknowledged and not flushed may be lost then, and
+    /// what was under way has failed.
+    #[must_use]
+    pub fn error(&self) -> Option<Error> {
+        match self.session.end() {
+            Some(cause) if !self.leaving => Some(cause.clone()),
+            _ => self.session.farewell().err(),
+        }
     }
 
     /// What happened to the connection since the last call, if it is one that reconnects.
@@ -173,7 +189,7 @@ impl<B> Connection<B> {
     /// poll no longer than until then.
     ///
     /// ```
-    /// # use std::time::Instant;
+    /// # use std::time::{Duration, Instant};
     /// # fn example(disk: &nbd_client_mio::Connection<Vec<u8>>, poll: &mut mio::Poll,
     /// #     events: &mut mio::Events) -> std::io::Result<()> {
     /// let left = disk.next_deadline().map(|at| at.saturating_duration_since(Instant::now()));
@@ -217,6 +233,7 @@ impl<B> Connection<B> {
     #[doc(alias = "nbd_aio_opt_list_meta_context")]
     pub fn request_option(&mut self, request: OptionRequest, limit: Limit) -> Result<(), Error> {
         self.again = true;
+        self.leaving |= request == OptionRequest::Abort;
         self.session.request_option(request, limit, Instant::now())
     }
 
@@ -244,12 +261,19 @@ impl<B> Connection<B> {
         self.session.reconfigure(change)
     }
 
+    /// How long commands may take that are submitted from now on, in place of
+    /// [`ConnectOptions::request_timeout`].
+    pub fn set_request_timeout(&mut self, limit: impl Into<Option<Duration>>) {
+        self.session.set_request_timeout(limit);
+    }
+
     /// Ends the session in good order: no command is accepted from now on, and once
     /// the last reply has come the server is asked to close. Drive until
-    /// [`State::Closed`]; the last drive tells if not everything was done that was promised.
+    /// [`State::Closed`]; the last drive, or [`error`](Self::error), tells whether it went well.
     #[doc(alias = "nbd_aio_disconnect")]
     pub fn disconnect(&mut self, limit: Limit) {
         self.again = true;
+        self.leaving = true;
         self.session.disconnect(Disconnect::AfterReplies, limit, Instant::now());
     }
 
@@ -259,8 +283,8 @@ impl<B> Connection<B> {
     /// When the server has no address.
     #[doc(alias = "nbd_get_uri")]
     pub fn to_uri(&self) -> Result<nbd_transport::NbdUri, nbd_transport::UriError> {
-        let peer = self.wire.connection().and_then(nbd_transport::Connection::peer_endpoint);
-        self.session.to_uri(peer.as_ref().map(|endpoint: &Endpoint| endpoint))
+        let peer = self.wire.connection().and_then(|connection| connection.stream.peer());
+        self.session.to_uri(peer.as_ref())
     }
 }
 

@@ -5,9 +5,8 @@ use std::time::Instant;
 use mio::Registry;
 use nbd_proto::io::Progress;
 use nbd_proto::{Client, Direction};
-use nbd_session::{Error, Limit, Request, State, Step};
+use nbd_session::{Error, Limit, Rejected, Request, State, Step};
 
-use crate::commands::Rejected;
 use crate::connection::Connection;
 use crate::submitter::Submission;
 use crate::wire::Wire;
@@ -97,6 +96,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
                 self.session.leave_line(admission.ticket, now);
                 continue;
             };
+            self.in_line -= 1;
             match admission.result {
                 Ok(()) => {
                     let limit = self.session.fixed(Limit::Default, next.since);
@@ -118,12 +118,13 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
                 self.waiting.resize_with(slot + 1, || None);
             }
             self.waiting[slot] = Some(next);
+            self.in_line += 1;
         }
     }
 
     fn send_remote(&mut self, request: Request<'_>, next: Submission<B>, now: Instant) {
-        let Submission { command, buffer, on_done, .. } = next;
-        match self.submit_request(request, command, buffer, now) {
+        let Submission { buffer, on_done, .. } = next;
+        match self.submit_request(request, buffer, now) {
             Ok(id) => drop(self.remote.insert(id, on_done)),
             Err(rejected) => on_done(Err(rejected)),
         }
@@ -185,6 +186,6 @@ impl<B> Connection<B> {
         if state != State::Closed || std::mem::replace(&mut self.told, true) {
             return Ok(state);
         }
-        self.session.farewell().map(|()| state)
+        self.error().map_or(Ok(state), Err)
     }
 }

@@ -60,10 +60,12 @@ mod seed;
 mod submitter;
 mod wire;
 
-pub use commands::{Completion, Rejected};
+pub use commands::Completion;
 pub use connection::Connection;
 pub use nbd_proto as proto;
 pub use nbd_session as session;
-pub use nbd_session::{ConnectOptions, Error, Limit, OptionReply, OptionRequest, State};
+pub use nbd_session::{
+    ConnectOptions, Error, ErrorKind, Limit, OptionReply, OptionRequest, Rejected, State,
+};
 pub use nbd_transport as transport;
 pub use submitter::Submitter;

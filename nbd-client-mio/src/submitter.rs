@@ -9,8 +9,9 @@ use std::time::Instant;
 
 use mio::Waker;
 use nbd_proto::Command;
+use nbd_session::Rejected;
 
-use crate::commands::{Completion, Rejected};
+use crate::commands::Completion;
 
 /// What to do with the outcome of a command of another thread.
 pub(crate) type OnDone<B> = Box<dyn FnOnce(Result<Completion<B>, Rejected<B>>) + Send>;

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use mio::{Events, Interest, Poll, Token};
 use nbd_client_mio::transport::tls::{TlsConfig, TlsConnector};
-use nbd_client_mio::{Builder, Connection, State};
-use nbd_proto::{Command, CommandType, NegotiationEvent, TlsPolicy};
+use nbd_client_mio::{ConnectOptions, Connection, Limit, OptionReply, OptionRequest, State};
+use nbd_proto::{Command, CommandType, Negotiated, TlsPolicy};
 use nbd_sim::hostile::{
     Ask, Case, Failure, Guarded, OVERTAKEN, Played, overtake, play_scenes, play_secrets, tour,
 };
@@ -31,7 +31,8 @@ fn every_case_ends_over_a_socket_as_in_memory() {
 /// X63.
 fn a_write_whose_reply_overtakes_its_payload_ends_with_its_last_byte() {
     overtake(|config, connection| {
-        let disk = Builder::new().config(config.clone()).connect_over(connection)?;
+        let options = ConnectOptions::new().config(config.clone());
+        let disk = Connection::connect_over(options, connection)?;
         let mut this = Loop::new(disk);
         let long = Duration::from_secs(10);
         this.until(long, |disk| disk.state() == State::Ready)?;
@@ -80,7 +81,7 @@ impl Loop {
             if left.is_zero() {
                 return Err(Failure::TimedOut);
             }
-            if self.disk.wants_again() {
+            if self.disk.needs_drive() {
                 let driven = self.disk.drive(self.poll.registry());
                 self.error = driven.err().map(Failure::from);
             } else {
@@ -89,7 +90,7 @@ impl Loop {
                     Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                     polled => polled.expect("a poll"),
                 }
-                self.events.iter().for_each(|event| self.disk.note(event));
+                self.events.iter().for_each(|event| self.disk.handle_event(event));
             }
         }
         Ok(())
@@ -98,8 +99,12 @@ impl Loop {
 
 fn play(tls: &TlsConnector, case: &Case, uri: &str) -> Played {
     let mut played = Played::default();
-    let builder = Builder::new().tls(TlsPolicy::Disable, tls.clone()).config(case.config.clone());
-    let mut this = Loop::new(builder.connect_uri(uri).expect("a connection"));
+    let options = ConnectOptions::new()
+        .tls_connector(TlsPolicy::Disable, tls.clone())
+        .config(case.config.clone())
+        .uri(uri)
+        .expect("a sound URI");
+    let mut this = Loop::new(Connection::connect(options).expect("a connection"));
     let settled = |disk: &mut Disk| matches!(disk.state(), State::Choosing | State::Ready);
     let connected = this.until(case.patience(case.connects_or_fails()), settled);
     if case.asks != Ask::Export {
@@ -108,8 +113,8 @@ fn play(tls: &TlsConnector, case: &Case, uri: &str) -> Played {
     }
     match connected {
         Ok(()) => {
-            let client = this.disk.client().expect("the data phase");
-            played.connected = Some(Ok(client.negotiated().clone()));
+            let negotiated = this.disk.session().negotiated().expect("the data phase");
+            played.connected = Some(Ok(Negotiated::clone(negotiated)));
             talk(case, &mut this, &mut played);
         }
         Err(failure) => played.connected = Some(Err(failure)),
@@ -118,27 +123,21 @@ fn play(tls: &TlsConnector, case: &Case, uri: &str) -> Played {
 }
 
 fn list(case: &Case, this: &mut Loop) -> Result<Vec<String>, Failure> {
-    let negotiation = this.disk.negotiation().expect("it can be asked");
-    while negotiation.poll_event().is_some() {}
-    let asked = match case.asks {
-        Ask::Export | Ask::Exports => negotiation.list(),
-        Ask::Contexts => negotiation.list_meta_contexts(&[]),
+    let request = match case.asks {
+        Ask::Export | Ask::Exports => OptionRequest::List,
+        Ask::Contexts => OptionRequest::ListMetaContexts(Vec::new()),
     };
-    asked.expect("a sound question");
-    let mut names = Vec::new();
-    let mut ended = None;
+    this.disk.request_option(request, Limit::Default).expect("a sound question");
+    let mut answer = None;
     this.until(case.patience(true), |disk| {
-        while let Some(event) = disk.negotiation().and_then(|asked| asked.poll_event()) {
-            match event {
-                NegotiationEvent::Export(export) => names.push(export.name),
-                NegotiationEvent::MetaContext(context) => names.push(context.name),
-                NegotiationEvent::Finished { result, .. } => ended = Some(result),
-            }
-        }
-        ended.is_some()
+        answer = disk.take_option();
+        answer.is_some()
     })?;
-    let ended = ended.expect("it is over");
-    ended.map(|()| names).map_err(|refusal| Failure::Protocol(refusal.into()))
+    Ok(match answer.expect("it is over")? {
+        OptionReply::Exports(exports) => exports.into_iter().map(|it| it.name).collect(),
+        OptionReply::MetaContexts(contexts) => contexts.into_iter().map(|it| it.name).collect(),
+        other => panic!("{other:?}"),
+    })
 }
 
 fn talk(case: &Case, this: &mut Loop, played: &mut Played) {
@@ -160,7 +159,7 @@ fn talk(case: &Case, this: &mut Loop, played: &mut Played) {
         });
         let Some(done) = completed else {
             assert_eq!(waited, Err(Failure::TimedOut));
-            ids.iter().for_each(|id| drop(this.disk.abandon(*id)));
+            ids.iter().for_each(|id| drop(this.disk.withdraw(*id)));
             break;
         };
         let n = ids.iter().position(|id| *id == done.id).expect("a command of ours");
@@ -174,7 +173,7 @@ fn talk(case: &Case, this: &mut Loop, played: &mut Played) {
 }
 
 fn leave(case: &Case, this: &mut Loop) -> Result<(), Failure> {
-    this.disk.disconnect();
+    this.disk.disconnect(Limit::Default);
     this.until(case.patience(true), |disk| disk.state() == State::Closed)?;
     this.error.take().map_or(Ok(()), Err)
 }

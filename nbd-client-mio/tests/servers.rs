@@ -3,7 +3,7 @@
 mod support;
 
 use std::fs;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, Read, Write};
 use std::mem;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -11,9 +11,9 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nbd_client_mio::proto::{ClientConfig, Command, CommandFlags, Direction, Machine, SubmitError};
+use nbd_client_mio::proto::{ClientConfig, Command, CommandFlags, Direction, SubmitError};
 use nbd_client_mio::transport::{CommandSpec, Endpoint};
-use nbd_client_mio::{Builder, Error, State};
+use nbd_client_mio::{ConnectOptions, Connection, ErrorKind, Limit, State};
 use nbd_sim::peer::{Scratch, Server};
 use support::{Loop, noise};
 
@@ -21,8 +21,8 @@ fn nbdkit(args: &[&str]) -> Server {
     Server::nbdkit(args).start().expect("nbdkit")
 }
 
-fn builder() -> Builder {
-    Builder::new().meta_context("base:allocation")
+fn options() -> ConnectOptions {
+    ConnectOptions::new().meta_context("base:allocation")
 }
 
 #[test]
@@ -30,13 +30,13 @@ fn two_hundred_connections_on_one_poll() {
     let server = nbdkit(&["-t", "4", "memory", "1M"]);
     let mut this = Loop::new();
     for _ in 0..200 {
-        this.connect(&builder(), &server.uri());
+        this.connect(&options(), &server.uri());
     }
     this.all(State::Ready);
     let poke = |token: usize| noise(512, token as u64 + 1);
     for token in 0..200 {
         let offset = token as u64 * 512;
-        let write = this.disk(token).write(offset, poke(token), CommandFlags::empty());
+        let write = this.disk(token).write(poke(token), offset, CommandFlags::empty());
         write.unwrap();
     }
     for _ in 0..200 {
@@ -45,13 +45,13 @@ fn two_hundred_connections_on_one_poll() {
     // Each reads what its neighbour wrote.
     for token in 0..200 {
         let offset = (token as u64 + 1) % 200 * 512;
-        this.disk(token).read(offset, vec![0; 512]).unwrap();
+        this.disk(token).read(vec![0; 512], offset).unwrap();
     }
     for _ in 0..200 {
         let done = this.next();
         assert!(done.buffer.unwrap() == poke(done.command.offset as usize / 512));
     }
-    this.disks.values_mut().for_each(support::Disk::disconnect);
+    this.disks.values_mut().for_each(|disk| disk.disconnect(Limit::Default));
     this.all(State::Closed);
     assert!(this.errors.is_empty(), "{:?}", this.errors);
 }
@@ -60,13 +60,11 @@ fn two_hundred_connections_on_one_poll() {
 fn a_server_that_dies_takes_nothing_but_the_replies() {
     let mut server = nbdkit(&["--filter=delay", "memory", "1M", "rdelay=60"]);
     let mut this = Loop::new();
-    let token = this.ready(&builder(), &server.uri());
+    let token = this.ready(&options(), &server.uri());
     for index in 0..10 {
-        this.disk(token).read(index * 512, vec![7; 512]).unwrap();
+        this.disk(token).read(vec![7; 512], index * 512).unwrap();
     }
-    this.until("all is sent", |this| {
-        this.disk(token).client().unwrap().get_direction() == Direction::READ
-    });
+    this.until("all is sent", |this| this.disk(token).session().direction() == Direction::READ);
     server.kill();
     for _ in 0..10 {
         let done = this.next();
@@ -76,7 +74,7 @@ fn a_server_that_dies_takes_nothing_but_the_replies() {
     }
     assert_eq!(this.errors.len(), 1, "told once: {:?}", this.errors);
     assert_eq!(this.disk(token).state(), State::Closed);
-    let rejected = this.disk(token).read(0, vec![7; 512]).unwrap_err();
+    let rejected = this.disk(token).read(vec![7; 512], 0).unwrap_err();
     assert_eq!(rejected.buffer, Some(vec![7; 512]));
     assert_eq!(rejected.error.errno(), 107, "{rejected}");
 }
@@ -89,23 +87,24 @@ fn what_is_no_server_is_told_to_all() {
     let listener = UnixListener::bind(&path).unwrap();
     let mut this = Loop::new();
     // One says something else, the other nothing.
-    let builder = Builder::new().timeout(Duration::from_millis(100));
-    let silent = this.add(builder.connect(&Endpoint::Unix(path.clone())).unwrap());
+    let options = ConnectOptions::new().endpoint(Endpoint::Unix(path));
+    let limited = options.clone().connect_timeout(Duration::from_millis(100));
+    let silent = this.add(Connection::connect(limited).unwrap());
     let _held = listener.accept().unwrap();
-    let other = this.add(Builder::new().connect(&Endpoint::Unix(path)).unwrap());
+    let other = this.add(Connection::connect(options).unwrap());
     listener.accept().unwrap().0.write_all(b"220 mail.example ESMTP").unwrap();
     this.until("two errors", |this| this.errors.len() == 2);
     for (token, first) in mem::take(&mut this.errors) {
-        match first {
-            Error::TimedOut { .. } => assert_eq!(token, silent),
-            Error::Protocol(_) => assert_eq!(token, other),
+        match first.kind() {
+            ErrorKind::TimedOut => assert_eq!(token, silent),
+            ErrorKind::Protocol => assert_eq!(token, other),
             _ => panic!("{first}"),
         }
         for _ in 0..2 {
-            let rejected = this.disk(token).read(0, vec![7; 512]).unwrap_err();
+            let rejected = this.disk(token).read(vec![7; 512], 0).unwrap_err();
             assert_eq!(rejected.error.to_string(), first.to_string());
             assert_eq!(rejected.buffer, Some(vec![7; 512]));
-            this.disk(token).close();
+            this.disk(token).disconnect(Limit::Default);
         }
     }
 }
@@ -140,10 +139,11 @@ fn a_half_closed_connection_is_noticed_with_the_last_bytes() {
         assert_eq!(stream.read(&mut [0; 1]).unwrap_or(0), 0);
     });
     let mut this = Loop::new();
-    let token = this.add(builder().connect(&Endpoint::Address(address)).unwrap());
+    let token =
+        this.add(Connection::connect(options().endpoint(Endpoint::Address(address))).unwrap());
     this.until("ready", |this| this.disk(token).state() == State::Ready);
     for offset in [0, 512] {
-        this.disk(token).read(offset, vec![0; 512]).unwrap();
+        this.disk(token).read(vec![0; 512], offset).unwrap();
     }
     this.turn(Instant::now());
     go.send(()).unwrap();
@@ -152,37 +152,56 @@ fn a_half_closed_connection_is_noticed_with_the_last_bytes() {
     first.result.unwrap();
     assert_eq!(first.buffer.unwrap(), [0xab; 512]);
     let error = this.next().result.unwrap_err();
-    assert!(matches!(error, Error::Protocol(_)), "{error}");
+    assert!(error.is_closed(), "{error}");
     drop(this);
     server.join().unwrap();
 }
 
 #[test]
-fn a_slow_server_costs_no_turns_and_has_a_deadline() {
+fn a_silent_server_costs_no_turns_and_giving_up_spares_the_connection() {
     let server = nbdkit(&["memory", "1M"]);
     let mut this = Loop::new();
-    let token = this.ready(&builder(), &server.uri());
+    let token = this.ready(&options().silence(Duration::from_secs(3600)), &server.uri());
     server.stop().unwrap();
-    let silence = Duration::from_millis(300);
-    assert_eq!(this.disk(token).deadline(silence), None, "nothing is expected");
-    let id = this.disk(token).read(0, vec![0; 512]).unwrap();
-    let (oldest, at) = this.disk(token).oldest().unwrap();
-    assert_eq!(oldest, id);
-    let deadline = this.disk(token).deadline(silence).unwrap();
-    assert!(deadline >= at + silence && deadline <= Instant::now() + silence);
-    let before = this.turns;
-    while Instant::now() < deadline {
-        this.turn(deadline);
+    assert_eq!(this.disk(token).next_deadline(), None, "nothing is expected");
+    let before = Instant::now();
+    let id = this.disk(token).read(vec![0; 512], 0).unwrap();
+    let deadline = this.disk(token).next_deadline().unwrap();
+    let limit = Duration::from_secs(3600);
+    assert!(deadline >= before + limit && deadline <= Instant::now() + limit);
+    let turns = this.turns;
+    let end = Instant::now() + Duration::from_millis(300);
+    while Instant::now() < end {
+        this.turn(end);
     }
-    assert!(this.turns - before < 5, "{} turns", this.turns - before);
-    // Giving up spares the connection, and the next command gets its own reply.
-    assert_eq!(this.disk(token).abandon(id), Some(vec![0; 512]));
-    assert_eq!(this.disk(token).deadline(silence), None);
+    assert!(this.turns - turns < 5, "{} turns", this.turns - turns);
+    // The next command gets its own reply.
+    assert_eq!(this.disk(token).withdraw(id), Some(vec![0; 512]));
+    assert_eq!(this.disk(token).next_deadline(), Some(deadline), "it still owes the reply");
     server.cont().unwrap();
-    let next = this.disk(token).read(512, vec![1; 512]).unwrap();
+    let next = this.disk(token).read(vec![1; 512], 512).unwrap();
     let done = this.next();
     assert_eq!(done.id, next);
     done.result.unwrap();
+}
+
+/// A server that is silent for too long is a lost connection, and the time is what it is told.
+#[test]
+fn silence_ends_the_connection_when_its_time_has_come() {
+    let server = nbdkit(&["memory", "1M"]);
+    let mut this = Loop::new();
+    let token = this.ready(&options().silence(Duration::from_secs(3600)), &server.uri());
+    server.stop().unwrap();
+    this.disk(token).read(vec![5; 512], 0).unwrap();
+    let deadline = this.disk(token).next_deadline().unwrap();
+    this.disk(token).handle_timeout(deadline - Duration::from_millis(1));
+    assert_eq!(this.disk(token).state(), State::Ready);
+    this.disk(token).handle_timeout(deadline);
+    let done = this.next();
+    assert_eq!(done.buffer, Some(vec![5; 512]));
+    assert!(done.result.unwrap_err().is_timeout());
+    assert_eq!(this.disk(token).state(), State::Closed);
+    server.cont().unwrap();
 }
 
 #[test]
@@ -191,8 +210,8 @@ fn other_threads_submit_wait_in_line_and_are_answered() {
     let mut this = Loop::new();
     let waker = Arc::new(this.waker());
     let limits = nbd_client_mio::proto::Limits::default().max_in_flight(4);
-    let builder = Builder::new().config(ClientConfig::new().limits(limits));
-    let token = this.connect(&builder, &server.uri());
+    let options = ConnectOptions::new().config(ClientConfig::new().limits(limits));
+    let token = this.connect(&options, &server.uri());
     let submitter = this.disk(token).submitter(waker);
     let (sender, receiver) = mpsc::channel();
     thread::scope(|scope| {
@@ -219,10 +238,10 @@ fn other_threads_submit_wait_in_line_and_are_answered() {
             answered == 400
         });
     });
-    this.disk(token).read(399 * 512, vec![0; 512]).unwrap();
+    this.disk(token).read(vec![0; 512], 399 * 512).unwrap();
     assert!(this.next().buffer.unwrap() == noise(512, 399 * 512 + 1));
     // After the end, the answer is no.
-    this.disk(token).disconnect();
+    this.disk(token).disconnect(Limit::Default);
     this.all(State::Closed);
     let (sender, late) = mpsc::channel();
     let buffer = Some(vec![5; 512]);
@@ -245,8 +264,8 @@ fn who_submits_to_a_loop_that_is_gone_is_told() {
     let mut this = Loop::new();
     let waker = Arc::new(this.waker());
     let limits = nbd_client_mio::proto::Limits::default().max_in_flight(2);
-    let builder = Builder::new().config(ClientConfig::new().limits(limits));
-    let token = this.ready(&builder, &server.uri());
+    let options = ConnectOptions::new().config(ClientConfig::new().limits(limits));
+    let token = this.ready(&options, &server.uri());
     let submitter = this.disk(token).submitter(waker);
     server.stop().unwrap();
     let (sender, receiver) = mpsc::channel();
@@ -257,9 +276,7 @@ fn who_submits_to_a_loop_that_is_gone_is_told() {
         let buffer = Some(vec![0; 512]);
         submitter.submit(Command::read(offset * 512, 512), buffer, on_done).unwrap();
     }
-    this.until("two are sent", |this| {
-        this.disk(token).client().is_some_and(|core| core.in_flight() == 2)
-    });
+    this.until("two are sent", |this| this.disk(token).session().in_flight() == 2);
     // The poll goes first, then the connection.
     let Loop { poll, disks, .. } = this;
     drop(poll);
@@ -267,7 +284,7 @@ fn who_submits_to_a_loop_that_is_gone_is_told() {
     let late = sender.clone();
     let on_done = move |outcome| late.send(outcome).unwrap();
     let error = submitter.submit(Command::flush(), None, on_done).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::NotConnected);
+    assert_eq!(error.kind(), io::ErrorKind::NotConnected);
     drop(sender);
     // Whoever waits for an answer sees that there will be none.
     let gone = receiver.recv_timeout(Duration::from_secs(20));
@@ -284,18 +301,18 @@ fn names_and_programs_are_dialled_beside_the_loop() {
     let name = Endpoint::Tcp { host, port };
     let program = Endpoint::Command(CommandSpec::new("nbdkit", ["-s", "memory", "1M"]));
     for endpoint in [name, program] {
-        let token = this.add(builder().connect(&endpoint).unwrap());
+        let token = this.add(Connection::connect(options().endpoint(endpoint)).unwrap());
         assert_eq!(this.disk(token).state(), State::Connecting);
     }
     this.all(State::Ready);
     for token in 0..2 {
-        this.disk(token).read(0, vec![1; 512]).unwrap();
+        this.disk(token).read(vec![1; 512], 0).unwrap();
         assert_eq!(this.next().buffer.unwrap(), [0; 512]);
     }
     // Longer than any label of a name may be, so that no server is asked.
     let host = "x".repeat(70);
     let nobody = Endpoint::Tcp { host: host.clone(), port };
-    let token = this.add(builder().connect(&nobody).unwrap());
+    let token = this.add(Connection::connect(options().endpoint(nobody)).unwrap());
     this.until("an error", |this| !this.errors.is_empty());
     let (_, error) = this.errors.remove(0);
     assert!(error.to_string().contains(&host), "{error}");
@@ -310,7 +327,7 @@ fn what_is_being_dialled_ends_with_its_connection() {
     let name = pid_file.display();
     let text = format!("echo $$ >{name}.new; mv {name}.new {name}; exec sleep 100");
     let program = Endpoint::Command(CommandSpec::new("sh", ["-c", &text]));
-    let disk = Builder::new().connect::<Vec<u8>>(&program).unwrap();
+    let disk = Connection::<Vec<u8>>::connect(ConnectOptions::new().endpoint(program)).unwrap();
     let pid = eventually(|| fs::read_to_string(&pid_file).ok());
     drop(disk);
     let process = Path::new("/proc").join(pid.trim());
@@ -333,23 +350,22 @@ fn eventually<T>(mut ask: impl FnMut() -> Option<T>) -> T {
 fn refused_commands_give_their_buffers_back() {
     let server = nbdkit(&["-r", "memory", "1M"]);
     let limits = nbd_client_mio::proto::Limits::default().max_in_flight(2);
-    let builder = Builder::new().config(ClientConfig::new().limits(limits));
+    let options = ConnectOptions::new().config(ClientConfig::new().limits(limits));
     let mut this = Loop::new();
-    let token = this.connect(&builder, &server.uri());
-    let early = this.disk(token).read(0, vec![4; 1]).unwrap_err();
-    let not_yet = SubmitError::NotConnected;
-    assert!(matches!(early.error, Error::Submit { error, .. } if error == not_yet));
+    let token = this.connect(&options, &server.uri());
+    let early = this.disk(token).read(vec![4; 1], 0).unwrap_err();
+    assert_eq!(early.error.submit_error(), Some(SubmitError::NotConnected));
     assert_eq!(early.buffer, Some(vec![4; 1]));
     this.all(State::Ready);
     let disk = this.disk(token);
-    let refused = disk.write(0, vec![5; 512], CommandFlags::empty()).unwrap_err();
+    let refused = disk.write(vec![5; 512], 0, CommandFlags::empty()).unwrap_err();
     assert_eq!((refused.error.errno(), refused.buffer), (1, Some(vec![5; 512])));
     let short = disk.submit(Command::read(0, 512), Some(vec![0; 511])).unwrap_err();
-    assert!(matches!(short.error, Error::BufferLength { buffer: 511, .. }));
-    disk.read(0, vec![0; 512]).unwrap();
-    disk.read(0, vec![0; 512]).unwrap();
-    let full = disk.read(0, vec![0; 512]).unwrap_err();
-    assert!(matches!(full.error, Error::Submit { error: SubmitError::Full, .. }), "{full}");
+    assert!(short.error.to_string().contains("a buffer of 511 bytes"), "{}", short.error);
+    disk.read(vec![0; 512], 0).unwrap();
+    disk.read(vec![0; 512], 0).unwrap();
+    let full = disk.read(vec![0; 512], 0).unwrap_err();
+    assert!(full.error.is_full(), "{full}");
     this.next().result.unwrap();
     this.next().result.unwrap();
 }
@@ -358,27 +374,27 @@ fn refused_commands_give_their_buffers_back() {
 fn a_handler_keeps_the_line_full() {
     let server = nbdkit(&["memory", "1M"]);
     let mut this = Loop::new();
-    let token = this.ready(&builder(), &server.uri());
+    let token = this.ready(&options(), &server.uri());
     let mut disk = this.disks.remove(&token).unwrap();
-    disk.read(0, vec![1; 4096]).unwrap();
+    disk.read(vec![1; 4096], 0).unwrap();
     let mut left = 500;
     let mut events = mio::Events::with_capacity(4);
     while disk.drive(this.poll.registry()).unwrap() != State::Closed {
         disk.for_each_completion(|disk, done| {
             left -= 1;
             match left {
-                0 => disk.disconnect(),
-                _ => drop(disk.read(0, done.buffer.unwrap()).unwrap()),
+                0 => disk.disconnect(Limit::Default),
+                _ => drop(disk.read(done.buffer.unwrap(), 0).unwrap()),
             }
         });
-        if !disk.wants_again() {
+        if !disk.needs_drive() {
             match this.poll.poll(&mut events, Some(Duration::from_secs(60))) {
                 // A process that was stopped and goes on sees its calls interrupted.
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 polled => polled.unwrap(),
             }
             assert!(!events.is_empty() || disk.state() == State::Closed, "{disk:?}");
-            events.iter().for_each(|event| disk.note(event));
+            events.iter().for_each(|event| disk.handle_event(event));
         }
     }
     assert_eq!(left, 0);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use mio::{Events, Interest, Poll, Token};
 use nbd_client_mio::proto::CommandFlags;
-use nbd_client_mio::{Builder, Connection, State};
+use nbd_client_mio::{Connection, Limit, State};
 use nbd_client_tokio::Client;
 use nbd_sim::peer::{Server, nbd_program};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -125,7 +125,7 @@ impl Loop {
                 let disk = &mut self.disks[index];
                 disk.drive(self.poll.registry()).unwrap();
                 left[index] &= !done(index, disk);
-                if disk.wants_again() {
+                if disk.needs_drive() {
                     self.due.push(index);
                 }
             }
@@ -137,7 +137,7 @@ impl Loop {
                 polled => polled.unwrap(),
             }
             for event in &self.events {
-                self.disks[event.token().0].note(event);
+                self.disks[event.token().0].handle_event(event);
                 self.due.push(event.token().0);
             }
         }
@@ -150,7 +150,7 @@ fn on_mio(server: &Server) {
         Loop { poll, events: Events::with_capacity(256), disks: Vec::new(), due: Vec::new() };
     let cost = Cost::begin("mio", server);
     for index in 0..COUNT {
-        let mut disk: Disk = Builder::new().connect_uri(&server.uri()).unwrap();
+        let mut disk: Disk = Connection::connect(server.uri().parse().unwrap()).unwrap();
         let (token, interest) = (Token(index), Interest::READABLE);
         this.poll.registry().register(&mut disk, token, interest).unwrap();
         this.disks.push(disk);
@@ -158,11 +158,11 @@ fn on_mio(server: &Server) {
     this.all(|_, disk| disk.state() == State::Ready);
     cost.check("connected");
     for (index, disk) in this.disks.iter_mut().enumerate() {
-        disk.write(offset(index), mark(index), CommandFlags::empty()).unwrap();
+        disk.write(mark(index), offset(index), CommandFlags::empty()).unwrap();
     }
     this.all(|_, disk| disk.next_completion().map(|done| done.result.unwrap()).is_some());
     for (index, disk) in this.disks.iter_mut().enumerate() {
-        disk.read(offset(neighbour(index)), vec![0; LENGTH]).unwrap();
+        disk.read(vec![0; LENGTH], offset(neighbour(index))).unwrap();
     }
     this.all(|index, disk| {
         let Some(done) = disk.next_completion() else { return false };
@@ -171,7 +171,7 @@ fn on_mio(server: &Server) {
         true
     });
     cost.check("after use");
-    this.disks.iter_mut().for_each(Disk::disconnect);
+    this.disks.iter_mut().for_each(|disk| disk.disconnect(Limit::Default));
     this.all(|_, disk| disk.state() == State::Closed);
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use nbd_client_mio::proto::{ClientConfig, Command, CommandFlags, Limits};
 use nbd_client_mio::transport::{Endpoint, TcpKeepAlive};
-use nbd_client_mio::{Builder, Error, State};
+use nbd_client_mio::{ConnectOptions, Connection, Error, Limit, State};
 use nbd_sim::peer::Server;
 use support::{Loop, noise};
 
@@ -18,44 +18,43 @@ fn nbdkit(args: &[&str]) -> Server {
 }
 
 fn is_late(result: &Result<(), Error>) -> bool {
-    matches!(result, Err(Error::TimedOut { timeout, .. }) if *timeout == TIMEOUT)
+    matches!(result, Err(error) if error.is_timeout() && error.to_string().contains("200ms"))
 }
 
 #[test]
-fn deadlines_are_kept() {
+fn deadlines_come_when_they_are_told() {
     // One thread takes requests in turn.
     let server = nbdkit(&["-t", "1", "memory", "64M"]);
     let mut this = Loop::new();
-    let single = this.ready(&Builder::new(), &server.uri());
+    let single = this.ready(&ConnectOptions::new(), &server.uri());
     server.stop().unwrap();
     let disk = this.disk(single);
-    disk.set_timeout(Some(TIMEOUT));
-    let start = Instant::now();
-    let id = disk.read(0, vec![5; 512]).unwrap();
-    disk.set_timeout(None);
-    // Punctual to the moment, where time is a value.
-    let due = disk.next_deadline().expect("there is one");
-    assert!(due >= start + TIMEOUT && due <= Instant::now() + TIMEOUT);
-    disk.handle_timeout(due - Duration::from_nanos(1)).unwrap();
+    disk.set_request_timeout(TIMEOUT);
+    let before = Instant::now();
+    let id = disk.read(vec![5; 512], 0).unwrap();
+    disk.set_request_timeout(None);
+    let deadline = disk.next_deadline().unwrap();
+    assert!(deadline >= before + TIMEOUT && deadline <= Instant::now() + TIMEOUT);
+    disk.handle_timeout(deadline - Duration::from_nanos(1));
     assert!(disk.next_completion().is_none());
-    disk.handle_timeout(due).unwrap();
-    let done = disk.next_completion().expect("it is late");
+    disk.handle_timeout(deadline);
+    let done = disk.next_completion().unwrap();
     assert!(is_late(&done.result), "{:?}", done.result);
     assert_eq!((done.id, done.buffer), (id, Some(vec![5; 512])));
     // One that is partly sent keeps its buffer, and one without a deadline goes on.
     let data = noise(8 << 20, 1);
     let disk = this.disk(single);
-    disk.set_timeout(Some(TIMEOUT));
-    disk.write(0, data.clone(), CommandFlags::empty()).unwrap();
-    disk.set_timeout(None);
-    let patient = disk.read(16 << 20, vec![1; 512]).unwrap();
+    disk.set_request_timeout(TIMEOUT);
+    disk.write(data.clone(), 0, CommandFlags::empty()).unwrap();
+    disk.set_request_timeout(None);
+    let patient = disk.read(vec![1; 512], 16 << 20).unwrap();
     let done = this.next();
     assert!(is_late(&done.result), "{:?}", done.result);
     assert_eq!(done.buffer, None);
     server.cont().unwrap();
     let done = this.next();
     assert_eq!((done.id, done.result.is_ok()), (patient, true));
-    this.disk(single).read(0, vec![0; 8 << 20]).unwrap();
+    this.disk(single).read(vec![0; 8 << 20], 0).unwrap();
     assert!(this.next().buffer.unwrap() == data, "sent to its end");
     assert!(this.errors.is_empty(), "{:?}", this.errors);
 }
@@ -66,8 +65,8 @@ fn who_waits_in_line_has_a_deadline_too() {
     let mut this = Loop::new();
     let waker = Arc::new(this.waker());
     let limits = ClientConfig::new().limits(Limits::default().max_in_flight(2));
-    let token = this.ready(&Builder::new().config(limits), &server.uri());
-    this.disk(token).set_timeout(Some(TIMEOUT));
+    let token = this.ready(&ConnectOptions::new().config(limits), &server.uri());
+    this.disk(token).set_request_timeout(TIMEOUT);
     let submitter = this.disk(token).submitter(waker);
     server.stop().unwrap();
     let (sender, receiver) = mpsc::channel();
@@ -97,9 +96,9 @@ fn who_waits_in_line_has_a_deadline_too() {
     });
     assert_eq!((sent, unsent), (2, 3));
     server.cont().unwrap();
-    this.until("room", |this| this.disk(token).client().unwrap().in_flight() == 0);
-    this.disk(token).set_timeout(None);
-    this.disk(token).read(0, vec![1; 512]).unwrap();
+    this.until("room", |this| this.disk(token).session().in_flight() == 0);
+    this.disk(token).set_request_timeout(None);
+    this.disk(token).read(vec![1; 512], 0).unwrap();
     this.next().result.unwrap();
 }
 
@@ -110,23 +109,24 @@ fn a_server_that_never_greets_and_one_that_never_closes() {
     let mut this = Loop::new();
     let address = Endpoint::Address(silent.local_addr().unwrap());
     let start = Instant::now();
-    let token = this.add(Builder::new().timeout(TIMEOUT).connect(&address).unwrap());
+    let options = ConnectOptions::new().connect_timeout(TIMEOUT).endpoint(address);
+    let token = this.add(Connection::connect(options).unwrap());
     this.until("an error", |this| !this.errors.is_empty());
     assert!(start.elapsed() >= TIMEOUT);
     let error = this.errors.remove(0).1;
-    assert!(matches!(error, Error::TimedOut { state: "negotiating", .. }), "{error}");
+    assert!(error.is_timeout() && error.to_string().starts_with("negotiating"), "{error}");
     assert_eq!(this.disk(token).state(), State::Closed);
     assert_eq!(this.disk(token).next_deadline(), None);
 
     let server = nbdkit(&["memory", "1M"]);
-    let token = this.ready(&Builder::new(), &server.uri());
-    this.disk(token).set_timeout(Some(TIMEOUT));
+    let token = this.ready(&ConnectOptions::new(), &server.uri());
+    this.disk(token).set_request_timeout(TIMEOUT);
     assert_eq!(this.disk(token).next_deadline(), None, "nothing is expected");
     server.stop().unwrap();
-    this.disk(token).disconnect();
+    this.disk(token).disconnect(Limit::Default);
     this.until("an error", |this| !this.errors.is_empty());
     let error = this.errors.remove(0).1;
-    assert!(matches!(error, Error::TimedOut { state: "disconnecting", .. }), "{error}");
+    assert!(error.is_timeout() && error.to_string().starts_with("disconnecting"), "{error}");
     assert_eq!(this.disk(token).state(), State::Closed);
     server.cont().unwrap();
 }
@@ -148,7 +148,7 @@ fn kept_alive(time: Duration) -> Option<()> {
     let server = nbdkit(&["memory", "1M"]);
     let empty = nbdkit(&["null", "0"]);
     let mut this = Loop::new();
-    let builder = Builder::new().keep_alive(time);
+    let builder = ConnectOptions::new().keep_alive(time);
     let token = this.connect(&builder, &server.uri());
     let nothing = this.connect(&builder, &empty.uri());
     this.all(State::Ready);
@@ -172,7 +172,7 @@ fn kept_alive(time: Duration) -> Option<()> {
     this.until("an error", |this| !this.errors.is_empty());
     assert!(start.elapsed() >= time, "given up after {:?}", start.elapsed());
     let error = this.errors.remove(0).1;
-    assert!(error.to_string().contains("to keep an idle connection"), "{error}");
+    assert!(error.is_timeout(), "{error}");
     assert_eq!(this.disk(token).state(), State::Closed);
     server.cont().unwrap();
     assert_eq!(stats(&mut this, nothing), idle);
@@ -181,7 +181,7 @@ fn kept_alive(time: Duration) -> Option<()> {
 }
 
 fn stats(this: &mut Loop, token: usize) -> &nbd_client_mio::proto::Stats {
-    nbd_client_mio::proto::Machine::stats(this.disk(token).client().unwrap())
+    nbd_client_mio::proto::Machine::stats(this.disk(token).session().core().unwrap())
 }
 
 #[test]
@@ -189,9 +189,9 @@ fn a_vanished_peer_is_noticed_by_the_system() {
     let server = Server::nbdkit(&["memory", "1M"]).tcp().start().unwrap();
     let port = server.tcp_address().unwrap().port();
     let mut this = Loop::new();
-    this.ready(&Builder::new(), &server.uri());
+    this.ready(&ConnectOptions::new(), &server.uri());
     assert_eq!(keep_alive_timers(port), 0);
-    this.ready(&Builder::new().tcp_keep_alive(TcpKeepAlive::new()), &server.uri());
+    this.ready(&ConnectOptions::new().tcp_keep_alive(TcpKeepAlive::new()), &server.uri());
     // A byte that is not acknowledged yet has another timer.
     let end = Instant::now() + Duration::from_secs(60);
     while keep_alive_timers(port) != 1 {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use mio::event::Source;
 use mio::{Events, Interest, Poll, Token};
 use nbd_client_mio::transport::{Connection as Transport, Stream};
-use nbd_client_mio::{Builder, Connection, State};
+use nbd_client_mio::{ConnectOptions, Connection, Limit, State};
 
 /// More drives in a row than it takes to leave.
 const MANY: usize = 200;
@@ -38,15 +38,14 @@ impl Stage {
         client.set_nonblocking(true).expect("a socket");
         let watched = format!("tfd: {:8} ", client.as_fd().as_raw_fd());
         let poll = Poll::new().expect("a poll");
-        let builder = Builder::new();
-        let mut disk = builder
-            .connect_over(Transport { stream: Stream::Unix(client), peer: None })
-            .expect("a connection");
+        let transport = Transport { stream: Stream::Unix(client), peer: None };
+        let mut disk =
+            Connection::connect_over(ConnectOptions::new(), transport).expect("a connection");
         poll.registry().register(&mut disk, Token(0), Interest::READABLE).expect("registration");
         let mut this = Self { poll, disk, server, watched };
         while this.drive() != State::Ready {}
-        this.disk.read(0, vec![0; 512]).expect("room");
-        this.disk.read(0, vec![0; 512]).expect("room");
+        this.disk.read(vec![0; 512], 0).expect("room");
+        this.disk.read(vec![0; 512], 0).expect("room");
         this.drive();
         this
     }
@@ -57,7 +56,7 @@ impl Stage {
 
     /// Does all that can be done without waiting.
     fn settle(&mut self) {
-        while self.disk.wants_again() {
+        while self.disk.needs_drive() {
             self.drive();
         }
     }
@@ -83,7 +82,7 @@ impl Stage {
         self.reply();
         self.drive();
         self.take();
-        self.disk.read(0, vec![0; 512]).expect("room");
+        self.disk.read(vec![0; 512], 0).expect("room");
     }
 
     /// Drives without polling until the connection has left.
@@ -98,7 +97,7 @@ impl Stage {
     fn poll(&mut self, timeout: Option<Duration>) -> bool {
         let mut events = Events::with_capacity(8);
         self.poll.poll(&mut events, timeout).expect("a poll");
-        events.iter().for_each(|event| self.disk.note(event));
+        events.iter().for_each(|event| self.disk.handle_event(event));
         !events.is_empty()
     }
 
@@ -127,7 +126,7 @@ fn it_wants_to_be_driven_for_as_long_as_it_is_not_watched() {
     this.drive();
     this.take();
     assert!(!this.is_watched());
-    assert!(this.disk.wants_again(), "though nothing was submitted");
+    assert!(this.disk.needs_drive(), "though nothing was submitted");
 }
 
 #[test]
@@ -138,7 +137,7 @@ fn who_polls_between_drives_is_told_of_every_reply() {
         assert!(this.poll(LONG));
         this.drive();
         this.take();
-        this.disk.read(0, vec![0; 512]).expect("room");
+        this.disk.read(vec![0; 512], 0).expect("room");
     }
     assert!(this.is_watched());
 }
@@ -163,7 +162,7 @@ fn the_caller_may_register_it_anew_or_not_at_all() {
 #[test]
 fn it_ends_in_good_order_from_there() {
     let mut this = Stage::away();
-    this.disk.disconnect();
+    this.disk.disconnect(Limit::Default);
     this.settle();
     assert!(this.is_watched());
     this.reply();

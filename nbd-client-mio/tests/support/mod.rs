@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use mio::{Events, Interest, Poll, Token, Waker};
-use nbd_client_mio::{Builder, Completion, Connection, Error, State};
+use nbd_client_mio::{Completion, ConnectOptions, Connection, Error, State};
 
 pub(crate) type Disk = Connection<Vec<u8>>;
 
@@ -46,15 +46,15 @@ impl Loop {
         token
     }
 
-    pub(crate) fn connect(&mut self, builder: &Builder, uri: &str) -> usize {
-        let disk = builder.connect_uri(uri).unwrap();
+    pub(crate) fn connect(&mut self, options: &ConnectOptions, uri: &str) -> usize {
+        let disk = Connection::connect(options.clone().uri(uri).unwrap()).unwrap();
         self.add(disk)
     }
 
     /// One turn: polls, drives what wants it, and takes completions.
     pub(crate) fn turn(&mut self, until: Instant) {
         self.turns += 1;
-        let busy = self.disks.values().any(Disk::wants_again);
+        let busy = self.disks.values().any(Disk::needs_drive);
         let next = self.disks.values().filter_map(Disk::next_deadline).min();
         let until = next.map_or(until, |next| next.min(until));
         let left = until.saturating_duration_since(Instant::now());
@@ -66,20 +66,20 @@ impl Loop {
         }
         for event in &self.events {
             if let Some(disk) = self.disks.get_mut(&event.token().0) {
-                disk.note(event);
+                disk.handle_event(event);
             }
         }
         let registry = self.poll.registry();
         for (token, disk) in &mut self.disks {
             // What has come before the deadline counts, however late it is looked at.
-            let drive = |disk: &mut Disk| match disk.wants_again() {
+            let drive = |disk: &mut Disk| match disk.needs_drive() {
                 true => disk.drive(registry).map(drop),
                 false => Ok(()),
             };
             let now = Instant::now();
             let driven = drive(disk).and_then(|()| {
                 if disk.next_deadline().is_some_and(|at| at <= now) {
-                    disk.handle_timeout(now)?;
+                    disk.handle_timeout(now);
                 }
                 drive(disk)
             });
@@ -107,8 +107,8 @@ impl Loop {
     }
 
     /// One connection, ready.
-    pub(crate) fn ready(&mut self, builder: &Builder, uri: &str) -> usize {
-        let token = self.connect(builder, uri);
+    pub(crate) fn ready(&mut self, options: &ConnectOptions, uri: &str) -> usize {
+        let token = self.connect(options, uri);
         self.until("ready", |this| this.disk(token).state() == State::Ready);
         token
     }

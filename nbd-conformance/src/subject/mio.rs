@@ -5,12 +5,8 @@ use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use mio::{Events, Interest, Poll, Token};
-use nbd_client_mio::{Builder, Completion, Connection, Rejected, State};
-use nbd_proto::{
-    ApiMisuse, Command, CommandFlags, CommandType, ContextId, Error as ProtocolError, Extent,
-    Negotiated,
-};
-use nbd_session::OldError as Error;
+use nbd_client_mio::{Completion, ConnectOptions, Connection, Error, Limit, Rejected, State};
+use nbd_proto::{ApiMisuse, Command, CommandFlags, CommandType, ContextId, Extent, Negotiated};
 use nbd_transport::tls::TlsInfo;
 
 use super::{Choosing, How, POLICY, Session, Subject};
@@ -18,12 +14,17 @@ use crate::outcome::{Failure, Op, Outcome, Reply};
 
 pub(crate) struct Mio;
 
-fn builder(how: &How) -> Builder {
-    let builder = Builder::new().config(how.config.clone()).uri_policy(POLICY).timeout(how.timeout);
-    match &how.tls {
-        Some((policy, connector)) => builder.tls(*policy, connector.clone()),
-        None => builder,
-    }
+fn connect(how: &How, option_mode: bool) -> Outcome<Live> {
+    let options = ConnectOptions::new()
+        .config(how.config.clone().option_mode(option_mode))
+        .uri_policy(POLICY)
+        .connect_timeout(how.timeout)
+        .request_timeout(how.timeout);
+    let options = match &how.tls {
+        Some((policy, connector)) => options.tls_connector(*policy, connector.clone()),
+        None => options,
+    };
+    Live::new(Connection::connect(options.uri(&how.uri)?)?)
 }
 
 impl Subject for Mio {
@@ -32,14 +33,13 @@ impl Subject for Mio {
     }
 
     fn connect(&self, how: &How) -> Outcome<Box<dyn Session>> {
-        let mut live = Live::new(builder(how).connect_uri(&how.uri)?)?;
+        let mut live = connect(how, false)?;
         live.reach(|disk| disk.state() == State::Ready)?;
         Ok(Box::new(live))
     }
 
     fn negotiate(&self, how: &How) -> Outcome<Box<dyn Choosing>> {
-        let builder = builder(how).config(how.config.clone().option_mode(true));
-        let mut live = Live::new(builder.connect_uri(&how.uri)?)?;
+        let mut live = connect(how, true)?;
         live.reach(|disk| matches!(disk.state(), State::Choosing | State::Ready))?;
         Ok(Box::new(live))
     }
@@ -64,13 +64,14 @@ impl Live {
     /// something is due.
     fn turn(&mut self) -> Outcome {
         // What has come in time counts, however late it is looked at.
-        if self.disk.wants_again() {
+        if self.disk.needs_drive() {
             self.disk.drive(self.poll.registry())?;
             return Ok(());
         }
         let now = Instant::now();
         if self.disk.next_deadline().is_some_and(|at| at <= now) {
-            return Ok(self.disk.handle_timeout(now)?);
+            self.disk.handle_timeout(now);
+            return Ok(());
         }
         let next = self.disk.next_deadline();
         // Nothing is expected of the server: the caller has what it wanted.
@@ -80,13 +81,16 @@ impl Live {
             Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
             polled => polled.map_err(Error::from)?,
         }
-        self.events.iter().for_each(|event| self.disk.note(event));
+        self.events.iter().for_each(|event| self.disk.handle_event(event));
         Ok(())
     }
 
     /// Turns until something holds.
-    pub(super) fn reach(&mut self, holds: impl Fn(&Connection<Vec<u8>>) -> bool) -> Outcome {
-        while !holds(&self.disk) {
+    pub(super) fn reach(
+        &mut self,
+        mut holds: impl FnMut(&mut Connection<Vec<u8>>) -> bool,
+    ) -> Outcome {
+        while !holds(&mut self.disk) {
             if self.disk.state() == State::Closed {
                 return Err(self.gone());
             }
@@ -97,8 +101,8 @@ impl Live {
 
     /// Why a connection ended that was not to.
     fn gone(&self) -> Failure {
-        let error = self.disk.client().and_then(|core| core.error().cloned());
-        error.unwrap_or(ProtocolError::Misuse(ApiMisuse::WrongState)).into()
+        let end = self.disk.session().end().cloned();
+        end.unwrap_or_else(|| Error::from(ApiMisuse::WrongState)).into()
     }
 
     /// One command from its submission to its end.
@@ -110,12 +114,12 @@ impl Live {
 
 impl Session for Live {
     fn facts(&self) -> Negotiated {
-        let core = self.disk.client().expect("it is ready");
-        core.negotiated().clone()
+        let negotiated = self.disk.session().negotiated().expect("it is ready");
+        Negotiated::clone(negotiated)
     }
 
     fn tls_info(&self) -> Option<TlsInfo> {
-        self.disk.tls_info().cloned()
+        self.disk.session().tls_info().cloned()
     }
 
     fn read(&mut self, offset: u64, length: usize) -> Outcome<Vec<u8>> {
@@ -148,7 +152,7 @@ impl Session for Live {
         let mut meanwhile = Some(meanwhile);
         let mut place = 0;
         while !line.is_empty() || !owners.is_empty() {
-            while !self.disk.client().is_some_and(|core| core.is_full())
+            while !(self.disk.session().is_ready() && self.disk.session().is_full())
                 && let Some((index, op)) = line.pop_front()
             {
                 let buffer = match op.command.kind {
@@ -182,12 +186,12 @@ impl Session for Live {
     }
 
     fn set_timeout(&mut self, timeout: Duration) -> Outcome {
-        self.disk.set_timeout(Some(timeout));
+        self.disk.set_request_timeout(timeout);
         Ok(())
     }
 
     fn disconnect(mut self: Box<Self>) -> Outcome<Option<Box<dyn Session>>> {
-        self.disk.disconnect();
+        self.disk.disconnect(Limit::Default);
         while self.disk.state() != State::Closed {
             self.turn()?;
         }

@@ -1,104 +1,67 @@
-//! Option mode in an event loop: start, drive, take the events.
+//! Option mode in an event loop: ask, drive, take the answer.
 
-use nbd_client_mio::State;
-use nbd_proto::{
-    ApiMisuse, Error, ExportEntry, MetaContext, Negotiated, Negotiation, NegotiationEvent,
-    OptionCode,
-};
+use nbd_client_mio::{Error, Limit, OptionReply, OptionRequest, State};
+use nbd_proto::{ApiMisuse, ExportEntry, MetaContext, Negotiated};
 
 use super::mio::Live;
 use super::{Choosing, Refused, Session};
 use crate::outcome::{Failure, Outcome};
 
 impl Live {
-    fn negotiation(&mut self) -> Outcome<&mut Negotiation> {
-        // An oldstyle server has left no choice.
-        self.disk.negotiation().ok_or_else(|| Error::from(ApiMisuse::WrongState).into())
-    }
-
-    fn ask(
-        &mut self,
-        option: OptionCode,
-        start: impl FnOnce(&mut Negotiation) -> Result<(), Error>,
-    ) -> Outcome<Vec<NegotiationEvent>> {
-        let negotiation = self.negotiation()?;
-        while negotiation.poll_event().is_some() {}
-        start(negotiation)?;
+    fn ask(&mut self, request: OptionRequest) -> Outcome<OptionReply> {
+        self.disk.request_option(request, Limit::Default)?;
+        let mut answer = None;
         self.reach(|disk| {
-            let chosen = matches!(disk.state(), State::Choosing | State::Ready);
-            chosen && !disk.wants_again()
+            answer = disk.take_option();
+            answer.is_some()
         })?;
-        let mut events = Vec::new();
-        if let Some(negotiation) = self.disk.negotiation() {
-            while let Some(event) = negotiation.poll_event() {
-                match event {
-                    NegotiationEvent::Finished { option: finished, result }
-                        if finished == option =>
-                    {
-                        result.map_err(Error::from)?;
-                    }
-                    other => events.push(other),
-                }
-            }
-        }
-        Ok(events)
+        Ok(answer.expect("it was reached")?)
     }
 
-    fn contexts(
-        &mut self,
-        option: OptionCode,
-        start: impl FnOnce(&mut Negotiation) -> Result<(), Error>,
-    ) -> Outcome<Vec<MetaContext>> {
-        let events = self.ask(option, start)?.into_iter();
-        Ok(events
-            .filter_map(|event| match event {
-                NegotiationEvent::MetaContext(context) => Some(context),
-                _ => None,
-            })
-            .collect())
+    fn contexts(&mut self, request: OptionRequest) -> Outcome<Vec<MetaContext>> {
+        match self.ask(request)? {
+            OptionReply::MetaContexts(contexts) => Ok(contexts),
+            other => panic!("{other:?}"),
+        }
     }
+}
+
+fn strings(queries: &[&str]) -> Vec<String> {
+    queries.iter().map(ToString::to_string).collect()
 }
 
 impl Choosing for Live {
     fn list(&mut self) -> Outcome<Vec<ExportEntry>> {
-        let events = self.ask(OptionCode::List, Negotiation::list)?.into_iter();
-        Ok(events
-            .filter_map(|event| match event {
-                NegotiationEvent::Export(entry) => Some(entry),
-                _ => None,
-            })
-            .collect())
+        match self.ask(OptionRequest::List)? {
+            OptionReply::Exports(exports) => Ok(exports),
+            other => panic!("{other:?}"),
+        }
     }
 
     fn info(&mut self) -> Outcome<Negotiated> {
-        self.ask(OptionCode::Info, Negotiation::info)?;
-        Ok(self.negotiation()?.negotiated().clone())
+        match self.ask(OptionRequest::Info)? {
+            OptionReply::Info(negotiated) => Ok(*negotiated),
+            other => panic!("{other:?}"),
+        }
     }
 
     fn list_contexts(&mut self, queries: &[&str]) -> Outcome<Vec<MetaContext>> {
-        self.contexts(OptionCode::ListMetaContext, |negotiation| {
-            negotiation.list_meta_contexts(queries)
-        })
+        self.contexts(OptionRequest::ListMetaContexts(strings(queries)))
     }
 
     fn set_contexts(&mut self, queries: &[&str]) -> Outcome<Vec<MetaContext>> {
-        self.contexts(OptionCode::SetMetaContext, |negotiation| {
-            negotiation.set_meta_contexts(queries)
-        })
+        self.contexts(OptionRequest::SetMetaContexts(strings(queries)))
     }
 
     fn set_export_name(&mut self, name: &str) -> Outcome {
-        Ok(self.negotiation()?.set_export_name(name)?)
+        Ok(self.disk.set_export_name(name)?)
     }
 
     fn go(mut self: Box<Self>) -> Result<Box<dyn Session>, Refused> {
-        let result = match self.disk.state() {
-            State::Ready => Ok(()),
-            _ => self.ask(OptionCode::Go, Negotiation::go).map(drop),
-        };
+        let result = self.ask(OptionRequest::Go);
         match (result, self.disk.state()) {
-            (Ok(()), State::Ready) => Ok(self),
-            (Ok(()), state) => {
+            (Ok(_), State::Ready) => Ok(self),
+            (Ok(_), state) => {
                 let failure = Failure::from(Error::from(ApiMisuse::WrongState));
                 let text = format!("{state:?} after the choice");
                 Err(Refused { failure: Failure { text, ..failure }, rest: None })
