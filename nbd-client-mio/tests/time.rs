@@ -18,7 +18,7 @@ fn nbdkit(args: &[&str]) -> Server {
 }
 
 fn is_late(result: &Result<(), Error>) -> bool {
-    matches!(result, Err(error) if error.is_timeout() && error.to_string().contains("200ms"))
+    matches!(result, Err(error) if error.is_timeout())
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn who_waits_in_line_has_a_deadline_too() {
                     sent += 1;
                 }
                 Err(rejected) => {
-                    assert!(is_late(&Err(rejected.error)));
+                    assert!(rejected.error.is_timeout(), "{rejected}");
                     assert_eq!(rejected.buffer, Some(vec![5; 512]));
                     unsent += 1;
                 }

@@ -140,7 +140,11 @@ impl Handshake {
     /// What the peer may still be told after an error, such as why TLS failed. Whether it
     /// arrives changes nothing.
     pub fn last_word(&mut self) -> Vec<u8> {
-        self.link.last_word()
+        let mut word = Vec::new();
+        // That the negotiation ends, if it can still be told.
+        let _ = self.write(&mut word, IoMode::Single);
+        word.append(&mut self.link.last_word());
+        word
     }
 
     /// Whether TLS can be started, or its end be told to the negotiation.

@@ -390,6 +390,24 @@ impl TryFrom<&str> for ConnectOptions {
     }
 }
 
+impl TryFrom<&String> for ConnectOptions {
+    type Error = Error;
+
+    /// As [`from_str`](Self::from_str).
+    fn try_from(uri: &String) -> Result<Self, Error> {
+        uri.parse()
+    }
+}
+
+impl TryFrom<String> for ConnectOptions {
+    type Error = Error;
+
+    /// As [`from_str`](Self::from_str).
+    fn try_from(uri: String) -> Result<Self, Error> {
+        uri.parse()
+    }
+}
+
 impl From<&Self> for ConnectOptions {
     fn from(options: &Self) -> Self {
         options.clone()

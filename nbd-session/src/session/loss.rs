@@ -3,13 +3,14 @@
 use std::time::{Duration, Instant};
 
 use nbd_proto::{
-    CommandError, CommandFailure, Direction, Disconnect, Machine, PeerMisbehaved, SubmitError,
+    CommandError, CommandFailure, CommandType, Direction, Disconnect, Machine, PeerMisbehaved,
+    SubmitError,
 };
 
 use super::lasting::Trouble;
 use super::step::Step;
 use super::{End, Goodbye, Open, Session, Stage};
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::event::{Event, add};
 use crate::limit::Limit;
 use crate::replay::{RecoveryError, ReplayLog};
@@ -154,13 +155,19 @@ impl Session {
         self.stuck = false;
         let was_open = self.shut_down_core(now);
         if said_goodbye {
-            // The end is what was wanted; how abrupt it is does not matter.
+            // The end is what was wanted; how abrupt it is does not matter, unless the server
+            // says what makes no sense.
+            let farewell = match cause.kind() {
+                ErrorKind::Protocol => Err(cause),
+                _ => Ok(()),
+            };
             if let Stage::Negotiating(negotiating) = &mut self.stage
                 && negotiating.asked.take().is_some()
             {
-                self.way.option = Some(Ok(super::OptionReply::Ended));
+                let ended = farewell.clone().map(|()| super::OptionReply::Ended);
+                self.way.option = Some(ended);
             }
-            return self.finish_session(Error::closed(), Ok(()), now);
+            return self.finish_session(Error::closed(), farewell, now);
         }
         if let Stage::Negotiating(negotiating) = &mut self.stage
             && negotiating.asked.take().is_some()
@@ -307,7 +314,12 @@ impl Session {
             };
             let Some(log) = &mut lasting.log else { break };
             match submitted {
-                Ok(id) => log.sent(place, id),
+                Ok(id) => {
+                    // An acknowledged write that is put back, or a flush of the log's own.
+                    let put_back = log.owner(place).is_none() && command.kind != CommandType::Flush;
+                    self.stats.sent_again += u64::from(put_back);
+                    log.sent(place, id);
+                }
                 // The connection is ending; that will show.
                 Err(SubmitError::Full | SubmitError::Disconnecting | SubmitError::NotConnected) => {
                     break;
