@@ -12,7 +12,7 @@ use nbd_proto::wire::flags::{ClientFlags, CommandFlags};
 use nbd_proto::wire::greeting::{ExportHeader, Style};
 use nbd_proto::wire::option::{OptionHeader, OptionReplyHeader};
 use nbd_proto::wire::reply::SimpleReply;
-use nbd_proto::wire::request::RequestHeader;
+use nbd_proto::wire::request::{DISCONNECT, RequestHeader};
 use nbd_proto::{CommandType, Error, OptionCode};
 use nbd_transport::tls::{Plaintext, TlsConfig, TlsStage};
 use nbd_transport::{NbdUri, Stream};
@@ -102,18 +102,18 @@ impl Peer {
     }
 
     fn ask(&mut self, offset: u64, length: usize) -> Outcome<()> {
-        self.request(CommandType::Read, offset, length as u64)
+        self.request(CommandType::Read.to_wire(), offset, length as u64)
     }
 
     fn leave(&mut self) -> Outcome<()> {
-        self.request(CommandType::Disconnect, 0, 0)?;
+        self.request(DISCONNECT, 0, 0)?;
         self.stage.close();
         Ok(send(&mut *self.stage, &self.stream)?)
     }
 
-    fn request(&mut self, kind: CommandType, offset: u64, length: u64) -> Outcome<()> {
+    fn request(&mut self, kind: u16, offset: u64, length: u64) -> Outcome<()> {
         self.asked += 1;
-        let (flags, kind, cookie) = (CommandFlags::empty(), kind.to_wire(), self.asked);
+        let (flags, cookie) = (CommandFlags::empty(), self.asked);
         let header = RequestHeader { flags, kind, cookie, offset, length };
         self.say(&header.encode_compact().ok_or("unread: a request that is too long")?)
     }

@@ -69,6 +69,24 @@ pub fn checked_count(count: usize, offered: usize) -> io::Result<usize> {
     Err(io::Error::new(io::ErrorKind::InvalidData, text))
 }
 
+/// Whether an error of a transport says that nobody is at the other end any more.
+///
+/// Which of them it is, and whether it shows in a write or a read, is a matter of chance. In
+/// a write it is no failure but the end: what the peer sent before it went can still be read,
+/// and tells more.
+///
+/// ```
+/// use std::io::ErrorKind;
+///
+/// assert!(nbd_proto::io::is_gone(ErrorKind::ConnectionReset));
+/// assert!(!nbd_proto::io::is_gone(ErrorKind::TimedOut));
+/// ```
+#[must_use]
+pub const fn is_gone(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected};
+    matches!(kind, BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected)
+}
+
 /// Calls to the transport in one notification, so that one busy connection does
 /// not starve the others of an event loop.
 const BUDGET: usize = 16;
@@ -225,7 +243,7 @@ where
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 return Ok(Progress::Blocked);
             }
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+            Err(error) if is_gone(error.kind()) => {
                 // Replies that are on their way still tell which commands
                 // succeeded; the end follows when they have been read.
                 machine.send_failed();

@@ -1,21 +1,24 @@
 //! Plain values shared by client and server.
 
 use bitflags::bitflags;
+use core::cmp::Ordering;
 use core::fmt;
+use core::hash::{Hash, Hasher};
 
 use crate::wire::flags::CommandFlags;
 use crate::wire::request::CommandType;
 
 /// Names one command from its submission until its completion has been taken.
 ///
-/// It is the cookie on the wire: the slot in the low half and the slot's
-/// generation in the high half, so that a stale, forged or repeated cookie is
-/// recognised and never matched to the wrong command. On the server side it
-/// names a request that was received.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// It is a slot and the slot's generation. A client's cookie on the wire is made of both, so
+/// that a stale, forged or repeated cookie is recognised and never matched to the wrong
+/// command. On the server side it names a request that was received, and the cookie is the
+/// one that the client chose; two ids are the same when slot and generation are.
+#[derive(Clone, Copy)]
 pub struct RequestId {
     pub(crate) slot: u32,
     pub(crate) generation: u32,
+    cookie: u64,
 }
 
 impl RequestId {
@@ -25,16 +28,56 @@ impl RequestId {
         self.slot as usize
     }
 
-    /// The 64-bit cookie.
+    /// The 64-bit cookie that stands for it on the wire.
     #[must_use]
     pub const fn to_cookie(self) -> u64 {
-        (self.generation as u64) << 32 | self.slot as u64
+        self.cookie
     }
 
-    /// The id behind a cookie that may or may not have been issued.
+    /// The id behind a client's cookie, which may or may not have been issued: the slot in
+    /// the low half, its generation in the high half.
     #[must_use]
     pub const fn from_cookie(cookie: u64) -> Self {
-        Self { slot: cookie as u32, generation: (cookie >> 32) as u32 }
+        Self { slot: cookie as u32, generation: (cookie >> 32) as u32, cookie }
+    }
+
+    pub(crate) const fn new(slot: u32, generation: u32) -> Self {
+        Self::from_cookie((generation as u64) << 32 | slot as u64)
+    }
+
+    /// The same id, whose cookie somebody else has chosen.
+    pub(crate) const fn with_cookie(self, cookie: u64) -> Self {
+        Self { cookie, ..self }
+    }
+
+    const fn key(self) -> (u32, u32) {
+        (self.slot, self.generation)
+    }
+}
+
+impl PartialEq for RequestId {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for RequestId {}
+
+impl PartialOrd for RequestId {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for RequestId {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.key().cmp(&other.key())
+    }
+}
+
+impl Hash for RequestId {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.key().hash(state);
     }
 }
 
@@ -64,7 +107,7 @@ impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = self.kind.name();
         match self.kind {
-            CommandType::Flush | CommandType::Disconnect => f.write_str(name),
+            CommandType::Flush => f.write_str(name),
             CommandType::Read
             | CommandType::Write
             | CommandType::Trim

@@ -132,6 +132,13 @@ fn a_stream_that_fails_says_how() {
         (None, Err(ErrorKind::WriteZero), Ok(Progress::Closed)),
         (Some(ErrorKind::WouldBlock), Ok(Progress::Blocked), Ok(Progress::Blocked)),
         (Some(ErrorKind::BrokenPipe), Ok(Progress::Closed), Err(ErrorKind::BrokenPipe)),
+        (Some(ErrorKind::ConnectionReset), Ok(Progress::Closed), Err(ErrorKind::ConnectionReset)),
+        (
+            Some(ErrorKind::ConnectionAborted),
+            Ok(Progress::Closed),
+            Err(ErrorKind::ConnectionAborted),
+        ),
+        (Some(ErrorKind::NotConnected), Ok(Progress::Closed), Err(ErrorKind::NotConnected)),
         (Some(ErrorKind::TimedOut), Err(ErrorKind::TimedOut), Err(ErrorKind::TimedOut)),
     ];
     for mode in [IoMode::Vectored, IoMode::Single] {

@@ -108,8 +108,8 @@ fn a_command_tells_what_it_asks_for() {
     let modifying: Vec<_> =
         all.iter().filter(|(c, _)| c.kind.modifies()).map(|(c, _)| c.kind).collect();
     assert_eq!(modifying, [CommandType::Write, CommandType::Trim, CommandType::WriteZeroes]);
-    let leave = Command { kind: CommandType::Disconnect, ..Command::flush() };
-    assert_eq!(leave.to_string(), "disconnect");
+    // What ends a session has no reply, and cannot be submitted.
+    assert_eq!(CommandType::from_wire(wire::request::DISCONNECT), None);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nbd_proto::io::is_gone;
 use nbd_proto::{
     ApiMisuse, Command, CommandError, CommandFailure, CommandType, Errno, PeerMisbehaved, Refusal,
     SubmitError,
@@ -222,8 +223,7 @@ impl Error {
             | CommandType::Trim
             | CommandType::Cache
             | CommandType::WriteZeroes
-            | CommandType::BlockStatus
-            | CommandType::Disconnect => 0,
+            | CommandType::BlockStatus => 0,
         };
         if given as u64 == due {
             return Ok(());
@@ -464,12 +464,6 @@ impl Error {
     pub(crate) fn is_of_transport(&self) -> bool {
         matches!(self.fault(), Some(Fault::Io(_) | Fault::Tls(_)))
     }
-}
-
-/// Whether a socket says in this way that nobody is at the other end any more.
-const fn is_gone(kind: io::ErrorKind) -> bool {
-    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected};
-    matches!(kind, BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected)
 }
 
 impl fmt::Display for Error {

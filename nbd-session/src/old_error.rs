@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nbd_proto::io::is_gone;
 use nbd_proto::{
     ApiMisuse, Client, Command, CommandError, CommandFailure, CommandType, Errno, Remark,
     SubmitError,
@@ -111,8 +112,7 @@ impl OldError {
             | CommandType::Trim
             | CommandType::Cache
             | CommandType::WriteZeroes
-            | CommandType::BlockStatus
-            | CommandType::Disconnect => 0,
+            | CommandType::BlockStatus => 0,
         };
         if buffer as u64 == payload {
             return Ok(());
@@ -207,12 +207,6 @@ impl OldError {
         };
         errno.to_linux()
     }
-}
-
-/// Whether a socket says in this way that nobody is at the other end any more.
-const fn is_gone(kind: io::ErrorKind) -> bool {
-    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected};
-    matches!(kind, BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected)
 }
 
 impl From<io::Error> for OldError {

@@ -195,8 +195,7 @@ impl Members {
             CommandType::Write
             | CommandType::WriteZeroes
             | CommandType::Trim
-            | CommandType::Flush
-            | CommandType::Disconnect => false,
+            | CommandType::Flush => false,
         };
         harmless && self.alive() > 0
     }

@@ -1,7 +1,7 @@
 //! Drives a stage between a machine and its transport.
 
 use crate::link::LinkError;
-use nbd_proto::io::{Progress, checked_count};
+use nbd_proto::io::{Progress, checked_count, is_gone};
 use nbd_proto::{Direction, Error, Machine, PayloadSink, PayloadSource};
 use nbd_transport::tls::{IntoMachine, Opened, TlsError, TlsInfo, TlsRole, TlsStage};
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
@@ -229,12 +229,7 @@ impl TlsSession {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 // What the peer sent before it went can still be read, and tells more.
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        ErrorKind::BrokenPipe | ErrorKind::ConnectionReset
-                    ) =>
-                {
+                Err(error) if is_gone(error.kind()) => {
                     let lost = wire.unsent().len();
                     wire.sent(lost);
                     machine.send_failed();

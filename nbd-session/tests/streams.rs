@@ -1,7 +1,7 @@
 //! Streams that lie, stop or fail at any one call, under the drivers that every client
 //! moves its bytes with.
 
-use nbd_proto::io::IoMode;
+use nbd_proto::io::{IoMode, is_gone};
 use nbd_proto::{
     Client, ClientConfig, Command, CommandError, CommandType, Direction, Disconnect, Event,
     Machine, Phase, RequestId, SubmitError, Table,
@@ -206,11 +206,10 @@ fn goes_on_for_ever(plan: &Plan) -> bool {
 /// The end is what comes last: to read nothing there is right, and nobody minds when the
 /// request to end cannot be sent because the server has gone.
 fn is_last(plan: &Plan, count: &Trouble) -> bool {
-    use std::io::ErrorKind::BrokenPipe;
     plan.nth == count.calls(plan.call)
         && match plan.call {
             Call::Read => plan.mischief == Mischief::Nothing,
-            Call::Write => plan.mischief == Mischief::Error(BrokenPipe),
+            Call::Write => matches!(plan.mischief, Mischief::Error(kind) if is_gone(kind)),
             Call::Flush => false,
         }
 }

@@ -239,7 +239,7 @@ impl MemoryServer {
                 }
                 return Ok(server.end_reply(id)?);
             }
-            CommandType::Flush | CommandType::Cache | CommandType::Disconnect => {}
+            CommandType::Flush | CommandType::Cache => {}
         }
         Ok(server.reply(id, Ok(()))?)
     }

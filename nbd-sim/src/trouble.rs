@@ -7,6 +7,8 @@
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use nbd_proto::io::is_gone;
+
 /// A call to a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
@@ -134,8 +136,8 @@ impl Trouble {
             plan.call == call && (count == plan.nth || plan.lasting && count > plan.nth)
         })?;
         state.struck = true;
-        let gone = [ErrorKind::BrokenPipe, ErrorKind::ConnectionReset].map(Mischief::Error);
-        state.broken |= call != Call::Read && gone.contains(&plan.mischief);
+        let gone = matches!(plan.mischief, Mischief::Error(kind) if is_gone(kind));
+        state.broken |= call != Call::Read && gone;
         Some(match plan.mischief {
             Mischief::Nothing => Ok(0),
             Mischief::Lie => Ok(offered + 1),
@@ -201,8 +203,8 @@ impl Plan {
             // Nobody says when it would not.
             (Mischief::Error(ErrorKind::WouldBlock), _) => failed(ErrorKind::Other),
             // The peer may have said all there is to say.
-            (Mischief::Error(kind @ ErrorKind::BrokenPipe), Call::Write | Call::Flush) => {
-                closed || failed(kind)
+            (Mischief::Error(kind), Call::Write | Call::Flush) if is_gone(kind) => {
+                closed || matches!(error, Error::Io(cause) if is_gone(cause.kind()))
             }
             (Mischief::Error(kind), _) => failed(kind),
         }

@@ -51,12 +51,7 @@ impl<'a> SocketIo<'a> {
 
     fn sent(&mut self, result: Result<usize, Errno>) -> io::Result<usize> {
         self.calls += 1;
-        match result {
-            // A reset shows up on whichever call comes first; what the peer sent before it can
-            // still be read.
-            Err(Errno::CONNRESET) => Err(Errno::PIPE.into()),
-            result => Ok(result?),
-        }
+        Ok(result?)
     }
 
     fn received<T>(&mut self, result: Result<T, Errno>) -> io::Result<T> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Instant;
 
-use nbd_proto::io::Progress;
+use nbd_proto::io::{Progress, is_gone};
 use nbd_proto::{Command, Direction, Machine, SubmitError};
 use nbd_session::OldError as Error;
 
@@ -90,7 +90,7 @@ impl State {
         match result.map_err(|error| (error.kind(), error)) {
             Ok(()) => self.unflushed = false,
             Err((ErrorKind::WouldBlock, _)) => {}
-            Err((ErrorKind::BrokenPipe, error)) => {
+            Err((kind, error)) if is_gone(kind) => {
                 self.unflushed = false;
                 self.core.send_failed();
                 self.refuse(error);

@@ -50,8 +50,7 @@ pub(crate) fn run(
         | CommandType::Trim
         | CommandType::Cache
         | CommandType::WriteZeroes
-        | CommandType::BlockStatus
-        | CommandType::Disconnect => None,
+        | CommandType::BlockStatus => None,
     };
     let mut ports = Many::new();
     let deadline = client.pump.deadline();

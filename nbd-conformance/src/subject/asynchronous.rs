@@ -73,11 +73,9 @@ async fn perform(client: Client, op: Op) -> Result<Reply, Error> {
         CommandType::BlockStatus => {
             reply.extents = client.block_status(offset, length, flags).await?;
         }
-        CommandType::Flush
-        | CommandType::Trim
-        | CommandType::Cache
-        | CommandType::WriteZeroes
-        | CommandType::Disconnect => client.run(op.command).await?,
+        CommandType::Flush | CommandType::Trim | CommandType::Cache | CommandType::WriteZeroes => {
+            client.run(op.command).await?
+        }
     }
     Ok(reply)
 }

@@ -5,7 +5,7 @@ use core::cmp::Reverse;
 use super::{Client, Core, Life, submit};
 use crate::error::{CommandError, Error};
 use crate::wire::flags::CommandFlags;
-use crate::wire::request::{CommandType, RequestHeader};
+use crate::wire::request::{DISCONNECT, RequestHeader};
 
 /// When to send the disconnect request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +56,7 @@ impl Client {
     fn queue_disconnect(&mut self) {
         let header = RequestHeader {
             flags: CommandFlags::empty(),
-            kind: CommandType::Disconnect.to_wire(),
+            kind: DISCONNECT,
             cookie: 0,
             offset: 0,
             length: 0,

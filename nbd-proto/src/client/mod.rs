@@ -152,7 +152,7 @@ impl Client {
             progress: 0,
             expect: Expect::Header,
             anomalies: VecDeque::new(),
-            anomaly_count: 0,
+            anomaly_count: stats.anomalies,
             messages_received: stats.messages_received,
             bytes_copied: 0,
             life: Life::Open,

@@ -134,10 +134,8 @@ impl Pending {
 const fn is_operation(kind: CommandType) -> bool {
     match kind {
         CommandType::Read | CommandType::Write | CommandType::BlockStatus => false,
-        CommandType::Flush
-        | CommandType::Trim
-        | CommandType::Cache
-        | CommandType::WriteZeroes
-        | CommandType::Disconnect => true,
+        CommandType::Flush | CommandType::Trim | CommandType::Cache | CommandType::WriteZeroes => {
+            true
+        }
     }
 }

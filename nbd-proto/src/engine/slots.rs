@@ -88,7 +88,7 @@ impl<T: Default> Slots<T> {
         entry.owner = u64::from(entry.generation);
         entry.prev = prev;
         entry.next = NONE;
-        Some((RequestId { slot, generation: entry.generation }, &mut entry.value))
+        Some((RequestId::new(slot, entry.generation), &mut entry.value))
     }
 
     /// Adds one slot where none is free, and makes it the next to be taken; false when
@@ -194,7 +194,7 @@ impl<T: Default> Slots<T> {
     #[inline]
     fn id_at(&self, slot: u32) -> Option<RequestId> {
         let entry = self.entries.get(slot as usize)?;
-        Some(RequestId { slot, generation: entry.generation })
+        Some(RequestId::new(slot, entry.generation))
     }
 
     /// Appends an entry that is in no list. The id must be valid.
@@ -258,7 +258,7 @@ impl<T: Default> Slots<T> {
     #[inline]
     pub(crate) fn first(&self, list: &List) -> Option<(RequestId, &T)> {
         let entry = self.entries.get(list.head as usize)?;
-        Some((RequestId { slot: list.head, generation: entry.generation }, &entry.value))
+        Some((RequestId::new(list.head, entry.generation), &entry.value))
     }
 
     #[inline]
@@ -305,11 +305,11 @@ mod tests {
         let (b, _) = slots.claim().unwrap();
         assert!(slots.is_retired(a) && !slots.is_retired(b));
         // Nobody was ever given these.
-        let never = |generation| RequestId { generation, ..b };
+        let never = |generation| RequestId::new(b.slot, generation);
         for generation in [0, b.generation + 1, b.generation + (1 << 31)] {
             assert!(!slots.is_retired(never(generation)), "{generation}");
         }
-        assert!(!slots.is_retired(RequestId { slot: 1, ..a }));
+        assert!(!slots.is_retired(RequestId::new(1, a.generation)));
     }
 
     /// Generation 0 is nobody's, not even after all others have been used up.
@@ -317,7 +317,7 @@ mod tests {
     fn generations_start_again_at_one() {
         let mut slots: Slots<u8> = Slots::new(1);
         slots.claim().unwrap();
-        let last = RequestId { slot: 0, generation: u32::MAX };
+        let last = RequestId::new(0, u32::MAX);
         slots.entries[0].generation = last.generation;
         slots.entries[0].owner = last.generation.into();
         slots.release(last);

@@ -147,8 +147,8 @@ impl Server {
             outbox: Outbox::new(),
             expect: Expect::Header,
             last_payload: 0,
-            messages_received: 0,
-            refused: 0,
+            messages_received: stats.messages_received,
+            refused: stats.anomalies,
             life: Life::Open,
             told: false,
         };
@@ -216,6 +216,7 @@ impl Server {
     pub fn poll_event(&mut self) -> Option<ServerEvent> {
         let core = &mut self.core;
         if let Some(id) = core.slots.pop_front(&mut core.replied) {
+            let id = core.with_cookie(id);
             core.slots.release(id);
             if core.life == Life::Open && core.expect == Expect::Slot {
                 core.expect = Expect::Header;
@@ -227,6 +228,7 @@ impl Server {
         if !core.is_dead()
             && let Some(id) = core.slots.pop_front(&mut core.fresh)
         {
+            let id = core.with_cookie(id);
             let received = core.slots.get_mut(id)?;
             received.stage = Stage::Open;
             return Some(ServerEvent::Request { id, command: received.command });
@@ -268,6 +270,11 @@ impl Server {
 impl Core {
     const fn is_dead(&self) -> bool {
         matches!(self.life, Life::Dead(_))
+    }
+
+    /// The id as it is told to the caller: with the cookie that the client has chosen.
+    fn with_cookie(&self, id: RequestId) -> RequestId {
+        self.slots.get(id).map_or(id, |received| id.with_cookie(received.cookie))
     }
 
     const fn header_len(&self) -> usize {

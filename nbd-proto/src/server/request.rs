@@ -18,7 +18,7 @@ use crate::negotiate::MAX_CONTEXTS;
 use crate::payload::PayloadSink;
 use crate::types::{Command, ContextId, HeaderStyle, RequestId};
 use crate::wire::flags::{CommandFlags, TransmissionFlags};
-use crate::wire::request::{CommandType, RequestHeader};
+use crate::wire::request::{CommandType, DISCONNECT, RequestHeader};
 
 /// The longest filter of a block status: an effect length and every context.
 const MAX_FILTER: u64 = 8 + 4 * MAX_CONTEXTS as u64;
@@ -134,11 +134,11 @@ impl Core {
     }
 
     fn request(&mut self, header: RequestHeader) -> Result<Step, Error> {
-        let kind = CommandType::from_wire(header.kind);
-        if kind == Some(CommandType::Disconnect) {
+        if header.kind == DISCONNECT {
             self.life = Life::Leaving;
             return Ok(Step::Wait);
         }
+        let kind = CommandType::from_wire(header.kind);
         let payload = self.payload_length(&header)?;
         self.last_payload = usize::try_from(payload).unwrap_or(usize::MAX);
         let extended = self.facts.headers == HeaderStyle::Extended;
@@ -161,6 +161,7 @@ impl Core {
         let Some((id, received)) = self.slots.claim() else {
             return Ok(Step::Wait);
         };
+        let id = id.with_cookie(header.cookie);
         received.command = command;
         received.cookie = header.cookie;
         received.offset = header.offset;
@@ -250,7 +251,7 @@ impl Core {
         let Command { kind, flags, offset, length } = *command;
         let offered = |flag| self.export.flags.contains(flag);
         let supported = match kind {
-            CommandType::Read | CommandType::Write | CommandType::Disconnect => true,
+            CommandType::Read | CommandType::Write => true,
             CommandType::Flush => offered(TransmissionFlags::SEND_FLUSH),
             CommandType::Trim => offered(TransmissionFlags::SEND_TRIM),
             CommandType::Cache => offered(TransmissionFlags::SEND_CACHE),
@@ -277,8 +278,7 @@ impl Core {
                 | CommandType::Trim
                 | CommandType::Cache
                 | CommandType::BlockStatus
-                | CommandType::Flush
-                | CommandType::Disconnect => Errno::Inval,
+                | CommandType::Flush => Errno::Inval,
             };
             return Err((errno, "range beyond the end of the export"));
         }

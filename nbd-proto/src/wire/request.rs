@@ -11,7 +11,11 @@ use super::reader::Reader;
 use super::{EXTENDED_REQUEST_MAGIC, REQUEST_MAGIC, concat_be};
 use crate::error::InvalidMessage;
 
-/// What a request asks for (proto.md, "Request types").
+/// The number of the request that ends the session, `NBD_CMD_DISC`. It has no reply, so it is
+/// no command.
+pub const DISCONNECT: u16 = 2;
+
+/// What a command asks for (proto.md, "Request types").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u16)]
 pub enum CommandType {
@@ -19,8 +23,6 @@ pub enum CommandType {
     Read = 0,
     /// Write data.
     Write = 1,
-    /// End the session; has no reply.
-    Disconnect = 2,
     /// Make finished writes durable.
     Flush = 3,
     /// Data of the range is no longer needed.
@@ -40,7 +42,6 @@ impl CommandType {
         Some(match value {
             0 => Self::Read,
             1 => Self::Write,
-            2 => Self::Disconnect,
             3 => Self::Flush,
             4 => Self::Trim,
             5 => Self::Cache,
@@ -62,7 +63,6 @@ impl CommandType {
         match self {
             Self::Read => "read",
             Self::Write => "write",
-            Self::Disconnect => "disconnect",
             Self::Flush => "flush",
             Self::Trim => "trim",
             Self::Cache => "cache",
@@ -83,7 +83,7 @@ impl CommandType {
 pub struct RequestHeader {
     /// Flags of the command.
     pub flags: CommandFlags,
-    /// The command's number; a server meets numbers it does not know.
+    /// The command's number, or [`DISCONNECT`]; a server meets numbers it does not know.
     pub kind: u16,
     /// Repeated by every reply to this request.
     pub cookie: u64,

@@ -136,7 +136,6 @@ impl Job {
             }
             CommandType::Cache => export.cache(offset, length)?,
             CommandType::Flush => export.flush()?,
-            CommandType::Disconnect => {}
         }
         if kind.modifies() && flags.contains(CommandFlags::FUA) {
             export.flush()?;
@@ -182,7 +181,6 @@ impl Job {
             }
             CommandType::Cache => export.cache(offset, length).await?,
             CommandType::Flush => export.flush().await?,
-            CommandType::Disconnect => {}
         }
         if kind.modifies() && flags.contains(CommandFlags::FUA) {
             export.flush().await?;

@@ -47,7 +47,6 @@ impl Placement {
         let payload = match command.kind {
             CommandType::Read | CommandType::Write => command.length,
             CommandType::Flush
-            | CommandType::Disconnect
             | CommandType::Trim
             | CommandType::WriteZeroes
             | CommandType::Cache
@@ -62,7 +61,7 @@ const fn class(kind: CommandType) -> usize {
     match kind {
         CommandType::Read => 0,
         CommandType::Write => 1,
-        CommandType::Flush | CommandType::Disconnect => 2,
+        CommandType::Flush => 2,
         CommandType::Trim
         | CommandType::WriteZeroes
         | CommandType::Cache

@@ -378,8 +378,7 @@ impl Session {
             | CommandType::Trim
             | CommandType::WriteZeroes
             | CommandType::Cache
-            | CommandType::BlockStatus
-            | CommandType::Disconnect => None,
+            | CommandType::BlockStatus => None,
         };
         let mut job = Job {
             id,

@@ -74,7 +74,7 @@ impl<T, P> Entry<T, P> {
             }
             // It vouches for everything acknowledged, which has to be there again.
             CommandType::Flush => matches!(earlier.owner, Owner::Acknowledged),
-            CommandType::Cache | CommandType::Disconnect => false,
+            CommandType::Cache => false,
         }
     }
 }

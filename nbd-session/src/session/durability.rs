@@ -31,10 +31,7 @@ impl Durability {
                 self.acknowledged += u64::from(done && !durable);
             }
             CommandType::Flush => self.flushed(id, done),
-            CommandType::Read
-            | CommandType::Cache
-            | CommandType::BlockStatus
-            | CommandType::Disconnect => {}
+            CommandType::Read | CommandType::Cache | CommandType::BlockStatus => {}
         }
     }
 

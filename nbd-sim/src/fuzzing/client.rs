@@ -45,7 +45,7 @@ impl Ask {
     fn decode(input: &mut Input<'_>) -> Self {
         let (byte, flags) = (input.byte(), input.byte());
         let kind = match CommandType::from_wire(u16::from(byte & 7)) {
-            Some(CommandType::Disconnect) | None => CommandType::Read,
+            None => CommandType::Read,
             Some(kind) => kind,
         };
         let (offset, length) = (input.u32(), input.u32());

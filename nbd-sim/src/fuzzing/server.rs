@@ -157,7 +157,6 @@ fn answer(
         | CommandType::WriteZeroes
         | CommandType::Trim
         | CommandType::Flush
-        | CommandType::Cache
-        | CommandType::Disconnect => server.reply(id, Ok(())),
+        | CommandType::Cache => server.reply(id, Ok(())),
     }
 }

@@ -37,7 +37,7 @@ pub(super) fn random_command(rng: &mut Rng, client: &Client, plan: &Plan) -> Opt
         CommandType::Cache => Command::cache(offset, length),
         CommandType::WriteZeroes => Command::write_zeroes(offset, length),
         CommandType::BlockStatus => Command::block_status(offset, length),
-        CommandType::Flush | CommandType::Disconnect => return None,
+        CommandType::Flush => return None,
     };
     Some(command.with(random_flags(rng, kind, export.flags)))
 }
@@ -66,7 +66,6 @@ fn allowed_kind(rng: &mut Rng, client: &Client) -> Option<CommandType> {
         CommandType::Cache => offered(Flag::SEND_CACHE),
         CommandType::WriteZeroes => writable && offered(Flag::SEND_WRITE_ZEROES),
         CommandType::BlockStatus => !client.negotiated().contexts.is_empty(),
-        CommandType::Disconnect => false,
     };
     Some(if allowed { kind } else { CommandType::Read })
 }
@@ -88,7 +87,7 @@ fn random_flags(rng: &mut Rng, kind: CommandType, offered: TransmissionFlags) ->
             maybe(CommandFlags::FAST_ZERO, Offer::SEND_FAST_ZERO);
         }
         CommandType::BlockStatus => maybe(CommandFlags::REQ_ONE, Offer::empty()),
-        CommandType::Flush | CommandType::Cache | CommandType::Disconnect => {}
+        CommandType::Flush | CommandType::Cache => {}
     }
     flags
 }

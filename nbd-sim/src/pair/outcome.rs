@@ -20,7 +20,7 @@ pub(super) fn succeeded(model: &mut Model, client: &Client, buffer: &Buffer) -> 
         CommandType::WriteZeroes => model.write(offset, &vec![0; range.len()]),
         CommandType::Trim => model.forget(range),
         CommandType::BlockStatus => return check_extents(model, client, buffer),
-        CommandType::Flush | CommandType::Cache | CommandType::Disconnect => {}
+        CommandType::Flush | CommandType::Cache => {}
     }
     Ok(())
 }

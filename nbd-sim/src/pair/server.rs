@@ -195,10 +195,7 @@ impl ServerSide {
             CommandType::BlockStatus => {
                 return Ok(Job::mapping(id, &mut self.rng, server, command, &self.disk));
             }
-            CommandType::Trim
-            | CommandType::Flush
-            | CommandType::Cache
-            | CommandType::Disconnect => {}
+            CommandType::Trim | CommandType::Flush | CommandType::Cache => {}
         }
         Ok(Job::done(id))
     }

@@ -172,10 +172,7 @@ impl ServerSide {
             CommandType::WriteZeroes => disk.change(at, vec![0; length], durable),
             CommandType::Trim if rng.one_in(2) => disk.change(at, vec![0; length], durable),
             CommandType::Flush => disk.flush(),
-            CommandType::Trim
-            | CommandType::Cache
-            | CommandType::BlockStatus
-            | CommandType::Disconnect => {}
+            CommandType::Trim | CommandType::Cache | CommandType::BlockStatus => {}
         }
     }
 

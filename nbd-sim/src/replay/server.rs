@@ -338,8 +338,6 @@ fn perform(
             area.fill(0);
             server.reply(id, Ok(()))
         }
-        CommandType::Trim | CommandType::Flush | CommandType::Cache | CommandType::Disconnect => {
-            server.reply(id, Ok(()))
-        }
+        CommandType::Trim | CommandType::Flush | CommandType::Cache => server.reply(id, Ok(())),
     }
 }

@@ -8,7 +8,7 @@ use nbd_proto::wire::option::{
     OptionCode, OptionHeader, OptionReplyHeader, RefusalCode, ReplyType,
 };
 use nbd_proto::wire::reply::{ChunkHeader, SimpleReply};
-use nbd_proto::wire::request::{CommandType, RequestHeader};
+use nbd_proto::wire::request::{CommandType, DISCONNECT, RequestHeader};
 use nbd_proto::{CommandFlags, Errno, Extent, HandshakeFlags, TransmissionFlags};
 
 const COOKIE: u64 = 0x1122_3344_5566_7788;
@@ -224,25 +224,25 @@ fn request(name: &str, extended: bool) -> Vec<u8> {
     let fast = Flag::FUA | Flag::FAST_ZERO;
     let write = if extended { Flag::FUA | Flag::PAYLOAD_LEN } else { Flag::FUA };
     let (kind, flags, length) = match name {
-        "read" => (Kind::Read, Flag::empty(), 8),
-        "read-df" => (Kind::Read, Flag::DF, 8),
-        "write" => (Kind::Write, write, 4),
-        "disc" => (Kind::Disconnect, Flag::empty(), 0),
-        "flush" => (Kind::Flush, Flag::empty(), 0),
-        "trim" if extended => (Kind::Trim, Flag::empty(), 1 << 32),
-        "trim" => (Kind::Trim, Flag::FUA, 4096),
-        "cache" => (Kind::Cache, Flag::empty(), 4096),
-        "write-zeroes" => (Kind::WriteZeroes, Flag::NO_HOLE, wide(6 << 30, 4096)),
-        "write-zeroes-fast" => (Kind::WriteZeroes, fast, wide(6 << 30, 0xffff_ffff)),
-        "block-status" => (Kind::BlockStatus, Flag::empty(), wide(1 << 33, 8192)),
-        "block-status-one" => (Kind::BlockStatus, Flag::REQ_ONE, wide(1 << 33, 8192)),
-        "block-status-payload" => (Kind::BlockStatus, Flag::PAYLOAD_LEN, 12),
+        "read" => (Kind::Read.to_wire(), Flag::empty(), 8),
+        "read-df" => (Kind::Read.to_wire(), Flag::DF, 8),
+        "write" => (Kind::Write.to_wire(), write, 4),
+        "disc" => (DISCONNECT, Flag::empty(), 0),
+        "flush" => (Kind::Flush.to_wire(), Flag::empty(), 0),
+        "trim" if extended => (Kind::Trim.to_wire(), Flag::empty(), 1 << 32),
+        "trim" => (Kind::Trim.to_wire(), Flag::FUA, 4096),
+        "cache" => (Kind::Cache.to_wire(), Flag::empty(), 4096),
+        "write-zeroes" => (Kind::WriteZeroes.to_wire(), Flag::NO_HOLE, wide(6 << 30, 4096)),
+        "write-zeroes-fast" => (Kind::WriteZeroes.to_wire(), fast, wide(6 << 30, 0xffff_ffff)),
+        "block-status" => (Kind::BlockStatus.to_wire(), Flag::empty(), wide(1 << 33, 8192)),
+        "block-status-one" => (Kind::BlockStatus.to_wire(), Flag::REQ_ONE, wide(1 << 33, 8192)),
+        "block-status-payload" => (Kind::BlockStatus.to_wire(), Flag::PAYLOAD_LEN, 12),
         _ => unknown(name),
     };
-    let reserved = matches!(kind, Kind::Disconnect | Kind::Flush);
+    let reserved = [DISCONNECT, Kind::Flush.to_wire()].contains(&kind);
     let header = RequestHeader {
         flags,
-        kind: kind.to_wire(),
+        kind,
         cookie: COOKIE,
         offset: if reserved { 0 } else { 1 << 16 },
         length,

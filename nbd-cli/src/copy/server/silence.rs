@@ -87,9 +87,6 @@ const fn is_slow(kind: CommandType) -> bool {
         CommandType::Flush | CommandType::Trim | CommandType::WriteZeroes | CommandType::Cache => {
             true
         }
-        CommandType::Read
-        | CommandType::Write
-        | CommandType::BlockStatus
-        | CommandType::Disconnect => false,
+        CommandType::Read | CommandType::Write | CommandType::BlockStatus => false,
     }
 }
