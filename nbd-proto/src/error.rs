@@ -7,6 +7,7 @@
 //! | [`PeerIncompatible`] | nobody: the two sides have no common ground |
 //! | [`Refusal`] | nobody: the server said no |
 //! | [`ApiMisuse`] | the caller |
+//! | [`Error::Internal`] | this library |
 //! | [`CommandError`] | any of them, but only one command is lost |
 
 use alloc::string::String;
@@ -36,6 +37,18 @@ pub enum Error {
     /// The caller broke the contract of the machine.
     #[error("wrong use of the library: {0}")]
     Misuse(#[from] ApiMisuse),
+    /// The library contradicts itself: neither the peer nor the caller is to blame. Nothing
+    /// it could say would be certain any more, so the connection ends.
+    #[error("a fault of this library, which deserves a report: {0}")]
+    Internal(&'static str),
+}
+
+/// What cannot be has come to pass. A build with debug assertions stops here; any other ends
+/// the connection and says why, rather than go on with a stream it has lost.
+#[cold]
+pub(crate) fn internal(what: &'static str) -> Error {
+    debug_assert!(false, "{what}");
+    Error::Internal(what)
 }
 
 impl Error {
@@ -52,6 +65,7 @@ impl Error {
             Self::Incompatible(_) => Errno::NotSup,
             Self::Refused(refusal) => refusal.code.errno(),
             Self::Misuse(misuse) => misuse.errno(),
+            Self::Internal(_) => Errno::Io,
         }
     }
 
@@ -65,7 +79,7 @@ impl Error {
                 matches!(fault, PeerMisbehaved::Closed | PeerMisbehaved::ClosedMidMessage)
             }
             Self::Refused(refusal) => matches!(refusal.code, RefusalCode::Shutdown),
-            Self::Invalid(_) | Self::Incompatible(_) | Self::Misuse(_) => false,
+            Self::Invalid(_) | Self::Incompatible(_) | Self::Misuse(_) | Self::Internal(_) => false,
         }
     }
 }

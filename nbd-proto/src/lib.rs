@@ -98,6 +98,7 @@ pub mod io;
 mod machine;
 mod negotiate;
 mod payload;
+mod reply;
 mod server;
 mod types;
 pub mod wire;

@@ -3,11 +3,11 @@
 
 use nbd_proto::{
     Client, ClientConfig, Command, CommandError, Direction, Discard, Disconnect, Errno, Error,
-    Event, HeaderStyle, InvalidMessage, Limits, Machine, PeerMisbehaved, Phase, ReplyFault,
-    RequestStatus, SubmitError, Table,
+    Event, HeaderStyle, InvalidMessage, Limits, Machine, PeerMisbehaved, Phase, RefusalCode,
+    ReplyFault, RequestStatus, SubmitError, Table,
 };
 use nbd_sim::delivery::{Delivery, negotiation};
-use nbd_sim::hostile::bytes::{ack, cookie, granted, greeting, join, opt, simple};
+use nbd_sim::hostile::bytes::{ack, claim, cookie, granted, greeting, join, opt, rep, simple};
 
 fn plain() -> ClientConfig {
     ClientConfig::new().structured_replies(false).extended_headers(false)
@@ -287,4 +287,42 @@ fn what_follows_the_last_reply_is_judged_alike_however_it_comes() {
         };
         assert_eq!(anomaly.fault, ReplyFault::UnknownCookie);
     }
+}
+
+/// proto.md, "Termination of the session during option haggling": whatever was asked, a
+/// server that shuts down is left with a goodbye, and is asked nothing more.
+#[test]
+fn a_server_that_shuts_down_is_left() {
+    let shutdown = |option| claim(option, rep::ERR_SHUTDOWN, 0, &[]);
+    let granted = [opt::STARTTLS, opt::EXTENDED_HEADERS, opt::STRUCTURED_REPLY];
+    for option in [opt::EXTENDED_HEADERS, opt::STRUCTURED_REPLY, opt::SET_META_CONTEXT, opt::GO] {
+        let config = ClientConfig::new()
+            .extended_headers(option == opt::EXTENDED_HEADERS)
+            .meta_context("base:allocation");
+        let mut bursts = vec![greeting(3)];
+        if !granted.contains(&option) {
+            bursts.push(ack(opt::STRUCTURED_REPLY));
+        }
+        if option == opt::GO {
+            bursts.push(ack(opt::SET_META_CONTEXT));
+        }
+        let mut negotiation = negotiation(config, &bursts);
+        let error = negotiation.feed(&shutdown(option), &mut Discard).unwrap_err();
+        let Error::Refused(refusal) = &error else { panic!("{error}") };
+        assert_eq!((refusal.option.to_wire(), refusal.code), (option, RefusalCode::Shutdown));
+        assert!(error.is_transient());
+        let mut sent = Vec::new();
+        negotiation.drain(&mut sent, &Discard).unwrap();
+        assert_eq!(sent, b"IHAVEOPT\0\0\0\x02\0\0\0\0", "{option}");
+    }
+    // By hand, it is for the caller to go.
+    let mut negotiation = negotiation(
+        ClientConfig::new().option_mode(true),
+        &[greeting(3), ack(opt::EXTENDED_HEADERS)],
+    );
+    negotiation.list().unwrap();
+    negotiation.drain(&mut Vec::new(), &Discard).unwrap();
+    negotiation.feed(&shutdown(opt::LIST), &mut Discard).unwrap();
+    assert_eq!(negotiation.phase(), Phase::Idle);
+    negotiation.abort().unwrap();
 }

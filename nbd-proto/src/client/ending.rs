@@ -4,6 +4,7 @@ use core::cmp::Reverse;
 
 use super::{Client, Core, Life, submit};
 use crate::error::{CommandError, Error};
+use crate::types::HeaderStyle;
 use crate::wire::flags::CommandFlags;
 use crate::wire::request::{DISCONNECT, RequestHeader};
 
@@ -61,7 +62,8 @@ impl Client {
             offset: 0,
             length: 0,
         };
-        submit::push_header(&mut self.core.outbox, self.core.facts.headers, header);
+        let compact = (self.core.facts.headers != HeaderStyle::Extended).then_some(0);
+        submit::push_header(&mut self.core.outbox, compact, header);
         self.core.life = Life::Disconnecting;
     }
 

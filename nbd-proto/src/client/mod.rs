@@ -17,17 +17,13 @@
 //! | `ending` | how a session ends |
 //! | `machine` | the client, driven with bytes |
 //! | `pending` | one command between submission and completion |
-//! | `coverage` | which bytes of a read have come |
-//! | `status` | validation of block status |
 
 mod completion;
-mod coverage;
 mod ending;
 mod machine;
 mod owed;
 mod pending;
 mod reply;
-pub(crate) mod status;
 mod submit;
 
 use alloc::collections::{BinaryHeap, VecDeque};
@@ -41,11 +37,11 @@ use crate::engine::scratch::Scratch;
 use crate::engine::slots::{List, Slots};
 use crate::error::{Anomaly, Error};
 use crate::negotiate::facts::{ExportInfo, Negotiated};
+use crate::reply::status::Contexts;
 use crate::types::{ContextId, HeaderStyle, RequestId};
 
 use pending::Pending;
 use reply::Expect;
-use status::Contexts;
 use submit::Gate;
 
 pub use completion::RequestStatus;

@@ -1,8 +1,7 @@
 //! One command between submission and completion.
 
-use super::coverage::Coverage;
-use super::status::StatusProgress;
 use crate::error::CommandError;
+use crate::reply::ReplyProgress;
 use crate::types::Command;
 
 /// Where a command is in its life.
@@ -37,11 +36,7 @@ pub(crate) struct Pending {
     pub(crate) abandoned: bool,
     /// The first error that was reported; later ones never replace it.
     pub(crate) error: Option<CommandError>,
-    pub(crate) coverage: Coverage,
-    /// Content chunks of a read so far.
-    pub(crate) pieces: u32,
-    /// Of a block status; left from an earlier one in any other command.
-    pub(crate) status: StatusProgress,
+    pub(crate) reply: ReplyProgress,
 }
 
 impl Default for Pending {
@@ -52,9 +47,7 @@ impl Default for Pending {
             sequence: 0,
             abandoned: false,
             error: None,
-            coverage: Coverage::default(),
-            pieces: 0,
-            status: StatusProgress::default(),
+            reply: ReplyProgress::default(),
         }
     }
 }
@@ -67,8 +60,7 @@ impl Pending {
         self.stage = Stage::InFlight;
         self.abandoned = false;
         self.error = None;
-        self.coverage.reset();
-        self.pieces = 0;
+        self.reply.reset();
     }
 
     pub(crate) fn fail(&mut self, error: impl Into<CommandError>) {

@@ -2,11 +2,11 @@
 
 use alloc::vec::Vec;
 
-use super::status::{ContextSet, StatusProgress};
 use super::{Client, Core, Life};
 use crate::config::StrictMode;
 use crate::engine::outbox::Outbox;
 use crate::error::SubmitError;
+use crate::reply::status::{ContextSet, StatusProgress};
 use crate::types::{Command, ContextId, HeaderStyle, RequestId};
 use crate::wire::flags::{CommandFlags, TransmissionFlags};
 use crate::wire::request::{CommandType, RequestHeader};
@@ -91,19 +91,25 @@ impl Core {
         filter: Option<&[ContextId]>,
         wanted: Option<ContextSet>,
     ) -> Result<RequestId, SubmitError> {
-        let style = self.facts.headers;
+        // What a compact header cannot say is not sent as something else.
+        let compact = match self.facts.headers {
+            HeaderStyle::Extended => None,
+            HeaderStyle::Simple | HeaderStyle::Structured => {
+                Some(u32::try_from(command.length).map_err(|_| SubmitError::LengthTooLong)?)
+            }
+        };
         let (id, pending) = self.slots.claim_back(&mut self.in_flight).ok_or(SubmitError::Full)?;
         pending.reset(command);
         let header = header(Command { flags, ..command }, id);
         if let Some(wanted) = wanted {
-            pending.status = StatusProgress::new(wanted);
+            pending.reply.status = StatusProgress::new(wanted);
         }
         pending.sequence = match filter {
             Some(contexts) => push_filtered(&mut self.outbox, header, contexts),
             None if command.kind == CommandType::Write => {
-                push_write(&mut self.outbox, style, id, header)
+                push_write(&mut self.outbox, compact, id, header)
             }
-            None => push_header(&mut self.outbox, style, header),
+            None => push_header(&mut self.outbox, compact, header),
         };
         self.count_in(command.kind);
         Ok(id)
@@ -121,35 +127,27 @@ const fn header(command: Command, id: RequestId) -> RequestHeader {
     }
 }
 
-/// Queues a request without a payload.
+/// Queues a request without a payload; `compact` is the length if headers are compact.
 #[inline]
-pub(super) fn push_header(outbox: &mut Outbox, style: HeaderStyle, header: RequestHeader) -> u64 {
-    match style {
-        HeaderStyle::Extended => outbox.push(&header.encode_extended()),
-        HeaderStyle::Simple | HeaderStyle::Structured => outbox.push(&compact(header)),
+pub(super) fn push_header(outbox: &mut Outbox, compact: Option<u32>, header: RequestHeader) -> u64 {
+    match compact {
+        Some(length) => outbox.push(&header.compact(length)),
+        None => outbox.push(&header.encode_extended()),
     }
 }
 
 fn push_write(
     outbox: &mut Outbox,
-    style: HeaderStyle,
+    compact: Option<u32>,
     id: RequestId,
     header: RequestHeader,
 ) -> u64 {
-    let length = usize::try_from(header.length).unwrap_or(usize::MAX);
-    match style {
-        HeaderStyle::Extended => outbox.push_payload(id, &header.encode_extended(), 0, length),
-        HeaderStyle::Simple | HeaderStyle::Structured => {
-            outbox.push_payload(id, &compact(header), 0, length)
-        }
+    // Checked against `Limits::max_payload`, which has 32 bits.
+    let payload = header.length as usize;
+    match compact {
+        Some(length) => outbox.push_payload(id, &header.compact(length), 0, payload),
+        None => outbox.push_payload(id, &header.encode_extended(), 0, payload),
     }
-}
-
-/// The compact form. The length fits: it was checked against 32 bits on the way in.
-#[inline]
-fn compact(mut header: RequestHeader) -> [u8; RequestHeader::COMPACT_LEN] {
-    header.length &= u64::from(u32::MAX);
-    header.encode_compact().unwrap_or([0; RequestHeader::COMPACT_LEN])
 }
 
 /// A block status request whose payload lists contexts: the effect length, then

@@ -32,6 +32,8 @@ use crate::event::ServerEvent;
 use crate::machine::Machine;
 use crate::negotiate::facts::{ExportInfo, Negotiated};
 use crate::payload::{PayloadSink, PayloadSource};
+use crate::reply::ReplyProgress;
+use crate::reply::status::Contexts;
 use crate::types::{Command, ContextId, Direction, HeaderStyle, RequestId};
 use crate::wire::request::RequestHeader;
 
@@ -62,6 +64,7 @@ pub struct Server {
 
 struct Core {
     facts: Negotiated,
+    contexts: Contexts,
     export: ExportInfo,
     limits: Limits,
     slots: Slots<Received>,
@@ -96,6 +99,10 @@ struct Received {
     offset: u64,
     /// Contexts a block status asks for, if not for all.
     filter: Vec<ContextId>,
+    /// How far its reply is.
+    reply: ReplyProgress,
+    /// An error has been told, so that the reply need not be complete.
+    failed: bool,
     /// Messages of the reply that are queued and not sent.
     queued: u32,
     stage: Stage,
@@ -122,6 +129,8 @@ impl Default for Received {
             cookie: 0,
             offset: 0,
             filter: Vec::new(),
+            reply: ReplyProgress::default(),
+            failed: false,
             queued: 0,
             stage: Stage::Arriving,
         }
@@ -138,6 +147,7 @@ impl Server {
     ) -> Self {
         scratch.grow(config.limits.scratch_len);
         let core = Core {
+            contexts: Contexts::new(&facts.contexts),
             facts,
             export,
             limits: config.limits,
@@ -270,6 +280,12 @@ impl Server {
 impl Core {
     const fn is_dead(&self) -> bool {
         matches!(self.life, Life::Dead(_))
+    }
+
+    /// The library contradicts itself: the connection ends, and says why.
+    fn give_up(&mut self, error: Error) {
+        self.life = Life::Dead(error);
+        self.outbox.close();
     }
 
     /// The id as it is told to the caller: with the cookie that the client has chosen.

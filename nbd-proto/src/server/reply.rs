@@ -4,9 +4,9 @@ use alloc::vec::Vec;
 use core::slice;
 
 use super::{Core, Received, Server, Stage};
-use crate::client::status::StatusProgress;
 use crate::errno::Errno;
-use crate::error::ApiMisuse;
+use crate::error::{ApiMisuse, internal};
+use crate::reply::place;
 use crate::types::{ContextId, Extent, HeaderStyle, RequestId};
 use crate::wire::chunk::{ChunkType, ErrorHead, OffsetData, OffsetHole, StatusExtHead};
 use crate::wire::cut;
@@ -77,7 +77,14 @@ impl Server {
             self.core.answer_success(id);
             return Ok(());
         }
-        self.send_data(id, 0, length, true)
+        // A chunk's length may have fewer bits than the request's.
+        let first = usize::try_from(self.core.longest_data()).unwrap_or(usize::MAX).min(length);
+        let rest = length.saturating_sub(first);
+        self.send_data(id, 0, first, rest == 0)?;
+        if rest > 0 {
+            self.send_data(id, first, rest, true)?;
+        }
+        Ok(())
     }
 
     /// Sends a part of a read: `length` bytes from `at` bytes into the request, with
@@ -86,8 +93,11 @@ impl Server {
     ///
     /// # Errors
     /// [`ApiMisuse::NoSuchRequest`] when it is not open, and
-    /// [`ApiMisuse::WrongReply`] when it is no read, the part is empty or not inside
-    /// it, or structured replies were not negotiated.
+    /// [`ApiMisuse::WrongReply`] when structured replies were not negotiated, and for a part
+    /// that a client would find wrong: it is of no read, empty, not inside it, or too long for
+    /// a chunk; some of it was sent before; it is the second of a read that was to come in one;
+    /// it leaves more than [`Limits::max_fragments`](crate::Limits::max_fragments) separate
+    /// pieces; or it is the last and the read is neither complete nor has failed.
     pub fn send_data(
         &mut self,
         id: RequestId,
@@ -95,7 +105,7 @@ impl Server {
         length: usize,
         last: bool,
     ) -> Result<(), ApiMisuse> {
-        let offset = self.core.part(id, at, length)?;
+        let offset = self.core.part(id, at, length, last)?;
         let body = OffsetData { offset }.encode();
         self.core.chunk(id, ChunkType::OffsetData, last, &body, Tail::Payload { at, length });
         Ok(())
@@ -112,8 +122,8 @@ impl Server {
         length: usize,
         last: bool,
     ) -> Result<(), ApiMisuse> {
-        let offset = self.core.part(id, at, length)?;
         let length = u32::try_from(length).map_err(|_| ApiMisuse::WrongReply)?;
+        let offset = self.core.part(id, at, length as usize, last)?;
         let body = OffsetHole { offset, length }.encode();
         self.core.chunk(id, ChunkType::OffsetHole, last, &body, Tail::Empty);
         Ok(())
@@ -141,6 +151,9 @@ impl Server {
         if self.core.facts.headers == HeaderStyle::Simple || !inside {
             return Err(ApiMisuse::WrongReply);
         }
+        if let Some(received) = self.core.slots.get_mut(id) {
+            received.failed = true;
+        }
         let reason = cut(reason);
         let head = ErrorHead { error: errno.to_wire(), message_length: reason.len() as u16 };
         let mut tail = Vec::from(reason.as_bytes());
@@ -152,13 +165,15 @@ impl Server {
     /// Sends the extents of one meta context, in order from the start of the
     /// request. `last` ends the reply. In compact form, lengths beyond 32 bits are
     /// cut. When one extent was asked for, the first is sent, as
-    /// far as the request goes.
+    /// far as the request goes; of more than 2^20, the first 2^20 are.
     ///
     /// # Errors
     /// [`ApiMisuse::NoSuchRequest`] when it is not open, and
-    /// [`ApiMisuse::WrongReply`] when it is no block status, did not ask for the context,
-    /// there are no extents, one is empty, begins beyond the request or ends beyond the
-    /// export, or, in compact form, a status has more than 32 bits.
+    /// [`ApiMisuse::WrongReply`] for what a client would find wrong: it is no block status,
+    /// did not ask for the context, or was told of it before; there are no extents, one is
+    /// empty, begins beyond the request or ends beyond the export, or, in compact form, a
+    /// status has more than 32 bits; or they are the last, a context is missing, and the
+    /// request has not failed.
     pub fn send_extents(
         &mut self,
         id: RequestId,
@@ -166,39 +181,49 @@ impl Server {
         extents: &[Extent],
         last: bool,
     ) -> Result<(), ApiMisuse> {
-        let command = self.core.open(id)?.command;
-        if command.kind != CommandType::BlockStatus || !self.contexts(id).contains(&context) {
+        let size = self.core.export.size;
+        let extended = self.core.facts.headers == HeaderStyle::Extended;
+        let index = self.core.contexts.index(context.0);
+        let received = self.core.open(id)?;
+        let (command, failed) = (received.command, received.failed);
+        if command.kind != CommandType::BlockStatus {
             return Err(ApiMisuse::WrongReply);
         }
         let mut first = extents.first().copied().ok_or(ApiMisuse::WrongReply)?;
         first.length = first.length.min(command.length);
         let one = command.flags.contains(CommandFlags::REQ_ONE);
+        let extents = extents.get(..MAX_EXTENTS).unwrap_or(extents);
         let extents = if one { slice::from_ref(&first) } else { extents };
-        let extended = self.core.facts.headers == HeaderStyle::Extended;
-        let mut progress = StatusProgress::default();
+        // What a client would miss in the reply is missed here.
+        let mut progress = received.reply.status;
+        progress.begin(index).map_err(|_| ApiMisuse::WrongReply)?;
         for extent in extents {
             let fits = extended || u32::try_from(extent.status).is_ok();
-            // What a client would miss in the reply is missed here.
-            let sound = progress.add(*extent, &command, self.core.export.size);
-            if !fits || sound.is_err() {
+            if !fits || progress.add(*extent, &command, size).is_err() {
                 return Err(ApiMisuse::WrongReply);
             }
         }
+        if last && !failed && !progress.is_complete() {
+            return Err(ApiMisuse::WrongReply);
+        }
+        received.reply.status = progress;
         let mut body = Vec::new();
         if extended {
             for extent in extents {
                 body.extend_from_slice(&extent.encode_extended());
             }
+            // At most 2^20.
             let head = StatusExtHead { context: context.0, count: extents.len() as u32 };
             let head = head.encode();
             self.core.chunk(id, ChunkType::BlockStatusExt, last, &head, Tail::Bytes(&body));
         } else {
-            let minimum_block = self.core.export.minimum_block();
+            let longest = longest_compact(self.core.export.minimum_block());
             for extent in extents {
-                let bytes = extent.encode_compact();
                 // One so long is the last: no compact request reaches beyond it.
-                let bytes = bytes.unwrap_or_else(|| shortened(*extent, minimum_block));
-                body.extend_from_slice(&bytes);
+                let length = u32::try_from(extent.length).unwrap_or(longest);
+                // Looked at above.
+                let status = extent.status as u32;
+                body.extend_from_slice(&Extent::compact(length, status));
             }
             let head = context.0.to_be_bytes();
             self.core.chunk(id, ChunkType::BlockStatus, last, &head, Tail::Bytes(&body));
@@ -210,16 +235,21 @@ impl Server {
     ///
     /// # Errors
     /// [`ApiMisuse::NoSuchRequest`] when it is not open, and
-    /// [`ApiMisuse::WrongReply`] when structured replies were not negotiated.
+    /// [`ApiMisuse::WrongReply`] when structured replies were not negotiated, or something is
+    /// missing and no error has been told.
     pub fn end_reply(&mut self, id: RequestId) -> Result<(), ApiMisuse> {
-        self.core.open(id)?;
-        if self.core.facts.headers == HeaderStyle::Simple {
+        let simple = self.core.facts.headers == HeaderStyle::Simple;
+        let received = self.core.open(id)?;
+        if simple || !received.failed && received.reply.missing(&received.command).is_some() {
             return Err(ApiMisuse::WrongReply);
         }
         self.core.chunk(id, ChunkType::None, true, &[], Tail::Empty);
         Ok(())
     }
 }
+
+/// Most extents in one chunk (proto.md, "NBD_REPLY_TYPE_BLOCK_STATUS").
+const MAX_EXTENTS: usize = 1 << 20;
 
 /// What follows the fixed part of a chunk.
 enum Tail<'a> {
@@ -234,18 +264,39 @@ impl Core {
         if received.stage == Stage::Open { Ok(received) } else { Err(ApiMisuse::NoSuchRequest) }
     }
 
-    /// Checks a part of a read; returns its offset in the export.
-    fn part(&mut self, id: RequestId, at: usize, length: usize) -> Result<u64, ApiMisuse> {
-        let structured = self.facts.headers != HeaderStyle::Simple;
-        let command = self.open(id)?.command;
-        let end = at.checked_add(length).ok_or(ApiMisuse::WrongReply)? as u64;
-        let sound =
-            structured && command.kind == CommandType::Read && length > 0 && end <= command.length;
-        if sound {
-            Ok(command.offset.saturating_add(at as u64))
-        } else {
-            Err(ApiMisuse::WrongReply)
+    /// The most data of a read that one chunk can carry.
+    pub(super) const fn longest_data(&self) -> u64 {
+        match self.facts.headers {
+            HeaderStyle::Structured => (u32::MAX as u64).saturating_sub(OffsetData::LEN as u64),
+            HeaderStyle::Simple | HeaderStyle::Extended => u64::MAX,
         }
+    }
+
+    /// Takes note of a part of a read, if a client would; returns its offset in the export.
+    fn part(
+        &mut self,
+        id: RequestId,
+        at: usize,
+        length: usize,
+        last: bool,
+    ) -> Result<u64, ApiMisuse> {
+        let structured = self.facts.headers != HeaderStyle::Simple;
+        let (max_fragments, longest) = (self.limits.max_fragments, self.longest_data());
+        let received = self.open(id)?;
+        let (command, length) = (received.command, length as u64);
+        let offset = command.offset.checked_add(at as u64).ok_or(ApiMisuse::WrongReply)?;
+        let sound = structured
+            && command.kind == CommandType::Read
+            && (1..=longest).contains(&length)
+            && place(&command, offset, length).is_some();
+        let covered = received.reply.coverage.covered().saturating_add(length);
+        let complete = covered >= command.length || received.failed;
+        if !sound || last && !complete {
+            return Err(ApiMisuse::WrongReply);
+        }
+        let taken = received.reply.piece(&command, at as u64, length, max_fragments);
+        taken.map_err(|_| ApiMisuse::WrongReply)?;
+        Ok(offset)
     }
 
     fn answer_success(&mut self, id: RequestId) {
@@ -305,10 +356,10 @@ impl Core {
         let mut head = [0; 44];
         let head_len = match self.facts.headers {
             HeaderStyle::Extended => join(&mut head, &header.encode_extended(), fixed),
-            HeaderStyle::Simple | HeaderStyle::Structured => {
-                let header = header.encode_structured();
-                join(&mut head, &header.unwrap_or([0; ChunkHeader::STRUCTURED_LEN]), fixed)
-            }
+            HeaderStyle::Simple | HeaderStyle::Structured => match u32::try_from(header.length) {
+                Ok(length) => join(&mut head, &header.structured(length), fixed),
+                Err(_) => return self.give_up(internal("a chunk too long for its header")),
+            },
         };
         let head = head.get(..head_len).unwrap_or_default();
         match tail {
@@ -329,9 +380,7 @@ fn join(out: &mut [u8; 44], header: &[u8], fixed: &[u8]) -> usize {
 }
 
 /// The longest aligned start of an extent that 32 bits can express.
-fn shortened(extent: Extent, minimum_block: u32) -> [u8; Extent::COMPACT_LEN] {
+fn longest_compact(minimum_block: u32) -> u32 {
     let past = u32::MAX.checked_rem(minimum_block.max(512)).unwrap_or(0);
-    let longest = u64::from(u32::MAX.saturating_sub(past));
-    let extent = Extent { length: extent.length.min(longest), ..extent };
-    extent.encode_compact().unwrap_or_default()
+    u32::MAX.saturating_sub(past)
 }

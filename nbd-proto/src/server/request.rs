@@ -16,6 +16,7 @@ use crate::errno::Errno;
 use crate::error::{Error, InvalidMessage, PeerMisbehaved};
 use crate::negotiate::MAX_CONTEXTS;
 use crate::payload::PayloadSink;
+use crate::reply::status::StatusProgress;
 use crate::types::{Command, ContextId, HeaderStyle, RequestId};
 use crate::wire::flags::{CommandFlags, TransmissionFlags};
 use crate::wire::request::{CommandType, DISCONNECT, RequestHeader};
@@ -121,6 +122,10 @@ impl Core {
     fn arrived(&mut self, id: RequestId) {
         if let Some(received) = self.slots.get_mut(id) {
             received.stage = Stage::Fresh;
+            if received.command.kind == CommandType::BlockStatus {
+                let wanted = self.contexts.set(&received.filter);
+                received.reply.status = StatusProgress::new(wanted);
+            }
             self.slots.push_back(&mut self.fresh, id);
         }
     }
@@ -166,6 +171,8 @@ impl Core {
         received.cookie = header.cookie;
         received.offset = header.offset;
         received.filter.clear();
+        received.reply.reset();
+        received.failed = false;
         received.queued = 0;
         received.stage = Stage::Arriving;
         let filtered = kind == Some(CommandType::BlockStatus) && flagged;
@@ -290,6 +297,10 @@ impl Core {
             // proto.md, "NBD_CMD_BLOCK_STATUS": a reply has one extent at least, and none is
             // empty.
             return Err((Errno::Inval, "a range of no bytes has no extents"));
+        }
+        if flags.contains(CommandFlags::DF) && length > self.longest_data() {
+            // proto.md, "NBD_CMD_FLAG_DF": what does not fit into one chunk.
+            return Err((Errno::Overflow, "too long for one chunk"));
         }
         let carries = matches!(kind, CommandType::Read | CommandType::Write);
         if carries && length > u64::from(self.limits.max_payload) {

@@ -185,7 +185,12 @@ impl Extent {
     pub fn encode_compact(self) -> Option<[u8; Self::COMPACT_LEN]> {
         let length = u32::try_from(self.length).ok()?;
         let status = u32::try_from(self.status).ok()?;
-        Some(concat_be!(length, status))
+        Some(Self::compact(length, status))
+    }
+
+    /// The 32-bit form of these two numbers.
+    pub(crate) fn compact(length: u32, status: u32) -> [u8; Self::COMPACT_LEN] {
+        concat_be!(length, status)
     }
 
     /// Reads the 32-bit form.

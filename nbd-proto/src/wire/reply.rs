@@ -70,8 +70,12 @@ impl ChunkHeader {
     /// The structured form, or `None` if the length needs more than 32 bits.
     #[must_use]
     pub fn encode_structured(self) -> Option<[u8; Self::STRUCTURED_LEN]> {
-        let length = u32::try_from(self.length).ok()?;
-        Some(concat_be!(STRUCTURED_REPLY_MAGIC, self.flags.bits(), self.kind, self.cookie, length))
+        Some(self.structured(u32::try_from(self.length).ok()?))
+    }
+
+    /// The structured form, with this length.
+    pub(crate) fn structured(self, length: u32) -> [u8; Self::STRUCTURED_LEN] {
+        concat_be!(STRUCTURED_REPLY_MAGIC, self.flags.bits(), self.kind, self.cookie, length)
     }
 
     /// Reads the structured form.

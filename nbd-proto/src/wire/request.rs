@@ -103,15 +103,13 @@ impl RequestHeader {
     #[must_use]
     #[inline]
     pub fn encode_compact(self) -> Option<[u8; Self::COMPACT_LEN]> {
-        let length = u32::try_from(self.length).ok()?;
-        Some(concat_be!(
-            REQUEST_MAGIC,
-            self.flags.bits(),
-            self.kind,
-            self.cookie,
-            self.offset,
-            length
-        ))
+        Some(self.compact(u32::try_from(self.length).ok()?))
+    }
+
+    /// The compact form, with this length.
+    #[inline]
+    pub(crate) fn compact(self, length: u32) -> [u8; Self::COMPACT_LEN] {
+        concat_be!(REQUEST_MAGIC, self.flags.bits(), self.kind, self.cookie, self.offset, length)
     }
 
     /// Reads the compact form.

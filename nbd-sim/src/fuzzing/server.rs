@@ -1,8 +1,8 @@
 //! Requests to a server whose application answers each in its own way.
 
 use nbd_proto::{
-    ApiMisuse, Command, CommandType, Errno, Error, Extent, HeaderStyle, Machine, RequestId, Server,
-    ServerEvent,
+    ApiMisuse, Command, CommandFlags, CommandType, Errno, Error, Extent, HeaderStyle, Machine,
+    RequestId, Server, ServerEvent,
 };
 
 use super::OTHERS;
@@ -138,7 +138,8 @@ fn answer(
     match command.kind {
         CommandType::Read => {
             memory.insert(id, pattern_of(command.offset, command.length));
-            if structured && length > 2 && command.offset % 7 == 2 {
+            let pieces = structured && !command.flags.contains(CommandFlags::DF);
+            if pieces && length > 2 && command.offset % 7 == 2 {
                 server.send_data(id, 2, length - 2, false)?;
                 server.send_hole(id, 0, 2, false)?;
                 server.end_reply(id)

@@ -22,14 +22,12 @@
 //! | file | what |
 //! |---|---|
 //! | `mod` | headers, and how a reply begins and ends |
-//! | `form` | which chunks can answer which commands |
 //! | `read` | data and holes |
 //! | `error` | errors and what the server says about them |
 //! | `status` | extents |
 //! | `whole` | the common reply to a read, in one go |
 
 mod error;
-mod form;
 mod read;
 mod status;
 mod whole;
@@ -38,8 +36,9 @@ use super::pending::Stage;
 use super::{Core, Life};
 use crate::engine::intake::{Role, Step};
 use crate::errno::Errno;
-use crate::error::{CommandError, Error, PeerMisbehaved, ReplyFault};
+use crate::error::{CommandError, Error, PeerMisbehaved, ReplyFault, internal};
 use crate::payload::{PayloadSink, ReadChunk};
+use crate::reply::form::check_form;
 use crate::types::{ContextId, HeaderStyle, RequestId};
 use crate::wire::chunk::{ChunkType, ErrorHead, OffsetData, OffsetHole, StatusExtHead};
 use crate::wire::flags::ReplyFlags;
@@ -48,7 +47,8 @@ use crate::wire::reply::{ChunkHeader, SimpleReply};
 use crate::wire::request::CommandType;
 use crate::wire::{SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC};
 
-use form::check_form;
+/// A command keeps its slot until its reply has been read through.
+const NO_COMMAND: &str = "a reply outlives its command";
 
 /// What is expected next inside a reply.
 #[derive(Clone, Copy, Debug)]
@@ -112,7 +112,7 @@ impl<S: PayloadSink> Role<S> for Core {
             Expect::Extents { chunk, context, left } => {
                 self.extents(bytes, chunk, context, left, sink)
             }
-            Expect::Data { .. } | Expect::Rest(_) => Ok((0, self.next_header())),
+            Expect::Data { .. } | Expect::Rest(_) => Err(internal("payload is not parsed")),
         }
     }
 
@@ -125,14 +125,14 @@ impl<S: PayloadSink> Role<S> for Core {
                 self.end_chunk(chunk)
             }
             Expect::Rest(Some(chunk)) => self.end_chunk(chunk),
-            Expect::Rest(None)
-            | Expect::Header
+            Expect::Rest(None) => Ok(self.next_header()),
+            Expect::Header
             | Expect::DataOffset(_)
             | Expect::Hole(_)
             | Expect::ErrorHead(_)
             | Expect::ErrorBody { .. }
             | Expect::StatusHead(_)
-            | Expect::Extents { .. } => Ok(self.next_header()),
+            | Expect::Extents { .. } => Err(internal("no payload was due")),
         }
     }
 
@@ -168,7 +168,7 @@ impl<S: PayloadSink> Role<S> for Core {
             _ => oldest,
         };
         let pending = self.slots.get(next)?;
-        let due = pending.coverage.missing_from_head(pending.command.length);
+        let due = pending.reply.coverage.missing_from_head(pending.command.length);
         let large =
             pending.command.kind == CommandType::Read && due >= self.limits.direct_min as u64;
         large.then_some(header)
@@ -267,7 +267,7 @@ impl Core {
                 }
                 if command.length > 0 {
                     let whole = 0..command.length;
-                    if let Err(fault) = pending.coverage.add(whole, 1) {
+                    if let Err(fault) = pending.reply.coverage.add(whole, 1) {
                         pending.fail(fault);
                     }
                 }
@@ -355,19 +355,14 @@ impl Core {
     /// The reply is complete: is the sum of its messages what was asked for?
     fn close_command(&mut self, id: RequestId, error: Option<CommandError>) -> Result<(), Error> {
         let Some(pending) = self.slots.get_mut(id) else {
-            return Ok(());
+            return Err(internal(NO_COMMAND));
         };
         if let Some(error) = error {
             pending.fail(error);
         }
-        let fault = match (pending.error, pending.command.kind) {
-            (None, CommandType::Read) if !pending.coverage.is_complete(pending.command.length) => {
-                Some(ReplyFault::Incomplete)
-            }
-            (None, CommandType::BlockStatus) if !pending.status.is_complete() => {
-                Some(ReplyFault::MissingContext)
-            }
-            _ => None,
+        let fault = match pending.error {
+            None => pending.reply.missing(&pending.command),
+            Some(_) => None,
         };
         let shutdown = pending.error == Some(CommandError::Server(Errno::Shutdown));
         if let Some(fault) = fault {

@@ -1,13 +1,13 @@
 //! Data of a read, and holes in it.
 
-use super::{Chunk, Expect};
+use super::{Chunk, Expect, NO_COMMAND};
 use crate::client::Core;
 use crate::engine::intake::Step;
-use crate::error::{Error, InvalidMessage, PeerMisbehaved, ReplyFault};
+use crate::error::{Error, InvalidMessage, PeerMisbehaved, internal};
 use crate::payload::{PayloadSink, ReadChunk};
+use crate::reply::place;
 use crate::types::RequestId;
 use crate::wire::chunk::{OffsetData, OffsetHole};
-use crate::wire::flags::CommandFlags;
 use crate::wire::reader::take;
 
 impl Core {
@@ -58,31 +58,18 @@ impl Core {
     fn content(&mut self, id: RequestId, offset: u64, length: u64) -> Result<Option<usize>, Error> {
         let max_fragments = self.limits.max_fragments;
         let Some(pending) = self.slots.get_mut(id) else {
-            return Ok(None);
+            return Err(internal(NO_COMMAND));
         };
         let command = pending.command;
-        let piece = offset
-            .checked_sub(command.offset)
-            .and_then(|at| Some(at..at.checked_add(length)?))
-            .filter(|piece| piece.end <= command.length);
-        let Some(piece) = piece else {
+        let Some(at) = place(&command, offset, length) else {
             return Err(PeerMisbehaved::ChunkOutsideRequest.into());
         };
-        pending.pieces = pending.pieces.saturating_add(1);
-        let at = piece.start;
-        let fault = if command.flags.contains(CommandFlags::DF) && pending.pieces > 1 {
-            Some(ReplyFault::Fragmented)
-        } else if length == 0 {
-            None
-        } else {
-            pending.coverage.add(piece, max_fragments).err()
-        };
-        match fault {
-            Some(fault) => {
+        match pending.reply.piece(&command, at, length, max_fragments) {
+            Err(fault) => {
                 self.fault(id, fault)?;
                 Ok(None)
             }
-            None => Ok(usize::try_from(at).ok()),
+            Ok(()) => Ok(usize::try_from(at).ok()),
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Extents of a block status.
 
-use super::{Chunk, Expect};
+use super::{Chunk, Expect, NO_COMMAND};
 use crate::client::Core;
 use crate::engine::intake::Step;
-use crate::error::{Error, InvalidMessage};
+use crate::error::{Error, InvalidMessage, internal};
 use crate::payload::PayloadSink;
 use crate::types::{ContextId, Extent};
 use crate::wire::chunk::{ChunkType, StatusExtHead};
@@ -30,9 +30,9 @@ impl Core {
         };
         let index = self.contexts.index(context);
         let Some(pending) = self.slots.get_mut(chunk.id) else {
-            return Ok((used, self.skip(chunk, left)));
+            return Err(internal(NO_COMMAND));
         };
-        if let Err(fault) = pending.status.begin(index) {
+        if let Err(fault) = pending.reply.status.begin(index) {
             self.fault(chunk.id, fault)?;
             return Ok((used, self.skip(chunk, left)));
         }
@@ -69,9 +69,9 @@ impl Core {
                 Extent::decode_compact(head)
             };
             let Some(pending) = self.slots.get_mut(chunk.id) else {
-                break;
+                return Err(internal(NO_COMMAND));
             };
-            if let Err(fault) = pending.status.add(extent, &pending.command, size) {
+            if let Err(fault) = pending.reply.status.add(extent, &pending.command, size) {
                 self.fault(chunk.id, fault)?;
                 return Ok((bytes.len().saturating_sub(rest.len()), self.skip(chunk, left)));
             }

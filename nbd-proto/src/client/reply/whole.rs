@@ -61,7 +61,7 @@ impl Core {
             && offset == command.offset
             // One that is too short wraps to a length that no read has.
             && header.length.wrapping_sub(OffsetData::LEN as u64) == command.length;
-        let first = pending.pieces == 0 && pending.error.is_none();
+        let first = pending.reply.pieces == 0 && pending.error.is_none();
         let due = pending.stage == Stage::InFlight
             && !pending.abandoned
             && pending.sequence < first_unsent;

@@ -176,7 +176,10 @@ impl Core {
                 return Err(refusal.into());
             }
         }
-        if required {
+        // proto.md, "Termination of the session during option haggling": a client that is told
+        // of a shutdown must say goodbye. In option mode its caller does.
+        let leaving = refusal.code == RefusalCode::Shutdown && !self.config.option_mode;
+        if required || leaving {
             self.give_up();
             return Err(refusal.into());
         }

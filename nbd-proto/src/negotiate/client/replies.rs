@@ -3,7 +3,7 @@
 use super::{Core, NegotiationEvent};
 use crate::config::TlsPolicy;
 use crate::engine::intake::{Role, Step};
-use crate::error::{Error, InvalidMessage, PeerIncompatible, PeerMisbehaved, Refusal};
+use crate::error::{Error, InvalidMessage, PeerIncompatible, PeerMisbehaved, Refusal, internal};
 use crate::negotiate::facts::{Protocol, answers};
 use crate::negotiate::session::Side;
 use crate::negotiate::{MAX_BODY, MAX_CONTEXTS};
@@ -139,7 +139,7 @@ impl<S: PayloadSink> Role<S> for Core {
             | Expect::Padding
             | Expect::Tls
             | Expect::Established
-            | Expect::Closed => 0,
+            | Expect::Closed => return Err(internal("nothing is to be parsed")),
         };
         Ok((used, self.expect.first_step()))
     }

@@ -5,7 +5,7 @@ use alloc::string::String;
 use super::{Core, Question};
 use crate::config::TlsPolicy;
 use crate::engine::intake::{Role, Step};
-use crate::error::{Error, InvalidMessage, PeerIncompatible, PeerMisbehaved};
+use crate::error::{Error, InvalidMessage, PeerIncompatible, PeerMisbehaved, internal};
 use crate::negotiate::facts::Protocol;
 use crate::payload::PayloadSink;
 use crate::types::{HeaderStyle, RequestId};
@@ -135,7 +135,7 @@ impl<S: PayloadSink> Role<S> for Core {
             | Expect::Answer
             | Expect::Tls
             | Expect::Established
-            | Expect::Closed => 0,
+            | Expect::Closed => return Err(internal("nothing is to be parsed")),
         };
         Ok((used, self.expect.first_step()))
     }

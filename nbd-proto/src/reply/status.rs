@@ -1,11 +1,11 @@
-//! Validation of block status replies (proto.md, "NBD_CMD_BLOCK_STATUS",
+//! Which extents of a block status have been told (proto.md, "NBD_CMD_BLOCK_STATUS",
 //! "NBD_REPLY_TYPE_BLOCK_STATUS").
 
 use alloc::vec::Vec;
 
 use crate::error::ReplyFault;
 use crate::negotiate::MAX_CONTEXTS;
-use crate::types::{Command, Extent};
+use crate::types::{Command, ContextId, Extent};
 use crate::wire::flags::CommandFlags;
 use crate::wire::option::MetaContext;
 
@@ -51,6 +51,18 @@ impl Contexts {
 
     pub(crate) fn index(&self, id: u32) -> Option<usize> {
         self.ids.binary_search(&id).ok()
+    }
+
+    /// Those of a filter; all if it is empty.
+    pub(crate) fn set(&self, filter: &[ContextId]) -> ContextSet {
+        if filter.is_empty() {
+            return self.all();
+        }
+        let mut set = ContextSet::default();
+        for index in filter.iter().filter_map(|context| self.index(context.0)) {
+            set.insert(index);
+        }
+        set
     }
 
     pub(crate) fn all(&self) -> ContextSet {

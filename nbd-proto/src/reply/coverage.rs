@@ -21,16 +21,24 @@ pub(crate) struct Coverage {
     head: u64,
     /// Ranges beyond `head`: sorted, apart from each other and from `head`.
     islands: Vec<Range<u64>>,
+    /// How many bytes that is in all.
+    covered: u64,
 }
 
 impl Coverage {
     pub(crate) fn reset(&mut self) {
         self.head = 0;
         self.islands.clear();
+        self.covered = 0;
     }
 
     pub(crate) fn is_complete(&self, length: u64) -> bool {
         self.head == length
+    }
+
+    /// Bytes that are delivered.
+    pub(crate) fn covered(&self) -> u64 {
+        self.covered
     }
 
     /// Bytes after the part that is delivered without a gap.
@@ -42,6 +50,13 @@ impl Coverage {
     ///
     /// In-order delivery, the common case, touches `head` only.
     pub(crate) fn add(&mut self, range: Range<u64>, max_islands: usize) -> Result<(), ReplyFault> {
+        let length = range.end.saturating_sub(range.start);
+        self.mark(range, max_islands)?;
+        self.covered = self.covered.saturating_add(length);
+        Ok(())
+    }
+
+    fn mark(&mut self, range: Range<u64>, max_islands: usize) -> Result<(), ReplyFault> {
         if range.start < self.head {
             return Err(ReplyFault::Overlap);
         }
@@ -131,6 +146,8 @@ mod tests {
                 }
                 let head = bitmap.iter().take_while(|cell| **cell).count();
                 prop_assert!(coverage.is_complete(head as u64));
+                let covered = bitmap.iter().filter(|cell| **cell).count();
+                prop_assert_eq!(coverage.covered(), covered as u64);
             }
         }
     }

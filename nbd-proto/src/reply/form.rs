@@ -6,7 +6,7 @@ use crate::wire::request::CommandType;
 
 /// Whether a chunk of this type and length can answer the command at all
 /// (proto.md, "Structured reply types").
-pub(super) fn check_form(
+pub(crate) fn check_form(
     kind: ChunkType,
     length: u64,
     command: CommandType,
