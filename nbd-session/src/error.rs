@@ -459,6 +459,11 @@ impl Error {
         matches!(self.fault(), Some(Fault::Uri(_) | Fault::TlsConfig(_) | Fault::Misuse(_)))
     }
 
+    /// Whether what came is not TLS, or not what was sent.
+    pub(crate) fn is_damage(&self) -> bool {
+        matches!(self.fault(), Some(Fault::Tls(TlsError::Misbehaved { .. })))
+    }
+
     /// Whether bytes could not be moved, or could not be trusted: whatever they were, they are
     /// lost with the connection, and no data with them.
     pub(crate) fn is_of_transport(&self) -> bool {

@@ -96,7 +96,9 @@ impl Session {
         if !again {
             return self.give_up(Error::no_endpoint(round), now);
         }
-        if round.iter().any(Error::is_transient) {
+        // Who has been here before and finds bytes damaged on the way may find them sound the
+        // next time.
+        if round.iter().any(|error| error.is_transient() || error.is_damage()) {
             self.tell_failed(cause, now);
             self.put_off(now);
         } else {

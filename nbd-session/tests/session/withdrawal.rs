@@ -33,6 +33,10 @@ fn a_half_sent_write_is_finished_wherever_it_is_cut() {
             let whole = room >= 544;
             let expected = if whole { Withdrawn::Free } else { Withdrawn::HalfSent };
             assert_eq!(withdrawn, expected, "{room}");
+            // Until its last byte has left, its place in every side table is its own.
+            let beside = rig.submit(Command::read(4096, 512));
+            assert_eq!(beside.slot() == id.slot(), whole, "{room}");
+            let _ = rig.withdraw(beside);
             rig.limited().room = usize::MAX;
             rig.turn();
             assert!(rig.buffers.get(id).is_none(), "it is released");

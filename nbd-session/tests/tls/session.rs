@@ -17,15 +17,15 @@ use crate::pki::Pki;
 const READS: u64 = 8;
 const LENGTH: u32 = 64 << 10;
 
-/// Reads a disk of zeroes through a first connection with one bit flipped, and sound ones after
-/// it. Returns the session, and how many reads went well.
+/// Reads a disk of zeroes through connections of which the first ones have a bit flipped each.
+/// Returns the session, and how many reads went well.
 fn read_all(
     acceptor: &TlsAcceptor,
     connector: &TlsConnector,
     reconnect: Option<Reconnect>,
-    flip: (u64, u8),
+    flips: &[(u64, u8)],
 ) -> (Session, u64) {
-    let mut rng = Rng::new(flip.0);
+    let mut rng = Rng::new(1);
     let host = Endpoint::Tcp { host: "localhost".to_owned(), port: 10809 };
     let options = ConnectOptions::new()
         .endpoint(host)
@@ -44,7 +44,7 @@ fn read_all(
             match step {
                 Step::Connect(connect) => {
                     let mut damaged = Schedule::SMOOTH;
-                    damaged.flip = (connect.generation == 1).then_some(flip);
+                    damaged.flip = flips.get(connect.generation as usize - 1).copied();
                     let (end, far) = pipe(&mut rng, Schedule::SMOOTH, damaged);
                     ends = Some((end, Served::new(far, acceptor.clone())));
                     session.connected(connect.generation, Ok(IoMode::Vectored), now);
@@ -101,15 +101,28 @@ fn a_bad_record_is_a_lost_connection_and_never_data() {
         let mut rng = Rng::new(11);
         for _ in 0..12 {
             let flip = (20_000 + rng.below(400_000) as u64, 1 << rng.below(8));
-            let (session, good) = read_all(&acceptor, &connector, Some(Reconnect::new()), flip);
+            let (session, good) = read_all(&acceptor, &connector, Some(Reconnect::new()), &[flip]);
             assert_eq!(good, READS, "{flip:?}: {session:?}");
             assert_eq!(session.stats().connections, 2, "{flip:?}");
             assert!(session.tls_info().is_some());
-            let (session, good) = read_all(&acceptor, &connector, None, flip);
+            let (session, good) = read_all(&acceptor, &connector, None, &[flip]);
             let end = session.end().expect("it is over");
             assert!(good < READS);
             let kinds = [ErrorKind::Tls, ErrorKind::TimedOut];
             assert!(kinds.contains(&end.kind()), "{flip:?}: {end}");
         }
+    }
+}
+
+#[test]
+fn a_handshake_that_is_damaged_is_tried_again_after_a_loss() {
+    let pki = Pki::new();
+    let (acceptor, connector) = &backends(&pki)[0];
+    // Among what is encrypted already: the server's certificate.
+    for at in (400..1000).step_by(100) {
+        let flips = [(50_000, 1), (at, 4)];
+        let (session, good) = read_all(acceptor, connector, Some(Reconnect::new()), &flips);
+        assert_eq!(good, READS, "{at}: {session:?}");
+        assert_eq!(session.generation(), 3, "{at}");
     }
 }
