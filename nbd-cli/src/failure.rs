@@ -28,7 +28,12 @@ impl Failure {
 
     /// Whoever read standard output has had enough: nothing to tell, and to nobody.
     pub(crate) const fn no_reader() -> Self {
-        Self { message: String::new(), status: NO_READER }
+        Self::silent(NO_READER)
+    }
+
+    /// Nothing to tell but by the exit status.
+    pub(crate) const fn silent(status: u8) -> Self {
+        Self { message: String::new(), status }
     }
 
     /// A signal has ended the work.

@@ -1,8 +1,10 @@
 //! `nbd`: looks at, copies, measures and serves network block devices.
 
 mod bench;
+mod compat;
 mod copy;
 mod demo;
+mod dump;
 mod failure;
 mod info;
 mod output;
@@ -10,10 +12,12 @@ mod serve;
 mod size;
 mod target;
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use compat::{Nbdcopy, Nbddump, Nbdinfo, Tool};
 
 /// Network Block Device tool.
 #[derive(Debug, Parser)]
@@ -29,6 +33,8 @@ enum Command {
     Info(info::Args),
     /// Copy between servers, files and streams
     Copy(copy::Args),
+    /// Print the content of an export or file in hexadecimal
+    Dump(dump::Args),
     /// Measure a server
     Bench(bench::Args),
     /// Serve memory or a file
@@ -62,30 +68,48 @@ const WRONG_USE: u8 = 2;
 
 fn main() -> ExitCode {
     let words = target::join_brackets(std::env::args_os());
-    let program = match Program::try_parse_from(words) {
-        Ok(program) => program,
-        Err(error) => return explain(&error),
-    };
-    let result = match program.command {
-        Command::Info(args) => info::run(&args),
-        Command::Copy(args) => copy::run(&args),
-        Command::Bench(args) => bench::run(&args),
-        Command::Serve(args) => match serve::run(*args) {
-            // It may exit as a command does that it ran.
-            Ok(status) => return status,
-            Err(failure) => Err(failure),
-        },
-        Command::Demo => demo::run(),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            if !failure.is_silent() {
-                output::complain(&format!("nbd: {failure}\n"));
-            }
-            ExitCode::from(failure.status())
-        }
+    let tool = words.first().and_then(|name| Tool::called(Path::new(name)));
+    if let Some(text) = tool.and_then(|tool| tool.about(&words)) {
+        return end(output::print(&text));
     }
+    let command = match tool {
+        None => Program::try_parse_from(words).map(|program| program.command),
+        Some(Tool::Nbdinfo) => {
+            Nbdinfo::try_parse_from(words).map(|nbdinfo| Command::Info(nbdinfo.args.with_content()))
+        }
+        Some(Tool::Nbdcopy) => Nbdcopy::try_parse_from(words)
+            .map(|nbdcopy| Command::Copy(nbdcopy.args.with_short_zeroes())),
+        Some(Tool::Nbddump) => {
+            Nbddump::try_parse_from(words).map(|nbddump| Command::Dump(nbddump.args))
+        }
+    };
+    match command {
+        Ok(command) => run(command),
+        Err(error) => explain(&error),
+    }
+}
+
+fn run(command: Command) -> ExitCode {
+    match command {
+        Command::Info(args) => end(info::run(&args)),
+        Command::Copy(args) => end(copy::run(&args)),
+        Command::Dump(args) => end(dump::run(&args)),
+        Command::Bench(args) => end(bench::run(&args)),
+        // It may exit as a command does that it ran.
+        Command::Serve(args) => serve::run(*args).unwrap_or_else(|failure| end(Err(failure))),
+        Command::Demo => end(demo::run()),
+    }
+}
+
+/// Tells how it went.
+fn end(result: failure::Result<()>) -> ExitCode {
+    let Err(failure) = result else {
+        return ExitCode::SUCCESS;
+    };
+    if !failure.is_silent() {
+        output::complain(&format!("{}: {failure}\n", compat::program()));
+    }
+    ExitCode::from(failure.status())
 }
 
 /// Prints the help that was asked for, or what is wrong with the command line.
@@ -95,8 +119,5 @@ fn explain(error: &clap::Error) -> ExitCode {
         output::complain(&text);
         return ExitCode::from(WRONG_USE);
     }
-    match output::print(&text) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => ExitCode::from(failure.status()),
-    }
+    end(output::print(&text))
 }

@@ -20,7 +20,7 @@ use crate::output::wrote;
 use crate::target::Target;
 
 /// Where the bytes go.
-pub(super) enum Destination {
+pub(super) enum Destination<'a> {
     /// `null:`.
     Nowhere,
     Server(Box<ServerDestination>),
@@ -43,23 +43,25 @@ pub(super) enum Destination {
         path: PathBuf,
         file: File,
     },
+    /// A part of this program that takes bytes in order, from this offset on.
+    Program(Box<dyn Write + 'a>, u64),
 }
 
 /// Opens a destination once more, for another lane.
-pub(super) type Another = Box<dyn FnOnce() -> Result<Destination> + Send>;
+pub(super) type Another = Box<dyn FnOnce() -> Result<Destination<'static>> + Send>;
 
-impl Destination {
+impl Destination<'_> {
     /// Opens it and makes sure, before anything is written, that all of it fits.
     pub(super) fn open(
         target: &Target,
         size: Option<u64>,
         plan: &Plan,
-    ) -> Result<(Self, Arc<Place>)> {
+    ) -> Result<(Destination<'static>, Arc<Place>)> {
         match target {
             Target::Nbd(server) => {
                 let destination = ServerDestination::open(server, size, plan.limit)?;
                 let place = Place::Fixed { name: server.name.clone(), device: None };
-                Ok((Self::Server(Box::new(destination)), Arc::new(place)))
+                Ok((Destination::Server(Box::new(destination)), Arc::new(place)))
             }
             Target::File(path) => match fs::metadata(path).map(|data| data.file_type()) {
                 Ok(kind) if kind.is_block_device() => block_device(path, size),
@@ -70,8 +72,8 @@ impl Destination {
             Target::Stdio if io::stdout().is_terminal() => Err(Failure::new(
                 "standard output is a terminal; send it to a file or a program, or name one",
             )),
-            Target::Stdio => Ok((Self::Stdout, Arc::new(Place::Nowhere))),
-            Target::Null => Ok((Self::Nowhere, Arc::new(Place::Nowhere))),
+            Target::Stdio => Ok((Destination::Stdout, Arc::new(Place::Nowhere))),
+            Target::Null => Ok((Destination::Nowhere, Arc::new(Place::Nowhere))),
         }
     }
 
@@ -83,6 +85,7 @@ impl Destination {
             | Self::Growing { .. }
             | Self::Stdout
             | Self::Device { .. }
+            | Self::Program(..)
             | Self::Nowhere => 1,
         }
     }
@@ -92,24 +95,26 @@ impl Destination {
         match self {
             Self::Server(server) => server.lanes(wanted),
             Self::File { .. } | Self::Nowhere => wanted,
-            Self::Growing { .. } | Self::Stdout | Self::Device { .. } => 1,
+            Self::Growing { .. } | Self::Stdout | Self::Device { .. } | Self::Program(..) => 1,
         }
     }
 
     /// The same once more; none of what is written in order.
     pub(super) fn another(&self) -> Option<Another> {
         Some(match self {
-            Self::Nowhere => Box::new(|| Ok(Self::Nowhere)),
+            Self::Nowhere => Box::new(|| Ok(Destination::Nowhere)),
             Self::Server(server) => {
                 let another = server.another();
-                Box::new(move || Ok(Self::Server(Box::new(another()?))))
+                Box::new(move || Ok(Destination::Server(Box::new(another()?))))
             }
             Self::File { path, store, place, is_zero } => {
                 let (path, store, place) = (path.clone(), Arc::clone(store), Arc::clone(place));
                 let is_zero = *is_zero;
-                Box::new(move || Ok(Self::File { path, store, place, is_zero }))
+                Box::new(move || Ok(Destination::File { path, store, place, is_zero }))
             }
-            Self::Growing { .. } | Self::Stdout | Self::Device { .. } => return None,
+            Self::Growing { .. } | Self::Stdout | Self::Device { .. } | Self::Program(..) => {
+                return None;
+            }
         })
     }
 
@@ -154,13 +159,18 @@ impl Destination {
                 body(&mut Positioned { write, progress, spare })
             }
             Self::Stdout => {
-                let mut ordered = Ordered::new(io::stdout().lock(), wrote, progress);
+                let mut ordered = Ordered::new(io::stdout().lock(), 0, wrote, progress);
                 body(&mut ordered)?;
                 ordered.finish()
             }
             Self::Device { path, file } => {
                 let told = |result: io::Result<()>| result.context(path.display());
-                let mut ordered = Ordered::new(file, told, progress);
+                let mut ordered = Ordered::new(file, 0, told, progress);
+                body(&mut ordered)?;
+                ordered.finish()
+            }
+            Self::Program(program, begin) => {
+                let mut ordered = Ordered::new(program, begin, wrote, progress);
                 body(&mut ordered)?;
                 ordered.finish()
             }
@@ -168,7 +178,7 @@ impl Destination {
     }
 }
 
-fn file(path: &Path, size: Option<u64>) -> Result<(Destination, Arc<Place>)> {
+fn file(path: &Path, size: Option<u64>) -> Result<(Destination<'static>, Arc<Place>)> {
     let place = Arc::new(Place::file(path, size)?);
     let Some((file, name)) = place.opened() else {
         return Err(Failure::new(format!("{} is no file", path.display())));
@@ -193,7 +203,7 @@ fn file(path: &Path, size: Option<u64>) -> Result<(Destination, Arc<Place>)> {
     Ok((destination, place))
 }
 
-fn block_device(path: &Path, size: Option<u64>) -> Result<(Destination, Arc<Place>)> {
+fn block_device(path: &Path, size: Option<u64>) -> Result<(Destination<'static>, Arc<Place>)> {
     let store = FileExport::open(path, false).context("destination")?;
     let name = format!("destination {}", path.display());
     if size.is_some_and(|size| size > store.size()) {
@@ -207,7 +217,7 @@ fn block_device(path: &Path, size: Option<u64>) -> Result<(Destination, Arc<Plac
     Ok((destination, place))
 }
 
-fn device(path: &Path) -> Result<(Destination, Arc<Place>)> {
+fn device(path: &Path) -> Result<(Destination<'static>, Arc<Place>)> {
     let named = || format!("destination {}", path.display());
     let file = OpenOptions::new().write(true).open(path).context(named())?;
     if file.is_terminal() {
@@ -293,9 +303,9 @@ struct Ordered<'a, S, T> {
 }
 
 impl<'a, S: Write, T: Fn(io::Result<()>) -> Result<()>> Ordered<'a, S, T> {
-    fn new(stream: S, told: T, progress: &'a Progress) -> Self {
+    fn new(stream: S, position: u64, told: T, progress: &'a Progress) -> Self {
         let (early, spare) = (BTreeMap::new(), Vec::new());
-        Self { stream, told, progress, early, position: 0, spare }
+        Self { stream, told, progress, early, position, spare }
     }
 
     fn finish(mut self) -> Result<()> {

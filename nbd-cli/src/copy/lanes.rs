@@ -39,28 +39,30 @@ pub(super) fn worthwhile(size: u64, wanted: usize) -> usize {
 /// The parts of the source that no lane has taken.
 #[derive(Debug)]
 pub(super) struct Regions {
-    size: u64,
+    range: Range<u64>,
     length: u64,
     next: AtomicU64,
 }
 
 impl Regions {
-    /// All of a source of `size` bytes, for so many lanes. Regions begin at multiples of
-    /// `request`, a power of two.
-    pub(super) fn new(size: u64, lanes: usize, request: u64) -> Self {
+    /// A part of a source, for so many lanes. Regions are multiples of `request` bytes long,
+    /// a power of two.
+    pub(super) fn new(range: Range<u64>, lanes: usize, request: u64) -> Self {
+        let size = range.end - range.start;
         let length = match lanes {
             // One lane loses nothing by taking all of it.
             0 | 1 => size.max(1),
             _ => (size / (lanes as u64 * EACH)).clamp(SHORTEST, LONGEST).next_multiple_of(request),
         };
-        Self { size, length, next: AtomicU64::new(0) }
+        Self { range, length, next: AtomicU64::new(0) }
     }
 
     /// Takes the next one.
     pub(super) fn take(&self) -> Option<Range<u64>> {
         let index = self.next.fetch_add(1, Ordering::Relaxed);
-        let start = index.checked_mul(self.length).filter(|start| *start < self.size)?;
-        Some(start..start.saturating_add(self.length).min(self.size))
+        let start = index.checked_mul(self.length)?.checked_add(self.range.start)?;
+        let end = start.saturating_add(self.length).min(self.range.end);
+        (start < end).then_some(start..end)
     }
 }
 
@@ -151,7 +153,7 @@ mod tests {
         for size in [0, 1, SHORTEST, SHORTEST + 1, 1 << 30, (1 << 42) + 512] {
             for lanes in [1, 2, 7] {
                 let mut end = 0;
-                for region in all(&Regions::new(size, lanes, 256 << 10)) {
+                for region in all(&Regions::new(0..size, lanes, 256 << 10)) {
                     assert_eq!(region.start, end);
                     assert!(region.start < region.end && region.start % (256 << 10) == 0);
                     end = region.end;
@@ -169,7 +171,7 @@ mod tests {
 
     #[test]
     fn one_lane_has_one_region() {
-        let regions = Regions::new(1 << 40, 1, 512);
+        let regions = Regions::new(0..1 << 40, 1, 512);
         assert_eq!((regions.take(), regions.take()), (Some(0..1 << 40), None));
     }
 

@@ -19,6 +19,8 @@ pub(super) struct Plan {
     pub(super) allocated: bool,
     /// A file is made durable too.
     pub(super) flush: bool,
+    /// Zeroes are written in requests that do not cross multiples of this.
+    pub(super) longest_zero: u64,
     /// Longest time to connect, and longest silence.
     pub(super) limit: Option<Duration>,
 }
@@ -35,6 +37,7 @@ impl Default for Plan {
             skip_zeroes: false,
             allocated: false,
             flush: false,
+            longest_zero: u64::MAX,
             limit: None,
         }
     }
@@ -42,12 +45,12 @@ impl Default for Plan {
 
 impl Plan {
     /// In whole blocks of both ends. Where nothing is written, no zeroes are looked for.
-    pub(super) fn between(mut self, source: &Source, destination: &Destination) -> Self {
+    pub(super) fn between(mut self, source: &Source, destination: &Destination<'_>) -> Self {
         let block = destination.block();
         self.block = block;
         self.request_size = self.request_size.max(block).max(source.block());
         self.sparse = match destination {
-            Destination::Nowhere => 0,
+            Destination::Nowhere | Destination::Program(..) => 0,
             _ if self.sparse > 0 => self.sparse.max(block),
             _ => 0,
         };

@@ -1,6 +1,7 @@
 //! How far a copy is: counted by whoever writes, told by a thread of its own.
 
-use std::io::{self, IsTerminal};
+use std::fs::{File, OpenOptions};
+use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -9,7 +10,10 @@ use std::time::{Duration, Instant};
 
 use indicatif::{BinaryBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use serde_json::json;
+
 use super::Copied;
+use crate::compat::program;
 use crate::output::{is_heard, mention};
 
 /// From one picture of the bar to the next.
@@ -69,6 +73,30 @@ impl Progress {
     }
 }
 
+/// How progress is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// On standard error: a bar on a terminal, else a line now and then.
+    Bar,
+    /// Lines of JSON on standard error.
+    Json,
+    /// Lines `N/100` on a descriptor of this number.
+    Descriptor(u32),
+}
+
+impl Form {
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "bar" => Ok(Self::Bar),
+            "json" => Ok(Self::Json),
+            number => number
+                .parse()
+                .map(Self::Descriptor)
+                .map_err(|_| "the number of a descriptor is wanted, `json`, or nothing".to_owned()),
+        }
+    }
+}
+
 /// Shows progress to a person until it is dropped. Whoever copies never waits for it.
 #[derive(Debug)]
 pub(super) struct Display {
@@ -79,19 +107,18 @@ pub(super) struct Display {
 }
 
 impl Display {
-    /// On standard error: a bar on a terminal, else a line now and then.
-    pub(super) fn start(progress: &Arc<Progress>, total: Option<u64>) -> Self {
+    pub(super) fn start(progress: &Arc<Progress>, total: Option<u64>, form: Form) -> Self {
         let (running, end) = mpsc::channel::<()>();
         let (drawing, drawn) = mpsc::channel();
         let progress = Arc::clone(progress);
-        let mut picture = Picture::new(total);
+        let mut picture = Picture::new(total, form);
         let draw = move || {
             let _drawing: Sender<()> = drawing;
             let mut waiting = true;
             while waiting {
                 let wait = end.recv_timeout(picture.interval());
                 waiting = matches!(wait, Err(RecvTimeoutError::Timeout));
-                picture.draw(progress.bytes(), !waiting);
+                picture.draw(progress.copied(), !waiting);
             }
         };
         // Without a thread for it there is no picture, but the copy goes on.
@@ -112,33 +139,59 @@ impl Drop for Display {
 /// What is drawn.
 struct Picture {
     total: Option<u64>,
-    bar: Option<ProgressBar>,
+    pen: Pen,
     begun: Instant,
     bytes: u64,
     moved: Instant,
 }
 
+/// What it is drawn with.
+enum Pen {
+    Bar(ProgressBar),
+    Lines,
+    Json,
+    Percent(File),
+    /// The descriptor cannot be written to.
+    Nothing,
+}
+
+impl Pen {
+    fn new(total: Option<u64>, form: Form) -> Self {
+        match form {
+            Form::Bar if io::stderr().is_terminal() => Self::Bar(bar(total)),
+            Form::Bar => Self::Lines,
+            Form::Json => Self::Json,
+            Form::Descriptor(number) => {
+                let file = OpenOptions::new().append(true).open(format!("/dev/fd/{number}"));
+                file.map_or(Self::Nothing, Self::Percent)
+            }
+        }
+    }
+}
+
 impl Picture {
-    fn new(total: Option<u64>) -> Self {
+    fn new(total: Option<u64>, form: Form) -> Self {
         let now = Instant::now();
-        let bar = io::stderr().is_terminal().then(|| bar(total));
-        Self { total, bar, begun: now, bytes: 0, moved: now }
+        Self { total, pen: Pen::new(total, form), begun: now, bytes: 0, moved: now }
     }
 
     const fn interval(&self) -> Duration {
-        if self.bar.is_some() { FRAME } else { LINE }
+        match self.pen {
+            Pen::Bar(_) | Pen::Percent(_) => FRAME,
+            Pen::Lines | Pen::Json | Pen::Nothing => LINE,
+        }
     }
 
-    fn draw(&mut self, bytes: u64, last: bool) {
+    fn draw(&mut self, copied: Copied, last: bool) {
+        let bytes = copied.data + copied.zeroes;
         if bytes != self.bytes {
             (self.bytes, self.moved) = (bytes, Instant::now());
         }
-        if !is_heard(0) {
-            return;
-        }
         let stalled = !last && self.moved.elapsed() >= STALLED;
-        match &self.bar {
-            Some(bar) => {
+        let (line, json) = (self.line(stalled), self.json(copied, last));
+        let percent = self.percent();
+        match &mut self.pen {
+            Pen::Bar(bar) if is_heard(0) => {
                 bar.set_message(if stalled { "stalled" } else { "" });
                 bar.set_position(bytes);
                 bar.tick();
@@ -146,8 +199,32 @@ impl Picture {
                     bar.finish_and_clear();
                 }
             }
-            None => mention(&self.line(stalled)),
+            Pen::Lines => mention(&line),
+            Pen::Json => mention(&json),
+            // Whoever gave the descriptor reads it; nobody else waits for that.
+            Pen::Percent(file) => drop(writeln!(file, "{percent}/100")),
+            Pen::Bar(_) | Pen::Nothing => {}
         }
+    }
+
+    /// How much of it is done; all, when there is nothing to do.
+    fn percent(&self) -> u64 {
+        let total = u128::from(self.total.unwrap_or(u64::MAX));
+        let percent = (u128::from(self.bytes) * 100).checked_div(total);
+        percent.map_or(100, |percent| percent.min(100) as u64)
+    }
+
+    fn json(&self, copied: Copied, last: bool) -> String {
+        let line = json!({
+            "version": 1,
+            "bytes": self.bytes,
+            "data": copied.data,
+            "zeroes": copied.zeroes,
+            "total": self.total,
+            "seconds": self.begun.elapsed().as_secs_f64(),
+            "ended": last,
+        });
+        format!("{line}\n")
     }
 
     /// Such as `nbd: 45% 1.20 GiB of 2.60 GiB, 310.00 MiB/s, 4 seconds left`.
@@ -156,11 +233,10 @@ impl Picture {
         let rate = self.bytes as f64 / seconds;
         let mut line = match self.total {
             Some(total) => {
-                let percent = (u128::from(self.bytes) * 100).checked_div(u128::from(total));
                 let (done, total) = (BinaryBytes(self.bytes), BinaryBytes(total));
-                format!("nbd: {}% {done} of {total}", percent.unwrap_or(100))
+                format!("{}: {}% {done} of {total}", program(), self.percent())
             }
-            None => format!("nbd: {}", BinaryBytes(self.bytes)),
+            None => format!("{}: {}", program(), BinaryBytes(self.bytes)),
         };
         if stalled {
             return line + ", stalled\n";

@@ -12,7 +12,7 @@ use super::source::Source;
 use crate::failure::{Failure, Result};
 
 /// How many lanes both ends have, of those that are worth while.
-pub(super) fn lanes(source: &Source, destination: &Destination, plan: &Plan) -> usize {
+pub(super) fn lanes(source: &Source, destination: &Destination<'_>, plan: &Plan) -> usize {
     let wanted = worthwhile(source.size().unwrap_or(0), plan.connections);
     destination.lanes(source.lanes(wanted))
 }
@@ -20,7 +20,7 @@ pub(super) fn lanes(source: &Source, destination: &Destination, plan: &Plan) -> 
 /// Copies all of it, on so many lanes.
 pub(super) fn transfer(
     source: Source,
-    destination: Destination,
+    destination: Destination<'_>,
     job: &Arc<Job>,
     lanes: usize,
 ) -> Result<()> {
@@ -48,7 +48,7 @@ pub(super) fn transfer(
 }
 
 /// Copies the regions that one lane takes. When it fails, all lanes stop.
-fn lane(source: Source, destination: Destination, job: &Job, team: &Team) {
+fn lane(source: Source, destination: Destination<'_>, job: &Job, team: &Team) {
     let result = copy(source, destination, job);
     let failed = result.is_err();
     // Told before the others stop, as the reason why they do.
@@ -58,7 +58,7 @@ fn lane(source: Source, destination: Destination, job: &Job, team: &Team) {
     }
 }
 
-fn copy(source: Source, destination: Destination, job: &Job) -> Result<()> {
+fn copy(source: Source, destination: Destination<'_>, job: &Job) -> Result<()> {
     // What is only counted needs no thread.
     let alone = matches!(destination, Destination::Nowhere);
     let source = Mutex::new(Some(source));

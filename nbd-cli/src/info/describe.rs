@@ -37,6 +37,10 @@ pub(super) struct Described {
     pub(super) description: Option<String>,
     pub(super) info: Told<ExportInfo>,
     pub(super) contexts: Told<Vec<String>>,
+    /// What file(1) says, if it was asked.
+    pub(super) content: Option<String>,
+    /// What leads to it, unless it is a command.
+    pub(super) uri: Option<String>,
 }
 
 /// Each ability as nbdinfo names it, in its order.
@@ -64,6 +68,8 @@ impl Described {
             description,
             info: Ok(info),
             contexts,
+            content: None,
+            uri: None,
         }
     }
 
@@ -78,7 +84,11 @@ impl Described {
 
 /// The export the URI names, as it is to whoever connects to it. What a server answers to
 /// `NBD_OPT_INFO` need not be the same: nbd-server 3.24 says that all have 0 bytes.
-pub(super) fn chosen(server: &Server, limit: Option<Duration>) -> Result<(Session, Described)> {
+pub(super) fn chosen(
+    server: &Server,
+    content: bool,
+    limit: Option<Duration>,
+) -> Result<(Session, Described)> {
     let mut options = negotiate(server, limit)?;
     let mut contexts = Ok(Vec::new());
     if can_be_asked(&mut options) {
@@ -89,16 +99,25 @@ pub(super) fn chosen(server: &Server, limit: Option<Duration>) -> Result<(Sessio
         }
     }
     let name = options.export_name().to_owned();
-    let client = options.go().map_err(|failed| failed.error).context(&server.name)?;
+    let mut client = options.go().map_err(|failed| failed.error).context(&server.name)?;
     let facts = client.negotiated().clone();
     let session = Session::of(&facts, client.tls_info());
+    let mut described = Described::of(&name, &facts, contexts);
+    described.uri = client.to_uri().ok().map(|uri| uri.to_string());
+    if content {
+        described.content = super::content::of(&mut client);
+    }
     // Everything is known, however the goodbye goes.
     let _ = client.disconnect();
-    Ok((session, Described::of(&name, &facts, contexts)))
+    Ok((session, described))
 }
 
 /// Every export the server lists.
-pub(super) fn all(server: &Server, limit: Option<Duration>) -> Result<(Session, Vec<Described>)> {
+pub(super) fn all(
+    server: &Server,
+    content: bool,
+    limit: Option<Duration>,
+) -> Result<(Session, Vec<Described>)> {
     let mut options = negotiate(server, limit)?;
     if !can_be_asked(&mut options) {
         return Err(Failure::new(format!(
@@ -111,20 +130,25 @@ pub(super) fn all(server: &Server, limit: Option<Duration>) -> Result<(Session, 
     let session = Session::of(options.negotiated(), tls.as_ref());
     let mut exports = Vec::new();
     for entry in entries {
-        let mut described = match asked(&mut options, &entry.name) {
+        let export = server.with_export(&entry.name);
+        let told = if content { None } else { asked(&mut options, &entry.name) };
+        let mut described = match told {
             Some(described) => described,
-            // It does not know how to, or does not tell the truth.
-            None => match chosen(&server.with_export(&entry.name), limit) {
+            // It does not know how to, does not tell the truth, or more is wanted.
+            None => match chosen(&export, content, limit) {
                 Ok((_, described)) => described,
                 Err(failure) => Described {
                     name: String::new(),
                     description: None,
                     info: Err(failure.to_string()),
                     contexts: Ok(Vec::new()),
+                    content: None,
+                    uri: None,
                 },
             },
         };
         described.name = entry.name;
+        described.uri = export.uri().map(ToString::to_string);
         if described.description.is_none() && !entry.description.is_empty() {
             described.description = Some(entry.description);
         }

@@ -29,6 +29,12 @@ fn export(export: &Described) -> Value {
             return Value::Object(map);
         }
     };
+    if let Some(content) = &export.content {
+        map.insert("content".to_owned(), json!(content));
+    }
+    if let Some(uri) = &export.uri {
+        map.insert("uri".to_owned(), json!(uri));
+    }
     // What is not known is null, which no list is.
     map.insert("contexts".to_owned(), json!(export.contexts.as_ref().ok()));
     if let Err(reason) = &export.contexts {

@@ -1,58 +1,120 @@
 //! The extents of a meta context.
 
-use std::fmt::Write;
+use std::collections::BTreeMap;
+use std::io::{self, Seek, Write};
 use std::time::Duration;
 
+use nbd_client_blocking::PlacedExtent;
 use nbd_client_blocking::proto::{ClientConfig, HeaderStyle};
 use serde_json::{Value, json};
+use tempfile::SpooledTempFile;
 
 use crate::failure::{Context, Failure, Result};
+use crate::output::wrote;
 use crate::target::Server;
+
+/// A map that is longer than this many bytes waits for its end in a file.
+const IN_MEMORY: usize = 1 << 20;
 
 pub(super) fn run(
     server: &Server,
     context: &str,
     as_json: bool,
-    timeout: Option<Duration>,
-) -> Result<String> {
+    totals: bool,
+    limit: Option<Duration>,
+) -> Result<()> {
     let config = ClientConfig::new().meta_context(context);
-    let mut client = server.connect(config, timeout)?;
+    let mut client = server.connect(config, limit)?;
     if client.context(context).is_none() {
         let name = &server.name;
         return Err(Failure::new(format!(
             "{name}: the server has no meta context `{context}`; {}",
-            there_are(server, timeout)
+            there_are(server, limit)
         )));
     }
     let size = client.size();
-    let mut rows = Vec::new();
-    let mut text = String::new();
+    let mut rows = Rows::new(as_json);
+    let mut sums = BTreeMap::new();
     for placed in client.extents(context, 0..size).context(&server.name)? {
-        let placed = placed.context(&server.name)?;
-        let (offset, length) = (placed.offset, placed.extent.length);
-        let status = placed.extent.status;
-        let words = describe(context, status);
-        if as_json {
-            let mut row = json!({ "offset": offset, "length": length, "type": status });
-            if let (Some(words), Value::Object(map)) = (words, &mut row) {
-                map.insert("description".to_owned(), json!(words));
-            }
-            rows.push(row);
-        } else {
-            let words = words.unwrap_or_default();
-            let line = format!("{offset:10}  {length:10}  {status:3}  {words}");
-            // Writing to a string does not fail.
-            let _ = writeln!(text, "{}", line.trim_end());
+        let PlacedExtent { offset, extent } = placed.context(&server.name)?;
+        let status = extent.status;
+        if totals {
+            *sums.entry(status).or_insert(0) += extent.length;
+            continue;
         }
+        let words = describe(context, status);
+        rows.add(
+            words,
+            &[("offset", json!(offset)), ("length", json!(extent.length))],
+            status,
+            || format!("{offset:10}  {:10}  {status:3}  ", extent.length),
+        )?;
     }
     // All is known, however the goodbye goes.
     let _ = client.disconnect();
-    Ok(if as_json { format!("{:#}\n", Value::Array(rows)) } else { text })
+    for (status, sum) in sums {
+        let percent = 100.0 * sum as f64 / size as f64;
+        let words = describe(context, status);
+        rows.add(words, &[("size", json!(sum)), ("percent", json!(percent))], status, || {
+            format!("{sum:10} {percent:5.1}% {status:3} ")
+        })?;
+    }
+    rows.print()
+}
+
+/// Rows of a table, which are printed when all are there, or none.
+struct Rows {
+    as_json: bool,
+    count: usize,
+    spool: SpooledTempFile,
+}
+
+impl Rows {
+    fn new(as_json: bool) -> Self {
+        Self { as_json, count: 0, spool: SpooledTempFile::new(IN_MEMORY) }
+    }
+
+    fn add(
+        &mut self,
+        words: Option<String>,
+        keys: &[(&str, Value)],
+        status: u64,
+        text: impl FnOnce() -> String,
+    ) -> Result<()> {
+        let line = if self.as_json {
+            let mut row: serde_json::Map<_, _> =
+                keys.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
+            row.insert("type".to_owned(), json!(status));
+            if let Some(words) = words {
+                row.insert("description".to_owned(), json!(words));
+            }
+            let before = if self.count == 0 { "[\n" } else { ",\n" };
+            format!("{before}{}", Value::Object(row))
+        } else {
+            let line = text() + &words.unwrap_or_default();
+            format!("{}\n", line.trim_end())
+        };
+        self.count += 1;
+        self.spool.write_all(line.as_bytes()).context("a temporary file")
+    }
+
+    fn print(mut self) -> Result<()> {
+        let end = match (self.as_json, self.count) {
+            (false, _) => "",
+            (true, 0) => "[]\n",
+            (true, _) => "\n]\n",
+        };
+        self.spool.write_all(end.as_bytes()).context("a temporary file")?;
+        self.spool.rewind().context("a temporary file")?;
+        let mut stdout = io::stdout().lock();
+        let copied = io::copy(&mut self.spool, &mut stdout).and_then(|_| stdout.flush());
+        wrote(copied)
+    }
 }
 
 /// Which meta contexts there are, in words.
-fn there_are(server: &Server, timeout: Option<Duration>) -> String {
-    let options = server.negotiate(ClientConfig::new(), timeout);
+fn there_are(server: &Server, limit: Option<Duration>) -> String {
+    let options = server.negotiate(ClientConfig::new(), limit);
     let contexts = options.and_then(|mut options| {
         let contexts = match options.negotiated().headers {
             HeaderStyle::Simple => Ok(Vec::new()),

@@ -4,11 +4,15 @@
 //! |---|---|
 //! | `mod` | the command |
 //! | `describe` | what is known of one export |
+//! | `ability` | questions with yes or no |
+//! | `content` | what an export holds, by file(1) |
 //! | `text` | for people |
 //! | `json` | for programs, with nbdinfo's keys |
 //! | `tls` | what was agreed on for TLS, and who the server is |
 //! | `map` | extents |
 
+mod ability;
+mod content;
 mod describe;
 mod json;
 mod map;
@@ -21,11 +25,15 @@ use std::time::Duration;
 use nbd_client_blocking::proto::ClientConfig;
 
 use crate::Patience;
-use crate::failure::{Failure, Result};
+use crate::failure::{Context, Failure, Result};
 use crate::output::print;
 use crate::target::{Server, Target};
 
+use ability::Ability;
 use describe::{Described, Session};
+
+/// The exit status of a question whose answer is no.
+const NO: u8 = 2;
 
 /// Show what a server offers: size, abilities, extents, exports.
 #[derive(Debug, clap::Args)]
@@ -34,15 +42,41 @@ pub(crate) struct Args {
     #[arg(long)]
     json: bool,
     /// Print the size in bytes and nothing else
-    #[arg(long, conflicts_with_all = ["list", "map"])]
+    #[arg(long, group = "mode")]
     size: bool,
     /// Describe every export the server lists
-    #[arg(long, short = 'L', conflicts_with = "map")]
+    #[arg(long, short = 'L', group = "mode")]
     list: bool,
     /// Print the extents of a meta context
     #[arg(long, value_name = "CONTEXT", num_args = 0..=1, require_equals = true,
-          default_missing_value = "base:allocation")]
+          default_missing_value = "base:allocation", group = "mode")]
     map: Option<String>,
+    /// With --map, print how much there is of each kind
+    #[arg(long, alias = "total", requires = "map")]
+    totals: bool,
+    /// Print the URI that leads to the export
+    #[arg(long, group = "mode")]
+    uri: bool,
+    /// Exit with status 0 if it can do that, 2 if not: --can trim, --is tls, --has
+    /// structured-reply
+    #[arg(long, visible_aliases = ["is", "has"], alias = "have", value_name = "ABILITY",
+          group = "mode")]
+    can: Option<String>,
+    /// Exit with status 0 if it cannot do that, 2 if it can
+    #[arg(long, visible_aliases = ["isnt", "hasnt"], alias = "havent", value_name = "ABILITY",
+          group = "mode")]
+    cannot: Option<String>,
+    /// Ask file(1) what the export holds
+    #[arg(long, overrides_with = "no_content")]
+    content: bool,
+    /// Read nothing of the export
+    #[arg(long, overrides_with = "content")]
+    no_content: bool,
+    /// Print in colour, which is never done otherwise
+    #[arg(long, aliases = ["colors", "colour", "colours"], hide = true)]
+    color: bool,
+    #[arg(long, aliases = ["no-colors", "no-colour", "no-colours"], hide = true)]
+    no_color: bool,
     #[command(flatten)]
     patience: Patience,
     /// An NBD URI, or the command of a server in brackets: [ nbdkit memory 1M ]
@@ -50,20 +84,42 @@ pub(crate) struct Args {
     server: OsString,
 }
 
+impl Args {
+    /// What the content is, is shown unless it is not wanted or there may be many exports.
+    pub(crate) fn with_content(mut self) -> Self {
+        self.content |= !self.no_content && !self.list;
+        self
+    }
+}
+
 pub(crate) fn run(args: &Args) -> Result<()> {
     let server = Target::server(&args.server)?;
     let timeout = args.patience.limit();
-    if args.size {
+    if let Some(name) = &args.can {
+        return answer(Ability::named(name)?, true, &server, timeout);
+    }
+    if let Some(name) = &args.cannot {
+        return answer(Ability::named(name)?, false, &server, timeout);
+    }
+    if args.size || args.uri {
         let client = server.connect(ClientConfig::new(), timeout)?;
-        let size = client.size();
+        let told = match args.size {
+            true => client.size().to_string(),
+            false => client.to_uri().context(&server.name)?.to_string(),
+        };
         // It is known, however the goodbye goes.
         let _ = client.disconnect();
-        return print(&format!("{size}\n"));
+        return print(&format!("{told}\n"));
     }
     if let Some(context) = &args.map {
-        return print(&map::run(&server, context, args.json, timeout)?);
+        return map::run(&server, context, args.json, args.totals, timeout);
     }
-    let (session, exports) = describe(args, &server, timeout)?;
+    let (session, exports) = if args.list {
+        describe::all(&server, args.content, timeout)?
+    } else {
+        let (session, export) = describe::chosen(&server, args.content, timeout)?;
+        (session, vec![export])
+    };
     print(&render(args, &session, &exports))?;
     // What is known has been told; that it is not all is a failure.
     match exports.iter().find_map(Described::unknown) {
@@ -72,16 +128,20 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
 }
 
-fn describe(
-    args: &Args,
-    server: &Server,
-    timeout: Option<Duration>,
-) -> Result<(Session, Vec<Described>)> {
-    if args.list {
-        return describe::all(server, timeout);
-    }
-    let (session, export) = describe::chosen(server, timeout)?;
-    Ok((session, vec![export]))
+/// Answers by the exit status.
+fn answer(ability: Ability, wanted: bool, server: &Server, limit: Option<Duration>) -> Result<()> {
+    let connected = server.connect(ClientConfig::new(), limit);
+    let holds = match connected {
+        Ok(client) => {
+            let holds = ability.holds(&client);
+            // It is known, however the goodbye goes.
+            let _ = client.disconnect();
+            holds
+        }
+        Err(_) if ability == Ability::Connect => false,
+        Err(failure) => return Err(failure),
+    };
+    if holds == wanted { Ok(()) } else { Err(Failure::silent(NO)) }
 }
 
 fn render(args: &Args, session: &Session, exports: &[Described]) -> String {

@@ -37,7 +37,17 @@ fn describe(out: &mut String, export: &Described) {
             return;
         }
     };
-    let _ = writeln!(out, "\texport-size: {} ({})", info.size, crate::size::format(info.size));
+    let (size, human) = (info.size.to_string(), crate::size::format(info.size));
+    let _ = match size == human {
+        true => writeln!(out, "\texport-size: {size}"),
+        false => writeln!(out, "\texport-size: {size} ({human})"),
+    };
+    if let Some(content) = &export.content {
+        let _ = writeln!(out, "\tcontent: {}", escape(content.as_bytes()));
+    }
+    if let Some(uri) = &export.uri {
+        let _ = writeln!(out, "\turi: {uri}");
+    }
     match &export.contexts {
         Ok(contexts) if contexts.is_empty() => {}
         Ok(contexts) => {

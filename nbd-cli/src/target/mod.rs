@@ -44,6 +44,8 @@ pub(crate) struct Server {
     pub(crate) name: String,
     endpoint: Endpoint,
     export: String,
+    /// What leads there, if that can be written.
+    uri: Option<Box<NbdUri>>,
     /// What an nbds URI asks for.
     tls: Option<TlsConnector>,
 }
@@ -58,7 +60,7 @@ impl Target {
             Word::NearlyNull => {
                 return Err(Failure::new(format!("`{shown}` is not known; did you mean `null:`?")));
             }
-            Word::Uri => Self::Nbd(Server::uri(word)?),
+            Word::Uri => Self::Nbd(Server::parse_uri(word)?),
             Word::Command(words) => Self::Nbd(Server::command(&words)?),
             Word::Unclosed => {
                 return Err(Failure::new("`[` without a `]` that ends the command"));
@@ -71,6 +73,16 @@ impl Target {
             Word::Other if word.is_empty() => return Err(Failure::new("an empty file name")),
             Word::Other => Self::File(PathBuf::from(word)),
         })
+    }
+
+    /// What it is, in the words of nbdcopy.
+    pub(crate) fn kind(&self) -> String {
+        match self {
+            Self::Nbd(server) => format!("nbd_ops \"{}\"", server.name),
+            Self::File(path) => format!("file_ops \"{}\"", path.display()),
+            Self::Stdio => "pipe_ops".to_owned(),
+            Self::Null => "null_ops".to_owned(),
+        }
     }
 
     /// What a word names for a command that wants a server.
@@ -90,7 +102,7 @@ impl Target {
 }
 
 impl Server {
-    fn uri(word: &OsStr) -> Result<Self> {
+    fn parse_uri(word: &OsStr) -> Result<Self> {
         let Some(word) = word.to_str() else {
             return Err(Failure::new(format!("{}: a URI is UTF-8", word.display())));
         };
@@ -108,6 +120,7 @@ impl Server {
             endpoint: uri.endpoint(),
             export: uri.export_name().to_owned(),
             tls,
+            uri: Some(Box::new(uri)),
         })
     }
 
@@ -121,18 +134,20 @@ impl Server {
             name: format!("[ {} ]", shown.join(" ")),
             endpoint: Endpoint::SocketActivation(spec.into()),
             export: String::new(),
+            uri: None,
             tls: None,
         })
     }
 
-    /// Whether both are one export of one server.
-    pub(crate) fn is_same(&self, other: &Self) -> bool {
-        !self.is_command() && (&self.endpoint, &self.export) == (&other.endpoint, &other.export)
-    }
-
     /// The same server, asked for another export.
     pub(crate) fn with_export(&self, name: &str) -> Self {
-        Self { export: name.to_owned(), ..self.clone() }
+        let uri = self.uri.clone().and_then(|uri| uri.with_export_name(name).ok().map(Box::new));
+        Self { export: name.to_owned(), uri, ..self.clone() }
+    }
+
+    /// The URI that leads there.
+    pub(crate) fn uri(&self) -> Option<&NbdUri> {
+        self.uri.as_deref()
     }
 
     /// Whether the server lives and dies with the connection, so that one is all there is.

@@ -86,6 +86,7 @@ impl ServerDestination {
             size: client.size(),
             request: request_size(&client, plan),
             longest: longest_range(&client),
+            boundary: plan.longest_zero,
             can_zero: flags.contains(TransmissionFlags::SEND_WRITE_ZEROES),
             skip_zeroes: plan.skip_zeroes,
             zero_flags: if plan.allocated { CommandFlags::NO_HOLE } else { CommandFlags::empty() },
@@ -131,6 +132,7 @@ struct Writer<'a> {
     size: u64,
     request: u64,
     longest: u64,
+    boundary: u64,
     can_zero: bool,
     skip_zeroes: bool,
     zero_flags: CommandFlags,
@@ -196,7 +198,8 @@ impl Writer<'_> {
         while at < end {
             self.make_room()?;
             let length = if self.can_zero {
-                let length = (end - at).min(self.longest);
+                let boundary = (at - at % self.boundary).saturating_add(self.boundary);
+                let length = (end.min(boundary) - at).min(self.longest);
                 let command = Command::write_zeroes(at, length).with(self.zero_flags);
                 self.silence.submit(&mut self.pipeline, command)?;
                 length

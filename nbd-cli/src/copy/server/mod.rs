@@ -22,8 +22,8 @@ pub(super) use destination::ServerDestination;
 pub(super) use source::ServerSource;
 
 /// The longest range asked about, or zeroed, in one compact request: a multiple of any
-/// block size.
-const MAX_COMPACT: u64 = (1 << 32) - (1 << 16);
+/// block size, and of the pieces in which zeroes may be wanted.
+const MAX_COMPACT: u64 = (1 << 32) - (128 << 20);
 /// The longest one in an extended request. Progress should still be seen.
 const MAX_EXTENDED: u64 = 1 << 40;
 

@@ -1,0 +1,57 @@
+//! `nbd dump`: what an export or file holds, in hexadecimal.
+//!
+//! | file | what |
+//! |---|---|
+//! | `mod` | the command |
+//! | `hex` | lines of sixteen bytes |
+
+mod hex;
+
+use std::ffi::OsString;
+use std::io::{self, BufWriter, IsTerminal};
+
+use crate::failure::Result;
+use crate::target::Target;
+use crate::{Patience, copy, size};
+
+use hex::HexDump;
+
+/// Print the content of an export or file in hexadecimal. Equal lines are left out, and `*`
+/// stands for them.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Print no more than so many bytes
+    #[arg(long, short = 'n', visible_alias = "limit", value_name = "SIZE",
+          value_parser = size::parse)]
+    length: Option<u64>,
+    /// Begin at so many bytes from the start
+    #[arg(long, value_name = "SIZE", default_value = "0", value_parser = size::parse)]
+    offset: u64,
+    /// Print in colour, also where standard output is no terminal
+    #[arg(long, aliases = ["colors", "colour", "colours"], overrides_with = "no_color")]
+    color: bool,
+    /// Print without colour
+    #[arg(long, aliases = ["no-colors", "no-colour", "no-colours"], overrides_with = "color")]
+    no_color: bool,
+    #[command(flatten)]
+    patience: Patience,
+    /// An NBD URI, the command of a server in brackets, or a file
+    #[arg(value_name = "SOURCE")]
+    source: OsString,
+}
+
+impl Args {
+    fn in_color(&self) -> bool {
+        // https://no-color.org: whatever it is set to, unless that is nothing.
+        let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        self.color || (!self.no_color && !unwanted && io::stdout().is_terminal())
+    }
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let source = Target::parse(&args.source)?;
+    copy::read(&source, args.offset, args.length, args.patience.limit(), |range| {
+        let stdout = BufWriter::with_capacity(64 << 10, io::stdout().lock());
+        Box::new(HexDump::new(stdout, range, args.in_color()))
+    })
+}

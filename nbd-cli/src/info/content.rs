@@ -1,0 +1,27 @@
+//! What the first bytes of an export look like, as file(1) sees it.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use nbd_client_blocking::Client;
+
+/// How much of it is looked at, in bytes.
+const LOOKED_AT: u64 = 8192;
+
+/// Words of file(1); nothing where there is nothing to read or to ask.
+pub(super) fn of(client: &mut Client) -> Option<String> {
+    let mut start = vec![0; client.size().min(LOOKED_AT) as usize];
+    let block = client.core().export().minimum_block() as usize;
+    start.truncate(start.len() - start.len() % block);
+    if start.is_empty() || client.read_at(0, &mut start).is_err() {
+        return None;
+    }
+    let mut file = Command::new("file");
+    file.args(["--brief", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = file.stderr(Stdio::null()).spawn().ok()?;
+    // It may have seen enough before the end.
+    let _ = child.stdin.take().map(|mut stdin| stdin.write_all(&start));
+    let output = child.wait_with_output().ok()?;
+    let words = String::from_utf8_lossy(&output.stdout).trim_end().to_owned();
+    (output.status.success() && !words.is_empty()).then_some(words)
+}
