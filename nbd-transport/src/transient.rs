@@ -71,6 +71,7 @@ impl TlsError {
             | Self::Truncated => true,
             Self::NotConfigured
             | Self::ServerName(_)
+            | Self::NoServerName
             | Self::Certificate { .. }
             | Self::Alert { .. }
             | Self::Misbehaved { .. }

@@ -43,12 +43,14 @@ pub(crate) fn run(args: &[String]) -> Outcome {
 /// Runs the scripts of `xtask/vm` with the program of this workspace.
 pub(crate) fn check() -> Outcome {
     let nbd = nbd_program()?;
-    let nbdkit = find_program("nbdkit").ok_or("there is no nbdkit")?;
+    let [nbdkit, nbdcopy] = ["nbdkit", "nbdcopy"]
+        .map(|name| find_program(name).ok_or_else(|| format!("there is no {name}")));
+    let (nbdkit, nbdcopy) = (nbdkit?, nbdcopy?);
     let (config, _) = capture(Command::new(&nbdkit).arg("--dump-config"))?;
     let plugins = config.lines().find_map(|line| line.strip_prefix("plugindir="));
     let memory = Path::new(plugins.ok_or("nbdkit does not say where its plugins are")?)
         .join("nbdkit-memory-plugin.so");
-    let runs = [("kernel.sh", vec![nbd.clone()]), ("vsock.sh", vec![nbd, nbdkit, memory])];
+    let runs = [("kernel.sh", vec![nbd.clone()]), ("vsock.sh", vec![nbd, nbdkit, memory, nbdcopy])];
     for (script, files) in runs {
         let script = root().join("xtask/vm").join(script);
         start(&Run { patience: PATIENCE, script, files })?;

@@ -217,7 +217,9 @@ fn without_openssl_it_says_how_to_get_keys() {
     fs::write(&path, "alice:00\n").expect("it is written");
     let error = client_error(TlsConfig::new().psk_file(&path).username("alice"));
     let expected = "this program was built without TLS with pre-shared keys: build it with \
-                    feature `psk`, which needs the files for developers of OpenSSL (libssl-dev)";
+                    feature `psk` of nbd-transport, which nbd-cli, nbd-server and the client \
+                    crates have by the same name; it needs the files for developers of OpenSSL \
+                    (libssl-dev)";
     assert_eq!(error, expected);
 }
 

@@ -11,8 +11,14 @@ use nbd_session::Handshake;
 use nbd_session::LinkError;
 use nbd_sim::pipe::{Schedule, Way, pipe};
 use nbd_sim::rng::Rng;
-use nbd_transport::tls::TlsConfig;
-use nbd_transport::tls::TlsPeer;
+use nbd_transport::tls::{
+    TlsAcceptor, TlsConfig, TlsConnector, TlsError, TlsPeer, TlsVersion, rustls,
+};
+use rustls::RootCertStore;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use std::fs;
+use std::sync::Arc;
 
 /// Records in a stream of ciphertext, by content type.
 fn records(bytes: &[u8]) -> Vec<(u8, usize)> {
@@ -53,6 +59,38 @@ fn each_side_knows_the_other() {
     let (_, _, served) = Run::smooth(&acceptor, &connector).go().expect("it works");
     let info = served.link.tls_info().expect("TLS is in use");
     assert_eq!(info.peer, TlsPeer::Anonymous);
+}
+
+/// As they are: nothing of ours is added, tickets and all.
+#[test]
+fn configurations_of_the_librarys_own_are_taken() {
+    let pki = Pki::new();
+    let read = |name: &str| fs::read(pki.file(name)).expect("it is there");
+    let mut roots = RootCertStore::empty();
+    let authority = CertificateDer::from_pem_slice(&read("ca-cert.pem")).expect("it is PEM");
+    roots.add(authority).expect("it is sound");
+    let certificate = CertificateDer::from_pem_slice(&read("server-cert.pem")).expect("PEM");
+    let key = PrivateKeyDer::from_pem_slice(&read("server-key.pem")).expect("PEM");
+    let provider = || Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let server = rustls::ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS12])
+        .expect("it knows this version")
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .expect("they belong together");
+    let client =
+        rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let acceptor = TlsAcceptor::from_rustls(Arc::new(server));
+    let connector = TlsConnector::from_rustls(Arc::new(client));
+    assert_eq!(connector.start(None).expect_err("which?"), TlsError::NoServerName);
+    let connector = connector.server_name("localhost");
+    for seed in 0..4 {
+        let (link, ..) = Run::new(&acceptor, &connector, seed).go().expect("it works");
+        let info = link.tls_info().expect("TLS is in use");
+        assert_eq!(info.version, TlsVersion::Tls12);
+    }
+    let other = connector.server_name("nbd.example");
+    assert!(Run::smooth(&acceptor, &other).go().is_err(), "it is not compared");
 }
 
 #[cfg(feature = "psk")]

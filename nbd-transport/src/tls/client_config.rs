@@ -241,7 +241,7 @@ impl Default for TlsConfig {
 }
 
 #[cfg(feature = "x509")]
-use super::rustls::connector as by_certificate;
+use super::x509::connector as by_certificate;
 
 #[cfg(not(feature = "x509"))]
 fn by_certificate(_: &TlsConfig) -> Result<Arc<dyn Connect>, TlsConfigError> {
@@ -270,6 +270,23 @@ pub struct TlsConnector {
 }
 
 impl TlsConnector {
+    /// Starts sessions by a configuration of the library's own, as it is: what it takes for
+    /// versions, ciphers and certificates is not looked at here. Servers that have no name, such
+    /// as those behind Unix sockets, need [one](Self::server_name) to be compared with.
+    #[cfg(feature = "x509")]
+    #[must_use]
+    pub fn from_rustls(config: Arc<rustls::ClientConfig>) -> Self {
+        Self { connect: super::x509::given_connector(config), server_name: None }
+    }
+
+    /// The name or IP address that the server's certificate must have, in place of the host that
+    /// is connected to.
+    #[must_use]
+    pub fn server_name(mut self, name: impl Into<String>) -> Self {
+        self.server_name = Some(name.into());
+        self
+    }
+
     /// A session with the server at `host`; with none, the server has no name by itself. Its first
     /// message is ready to be sent.
     ///

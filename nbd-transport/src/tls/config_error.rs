@@ -77,7 +77,11 @@ pub enum TlsConfigError {
     #[error("clients cannot be verified without a CA certificate")]
     NoClientAuthority,
     /// This program was built without what it takes.
-    #[error("this program was built without {what}: build it with feature `{feature}`{needs}")]
+    #[error(
+        "this program was built without {what}: build it with feature `{feature}` of \
+         nbd-transport, which nbd-cli, nbd-server and the client crates have by the same \
+         name{needs}"
+    )]
     NotBuilt {
         /// What is missing.
         what: &'static str,
@@ -101,7 +105,7 @@ pub(super) const fn no_keys() -> TlsConfigError {
     TlsConfigError::NotBuilt {
         what: "TLS with pre-shared keys",
         feature: "psk",
-        needs: ", which needs the files for developers of OpenSSL (libssl-dev)",
+        needs: "; it needs the files for developers of OpenSSL (libssl-dev)",
     }
 }
 

@@ -24,6 +24,9 @@ pub enum TlsError {
     /// The caller: what the certificate is to be compared with is no name.
     #[error("{0:?} is neither a host name nor an IP address that a certificate could name")]
     ServerName(String),
+    /// The caller: the server has no name, and by its own configuration the library wants one.
+    #[error("there is no name that the server's certificate could be compared with: give one")]
+    NoServerName,
     /// The peer's certificate is not accepted.
     #[error("the {peer}'s certificate is not accepted: {fault}")]
     Certificate {

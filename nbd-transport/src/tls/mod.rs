@@ -23,7 +23,7 @@
 //! | `cpu` | which cipher is fast here |
 //! | `credentials` | in files or in memory |
 //! | `info`, `error`, `config_error` | what was agreed on, and what can go wrong |
-//! | `rustls` | sessions with certificates, feature `tls` or `ring` |
+//! | `x509` | sessions with certificates, feature `tls` or `ring` |
 //! | `psk` | sessions with pre-shared keys, feature `psk` |
 
 /// What to do about a key that is not accepted.
@@ -40,12 +40,12 @@ mod error;
 mod gather;
 mod info;
 mod psk;
-#[cfg(feature = "x509")]
-mod rustls;
 mod search;
 mod server_config;
 mod stage;
 mod wire;
+#[cfg(feature = "x509")]
+mod x509;
 
 pub use client_config::{ServerCheck, TlsConfig, TlsConnector};
 pub use config_error::{CredentialsFault, Origin, PskFault, TlsConfigError};
@@ -55,3 +55,8 @@ pub use info::{TlsInfo, TlsPeer, TlsRole, TlsVersion};
 pub use server_config::{TlsAcceptor, TlsServerConfig};
 pub use stage::{IntoMachine, Opened, Plaintext, TlsStage};
 pub use wire::{Incoming, Outgoing, Wire};
+
+/// What does TLS with certificates, for its own configuration: see
+/// [`TlsConnector::from_rustls`].
+#[cfg(feature = "x509")]
+pub use ::rustls;

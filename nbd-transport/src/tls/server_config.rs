@@ -129,7 +129,7 @@ impl TlsServerConfig {
 }
 
 #[cfg(feature = "x509")]
-use super::rustls::acceptor as by_certificate;
+use super::x509::acceptor as by_certificate;
 
 #[cfg(not(feature = "x509"))]
 fn by_certificate(_: &ServerFiles) -> Result<Arc<dyn Accept>, TlsConfigError> {
@@ -157,6 +157,14 @@ pub struct TlsAcceptor {
 }
 
 impl TlsAcceptor {
+    /// Starts sessions by a configuration of the library's own, as it is: what it takes for
+    /// versions, ciphers and certificates is not looked at here.
+    #[cfg(feature = "x509")]
+    #[must_use]
+    pub fn from_rustls(config: Arc<rustls::ServerConfig>) -> Self {
+        Self { accept: super::x509::given_acceptor(config) }
+    }
+
     /// A session with a client, which has the first word.
     ///
     /// # Errors

@@ -87,10 +87,33 @@ impl Connect for Connector {
             // An address is never sent, and nothing is compared with it.
             None => (&self.nameless, ServerName::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED))),
         };
-        let connection = UnbufferedClientConnection::new(Arc::clone(config), name)
-            .map_err(|error| session_error(error, TlsRole::Server))?;
-        Ok(Box::new(Stage::new(connection)))
+        session(config, name)
     }
+}
+
+/// A configuration as it was given.
+#[derive(Debug)]
+struct Given(Arc<ClientConfig>);
+
+/// Takes a configuration as it is.
+pub(in super::super) fn given_connector(config: Arc<ClientConfig>) -> Arc<dyn Connect> {
+    Arc::new(Given(config))
+}
+
+impl Connect for Given {
+    fn start(&self, server_name: Option<&str>) -> Result<Box<dyn TlsStage>, TlsError> {
+        let name = parse(server_name.ok_or(TlsError::NoServerName)?)?;
+        session(&self.0, name)
+    }
+}
+
+fn session(
+    config: &Arc<ClientConfig>,
+    name: ServerName<'static>,
+) -> Result<Box<dyn TlsStage>, TlsError> {
+    let connection = UnbufferedClientConnection::new(Arc::clone(config), name)
+        .map_err(|error| session_error(error, TlsRole::Server))?;
+    Ok(Box::new(Stage::new(connection)))
 }
 
 /// A host name or IP address. The zone of a link-local address is this machine's business only.

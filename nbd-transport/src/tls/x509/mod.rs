@@ -18,8 +18,8 @@ mod server;
 mod stage;
 mod verify;
 
-pub(super) use client::connector;
-pub(super) use server::acceptor;
+pub(super) use client::{connector, given_connector};
+pub(super) use server::{acceptor, given_acceptor};
 
 use super::cpu::has_aes;
 use rustls::CipherSuite;

@@ -47,6 +47,11 @@ pub(in super::super) fn acceptor(files: &ServerFiles) -> Result<Arc<dyn Accept>,
     Ok(Arc::new(Acceptor { config: Arc::new(config) }))
 }
 
+/// Takes a configuration as it is.
+pub(in super::super) fn given_acceptor(config: Arc<ServerConfig>) -> Arc<dyn Accept> {
+    Arc::new(Acceptor { config })
+}
+
 impl Accept for Acceptor {
     fn start(&self) -> Result<Box<dyn TlsStage>, TlsError> {
         let connection = UnbufferedServerConnection::new(Arc::clone(&self.config))
