@@ -78,8 +78,11 @@ fn configurations_of_the_librarys_own_are_taken() {
         .with_no_client_auth()
         .with_single_cert(vec![certificate], key)
         .expect("they belong together");
-    let client =
-        rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let client = rustls::ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .expect("it knows these versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
     let acceptor = TlsAcceptor::from_rustls(Arc::new(server));
     let connector = TlsConnector::from_rustls(Arc::new(client));
     assert_eq!(connector.start(None).expect_err("which?"), TlsError::NoServerName);

@@ -40,16 +40,20 @@ ip link set lo up; hostname vm
 for module in @MODULES@; do
     [ ! -e /lib/$module.ko ] || insmod /lib/$module.ko
 done
+# What the script says goes to no terminal. What it leaves running may go on to hold the other end.
+mkfifo /tmp/output
+cat /tmp/output &
+exec 3> /tmp/output
 if [ -b /dev/nbd0 ] && [ -e /dev/vsock ]; then
-    # What it says goes to no terminal.
-    { sh -eu /script < /dev/null 2>&1; echo $? > /tmp/status; } | cat
-    status=$(cat /tmp/status)
+    sh -eu /script < /dev/null >&3 2>&1 3>&-
+    status=$?
 else
-    echo "the kernel has no network block devices, or no vsock"
+    echo "the kernel has no network block devices, or no vsock" >&3
     status=70
 fi
-echo "@LAST_WORD@$status"
-poweroff -f
+echo "@LAST_WORD@$status" >&3
+# Whoever reads that ends the machine.
+while :; do sleep 1000; done
 "#;
 
 /// A packed image, removed when dropped.
