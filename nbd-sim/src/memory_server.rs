@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
 use nbd_proto::{
-    ApiMisuse, Command, CommandType, Discard, Error, ExportInfo, Extent, Machine, Question,
+    ApiMisuse, Command, CommandType, Discard, Errno, Error, ExportInfo, Extent, Machine, Question,
     RequestId, Server, ServerConfig, ServerEvent, ServerNegotiation, ServerPhase, Table,
     TransmissionFlags,
 };
@@ -30,6 +30,8 @@ pub struct MemoryServer {
     withholds: bool,
     withheld: Vec<(RequestId, Command)>,
     requests: Vec<Command>,
+    /// How every change of the disk fails.
+    fault: Option<Errno>,
 }
 
 #[derive(Debug)]
@@ -52,6 +54,7 @@ impl MemoryServer {
             withholds: false,
             withheld: Vec::new(),
             requests: Vec::new(),
+            fault: None,
         };
         // The server speaks first.
         this.take(&[]);
@@ -74,6 +77,11 @@ impl MemoryServer {
     #[must_use]
     pub fn withheld(&self) -> usize {
         self.withheld.len()
+    }
+
+    /// From now on nothing can be changed on the disk.
+    pub fn fail_changes(&mut self, errno: Errno) {
+        self.fault = Some(errno);
     }
 
     /// From now on requests are read and not answered.
@@ -220,6 +228,10 @@ impl MemoryServer {
         id: RequestId,
         command: Command,
     ) -> Result<(), Error> {
+        if let Some(errno) = self.fault.filter(|_| command.kind.modifies()) {
+            self.buffers.remove(id);
+            return Ok(server.reply(id, Err(errno))?);
+        }
         let start = command.offset as usize;
         let range = start..start + command.length as usize;
         match command.kind {

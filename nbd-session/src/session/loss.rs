@@ -154,6 +154,10 @@ impl Session {
         self.again = Direction::empty();
         self.stuck = false;
         let was_open = self.shut_down_core(now);
+        if self.end.is_some() {
+            // What it had to report was worse than the loss.
+            return;
+        }
         if said_goodbye {
             // The end is what was wanted; how abrupt it is does not matter, unless the server
             // says what makes no sense.
@@ -205,15 +209,20 @@ impl Session {
         self.quiet.restart();
         if self.lasting.is_some() {
             self.drain(now);
-            if let Stage::Open(Open { core, .. }) = &self.stage {
-                self.stats.wire = add(&self.stats.wire, core.stats());
-            }
-            self.stage = Stage::Over;
+            self.drop_core();
             if let Some(probe) = &mut self.probe {
                 probe.restart(now);
             }
         }
         true
+    }
+
+    /// What the core has counted stays.
+    fn drop_core(&mut self) {
+        if let Stage::Open(Open { core, .. }) = &self.stage {
+            self.stats.wire = add(&self.stats.wire, core.stats());
+        }
+        self.stage = Stage::Over;
     }
 
     /// The connection is to be made again.
@@ -288,7 +297,7 @@ impl Session {
             for id in lasting.unfinished() {
                 lasting.finish(id, Err(cause.clone()));
             }
-            self.stage = Stage::Over;
+            self.drop_core();
         } else if !matches!(self.stage, Stage::Open(_)) {
             self.stage = Stage::Over;
         }

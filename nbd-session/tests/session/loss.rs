@@ -328,3 +328,35 @@ fn a_withdrawn_write_is_not_sent_again() {
     assert_eq!(rig.server(|server| server.requests().len()), 0);
     assert_eq!((rig.outcomes(), rig.session.in_flight()), (vec![], 0));
 }
+
+#[test]
+fn what_cannot_be_put_back_ends_everything() {
+    let mut first = true;
+    let mut rig = Rig::dialling(
+        options().reconnect(Reconnect::new().keep_unflushed(1 << 20)),
+        Box::new(move |_| {
+            let stream = server(1 << 20);
+            if !std::mem::take(&mut first) {
+                stream.with(|server| server.fail_changes(nbd_proto::Errno::Io));
+            }
+            Some(Ok(stream))
+        }),
+    );
+    rig.turn();
+    write(&mut rig, 512, 9);
+    rig.turn();
+    rig.completions();
+    rig.server(MemoryServer::hang_up);
+    rig.turn();
+    // It would tell what was there before.
+    let read = rig.submit(Command::read(512, 512));
+    let sent = rig.session.stats().wire.bytes_sent;
+    rig.sleep(1.0);
+    assert_eq!(rig.outcomes(), [(read, false)]);
+    let end = rig.session.end().expect("it is over");
+    assert_eq!((end.kind(), end.errno()), (ErrorKind::Recovery, 5), "{end}");
+    assert!(rig.session.farewell().is_err());
+    assert!(rig.session.stats().wire.bytes_sent > sent, "counters only grow");
+    rig.sleep(100.0);
+    assert_eq!(rig.steps, ["connect 1", "close 1", "connect 2", "close 2"]);
+}
