@@ -115,7 +115,7 @@ impl Blocks {
         let whole = (skip + length as u64).next_multiple_of(block);
         // The tail of an export that is no multiple of its own block size cannot be
         // asked for in whole blocks.
-        let whole = whole.min(client.size() - start);
+        let whole = whole.min(client.size().saturating_sub(start));
         if length == 0 || (skip == 0 && whole == length as u64) {
             return None;
         }

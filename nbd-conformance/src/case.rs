@@ -4,6 +4,7 @@ use std::error::Error;
 
 use crate::room::Room;
 use crate::site::{Kind, Security};
+use crate::subject::Adapter;
 
 /// How a case ends, unless it panics.
 pub(crate) type CaseResult = Result<(), Box<dyn Error>>;
@@ -25,6 +26,8 @@ pub(crate) enum Need {
     PlainOnly(&'static str),
     /// There must be something to get wrong.
     SomeTls,
+    /// It takes more than one connection, or more than a connection.
+    Beyond,
 }
 
 impl Case {
@@ -49,7 +52,15 @@ impl Case {
             Need::Server(kinds, _) => kinds.contains(&kind),
             Need::PlainOnly(_) => security == Security::Plain,
             Need::SomeTls => security != Security::Plain,
+            Need::Beyond => true,
         })
+    }
+
+    /// Whether it runs for an adapter.
+    #[must_use]
+    pub fn suits(&self, adapter: Adapter) -> bool {
+        let beyond = self.needs.iter().any(|need| matches!(need, Need::Beyond));
+        !beyond || adapter != Adapter::Mio
     }
 
     /// Why it does not run everywhere; nothing for a case that does.
@@ -57,6 +68,7 @@ impl Case {
         self.needs.iter().map(|need| match need {
             Need::Server(_, why) | Need::PlainOnly(why) => *why,
             Need::SomeTls => "without TLS there is nothing to get wrong",
+            Need::Beyond => "an event loop has single connections",
         })
     }
 

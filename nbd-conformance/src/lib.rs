@@ -53,10 +53,10 @@ pub fn run_cell(
     kind: Kind,
 ) -> Result<(usize, Vec<String>), PeerError> {
     let subject = adapter.subject();
-    let mut room = Room::new(Site { kind, security }, &*subject)?;
+    let mut room = Room::new(Site { kind, security }, &*subject, adapter.beyond())?;
     let mut count = 0;
     let mut failures = Vec::new();
-    for case in all().filter(|case| case.fits(kind, security)) {
+    for case in all().filter(|case| case.fits(kind, security) && case.suits(adapter)) {
         count += 1;
         let start = Instant::now();
         let outcome = catch_unwind(AssertUnwindSafe(|| case.run(&mut room)));

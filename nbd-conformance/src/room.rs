@@ -7,6 +7,7 @@ use nbd_sim::peer::PeerError;
 
 use crate::outcome::Outcome;
 use crate::site::{Disk, Running, Site};
+use crate::subject::beyond::Beyond;
 use crate::subject::{Choosing, How, Session, Subject};
 
 /// Longer than anything takes that goes well.
@@ -15,15 +16,25 @@ pub(crate) const LONG: Duration = Duration::from_secs(60);
 pub(crate) struct Room<'a> {
     pub(crate) site: Site,
     pub(crate) subject: &'a dyn Subject,
+    beyond: Option<Box<dyn Beyond>>,
     shared: Running,
     named: Option<Running>,
     session: Option<Box<dyn Session>>,
 }
 
 impl<'a> Room<'a> {
-    pub(crate) fn new(site: Site, subject: &'a dyn Subject) -> Result<Self, PeerError> {
+    pub(crate) fn new(
+        site: Site,
+        subject: &'a dyn Subject,
+        beyond: Option<Box<dyn Beyond>>,
+    ) -> Result<Self, PeerError> {
         let shared = site.start(Disk::Plain)?;
-        Ok(Self { site, subject, shared, named: None, session: None })
+        Ok(Self { site, subject, beyond, shared, named: None, session: None })
+    }
+
+    /// What the adapter has beyond one connection, for cases that need it.
+    pub(crate) fn beyond(&self) -> &dyn Beyond {
+        self.beyond.as_deref().expect("the case suits the adapter")
     }
 
     /// The connection that cases use one after the other, to a disk whose content is

@@ -19,6 +19,8 @@ cases! {
     with_most_still_in_line,
     a_reset_is_told_to_everybody [BY_HAND, REPLIES],
     while_nothing_is_asked,
+    the_end_of_a_dead_connection_is_not_good,
+    the_end_over_lost_commands_is_not_good,
     a_deadline_passes_and_the_client_lives_on,
     a_deadline_for_many,
     a_deadline_while_connecting,
@@ -140,6 +142,31 @@ fn while_nothing_is_asked(room: &mut Room<'_>) -> CaseResult {
         assert_eq!(failure.who, Who::Connection, "{failure}");
     }
     assert!(start.elapsed() < LONG / 2, "{:?}", start.elapsed());
+    Ok(())
+}
+
+/// Writes that were acknowledged and not flushed may be lost with the server.
+fn the_end_of_a_dead_connection_is_not_good(room: &mut Room<'_>) -> CaseResult {
+    let mut server = room.site.start(Disk::Sized(1 << 20))?;
+    let mut disk = room.connect_to(&server.uri(), as_is)?;
+    disk.write(0, &[1; 4096], CommandFlags::empty())?;
+    server.server.kill();
+    failed(disk.read(0, 512));
+    let failure = failed(disk.disconnect().map(drop));
+    assert_ne!(failure.who, Who::Time, "{failure}");
+    Ok(())
+}
+
+/// So may writes that were not even acknowledged.
+fn the_end_over_lost_commands_is_not_good(room: &mut Room<'_>) -> CaseResult {
+    let mut server = room.site.start(Disk::Sized(1 << 20))?;
+    let mut disk = room.connect_to(&server.uri(), as_is)?;
+    server.server.stop()?;
+    let op = |index: u64| Op::write(index << 12, vec![2; 4096]);
+    for outcome in disk.batch((0..8).map(op).collect(), &mut || server.server.kill()) {
+        failed(outcome);
+    }
+    failed(disk.disconnect().map(drop));
     Ok(())
 }
 

@@ -4,9 +4,12 @@ mod crowds;
 mod endings;
 mod exports;
 mod facts;
+mod files;
 mod lacking;
+mod lasting;
 mod older;
 mod options;
+mod pools;
 mod reads;
 mod refusals;
 mod status;
@@ -34,6 +37,9 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         tls::CASES,
         lacking::CASES,
         older::CASES,
+        lasting::CASES,
+        pools::CASES,
+        files::CASES,
     ];
     tables.into_iter().flatten()
 }

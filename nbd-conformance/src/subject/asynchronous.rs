@@ -20,7 +20,7 @@ use crate::outcome::{Failure, Op, Outcome, Reply};
 pub(crate) struct Asynchronous<H>(pub(crate) H);
 
 impl<H: Host> Asynchronous<H> {
-    fn builder(&self, how: &How) -> Builder<H::Runtime> {
+    pub(super) fn builder(&self, how: &How) -> Builder<H::Runtime> {
         let builder =
             Builder::new().config(how.config.clone()).uri_policy(POLICY).timeout(how.timeout);
         match &how.tls {
@@ -46,9 +46,9 @@ impl<H: Host> Subject for Asynchronous<H> {
     }
 }
 
-struct Live<H> {
-    host: H,
-    client: Client,
+pub(super) struct Live<H> {
+    pub(super) host: H,
+    pub(super) client: Client,
 }
 
 /// What a command becomes that other tasks run beside.

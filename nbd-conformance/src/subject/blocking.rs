@@ -14,7 +14,7 @@ use crate::outcome::{Failure, Op, Outcome, Reply, Who};
 
 pub(crate) struct Blocking;
 
-fn builder(how: &How) -> Builder {
+pub(super) fn builder(how: &How) -> Builder {
     let builder = Builder::new().config(how.config.clone()).uri_policy(POLICY).timeout(how.timeout);
     match &how.tls {
         Some((policy, connector)) => builder.tls(*policy, connector.clone()),

@@ -195,6 +195,7 @@ impl Session for Live {
         while self.disk.state() != State::Closed {
             self.turn()?;
         }
+        self.disk.session().farewell()?;
         Ok(Some(self))
     }
 }

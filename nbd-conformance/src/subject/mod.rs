@@ -1,6 +1,7 @@
 //! What the suite asks of an adapter, in the shape of calls that wait.
 
 mod asynchronous;
+pub(crate) mod beyond;
 mod blocking;
 mod host;
 mod mio;

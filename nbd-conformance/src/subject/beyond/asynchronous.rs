@@ -1,0 +1,150 @@
+//! The adapters for tasks.
+
+use std::future::poll_fn;
+use std::io::SeekFrom;
+use std::ops::Range;
+
+use nbd_client_async::{Client, ExportView};
+use nbd_session::OldError as Error;
+use nbd_session::replay::Reconnect;
+
+use super::{Beyond, File, Pool};
+use crate::outcome::Outcome;
+use crate::subject::asynchronous::{Asynchronous, Live};
+use crate::subject::host::Host;
+use crate::subject::{How, Session};
+
+impl<H: Host> Beyond for Asynchronous<H> {
+    fn connect_lasting(&self, how: &How, policy: Reconnect) -> Outcome<Box<dyn Session>> {
+        let builder = self.builder(how).reconnect(policy);
+        let client = self.0.block_on(builder.connect_uri(&how.uri))?;
+        Ok(Box::new(Live { host: self.0.clone(), client }))
+    }
+
+    fn pool(&self, how: &How, policy: Option<Reconnect>, size: usize) -> Outcome<Box<dyn Pool>> {
+        let builder = match policy {
+            Some(policy) => self.builder(how).reconnect(policy),
+            None => self.builder(how),
+        };
+        let pool = self.0.block_on(builder.connect_pool(&how.uri, size))?;
+        Ok(Box::new(Pooled { host: self.0.clone(), pool }))
+    }
+
+    fn file(&self, how: &How) -> Outcome<Box<dyn File>> {
+        let client = self.0.block_on(self.builder(how).connect_uri(&how.uri))?;
+        let view = ExportView::new(client.clone());
+        Ok(Box::new(Viewed { host: self.0.clone(), client, view }))
+    }
+
+    fn extents(
+        &self,
+        how: &How,
+        context: &str,
+        range: Range<u64>,
+    ) -> Outcome<Vec<(u64, u64, u64)>> {
+        let client = self.0.block_on(self.builder(how).connect_uri(&how.uri))?;
+        let mut extents = client.extents(context, range)?;
+        let mut all = Vec::new();
+        while let Some(placed) = self.0.block_on(extents.next()) {
+            let placed = placed?;
+            all.push((placed.offset, placed.extent.length, placed.extent.status));
+        }
+        Ok(all)
+    }
+}
+
+struct Pooled<H> {
+    host: H,
+    pool: nbd_client_async::Pool,
+}
+
+impl<H: Host> Pool for Pooled<H> {
+    fn alive(&self) -> usize {
+        // What makes the others needs its turn.
+        self.host.block_on(pause());
+        self.pool.clients().iter().filter(|client| !client.is_closed()).count()
+    }
+
+    fn read(&self, offset: u64, length: usize) -> Outcome<Vec<u8>> {
+        Ok(self.host.block_on(self.pool.read_at(offset, length))?.into())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Outcome {
+        Ok(self.host.block_on(self.pool.write_at(offset, data.to_vec()))?)
+    }
+
+    fn flush(&self) -> Outcome {
+        Ok(self.host.block_on(self.pool.flush())?)
+    }
+
+    fn disconnect(self: Box<Self>) -> Outcome {
+        Ok(self.host.block_on(self.pool.disconnect())?)
+    }
+}
+
+/// Lets other tasks run once, where there is one thread for all.
+async fn pause() {
+    let mut first = true;
+    poll_fn(|cx| {
+        if std::mem::take(&mut first) {
+            cx.waker().wake_by_ref();
+            return std::task::Poll::Pending;
+        }
+        std::task::Poll::Ready(())
+    })
+    .await;
+}
+
+struct Viewed<H> {
+    host: H,
+    client: Client,
+    view: ExportView,
+}
+
+impl<H: Host> File for Viewed<H> {
+    fn seek(&mut self, position: u64) -> Outcome {
+        self.view.seek(SeekFrom::Start(position)).map_err(Error::from)?;
+        Ok(())
+    }
+
+    fn read(&mut self, length: usize) -> Outcome<Vec<u8>> {
+        let Self { host, view, .. } = self;
+        let mut data = Vec::new();
+        while data.len() < length {
+            let want = length - data.len();
+            let more = poll_fn(|cx| view.poll_fill(cx, want).map_ok(<[u8]>::to_vec));
+            let more = host.block_on(more).map_err(Error::from)?;
+            if more.is_empty() {
+                break;
+            }
+            view.consume(more.len());
+            data.extend(more);
+        }
+        Ok(data)
+    }
+
+    fn write(&mut self, mut data: &[u8]) -> Outcome {
+        let Self { host, view, .. } = self;
+        while !data.is_empty() {
+            let written = host.block_on(poll_fn(|cx| view.poll_write(cx, data)));
+            match written.map_err(Error::from)? {
+                0 => {
+                    return Err(
+                        Error::from(std::io::Error::from(std::io::ErrorKind::WriteZero)).into()
+                    );
+                }
+                n => data = &data[n..],
+            }
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Outcome {
+        let Self { host, view, .. } = self;
+        Ok(host.block_on(poll_fn(|cx| view.poll_flush(cx))).map_err(Error::from)?)
+    }
+
+    fn again(&mut self) {
+        self.view = ExportView::new(self.client.clone());
+    }
+}

@@ -1,0 +1,98 @@
+//! The adapter for threads.
+
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::ops::Range;
+
+use nbd_client_blocking::{Client, ExportFile};
+use nbd_session::OldError as Error;
+use nbd_session::replay::Reconnect;
+
+use super::{Beyond, File, Pool};
+use crate::outcome::Outcome;
+use crate::subject::blocking::{Blocking, builder};
+use crate::subject::{How, Session};
+
+impl Beyond for Blocking {
+    fn connect_lasting(&self, how: &How, policy: Reconnect) -> Outcome<Box<dyn Session>> {
+        Ok(Box::new(builder(how).reconnect(policy).connect_uri(&how.uri)?))
+    }
+
+    fn pool(&self, how: &How, policy: Option<Reconnect>, size: usize) -> Outcome<Box<dyn Pool>> {
+        let builder = match policy {
+            Some(policy) => builder(how).reconnect(policy),
+            None => builder(how),
+        };
+        Ok(Box::new(builder.connect_pool(&how.uri, size)?))
+    }
+
+    fn file(&self, how: &How) -> Outcome<Box<dyn File>> {
+        Ok(Box::new(Some(ExportFile::new(builder(how).connect_uri(&how.uri)?))))
+    }
+
+    fn extents(
+        &self,
+        how: &How,
+        context: &str,
+        range: Range<u64>,
+    ) -> Outcome<Vec<(u64, u64, u64)>> {
+        let mut client = builder(how).connect_uri(&how.uri)?;
+        let extents = client.extents(context, range)?;
+        let placed = extents.map(|placed| {
+            placed.map(|placed| (placed.offset, placed.extent.length, placed.extent.status))
+        });
+        Ok(placed.collect::<Result<_, _>>()?)
+    }
+}
+
+impl Pool for nbd_client_blocking::Pool {
+    fn alive(&self) -> usize {
+        Self::alive(self)
+    }
+
+    fn read(&self, offset: u64, length: usize) -> Outcome<Vec<u8>> {
+        let mut data = vec![0; length];
+        self.read_at(offset, &mut data)?;
+        Ok(data)
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Outcome {
+        Ok(self.write_at(offset, data)?)
+    }
+
+    fn flush(&self) -> Outcome {
+        Ok(Self::flush(self)?)
+    }
+
+    fn disconnect(self: Box<Self>) -> Outcome {
+        Ok(Self::disconnect(*self)?)
+    }
+}
+
+impl File for Option<ExportFile<Client>> {
+    fn seek(&mut self, position: u64) -> Outcome {
+        let file = self.as_mut().expect("there is one");
+        file.seek(SeekFrom::Start(position)).map_err(Error::from)?;
+        Ok(())
+    }
+
+    fn read(&mut self, length: usize) -> Outcome<Vec<u8>> {
+        let mut data = Vec::new();
+        let file = self.as_mut().expect("there is one");
+        file.take(length as u64).read_to_end(&mut data).map_err(Error::from)?;
+        Ok(data)
+    }
+
+    fn write(&mut self, data: &[u8]) -> Outcome {
+        let file = self.as_mut().expect("there is one");
+        Ok(file.write_all(data).map_err(Error::from)?)
+    }
+
+    fn flush(&mut self) -> Outcome {
+        let file = self.as_mut().expect("there is one");
+        Ok(file.flush().map_err(Error::from)?)
+    }
+
+    fn again(&mut self) {
+        *self = self.take().map(|file| ExportFile::new(file.into_inner()));
+    }
+}

@@ -1,0 +1,76 @@
+//! What goes beyond one connection: it is made again, there are several of them, or it is seen
+//! as a file.
+
+mod asynchronous;
+mod blocking;
+
+use nbd_session::replay::Reconnect;
+
+use super::asynchronous::Asynchronous;
+use super::blocking::Blocking;
+use super::host::{CurrentThread, MultiThread, OnAsyncStd, OnSmol};
+use super::{Adapter, How, Session};
+use crate::outcome::Outcome;
+
+/// An adapter, beyond one connection.
+pub(crate) trait Beyond {
+    /// Connects, to connect again.
+    fn connect_lasting(&self, how: &How, policy: Reconnect) -> Outcome<Box<dyn Session>>;
+
+    /// Opens a pool of up to so many connections.
+    fn pool(&self, how: &How, policy: Option<Reconnect>, size: usize) -> Outcome<Box<dyn Pool>>;
+
+    /// Connects, to see the export as a file.
+    fn file(&self, how: &How) -> Outcome<Box<dyn File>>;
+
+    /// Connects and walks over the extents of a range: where each is, how long, and its status.
+    fn extents(
+        &self,
+        how: &How,
+        context: &str,
+        range: std::ops::Range<u64>,
+    ) -> Outcome<Vec<(u64, u64, u64)>>;
+}
+
+/// Several connections to one export.
+pub(crate) trait Pool {
+    fn alive(&self) -> usize;
+
+    fn read(&self, offset: u64, length: usize) -> Outcome<Vec<u8>>;
+
+    fn write(&self, offset: u64, data: &[u8]) -> Outcome;
+
+    fn flush(&self) -> Outcome;
+
+    fn disconnect(self: Box<Self>) -> Outcome;
+}
+
+/// A view of an export as a file, and the connection behind it.
+pub(crate) trait File {
+    fn seek(&mut self, position: u64) -> Outcome;
+
+    /// As many bytes as there are, up to so many.
+    fn read(&mut self, length: usize) -> Outcome<Vec<u8>>;
+
+    /// All of them, or an error.
+    fn write(&mut self, data: &[u8]) -> Outcome;
+
+    fn flush(&mut self) -> Outcome;
+
+    /// Drops this view in favour of another one, at offset 0.
+    fn again(&mut self);
+}
+
+impl Adapter {
+    /// `None` for an adapter that has one connection only.
+    pub(crate) fn beyond(self) -> Option<Box<dyn Beyond>> {
+        Some(match self {
+            Self::Blocking => Box::new(Blocking),
+            Self::Mio => return None,
+            Self::TokioCurrentThread => Box::new(Asynchronous(CurrentThread::new())),
+            Self::TokioMultiThread => Box::new(Asynchronous(MultiThread::new())),
+            Self::AsyncStd => Box::new(Asynchronous(OnAsyncStd)),
+            Self::Smol => Box::new(Asynchronous(OnSmol)),
+        })
+    }
+}
