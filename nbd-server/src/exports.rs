@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
+use crate::access::{Access, ReadOnly};
 use crate::export::{AnyExport, AsyncExport, Export};
 use crate::peer::Peer;
 
@@ -123,7 +124,8 @@ impl std::fmt::Debug for Opened {
 /// ```
 #[derive(Debug, Default)]
 pub struct ExportList {
-    exports: Vec<Opened>,
+    /// Without access rules it is for everybody.
+    exports: Vec<(Opened, Option<Access>)>,
 }
 
 impl ExportList {
@@ -148,24 +150,47 @@ impl ExportList {
     /// Adds an export with more to say about it.
     #[must_use]
     pub fn opened(mut self, export: Opened) -> Self {
-        self.exports.push(export);
+        self.exports.push((export, None));
         self
+    }
+
+    /// Adds an export that is not for everybody. Others are not told that it is there.
+    #[must_use]
+    pub fn restricted(mut self, export: Opened, access: Access) -> Self {
+        self.exports.push((export, Some(access)));
+        self
+    }
+
+    /// What a client may use, as it may use it.
+    fn allowed(&self, peer: &Peer) -> impl Iterator<Item = Opened> {
+        self.exports.iter().filter_map(|(opened, access)| {
+            let opened = opened.clone();
+            match access {
+                None => Some(opened),
+                Some(access) => {
+                    let ReadOnly(read_only) = access.of(peer)?;
+                    let read_only = read_only || opened.read_only;
+                    Some(opened.read_only(read_only))
+                }
+            }
+        })
     }
 }
 
 impl Exports for ExportList {
-    fn list(&self, _peer: &Peer) -> io::Result<Vec<Listed>> {
-        let listed = |opened: &Opened| Listed {
-            name: opened.name.clone(),
-            description: opened.description().unwrap_or_default(),
+    fn list(&self, peer: &Peer) -> io::Result<Vec<Listed>> {
+        let listed = |opened: Opened| {
+            let description = opened.description().unwrap_or_default();
+            Listed { name: opened.name, description }
         };
-        Ok(self.exports.iter().map(listed).collect())
+        Ok(self.allowed(peer).map(listed).collect())
     }
 
-    fn open(&self, name: &str, _peer: &Peer) -> io::Result<Opened> {
-        let called = self.exports.iter().find(|opened| opened.name == name);
-        let default = || self.exports.first().filter(|_| name.is_empty());
-        called.or_else(default).cloned().ok_or_else(unknown_export)
+    fn open(&self, name: &str, peer: &Peer) -> io::Result<Opened> {
+        let called = self.allowed(peer).find(|opened| opened.name == name);
+        // The default of a client is the first that it may use.
+        let default = || self.allowed(peer).next().filter(|_| name.is_empty());
+        called.or_else(default).ok_or_else(unknown_export)
     }
 }
 

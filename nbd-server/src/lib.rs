@@ -29,6 +29,7 @@
 //! |---|---|
 //! | `tls` (default) | TLS with certificates, by rustls |
 //! | `psk` | TLS with pre-shared keys, by OpenSSL |
+//! | `qcow2` | images in the format of QEMU, by the crate imago |
 //! | `tokio` | `Server::spawn`: a server in tasks of tokio, and exports that need its runtime |
 //!
 //! # Platforms
@@ -39,6 +40,7 @@
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+mod access;
 mod clients;
 mod config;
 mod connection;
@@ -54,10 +56,13 @@ mod server;
 mod tasks;
 mod threads;
 
+pub use access::{Access, AccessRule, AccessRuleError, ReadOnly};
 pub use config::Limits;
 pub use connection::ConnectionError;
 pub use directory::Directory;
 pub use event::Event;
+#[cfg(feature = "qcow2")]
+pub use export::Qcow2Export;
 pub use export::{
     Abilities, AllocationExtent, AsyncExport, Attempt, BoxFuture, Export, ExtentKind, FileExport,
     MemoryExport, Overlay, Slice, Zeroing, file_extents,

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nbd_server::{
-    Directory, Export, ExportList, Exports, FileExport, MemoryExport, Opened, Overlay,
+    Access, AccessRule, Directory, Export, ExportList, Exports, FileExport, MemoryExport, Opened,
+    Overlay, Qcow2Export,
 };
 use serde::Deserialize;
 
@@ -29,7 +30,9 @@ pub(super) struct SourceArgs {
     #[arg(long, value_name = "PATH", group = "source")]
     directory: Option<PathBuf>,
     /// The exports that a TOML file lists: in each [[export]] a name, and a path
-    /// or a memory size; read-only, overlay and description if wanted
+    /// or a memory size; format, read-only, overlay and description if wanted; and
+    /// users and readers, such as "10.0.0.0/8", "uid:1000", "cert:NAME" or
+    /// "psk:NAME", where it is not for everybody
     #[arg(long, value_name = "FILE", group = "source")]
     config: Option<PathBuf>,
     /// The name of the export, which clients get too that ask for no name; or,
@@ -42,6 +45,10 @@ pub(super) struct SourceArgs {
     /// Refuse all changes
     #[arg(long)]
     read_only: bool,
+    /// What the bytes of the file are. Never guessed: a client could make a
+    /// raw disk look like anything
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Format::Raw)]
+    format: Format,
     /// Keep changes in memory, and forget them at the end
     #[arg(long, conflicts_with = "read_only")]
     overlay: bool,
@@ -53,6 +60,17 @@ pub(super) struct Sources {
     /// The name of the default export.
     pub(super) name: String,
     all: Vec<Arc<dyn Export>>,
+}
+
+/// What the bytes of a file are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+enum Format {
+    /// The bytes of the disk
+    #[default]
+    Raw,
+    /// An image in the format of QEMU; one that names other files is refused
+    Qcow2,
 }
 
 /// A file that lists exports.
@@ -73,9 +91,13 @@ struct Entry {
     memory: Option<String>,
     description: Option<String>,
     #[serde(default)]
+    format: Format,
+    #[serde(default)]
     read_only: bool,
     #[serde(default)]
     overlay: bool,
+    users: Option<Vec<String>>,
+    readers: Option<Vec<String>>,
 }
 
 impl SourceArgs {
@@ -99,7 +121,12 @@ impl SourceArgs {
             return list(self.entries_of(path)?, warn);
         }
         let source = path.as_ref().or(file.as_ref());
-        let flags = |entry| Entry { read_only: self.read_only, overlay: self.overlay, ..entry };
+        let flags = |entry| Entry {
+            read_only: self.read_only,
+            overlay: self.overlay,
+            format: self.format,
+            ..entry
+        };
         if source.is_some() || memory.is_some() {
             let ([] | [_]) = &export[..] else {
                 return Err(invalid("one export has one name"));
@@ -171,12 +198,28 @@ fn list(entries: Vec<Entry>, warn: &dyn Fn(&str)) -> io::Result<Sources> {
         if let Some(description) = &entry.description {
             opened = opened.described(description);
         }
-        exports = exports.opened(opened);
+        exports = match entry.access()? {
+            Some(access) => exports.restricted(opened, access),
+            None => exports.opened(opened),
+        };
     }
     Ok(Sources { exports: Arc::new(exports), name, all })
 }
 
 impl Entry {
+    /// Who may use it, if that is not everybody.
+    fn access(&self) -> io::Result<Option<Access>> {
+        if self.users.is_none() && self.readers.is_none() {
+            return Ok(None);
+        }
+        let rules = |texts: &Option<Vec<String>>| {
+            let texts = texts.iter().flatten();
+            let rules = texts.map(|text| text.parse::<AccessRule>());
+            rules.collect::<Result<Vec<_>, _>>().map_err(|error| invalid(&error.to_string()))
+        };
+        Ok(Some(Access::nobody().users(rules(&self.users)?).readers(rules(&self.readers)?)))
+    }
+
     fn open(&self, warn: &dyn Fn(&str)) -> io::Result<Arc<dyn Export>> {
         // proto.md, "Conventions": strings are no longer than this.
         const LONGEST: usize = 4096;
@@ -188,16 +231,7 @@ impl Entry {
             }
         }
         let export: Arc<dyn Export> = match (&self.path, &self.memory) {
-            (Some(path), None) => {
-                let file = FileExport::open(path, self.read_only || self.overlay)?;
-                if let Some(format) = image_format(path) {
-                    warn(&format!(
-                        "{} looks like a {format} image and is served as it is, as raw bytes",
-                        path.display()
-                    ));
-                }
-                Arc::new(file)
-            }
+            (Some(path), None) => self.open_file(path, warn)?,
             (None, Some(size)) => {
                 let bytes =
                     size::parse(size).map_err(|error| invalid(&format!("{size}: {error}")))?;
@@ -215,6 +249,23 @@ impl Entry {
         }
         let top = MemoryExport::new(export.size());
         Ok(Arc::new(Overlay::new(export, top)?))
+    }
+}
+
+impl Entry {
+    fn open_file(&self, path: &Path, warn: &dyn Fn(&str)) -> io::Result<Arc<dyn Export>> {
+        let read_only = self.read_only || self.overlay;
+        if self.format == Format::Qcow2 {
+            return Ok(Arc::new(Qcow2Export::open(path, read_only)?));
+        }
+        let file = FileExport::open(path, read_only)?;
+        if let Some(format) = image_format(path) {
+            warn(&format!(
+                "{} looks like a {format} image and is served as it is, as raw bytes",
+                path.display()
+            ));
+        }
+        Ok(Arc::new(file))
     }
 }
 

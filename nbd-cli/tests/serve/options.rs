@@ -258,3 +258,63 @@ fn it_listens_in_several_places() -> TestResult {
     assert!(child.0.wait().unwrap().success());
     Ok(())
 }
+
+/// What QEMU has written is read, and what is written QEMU reads.
+#[test]
+fn a_qcow2_image_is_a_disk() -> TestResult {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    let image = path("disk.qcow2");
+    let qemu_io = |script: &str| run(tool("qemu-io")?.args(["-f", "qcow2", "-c", script, &image]));
+    run(tool("qemu-img")?.args(["create", "-q", "-f", "qcow2", &image, "8M"]))?.success()?;
+    qemu_io("write -P 7 1M 64k")?.success()?;
+    let mut server = serve(&["--format", "qcow2", &image]).start()?;
+    let script = "assert h.pread(2, (1 << 20) - 1) == b'\\0\\x07'\n\
+                  h.pwrite(b'\\x09' * 65536, 2 << 20)\nh.zero(512, 1 << 20)\n\
+                  h.trim(65536, 3 << 20)\nh.flush()";
+    nbdsh(&server.uri(), script)?;
+    let map = nbdinfo(&["--map", &server.uri()]);
+    assert!(map.contains("hole"), "{map}");
+    super::support::terminate(&server);
+    assert!(server.wait_within(super::support::LIMIT).expect("it stops").success());
+    for script in ["read -P 9 2M 64k", "read -P 0 1M 512", "read -P 7 1049088 65024"] {
+        let told = qemu_io(script)?.success()?;
+        assert!(!told.contains("failed"), "{script}: {told}");
+    }
+    run(tool("qemu-img")?.args(["check", "-q", "-f", "qcow2", &image]))?.success()?;
+    // What an image says is no reason to open another file.
+    let above = path("above.qcow2");
+    let create = ["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", &image, &above];
+    run(tool("qemu-img")?.args(create))?.success()?;
+    let socket = path("s");
+    let (success, _, told) = ends(&["--unix", &socket, "--format", "qcow2", &above]);
+    assert!(!success && told.contains("backing file"), "{told}");
+    let (success, _, told) = ends(&["--unix", &socket, "--format", "qcow2", &path("missing")]);
+    assert!(!success && told.contains("missing"), "{told}");
+    Ok(())
+}
+
+/// An export for others is not there, and one for readers is read-only.
+#[test]
+fn exports_may_be_for_some() -> TestResult {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("exports.toml");
+    let uid = rustix::process::getuid().as_raw();
+    let toml = format!(
+        "[[export]]\nname = 'theirs'\nmemory = '1M'\nusers = ['uid:{}']\n\
+         [[export]]\nname = 'ours'\nmemory = '2M'\nusers = ['uid:{uid}']\n\
+         [[export]]\nname = 'read'\nmemory = '3M'\nreaders = ['*']\n",
+        uid + 1
+    );
+    fs::write(&config, toml).unwrap();
+    let server = serve(&["--config", &config.display().to_string()]).start()?;
+    let list = nbdinfo(&["--list", "--json", &server.uri()]);
+    assert!(list.contains("\"ours\"") && !list.contains("\"theirs\""), "{list}");
+    for (name, size) in [("", "2097152"), ("ours", "2097152"), ("read", "3145728")] {
+        assert_eq!(nbdinfo(&["--size", &server.export_uri(name)]), size, "{name}");
+    }
+    nbdinfo(&["--is", "read-only", &server.export_uri("read")]);
+    let refused = run(tool("nbdinfo")?.args(["--size", &server.export_uri("theirs")]))?;
+    assert!(!refused.status.success());
+    Ok(())
+}

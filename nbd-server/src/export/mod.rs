@@ -6,6 +6,7 @@
 //! | `asynchronous` | the same by futures |
 //! | `memory` | a sparse disk in memory |
 //! | `file` | a file or a block device |
+//! | `qcow2` | an image in the format of QEMU, feature `qcow2` |
 //! | `slice` | a part of another |
 //! | `overlay` | what is written goes elsewhere |
 //! | `extents` | which parts of a file hold data |
@@ -17,6 +18,8 @@ mod extents;
 mod file;
 mod memory;
 mod overlay;
+#[cfg(feature = "qcow2")]
+mod qcow2;
 mod slice;
 #[cfg(test)]
 mod tests;
@@ -34,6 +37,8 @@ pub use extents::{AllocationExtent, ExtentKind, file_extents};
 pub use file::FileExport;
 pub use memory::MemoryExport;
 pub use overlay::Overlay;
+#[cfg(feature = "qcow2")]
+pub use qcow2::Qcow2Export;
 pub use slice::Slice;
 
 /// A disk that can be served, by calls that return when the work is done.

@@ -3,6 +3,7 @@
 mod concurrency;
 mod exports;
 mod limits;
+mod model;
 mod raw;
 mod rude;
 mod starting;
