@@ -19,12 +19,12 @@ pub(crate) fn blocking(load: &Load) -> Outcome<Duration> {
         while let Some(buffer) = unused.pop() {
             let Some(at) = places.next() else { break };
             if load.write {
-                pipeline.write(at, buffer)?;
+                pipeline.write(buffer, at)?;
             } else {
-                pipeline.read(at, buffer)?;
+                pipeline.read(buffer, at)?;
             }
         }
-        let Some(done) = pipeline.wait()? else { break };
+        let Some(done) = pipeline.wait() else { break };
         done.result?;
         unused.extend(done.buffer);
         // What came with it takes no waiting.

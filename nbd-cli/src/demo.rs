@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nbd_client_blocking::proto::{CommandFlags, Limits};
-use nbd_client_blocking::{Builder, Client, Error};
+use nbd_client_blocking::{Client, ConnectOptions, Error, Options};
 use nbd_server::{ExportList, MemoryExport, Opened, Server, ServerHandle};
 use sha2::{Digest, Sha256};
 
@@ -52,7 +52,7 @@ fn demonstrate(uri: &str, directory: &Path) -> Result<()> {
         .meta_context("base:allocation")
         .limits(limits);
     let mut client =
-        Builder::new().config(config).timeout(TIMEOUT).connect_uri(uri).context(uri)?;
+        options(uri).and_then(|options| Client::connect(options.config(config))).context(uri)?;
     let started = Instant::now();
     fill(&mut client).context("filling the disk")?;
     let (disk, request) = (size::format(FILLED), size::format(REQUEST as u64));
@@ -67,8 +67,13 @@ fn demonstrate(uri: &str, directory: &Path) -> Result<()> {
     verify(uri, &image)
 }
 
+fn options(uri: &str) -> std::result::Result<ConnectOptions, Error> {
+    let options: ConnectOptions = uri.parse()?;
+    Ok(options.connect_timeout(TIMEOUT).silence(TIMEOUT))
+}
+
 fn list(uri: &str) -> Result<()> {
-    let mut options = Builder::new().timeout(TIMEOUT).negotiate_uri(uri).context(uri)?;
+    let mut options = options(uri).and_then(Options::connect).context(uri)?;
     say("Its exports:")?;
     for export in options.list().context(uri)? {
         say(&format!("  {}: {}", export.name, export.description))?;
@@ -90,10 +95,10 @@ fn fill(client: &mut Client) -> std::result::Result<(), Error> {
                 state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
                 word.copy_from_slice(&state.to_be_bytes());
             }
-            pipeline.write(offset, buffer)?;
+            pipeline.write(buffer, offset)?;
             offset += REQUEST as u64;
         }
-        let Some(done) = pipeline.wait()? else { break };
+        let Some(done) = pipeline.wait() else { break };
         done.result?;
         buffers.extend(done.buffer);
     }
@@ -132,10 +137,10 @@ fn measure(client: &mut Client) -> std::result::Result<String, Error> {
         while submitted < COUNT {
             let Some(buffer) = buffers.pop() else { break };
             state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
-            pipeline.read((state >> 32) % (DISK / 4096) * 4096, buffer)?;
+            pipeline.read(buffer, (state >> 32) % (DISK / 4096) * 4096)?;
             submitted += 1;
         }
-        let Some(done) = pipeline.wait()? else { break };
+        let Some(done) = pipeline.wait() else { break };
         done.result?;
         buffers.extend(done.buffer);
     }
@@ -162,13 +167,13 @@ fn copy_out(uri: &str, image: &Path) -> Result<()> {
 
 /// Reads the export and the file, and compares their checksums.
 fn verify(uri: &str, image: &Path) -> Result<()> {
-    let mut client = Builder::new().timeout(TIMEOUT).connect_uri(uri).context(uri)?;
+    let mut client = options(uri).and_then(Client::connect).context(uri)?;
     let (mut disk, mut buffer, mut offset) = (Sha256::new(), vec![0; 4 << 20], 0);
     let mut copy = Sha256::new();
     let mut file = File::open(image).context(image.display())?;
     let mut piece = vec![0; buffer.len()];
     while offset < DISK {
-        client.read_at(offset, &mut buffer).context(uri)?;
+        client.read_exact_at(&mut buffer, offset).context(uri)?;
         file.read_exact(&mut piece).context(image.display())?;
         disk.update(&buffer);
         copy.update(&piece);

@@ -1,6 +1,7 @@
 //! How a command fails: one line that says who erred and what to do.
 
 use std::any::Any;
+use std::error::Error as _;
 use std::fmt;
 use std::io;
 
@@ -97,12 +98,14 @@ fn in_words<E: fmt::Display + 'static>(error: &E) -> String {
 /// Whether the other end is gone, which may show in several ways and is no broken rule.
 fn is_closed(error: &dyn Any) -> bool {
     use PeerMisbehaved::{Closed, ClosedMidMessage};
-    match error.downcast_ref() {
-        Some(Error::Protocol(ProtocolError::Misbehaved(Closed | ClosedMidMessage))) => true,
-        Some(Error::Io(error)) => {
+    let Some(error) = error.downcast_ref::<Error>() else { return false };
+    let Some(source) = error.source() else { return false };
+    match (source.downcast_ref(), source.downcast_ref::<io::Error>()) {
+        (Some(ProtocolError::Misbehaved(Closed | ClosedMidMessage)), _) => true,
+        (_, Some(error)) => {
             matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
         }
-        Some(_) | None => false,
+        _ => false,
     }
 }
 

@@ -26,10 +26,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     loop {
         while asked < size && pipeline.in_flight() + early.len() < DEPTH {
             let length = CHUNK.min(size - asked);
-            pipeline.read(asked, vec![0; length as usize])?;
+            pipeline.read(vec![0; length as usize], asked)?;
             asked += length;
         }
-        let Some(done) = pipeline.wait()? else { break };
+        let Some(done) = pipeline.wait() else { break };
         done.result?;
         early.insert(done.command.offset, done.buffer.unwrap_or_default());
         while let Some(data) = early.remove(&hashed) {

@@ -28,25 +28,25 @@ fn main() -> Result<(), Box<dyn Error>> {
     loop {
         while asked < size && reads.in_flight() < DEPTH {
             let length = CHUNK.min(size - asked);
-            reads.read(asked, vec![0; length as usize])?;
+            reads.read(vec![0; length as usize], asked)?;
             asked += length;
         }
-        let Some(read) = reads.wait()? else { break };
+        let Some(read) = reads.wait() else { break };
         read.result?;
         // The buffer that was read into is written from.
         writes
             .submit(Command::write(read.command.offset, read.command.length as u32), read.buffer)?;
         // What is finished makes room; only a full line is waited for.
-        while let Some(written) = writes.try_wait()? {
+        while let Some(written) = writes.try_wait() {
             written.result?;
         }
         while writes.in_flight() >= DEPTH {
-            if let Some(written) = writes.wait()? {
+            if let Some(written) = writes.wait() {
                 written.result?;
             }
         }
     }
-    while let Some(written) = writes.wait()? {
+    while let Some(written) = writes.wait() {
         written.result?;
     }
     drop((reads, writes));

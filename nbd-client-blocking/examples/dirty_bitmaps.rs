@@ -7,14 +7,14 @@
 
 use std::error::Error;
 
-use nbd_client_blocking::Builder;
+use nbd_client_blocking::Options;
 
 /// The context's status bit for data that has changed (QEMU's docs/interop/nbd.rst).
 const DIRTY: u64 = 1;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let uri = std::env::args().nth(1).ok_or("usage: dirty_bitmaps URI")?;
-    let mut options = Builder::new().negotiate_uri(&uri)?;
+    let mut options = Options::connect(&uri)?;
     let bitmaps = options.list_meta_contexts(&["qemu:dirty-bitmap:"])?;
     for bitmap in &bitmaps {
         options.reconfigure(|config| config.meta_context(&bitmap.name))?;

@@ -6,11 +6,11 @@
 
 use std::error::Error;
 
-use nbd_client_blocking::Builder;
+use nbd_client_blocking::Options;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let uri = std::env::args().nth(1).ok_or("usage: list_exports URI")?;
-    let mut options = Builder::new().negotiate_uri(&uri)?;
+    let mut options = Options::connect(&uri)?;
     for export in options.list()? {
         println!("{}\t{}", export.name, export.description);
     }

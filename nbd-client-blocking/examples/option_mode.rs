@@ -7,12 +7,12 @@
 
 use std::error::Error;
 
-use nbd_client_blocking::Builder;
+use nbd_client_blocking::Options;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args().skip(1);
     let uri = args.next().ok_or("usage: option_mode URI NAME...")?;
-    let mut options = Builder::new().negotiate_uri(&uri)?;
+    let mut options = Options::connect(&uri)?;
     for name in args {
         options.set_export_name(name.as_str())?;
         match options.go() {

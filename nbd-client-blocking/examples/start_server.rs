@@ -10,8 +10,8 @@
 
 use std::error::Error;
 
-use nbd_client_blocking::Builder;
 use nbd_client_blocking::transport::{CommandSpec, Endpoint};
+use nbd_client_blocking::{Client, ConnectOptions};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args().skip(1).peekable();
@@ -23,8 +23,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     } else {
         Endpoint::Command(command)
     };
-    let client = Builder::new().connect(&endpoint)?;
-    println!("{endpoint}: {} bytes", client.size());
+    let name = endpoint.to_string();
+    let client = Client::connect(ConnectOptions::new().endpoint(endpoint))?;
+    println!("{name}: {} bytes", client.size());
     client.disconnect()?;
     Ok(())
 }

@@ -1,27 +1,19 @@
 //! The client: one call, one command.
 
-use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Duration;
+use std::ops::{Deref, DerefMut, Range};
+use std::time::{Duration, Instant};
 
 use nbd_proto::{
-    Command, CommandFlags, ContextId, Disconnect, ExportInfo, Extent, Machine, Negotiated,
-    ReadChunk, RequestId, RequestStatus, Stats, StrictMode, SubmitError, TransmissionFlags,
+    Command, CommandFlags, ContextId, Discard, Disconnect, ExportInfo, Extent, Negotiated,
+    ReadChunk, StrictMode, TransmissionFlags,
 };
-use nbd_session::OldError as Error;
-use nbd_transport::tls::TlsInfo;
+use nbd_session::{Completion, Error, Limit, Request, Session, State};
 use nbd_transport::{Connection, NbdUri, PeerProcess, UriError};
-use rustix::net::{Shutdown, shutdown};
 
+use crate::driver::Driver;
 use crate::extents::{Extents, Survey};
-use crate::origin::Origin;
 use crate::pipeline::Pipeline;
 use crate::ports::Single;
-use crate::pump::Pump;
-use crate::recovery::{self, Recovery};
-use crate::state::State;
-
-/// The longest payload sent in one command when the server tells no maximum, in bytes.
-const MAX_REQUEST: u64 = 32 << 20;
 
 /// A connection to an export.
 ///
@@ -34,57 +26,44 @@ const MAX_REQUEST: u64 = 32 << 20;
 /// it in good order.
 #[derive(Debug)]
 pub struct Client {
-    pub(crate) core: nbd_proto::Client,
-    pub(crate) pump: Pump,
-    origin: Origin,
-    export: String,
-    /// What ended the connection, if the machine cannot know.
-    pub(crate) lost: Option<Error>,
-    /// The end of the session was asked for.
-    pub(crate) leaving: bool,
-    /// Only if it was told to reconnect.
-    pub(crate) recovery: Option<Box<Recovery>>,
+    pub(crate) driver: Driver,
+    /// How long calls may take.
+    pub(crate) limit: Limit,
+    /// What the session is known to have: it is never without again.
+    facts: Box<(Negotiated, ExportInfo)>,
 }
 
 impl Client {
-    pub(crate) const fn new(
-        core: nbd_proto::Client,
-        pump: Pump,
-        origin: Origin,
-        export: String,
-        recovery: Option<Box<Recovery>>,
-    ) -> Self {
-        Self { core, pump, origin, export, lost: None, leaving: false, recovery }
+    pub(crate) fn new(driver: Driver) -> Result<Self, Error> {
+        match (driver.session.negotiated(), driver.session.export()) {
+            (Some(facts), Some(export)) => {
+                driver.trace.established(facts);
+                let facts = Box::new((Negotiated::clone(facts), export.clone()));
+                Ok(Self { driver, limit: Limit::Default, facts })
+            }
+            _ => Err(driver.end()),
+        }
     }
 
-    /// Connects to a URI with the defaults of [`Builder`](crate::Builder).
-    ///
-    /// # Errors
-    /// When the URI is malformed or forbidden, nobody answers, or the server refuses.
-    pub fn connect(uri: &str) -> Result<Self, Error> {
-        crate::Builder::new().connect_uri(uri)
+    /// What is behind the connection: where it stands, what was negotiated, what was counted.
+    #[must_use]
+    pub const fn session(&self) -> &Session {
+        &self.driver.session
     }
 
     /// Where the connection stands.
     #[must_use]
+    #[doc(alias = "nbd_aio_is_ready")]
     pub fn state(&self) -> State {
-        match &self.recovery {
-            Some(recovery) if recovery.is_down() => State::Reconnecting,
-            _ => State::of(&self.core),
-        }
+        self.session().state()
     }
 
-    /// Name of the connection, see [`Builder::name`](crate::Builder::name).
+    /// Name of the connection: the one that was [given](nbd_session::ConnectOptions::name), or
+    /// `nbd1`, `nbd2` and so on.
     #[must_use]
+    #[doc(alias = "nbd_get_handle_name")]
     pub fn name(&self) -> &str {
-        self.pump.trace.name()
-    }
-
-    /// The name of the export that was asked for. What the server calls it is in
-    /// [`ExportInfo::canonical_name`].
-    #[must_use]
-    pub fn export_name(&self) -> &str {
-        &self.export
+        self.driver.trace.name()
     }
 
     /// A URI that leads to the same export, with the same credentials for TLS as long as
@@ -93,103 +72,98 @@ impl Client {
     /// # Errors
     /// [`UriError::NoUri`] when the server has no address: a program that speaks on its
     /// standard input and output, or a socket of another kind that was handed over.
+    #[doc(alias = "nbd_get_uri")]
     pub fn to_uri(&self) -> Result<NbdUri, UriError> {
-        let tls = self.negotiated().tls;
-        self.origin.to_uri(&self.pump.connection.stream, &self.export, tls)
+        let peer = self.connection().and_then(|connection| connection.stream.peer());
+        self.session().to_uri(peer.as_ref())
     }
 
     /// The export: size, flags, block sizes, names, and what it can do.
     #[must_use]
     pub fn export(&self) -> &ExportInfo {
-        self.core.export()
-    }
-
-    /// What was agreed on for TLS, if it is in use.
-    #[must_use]
-    pub fn tls_info(&self) -> Option<&TlsInfo> {
-        self.pump.link.tls_info()
-    }
-
-    /// The process that was started for this connection, to watch it or to signal it.
-    pub fn peer_process(&mut self) -> Option<&mut PeerProcess> {
-        self.pump.connection.peer.as_mut()
-    }
-
-    /// Changes the checks made before a command is sent.
-    pub fn set_strict(&mut self, mode: StrictMode) {
-        self.core.set_strict(mode);
-        if let Some(recovery) = &mut self.recovery {
-            recovery.set_strict(mode);
-        }
-    }
-
-    /// Size of the export in bytes.
-    #[must_use]
-    pub fn size(&self) -> u64 {
-        self.core.export().size
-    }
-
-    /// What the export can do.
-    #[must_use]
-    pub fn flags(&self) -> TransmissionFlags {
-        self.core.export().flags
-    }
-
-    /// Whether writes are refused.
-    #[must_use]
-    pub fn is_read_only(&self) -> bool {
-        self.flags().contains(TransmissionFlags::READ_ONLY)
+        self.session().export().unwrap_or(&self.facts.1)
     }
 
     /// Everything that was negotiated: style, TLS, contexts, block sizes, names.
     #[must_use]
     pub fn negotiated(&self) -> &Negotiated {
-        match &self.recovery {
-            Some(recovery) => recovery.facts(),
-            None => self.core.negotiated(),
-        }
+        self.session().negotiated().map_or(&self.facts.0, |facts| facts)
+    }
+
+    /// Size of the export in bytes.
+    #[must_use]
+    #[doc(alias = "nbd_get_size")]
+    pub fn size(&self) -> u64 {
+        self.export().size
+    }
+
+    /// What the export can do.
+    #[must_use]
+    pub fn flags(&self) -> TransmissionFlags {
+        self.export().flags
+    }
+
+    /// Whether writes are refused.
+    #[must_use]
+    #[doc(alias = "nbd_is_read_only")]
+    pub fn is_read_only(&self) -> bool {
+        self.flags().contains(TransmissionFlags::READ_ONLY)
     }
 
     /// The number of a meta context, if it was asked for and granted.
     #[must_use]
     pub fn context(&self, name: &str) -> Option<ContextId> {
-        let contexts = &self.negotiated().contexts;
-        let found = contexts.iter().find(|context| context.name == name);
-        found.map(|context| ContextId(context.id))
+        self.session().context(name)
     }
 
-    /// The longest read or write sent as one command, in bytes. Longer ones are split.
-    #[must_use]
-    pub fn max_request(&self) -> usize {
-        let sizes = self.core.export().block_sizes;
-        let maximum = sizes.map_or(MAX_REQUEST, |sizes| u64::from(sizes.maximum).min(MAX_REQUEST));
-        // Whole blocks, so that what follows a piece stays aligned.
-        let block = u64::from(self.core.export().minimum_block());
-        (maximum - maximum % block).max(block) as usize
+    /// The process that was started for this connection, to watch it or to signal it.
+    #[doc(alias = "nbd_get_subprocess_pid")]
+    pub fn peer_process(&mut self) -> Option<&mut PeerProcess> {
+        self.driver.connection_mut()?.peer.as_mut()
     }
 
-    /// Counters of the protocol, on this connection.
+    /// The connection: its socket, and the process behind it, if there is one. `None` while
+    /// it is lost.
     #[must_use]
-    pub fn stats(&self) -> &Stats {
-        self.core.stats()
+    #[doc(alias = "nbd_aio_get_fd")]
+    pub const fn connection(&self) -> Option<&Connection> {
+        self.driver.connection()
     }
 
     /// System calls made on this connection's behalf, waiting included.
     #[must_use]
-    pub fn system_calls(&self) -> u64 {
-        self.pump.system_calls
+    pub const fn system_calls(&self) -> u64 {
+        self.driver.system_calls
     }
 
-    /// The protocol machine.
-    #[must_use]
-    pub fn core(&self) -> &nbd_proto::Client {
-        &self.core
+    /// Changes the checks made before a command is sent.
+    #[doc(alias = "nbd_set_strict_mode")]
+    pub fn set_strict(&mut self, mode: StrictMode) {
+        self.driver.session.set_strict(mode);
     }
 
-    /// The connection: its socket, and the process behind it, if there is one.
-    #[must_use]
-    pub fn connection(&self) -> &Connection {
-        &self.pump.connection
+    /// How long calls may take from now on; see
+    /// [`ConnectOptions::request_timeout`](nbd_session::ConnectOptions::request_timeout).
+    pub fn set_request_timeout(&mut self, limit: impl Into<Option<Duration>>) {
+        self.driver.session.set_request_timeout(limit);
+    }
+
+    /// The client for calls that together take no longer than this. What they have not done by
+    /// then ends with an error of which [`is_timeout`](Error::is_timeout) is true, and the
+    /// connection goes on.
+    ///
+    /// ```no_run
+    /// # let mut client = nbd_client_blocking::Client::connect("nbd://localhost")?;
+    /// use std::time::Duration;
+    ///
+    /// let mut sector = [0; 512];
+    /// client.within(Duration::from_secs(5)).read_exact_at(&mut sector, 0)?;
+    /// # Ok::<(), nbd_client_blocking::Error>(())
+    /// ```
+    pub fn within(&mut self, time: Duration) -> Within<'_> {
+        let limit = Limit::within(time, Instant::now());
+        let before = std::mem::replace(&mut self.limit, limit);
+        Within { client: self, before }
     }
 
     /// Reads `buf.len()` bytes at `offset`.
@@ -197,34 +171,35 @@ impl Client {
     /// # Errors
     /// When the range is not inside the export, the server fails the command, or the
     /// connection fails. What is in the buffer then is undefined.
-    pub fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
-        let max = self.max_request();
+    #[doc(alias = "nbd_pread")]
+    pub fn read_exact_at(&mut self, buf: &mut [u8], offset: u64) -> Result<(), Error> {
+        let (max, limit) = self.pieces(buf.len());
         let mut at = offset;
         for piece in buf.chunks_mut(max) {
             let length = piece.len();
-            let command = Command::read(at, length as u32);
-            self.run(command, Single { read: piece, ..Single::none() })?;
+            self.run(Command::read(at, length as u32), piece, &[], limit)?;
             // Beyond all numbers is beyond the export, which the next one is told.
             at = at.saturating_add(length as u64);
         }
         Ok(())
     }
 
-    /// Reads as [`read_at`](Self::read_at), in one command, and reports each part of
-    /// the reply as it comes: data or hole, in whatever order the server sends them.
+    /// Reads as [`read_exact_at`](Self::read_exact_at), in one command, and reports the parts
+    /// of the answer: data or hole, in whatever order the server sent them.
     ///
     /// # Errors
-    /// As [`read_at`](Self::read_at).
+    /// As [`read_exact_at`](Self::read_exact_at).
+    #[doc(alias = "nbd_pread_structured")]
     pub fn read_structured(
         &mut self,
-        offset: u64,
         buf: &mut [u8],
+        offset: u64,
         flags: CommandFlags,
-        mut on_chunk: impl FnMut(ReadChunk),
-    ) -> Result<(), Error> {
+    ) -> Result<Vec<ReadChunk>, Error> {
         let length = u32::try_from(buf.len()).unwrap_or(u32::MAX);
-        let command = Command::read(offset, length).with(flags);
-        self.run(command, Single { read: buf, on_chunk: Some(&mut on_chunk), ..Single::none() })
+        let request = Request::new(Command::read(offset, length).with(flags)).report_chunks();
+        let done = self.request(request, buf)?;
+        done.result.map(|()| done.chunks)
     }
 
     /// Writes all of `buf` at `offset`.
@@ -233,26 +208,27 @@ impl Client {
     /// When the range is not inside the export, the export is read-only, the server
     /// fails the command, or the connection fails. How much has been written then is
     /// unknown.
-    pub fn write_at(&mut self, offset: u64, buf: &[u8]) -> Result<(), Error> {
-        self.write_at_with(offset, buf, CommandFlags::empty())
+    #[doc(alias = "nbd_pwrite")]
+    pub fn write_all_at(&mut self, buf: &[u8], offset: u64) -> Result<(), Error> {
+        self.write_all_at_with(buf, offset, CommandFlags::empty())
     }
 
-    /// Writes as [`write_at`](Self::write_at), with flags such as
+    /// Writes as [`write_all_at`](Self::write_all_at), with flags such as
     /// [`CommandFlags::FUA`].
     ///
     /// # Errors
-    /// As [`write_at`](Self::write_at).
-    pub fn write_at_with(
+    /// As [`write_all_at`](Self::write_all_at).
+    pub fn write_all_at_with(
         &mut self,
-        offset: u64,
         buf: &[u8],
+        offset: u64,
         flags: CommandFlags,
     ) -> Result<(), Error> {
-        let max = self.max_request();
+        let (max, limit) = self.pieces(buf.len());
         let mut at = offset;
         for piece in buf.chunks(max) {
             let command = Command::write(at, piece.len() as u32).with(flags);
-            self.run(command, Single { write: piece, ..Single::none() })?;
+            self.run(command, &mut [], piece, limit)?;
             at = at.saturating_add(piece.len() as u64);
         }
         Ok(())
@@ -264,6 +240,7 @@ impl Client {
     ///
     /// # Errors
     /// When the server does not offer it, fails it, or the connection fails.
+    #[doc(alias = "nbd_flush")]
     pub fn flush(&mut self) -> Result<(), Error> {
         self.submit_and_wait(Command::flush())
     }
@@ -272,6 +249,7 @@ impl Client {
     ///
     /// # Errors
     /// When the server does not offer it, fails it, or the connection fails.
+    #[doc(alias = "nbd_trim")]
     pub fn trim(&mut self, offset: u64, length: u64) -> Result<(), Error> {
         self.submit_and_wait(Command::trim(offset, length))
     }
@@ -280,6 +258,7 @@ impl Client {
     ///
     /// # Errors
     /// When the server does not offer it, fails it, or the connection fails.
+    #[doc(alias = "nbd_zero")]
     pub fn write_zeroes(
         &mut self,
         offset: u64,
@@ -293,6 +272,7 @@ impl Client {
     ///
     /// # Errors
     /// When the server does not offer it, fails it, or the connection fails.
+    #[doc(alias = "nbd_cache")]
     pub fn cache(&mut self, offset: u64, length: u64) -> Result<(), Error> {
         self.submit_and_wait(Command::cache(offset, length))
     }
@@ -303,31 +283,31 @@ impl Client {
     /// back. An export of no bytes is not asked for anything.
     ///
     /// # Errors
-    /// As [`read_at`](Self::read_at); [`Error::Command`] comes from a server that is there.
+    /// As [`read_exact_at`](Self::read_exact_at); one of kind
+    /// [`Command`](nbd_session::ErrorKind::Command) comes from a server that is there.
     pub fn ping(&mut self) -> Result<(), Error> {
-        let block = self.core.export().minimum_block();
+        let block = self.export().minimum_block();
         if self.size() < u64::from(block) {
             return Ok(());
         }
-        self.read_at(0, &mut vec![0; block as usize])
+        self.read_exact_at(&mut vec![0; block as usize], 0)
     }
 
-    /// Asks for the extents of a range, for each meta context that was granted; they
-    /// are passed on in order for each context. The server may report less than was
-    /// asked for, but at least one extent. See [`extents`](Self::extents) for the whole.
+    /// Asks for the extents of a range, for each meta context that was granted; they come in
+    /// order for each context. The server may report less than was asked for, but at least
+    /// one extent. See [`extents`](Self::extents) for the whole.
     ///
     /// # Errors
     /// When no meta context was granted, the server fails the command or sends extents
     /// that cannot be true, or the connection fails.
+    #[doc(alias = "nbd_block_status_64")]
     pub fn block_status(
         &mut self,
         offset: u64,
         length: u64,
         flags: CommandFlags,
-        mut on_extent: impl FnMut(ContextId, Extent),
-    ) -> Result<(), Error> {
-        let command = Command::block_status(offset, length).with(flags);
-        self.run(command, Single { on_extent: Some(&mut on_extent), ..Single::none() })
+    ) -> Result<Vec<(ContextId, Extent)>, Error> {
+        self.status(Request::new(Command::block_status(offset, length).with(flags)))
     }
 
     /// Asks as [`block_status`](Self::block_status) does, but for some of the meta
@@ -336,25 +316,16 @@ impl Client {
     /// # Errors
     /// As [`block_status`](Self::block_status), and when
     /// [`ExportInfo::can_block_status_payload`] is not so.
+    #[doc(alias = "nbd_block_status_filter")]
     pub fn block_status_filtered(
         &mut self,
         offset: u64,
         length: u64,
         flags: CommandFlags,
         contexts: &[ContextId],
-        mut on_extent: impl FnMut(ContextId, Extent),
-    ) -> Result<(), Error> {
+    ) -> Result<Vec<(ContextId, Extent)>, Error> {
         let command = Command::block_status(offset, length).with(flags);
-        if self.recovery.is_some() {
-            let ports = Single { on_extent: Some(&mut on_extent), ..Single::none() };
-            return recovery::run(self, command, Some(contexts), ports);
-        }
-        let submitted = self.core.submit_filtered(command, contexts);
-        self.finish(
-            command,
-            submitted,
-            Single { on_extent: Some(&mut on_extent), ..Single::none() },
-        )
+        self.status(Request::new(command).contexts(contexts))
     }
 
     /// All extents of a range for one meta context, in order, neighbours of equal status
@@ -362,11 +333,7 @@ impl Client {
     ///
     /// # Errors
     /// When the context was not granted.
-    pub fn extents(
-        &mut self,
-        context: &str,
-        range: std::ops::Range<u64>,
-    ) -> Result<Extents<'_>, Error> {
+    pub fn extents(&mut self, context: &str, range: Range<u64>) -> Result<Extents<'_>, Error> {
         Survey::new(self, &[context], range).map(Extents)
     }
 
@@ -375,11 +342,7 @@ impl Client {
     ///
     /// # Errors
     /// When one of the contexts was not granted.
-    pub fn survey(
-        &mut self,
-        contexts: &[&str],
-        range: std::ops::Range<u64>,
-    ) -> Result<Survey<'_>, Error> {
+    pub fn survey(&mut self, contexts: &[&str], range: Range<u64>) -> Result<Survey<'_>, Error> {
         Survey::new(self, contexts, range)
     }
 
@@ -388,8 +351,8 @@ impl Client {
     /// # Errors
     /// When it cannot be sent, the server fails it, or the connection fails.
     pub fn submit_and_wait(&mut self, command: Command) -> Result<(), Error> {
-        self.check_buffer(command, 0)?;
-        self.run(command, Single::none())
+        self.session().check_payload(&command, 0)?;
+        self.run(command, &mut [], &[], self.limit)
     }
 
     /// Starts keeping many commands in flight.
@@ -402,102 +365,93 @@ impl Client {
     /// [`disconnect`](Pipeline::disconnect) of its own, which says what becomes of them.
     ///
     /// # Errors
-    /// When the connection fails before that, or has failed already: the cause. For one that
-    /// [reconnects](crate::Builder::reconnect) and is without a connection,
-    /// [`RecoveryError::UnflushedLost`](nbd_session::replay::RecoveryError::UnflushedLost)
-    /// when a flush would tell so.
+    /// As [`Session::farewell`].
+    #[doc(alias = "nbd_shutdown")]
     pub fn disconnect(mut self) -> Result<(), Error> {
         self.end()
     }
 
     pub(crate) fn end(&mut self) -> Result<(), Error> {
-        if self.recovery.is_some() && !recovery::put_back(self)? {
-            return Ok(());
+        let mut now = Instant::now();
+        self.driver.session.disconnect(Disconnect::AfterReplies, self.limit, now);
+        while !self.session().is_over() {
+            self.driver.turn(&mut Discard, now);
+            now = Instant::now();
         }
-        if self.core.is_closed() {
-            let unasked = (!self.leaving).then(|| nbd_proto::PeerMisbehaved::Closed.into());
-            let fault = || self.core.error().cloned().or(unasked).map(Error::from);
-            let cause = self.lost.as_ref().and_then(Error::again).or_else(fault);
-            return cause.map_or(Ok(()), Err);
-        }
-        self.core.disconnect(Disconnect::AfterReplies);
-        let mut ports = Single::none();
-        while !self.core.is_closed() {
-            self.pump.send(&mut self.core, &ports)?;
-            if self.core.is_ending()
-                && !self.core.get_direction().contains(nbd_proto::Direction::WRITE)
-            {
-                // Nothing more will be sent. A peer that is gone already is no loss.
-                let _ = shutdown(&self.pump.connection.stream, Shutdown::Write);
-            }
-            let answered = self.core.in_flight() == 0;
-            match self.pump.round(&mut self.core, &mut ports) {
-                // The end is what was wanted; how abrupt it is does not matter.
-                Err(Error::Io(_)) if answered => return Ok(()),
-                result => result?,
-            }
-        }
-        Ok(())
+        self.session().farewell()
     }
 
-    /// Whether acknowledged writes are kept, so that nobody else may write.
-    pub(crate) fn keeps_unflushed(&self) -> bool {
-        self.recovery.as_ref().is_some_and(|recovery| recovery.ledger().keeps())
-    }
-
-    /// Changes the longest silence of the server while a command is waited for.
-    ///
-    /// # Errors
-    /// When the socket does not take it.
-    pub fn set_timeout(&mut self, timeout: Option<Duration>) -> Result<(), Error> {
-        Ok(self.pump.set_timeout(timeout)?)
+    /// The longest piece of a read or write that is one command, and how long all of them
+    /// together may take.
+    #[inline]
+    fn pieces(&self, length: usize) -> (usize, Limit) {
+        let max = self.session().max_request();
+        let one = length <= max;
+        (max, if one { self.limit } else { self.session().fixed(self.limit, Instant::now()) })
     }
 
     /// One command from submission to its end.
-    fn run(&mut self, command: Command, ports: Single<'_>) -> Result<(), Error> {
-        if self.recovery.is_some() {
-            return recovery::run(self, command, None, ports);
-        }
-        let submitted = self.core.submit(command);
-        self.finish(command, submitted, ports)
-    }
-
-    fn finish(
+    #[inline]
+    fn run(
         &mut self,
         command: Command,
-        submitted: Result<RequestId, SubmitError>,
-        mut ports: Single<'_>,
+        read: &mut [u8],
+        write: &[u8],
+        limit: Limit,
     ) -> Result<(), Error> {
-        let id = submitted.map_err(|error| self.not_sent(command, error))?;
-        self.pump.trace.submitted(id, &command);
-        ports.id = Some(id);
-        while self.core.status(id) == RequestStatus::InFlight {
-            if let Err(error) = self.pump.round(&mut self.core, &mut ports) {
-                if !matches!(error, Error::TimedOut { .. }) {
-                    self.fail(&error);
-                }
-                self.give_up(id, &error);
-                self.pump.trace.finished(id, Err(&error));
-                return Err(error);
+        let now = Instant::now();
+        let id = self.driver.submit(command, write, limit, now)?;
+        self.finish(Single { id, read, write }, now).result
+    }
+
+    fn status(&mut self, request: Request<'_>) -> Result<Vec<(ContextId, Extent)>, Error> {
+        let done = self.request(request, &mut [])?;
+        done.result.map(|()| done.extents)
+    }
+
+    fn request(&mut self, request: Request<'_>, read: &mut [u8]) -> Result<Completion, Error> {
+        let now = Instant::now();
+        let id = self.driver.submit_request(request.limit(self.limit), &[], now)?;
+        Ok(self.finish(Single { id, read, write: &[] }, now))
+    }
+
+    #[inline]
+    fn finish(&mut self, mut payload: Single<'_>, mut now: Instant) -> Completion {
+        loop {
+            // What cannot be done is finished before anything is sent.
+            if let Some(done) = self.driver.session.take(payload.id) {
+                self.driver.finished(&done, payload.write);
+                return done;
             }
+            self.driver.turn(&mut payload, now);
+            now = Instant::now();
         }
-        let result = match self.core.take(id) {
-            Some((_, Ok(()))) => Ok(()),
-            Some((_, Err(error))) => {
-                let remark = ports.remark.take();
-                Err(Error::failed(&self.core, self.lost.as_ref(), command, error, remark))
-            }
-            None => Err(Error::Protocol(nbd_proto::PeerMisbehaved::Closed.into())),
-        };
-        self.pump.trace.finished(id, result.as_ref().copied());
-        result
     }
 }
 
-impl AsFd for Client {
-    /// The socket, for a poller of one's own; see
-    /// [`Pipeline::direction`](crate::Pipeline::direction).
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.pump.connection.stream.as_fd()
+/// A client whose calls have a limit of time; see [`Client::within`].
+#[derive(Debug)]
+pub struct Within<'c> {
+    client: &'c mut Client,
+    before: Limit,
+}
+
+impl Deref for Within<'_> {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        self.client
+    }
+}
+
+impl DerefMut for Within<'_> {
+    fn deref_mut(&mut self) -> &mut Client {
+        self.client
+    }
+}
+
+impl Drop for Within<'_> {
+    fn drop(&mut self) {
+        self.client.limit = self.before;
     }
 }

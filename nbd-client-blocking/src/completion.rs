@@ -1,13 +1,16 @@
 //! What becomes of commands in flight, and of waiting for them.
 
 use nbd_proto::{Command, ContextId, Extent, ReadChunk, RequestId};
-use nbd_session::OldError as Error;
+use nbd_session::Error;
+#[cfg(doc)]
+use nbd_session::Request;
 
 #[cfg(doc)]
 use crate::pipeline::Pipeline;
 
 /// What [`Pipeline::poll`] ended with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Woken {
     /// Something was sent or received.
     Progress,
@@ -19,6 +22,7 @@ pub enum Woken {
 
 /// A command that is finished.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Completion<B> {
     /// The id its submission returned; it is free from now on.
     pub id: RequestId,
@@ -26,9 +30,11 @@ pub struct Completion<B> {
     pub command: Command,
     /// The buffer of a read or write.
     pub buffer: Option<B>,
-    /// The extents of a block status.
+    /// The extents of a block status, in order for each context; at most 2^20, and at least
+    /// one for each context.
     pub extents: Vec<(ContextId, Extent)>,
-    /// The parts of a [structured read](Pipeline::read_structured), as they came.
+    /// The parts of the answer to a read that was to [report](Request::report_chunks) them:
+    /// data or holes, in whatever order the server sent them; at most 2^20.
     pub chunks: Vec<ReadChunk>,
     /// How it went.
     pub result: Result<(), Error>,

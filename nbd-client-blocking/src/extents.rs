@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use nbd_proto::{Command, ContextId, Extent, HeaderStyle, RequestId, SubmitError};
-use nbd_session::OldError as Error;
+use nbd_session::{Error, Request};
 
 use crate::client::Client;
 use crate::completion::Completion;
@@ -104,11 +104,12 @@ impl<'c> Survey<'c> {
             let all = facts.contexts.iter();
             Some(all.map(|context| ContextId(context.id)).collect())
         } else {
-            names.iter().map(|name| client.context(name)).collect()
+            names.iter().map(|name| client.session().context(name)).collect()
         };
-        let contexts = contexts.filter(|list| !list.is_empty()).ok_or_else(|| Error::Submit {
-            command: Command::block_status(range.start, range.end.saturating_sub(range.start)),
-            error: SubmitError::NoMetaContext,
+        let contexts = contexts.filter(|list| !list.is_empty()).ok_or_else(|| {
+            let length = range.end.saturating_sub(range.start);
+            let command = Command::block_status(range.start, length);
+            Error::not_sent(command, SubmitError::NoMetaContext)
         })?;
         Ok(Self {
             filtered: contexts.len() < granted && client.export().can_block_status_payload(),
@@ -132,11 +133,9 @@ impl<'c> Survey<'c> {
 
     fn ask(&mut self, at: u64, end: u64) -> Result<RequestId, Error> {
         let command = Command::block_status(at, end - at);
-        if self.filtered {
-            self.pipeline.submit_filtered(command, &self.contexts)
-        } else {
-            self.pipeline.submit(command, None)
-        }
+        let request = Request::new(command);
+        let request = if self.filtered { request.contexts(&self.contexts) } else { request };
+        Ok(self.pipeline.submit_request(request, None)?)
     }
 
     fn ask_ahead(&mut self) -> Result<(), Error> {
@@ -188,7 +187,7 @@ impl<'c> Survey<'c> {
                 self.windows.pop_front();
                 continue;
             }
-            match self.pipeline.wait()? {
+            match self.pipeline.wait() {
                 Some(completion) => self.take_in(completion)?,
                 None => return Ok(None),
             }

@@ -8,55 +8,53 @@
 //!
 //! let mut client = Client::connect("nbd://localhost/disk")?;
 //! let mut sector = [0; 512];
-//! client.read_at(0, &mut sector)?;
+//! client.read_exact_at(&mut sector, 0)?;
 //! client.disconnect()?;
 //! # Ok::<(), nbd_client_blocking::Error>(())
 //! ```
 //!
 //! | to | use |
 //! |---|---|
-//! | connect | [`Builder`], [`Client::connect`] |
+//! | connect | [`Client::connect`], [`ConnectOptions`] |
 //! | do one thing at a time | [`Client`] |
 //! | keep many commands in flight | [`Pipeline`] |
 //! | see the export as a file | [`ExportFile`] |
 //! | walk over its extents | [`Extents`], [`Survey`] |
 //! | ask before choosing an export | [`Options`] |
-//! | go on after a lost connection | [`Builder::reconnect`] |
+//! | go on after a lost connection | [`ConnectOptions::reconnect`] |
+//! | limit how long it may take | [`ConnectOptions::request_timeout`], [`Client::within`] |
 //! | use several connections from many threads | [`Pool`] |
 //!
 //! With feature `tracing` every connection tells what it does in a span `nbd` of its own,
-//! whose field `name` is [`Builder::name`]. Feature `psk` brings TLS with pre-shared keys.
+//! whose field `name` is [`Client::name`]. Feature `psk` brings TLS with pre-shared keys.
 
-mod builder;
 mod client;
 mod completion;
+mod connect;
+mod dial;
+mod driver;
 mod extents;
-mod fault;
 mod options;
-mod origin;
 mod pipeline;
 mod pool;
 mod ports;
-mod pump;
-mod recovery;
-mod state;
 mod trace;
 mod view;
 
-pub use builder::Builder;
-pub use client::Client;
+pub use client::{Client, Within};
 pub use completion::{Completion, Woken};
 pub use extents::{Extents, PlacedExtent, Segment, Survey};
 pub use nbd_proto as proto;
 pub use nbd_proto::CommandFailure;
 pub use nbd_session as session;
-pub use nbd_session::OldError as Error;
+pub use nbd_session::{
+    ConnectOptions, Error, ErrorKind, Event, Limit, Rejected, Request, Session, State,
+};
 pub use nbd_transport as transport;
 pub use options::{GoError, Options};
 pub use pipeline::Pipeline;
 pub use pool::{Lease, Pool};
-pub use recovery::ReconnectEvent;
-pub use state::State;
+pub use ports::Borrowed;
 pub use view::ExportFile;
 
 /// The name of this library.

@@ -8,15 +8,11 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 
-use nbd_proto::{
-    Command, CommandFlags, ContextId, Extent, Negotiated, PeerMisbehaved, SubmitError,
-};
-use nbd_session::OldError as Error;
+use nbd_proto::{Command, CommandFlags, ContextId, Extent, Negotiated};
 use nbd_session::replay::RecoveryError;
+use nbd_session::{ConnectOptions, Error, State};
 
-use crate::builder::Until;
 use crate::client::Client;
-use crate::state::State;
 use growth::Growth;
 
 /// Several connections to one export, shared by any number of threads.
@@ -53,13 +49,13 @@ use growth::Growth;
 /// A timeout of the connections counts from the time when a call has got one.
 ///
 /// ```no_run
-/// use nbd_client_blocking::Builder;
+/// use nbd_client_blocking::Pool;
 ///
-/// let pool = Builder::new().connect_pool("nbd://localhost/disk", 4)?;
+/// let pool = Pool::connect("nbd://localhost/disk", 4)?;
 /// std::thread::scope(|scope| {
 ///     for part in 0..16 {
 ///         let pool = &pool;
-///         scope.spawn(move || pool.write_at(part << 20, &[7; 1 << 20]));
+///         scope.spawn(move || pool.write_all_at(&[7; 1 << 20], part << 20));
 ///     }
 /// });
 /// pool.flush()?;
@@ -96,6 +92,8 @@ struct Desk {
     /// has failed.
     losses: u64,
     told: u64,
+    /// Why the connection died that died last.
+    end: Option<Error>,
 }
 
 #[derive(Debug)]
@@ -106,6 +104,24 @@ struct Waiting {
 }
 
 impl Pool {
+    /// A pool of up to `size` connections, at least one: as many as the server says are safe,
+    /// which is one or any number. The first is there when this returns; the others are made
+    /// beside the work, as far as the server has room for them.
+    ///
+    /// # Errors
+    /// As [`Client::connect`], for the first.
+    pub fn connect<O>(to: O, size: usize) -> Result<Self, Error>
+    where
+        O: TryInto<ConnectOptions, Error: Into<Error>>,
+    {
+        let options = to.try_into().map_err(Into::into)?;
+        let first = Client::connect(&options)?;
+        let grows = size > 1 && Self::may_join(&first, &first);
+        let shared = Shared::new(vec![first], if grows { size } else { 1 });
+        let _growth = if grows { Growth::begin(&shared, options) } else { None };
+        Ok(Self { shared, _growth })
+    }
+
     /// A pool of connections that are there already, to one export of one server. Only
     /// the first is kept when several are not safe, or when the server describes the
     /// export differently on any of them.
@@ -120,23 +136,11 @@ impl Pool {
         Self { shared: Shared::new(clients, capacity), _growth: None }
     }
 
-    /// A pool of one connection, and of more that `connect` makes beside it.
-    pub(crate) fn growing(
-        first: Client,
-        size: usize,
-        connect: impl Fn(Until<'_>) -> Result<Client, Error> + Send + 'static,
-    ) -> Self {
-        let grows = size > 1 && Self::may_join(&first, &first);
-        let shared = Shared::new(vec![first], if grows { size } else { 1 });
-        let _growth = if grows { Growth::begin(&shared, connect) } else { None };
-        Self { shared, _growth }
-    }
-
     /// Whether two connections may be used together.
     fn may_join(one: &Client, other: &Client) -> bool {
         // What one connection keeps would be put back over what another has written.
-        !one.keeps_unflushed()
-            && !other.keeps_unflushed()
+        !one.session().options().keeps_unflushed()
+            && !other.session().options().keeps_unflushed()
             && other.negotiated().is_safe_beside(one.negotiated())
     }
 
@@ -166,14 +170,14 @@ impl Pool {
     /// ```no_run
     /// # fn example(pool: &nbd_client_blocking::Pool) -> Result<(), nbd_client_blocking::Error> {
     /// let mut client = pool.client()?;
-    /// client.read_at(0, &mut [0; 512])?;
+    /// client.read_exact_at(&mut [0; 512], 0)?;
     /// # Ok(()) }
     /// ```
     ///
     /// # Errors
     /// When all connections are dead.
     pub fn client(&self) -> Result<Lease<'_>, Error> {
-        self.wait(None).ok_or_else(|| PeerMisbehaved::Closed.into()).map_err(Error::Protocol)
+        self.wait(None).ok_or_else(|| self.shared.desk().end.clone().unwrap_or_else(Error::stopped))
     }
 
     /// A connection for the caller alone, if one is free.
@@ -183,30 +187,33 @@ impl Pool {
         self.lease(index)
     }
 
-    /// Reads `buf.len()` bytes at `offset`. See [`Client::read_at`].
+    /// Reads `buf.len()` bytes at `offset`. See [`Client::read_exact_at`].
     ///
     /// # Errors
-    /// As [`Client::read_at`].
-    pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
-        let command = Command::read(offset, u32::try_from(buf.len()).unwrap_or(u32::MAX));
-        self.repeatedly(command, |client| client.read_at(offset, buf))
+    /// As [`Client::read_exact_at`].
+    pub fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), Error> {
+        self.repeatedly(|client| client.read_exact_at(buf, offset))
     }
 
-    /// Writes all of `buf` at `offset`. See [`Client::write_at`].
+    /// Writes all of `buf` at `offset`. See [`Client::write_all_at`].
     ///
     /// # Errors
-    /// As [`Client::write_at`].
-    pub fn write_at(&self, offset: u64, buf: &[u8]) -> Result<(), Error> {
-        self.write_at_with(offset, buf, CommandFlags::empty())
+    /// As [`Client::write_all_at`].
+    pub fn write_all_at(&self, buf: &[u8], offset: u64) -> Result<(), Error> {
+        self.write_all_at_with(buf, offset, CommandFlags::empty())
     }
 
-    /// Writes with flags. See [`Client::write_at_with`].
+    /// Writes with flags. See [`Client::write_all_at_with`].
     ///
     /// # Errors
-    /// As [`Client::write_at_with`].
-    pub fn write_at_with(&self, offset: u64, buf: &[u8], flags: CommandFlags) -> Result<(), Error> {
-        let command = Command::write(offset, u32::try_from(buf.len()).unwrap_or(u32::MAX));
-        self.once(command.with(flags), |client| client.write_at_with(offset, buf, flags))
+    /// As [`Client::write_all_at_with`].
+    pub fn write_all_at_with(
+        &self,
+        buf: &[u8],
+        offset: u64,
+        flags: CommandFlags,
+    ) -> Result<(), Error> {
+        self.once(|client| client.write_all_at_with(buf, offset, flags))
     }
 
     /// Makes everything durable whose write has succeeded, whichever connection it was
@@ -225,7 +232,7 @@ impl Pool {
         let mut result = Ok(());
         if written.is_empty() {
             // What others have written.
-            result = self.repeatedly(Command::flush(), Client::flush);
+            result = self.repeatedly(Client::flush);
         }
         for index in written {
             let Some(mut client) = self.wait(Some(index)) else { continue };
@@ -255,7 +262,7 @@ impl Pool {
     /// # Errors
     /// As [`Client::trim`].
     pub fn trim(&self, offset: u64, length: u64) -> Result<(), Error> {
-        self.once(Command::trim(offset, length), |client| client.trim(offset, length))
+        self.once(|client| client.trim(offset, length))
     }
 
     /// Makes a range read as zeroes. See [`Client::write_zeroes`].
@@ -264,7 +271,7 @@ impl Pool {
     /// As [`Client::write_zeroes`].
     pub fn write_zeroes(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<(), Error> {
         let command = Command::write_zeroes(offset, length).with(flags);
-        self.once(command, |client| client.submit_and_wait(command))
+        self.once(|client| client.submit_and_wait(command))
     }
 
     /// Tells the server that a range will be read soon. See [`Client::cache`].
@@ -272,11 +279,10 @@ impl Pool {
     /// # Errors
     /// As [`Client::cache`].
     pub fn cache(&self, offset: u64, length: u64) -> Result<(), Error> {
-        self.repeatedly(Command::cache(offset, length), |client| client.cache(offset, length))
+        self.repeatedly(|client| client.cache(offset, length))
     }
 
-    /// Asks for the extents of a range. See [`Client::block_status`]; it is not tried
-    /// again, as some of the extents may have been passed on.
+    /// Asks for the extents of a range. See [`Client::block_status`].
     ///
     /// # Errors
     /// As [`Client::block_status`].
@@ -285,10 +291,8 @@ impl Pool {
         offset: u64,
         length: u64,
         flags: CommandFlags,
-        on_extent: impl FnMut(ContextId, Extent),
-    ) -> Result<(), Error> {
-        let command = Command::block_status(offset, length).with(flags);
-        self.once(command, |client| client.block_status(offset, length, flags, on_extent))
+    ) -> Result<Vec<(ContextId, Extent)>, Error> {
+        self.repeatedly(|client| client.block_status(offset, length, flags))
     }
 
     /// [Pings](Client::ping) the server on each connection that is free, so that it drops
@@ -323,39 +327,29 @@ impl Pool {
         result
     }
 
-    /// A call that is not repeated.
-    fn once(
-        &self,
-        command: Command,
-        call: impl FnOnce(&mut Client) -> Result<(), Error>,
-    ) -> Result<(), Error> {
-        let mut lease = self.take(command)?;
+    /// A call that changes something, and is not repeated.
+    fn once(&self, call: impl FnOnce(&mut Client) -> Result<(), Error>) -> Result<(), Error> {
+        let mut lease = self.client()?;
         let result = call(&mut lease.client);
-        lease.writes = result.is_ok() && command.kind.modifies();
+        lease.writes = result.is_ok();
         result
     }
 
     /// A call that does no harm when it is carried out twice. It ends: each connection
     /// dies once.
-    fn repeatedly(
+    fn repeatedly<T>(
         &self,
-        command: Command,
-        mut call: impl FnMut(&mut Client) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+        mut call: impl FnMut(&mut Client) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         loop {
-            let mut client = self.take(command)?;
-            let result = call(&mut client.client);
-            let dead = !is_usable(&client);
-            drop(client);
+            let mut lease = self.client()?;
+            let result = call(&mut lease.client);
+            let dead = !is_usable(&lease);
+            drop(lease);
             if result.is_ok() || !dead || self.alive() == 0 {
                 return result;
             }
         }
-    }
-
-    fn take(&self, command: Command) -> Result<Lease<'_>, Error> {
-        let error = SubmitError::NotConnected;
-        self.wait(None).ok_or(Error::Submit { command, error })
     }
 
     /// A connection once there is one, or `None` when all are dead; or that one, or `None`
@@ -406,17 +400,18 @@ impl Shared {
         let added = place.is_some_and(|place| place.set(Mutex::new(client)).is_ok());
         if added {
             self.desk().alive += 1;
-            self.give_back(index, true, false);
+            self.give_back(index, None, false);
         }
         added
     }
 
-    fn give_back(&self, index: usize, usable: bool, writes: bool) {
+    fn give_back(&self, index: usize, end: Option<Error>, writes: bool) {
         let mut desk = self.desk();
         if writes && !desk.written.contains(&index) {
             desk.written.push(index);
         }
-        if !usable {
+        if end.is_some() {
+            desk.end = end;
             let before = desk.written.len();
             desk.written.retain(|written| *written != index);
             desk.losses += (before - desk.written.len()) as u64;
@@ -441,14 +436,7 @@ impl Shared {
 }
 
 fn is_usable(client: &Client) -> bool {
-    match client.state() {
-        State::Ready | State::Processing | State::Reconnecting => true,
-        State::Connecting
-        | State::Negotiating
-        | State::Disconnecting
-        | State::Closed
-        | State::Dead => false,
-    }
+    matches!(client.state(), State::Ready | State::Reconnecting)
 }
 
 /// A connection of a [`Pool`], for one caller alone. Dropping it gives it back.
@@ -482,8 +470,12 @@ impl DerefMut for Lease<'_> {
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
         if thread::panicking() {
-            self.client.kill();
+            self.client.driver.fail(Error::stopped());
         }
-        self.pool.shared.give_back(self.index, is_usable(&self.client), self.writes);
+        let end = match is_usable(&self.client) {
+            true => None,
+            false => Some(self.client.driver.end()),
+        };
+        self.pool.shared.give_back(self.index, end, self.writes);
     }
 }

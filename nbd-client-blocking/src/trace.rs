@@ -6,8 +6,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use nbd_proto::{Command, Negotiated, OptionCode, RequestId};
-use nbd_session::OldError as Error;
+use nbd_proto::{Command, Negotiated, RequestId};
+use nbd_session::{Error, OptionReply, OptionRequest};
 
 /// For connections that were given no name.
 static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -60,10 +60,11 @@ impl Trace {
         &self.name
     }
 
-    pub(crate) fn option(&self, option: OptionCode, result: Result<(), &Error>) {
-        match result {
-            Ok(()) => emit!(self, debug, "{option} granted"),
-            Err(error) => emit!(self, debug, "{option}: {error}"),
+    pub(crate) fn option(&self, option: &OptionRequest, answer: Result<&OptionReply, &Error>) {
+        match answer {
+            Ok(OptionReply::Granted(false)) => emit!(self, debug, "{option:?} refused"),
+            Ok(_) => emit!(self, debug, "{option:?} granted"),
+            Err(error) => emit!(self, debug, "{option:?}: {error}"),
         }
     }
 
@@ -82,7 +83,7 @@ impl Trace {
         }
     }
 
-    pub(crate) fn killed(&self) {
+    pub(crate) fn closed(&self) {
         emit!(self, debug, "connection ended");
     }
 }

@@ -48,15 +48,15 @@ impl<C: BorrowMut<Client>> ExportFile<C> {
     ///
     /// # Errors
     /// When the server fails the command or the connection fails.
-    pub fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+    pub fn read_at(&mut self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         let client = self.client.borrow_mut();
         let length = clamp(client, offset, buf.len());
         let buf = buf.get_mut(..length).unwrap_or_default();
         match Blocks::around(client, offset, length) {
-            None => client.read_at(offset, buf)?,
+            None => client.read_exact_at(buf, offset)?,
             Some(blocks) => {
                 self.bounce.resize(blocks.length, 0);
-                client.read_at(blocks.start, &mut self.bounce)?;
+                client.read_exact_at(&mut self.bounce, blocks.start)?;
                 let from = self.bounce.get(blocks.skip..blocks.skip + length).unwrap_or_default();
                 buf.copy_from_slice(from);
             }
@@ -70,19 +70,19 @@ impl<C: BorrowMut<Client>> ExportFile<C> {
     /// # Errors
     /// When the export is read-only, the server fails the command or the connection
     /// fails.
-    pub fn write_at(&mut self, offset: u64, buf: &[u8]) -> io::Result<usize> {
+    pub fn write_at(&mut self, buf: &[u8], offset: u64) -> io::Result<usize> {
         let client = self.client.borrow_mut();
         let length = clamp(client, offset, buf.len());
         let buf = buf.get(..length).unwrap_or_default();
         match Blocks::around(client, offset, length) {
-            None => client.write_at(offset, buf)?,
+            None => client.write_all_at(buf, offset)?,
             Some(blocks) => {
                 self.bounce.resize(blocks.length, 0);
-                client.read_at(blocks.start, &mut self.bounce)?;
+                client.read_exact_at(&mut self.bounce, blocks.start)?;
                 if let Some(to) = self.bounce.get_mut(blocks.skip..blocks.skip + length) {
                     to.copy_from_slice(buf);
                 }
-                client.write_at(blocks.start, &self.bounce)?;
+                client.write_all_at(&self.bounce, blocks.start)?;
             }
         }
         Ok(length)
@@ -92,9 +92,9 @@ impl<C: BorrowMut<Client>> ExportFile<C> {
 /// At most as much as one command carries, and as the export holds.
 fn clamp(client: &Client, offset: u64, length: usize) -> usize {
     let room = client.size().saturating_sub(offset);
-    let block = client.core.export().minimum_block() as usize;
+    let block = client.export().minimum_block() as usize;
     // Room for the blocks around an unaligned range.
-    let max = client.max_request().saturating_sub(2 * block).max(block);
+    let max = client.session().max_request().saturating_sub(2 * block).max(block);
     length.min(max).min(usize::try_from(room).unwrap_or(usize::MAX))
 }
 
@@ -109,7 +109,7 @@ struct Blocks {
 impl Blocks {
     /// `None` when the range is whole blocks already.
     fn around(client: &Client, offset: u64, length: usize) -> Option<Self> {
-        let block = u64::from(client.core.export().minimum_block());
+        let block = u64::from(client.export().minimum_block());
         let skip = offset % block;
         let start = offset - skip;
         let whole = (skip + length as u64).next_multiple_of(block);
@@ -125,7 +125,7 @@ impl Blocks {
 
 impl<C: BorrowMut<Client>> Read for ExportFile<C> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let n = self.read_at(self.position, buf)?;
+        let n = self.read_at(buf, self.position)?;
         self.position += n as u64;
         Ok(n)
     }
@@ -133,7 +133,7 @@ impl<C: BorrowMut<Client>> Read for ExportFile<C> {
 
 impl<C: BorrowMut<Client>> Write for ExportFile<C> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        let n = self.write_at(self.position, buf)?;
+        let n = self.write_at(buf, self.position)?;
         self.position += n as u64;
         Ok(n)
     }

@@ -1,5 +1,6 @@
 //! An attempt to connect again lives longer than the calls that wait for it.
 
+use std::error::Error as _;
 use std::fs;
 use std::io::{Read, Write, pipe};
 use std::os::unix::net::UnixStream;
@@ -14,7 +15,7 @@ use nbd_client_blocking::session::replay::Reconnect;
 use nbd_client_blocking::transport::{
     CommandSpec, Connection, Endpoint, NbdUri, PeerStderr, Signal,
 };
-use nbd_client_blocking::{Builder, Client, Error, State, Woken};
+use nbd_client_blocking::{Client, ConnectOptions, Error, State, Woken};
 use nbd_sim::peer::Scratch;
 use nbd_sim::scripted::{Life, Scripted};
 
@@ -39,7 +40,13 @@ fn server() -> Scripted {
 }
 
 fn connect(server: &Scripted, policy: Reconnect) -> Client {
-    Builder::new().reconnect(policy).timeout(LONG).connect_uri(&server.uri()).unwrap()
+    ConnectOptions::new()
+        .reconnect(policy)
+        .connect_timeout(LONG)
+        .request_timeout(LONG)
+        .uri(&server.uri())
+        .and_then(Client::connect)
+        .unwrap()
 }
 
 /// Polls until the server has a second connection, which says nothing.
@@ -62,17 +69,17 @@ fn it_outlives_the_calls_that_wait() {
         for _ in 0..50 {
             assert_eq!(pipeline.poll(Some(timeout)).unwrap(), Woken::TimedOut);
             // Not a call that waits, and no other loss.
-            assert!(pipeline.try_wait().unwrap().is_none());
+            assert!(pipeline.try_wait().is_none());
         }
         server.release();
         let end = Instant::now() + LONG;
-        while pipeline.client().reconnects() == 0 {
+        while (pipeline.client().session().stats().connections - 1) == 0 {
             assert!(Instant::now() < end, "it never connects again");
             pipeline.poll(Some(timeout)).unwrap();
         }
         drop(pipeline);
-        client.read_at(0, &mut [0; 512]).unwrap();
-        assert_eq!((client.reconnects(), server.connections()), (1, 2));
+        client.read_exact_at(&mut [0; 512], 0).unwrap();
+        assert_eq!(((client.session().stats().connections - 1), server.connections()), (1, 2));
     }
 }
 
@@ -82,15 +89,15 @@ fn it_outlives_the_timeout_of_a_call() {
     let server = server();
     let mut client = connect(&server, POLICY);
     until_attempted(&server, &mut client, MOMENT);
-    client.set_timeout(Some(MOMENT)).unwrap();
+    client.set_request_timeout(MOMENT);
     for _ in 0..20 {
-        let error = client.read_at(0, &mut [0; 512]).unwrap_err();
-        assert!(matches!(error, Error::TimedOut { state: "reconnecting", .. }), "{error}");
+        let error = client.read_exact_at(&mut [0; 512], 0).unwrap_err();
+        assert!(error.is_timeout() && error.to_string().contains("reconnecting"), "{error}");
     }
     server.release();
-    client.set_timeout(Some(LONG)).unwrap();
-    client.read_at(0, &mut [0; 512]).unwrap();
-    assert_eq!((client.reconnects(), server.connections()), (1, 2));
+    client.set_request_timeout(LONG);
+    client.read_exact_at(&mut [0; 512], 0).unwrap();
+    assert_eq!(((client.session().stats().connections - 1), server.connections()), (1, 2));
 }
 
 /// What is wrong with a command is told as ever, though there is nobody to send it to.
@@ -99,8 +106,9 @@ fn a_wrong_buffer_is_refused_meanwhile() {
     let server = server();
     let mut client = connect(&server, POLICY);
     until_attempted(&server, &mut client, MOMENT);
-    let refused = |error: Error| assert!(matches!(error, Error::BufferLength { .. }), "{error}");
-    refused(client.pipeline::<Vec<u8>>().submit(Command::read(0, 512), None).unwrap_err());
+    let refused =
+        |error: Error| assert!(error.to_string().contains("with a buffer of 0 bytes"), "{error}");
+    refused(client.pipeline::<Vec<u8>>().submit(Command::read(0, 512), None).unwrap_err().error);
     refused(client.submit_and_wait(Command::read(0, 512)).unwrap_err());
     assert_eq!(client.state(), State::Reconnecting);
 }
@@ -128,9 +136,12 @@ fn another_descriptor_is_watched_meanwhile() {
         };
         assert_eq!(woken, Woken::Other);
     });
-    assert_eq!((client.state(), client.reconnects()), (State::Reconnecting, 0));
+    assert_eq!(
+        (client.state(), (client.session().stats().connections - 1)),
+        (State::Reconnecting, 0)
+    );
     server.release();
-    client.read_at(0, &mut [0; 512]).unwrap();
+    client.read_exact_at(&mut [0; 512], 0).unwrap();
     assert_eq!(server.connections(), 2);
 }
 
@@ -145,7 +156,7 @@ fn a_client_that_is_dropped_does_not_wait_for_it() {
     assert!(begun.elapsed() < LONG / 2, "{:?}", begun.elapsed());
     // One client after the other: this one is next when the connection is closed.
     server.release();
-    connect(&server, POLICY).read_at(0, &mut [0; 512]).unwrap();
+    connect(&server, POLICY).read_exact_at(&mut [0; 512], 0).unwrap();
     assert_eq!(server.connections(), 3);
 }
 
@@ -163,7 +174,8 @@ fn connect_otherwise(
         true => Ok(endpoint.connect(deadline)?),
         false => Ok(dial(deadline)),
     };
-    Builder::new().reconnect(POLICY.give_up_after(FOR_EVER)).connect_with(dial).unwrap()
+    let options = ConnectOptions::new().reconnect(POLICY.give_up_after(FOR_EVER));
+    Client::connect_with(options, dial).unwrap()
 }
 
 /// Nor does it go on for nobody: the connection to a server that says nothing is closed.
@@ -212,8 +224,8 @@ fn it_ends_with_the_client_while_a_program_starts() {
     let again = format!("echo $$ >{pid_file}.new; mv {pid_file}.new {pid_file}; exec sleep 100");
     let text = format!("mkdir {been} && exec nbdkit --single memory 1M; {again}");
     let command = CommandSpec::new("sh", ["-c", &text]).stderr(PeerStderr::Null);
-    let builder = Builder::new().reconnect(POLICY.give_up_after(FOR_EVER));
-    let mut client = builder.connect(&Endpoint::Command(command)).unwrap();
+    let options = ConnectOptions::new().reconnect(POLICY.give_up_after(FOR_EVER));
+    let mut client = Client::connect(options.endpoint(Endpoint::Command(command))).unwrap();
     client.peer_process().unwrap().kill(Signal::KILL).unwrap();
     let pid = eventually(|| {
         client.pipeline::<Vec<u8>>().poll(Some(MOMENT)).unwrap();
@@ -231,21 +243,22 @@ fn it_fails_for_good_when_it_panics() {
     let mut client = connect_otherwise(&server, |_| panic!("the caller's own panic"));
     let mut pipeline = client.pipeline();
     for at in [0, 512] {
-        pipeline.read(at, vec![0; 512]).unwrap();
+        pipeline.read(vec![0; 512], at).unwrap();
     }
-    let ended = |error| match error {
-        Error::NotReconnected { cause, .. } => assert!(matches!(*cause, Error::Stopped), "{cause}"),
-        error => panic!("{error}"),
+    let ended = |error: Error| {
+        let cause = error.source().expect("it has a cause").to_string();
+        assert!(cause.contains("panicked"), "{cause}");
+        assert!(error.to_string().contains("not made again"), "{error}");
     };
     for _ in 0..2 {
-        let done = pipeline.wait().unwrap().unwrap();
+        let done = pipeline.wait().unwrap();
         assert_eq!(done.buffer.unwrap().len(), 512);
         ended(done.result.unwrap_err());
     }
-    ended(pipeline.read(0, vec![0; 512]).unwrap_err());
+    ended(pipeline.read(vec![0; 512], 0).unwrap_err().error);
     drop(pipeline);
     ended(client.flush().unwrap_err());
-    assert_eq!((client.state(), server.connections()), (State::Dead, 1));
+    assert_eq!((client.state(), server.connections()), (State::Closed, 1));
 }
 
 /// Asks again and again, until there is an answer.
@@ -266,11 +279,10 @@ fn it_ends_with_patience() {
     let patience = Duration::from_millis(500);
     let mut client = connect(&server, POLICY.give_up_after(patience));
     let begun = Instant::now();
-    let error = client.read_at(0, &mut [0; 512]).unwrap_err();
-    let Error::NotReconnected { after, cause } = &error else { panic!("{error}") };
-    assert!(matches!(**cause, Error::TimedOut { .. }), "{cause}");
-    assert!(*after >= patience && begun.elapsed() < LONG, "{after:?}");
-    assert_eq!((client.state(), server.connections()), (State::Dead, 2));
+    let error = client.read_exact_at(&mut [0; 512], 0).unwrap_err();
+    assert!(error.to_string().contains("not made again in 5") && error.is_timeout(), "{error}");
+    assert!(begun.elapsed() >= patience && begun.elapsed() < LONG, "{:?}", begun.elapsed());
+    assert_eq!((client.state(), server.connections()), (State::Closed, 2));
 }
 
 /// Some programs end with the thread that started them: that is not to be the attempt's.
@@ -278,15 +290,16 @@ fn it_ends_with_patience() {
 fn a_program_does_not_end_with_it() {
     let arguments = ["--pdeathsig", "KILL", "nbdkit", "--single", "memory", "1M"];
     let command = CommandSpec::new("setpriv", arguments);
-    let builder = Builder::new().reconnect(POLICY).timeout(LONG);
-    let mut client = builder.connect(&Endpoint::Command(command)).unwrap();
+    let options =
+        ConnectOptions::new().reconnect(POLICY).connect_timeout(LONG).request_timeout(LONG);
+    let mut client = Client::connect(options.endpoint(Endpoint::Command(command))).unwrap();
     client.peer_process().unwrap().kill(Signal::KILL).unwrap();
-    client.read_at(0, &mut [0; 512]).unwrap();
+    client.read_exact_at(&mut [0; 512], 0).unwrap();
     // It would notice a while after.
     let mut pipeline = client.pipeline::<Vec<u8>>();
     let idle = pipeline.poll(Some(Duration::from_millis(200))).unwrap();
     assert_eq!(idle, Woken::TimedOut);
     drop(pipeline);
-    client.read_at(0, &mut [0; 512]).unwrap();
-    assert_eq!(client.reconnects(), 1);
+    client.read_exact_at(&mut [0; 512], 0).unwrap();
+    assert_eq!((client.session().stats().connections - 1), 1);
 }

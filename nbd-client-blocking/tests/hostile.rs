@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use nbd_client_blocking::session::replay::Reconnect;
 use nbd_client_blocking::transport::tls::{TlsConfig, TlsConnector};
-use nbd_client_blocking::{Builder, Client, Completion, Error, Woken};
+use nbd_client_blocking::{Client, Completion, ConnectOptions, Error, Options, Woken};
 use nbd_proto::{ClientConfig, Command, CommandType, TlsPolicy};
 use nbd_sim::hostile::{
     Ask, Case, Failure, Guarded, OVERTAKEN, Played, overtake, play_scenes, play_secrets, tour,
@@ -34,24 +34,27 @@ fn every_case_ends_over_a_socket_as_in_memory() {
 /// X63, however it is waited for.
 fn a_write_whose_reply_overtakes_its_payload_ends_with_its_last_byte() {
     let connect = |config: &ClientConfig, connection| {
-        let builder = Builder::new().config(config.clone()).timeout(LONG);
-        builder.connect_over(connection).map_err(Failure::from)
+        let options = ConnectOptions::new()
+            .config(config.clone())
+            .connect_timeout(LONG)
+            .request_timeout(LONG);
+        Client::connect_over(options, connection).map_err(Failure::from)
     };
     let data = || vec![7; OVERTAKEN.length as usize];
     overtake(|config, connection| {
         let mut client = connect(config, connection)?;
         let mut pipeline = client.pipeline();
-        let id = pipeline.submit(OVERTAKEN, Some(data()))?;
-        pipeline.submit(Command::flush(), None)?;
-        let done = pipeline.wait()?.expect("a command is in flight");
+        let id = pipeline.submit(OVERTAKEN, Some(data())).map_err(Error::from)?;
+        pipeline.submit(Command::flush(), None).map_err(Error::from)?;
+        let done = pipeline.wait().expect("a command is in flight");
         assert_eq!(done.id, id);
         done.result.map_err(Failure::from)
     });
     overtake(|config, connection| {
         let mut client = connect(config, connection)?;
         let mut pipeline = client.pipeline();
-        let id = pipeline.submit(OVERTAKEN, Some(data()))?;
-        pipeline.submit(Command::flush(), None)?;
+        let id = pipeline.submit(OVERTAKEN, Some(data())).map_err(Error::from)?;
+        pipeline.submit(Command::flush(), None).map_err(Error::from)?;
         let deadline = Instant::now() + LONG;
         loop {
             if let Some(done) = pipeline.take(id) {
@@ -65,24 +68,28 @@ fn a_write_whose_reply_overtakes_its_payload_ends_with_its_last_byte() {
     overtake(|config, connection| {
         let once = Mutex::new(Some(connection));
         let dial = move |_| Ok(once.lock().expect("no panic").take().expect("one connection"));
-        let builder = Builder::new().config(config.clone()).timeout(LONG);
-        let mut client = builder.reconnect(Reconnect::new()).connect_with(dial)?;
+        let options = ConnectOptions::new()
+            .config(config.clone())
+            .connect_timeout(LONG)
+            .request_timeout(LONG);
+        let mut client = Client::connect_with(options.reconnect(Reconnect::new()), dial)?;
         let mut pipeline = client.pipeline();
-        pipeline.submit(OVERTAKEN, Some(data()))?;
-        pipeline.submit(Command::flush(), None)?;
-        let done = pipeline.wait()?.expect("a command is in flight");
+        pipeline.submit(OVERTAKEN, Some(data())).map_err(Error::from)?;
+        pipeline.submit(Command::flush(), None).map_err(Error::from)?;
+        let done = pipeline.wait().expect("a command is in flight");
         done.result.map_err(Failure::from)
     });
 }
 
 fn play(tls: &TlsConnector, case: &Case, uri: &str) -> Played {
     let mut played = Played::default();
-    let builder = Builder::new()
-        .tls(TlsPolicy::Disable, tls.clone())
+    let options = ConnectOptions::new()
+        .tls_connector(TlsPolicy::Disable, tls.clone())
         .config(case.config.clone())
-        .timeout(case.patience(case.connects_or_fails()));
+        .connect_timeout(case.patience(case.connects_or_fails()))
+        .request_timeout(case.patience(case.connects_or_fails()));
     match case.asks {
-        Ask::Export => match builder.connect_uri(uri) {
+        Ask::Export => match options.uri(uri).and_then(Client::connect) {
             Ok(client) => {
                 played.connected = Some(Ok(client.negotiated().clone()));
                 talk(case, client, &mut played);
@@ -90,12 +97,15 @@ fn play(tls: &TlsConnector, case: &Case, uri: &str) -> Played {
             Err(error) => played.connected = Some(Err(error.into())),
         },
         Ask::Exports => {
-            let exports = builder.negotiate_uri(uri).and_then(|mut options| options.list());
+            let exports =
+                options.uri(uri).and_then(Options::connect).and_then(|mut options| options.list());
             played.listed = Some(named(exports, |export| export.name));
         }
         Ask::Contexts => {
-            let contexts =
-                builder.negotiate_uri(uri).and_then(|mut options| options.list_meta_contexts(&[]));
+            let contexts = options
+                .uri(uri)
+                .and_then(Options::connect)
+                .and_then(|mut options| options.list_meta_contexts(&[]));
             played.listed = Some(named(contexts, |context| context.name));
         }
     }
@@ -124,14 +134,13 @@ fn talk(case: &Case, mut client: Client, played: &mut Played) {
         }
     };
     while ended < case.due() {
-        match pipeline.wait() {
-            Ok(Some(done)) => {
-                note(done);
-                ended += 1;
-            }
-            Ok(None) | Err(Error::TimedOut { .. }) => break,
-            Err(_) => {}
+        let Some(done) = pipeline.wait() else { break };
+        let late = matches!(&done.result, Err(error) if error.is_timeout());
+        note(done);
+        if late {
+            break;
         }
+        ended += 1;
     }
     // The others do not end, and are not waited for as long.
     while pipeline.in_flight() > 0

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use nbd_client_blocking::proto::{CommandFlags, ContextId, HeaderStyle, TransmissionFlags};
 use nbd_client_blocking::session::replay::{Changed, Reconnect, RecoveryError};
-use nbd_client_blocking::{Builder, Client, Error, Woken};
+use nbd_client_blocking::{Client, ConnectOptions, Woken};
 use nbd_sim::hostile::bytes::{FLAGS, SIZE};
 use nbd_sim::scripted::{Life, Scripted};
 
@@ -16,8 +16,12 @@ const POLICY: Reconnect =
     Reconnect::new().first_delay(Duration::from_millis(2)).max_delay(Duration::from_millis(10));
 
 fn connect(server: &Scripted, policy: Reconnect) -> Client {
-    let builder = Builder::new().reconnect(policy).timeout(LONG).meta_context("base:allocation");
-    builder.meta_context("x:y").connect_uri(&server.uri()).unwrap()
+    let builder = ConnectOptions::new()
+        .reconnect(policy)
+        .connect_timeout(LONG)
+        .request_timeout(LONG)
+        .meta_context("base:allocation");
+    builder.meta_context("x:y").uri(&server.uri()).and_then(Client::connect).unwrap()
 }
 
 /// Each connection is good for one read, over and over, for far longer than patience lasts.
@@ -28,9 +32,13 @@ fn patience_begins_anew_with_each_answer() {
     let mut client = connect(&server, POLICY.give_up_after(patience));
     let begun = Instant::now();
     while begun.elapsed() < patience * 3 {
-        client.read_at(0, &mut [0; 512]).unwrap();
+        client.read_exact_at(&mut [0; 512], 0).unwrap();
     }
-    assert!(client.reconnects() > 3, "{}", client.reconnects());
+    assert!(
+        (client.session().stats().connections - 1) > 3,
+        "{}",
+        (client.session().stats().connections - 1)
+    );
 }
 
 /// Connections on which nothing is ever answered are no progress, however many there are.
@@ -39,10 +47,15 @@ fn a_connection_alone_does_not_renew_patience() {
     let server = Scripted::start(|n| Life { replies: usize::from(n == 0), ..Life::default() });
     let patience = Duration::from_millis(300);
     let mut client = connect(&server, POLICY.give_up_after(patience));
-    client.read_at(0, &mut [0; 512]).unwrap();
-    let error = client.read_at(0, &mut [0; 512]).unwrap_err();
-    let Error::NotReconnected { after, .. } = error else { panic!("{error}") };
-    assert!(after >= patience && client.reconnects() > 1, "{after:?}");
+    client.read_exact_at(&mut [0; 512], 0).unwrap();
+    let begun = Instant::now();
+    let error = client.read_exact_at(&mut [0; 512], 0).unwrap_err();
+    assert!(error.to_string().contains("not made again in"), "{error}");
+    assert!(
+        begun.elapsed() >= patience && client.session().stats().connections > 2,
+        "{:?}",
+        begun.elapsed()
+    );
 }
 
 /// Nothing was asked of a connection, and it lasted: when it is lost after all, that is
@@ -59,7 +72,7 @@ fn a_connection_that_lasted_renews_patience() {
     let mut client = connect(&server, POLICY.give_up_after(patience));
     let mut pipeline = client.pipeline::<Vec<u8>>();
     let end = Instant::now() + LONG;
-    while pipeline.client().reconnects() == 0 {
+    while (pipeline.client().session().stats().connections - 1) == 0 {
         assert!(Instant::now() < end, "the loss is not noticed");
         pipeline.poll(Some(Duration::from_millis(1))).unwrap();
     }
@@ -67,8 +80,8 @@ fn a_connection_that_lasted_renews_patience() {
     let longer = patience + Duration::from_millis(100);
     assert_eq!(pipeline.poll(Some(longer)).unwrap(), Woken::TimedOut);
     drop(pipeline);
-    client.read_at(0, &mut [0; 512]).unwrap();
-    assert_eq!(client.reconnects(), 2);
+    client.read_exact_at(&mut [0; 512], 0).unwrap();
+    assert_eq!((client.session().stats().connections - 1), 2);
 }
 
 /// What the second connection finds, and what is told of it.
@@ -96,11 +109,11 @@ fn each_change_has_an_error_of_its_own() {
         let lives = [first.clone(), second];
         let server = Scripted::start(move |n| lives[n.min(1)].clone());
         let mut client = connect(&server, POLICY);
-        client.read_at(0, &mut [0; 512]).unwrap();
-        let error = client.read_at(0, &mut [0; 512]).unwrap_err();
-        let Error::Recovery(RecoveryError::Changed(told)) = &error else { panic!("{error}") };
+        client.read_exact_at(&mut [0; 512], 0).unwrap();
+        let error = client.read_exact_at(&mut [0; 512], 0).unwrap_err();
+        let Some(RecoveryError::Changed(told)) = error.recovery() else { panic!("{error}") };
         assert_eq!(*told, changed);
-        assert_eq!(client.reconnects(), 0);
+        assert_eq!((client.session().stats().connections - 1), 0);
     }
 }
 
@@ -115,16 +128,13 @@ fn contexts_keep_the_numbers_they_had() {
     });
     let mut client = connect(&server, POLICY);
     for [allocation, other] in numbers {
-        let mut extents = Vec::new();
-        client
-            .block_status(0, 4096, CommandFlags::empty(), |context, extent| {
-                extents.push((context, extent.status));
-            })
-            .unwrap();
+        let extents = client.block_status(0, 4096, CommandFlags::empty()).unwrap();
+        let mut extents: Vec<_> =
+            extents.into_iter().map(|(context, extent)| (context, extent.status)).collect();
         // The status says by which number the server knows the context.
         extents.sort_unstable_by_key(|(context, _)| context.0);
         let told = [(ContextId(1), u64::from(allocation)), (ContextId(2), u64::from(other))];
         assert_eq!(extents, told);
     }
-    assert_eq!(client.reconnects(), 3);
+    assert_eq!((client.session().stats().connections - 1), 3);
 }

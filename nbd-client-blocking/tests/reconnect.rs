@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use nbd_client_blocking::proto::{Command, CommandFlags, Disconnect, RequestStatus, SubmitError};
 use nbd_client_blocking::session::replay::{Changed, Reconnect, RecoveryError};
 use nbd_client_blocking::transport::{Connection, Endpoint};
-use nbd_client_blocking::{Builder, Client, Error, ReconnectEvent, State};
+use nbd_client_blocking::{
+    Client, ConnectOptions, Error, Event, Limit, Options, Rejected, Request, State, Woken,
+};
 use nbd_sim::peer::{PeerError, Scratch, Server};
 
 const MIB: usize = 1 << 20;
@@ -40,11 +42,17 @@ impl Mortal {
     }
 
     fn client(&self) -> Client {
-        self.client_by(&Builder::new().reconnect(POLICY))
+        self.client_by(&ConnectOptions::new().reconnect(POLICY))
     }
 
-    fn client_by(&self, builder: &Builder) -> Client {
-        builder.clone().timeout(LONG).connect_uri(&self.server.uri()).unwrap()
+    fn client_by(&self, options: &ConnectOptions) -> Client {
+        options
+            .clone()
+            .connect_timeout(LONG)
+            .request_timeout(LONG)
+            .uri(&self.server.uri())
+            .and_then(Client::connect)
+            .unwrap()
     }
 
     fn restart(&mut self) {
@@ -56,6 +64,10 @@ impl Mortal {
         let image = std::fs::File::options().write(true).open(self.scratch.join("disk")).unwrap();
         image.set_len(len).unwrap();
     }
+}
+
+fn reconnects(client: &Client) -> u64 {
+    client.session().stats().connections - 1
 }
 
 fn noise(len: usize, seed: u64) -> Vec<u8> {
@@ -73,21 +85,21 @@ fn noise(len: usize, seed: u64) -> Vec<u8> {
 #[test]
 fn every_call_goes_on() {
     let mut mortal = Mortal::new();
-    let builder = Builder::new().reconnect(POLICY).meta_context("base:allocation");
-    let mut client = mortal.client_by(&builder);
+    let options = ConnectOptions::new().reconnect(POLICY).meta_context("base:allocation");
+    let mut client = mortal.client_by(&options);
     let data = noise(MIB, 1);
-    client.write_at(0, &data).unwrap();
+    client.write_all_at(&data, 0).unwrap();
     client.flush().unwrap();
     let mut back = vec![0; MIB];
     mortal.restart();
-    client.read_at(0, &mut back).unwrap();
+    client.read_exact_at(&mut back, 0).unwrap();
     assert!(back == data);
     mortal.restart();
-    client.write_at(5, &data[..1000]).unwrap();
+    client.write_all_at(&data[..1000], 5).unwrap();
     mortal.restart();
     // Not told by a flush that was not asked for: the write was acknowledged before.
     let lost = client.flush().unwrap_err();
-    assert!(matches!(lost, Error::Recovery(RecoveryError::UnflushedLost)), "{lost}");
+    assert!(matches!(lost.recovery(), Some(RecoveryError::UnflushedLost)), "{lost}");
     client.flush().unwrap();
     mortal.restart();
     client.write_zeroes(512, 512, CommandFlags::empty()).unwrap();
@@ -96,19 +108,16 @@ fn every_call_goes_on() {
     mortal.restart();
     client.cache(0, 4096).unwrap();
     mortal.restart();
-    let mut lengths = 0;
-    client.block_status(0, MIB as u64, CommandFlags::empty(), |_, e| lengths += e.length).unwrap();
-    assert_eq!(lengths, MIB as u64);
+    let extents = client.block_status(0, MIB as u64, CommandFlags::empty()).unwrap();
+    assert_eq!(extents.iter().map(|(_, extent)| extent.length).sum::<u64>(), MIB as u64);
     mortal.restart();
     let extents = client.extents("base:allocation", 0..MIB as u64).unwrap();
     assert_eq!(extents.map(|extent| extent.unwrap().extent.length).sum::<u64>(), MIB as u64);
     mortal.restart();
-    let mut pieces = 0;
-    let count = |chunk: nbd_client_blocking::proto::ReadChunk| pieces += chunk.length;
-    client.read_structured(0, &mut back[..4096], CommandFlags::empty(), count).unwrap();
-    assert_eq!(pieces, 4096);
+    let pieces = client.read_structured(&mut back[..4096], 0, CommandFlags::empty()).unwrap();
+    assert_eq!(pieces.iter().map(|chunk| chunk.length).sum::<usize>(), 4096);
     assert!(back[5..512] == data[..507] && back[512..1024].iter().all(|byte| *byte == 0));
-    assert_eq!(client.reconnects(), 9);
+    assert_eq!(reconnects(&client), 9);
     client.disconnect().unwrap();
 }
 
@@ -127,24 +136,23 @@ fn the_same_export_and_contexts_are_asked_for() {
         "nbd,id=e1,node-name=n1,name=other",
     ]);
     let mut server = server.start().unwrap();
-    let builder = Builder::new().reconnect(POLICY).timeout(LONG);
-    let mut options = builder.negotiate_uri(&server.uri()).unwrap();
+    let options =
+        ConnectOptions::new().reconnect(POLICY).connect_timeout(LONG).request_timeout(LONG);
+    let mut options = options.uri(&server.uri()).and_then(Options::connect).unwrap();
     options.reconfigure(|config| config.request_meta_contexts(false)).unwrap();
     options.set_export_name("other").unwrap();
     assert_eq!(options.set_meta_contexts(&["base:allocation"]).unwrap().len(), 1);
     let mut client = options.go().unwrap();
     for times in 0..2 {
-        assert_eq!(client.reconnects(), times);
+        assert_eq!(reconnects(&client), times);
         let known = client.context("base:allocation").unwrap();
-        let mut extents = Vec::new();
-        let status = |context, extent| extents.push((context, extent));
-        client.block_status(0, 2 << 20, CommandFlags::empty(), status).unwrap();
+        let extents = client.block_status(0, 2 << 20, CommandFlags::empty()).unwrap();
         let length = |(_, extent): &(_, nbd_client_blocking::proto::Extent)| extent.length;
         assert!(extents.iter().all(|extent| length(extent) == 2 << 20), "{extents:?}");
         assert!(extents.iter().any(|(context, _)| *context == known), "{extents:?}");
         server.kill();
         server.start_again().unwrap();
-        client.read_at((2 << 20) - 512, &mut [0; 512]).unwrap();
+        client.read_exact_at(&mut [0; 512], (2 << 20) - 512).unwrap();
     }
 }
 
@@ -159,15 +167,15 @@ fn a_pipeline_goes_on() {
         for _ in 0..4 {
             let mut ids = Vec::new();
             for (index, block) in data.chunks(4096).enumerate() {
-                ids.push(pipeline.write(index as u64 * 4096, block.to_vec()).unwrap());
+                ids.push(pipeline.write(block.to_vec(), index as u64 * 4096).unwrap());
                 if index == 100 {
-                    let done = pipeline.wait().unwrap().unwrap();
+                    let done = pipeline.wait().unwrap();
                     done.result.unwrap();
                     ids.retain(|id| *id != done.id);
                     mortal.restart();
                 }
             }
-            while let Some(done) = pipeline.wait().unwrap() {
+            while let Some(done) = pipeline.wait() {
                 done.result.unwrap();
                 assert_eq!(done.buffer.unwrap().len(), 4096);
                 assert!(ids.contains(&done.id));
@@ -175,15 +183,15 @@ fn a_pipeline_goes_on() {
             }
             assert!(ids.is_empty());
             // Otherwise the next round would change nothing.
-            pipeline.write(0, vec![0; 4096]).unwrap();
-            assert!(pipeline.wait().unwrap().unwrap().result.is_ok());
+            pipeline.write(vec![0; 4096], 0).unwrap();
+            assert!(pipeline.wait().unwrap().result.is_ok());
         }
         assert_eq!(pipeline.in_flight(), 0);
         drop(pipeline);
-        assert_eq!(client.reconnects(), 4);
-        assert!(client.sent_again() > 0);
+        assert_eq!(reconnects(&client), 4);
+        assert!(client.session().stats().sent_again > 0);
         let mut back = vec![1; MIB];
-        client.read_at(0, &mut back).unwrap();
+        client.read_exact_at(&mut back, 0).unwrap();
         assert!(back[..4096].iter().all(|byte| *byte == 0) && back[4096..] == data[4096..]);
     }
 }
@@ -202,15 +210,15 @@ fn overlapping_writes_keep_their_order() {
     let mut pipeline = client.pipeline();
     mortal.server.kill();
     for value in 0..50 {
-        pipeline.write(512 * (value % 3), vec![value as u8; 1024]).unwrap();
+        pipeline.write(vec![value as u8; 1024], 512 * (value % 3)).unwrap();
     }
     mortal.server.start_again().unwrap();
-    while let Some(done) = pipeline.wait().unwrap() {
+    while let Some(done) = pipeline.wait() {
         done.result.unwrap();
     }
     drop(pipeline);
     let mut back = vec![0; 2048];
-    client.read_at(0, &mut back).unwrap();
+    client.read_exact_at(&mut back, 0).unwrap();
     assert_eq!([back[0], back[511], back[512], back[1024], back[1536]], [48, 48, 49, 49, 47]);
 }
 
@@ -230,25 +238,26 @@ fn a_server_that_loses_its_cache_gets_it_back() {
     let endpoint = Endpoint::Unix(socket.clone());
     let data = noise(MIB / 2, 3);
     let keep = POLICY.keep_unflushed(64 << 20);
-    let mut client = Builder::new().reconnect(keep).connect(&endpoint).unwrap();
-    client.write_at(0, &data).unwrap();
+    let mut client =
+        Client::connect(ConnectOptions::new().reconnect(keep).endpoint(endpoint)).unwrap();
+    client.write_all_at(&data, 0).unwrap();
     client.write_zeroes(1000, 1000, CommandFlags::empty()).unwrap();
-    client.write_at(1500, &data[..100]).unwrap();
+    client.write_all_at(&data[..100], 1500).unwrap();
     drop(server);
     let server = start();
     let mut back = vec![0; MIB / 2];
-    client.read_at(0, &mut back).unwrap();
+    client.read_exact_at(&mut back, 0).unwrap();
     let mut wanted = data.clone();
     wanted[1000..2000].fill(0);
     wanted[1500..1600].copy_from_slice(&data[..100]);
     assert!(back == wanted);
     // The three, and the read, which was sent to the dead one first.
-    assert_eq!((client.reconnects(), client.sent_again()), (1, 4));
+    assert_eq!((reconnects(&client), client.session().stats().sent_again), (1, 4));
     // A flush makes it the server's own affair: what is lost now is lost.
     client.flush().unwrap();
     drop(server);
     let _server = start();
-    client.read_at(0, &mut back).unwrap();
+    client.read_exact_at(&mut back, 0).unwrap();
     assert!(back.iter().all(|byte| *byte == 0));
 }
 
@@ -276,17 +285,17 @@ impl Drop for Child {
 fn gone_for_good_is_told_in_time() {
     let mut mortal = Mortal::new();
     let policy = POLICY.give_up_after(Duration::from_millis(300));
-    let mut client = mortal.client_by(&Builder::new().reconnect(policy));
+    let mut client = mortal.client_by(&ConnectOptions::new().reconnect(policy));
     let mut pipeline = client.pipeline();
     mortal.server.kill();
     let begin = Instant::now();
     for offset in 0..10 {
-        pipeline.read(offset * 512, vec![0; 512]).unwrap();
+        pipeline.read(vec![0; 512], offset * 512).unwrap();
     }
     let mut told = 0;
-    while let Some(done) = pipeline.wait().unwrap() {
+    while let Some(done) = pipeline.wait() {
         let error = done.result.unwrap_err();
-        assert!(matches!(error, Error::NotReconnected { .. }), "{error}");
+        assert!(error.to_string().contains("not made again"), "{error}");
         assert!(done.buffer.is_some());
         told += 1;
     }
@@ -294,46 +303,48 @@ fn gone_for_good_is_told_in_time() {
     assert!(begin.elapsed() >= Duration::from_millis(300), "{:?}", begin.elapsed());
     assert!(begin.elapsed() < LONG, "{:?}", begin.elapsed());
     // Nothing waits any more, in whichever way.
-    let error = pipeline.write(0, vec![0; 512]).unwrap_err();
-    assert!(matches!(error, Error::NotReconnected { .. }), "{error}");
+    let error = pipeline.write(vec![0; 512], 0).unwrap_err().error;
+    assert!(error.to_string().contains("not made again"), "{error}");
     assert!(pipeline.poll(None).is_err());
     drop(pipeline);
-    assert!(matches!(client.flush().unwrap_err(), Error::NotReconnected { .. }));
-    assert_eq!(client.state(), State::Dead);
-    assert!(matches!(client.disconnect().unwrap_err(), Error::NotReconnected { .. }));
+    let error = client.flush().unwrap_err();
+    assert!(error.to_string().contains("not made again"), "{error}");
+    assert_eq!(client.state(), State::Closed);
+    let error = client.disconnect().unwrap_err();
+    assert!(error.to_string().contains("not made again"), "{error}");
 }
 
 #[test]
 fn deadlines_hold_while_there_is_no_server() {
     let mut mortal = Mortal::new();
     let mut client = mortal.client();
-    client.set_timeout(Some(Duration::from_millis(200))).unwrap();
+    client.set_request_timeout(Duration::from_millis(200));
     mortal.server.kill();
     let begin = Instant::now();
-    let error = client.read_at(0, &mut [0; 512]).unwrap_err();
-    assert!(matches!(error, Error::TimedOut { state: "reconnecting", .. }), "{error}");
+    let error = client.read_exact_at(&mut [0; 512], 0).unwrap_err();
+    assert!(error.is_timeout() && error.to_string().contains("reconnecting"), "{error}");
     assert!(begin.elapsed() < LONG, "{:?}", begin.elapsed());
     assert_eq!(client.state(), State::Reconnecting);
     let mut pipeline = client.pipeline();
-    let id = pipeline.write(0, vec![7; 512]).unwrap();
-    assert!(matches!(pipeline.wait().unwrap_err(), Error::TimedOut { .. }));
+    let late = pipeline.write(vec![6; 512], 0).unwrap();
+    let done = pipeline.wait().unwrap();
+    assert!(done.id == late && done.result.unwrap_err().is_timeout());
+    assert_eq!(done.buffer.unwrap(), [6; 512]);
+    // Who has the time waits.
+    let request = Request::new(Command::write(0, 512)).limit(Limit::Never);
+    let id = pipeline.submit_request(request, Some(vec![7; 512])).unwrap();
     let woken = pipeline.poll(Some(Duration::from_millis(1))).unwrap();
-    assert_eq!(woken, nbd_client_blocking::Woken::TimedOut);
+    assert_eq!(woken, Woken::TimedOut);
     assert!(pipeline.direction().is_empty(), "there is nothing to poll for");
     // And once there is one, what was waiting is done.
     mortal.server.start_again().unwrap();
-    let done = loop {
-        match pipeline.wait() {
-            Ok(done) => break done.unwrap(),
-            Err(error) => assert!(matches!(error, Error::TimedOut { .. }), "{error}"),
-        }
-    };
+    let done = pipeline.wait().unwrap();
     assert_eq!(done.id, id);
     done.result.unwrap();
     drop(pipeline);
-    client.set_timeout(Some(LONG)).unwrap();
+    client.set_request_timeout(LONG);
     let mut back = [0; 512];
-    client.read_at(0, &mut back).unwrap();
+    client.read_exact_at(&mut back, 0).unwrap();
     assert_eq!(back, [7; 512]);
 }
 
@@ -346,11 +357,11 @@ fn another_size_ends_it() {
     mortal.server.start_again().unwrap();
     let wanted = Changed::Size { was: MIB as u64, is: 2 * MIB as u64 };
     for _ in 0..2 {
-        let error = client.read_at(0, &mut [0; 512]).unwrap_err();
-        let Error::Recovery(RecoveryError::Changed(changed)) = &error else { panic!("{error}") };
+        let error = client.read_exact_at(&mut [0; 512], 0).unwrap_err();
+        let Some(RecoveryError::Changed(changed)) = error.recovery() else { panic!("{error}") };
         assert_eq!(*changed, wanted);
     }
-    assert_eq!(client.reconnects(), 0);
+    assert_eq!(reconnects(&client), 0);
 }
 
 /// A server that accepts, agrees, and dies of whatever it is asked: its return alone is no
@@ -362,8 +373,12 @@ fn a_server_that_dies_of_a_command_is_not_asked_for_ever() {
     let fatal = "pread=rm -r \"$tmpdir\"; kill -9 $PPID";
     let server = Server::nbdkit(&["eval", "get_size=echo 1048576", fatal]);
     let mut server = server.start().unwrap();
-    let mut client = Builder::new().reconnect(policy).connect_uri(&server.uri()).unwrap();
-    let attempts = thread::spawn(move || client.read_at(0, &mut [0; 512]).unwrap_err());
+    let mut client = ConnectOptions::new()
+        .reconnect(policy)
+        .uri(&server.uri())
+        .and_then(Client::connect)
+        .unwrap();
+    let attempts = thread::spawn(move || client.read_exact_at(&mut [0; 512], 0).unwrap_err());
     while !attempts.is_finished() {
         if server.try_wait().is_some() {
             match server.start_again() {
@@ -375,7 +390,7 @@ fn a_server_that_dies_of_a_command_is_not_asked_for_ever() {
         thread::sleep(Duration::from_millis(2));
     }
     let error = attempts.join().unwrap();
-    assert!(matches!(error, Error::NotReconnected { .. }), "{error}");
+    assert!(error.to_string().contains("not made again"), "{error}");
 }
 
 #[test]
@@ -383,20 +398,20 @@ fn a_connection_that_was_handed_over_needs_a_way_back() {
     let mut mortal = Mortal::new();
     let path = mortal.server.unix_path().unwrap().to_owned();
     let endpoint = Endpoint::Unix(path);
-    let builder = Builder::new().reconnect(POLICY);
+    let options = ConnectOptions::new().reconnect(POLICY);
     let handed = endpoint.connect(None).unwrap();
-    let error = builder.connect_over(handed).unwrap_err();
-    assert!(matches!(error, Error::Recovery(RecoveryError::NoWayBack)), "{error}");
+    let error = Client::connect_over(options.clone(), handed).unwrap_err();
+    assert!(matches!(error.recovery(), Some(RecoveryError::NoWayBack)), "{error}");
     let calls = Arc::new(Mutex::new(0));
     let counted = Arc::clone(&calls);
     let dial = move |deadline| -> Result<Connection, Error> {
         *counted.lock().unwrap() += 1;
         Ok(endpoint.connect(deadline)?)
     };
-    let mut client = builder.connect_with(dial).unwrap();
+    let mut client = Client::connect_with(options, dial).unwrap();
     mortal.restart();
-    client.read_at(0, &mut [0; 512]).unwrap();
-    assert_eq!((client.reconnects(), *calls.lock().unwrap()), (1, 2));
+    client.read_exact_at(&mut [0; 512], 0).unwrap();
+    assert_eq!((reconnects(&client), *calls.lock().unwrap()), (1, 2));
 }
 
 #[test]
@@ -404,25 +419,25 @@ fn all_is_told_to_who_wants_to_know() {
     let mut mortal = Mortal::new();
     let told = Arc::new(Mutex::new(Vec::new()));
     let telling = Arc::clone(&told);
-    let builder = Builder::new().reconnect(POLICY).on_reconnect(move |event| {
+    let mut client = mortal.client();
+    client.on_event(move |event| {
         telling.lock().unwrap().push(match event {
-            ReconnectEvent::Lost { .. } => "lost",
-            ReconnectEvent::Failed { .. } => "failed",
-            ReconnectEvent::Reconnected { .. } => "reconnected",
+            Event::Lost { .. } => "lost",
+            Event::Failed { .. } => "failed",
+            Event::Reconnected { .. } => "reconnected",
             _ => "gave up",
         });
     });
-    let mut client = mortal.client_by(&builder);
     mortal.server.kill();
-    client.set_timeout(Some(Duration::from_millis(300))).unwrap();
+    client.set_request_timeout(Duration::from_millis(300));
     let begin = Instant::now();
     while told.lock().unwrap().last() != Some(&"failed") {
-        assert!(client.read_at(0, &mut [0; 512]).is_err());
+        assert!(client.read_exact_at(&mut [0; 512], 0).is_err());
         assert!(begin.elapsed() < LONG, "it does not try");
     }
     mortal.server.start_again().unwrap();
-    client.set_timeout(None).unwrap();
-    client.read_at(0, &mut [0; 512]).unwrap();
+    client.set_request_timeout(None);
+    client.read_exact_at(&mut [0; 512], 0).unwrap();
     let mut told = told.lock().unwrap().clone();
     assert!(told.len() > 2, "{told:?}");
     told.dedup();
@@ -435,24 +450,24 @@ fn commands_that_make_no_sense_are_refused_at_once() {
     let mortal = Mortal::new();
     let limits = nbd_client_blocking::proto::Limits::default().max_in_flight(2);
     let config = nbd_client_blocking::proto::ClientConfig::new().limits(limits);
-    let mut client = mortal.client_by(&Builder::new().config(config).reconnect(POLICY));
+    let mut client = mortal.client_by(&ConnectOptions::new().config(config).reconnect(POLICY));
     let mut pipeline = client.pipeline();
-    let refused = |error: Error| match error {
-        Error::Submit { error, .. } => error,
-        other => panic!("{other}"),
+    let refused = |rejected: Rejected<Vec<u8>>| {
+        assert_eq!(rejected.buffer.expect("it comes back"), [0; 512]);
+        rejected.error.submit_error().expect("it was not sent")
     };
-    let beyond = pipeline.read(MIB as u64, vec![0; 512]).unwrap_err();
+    let beyond = pipeline.read(vec![0; 512], MIB as u64).unwrap_err();
     assert_eq!(refused(beyond), SubmitError::OutOfBounds);
-    let first = pipeline.read(0, vec![0; 512]).unwrap();
+    let first = pipeline.read(vec![0; 512], 0).unwrap();
     assert_eq!(pipeline.status(first), RequestStatus::InFlight);
     pipeline.submit(Command::flush(), None).unwrap();
     assert!(pipeline.is_full());
-    assert_eq!(refused(pipeline.read(0, vec![0; 512]).unwrap_err()), SubmitError::Full);
+    assert_eq!(refused(pipeline.read(vec![0; 512], 0).unwrap_err()), SubmitError::Full);
     pipeline.disconnect(Disconnect::AfterReplies);
-    let late = pipeline.read(0, vec![0; 512]).unwrap_err();
+    let late = pipeline.read(vec![0; 512], 0).unwrap_err();
     assert_eq!(refused(late), SubmitError::Disconnecting);
     let mut done = Vec::new();
-    while let Some(completion) = pipeline.wait().unwrap() {
+    while let Some(completion) = pipeline.wait() {
         completion.result.unwrap();
         done.push(completion.id);
     }
@@ -468,13 +483,13 @@ fn a_dropped_pipeline_leaves_nothing_to_do_again() {
     let mut client = mortal.client();
     let mut pipeline = client.pipeline();
     for offset in 0..50 {
-        pipeline.write(offset * 4096, vec![9; 4096]).unwrap();
+        pipeline.write(vec![9; 4096], offset * 4096).unwrap();
     }
     mortal.server.kill();
     drop(pipeline);
     mortal.server.start_again().unwrap();
-    client.read_at(0, &mut [0; 512]).unwrap();
-    assert_eq!(client.reconnects(), 1);
+    client.read_exact_at(&mut [0; 512], 0).unwrap();
+    assert_eq!(reconnects(&client), 1);
     // The read was sent to the dead server first.
-    assert_eq!(client.sent_again(), 1, "nobody waits for the others");
+    assert_eq!(client.session().stats().sent_again, 1, "nobody waits for the others");
 }

@@ -6,8 +6,8 @@
 use std::fmt::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use nbd_client_blocking::Builder;
 use nbd_client_blocking::proto::ClientConfig;
+use nbd_client_blocking::{ConnectOptions, Options};
 use nbd_sim::peer::Server;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -64,11 +64,11 @@ fn a_subscriber_hears_name_options_and_commands() {
     let notes = Notes::default();
     tracing::subscriber::set_global_default(notes.clone()).expect("there is no other");
     let config = ClientConfig::new().meta_context("base:allocation");
-    let builder = Builder::new().config(config).name("left");
-    let mut options = builder.negotiate_uri(&server.uri()).expect("it greets");
+    let builder = ConnectOptions::new().config(config).name("left");
+    let mut options = builder.uri(&server.uri()).and_then(Options::connect).expect("it greets");
     options.list().expect("it lists");
     let mut client = options.go().expect("it is there");
-    client.read_at(512, &mut [0; 512]).expect("it is read");
+    client.read_exact_at(&mut [0; 512], 512).expect("it is read");
     let text = notes.read();
     for words in ["name: \"left\"", "granted", "connected", "submitted", "succeeded"] {
         assert!(text.contains(words), "{words} in {text}");

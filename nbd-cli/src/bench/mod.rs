@@ -177,8 +177,11 @@ fn connect(args: &Args, server: &Server) -> Result<Client> {
         None => server.connect(config, args.patience.limit())?,
     };
     let refuse = |why: String| Err(Failure::new(format!("{}: {why}", server.name)));
-    if args.size == 0 || args.size > client.max_request() as u64 {
-        return refuse(format!("--size must be from 1 to {} bytes", client.max_request()));
+    if args.size == 0 || args.size > client.session().max_request() as u64 {
+        return refuse(format!(
+            "--size must be from 1 to {} bytes",
+            client.session().max_request()
+        ));
     }
     if client.size() < args.size {
         return refuse(format!("the export has {} bytes, less than one request", client.size()));

@@ -51,7 +51,7 @@ impl<'a> Worker<'a> {
             started[id.slot()] = now;
             submitted += 1;
         }
-        while pipeline.wait_for(1)? > 0 {
+        while pipeline.wait_for(1) > 0 {
             now = nanos(begin.elapsed());
             if now >= end {
                 count = submitted;
@@ -72,7 +72,7 @@ impl<'a> Worker<'a> {
         tally.operations = submitted;
         drop(pipeline);
         tally.system_calls = client.system_calls() - calls_before;
-        tally.stats = *client.stats();
+        tally.stats = client.session().stats().wire;
         client.disconnect()?;
         Ok(tally)
     }

@@ -57,7 +57,7 @@ impl Ability {
         match self {
             Self::Connect | Self::Read => true,
             Self::Write => !client.is_read_only(),
-            Self::Tls => client.tls_info().is_some(),
+            Self::Tls => client.session().tls_info().is_some(),
             Self::StructuredReply => client.negotiated().headers != HeaderStyle::Simple,
             Self::ExtendedHeaders => client.negotiated().headers == HeaderStyle::Extended,
             Self::Flag(flag) => client.flags().contains(flag),

@@ -11,9 +11,9 @@ const LOOKED_AT: u64 = 8192;
 /// Words of file(1); nothing where there is nothing to read or to ask.
 pub(super) fn of(client: &mut Client) -> Option<String> {
     let mut start = vec![0; client.size().min(LOOKED_AT) as usize];
-    let block = client.core().export().minimum_block() as usize;
+    let block = client.export().minimum_block() as usize;
     start.truncate(start.len() - start.len() % block);
-    if start.is_empty() || client.read_at(0, &mut start).is_err() {
+    if start.is_empty() || client.read_exact_at(&mut start, 0).is_err() {
         return None;
     }
     let mut file = Command::new("file");

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use nbd_client_blocking::proto::{
-    ClientConfig, Error as ProtocolError, ExportInfo, HeaderStyle, Negotiated, Protocol, Refusal,
-    RefusalCode, TransmissionFlags,
+    ClientConfig, ExportInfo, HeaderStyle, Negotiated, Protocol, RefusalCode, TransmissionFlags,
 };
 use nbd_client_blocking::transport::tls::TlsInfo;
 use nbd_client_blocking::{Error, Options};
@@ -91,7 +90,7 @@ pub(super) fn chosen(
 ) -> Result<(Session, Described)> {
     let mut options = negotiate(server, limit)?;
     let mut contexts = Ok(Vec::new());
-    if can_be_asked(&mut options) {
+    if can_be_asked(&options) {
         contexts = self::contexts(&mut options);
         if !options.is_negotiating() {
             // It would rather hang up than say no.
@@ -101,7 +100,7 @@ pub(super) fn chosen(
     let name = options.export_name().to_owned();
     let mut client = options.go().map_err(|failed| failed.error).context(&server.name)?;
     let facts = client.negotiated().clone();
-    let session = Session::of(&facts, client.tls_info());
+    let session = Session::of(&facts, client.session().tls_info());
     let mut described = Described::of(&name, &facts, contexts);
     described.uri = client.to_uri().ok().map(|uri| uri.to_string());
     if content {
@@ -119,15 +118,15 @@ pub(super) fn all(
     limit: Option<Duration>,
 ) -> Result<(Session, Vec<Described>)> {
     let mut options = negotiate(server, limit)?;
-    if !can_be_asked(&mut options) {
+    if !can_be_asked(&options) {
         return Err(Failure::new(format!(
             "{}: the server speaks an older protocol that cannot list exports",
             server.name
         )));
     }
     let entries = options.list().context(&server.name)?;
-    let tls = options.tls_info().cloned();
-    let session = Session::of(options.negotiated(), tls.as_ref());
+    let tls = options.session().tls_info().cloned();
+    let session = Session::of(&options.negotiated(), tls.as_ref());
     let mut exports = Vec::new();
     for entry in entries {
         let export = server.with_export(&entry.name);
@@ -163,7 +162,7 @@ fn negotiate(server: &Server, limit: Option<Duration>) -> Result<Options> {
 }
 
 /// Whether the server knows options: those of fixed newstyle do.
-fn can_be_asked(options: &mut Options) -> bool {
+fn can_be_asked(options: &Options) -> bool {
     options.negotiated().protocol == Protocol::FixedNewstyle
 }
 
@@ -186,13 +185,15 @@ fn contexts(options: &mut Options) -> Told<Vec<String>> {
     }
     match options.list_meta_contexts(&[]) {
         Ok(contexts) => Ok(contexts.into_iter().map(|context| context.name).collect()),
-        Err(Error::Protocol(ProtocolError::Refused(Refusal {
-            code: RefusalCode::Unsupported,
-            ..
-        }))) => Ok(Vec::new()),
+        Err(error) if is_unknown(&error) => Ok(Vec::new()),
         result => {
             let told = result.context("its meta contexts");
             Err(told.err().map_or_else(String::new, |failure| failure.to_string()))
         }
     }
+}
+
+/// Whether the server does not know an option.
+fn is_unknown(error: &Error) -> bool {
+    error.refusal().is_some_and(|refusal| refusal.code == RefusalCode::Unsupported)
 }

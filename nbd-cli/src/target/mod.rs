@@ -18,7 +18,7 @@ use nbd_client_blocking::proto::{ClientConfig, TlsPolicy};
 use nbd_client_blocking::session::replay::Reconnect;
 use nbd_client_blocking::transport::tls::{TlsConfig, TlsConnector};
 use nbd_client_blocking::transport::{CommandSpec, Endpoint, NbdUri, TcpKeepAlive, UriPolicy};
-use nbd_client_blocking::{Builder, Client, Options};
+use nbd_client_blocking::{Client, ConnectOptions, Options};
 
 use crate::failure::{Context, Failure, Result};
 use words::Word;
@@ -157,7 +157,7 @@ impl Server {
 
     /// Connects and negotiates with this configuration; the export is that of the URI.
     pub(crate) fn connect(&self, config: ClientConfig, limit: Option<Duration>) -> Result<Client> {
-        self.builder(config, limit).connect(&self.endpoint).context(&self.name)
+        Client::connect(self.options(config, limit)).context(&self.name)
     }
 
     /// Connects as [`connect`](Self::connect), as soon as there is a server, and again
@@ -168,10 +168,10 @@ impl Server {
         limit: Option<Duration>,
         policy: Reconnect,
     ) -> Result<Client> {
-        let builder = self.builder(config, limit).reconnect(policy);
+        let options = self.options(config, limit).reconnect(policy);
         let begin = Instant::now();
         loop {
-            match builder.connect(&self.endpoint) {
+            match Client::connect(&options) {
                 Err(error) if error.is_transient() && begin.elapsed() < policy.patience() => {
                     std::thread::sleep(AGAIN);
                 }
@@ -186,20 +186,23 @@ impl Server {
         config: ClientConfig,
         limit: Option<Duration>,
     ) -> Result<Options> {
-        self.builder(config, limit).negotiate(&self.endpoint).context(&self.name)
+        Options::connect(self.options(config, limit)).context(&self.name)
     }
 
-    /// `limit` is the longest time for connecting and negotiating, and how soon a network
-    /// that is dead is noticed.
-    fn builder(&self, config: ClientConfig, limit: Option<Duration>) -> Builder {
-        let mut builder = Builder::new().config(config.export(&self.export));
-        if let Some(limit) = limit {
-            let keep_alive = TcpKeepAlive::new().idle(limit / 2).interval(limit / 6).count(3);
-            builder = builder.timeout(limit).tcp_keep_alive(keep_alive);
-        }
+    /// `limit` is the longest time for connecting and negotiating, the longest silence of the
+    /// server, and how soon a network that is dead is noticed.
+    fn options(&self, config: ClientConfig, limit: Option<Duration>) -> ConnectOptions {
+        let keep_alive =
+            limit.map(|limit| TcpKeepAlive::new().idle(limit / 2).interval(limit / 6).count(3));
+        let options = ConnectOptions::new()
+            .endpoint(self.endpoint.clone())
+            .config(config.export(&self.export))
+            .connect_timeout(limit)
+            .silence(limit)
+            .tcp_keep_alive(keep_alive);
         match &self.tls {
-            Some(connector) => builder.tls(TlsPolicy::Require, connector.clone()),
-            None => builder,
+            Some(connector) => options.tls_connector(TlsPolicy::Require, connector.clone()),
+            None => options,
         }
     }
 }

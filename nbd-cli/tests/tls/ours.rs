@@ -3,7 +3,7 @@
 use std::fs;
 
 use nbd_client_blocking::transport::UriPolicy;
-use nbd_client_blocking::{Builder, Client};
+use nbd_client_blocking::{Client, ConnectOptions};
 use nbd_sim::peer::{Scratch, run, tool};
 
 use crate::pki::Pki;
@@ -121,8 +121,9 @@ fn where_tls_is_allowed_clients_choose() -> TestResult {
 
 fn connect(uri: &str) -> Client {
     let policy = UriPolicy { local_files: true, ..UriPolicy::default() };
-    let builder = Builder::new().uri_policy(policy).timeout(LIMIT);
-    builder.connect_uri(uri).unwrap_or_else(|error| panic!("{error}"))
+    let options = ConnectOptions::new().uri_policy(policy);
+    let options = options.connect_timeout(LIMIT).request_timeout(LIMIT);
+    options.uri(uri).and_then(Client::connect).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// An end without `close_notify` could be the work of somebody in between.
@@ -135,10 +136,10 @@ fn a_server_that_stops_says_so() {
     ] {
         let server = Serving::tcp(args);
         let mut client = connect(&server.with(pki.dir()));
-        client.write_at(4096, &[7; 512]).expect("it is writable");
+        client.write_all_at(&[7; 512], 4096).expect("it is writable");
         server.terminate();
         let error = loop {
-            match client.read_at(4096, &mut [0; 512]) {
+            match client.read_exact_at(&mut [0; 512], 4096) {
                 Ok(()) => {}
                 Err(error) => break error.to_string(),
             }

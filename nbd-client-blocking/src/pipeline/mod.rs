@@ -4,16 +4,15 @@ mod poll;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Instant;
 
-use nbd_proto::{
-    Command, CommandError, CommandFailure, CommandFlags, CommandType, ContextId, Direction,
-    Disconnect, Machine, RequestId, RequestStatus, SubmitError,
-};
-use nbd_session::OldError as Error;
+use nbd_proto::{Command, CommandFlags, Disconnect, RequestId, RequestStatus, Table};
+#[cfg(doc)]
+use nbd_session::Session;
+use nbd_session::{Error, Rejected, Request, Withdrawn};
 
 use crate::client::Client;
 use crate::completion::Completion;
-use crate::ports::Many;
 
 /// Keeps many commands in flight on one connection.
 ///
@@ -22,8 +21,9 @@ use crate::ports::Many;
 /// So a loop that submits until the pipeline is as deep as it likes, then waits for one
 /// completion, batches by nature.
 ///
-/// Buffers are given up on submission and come back with the completion: `Vec<u8>`,
-/// `Box<[u8]>`, `&mut [u8]`, or anything else that is bytes.
+/// Buffers are given up on submission and come back with the completion, or with the reason
+/// why the command was [rejected](Rejected): `Vec<u8>`, `Box<[u8]>`, `&mut [u8]`, or anything
+/// else that is bytes. For `&[u8]` see [`Borrowed`](crate::Borrowed).
 ///
 /// ```no_run
 /// # let mut client = nbd_client_blocking::Client::connect("nbd://localhost")?;
@@ -33,10 +33,10 @@ use crate::ports::Many;
 /// loop {
 ///     while offset < size && pipeline.in_flight() < 64 {
 ///         let length = 65536.min(size - offset);
-///         pipeline.read(offset, vec![0; length as usize])?;
+///         pipeline.read(vec![0; length as usize], offset)?;
 ///         offset += length;
 ///     }
-///     let Some(done) = pipeline.wait()? else { break };
+///     let Some(done) = pipeline.wait() else { break };
 ///     done.result?;
 ///     println!("{} bytes at {}", done.command.length, done.command.offset);
 /// }
@@ -45,24 +45,25 @@ use crate::ports::Many;
 ///
 /// # In a poll loop of one's own
 ///
-/// The pipeline's [descriptor](std::os::fd::AsFd) is watched for what [`direction`](Self::direction)
-/// says, which changes whenever something was submitted, sent or received. When it is
-/// ready, [`notify_read`](Self::notify_read) or [`notify_write`](Self::notify_write) do
-/// what goes without waiting, and [`next_completed`](Self::next_completed) tells what
-/// came of it.
+/// The socket of the [connection](Client::connection) is watched for what
+/// [`direction`](Self::direction) says, which changes whenever something was submitted, sent
+/// or received. When it is ready, [`notify_read`](Self::notify_read) or
+/// [`notify_write`](Self::notify_write) do what goes without waiting, and
+/// [`next_completed`](Self::next_completed) tells what came of it. Limits of time are minded
+/// by the same two: call one when [`Session::next_deadline`] has come.
 ///
-/// Dropping it abandons what is in flight.
+/// Dropping it withdraws what is in flight.
 #[derive(Debug)]
 pub struct Pipeline<'c, B: AsRef<[u8]> + AsMut<[u8]>> {
-    pub(crate) client: &'c mut Client,
-    pub(crate) ports: Many<B>,
-    pub(crate) callbacks: BTreeMap<RequestId, Callback<'c, B>>,
+    client: &'c mut Client,
+    buffers: Table<B>,
+    callbacks: BTreeMap<RequestId, Callback<'c, B>>,
 }
 
 /// What is called with a command's completion, in place of giving it back.
-pub(crate) struct Callback<'c, B> {
+struct Callback<'c, B> {
     command: Command,
-    pub(crate) call: Box<dyn FnOnce(Completion<B>) + 'c>,
+    call: Box<dyn FnOnce(Completion<B>) + 'c>,
 }
 
 impl<B> fmt::Debug for Callback<'_, B> {
@@ -73,105 +74,95 @@ impl<B> fmt::Debug for Callback<'_, B> {
 
 impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
     pub(crate) const fn new(client: &'c mut Client) -> Self {
-        Self { client, ports: Many::new(), callbacks: BTreeMap::new() }
+        Self { client, buffers: Table::new(), callbacks: BTreeMap::new() }
     }
 
     /// Reads into the whole buffer.
     ///
     /// # Errors
-    /// When the command cannot be sent; the buffer is lost.
+    /// When the command cannot be sent.
     #[inline]
-    pub fn read(&mut self, offset: u64, buffer: B) -> Result<RequestId, Error> {
-        let length = self.length(&buffer)?;
-        self.submit(Command::read(offset, length), Some(buffer))
+    #[doc(alias = "nbd_aio_pread")]
+    pub fn read(&mut self, buffer: B, offset: u64) -> Result<RequestId, Rejected<B>> {
+        self.submit(Command::read(offset, length(&buffer)), Some(buffer))
     }
 
     /// Writes the whole buffer.
     ///
     /// # Errors
-    /// When the command cannot be sent; the buffer is lost.
+    /// When the command cannot be sent.
     #[inline]
-    pub fn write(&mut self, offset: u64, buffer: B) -> Result<RequestId, Error> {
-        self.write_with(offset, buffer, CommandFlags::empty())
+    #[doc(alias = "nbd_aio_pwrite")]
+    pub fn write(&mut self, buffer: B, offset: u64) -> Result<RequestId, Rejected<B>> {
+        self.write_with(buffer, offset, CommandFlags::empty())
     }
 
     /// Writes the whole buffer with flags such as [`CommandFlags::FUA`].
     ///
     /// # Errors
-    /// When the command cannot be sent; the buffer is lost.
+    /// When the command cannot be sent.
     #[inline]
     pub fn write_with(
         &mut self,
-        offset: u64,
         buffer: B,
-        flags: CommandFlags,
-    ) -> Result<RequestId, Error> {
-        let length = self.length(&buffer)?;
-        self.submit(Command::write(offset, length).with(flags), Some(buffer))
-    }
-
-    /// Reads as [`read`](Self::read), and reports each part of the reply in
-    /// [`Completion::chunks`]: data or hole, in whatever order the server sends them.
-    ///
-    /// # Errors
-    /// When the command cannot be sent; the buffer is lost.
-    pub fn read_structured(
-        &mut self,
         offset: u64,
-        buffer: B,
         flags: CommandFlags,
-    ) -> Result<RequestId, Error> {
-        let length = self.length(&buffer)?;
-        let id = self.submit(Command::read(offset, length).with(flags), Some(buffer))?;
-        self.ports.chunks.insert(id, Vec::new());
-        Ok(id)
+    ) -> Result<RequestId, Rejected<B>> {
+        self.submit(Command::write(offset, length(&buffer)).with(flags), Some(buffer))
     }
 
     /// Submits any command; a read or write takes a buffer as long as it says.
     ///
     /// # Errors
-    /// When the command cannot be sent, [`SubmitError::Full`] among the reasons, and
-    /// [`Error::BufferLength`]; the buffer is lost.
+    /// When the command cannot be sent: [no room](Error::is_full) is among the reasons, and a
+    /// buffer of another length.
     #[inline(always)]
-    pub fn submit(&mut self, command: Command, buffer: Option<B>) -> Result<RequestId, Error> {
-        let length = buffer.as_ref().map_or(0, |buffer| buffer.as_ref().len());
-        self.client.check_buffer(command, length)?;
-        if self.client.recovery.is_some() {
-            return self.submit_lasting(command, buffer);
-        }
-        let submitted = self.client.core.submit(command);
-        self.submitted(command, submitted, buffer)
-    }
-
-    /// Submits a block status command that asks for some of the meta contexts only.
-    ///
-    /// # Errors
-    /// As [`Client::block_status_filtered`].
-    pub fn submit_filtered(
+    pub fn submit(
         &mut self,
         command: Command,
-        contexts: &[ContextId],
-    ) -> Result<RequestId, Error> {
-        if let Some(mut lasting) = self.lasting() {
-            return lasting.submit(command, Some(contexts), None);
-        }
-        let submitted = self.client.core.submit_filtered(command, contexts);
-        self.submitted(command, submitted, None)
+        buffer: Option<B>,
+    ) -> Result<RequestId, Rejected<B>> {
+        let Client { driver, limit, .. } = &mut *self.client;
+        let payload = buffer.as_ref().map_or(&[][..], AsRef::as_ref);
+        let submitted = match driver.session.check_payload(&command, payload.len()) {
+            Ok(()) => driver.submit(command, payload, *limit, Instant::now()),
+            Err(error) => Err(error),
+        };
+        self.submitted(submitted, buffer)
+    }
+
+    /// Submits a command with all that may go with it, such as a limit of its own; a read or
+    /// write takes a buffer as long as it says.
+    ///
+    /// # Errors
+    /// As [`submit`](Self::submit).
+    pub fn submit_request(
+        &mut self,
+        request: Request<'_>,
+        buffer: Option<B>,
+    ) -> Result<RequestId, Rejected<B>> {
+        let driver = &mut self.client.driver;
+        let payload = buffer.as_ref().map_or(&[][..], AsRef::as_ref);
+        let submitted = match driver.session.check_payload(request.command(), payload.len()) {
+            Ok(()) => driver.submit_request(request, payload, Instant::now()),
+            Err(error) => Err(error),
+        };
+        self.submitted(submitted, buffer)
     }
 
     /// Submits any command whose completion goes to `call`, and is not given back by
-    /// [`wait`](Self::wait) and its like, from which `call` is called. It is called exactly
-    /// once, unless the completion is [taken](Self::take): when the pipeline is dropped
-    /// before, with [`CommandError::ConnectionLost`].
+    /// [`wait`](Self::wait) and its like, from which `call` is called. It is called once, with
+    /// an error when the pipeline is dropped before; but not at all when the completion is
+    /// [taken](Self::take) out of turn.
     ///
     /// # Errors
-    /// When the command cannot be sent; the buffer is lost, and `call` is not called.
+    /// When the command cannot be sent; `call` is not called.
     pub fn submit_then(
         &mut self,
         command: Command,
         buffer: Option<B>,
         call: impl FnOnce(Completion<B>) + 'c,
-    ) -> Result<RequestId, Error> {
+    ) -> Result<RequestId, Rejected<B>> {
         let id = self.submit(command, buffer)?;
         let call = Box::new(call);
         self.callbacks.insert(id, Callback { command, call });
@@ -181,78 +172,72 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
     #[inline(always)]
     fn submitted(
         &mut self,
-        command: Command,
-        submitted: Result<RequestId, SubmitError>,
+        submitted: Result<RequestId, Error>,
         buffer: Option<B>,
-    ) -> Result<RequestId, Error> {
-        let id = submitted.map_err(|error| self.client.not_sent(command, error))?;
-        self.client.pump.trace.submitted(id, &command);
-        if let Some(buffer) = buffer {
-            self.ports.buffers.insert(id, buffer);
+    ) -> Result<RequestId, Rejected<B>> {
+        match (submitted, buffer) {
+            (Ok(id), Some(buffer)) => {
+                self.buffers.insert(id, buffer);
+                Ok(id)
+            }
+            (Ok(id), None) => Ok(id),
+            (Err(error), buffer) => Err(Rejected { error, buffer }),
         }
-        Ok(id)
     }
 
     /// Commands that were submitted and whose completion has not been taken.
     #[must_use]
     #[inline]
+    #[doc(alias = "nbd_aio_in_flight")]
     pub fn in_flight(&self) -> usize {
-        match &self.client.recovery {
-            Some(recovery) => recovery.ledger().in_flight(),
-            None => self.client.core.in_flight() + self.client.core.completed(),
-        }
+        self.client.session().in_flight()
     }
 
     /// Whether one more command would find no room.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        match &self.client.recovery {
-            Some(recovery) => recovery.ledger().is_full(),
-            None => self.client.core.is_full(),
-        }
+        self.client.session().is_full()
     }
 
     /// What is known about a command.
     #[must_use]
+    #[doc(alias = "nbd_aio_command_completed")]
     pub fn status(&self, id: RequestId) -> RequestStatus {
-        match &self.client.recovery {
-            Some(recovery) => recovery.ledger().status(id),
-            None => self.client.core.status(id),
-        }
+        self.client.session().status(id)
     }
 
     /// The command that finished first among those whose completion has not been taken.
     #[must_use]
+    #[doc(alias = "nbd_aio_peek_command_completed")]
+    pub fn peek_completed(&mut self) -> Option<RequestId> {
+        self.client.driver.session.peek_completed()
+    }
+
+    /// Commands that are finished: waiting for them would not wait.
+    #[must_use]
     #[inline]
-    pub fn peek_completed(&self) -> Option<RequestId> {
-        match &self.client.recovery {
-            Some(recovery) => recovery.ledger().first_completed(),
-            None => self.client.core.peek_completed(),
-        }
+    pub fn completed(&self) -> usize {
+        self.client.session().completed()
     }
 
     /// The export's connection, for questions.
     #[must_use]
-    pub fn client(&self) -> &Client {
+    pub const fn client(&self) -> &Client {
         self.client
     }
 
-    /// The next command that is finished, or `None` when nothing is in flight. Waits as
-    /// long as it takes, or as long as the client's timeout allows.
-    ///
-    /// # Errors
-    /// When the connection fails, or the server was silent for too long. After a failure
-    /// of the connection, waiting goes on to give back every command with its buffer.
+    /// The next command that is finished, or `None` when nothing is in flight. Waits as long
+    /// as it takes: see [`ConnectOptions::request_timeout`](nbd_session::ConnectOptions).
     #[inline]
-    pub fn wait(&mut self) -> Result<Option<Completion<B>>, Error> {
+    pub fn wait(&mut self) -> Option<Completion<B>> {
         loop {
             if let Some(completion) = self.next_completed() {
-                return Ok(Some(completion));
+                return Some(completion);
             }
             if self.in_flight() == 0 {
-                return Ok(None);
+                return None;
             }
-            self.round()?;
+            self.client.driver.turn(&mut self.buffers, Instant::now());
         }
     }
 
@@ -269,9 +254,9 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
     /// # let mut client = nbd_client_blocking::Client::connect("nbd://localhost")?;
     /// let mut pipeline = client.pipeline();
     /// for block in 0..64 {
-    ///     pipeline.read(block * 4096, vec![0; 4096])?;
+    ///     pipeline.read(vec![0; 4096], block * 4096)?;
     /// }
-    /// while pipeline.wait_for(8)? > 0 {
+    /// while pipeline.wait_for(8) > 0 {
     ///     while let Some(done) = pipeline.next_completed() {
     ///         done.result?;
     ///         println!("block {} is here", done.command.offset / 4096);
@@ -279,66 +264,42 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
     /// }
     /// # Ok::<(), nbd_client_blocking::Error>(())
     /// ```
-    ///
-    /// # Errors
-    /// As [`wait`](Self::wait).
-    pub fn wait_for(&mut self, least: usize) -> Result<usize, Error> {
+    pub fn wait_for(&mut self, least: usize) -> usize {
         while self.completed() < least.min(self.in_flight()) {
-            self.round()?;
+            self.client.driver.turn(&mut self.buffers, Instant::now());
         }
-        Ok(self.completed())
-    }
-
-    /// Sends what is queued, and in the next round waits for something to come; where
-    /// connections are made again, until that has finished a command.
-    fn round(&mut self) -> Result<(), Error> {
-        if self.client.recovery.is_some() {
-            return self.lasting_round();
-        }
-        let Client { core, pump, .. } = &mut *self.client;
-        match pump.round(core, &mut self.ports) {
-            Err(error @ Error::TimedOut { .. }) => Err(error),
-            result => self.kill_unless(result),
-        }
+        self.completed()
     }
 
     /// A command that is finished, if there is one, after sending and receiving as much as
     /// goes without waiting.
-    ///
-    /// # Errors
-    /// When the connection fails.
-    pub fn try_wait(&mut self) -> Result<Option<Completion<B>>, Error> {
+    pub fn try_wait(&mut self) -> Option<Completion<B>> {
         if let Some(completion) = self.next_completed() {
-            return Ok(Some(completion));
+            return Some(completion);
         }
-        self.notify_write()?;
-        self.notify_read()?;
-        Ok(self.next_completed())
+        self.notify_write();
+        self.notify_read();
+        self.next_completed()
     }
 
     /// Asks for the end of the session and returns at once; no command is accepted from
     /// now on. Those in flight go on to be completed as `when` says:
     /// [`wait`](Self::wait) for them, then [`Client::disconnect`].
+    #[doc(alias = "nbd_aio_disconnect")]
     pub fn disconnect(&mut self, when: Disconnect) {
-        self.client.leaving = true;
-        match self.lasting() {
-            Some(mut lasting) => lasting.disconnect(when),
-            None => self.client.core.disconnect(when),
-        }
+        let Client { driver, limit, .. } = &mut *self.client;
+        driver.session.disconnect(when, *limit, Instant::now());
     }
 
     /// The completion of a command that is finished, if there is one. Sends and receives
     /// nothing.
     #[inline(always)]
     pub fn next_completed(&mut self) -> Option<Completion<B>> {
-        if self.client.recovery.is_some() {
-            return self.next_lasting().map(|completion| *completion);
-        }
         if !self.callbacks.is_empty() {
             return self.next_without_callback().map(|completion| *completion);
         }
-        let (id, command, result) = self.client.core.take_next()?;
-        Some(self.completion(id, command, result))
+        let done = self.client.driver.session.next_completion()?;
+        Some(self.completion(done))
     }
 
     /// [`next_completed`](Self::next_completed) where some commands have callbacks. It is
@@ -347,137 +308,57 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
     #[inline(never)]
     fn next_without_callback(&mut self) -> Option<Box<Completion<B>>> {
         loop {
-            let id = self.client.core.peek_completed()?;
-            let completion = self.take_finished(id)?;
-            match self.callbacks.remove(&id) {
+            let done = self.client.driver.session.next_completion()?;
+            let completion = self.completion(done);
+            match self.callbacks.remove(&completion.id) {
                 Some(callback) => (callback.call)(completion),
                 None => return Some(Box::new(completion)),
             }
         }
     }
 
-    /// Takes the completion of one command, out of turn; `None` unless
-    /// [`status`](Self::status) says [`RequestStatus::Completed`]. If the command has a
-    /// callback, that is dropped and not called.
+    /// Takes the completion of one command, out of turn and past its callback; `None`
+    /// unless [`status`](Self::status) says [`RequestStatus::Completed`].
     pub fn take(&mut self, id: RequestId) -> Option<Completion<B>> {
-        let completion = self.take_finished(id)?;
+        let done = self.client.driver.session.take(id)?;
         self.callbacks.remove(&id);
-        Some(completion)
-    }
-
-    fn take_finished(&mut self, id: RequestId) -> Option<Completion<B>> {
-        match self.lasting() {
-            Some(mut lasting) => lasting.take(id),
-            None => {
-                let (command, result) = self.client.core.take(id)?;
-                Some(self.completion(id, command, result))
-            }
-        }
+        Some(self.completion(done))
     }
 
     #[inline(always)]
-    fn completion(
-        &mut self,
-        id: RequestId,
-        command: Command,
-        result: Result<(), CommandError>,
-    ) -> Completion<B> {
-        let extents = if command.kind == CommandType::BlockStatus {
-            self.ports.extents.remove(id).unwrap_or_default()
-        } else {
-            Vec::new()
-        };
-        Completion {
-            id,
-            command,
-            buffer: self.ports.buffers.remove(id),
-            extents,
-            chunks: self.ports.chunks.remove(id).unwrap_or_default(),
-            result: self.outcome(id, command, result),
-        }
+    fn completion(&mut self, done: nbd_session::Completion) -> Completion<B> {
+        let buffer = self.buffers.remove(done.id);
+        self.client.driver.finished(&done, buffer.as_ref().map_or(&[], AsRef::as_ref));
+        let nbd_session::Completion { id, command, extents, chunks, result, .. } = done;
+        Completion { id, command, buffer, extents, chunks, result }
     }
+}
 
-    #[inline(always)]
-    fn outcome(
-        &mut self,
-        id: RequestId,
-        command: Command,
-        result: Result<(), CommandError>,
-    ) -> Result<(), Error> {
-        let result = match result {
-            Ok(()) => Ok(()),
-            Err(error) => Err(*self.failure(id, command, error)),
-        };
-        self.client.pump.trace.finished(id, result.as_ref().copied());
-        result
-    }
-
-    /// In a box, as above.
-    #[cold]
-    fn failure(&mut self, id: RequestId, command: Command, error: CommandError) -> Box<Error> {
-        let remark = self.ports.remarks.remove(id);
-        let Client { core, lost, .. } = &*self.client;
-        Box::new(Error::failed(core, lost.as_ref(), command, error, remark))
-    }
-
-    fn kill_unless<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
-        if let Err(error) = &result {
-            self.client.fail(error);
-        }
-        result
-    }
-
-    /// Commands that are finished: waiting for them would not wait.
-    #[must_use]
-    #[inline]
-    pub fn completed(&self) -> usize {
-        match &self.client.recovery {
-            Some(recovery) => recovery.ledger().completed(),
-            None => self.client.core.completed(),
-        }
-    }
-
-    /// Waits no longer for what is in flight.
-    fn abandon_all(&mut self) {
-        if let Some(mut lasting) = self.lasting() {
-            return lasting.leave();
-        }
-        self.client.core.abandon_all();
-        // A write that is partly sent still needs its buffer, which goes with us.
-        while self.client.core.in_flight() > 0
-            && self.client.core.get_direction().contains(Direction::WRITE)
-        {
-            let Client { core, pump, .. } = &mut *self.client;
-            if let Err(error) = pump.round(core, &mut self.ports) {
-                self.client.fail(&error);
-            }
-        }
-    }
-
-    #[inline]
-    fn length(&self, buffer: &B) -> Result<u32, Error> {
-        let length = buffer.as_ref().len();
-        u32::try_from(length).map_err(|_| Error::Submit {
-            command: Command::read(0, u32::MAX),
-            error: SubmitError::PayloadTooLong,
-        })
-    }
+/// A buffer that is longer than any command does not fit the longest one.
+#[inline]
+fn length(buffer: &impl AsRef<[u8]>) -> u32 {
+    u32::try_from(buffer.as_ref().len()).unwrap_or(u32::MAX)
 }
 
 impl<B: AsRef<[u8]> + AsMut<[u8]>> Drop for Pipeline<'_, B> {
     fn drop(&mut self) {
         // Completions nobody took are nobody's any more, but for the callbacks.
         while self.next_completed().is_some() {}
-        self.abandon_all();
+        let session = &mut self.client.driver.session;
+        if session.withdraw_all(Instant::now()) == Withdrawn::HalfSent
+            && let Some(id) = session.held()
+            && let Some(buffer) = self.buffers.get(id)
+        {
+            session.copy_held(id, buffer.as_ref());
+        }
         for (id, Callback { command, call }) in std::mem::take(&mut self.callbacks) {
-            let failure = CommandFailure::new(command, CommandError::ConnectionLost, None);
             call(Completion {
                 id,
                 command,
-                buffer: self.ports.buffers.remove(id),
+                buffer: self.buffers.remove(id),
                 extents: Vec::new(),
                 chunks: Vec::new(),
-                result: Err(failure.into()),
+                result: Err(Error::stopped()),
             });
         }
     }

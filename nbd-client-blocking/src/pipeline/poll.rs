@@ -4,57 +4,56 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nbd_proto::Direction;
-use nbd_session::OldError as Error;
+use nbd_session::{Error, State};
 
 use super::Pipeline;
-use crate::client::Client;
 use crate::completion::Woken;
 
 impl<B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'_, B> {
-    /// What a poller is to watch the [descriptor](AsFd) for. Nothing, while the connection
-    /// is lost and to be made [again](crate::Builder::reconnect): [`wait`](Self::wait) and
-    /// [`poll`](Self::poll) do that, and the descriptor is another one then.
+    /// What a poller is to watch the [socket](crate::Client::connection) for. Nothing, while
+    /// the connection is lost and to be made [again](crate::ConnectOptions::reconnect):
+    /// [`wait`](Self::wait) and [`poll`](Self::poll) do that, and the socket is another one
+    /// then.
     #[must_use]
+    #[doc(alias = "nbd_aio_get_direction")]
     pub fn direction(&self) -> Direction {
-        self.client.pump.link.direction(&self.client.core)
+        self.client.session().direction()
     }
 
-    /// Receives as much as goes without waiting.
-    ///
-    /// # Errors
-    /// When the connection fails. Every command is completed then.
-    pub fn notify_read(&mut self) -> Result<(), Error> {
-        if let Some(mut lasting) = self.lasting() {
-            return lasting.receive();
-        }
-        if !self.direction().contains(Direction::READ) {
-            return Ok(());
-        }
-        let Client { core, pump, .. } = &mut *self.client;
-        let result = pump.receive(core, &mut self.ports, false);
-        self.kill_unless(result)
+    /// Receives as much as goes without waiting. When the connection fails, every command is
+    /// completed.
+    #[doc(alias = "nbd_aio_notify_read")]
+    pub fn notify_read(&mut self) {
+        let now = Instant::now();
+        let driver = &mut self.client.driver;
+        driver.attend(now);
+        // No server may send more than it was asked for.
+        while driver.session.direction().contains(Direction::READ)
+            && driver.receive(&mut self.buffers, now)
+            && driver.session.needs_drive()
+        {}
+        driver.attend(now);
     }
 
-    /// Sends as much as goes without waiting.
-    ///
-    /// # Errors
-    /// When the connection fails. Every command is completed then.
-    pub fn notify_write(&mut self) -> Result<(), Error> {
-        if let Some(mut lasting) = self.lasting() {
-            return lasting.send();
-        }
-        let Client { core, pump, .. } = &mut *self.client;
-        let result = pump.send(core, &self.ports);
-        self.kill_unless(result)
+    /// Sends as much as goes without waiting. When the connection fails, every command is
+    /// completed.
+    #[doc(alias = "nbd_aio_notify_write")]
+    pub fn notify_write(&mut self) {
+        let now = Instant::now();
+        let driver = &mut self.client.driver;
+        driver.attend(now);
+        driver.send(&mut self.buffers, now);
+        driver.attend(now);
     }
 
     /// Waits until something can be sent or received, does it, and returns; for ever
     /// without a timeout. Where the connection is lost and to be made
-    /// [again](crate::Builder::reconnect), waits for that: an attempt that takes longer than
-    /// the timeout goes on, and is there for the next call.
+    /// [again](crate::ConnectOptions::reconnect), waits for that: an attempt that takes longer
+    /// than the timeout goes on, and is there for the next call.
     ///
     /// # Errors
-    /// When the connection fails, or is over so that there is nothing to wait for.
+    /// When the connection is over, so that there is nothing to wait for.
+    #[doc(alias = "nbd_poll")]
     pub fn poll(&mut self, timeout: Option<Duration>) -> Result<Woken, Error> {
         self.turn(None, timeout)
     }
@@ -65,6 +64,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'_, B> {
     ///
     /// # Errors
     /// As [`poll`](Self::poll).
+    #[doc(alias = "nbd_poll2")]
     pub fn poll_with(
         &mut self,
         other: impl AsFd,
@@ -78,30 +78,22 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'_, B> {
         other: Option<BorrowedFd<'_>>,
         timeout: Option<Duration>,
     ) -> Result<Woken, Error> {
-        if let Some(mut lasting) = self.lasting() {
-            return lasting.turn(other, timeout);
+        let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let completed = self.completed();
+        loop {
+            let driver = &mut self.client.driver;
+            if driver.session.is_over() && completed == 0 {
+                return Err(driver.end());
+            }
+            let woken = driver.wait(&mut self.buffers, other, until);
+            let down = driver.session.state() == State::Reconnecting;
+            if woken != Woken::Progress || !down || self.completed() > completed {
+                return Ok(woken);
+            }
+            // An attempt that came to nothing is no progress.
+            if until.is_some_and(|until| until <= Instant::now()) {
+                return Ok(Woken::TimedOut);
+            }
         }
-        let direction = self.direction();
-        if direction.is_empty() {
-            return Err(Error::Protocol(nbd_proto::PeerMisbehaved::Closed.into()));
-        }
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let waited = self.client.pump.wait_either(direction, other, deadline);
-        let Some(ready) = self.kill_unless(waited)? else {
-            return Ok(Woken::TimedOut);
-        };
-        if ready.socket.contains(Direction::WRITE) {
-            self.notify_write()?;
-        }
-        if ready.socket.contains(Direction::READ) {
-            self.notify_read()?;
-        }
-        Ok(if ready.extra { Woken::Other } else { Woken::Progress })
-    }
-}
-
-impl<B: AsRef<[u8]> + AsMut<[u8]>> AsFd for Pipeline<'_, B> {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.client.as_fd()
     }
 }

@@ -5,10 +5,9 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread;
 
-use nbd_session::OldError as Error;
+use nbd_session::ConnectOptions;
 
 use super::Shared;
-use crate::builder::Until;
 use crate::client::Client;
 use crate::trace;
 
@@ -22,17 +21,13 @@ pub(super) struct Growth {
 impl Growth {
     /// Begins to fill the places that have no connection. None are made when the system is
     /// short of something: one connection does all the work.
-    pub(super) fn begin(
-        shared: &Arc<Shared>,
-        connect: impl Fn(Until<'_>) -> Result<Client, Error> + Send + 'static,
-    ) -> Option<Self> {
+    pub(super) fn begin(shared: &Arc<Shared>, options: ConnectOptions) -> Option<Self> {
         let (stop, _wanted) = pipe().ok()?;
         let (shared, places) = (Arc::downgrade(shared), 1..shared.clients.len());
         let grow = trace::carried(move || {
             for index in places {
-                let until = Until { deadline: None, stop: Some(stop.as_fd()) };
                 // One that has no room for this one has none for the next.
-                let Ok(client) = connect(until) else { return };
+                let Ok(client) = Client::connect_unless(&options, stop.as_fd()) else { return };
                 let added = shared.upgrade().is_some_and(|shared| shared.add(index, client));
                 if !added {
                     return;

@@ -9,10 +9,10 @@ use nbd_client_blocking::transport::{
     Activation, AllowedTransports, CommandSpec, Connection, Endpoint, FdName, NbdUri, Signal,
     UriPolicy,
 };
-use nbd_client_blocking::{Client, State};
+use nbd_client_blocking::{Client, Options, State};
 use nbd_sim::peer::{ClosedPort, Server};
 
-use crate::support::{MIB, builder, nbdkit};
+use crate::support::{MIB, defaults, nbdkit};
 
 fn tcp() -> Server {
     Server::nbdkit(&["memory", "1M"]).tcp().start().expect("nbdkit starts")
@@ -21,13 +21,13 @@ fn tcp() -> Server {
 /// Its URI leads to the same server, and says the same once more.
 fn comes_back(mut client: Client) {
     assert_eq!(client.size(), MIB);
-    client.write_at(0, b"left here").expect("it is written");
+    client.write_all_at(b"left here", 0).expect("it is written");
     let uri = client.to_uri().expect("it has one").to_string();
-    let mut again = builder().connect_uri(&uri).expect("it leads there");
+    let mut again = defaults().uri(&uri).and_then(Client::connect).expect("it leads there");
     assert_eq!(again.to_uri().expect("it has one").to_string(), uri);
-    assert_eq!(again.export_name(), client.export_name());
+    assert_eq!(again.session().export_name(), client.session().export_name());
     let mut data = [0; 9];
-    again.read_at(0, &mut data).expect("it is read");
+    again.read_exact_at(&mut data, 0).expect("it is read");
     assert_eq!(&data, b"left here");
     again.disconnect().expect("an orderly end");
 }
@@ -38,27 +38,38 @@ fn by_uri_by_endpoint_and_by_socket() {
     let address = tcp.tcp_address().expect("it listens on TCP");
     let (host, port) = (address.ip().to_string(), address.port());
     let strange = "a&b=c#d%e f/é";
-    comes_back(builder().connect_uri(&tcp.uri()).expect("it accepts"));
-    comes_back(builder().connect_uri(&tcp.export_uri(strange)).expect("it accepts"));
-    comes_back(builder().connect(&Endpoint::Tcp { host, port }).expect("it accepts"));
-    comes_back(builder().export(strange).connect(&Endpoint::Address(address)).expect("accepts"));
+    comes_back(defaults().uri(&tcp.uri()).and_then(Client::connect).expect("it accepts"));
+    comes_back(
+        defaults().uri(&tcp.export_uri(strange)).and_then(Client::connect).expect("it accepts"),
+    );
+    comes_back(
+        Client::connect(defaults().endpoint(Endpoint::Tcp { host, port })).expect("it accepts"),
+    );
+    comes_back(
+        Client::connect(defaults().export(strange).endpoint(Endpoint::Address(address)))
+            .expect("accepts"),
+    );
     let socket = TcpStream::connect(address).expect("it listens");
     let connection = Connection::from_socket(socket.into()).expect("it is connected");
-    comes_back(builder().connect_over(connection).expect("it accepts"));
+    comes_back(Client::connect_over(defaults(), connection).expect("it accepts"));
 
     let unix = nbdkit(&["memory", "1M"]);
     let path = unix.unix_path().expect("it has a socket").to_owned();
-    comes_back(builder().connect_uri(&unix.uri()).expect("it accepts"));
-    comes_back(builder().export(strange).connect(&Endpoint::Unix(path.clone())).expect("accepts"));
+    comes_back(defaults().uri(&unix.uri()).and_then(Client::connect).expect("it accepts"));
+    comes_back(
+        Client::connect(defaults().export(strange).endpoint(Endpoint::Unix(path.clone())))
+            .expect("accepts"),
+    );
     let socket = UnixStream::connect(&path).expect("it listens");
     let connection = Connection::from_socket(socket.into()).expect("it is connected");
-    comes_back(builder().connect_over(connection).expect("it accepts"));
+    comes_back(Client::connect_over(defaults(), connection).expect("it accepts"));
 }
 
 #[test]
 fn another_export_than_the_uri_says() {
     let server = tcp();
-    let mut options = builder().negotiate_uri(&server.export_uri("one")).expect("it greets");
+    let mut options =
+        defaults().uri(&server.export_uri("one")).and_then(Options::connect).expect("it greets");
     assert_eq!(options.export_name(), "one");
     options.set_export_name("two").expect("the name is sound");
     let client = options.go().expect("it is there");
@@ -69,7 +80,8 @@ fn another_export_than_the_uri_says() {
 #[test]
 fn a_command_and_its_process() {
     let command = CommandSpec::new("nbdkit", ["-s", "memory", "1M"]);
-    let mut client = builder().connect(&Endpoint::Command(command)).expect("it starts");
+    let mut client =
+        Client::connect(defaults().endpoint(Endpoint::Command(command))).expect("it starts");
     assert_eq!(client.size(), MIB);
     let error = client.to_uri().expect_err("it has no address");
     assert_eq!(error.errno(), 22, "{error}");
@@ -81,16 +93,17 @@ fn a_command_and_its_process() {
     let limit = Instant::now() + Duration::from_secs(20);
     let ended = process.wait_until(Some(limit)).expect("it is ours");
     assert!(ended.is_some());
-    let error = client.read_at(0, &mut [0; 512]).expect_err("nobody is there");
+    let error = client.read_exact_at(&mut [0; 512], 0).expect_err("nobody is there");
     assert_eq!(error.errno(), 107, "{error}");
-    assert_eq!(client.state(), State::Dead);
+    assert_eq!(client.state(), State::Closed);
 
     let missing = CommandSpec::new("no-such-program", ["x"]);
-    let error = builder().connect(&Endpoint::Command(missing)).expect_err("it is not there");
+    let error = Client::connect(defaults().endpoint(Endpoint::Command(missing)))
+        .expect_err("it is not there");
     assert_eq!(error.errno(), 2, "{error}");
     assert!(error.to_string().contains("no-such-program"), "{error}");
     let server = nbdkit(&["memory", "1M"]);
-    let mut client = builder().connect_uri(&server.uri()).expect("it accepts");
+    let mut client = defaults().uri(&server.uri()).and_then(Client::connect).expect("it accepts");
     assert!(client.peer_process().is_none(), "nobody was started");
 }
 
@@ -99,7 +112,7 @@ fn an_activated_program_has_a_socket_while_it_lives() {
     let command = CommandSpec::new("nbdkit", ["memory", "1M"]);
     let name = FdName::new("disk").expect("it is a name");
     let endpoint = Endpoint::SocketActivation(Activation::new(command, name));
-    let mut client = builder().connect(&endpoint).expect("it starts");
+    let mut client = Client::connect(defaults().endpoint(endpoint)).expect("it starts");
     assert!(client.peer_process().is_some());
     comes_back(client);
 }
@@ -120,7 +133,11 @@ fn what_a_uri_may_do_is_for_the_policy() {
         (default, "nbds://localhost?tls-certificates=/etc", "local files"),
         (default, "nbds://localhost?tls-psk-file=/etc/passwd", "local files"),
     ] {
-        let error = builder().uri_policy(policy).connect_uri(uri).expect_err("forbidden");
+        let error = defaults()
+            .uri_policy(policy)
+            .uri(uri)
+            .and_then(Client::connect)
+            .expect_err("forbidden");
         assert_eq!(error.errno(), 1, "{uri}: {error}");
         assert!(error.to_string().contains(words), "{uri}: {error}");
     }
@@ -149,6 +166,6 @@ fn nobody_there() {
     let error = Client::connect("nbd+unix:///?socket=/nowhere/s").expect_err("nobody is there");
     assert_eq!(error.errno(), 2, "{error}");
     let long = "x".repeat(200);
-    let error = Client::connect(&format!("nbd+unix:///?socket=/{long}")).expect_err("too long");
+    let error = Client::connect(format!("nbd+unix:///?socket=/{long}")).expect_err("too long");
     assert_eq!(error.errno(), 36, "{error}");
 }

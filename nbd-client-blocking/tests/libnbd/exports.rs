@@ -2,9 +2,9 @@
 
 use nbd_client_blocking::proto::{ClientConfig, HandshakeFlags, HeaderStyle, Protocol};
 use nbd_client_blocking::transport::supports;
-use nbd_client_blocking::{Builder, PACKAGE, VERSION};
+use nbd_client_blocking::{Client, ConnectOptions, Options, PACKAGE, VERSION};
 
-use crate::support::{MIB, Qemu, builder, connect, nbdkit, negotiate, qemu};
+use crate::support::{MIB, Qemu, connect, defaults, nbdkit, negotiate, qemu};
 
 #[test]
 fn abilities_by_server() {
@@ -52,16 +52,19 @@ fn abilities_by_server() {
 fn size_block_sizes_and_names() {
     let Qemu { server, .. } = &qemu(3 * MIB, &["-x", "hello", "-D", "world"]);
     let config = ClientConfig::new().export("hello");
-    let brief = builder().config(config.clone()).connect_uri(&server.export_uri("hello"));
+    let brief = defaults()
+        .config(config.clone())
+        .uri(&server.export_uri("hello"))
+        .and_then(Client::connect);
     let brief = brief.expect("it is there");
     assert_eq!(brief.size(), 3 * MIB);
     assert_eq!(brief.export().canonical_name, None, "nobody asked");
     let sizes = brief.export().block_sizes.expect("qemu-nbd tells them");
     assert_eq!((sizes.minimum, sizes.preferred, sizes.maximum), (1, 4096, 32 << 20));
     let config = config.full_info(true).block_sizes(false);
-    let full = builder().config(config).connect_uri(&server.export_uri("hello"));
+    let full = defaults().config(config).uri(&server.export_uri("hello")).and_then(Client::connect);
     let full = full.expect("it is there");
-    assert_eq!(full.export_name(), "hello");
+    assert_eq!(full.session().export_name(), "hello");
     assert_eq!(full.export().canonical_name.as_deref(), Some("hello"));
     assert_eq!(full.export().description.as_deref(), Some("world"));
 }
@@ -104,8 +107,8 @@ fn protocols_and_handshake_flags() {
         assert_eq!(facts.protocol.name(), name);
         assert_eq!(facts.handshake_flags, flags, "{name}");
         assert_eq!(client.size(), MIB);
-        client.write_at(0, &[3; 512]).expect("it is written");
-        client.read_at(0, &mut [0; 512]).expect("it is read");
+        client.write_all_at(&[3; 512], 0).expect("it is written");
+        client.read_exact_at(&mut [0; 512], 0).expect("it is read");
         client.disconnect().expect("an orderly end");
     }
 }
@@ -135,10 +138,10 @@ fn replies_and_headers_as_asked_for() {
 fn counters_only_grow() {
     let server = nbdkit(&["memory", "1M"]);
     let mut client = connect(&server, ClientConfig::new());
-    let before = *client.stats();
+    let before = client.session().stats().wire;
     assert!(before.bytes_received > 0, "the negotiation counts");
-    client.read_at(0, &mut [0; 4096]).expect("it is read");
-    let after = *client.stats();
+    client.read_exact_at(&mut [0; 4096], 0).expect("it is read");
+    let after = client.session().stats().wire;
     assert_eq!(after.messages_sent, before.messages_sent + 1);
     assert_eq!(after.bytes_sent, before.bytes_sent + 28, "a compact request");
     assert!(after.bytes_received >= before.bytes_received + 4096);
@@ -148,17 +151,20 @@ fn counters_only_grow() {
 #[test]
 fn connections_have_names_and_the_library_a_version() {
     let server = nbdkit(&["memory", "1M"]);
-    let connect = |builder: Builder| builder.connect_uri(&server.uri()).expect("it accepts");
-    let (one, two) = (connect(builder()), connect(builder()));
+    let connect = |builder: ConnectOptions| {
+        builder.uri(&server.uri()).and_then(Client::connect).expect("it accepts")
+    };
+    let (one, two) = (connect(defaults()), connect(defaults()));
     assert!(one.name().starts_with("nbd") && one.name() != two.name());
-    assert_eq!(connect(builder().name("left")).name(), "left");
-    let options = builder().name("right").negotiate_uri(&server.uri()).expect("it greets");
+    assert_eq!(connect(defaults().name("left")).name(), "left");
+    let options =
+        defaults().name("right").uri(&server.uri()).and_then(Options::connect).expect("it greets");
     assert_eq!(options.name(), "right");
     assert_eq!(PACKAGE, "nbd-client-blocking");
     assert_eq!(VERSION.split('.').count(), 3);
     let built = [supports::TLS, supports::PSK, supports::VSOCK];
     assert_eq!(built, [true, cfg!(feature = "psk"), cfg!(target_os = "linux")]);
     // Several handles in one place keep apart.
-    let mut options = negotiate(&server, ClientConfig::new());
+    let options = negotiate(&server, ClientConfig::new());
     assert_eq!(options.config().meta_contexts().len(), 0);
 }

@@ -7,12 +7,12 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use nbd_client_blocking::proto::{
-    ClientConfig, Command, CommandError, Direction, Disconnect, RequestId, RequestStatus,
+    ClientConfig, Command, Direction, Disconnect, RequestId, RequestStatus,
 };
-use nbd_client_blocking::{Error, State, Woken};
+use nbd_client_blocking::{Client, ErrorKind, State, Woken};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::support::{MIB, builder, connect, nbdkit, negotiate};
+use crate::support::{MIB, connect, defaults, nbdkit, negotiate};
 
 const LONG: Option<Duration> = Some(Duration::from_secs(60));
 const SHORT: Option<Duration> = Some(Duration::from_millis(50));
@@ -20,16 +20,18 @@ const SHORT: Option<Duration> = Some(Duration::from_millis(50));
 #[test]
 fn states_from_the_first_to_the_last() {
     let server = nbdkit(&["memory", "1M"]);
-    let mut options = negotiate(&server, ClientConfig::new());
-    assert_eq!(options.state(), State::Negotiating);
+    let options = negotiate(&server, ClientConfig::new());
+    assert_eq!(options.state(), State::Choosing);
     let mut client = options.go().expect("it is there");
-    assert_eq!((client.state(), client.state().to_string().as_str()), (State::Ready, "ready"));
+    assert_eq!((client.state(), client.session().state_name()), (State::Ready, "ready"));
     let mut pipeline = client.pipeline();
-    pipeline.read(0, vec![0; 512]).expect("queued");
-    assert_eq!(pipeline.client().state(), State::Processing, "a request waits to be sent");
-    pipeline.notify_write().expect("it is sent");
-    assert_eq!(pipeline.client().state(), State::Ready, "a reply is due, and nothing half done");
-    pipeline.wait().expect("the connection holds").expect("one is due").result.expect("read");
+    pipeline.read(vec![0; 512], 0).expect("queued");
+    let processing = |client: &Client| client.session().core().expect("open").is_processing();
+    assert!(processing(pipeline.client()), "a request waits to be sent");
+    pipeline.notify_write();
+    assert!(!processing(pipeline.client()), "a reply is due, and nothing half done");
+    assert_eq!(pipeline.client().state(), State::Ready);
+    pipeline.wait().expect("one is due").result.expect("read");
     pipeline.disconnect(Disconnect::AfterReplies);
     assert_eq!(pipeline.client().state(), State::Disconnecting);
     while pipeline.client().state() == State::Disconnecting {
@@ -43,8 +45,8 @@ fn states_from_the_first_to_the_last() {
     let mut server = nbdkit(&["memory", "1M"]);
     let mut client = connect(&server, ClientConfig::new());
     server.kill();
-    client.read_at(0, &mut [0; 512]).expect_err("the server is dead");
-    assert_eq!(client.state(), State::Dead);
+    client.read_exact_at(&mut [0; 512], 0).expect_err("the server is dead");
+    assert_eq!(client.state(), State::Closed);
 }
 
 #[test]
@@ -56,8 +58,8 @@ fn cookies_that_are_unknown_pending_finished_and_retired() {
     for never in [0, 1 << 32, 7 << 32 | 3, u64::MAX] {
         assert_eq!(pipeline.status(RequestId::from_cookie(never)), RequestStatus::Unknown);
     }
-    let first = pipeline.read(0, vec![0; 512]).expect("queued");
-    let second = pipeline.read(512, vec![0; 512]).expect("queued");
+    let first = pipeline.read(vec![0; 512], 0).expect("queued");
+    let second = pipeline.read(vec![0; 512], 512).expect("queued");
     assert_eq!(pipeline.status(first), RequestStatus::InFlight);
     assert!(pipeline.take(first).is_none(), "it is pending");
     while pipeline.completed() < 2 {
@@ -77,7 +79,7 @@ fn cookies_that_are_unknown_pending_finished_and_retired() {
     taken.result.expect("it is read");
     assert_eq!(pipeline.in_flight(), 0);
     // A slot that is used again has a cookie that is new.
-    let third = pipeline.read(0, vec![0; 512]).expect("queued");
+    let third = pipeline.read(vec![0; 512], 0).expect("queued");
     assert!(third != first && third != second);
     assert_eq!(pipeline.status(first), RequestStatus::Retired);
     assert_eq!(RequestId::from_cookie(third.to_cookie()), third);
@@ -93,7 +95,7 @@ fn poll_wakes_by_the_server_another_descriptor_or_the_clock() {
     assert_eq!(pipeline.poll_with(&kicked, SHORT).expect("it is quiet"), Woken::TimedOut);
     kick.write_all(b"!").expect("there is room");
     assert_eq!(pipeline.poll_with(&kicked, None).expect("it is quiet"), Woken::Other);
-    pipeline.read(0, vec![0; 512]).expect("queued");
+    pipeline.read(vec![0; 512], 0).expect("queued");
     while pipeline.completed() == 0 {
         assert_eq!(pipeline.poll(None).expect("the connection holds"), Woken::Progress);
     }
@@ -103,10 +105,10 @@ fn poll_wakes_by_the_server_another_descriptor_or_the_clock() {
 fn a_poll_loop_of_ones_own() {
     let server = nbdkit(&["memory", "1M"]);
     let mut client = connect(&server, ClientConfig::new());
-    client.write_at(0, &[4; 65536]).expect("it is written");
+    client.write_all_at(&[4; 65536], 0).expect("it is written");
     let mut pipeline = client.pipeline();
     for i in 0..16 {
-        pipeline.read(i * 4096, vec![0; 4096]).expect("queued");
+        pipeline.read(vec![0; 4096], i * 4096).expect("queued");
     }
     assert_eq!(pipeline.direction(), Direction::READ | Direction::WRITE);
     let mut done = 0;
@@ -114,15 +116,16 @@ fn a_poll_loop_of_ones_own() {
         let mut events = PollFlags::empty();
         events.set(PollFlags::IN, pipeline.direction().contains(Direction::READ));
         events.set(PollFlags::OUT, pipeline.direction().contains(Direction::WRITE));
-        let mut fds = [PollFd::from_borrowed_fd(pipeline.as_fd(), events)];
+        let stream = &pipeline.client().connection().expect("it is connected").stream;
+        let mut fds = [PollFd::from_borrowed_fd(stream.as_fd(), events)];
         let limit = Timespec { tv_sec: 60, tv_nsec: 0 };
         assert_eq!(poll(&mut fds, Some(&limit)), Ok(1), "nothing comes");
         let ready = fds[0].revents();
         if ready.contains(PollFlags::OUT) {
-            pipeline.notify_write().expect("it is sent");
+            pipeline.notify_write();
         }
         if ready.contains(PollFlags::IN) {
-            pipeline.notify_read().expect("it is received");
+            pipeline.notify_read();
         }
         while let Some(one) = pipeline.next_completed() {
             one.result.expect("it is read");
@@ -132,30 +135,26 @@ fn a_poll_loop_of_ones_own() {
     }
     assert_eq!(pipeline.direction(), Direction::READ);
     // Nothing is due: reading does not wait.
-    pipeline.notify_read().expect("there is nothing");
-    assert!(pipeline.try_wait().expect("there is nothing").is_none());
+    pipeline.notify_read();
+    assert!(pipeline.try_wait().is_none());
 }
 
 #[test]
 fn callbacks_are_called_once_each_whatever_happens() {
     let called = RefCell::new(Vec::new());
     let note = |done: nbd_client_blocking::Completion<Vec<u8>>| {
-        let lost = match done.result {
-            Ok(()) => false,
-            Err(Error::Command(failure)) => failure.error == CommandError::ConnectionLost,
-            Err(_) => true,
-        };
-        called.borrow_mut().push((done.command.offset, done.buffer.is_some(), lost));
+        let dropped = done.result.is_err_and(|error| error.kind() == ErrorKind::Stopped);
+        called.borrow_mut().push((done.command.offset, done.buffer.is_some(), dropped));
     };
     let server = nbdkit(&["memory", "1M"]);
     let mut client = connect(&server, ClientConfig::new());
     let mut pipeline = client.pipeline();
     pipeline.submit_then(Command::read(0, 512), Some(vec![0; 512]), note).expect("queued");
     pipeline.submit_then(Command::read(512, 512), Some(vec![0; 512]), note).expect("queued");
-    pipeline.read(1024, vec![0; 512]).expect("queued");
-    let given_back = pipeline.wait().expect("the connection holds").expect("one has no callback");
+    pipeline.read(vec![0; 512], 1024).expect("queued");
+    let given_back = pipeline.wait().expect("one has no callback");
     assert_eq!(given_back.command.offset, 1024);
-    assert!(pipeline.wait().expect("the connection holds").is_none());
+    assert!(pipeline.wait().is_none());
     // A server answers in the order it likes.
     called.borrow_mut().sort_unstable();
     assert_eq!(*called.borrow(), [(0, true, false), (512, true, false)]);
@@ -165,7 +164,7 @@ fn callbacks_are_called_once_each_whatever_happens() {
         let command = Command::read(offset, 512);
         let id = pipeline.submit_then(command, Some(vec![0; 512]), note).expect("queued");
         while pipeline.completed() == 0 {
-            pipeline.wait_for(1).expect("the connection holds");
+            pipeline.wait_for(1);
         }
         assert!(pipeline.take(id).expect("it is finished").result.is_ok());
         assert!(pipeline.take(id).is_none());
@@ -174,13 +173,13 @@ fn callbacks_are_called_once_each_whatever_happens() {
     // Dropped while the server is silent.
     server.stop().expect("it is stopped");
     pipeline.submit_then(Command::read(0, 512), Some(vec![0; 512]), note).expect("queued");
-    pipeline.notify_write().expect("it is sent");
+    pipeline.notify_write();
     pipeline.submit_then(Command::read(512, 512), Some(vec![0; 512]), note).expect("queued");
     drop(pipeline);
     called.borrow_mut().sort_unstable();
     assert_eq!(*called.borrow(), [(0, true, true), (512, true, true)]);
     server.cont().expect("it goes on");
-    client.read_at(0, &mut [0; 512]).expect("late replies are read over");
+    client.read_exact_at(&mut [0; 512], 0).expect("late replies are read over");
 }
 
 #[test]
@@ -190,34 +189,23 @@ fn death_completes_everything_once_and_gives_the_buffers_back() {
     let mut pipeline = client.pipeline();
     server.stop().expect("it is stopped");
     for i in 0..8 {
-        pipeline.read(i * 512, vec![0; 512]).expect("queued");
+        pipeline.read(vec![0; 512], i * 512).expect("queued");
     }
-    pipeline.notify_write().expect("it is sent");
+    pipeline.notify_write();
     for i in 8..16 {
-        pipeline.write(i * 512, vec![0; 512]).expect("queued");
+        pipeline.write(vec![0; 512], i * 512).expect("queued");
     }
     server.kill();
     let mut offsets = Vec::new();
-    let mut failures = 0;
-    loop {
-        match pipeline.wait() {
-            Ok(None) => break,
-            Ok(Some(done)) => {
-                let error = done.result.expect_err("the server is dead");
-                assert_eq!(error.errno(), 107, "{error}");
-                assert_eq!(done.buffer.expect("it comes back").len(), 512);
-                offsets.push(done.command.offset / 512);
-            }
-            Err(error) => {
-                assert_eq!(error.errno(), 107, "{error}");
-                failures += 1;
-            }
-        }
+    while let Some(done) = pipeline.wait() {
+        let error = done.result.expect_err("the server is dead");
+        assert_eq!(error.errno(), 107, "{error}");
+        assert_eq!(done.buffer.expect("it comes back").len(), 512);
+        offsets.push(done.command.offset / 512);
     }
-    assert_eq!(failures, 1, "the connection fails once");
     assert_eq!(offsets, (0..16).collect::<Vec<_>>());
-    assert_eq!(pipeline.client().state(), State::Dead);
-    let error = pipeline.read(0, vec![0; 512]).expect_err("it is over");
+    assert_eq!(pipeline.client().state(), State::Closed);
+    let error = pipeline.read(vec![0; 512], 0).expect_err("it is over").error;
     assert_eq!(error.errno(), 107, "{error}");
 }
 
@@ -229,13 +217,13 @@ fn shutdown_abandons_what_was_not_sent() {
     let mut pipeline = client.pipeline();
     server.stop().expect("it is stopped");
     for i in 0..64 {
-        pipeline.write(i * MIB, vec![1; MIB as usize]).expect("queued");
+        pipeline.write(vec![1; MIB as usize], i * MIB).expect("queued");
     }
-    pipeline.notify_write().expect("as much as there is room for");
+    pipeline.notify_write();
     pipeline.disconnect(Disconnect::AbandonUnsent);
     server.cont().expect("it goes on");
     let (mut done, mut lost) = (0, 0);
-    while let Some(completion) = pipeline.wait().expect("an orderly end") {
+    while let Some(completion) = pipeline.wait() {
         match completion.result {
             Ok(()) => done += 1,
             // A server may see the goodbye before it has done everything.
@@ -260,11 +248,11 @@ fn shutdown_after_replies_and_after_requests() {
         let mut client = connect(&server, ClientConfig::new());
         let mut pipeline = client.pipeline();
         for i in 0..4 {
-            pipeline.read(i * 512, vec![0; 512]).expect("queued");
+            pipeline.read(vec![0; 512], i * 512).expect("queued");
         }
         pipeline.disconnect(when);
         let mut done = 0;
-        while let Some(completion) = pipeline.wait().expect("an orderly end") {
+        while let Some(completion) = pipeline.wait() {
             match completion.result {
                 Ok(()) => done += 1,
                 // Who does not wait for the replies may not get them.
@@ -283,17 +271,20 @@ fn shutdown_after_replies_and_after_requests() {
 fn a_timeout_is_no_end() {
     let server = nbdkit(&["memory", "1M"]);
     let mut client = connect(&server, ClientConfig::new());
-    client.set_timeout(Some(Duration::from_millis(200))).expect("a timeout");
+    client.set_request_timeout(Duration::from_millis(200));
     let mut pipeline = client.pipeline();
     server.stop().expect("it is stopped");
-    let id = pipeline.read(0, vec![0; 512]).expect("queued");
-    let error = pipeline.wait().expect_err("it is silent");
+    let id = pipeline.read(vec![0; 512], 0).expect("queued");
+    let done = pipeline.wait().expect("its time is over");
+    assert_eq!(done.id, id);
+    let error = done.result.expect_err("it is silent");
     assert_eq!(error.errno(), 110, "{error}");
-    assert_eq!(pipeline.status(id), RequestStatus::InFlight, "it is still waited for");
+    assert_eq!(done.buffer.expect("it comes back").len(), 512);
+    assert_eq!(pipeline.status(id), RequestStatus::Retired);
     server.cont().expect("it goes on");
-    while pipeline.completed() == 0 {
-        pipeline.poll(LONG).expect("the connection holds");
-    }
-    pipeline.take(id).expect("it is finished").result.expect("it is read");
-    builder().connect_uri(&server.uri()).expect("the server lives on");
+    drop(pipeline);
+    let mut back = [9; 512];
+    client.within(Duration::from_secs(60)).read_exact_at(&mut back, 0).expect("it is read");
+    assert_eq!(back, [0; 512], "the late answer is for nobody");
+    defaults().uri(&server.uri()).and_then(Client::connect).expect("the server lives on");
 }

@@ -1,11 +1,11 @@
 //! What servers refuse in the negotiation: the number, and their own words.
 
 use nbd_client_blocking::proto::{ClientConfig, RefusalCode, TlsPolicy};
-use nbd_client_blocking::{Error, Options, proto};
+use nbd_client_blocking::{Client, Error, Options, proto};
 use nbd_sim::peer::{Scratch, Server};
 
 use crate::pki::Pki;
-use crate::support::{MIB, Qemu, builder, nbdkit, negotiate, qemu};
+use crate::support::{MIB, Qemu, defaults, nbdkit, negotiate, qemu};
 
 const EPERM: i32 = 1;
 const ENOENT: i32 = 2;
@@ -16,10 +16,7 @@ const ENOTSUP: i32 = 95;
 type Ask = fn(&mut Options) -> Result<(), Error>;
 
 fn refusal(error: &Error) -> &proto::Refusal {
-    match error {
-        Error::Protocol(proto::Error::Refused(refusal)) => refusal,
-        other => panic!("not a refusal: {other}"),
-    }
+    error.refusal().unwrap_or_else(|| panic!("not a refusal: {error}"))
 }
 
 #[test]
@@ -39,9 +36,12 @@ fn unknown_export() {
     }
     options.set_export_name("hello").expect("the name is sound");
     let client = options.go().expect("it is there");
-    assert_eq!(client.export_name(), "hello");
+    assert_eq!(client.session().export_name(), "hello");
     // Without option mode the refusal is the end.
-    let error = builder().connect_uri(&server.export_uri("nowhere")).expect_err("no such export");
+    let error = defaults()
+        .uri(&server.export_uri("nowhere"))
+        .and_then(Client::connect)
+        .expect_err("no such export");
     assert_eq!(error.errno(), ENOENT, "{error}");
 }
 
@@ -74,13 +74,17 @@ fn tls_wanted_and_tls_refused() {
         assert_eq!(refusal(&error).code, RefusalCode::TlsRequired, "{error}");
         assert_eq!(error.errno(), ENOTSUP);
     }
-    let error = builder().connect_uri(&forced.uri()).expect_err("not in clear");
+    let error = defaults().uri(&forced.uri()).and_then(Client::connect).expect_err("not in clear");
     assert_eq!(error.errno(), ENOTSUP, "{error}");
     assert!(error.to_string().contains("wants TLS"), "{error}");
 
     let Qemu { server, .. } = &qemu(MIB, &[]);
     let config = ClientConfig::new().tls(TlsPolicy::Require);
-    let error = builder().config(config).connect_uri(&server.uri()).expect_err("it has no TLS");
+    let error = defaults()
+        .config(config)
+        .uri(&server.uri())
+        .and_then(Client::connect)
+        .expect_err("it has no TLS");
     assert_eq!(refusal(&error).code, RefusalCode::Policy, "{error}");
     assert_eq!(error.errno(), EPERM);
     assert!(!refusal(&error).message.is_empty(), "the server's words: {error}");
@@ -90,7 +94,11 @@ fn tls_wanted_and_tls_refused() {
     for older in [&["-o", "memory", "1M"][..], &["--mask-handshake=0", "memory", "1M"]] {
         let server = nbdkit(older);
         let config = ClientConfig::new().tls(TlsPolicy::Require);
-        let error = builder().config(config).connect_uri(&server.uri()).expect_err("it has none");
+        let error = defaults()
+            .config(config)
+            .uri(&server.uri())
+            .and_then(Client::connect)
+            .expect_err("it has none");
         assert_eq!(error.errno(), ENOTSUP, "{error}");
         assert!(error.to_string().contains("older protocol"), "{error}");
     }
@@ -131,7 +139,7 @@ fn servers_that_cannot_be_asked() {
         assert_eq!(error.errno(), ENOTSUP, "{error}");
         assert!(error.to_string().contains("fixed newstyle"), "{error}");
     }
-    options.go().expect("what is left").read_at(0, &mut [0; 512]).expect("it reads");
+    options.go().expect("what is left").read_exact_at(&mut [0; 512], 0).expect("it reads");
     let error = negotiate(&server, ClientConfig::new()).abort().expect_err("not even that");
     assert_eq!(error.errno(), ENOTSUP, "{error}");
 
@@ -139,7 +147,7 @@ fn servers_that_cannot_be_asked() {
     let mut options = negotiate(&oldstyle, ClientConfig::new());
     assert!(!options.is_negotiating());
     assert_eq!(options.list().expect_err("it has chosen").errno(), EINVAL);
-    options.go().expect("what is left").read_at(0, &mut [0; 512]).expect("it reads");
+    options.go().expect("what is left").read_exact_at(&mut [0; 512], 0).expect("it reads");
 }
 
 #[test]
@@ -151,8 +159,9 @@ fn names_that_cannot_be_sent() {
     let mut options = negotiate(&server, ClientConfig::new());
     for (name, errno, words) in table {
         let errors = [
-            builder().export(name).connect_over(unconnected()).expect_err("a bad name"),
-            builder().meta_context(name).connect_over(unconnected()).expect_err("a bad name"),
+            Client::connect_over(defaults().export(name), unconnected()).expect_err("a bad name"),
+            Client::connect_over(defaults().meta_context(name), unconnected())
+                .expect_err("a bad name"),
             options.set_export_name(name).expect_err("a bad name"),
             options.list_meta_contexts(&[name]).expect_err("a bad name"),
             options.set_meta_contexts(&[name]).expect_err("a bad name"),
@@ -184,6 +193,10 @@ fn contexts_need_structured_replies() {
     assert!(error.to_string().contains("need structured replies"), "{error}");
     // Asked for automatically they are done without.
     let config = ClientConfig::new().meta_context("base:allocation");
-    let client = builder().config(config).connect_uri(&server.uri()).expect("all the same");
+    let client = defaults()
+        .config(config)
+        .uri(&server.uri())
+        .and_then(Client::connect)
+        .expect("all the same");
     assert!(client.context("base:allocation").is_none());
 }

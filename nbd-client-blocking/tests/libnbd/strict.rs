@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use nbd_client_blocking::Client;
 use nbd_client_blocking::proto::{
     ClientConfig, Command, CommandFlags, CommandType, ContextId, Disconnect, Limits, StrictMode,
     SubmitError,
 };
-use nbd_client_blocking::{Client, Error};
 
 use crate::support::{MIB, Qemu, connect, nbdkit, qemu, qemu_4k};
 
@@ -20,24 +20,24 @@ const ENOTCONN: i32 = 107;
 
 /// Each command is refused with this number and these words, and nothing is sent.
 fn refuses(client: &mut Client, table: &[(Command, i32, &str)]) {
-    let sent = client.stats().messages_sent;
+    let sent = client.session().stats().wire.messages_sent;
     for (command, errno, words) in table {
         let error = match *command {
             Command { kind: CommandType::Write, .. } => {
                 let mut pipeline = client.pipeline();
                 let buffer = vec![0_u8; command.length as usize];
-                pipeline.submit(*command, Some(buffer)).expect_err("it is wrong")
+                pipeline.submit(*command, Some(buffer)).expect_err("it is wrong").error
             }
             command => client.submit_and_wait(command).expect_err("it is wrong"),
         };
-        assert!(matches!(error, Error::Submit { .. }), "{command:?}: {error}");
+        assert!(error.submit_error().is_some(), "{command:?}: {error}");
         assert_eq!(error.errno(), *errno, "{command:?}: {error}");
         let text = error.to_string();
         assert!(text.contains("not sent"), "{text}");
         assert!(text.contains(words), "{command:?}: {text}");
     }
-    assert_eq!(client.stats().messages_sent, sent, "nothing was sent");
-    client.read_at(0, &mut [0; 4096]).expect("the connection is unharmed");
+    assert_eq!(client.session().stats().wire.messages_sent, sent, "nothing was sent");
+    client.read_exact_at(&mut [0; 4096], 0).expect("the connection is unharmed");
 }
 
 fn allocation() -> ClientConfig {
@@ -218,7 +218,7 @@ fn filters_of_contexts() {
     let allocation_id = client.context("base:allocation").expect("it was granted");
     let filtered = |client: &mut Client, contexts: &[ContextId]| {
         let none = CommandFlags::empty();
-        let result = client.block_status_filtered(0, 4096, none, contexts, |_, _| {});
+        let result = client.block_status_filtered(0, 4096, none, contexts);
         result.expect_err("it is wrong")
     };
     let error = filtered(&mut client, &[allocation_id]);
@@ -229,7 +229,7 @@ fn filters_of_contexts() {
     let error = filtered(&mut client, &[ContextId(77)]);
     assert_eq!(error.errno(), EINVAL, "{error}");
     assert!(error.to_string().contains("not negotiated"), "{error}");
-    client.read_at(0, &mut [0; 512]).expect("the connection is unharmed");
+    client.read_exact_at(&mut [0; 512], 0).expect("the connection is unharmed");
 }
 
 #[test]
@@ -239,16 +239,16 @@ fn payload_flag_by_hand() {
     let mut client = connect(&compact, allocation().strict(manual));
     let flagged = Command::write(0, 512).with(CommandFlags::PAYLOAD_LEN);
     refuses(&mut client, &[(flagged, EINVAL, NOT_ITS_FLAG)]);
-    client.write_at(0, &[1; 512]).expect("without the flag it is right");
+    client.write_all_at(&[1; 512], 0).expect("without the flag it is right");
     let Qemu { server, .. } = &qemu(MIB, &[]);
     let mut client = connect(server, allocation().strict(manual));
     refuses(&mut client, &[(Command::write(0, 512), EINVAL, NOT_ITS_FLAG)]);
     client
-        .write_at_with(0, &[1; 512], CommandFlags::PAYLOAD_LEN)
+        .write_all_at_with(&[1; 512], 0, CommandFlags::PAYLOAD_LEN)
         .expect("with the flag it is right");
     // With AUTO_FLAG the caller need not know.
     client.set_strict(StrictMode::all());
-    client.write_at(0, &[1; 512]).expect("the flag is set");
+    client.write_all_at(&[1; 512], 0).expect("the flag is set");
 }
 
 #[test]
@@ -257,16 +257,16 @@ fn after_the_end_and_when_full() {
     let limits = Limits::default().max_in_flight(1);
     let mut client = connect(&server, allocation().limits(limits));
     let mut pipeline = client.pipeline();
-    pipeline.read(0, vec![0; 512]).expect("there is room for one");
-    let error = pipeline.read(0, vec![0; 512]).expect_err("not for two");
+    pipeline.read(vec![0; 512], 0).expect("there is room for one");
+    let error = pipeline.read(vec![0; 512], 0).expect_err("not for two").error;
     assert_eq!(error.errno(), EAGAIN, "{error}");
     assert!(error.to_string().contains("too many commands in flight"), "{error}");
     assert!(pipeline.is_full());
     pipeline.disconnect(Disconnect::AfterReplies);
-    let error = pipeline.read(0, vec![0; 512]).expect_err("the end was asked for");
+    let error = pipeline.read(vec![0; 512], 0).expect_err("the end was asked for").error;
     assert_eq!(error.errno(), EINVAL, "{error}");
     assert!(error.to_string().contains("is being closed"), "{error}");
-    pipeline.wait().expect("the connection holds").expect("one is due").result.expect("it is read");
+    pipeline.wait().expect("one is due").result.expect("it is read");
     drop(pipeline);
     client.disconnect().expect("an orderly end");
 
@@ -274,7 +274,7 @@ fn after_the_end_and_when_full() {
     let mut client = connect(&server, allocation());
     server.kill();
     for _ in 0..2 {
-        let error = client.read_at(0, &mut [0; 512]).expect_err("the server is dead");
+        let error = client.read_exact_at(&mut [0; 512], 0).expect_err("the server is dead");
         assert_eq!(error.errno(), ENOTCONN, "{error}");
     }
 }
@@ -286,20 +286,22 @@ fn a_buffer_that_does_not_fit_harms_nobody() {
     let server = nbdkit(&["memory", "1M"]);
     let mut client = connect(&server, allocation());
     let mut pipeline = client.pipeline();
-    pipeline.read(0, vec![0; 512]).expect("it is sound");
+    pipeline.read(vec![0; 512], 0).expect("it is sound");
     for (command, buffer) in [
         (Command::read(0, 512), Some(vec![0; 511])),
         (Command::write(0, 512), Some(vec![0; 513])),
         (Command::write(0, 512), None),
         (Command::flush(), Some(vec![0; 1])),
     ] {
-        let error = pipeline.submit(command, buffer.clone()).expect_err("it does not fit");
-        let length = buffer.map_or(0, |buffer| buffer.len());
-        let told = matches!(error, Error::BufferLength { buffer, .. } if buffer == length);
-        assert!(told && error.errno() == EINVAL, "{error}");
+        let rejected = pipeline.submit(command, buffer.clone()).expect_err("it does not fit");
+        assert_eq!(rejected.buffer, buffer, "it comes back");
+        let told = format!("with a buffer of {} bytes", buffer.map_or(0, |buffer| buffer.len()));
+        let error = rejected.error;
+        assert!(error.to_string().contains(&told) && error.errno() == EINVAL, "{error}");
     }
-    let error = pipeline.submit(Command::read(MIB, 512), None).expect_err("wrong in two ways");
-    assert!(matches!(error, Error::Submit { error: SubmitError::OutOfBounds, .. }), "{error}");
+    let error =
+        pipeline.submit(Command::read(MIB, 512), None).expect_err("wrong in two ways").error;
+    assert!(error.submit_error() == Some(SubmitError::OutOfBounds), "{error}");
     while pipeline.completed() == 0 {
         pipeline.poll(Some(Duration::MAX)).expect("the connection holds");
     }
@@ -321,17 +323,17 @@ fn unchecked_it_is_the_server_who_refuses() {
     ] {
         let result = match command.kind {
             CommandType::Read => {
-                client.read_structured(command.offset, &mut [0; 512], command.flags, drop)
+                client.read_structured(&mut [0; 512], command.offset, command.flags).map(drop)
             }
             _ => client.submit_and_wait(command),
         };
         let error = result.expect_err("the server minds");
-        assert!(matches!(error, Error::Command(_)), "{command:?}: {error}");
+        assert!(error.command_failure().is_some(), "{command:?}: {error}");
         assert_eq!(error.errno(), errno, "{command:?}: {error}");
     }
     let server = nbdkit(&["memory", "1M"]);
     let mut client = connect(&server, lax);
-    let error = client.write_at(MIB, &[0; 512]).expect_err("there is no such place");
+    let error = client.write_all_at(&[0; 512], MIB).expect_err("there is no such place");
     assert_eq!(error.errno(), ENOSPC, "{error}");
-    client.read_at(0, &mut [0; 512]).expect("the connection is unharmed");
+    client.read_exact_at(&mut [0; 512], 0).expect("the connection is unharmed");
 }

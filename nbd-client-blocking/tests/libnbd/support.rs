@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nbd_client_blocking::proto::ClientConfig;
 use nbd_client_blocking::transport::UriPolicy;
-use nbd_client_blocking::{Builder, Client, Options};
+use nbd_client_blocking::{Client, ConnectOptions, Options};
 use nbd_sim::peer::{Scratch, Server};
 
 pub(crate) const MIB: u64 = 1 << 20;
@@ -40,16 +40,25 @@ pub(crate) fn nbdkit(args: &[&str]) -> Server {
     Server::nbdkit(args).start().expect("nbdkit starts")
 }
 
-pub(crate) fn builder() -> Builder {
-    Builder::new().timeout(Duration::from_secs(60))
+pub(crate) fn defaults() -> ConnectOptions {
+    let long = Duration::from_secs(60);
+    ConnectOptions::new().connect_timeout(long).request_timeout(long)
 }
 
 pub(crate) fn connect(server: &Server, config: ClientConfig) -> Client {
-    builder().config(config).connect_uri(&server.uri()).expect("the server accepts")
+    defaults()
+        .config(config)
+        .uri(&server.uri())
+        .and_then(Client::connect)
+        .expect("the server accepts")
 }
 
 pub(crate) fn negotiate(server: &Server, config: ClientConfig) -> Options {
-    builder().config(config).negotiate_uri(&server.uri()).expect("the server greets")
+    defaults()
+        .config(config)
+        .uri(&server.uri())
+        .and_then(Options::connect)
+        .expect("the server greets")
 }
 
 pub(crate) fn with_local_files() -> UriPolicy {

@@ -1,10 +1,11 @@
 //! TLS through the builder and through URIs.
 
+use nbd_client_blocking::Client;
 use nbd_client_blocking::proto::TlsPolicy;
 use nbd_client_blocking::transport::tls::{ServerCheck, TlsConfig};
 
 use crate::pki::Pki;
-use crate::support::{builder, nbdkit, with_local_files};
+use crate::support::{defaults, nbdkit, with_local_files};
 
 fn serve(pki: &Pki, mode: &str) -> nbd_sim::peer::Server {
     let certificates = format!("--tls-certificates={}", pki.dir().display());
@@ -20,33 +21,48 @@ fn by_uri_with_files() {
     let uri = format!(
         "nbds+unix://alice@/disk?socket={path}&tls-certificates={dir}&tls-hostname=localhost"
     );
-    let error = builder().connect_uri(&uri).expect_err("local files are for those who allow them");
+    let error = defaults()
+        .uri(&uri)
+        .and_then(Client::connect)
+        .expect_err("local files are for those who allow them");
     assert_eq!(error.errno(), 1, "{error}");
     let policy = with_local_files();
-    let mut client = builder().uri_policy(policy).connect_uri(&uri).expect("it accepts");
-    assert!(client.negotiated().tls && client.tls_info().is_some());
-    client.write_at(0, &[6; 65536]).expect("it is written");
+    let mut client =
+        defaults().uri_policy(policy).uri(&uri).and_then(Client::connect).expect("it accepts");
+    assert!(client.negotiated().tls && client.session().tls_info().is_some());
+    client.write_all_at(&[6; 65536], 0).expect("it is written");
     let mut data = [0; 65536];
-    client.read_at(0, &mut data).expect("it is read");
+    client.read_exact_at(&mut data, 0).expect("it is read");
     assert_eq!(data, [6; 65536]);
     let back = client.to_uri().expect("it has one");
     assert!(back.tls_required());
     assert_eq!(back.username(), Some("alice"));
     assert_eq!(back.tls().certificates.as_deref(), Some(pki.dir()));
-    let again =
-        builder().uri_policy(policy).connect_uri(&back.to_string()).expect("it leads there");
+    let again = defaults()
+        .uri_policy(policy)
+        .uri(&back.to_string())
+        .and_then(Client::connect)
+        .expect("it leads there");
     assert_eq!(again.to_uri().expect("it has one"), back);
     again.disconnect().expect("an orderly end");
     client.disconnect().expect("an orderly end");
     // Another name than the certificate's.
     let wrong = uri.replace("=localhost", "=elsewhere");
-    let error = builder().uri_policy(policy).connect_uri(&wrong).expect_err("not its name");
+    let error = defaults()
+        .uri_policy(policy)
+        .uri(&wrong)
+        .and_then(Client::connect)
+        .expect_err("not its name");
     assert_eq!(error.errno(), 107, "{error}");
     let unchecked = format!("{wrong}&tls-verify-peer=false");
-    builder().uri_policy(policy).connect_uri(&unchecked).expect("nobody looks");
+    defaults().uri_policy(policy).uri(&unchecked).and_then(Client::connect).expect("nobody looks");
     // Credentials that are not there.
     let nowhere = format!("nbds+unix:///?socket={path}&tls-certificates=/nowhere");
-    let error = builder().uri_policy(policy).connect_uri(&nowhere).expect_err("no files");
+    let error = defaults()
+        .uri_policy(policy)
+        .uri(&nowhere)
+        .and_then(Client::connect)
+        .expect_err("no files");
     assert_eq!(error.errno(), 22, "{error}");
     assert!(error.to_string().contains("/nowhere"), "{error}");
 }
@@ -65,22 +81,24 @@ fn by_builder_and_policy() {
         (TlsPolicy::Allow, &plain, Some(false)),
         (TlsPolicy::Require, &plain, None),
     ] {
-        let builder = builder().tls(policy, connector.clone());
-        let result = builder.connect_uri(&server.uri());
+        let builder = defaults().tls_connector(policy, connector.clone());
+        let result = builder.uri(&server.uri()).and_then(Client::connect);
         assert_eq!(result.ok().map(|client| client.negotiated().tls), tls, "{policy:?}");
     }
     let elsewhere = Pki::new();
     let stranger = TlsConfig::new().directory(elsewhere.dir()).server_name("localhost");
     let stranger = stranger.connector();
     assert!(stranger.is_ok(), "files that are sound, of another authority");
-    let error = builder()
-        .tls(TlsPolicy::Allow, stranger.expect("they are sound"))
-        .connect_uri(&on.uri())
+    let error = defaults()
+        .tls_connector(TlsPolicy::Allow, stranger.expect("they are sound"))
+        .uri(&on.uri())
+        .and_then(Client::connect)
         .expect_err("not even where clear is allowed");
     assert_eq!(error.errno(), 107, "{error}");
     let lax = config.server_check(ServerCheck::AnyName).connector().expect("sound files");
-    let client = builder().tls(TlsPolicy::Require, lax).connect_uri(&on.uri());
-    assert!(client.expect("any name will do").tls_info().is_some());
+    let client =
+        defaults().tls_connector(TlsPolicy::Require, lax).uri(&on.uri()).and_then(Client::connect);
+    assert!(client.expect("any name will do").session().tls_info().is_some());
 }
 
 #[cfg(feature = "psk")]
@@ -92,15 +110,20 @@ fn by_a_key_known_to_both() {
     let server =
         nbdkit(&["--tls=require", &format!("--tls-psk={}", file.display()), "memory", "1M"]);
     let connector = TlsConfig::new().psk_file(&file).username("alice").connector();
-    let mut client = builder()
-        .tls(TlsPolicy::Require, connector.expect("the user has a key"))
-        .connect_uri(&server.uri())
+    let mut client = defaults()
+        .tls_connector(TlsPolicy::Require, connector.expect("the user has a key"))
+        .uri(&server.uri())
+        .and_then(Client::connect)
         .expect("it accepts");
-    client.read_at(0, &mut [0; 512]).expect("it is read");
-    let info = client.tls_info().expect("it is in use").to_string();
+    client.read_exact_at(&mut [0; 512], 0).expect("it is read");
+    let info = client.session().tls_info().expect("it is in use").to_string();
     assert!(info.contains("alice"), "{info}");
     let path = server.unix_path().expect("it has a socket").display().to_string();
     let uri = format!("nbds+unix://alice@/?socket={path}&tls-psk-file={}", file.display());
-    let client = builder().uri_policy(with_local_files()).connect_uri(&uri).expect("it accepts");
+    let client = defaults()
+        .uri_policy(with_local_files())
+        .uri(&uri)
+        .and_then(Client::connect)
+        .expect("it accepts");
     assert_eq!(client.to_uri().expect("it has one").username(), Some("alice"));
 }

@@ -3,23 +3,28 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use nbd_client_blocking::{Builder, Client, Completion, Options};
+use nbd_client_blocking::{Client, Completion, ConnectOptions, Options};
 use nbd_proto::{
     Command, CommandFlags, CommandType, ContextId, ExportEntry, Extent, MetaContext, Negotiated,
 };
 use nbd_transport::tls::TlsInfo;
 
 use super::{Choosing, How, POLICY, Refused, Session, Subject};
-use crate::outcome::{Failure, Op, Outcome, Reply, Who};
+use crate::outcome::{Failure, Op, Outcome, Reply};
 
 pub(crate) struct Blocking;
 
-pub(super) fn builder(how: &How) -> Builder {
-    let builder = Builder::new().config(how.config.clone()).uri_policy(POLICY).timeout(how.timeout);
-    match &how.tls {
-        Some((policy, connector)) => builder.tls(*policy, connector.clone()),
-        None => builder,
-    }
+pub(super) fn options(how: &How) -> Outcome<ConnectOptions> {
+    let options = ConnectOptions::new()
+        .config(how.config.clone())
+        .uri_policy(POLICY)
+        .connect_timeout(how.timeout)
+        .request_timeout(how.timeout);
+    let options = match &how.tls {
+        Some((policy, connector)) => options.tls_connector(*policy, connector.clone()),
+        None => options,
+    };
+    Ok(options.uri(&how.uri)?)
 }
 
 impl Subject for Blocking {
@@ -28,11 +33,11 @@ impl Subject for Blocking {
     }
 
     fn connect(&self, how: &How) -> Outcome<Box<dyn Session>> {
-        Ok(Box::new(builder(how).connect_uri(&how.uri)?))
+        Ok(Box::new(Client::connect(options(how)?)?))
     }
 
     fn negotiate(&self, how: &How) -> Outcome<Box<dyn Choosing>> {
-        Ok(Box::new(builder(how).negotiate_uri(&how.uri)?))
+        Ok(Box::new(Options::connect(options(how)?)?))
     }
 }
 
@@ -42,17 +47,17 @@ impl Session for Client {
     }
 
     fn tls_info(&self) -> Option<TlsInfo> {
-        Self::tls_info(self).cloned()
+        self.session().tls_info().cloned()
     }
 
     fn read(&mut self, offset: u64, length: usize) -> Outcome<Vec<u8>> {
         let mut data = vec![0; length];
-        self.read_at(offset, &mut data)?;
+        self.read_exact_at(&mut data, offset)?;
         Ok(data)
     }
 
     fn write(&mut self, offset: u64, data: &[u8], flags: CommandFlags) -> Outcome {
-        Ok(self.write_at_with(offset, data, flags)?)
+        Ok(self.write_all_at_with(data, offset, flags)?)
     }
 
     fn run(&mut self, command: Command) -> Outcome {
@@ -65,11 +70,7 @@ impl Session for Client {
         length: u64,
         flags: CommandFlags,
     ) -> Outcome<Vec<(ContextId, Extent)>> {
-        let mut extents = Vec::new();
-        self.block_status(offset, length, flags, |context, extent| {
-            extents.push((context, extent));
-        })?;
-        Ok(extents)
+        Ok(self.block_status(offset, length, flags)?)
     }
 
     fn batch(&mut self, ops: Vec<Op>, meanwhile: &mut dyn FnMut()) -> Vec<Outcome<Reply>> {
@@ -89,37 +90,30 @@ impl Session for Client {
                 };
                 match pipeline.submit(op.command, buffer) {
                     Ok(id) => drop(owners.insert(id, index)),
-                    Err(error) => outcomes[index] = Some(Err(error.into())),
+                    Err(rejected) => outcomes[index] = Some(Err(rejected.error.into())),
                 }
             }
             if let Some(meanwhile) = meanwhile.take() {
-                // Why it failed is told by each command.
-                let _ = pipeline.notify_write();
+                pipeline.notify_write();
                 meanwhile();
             }
-            match pipeline.wait().map_err(Failure::from) {
-                Ok(Some(Completion { id, buffer, extents, result, .. })) => {
+            match pipeline.wait() {
+                Some(Completion { id, buffer, extents, result, .. }) => {
                     let reply = Reply { data: buffer.unwrap_or_default(), extents, place };
                     let index = owners.remove(&id).expect("it was submitted");
                     outcomes[index] = Some(result.map(|()| reply).map_err(Failure::from));
                     place += 1;
                 }
-                Ok(None) if line.is_empty() => break,
-                Ok(None) => {}
-                // Waiting goes on to give back every command.
-                Err(failure) if failure.who != Who::Time => {}
-                Err(failure) => {
-                    let left = owners.into_values().chain(line.into_iter().map(|(index, _)| index));
-                    left.for_each(|index| outcomes[index] = Some(Err(failure.clone())));
-                    break;
-                }
+                None if line.is_empty() => break,
+                None => {}
             }
         }
         outcomes.into_iter().map(|outcome| outcome.expect("each has an end")).collect()
     }
 
     fn set_timeout(&mut self, timeout: Duration) -> Outcome {
-        Ok(Self::set_timeout(self, Some(timeout))?)
+        self.set_request_timeout(timeout);
+        Ok(())
     }
 
     fn disconnect(self: Box<Self>) -> Outcome<Option<Box<dyn Session>>> {

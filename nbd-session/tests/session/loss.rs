@@ -148,6 +148,8 @@ fn kept_writes_are_put_back_and_a_flush_does_not_lie() {
     let read = rig.submit(Command::read(0, 512));
     rig.sleep(1.0);
     assert_eq!(rig.data(read), [2; 512]);
+    // The read was never sent to the first.
+    assert_eq!(rig.session.stats().sent_again, 2);
     let flush = rig.submit(Command::flush());
     rig.turn();
     assert_eq!(rig.outcomes(), [(read, true), (flush, true)]);

@@ -6,8 +6,8 @@ use super::table::Row;
 
 const INTRODUCTION: &str = "\
 Every call and constant of libnbd, and what does its job here. Names of calls are without
-`nbd_`. A setter and its getter are often one setting of a builder; what a handle may be in
-at a time is often a type: `Builder` before connecting, `Options` while negotiating, `Client`
+`nbd_`. A setter and its getter are often one of the options; what a handle may be in at a
+time is often a type: `ConnectOptions` before connecting, `Options` while negotiating, `Client`
 and `Pipeline` afterwards. An `aio_` call without an entry of its own under *Commands, many at
 a time* is the sans-IO core's form of the same thing, which every adapter drives.
 

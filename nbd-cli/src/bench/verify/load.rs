@@ -3,11 +3,9 @@
 
 use std::time::Instant;
 
-use nbd_client_blocking::proto::{
-    Command, CommandError, CommandFlags, RequestId, Table, TransmissionFlags,
-};
+use nbd_client_blocking::proto::{Command, CommandFlags, RequestId, Table, TransmissionFlags};
 use nbd_client_blocking::session::replay::RecoveryError;
-use nbd_client_blocking::{Client, Completion, Error, Pipeline};
+use nbd_client_blocking::{Client, Completion, Error, ErrorKind, Pipeline};
 
 use super::blocks::Blocks;
 use super::count::{Counts, Mismatches};
@@ -87,17 +85,17 @@ impl<'a> Load<'a> {
                 }
                 left -= 1;
             }
-            let Some(done) = pipeline.wait()? else { break };
+            let Some(done) = pipeline.wait() else { break };
             self.complete(done)?;
         }
         self.counts.elapsed = begin.elapsed();
         self.tally.end_run();
         self.look_at_all(&mut pipeline)?;
         drop(pipeline);
-        self.counts.reconnects = client.reconnects();
-        self.counts.sent_again = client.sent_again();
+        self.counts.reconnects = client.session().stats().connections - 1;
+        self.counts.sent_again = client.session().stats().sent_again;
         self.tally.system_calls = client.system_calls() - calls_before;
-        self.tally.stats = *client.stats();
+        self.tally.stats = client.session().stats().wire;
         client.disconnect()?;
         Ok((self.tally, self.counts))
     }
@@ -126,7 +124,7 @@ impl<'a> Load<'a> {
         let durable = can(TransmissionFlags::SEND_FUA) && self.random.below(DURABLE) == 0;
         let with = if durable { CommandFlags::FUA } else { CommandFlags::empty() };
         self.blocks.fill(block, &mut buffer);
-        let id = pipeline.write_with(self.blocks.offset(block), buffer, with)?;
+        let id = pipeline.write_with(buffer, self.blocks.offset(block), with)?;
         self.started(id, Kind::Write(block));
         Ok(true)
     }
@@ -139,7 +137,7 @@ impl<'a> Load<'a> {
     ) -> Result<(), Error> {
         // What is read must not be what was there before.
         buffer.fill(0);
-        let id = pipeline.read(self.blocks.offset(block), buffer)?;
+        let id = pipeline.read(buffer, self.blocks.offset(block))?;
         self.started(id, Kind::Read(block));
         Ok(())
     }
@@ -212,7 +210,7 @@ impl<'a> Load<'a> {
                 next = block + 1;
                 self.read(pipeline, block, buffer)?;
             }
-            let Some(done) = pipeline.wait()? else { return Ok(()) };
+            let Some(done) = pipeline.wait() else { return Ok(()) };
             let Some(Work { kind: Kind::Read(block), .. }) = self.at_work.remove(done.id) else {
                 continue;
             };
@@ -229,11 +227,8 @@ impl<'a> Load<'a> {
 
 /// Whether the server did it; an error when the connection is over for good.
 fn succeeds(result: Result<(), Error>) -> Result<bool, Error> {
-    match result {
-        Ok(()) => Ok(true),
-        // A flush that tells of a loss is no news here: each block tells for itself.
-        Err(Error::Recovery(RecoveryError::UnflushedLost)) => Ok(false),
-        Err(Error::Command(failure)) if failure.error != CommandError::ConnectionLost => Ok(false),
-        Err(error) => Err(error),
-    }
+    let Err(error) = result else { return Ok(true) };
+    // A flush that tells of a loss is no news here: each block tells for itself.
+    let told = matches!(error.recovery(), Some(RecoveryError::UnflushedLost));
+    if told || error.kind() == ErrorKind::Command { Ok(false) } else { Err(error) }
 }

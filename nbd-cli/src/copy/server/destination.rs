@@ -52,7 +52,7 @@ impl ServerDestination {
     }
 
     pub(in crate::copy) fn block(&self) -> usize {
-        self.client.core().export().minimum_block() as usize
+        self.client.export().minimum_block() as usize
     }
 
     /// How many lanes it can be written on, of those that are wanted.
@@ -122,8 +122,9 @@ fn is_oldstyle(client: &Client) -> bool {
 /// Whether the server may not know a command, though it offered it: nbdkit 1.32 does so in
 /// oldstyle.
 fn is_unknown(error: &Error) -> bool {
-    matches!(error, Error::Command(failure)
-        if matches!(failure.error.errno(), Errno::Inval | Errno::NotSup))
+    error
+        .command_failure()
+        .is_some_and(|failure| matches!(failure.error.errno(), Errno::Inval | Errno::NotSup))
 }
 
 struct Writer<'a> {
@@ -156,7 +157,7 @@ impl Sink for Writer<'_> {
         self.progress.begin();
         match piece {
             Piece::Data { bytes, .. } if length <= self.request => {
-                self.pipeline.write(offset, bytes).context(self.name)?;
+                self.pipeline.write(bytes, offset).context(self.name)?;
             }
             Piece::Data { bytes, .. } => {
                 // The destination takes smaller requests than the source.
@@ -165,7 +166,7 @@ impl Sink for Writer<'_> {
                     let part = Slice::new(part.to_vec(), 0..part.len());
                     let length = part.len() as u64;
                     self.make_room()?;
-                    self.pipeline.write(at, part).context(self.name)?;
+                    self.pipeline.write(part, at).context(self.name)?;
                     at += length;
                 }
                 self.spare.push(bytes.into_buffer());
@@ -201,12 +202,12 @@ impl Writer<'_> {
                 let boundary = (at - at % self.boundary).saturating_add(self.boundary);
                 let length = (end.min(boundary) - at).min(self.longest);
                 let command = Command::write_zeroes(at, length).with(self.zero_flags);
-                self.silence.submit(&mut self.pipeline, command)?;
+                self.pipeline.submit(command, None).context(self.name)?;
                 length
             } else {
                 let length = (end - at).min(self.request);
                 let bytes = Slice::new(vec![0; length as usize], 0..length as usize);
-                self.pipeline.write(at, bytes).context(self.name)?;
+                self.pipeline.write(bytes, at).context(self.name)?;
                 length
             };
             at += length;
@@ -250,7 +251,7 @@ impl Writer<'_> {
 
     /// Returns what the server answered.
     fn flush(&mut self) -> Result<std::result::Result<(), Error>> {
-        self.silence.submit(&mut self.pipeline, Command::flush())?;
+        self.pipeline.submit(Command::flush(), None).context(self.name)?;
         let done = self.silence.wait(&mut self.pipeline)?;
         Ok(done.map_or(Ok(()), |done| done.result))
     }

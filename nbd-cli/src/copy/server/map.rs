@@ -38,7 +38,7 @@ pub(super) struct Map<'a> {
 
 impl<'a> Map<'a> {
     pub(super) fn new(client: &Client, allocation: Option<ContextId>, job: &'a Job) -> Self {
-        let block = u64::from(client.core().export().minimum_block());
+        let block = u64::from(client.export().minimum_block());
         Self {
             job,
             allocation,

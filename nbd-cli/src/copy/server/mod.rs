@@ -36,7 +36,7 @@ fn longest_range(client: &Client) -> u64 {
 
 /// Bytes per request that the server takes, in whole blocks if one of them fits.
 fn request_size(client: &Client, plan: &Plan) -> u64 {
-    let size = plan.request_size.min(client.max_request());
+    let size = plan.request_size.min(client.session().max_request());
     let part = size % plan.block;
     (if part < size { size - part } else { size }) as u64
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use nbd_client_blocking::Client;
 use nbd_client_blocking::proto::{ClientConfig, CommandType, ContextId};
-use nbd_client_blocking::{Client, Error};
 
 use super::map::Map;
 use super::request_size;
@@ -52,7 +52,7 @@ impl ServerSource {
     }
 
     pub(in crate::copy) fn block(&self) -> usize {
-        self.client.core().export().minimum_block() as usize
+        self.client.export().minimum_block() as usize
     }
 
     /// How many lanes it can be read on, of those that are wanted.
@@ -77,7 +77,7 @@ impl ServerSource {
         let mut map = Map::new(&client, allocation, job);
         let request = request_size(&client, plan);
         let mut pipeline = client.pipeline::<Vec<u8>>();
-        let mut silence = Silence::new(&name, limit, &job.stop);
+        let silence = Silence::new(&name, limit, &job.stop);
         let mut order = Order::new(plan.requests * OVERTAKING);
         while !job.stop.is_wished() {
             map.ask(&mut pipeline).context(&name)?;
@@ -86,7 +86,7 @@ impl ServerSource {
                     break;
                 };
                 let buffer = outlet.buffer((range.end - range.start) as usize);
-                pipeline.read(range.start, buffer).context(&name)?;
+                pipeline.read(buffer, range.start).context(&name)?;
                 order.submitted(range.start);
             }
             let Some(done) = silence.wait(&mut pipeline)? else {
@@ -95,7 +95,7 @@ impl ServerSource {
             if done.command.kind == CommandType::BlockStatus {
                 match done.result {
                     // To know of holes only saves reading them.
-                    Err(Error::Command(_)) => map.give_up(),
+                    Err(error) if error.command_failure().is_some() => map.give_up(),
                     result => {
                         result.context(&name)?;
                         map.learn(&done.extents, outlet)?;

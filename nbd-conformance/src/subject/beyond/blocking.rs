@@ -3,30 +3,26 @@
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 
-use nbd_client_blocking::{Client, ExportFile};
-use nbd_session::OldError as Error;
+use nbd_client_blocking::{Client, Error, ExportFile};
 use nbd_session::replay::Reconnect;
 
 use super::{Beyond, File, Pool};
 use crate::outcome::Outcome;
-use crate::subject::blocking::{Blocking, builder};
+use crate::subject::blocking::{Blocking, options};
 use crate::subject::{How, Session};
 
 impl Beyond for Blocking {
     fn connect_lasting(&self, how: &How, policy: Reconnect) -> Outcome<Box<dyn Session>> {
-        Ok(Box::new(builder(how).reconnect(policy).connect_uri(&how.uri)?))
+        Ok(Box::new(Client::connect(options(how)?.reconnect(policy))?))
     }
 
     fn pool(&self, how: &How, policy: Option<Reconnect>, size: usize) -> Outcome<Box<dyn Pool>> {
-        let builder = match policy {
-            Some(policy) => builder(how).reconnect(policy),
-            None => builder(how),
-        };
-        Ok(Box::new(builder.connect_pool(&how.uri, size)?))
+        let options = options(how)?.reconnect(policy);
+        Ok(Box::new(nbd_client_blocking::Pool::connect(options, size)?))
     }
 
     fn file(&self, how: &How) -> Outcome<Box<dyn File>> {
-        Ok(Box::new(Some(ExportFile::new(builder(how).connect_uri(&how.uri)?))))
+        Ok(Box::new(Some(ExportFile::new(Client::connect(options(how)?)?))))
     }
 
     fn extents(
@@ -35,7 +31,7 @@ impl Beyond for Blocking {
         context: &str,
         range: Range<u64>,
     ) -> Outcome<Vec<(u64, u64, u64)>> {
-        let mut client = builder(how).connect_uri(&how.uri)?;
+        let mut client = Client::connect(options(how)?)?;
         let extents = client.extents(context, range)?;
         let placed = extents.map(|placed| {
             placed.map(|placed| (placed.offset, placed.extent.length, placed.extent.status))
@@ -51,12 +47,12 @@ impl Pool for nbd_client_blocking::Pool {
 
     fn read(&self, offset: u64, length: usize) -> Outcome<Vec<u8>> {
         let mut data = vec![0; length];
-        self.read_at(offset, &mut data)?;
+        self.read_exact_at(&mut data, offset)?;
         Ok(data)
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Outcome {
-        Ok(self.write_at(offset, data)?)
+        Ok(self.write_all_at(data, offset)?)
     }
 
     fn flush(&self) -> Outcome {
