@@ -96,7 +96,7 @@ fn who_waits_in_line_has_a_deadline_too() {
     });
     assert_eq!((sent, unsent), (2, 3));
     server.cont().unwrap();
-    this.until("room", |this| this.disk(token).session().in_flight() == 0);
+    this.until("room", |this| !this.disk(token).session().is_full());
     this.disk(token).set_request_timeout(None);
     this.disk(token).read(vec![1; 512], 0).unwrap();
     this.next().result.unwrap();
