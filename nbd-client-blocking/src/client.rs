@@ -63,7 +63,7 @@ impl Client {
     #[must_use]
     #[doc(alias = "nbd_get_handle_name")]
     pub fn name(&self) -> &str {
-        self.driver.trace.name()
+        &self.driver.trace.name
     }
 
     /// A URI that leads to the same export, with the same credentials for TLS as long as
@@ -119,7 +119,7 @@ impl Client {
     /// The process that was started for this connection, to watch it or to signal it.
     #[doc(alias = "nbd_get_subprocess_pid")]
     pub fn peer_process(&mut self) -> Option<&mut PeerProcess> {
-        self.driver.connection_mut()?.peer.as_mut()
+        self.driver.connection.as_mut()?.peer.as_mut()
     }
 
     /// The connection: its socket, and the process behind it, if there is one. `None` while
@@ -127,7 +127,7 @@ impl Client {
     #[must_use]
     #[doc(alias = "nbd_aio_get_fd")]
     pub const fn connection(&self) -> Option<&Connection> {
-        self.driver.connection()
+        self.driver.connection.as_ref()
     }
 
     /// System calls made on this connection's behalf, waiting included.

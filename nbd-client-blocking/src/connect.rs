@@ -8,8 +8,8 @@ use nbd_session::{ConnectOptions, Error, Event, Target};
 use nbd_transport::Connection;
 
 use crate::client::Client;
-use crate::dial::Source;
-use crate::driver::{Driver, Observer};
+use crate::dial::{Function, Source};
+use crate::driver::Driver;
 use crate::options::Options;
 
 impl Client {
@@ -74,13 +74,13 @@ impl Client {
         dial: impl Fn(Option<Instant>) -> Result<Connection, Error> + Send + Sync + 'static,
     ) -> Result<Self, Error> {
         let options = options.target(Target::Dialler);
-        Self::new(begin(options, Source::Dialler(Arc::new(dial)), false, None)?)
+        Self::new(begin(options, Source::Dialler(Function(Arc::new(dial))), false, None)?)
     }
 
     /// Has somebody told when the connection is lost, and what becomes of it. Called in the
     /// middle of the client's calls, on whose thread it is.
     pub fn on_event(&mut self, observe: impl Fn(&Event) + Send + Sync + 'static) {
-        self.driver.observer = Some(Observer(Box::new(observe)));
+        self.driver.observer = Some(Function(Arc::new(observe)));
     }
 }
 
@@ -96,7 +96,7 @@ impl Options {
         O: TryInto<ConnectOptions, Error: Into<Error>>,
     {
         let options = to.try_into().map_err(Into::into)?;
-        begin(options, Source::None, true, None).map(Self::new)
+        Ok(Self { driver: begin(options, Source::None, true, None)? })
     }
 
     /// Negotiates over a connection that is there already, and stops for the caller to ask
@@ -106,7 +106,7 @@ impl Options {
     /// As [`Client::connect_over`].
     pub fn connect_over(options: ConnectOptions, connection: Connection) -> Result<Self, Error> {
         let (options, source) = given(options, connection);
-        begin(options, source, true, None).map(Self::new)
+        Ok(Self { driver: begin(options, source, true, None)? })
     }
 }
 

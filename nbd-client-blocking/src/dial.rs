@@ -16,25 +16,25 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::trace;
 
+/// A function of the caller's.
+pub(crate) struct Function<T: ?Sized>(pub(crate) Arc<T>);
+
+impl<T: ?Sized> fmt::Debug for Function<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Function").finish_non_exhaustive()
+    }
+}
+
+pub(crate) type Dialler = dyn Fn(Option<Instant>) -> Result<Connection, Error> + Send + Sync;
+
 /// Where connections come from that do not lead to an endpoint.
+#[derive(Debug)]
 pub(crate) enum Source {
     None,
     /// One that was there already: the first.
     Given(Option<Box<Connection>>),
     /// The caller's own way.
-    Dialler(Arc<Dialler>),
-}
-
-pub(crate) type Dialler = dyn Fn(Option<Instant>) -> Result<Connection, Error> + Send + Sync;
-
-impl fmt::Debug for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::None => "None",
-            Self::Given(_) => "Given",
-            Self::Dialler(_) => "Dialler",
-        })
-    }
+    Dialler(Function<Dialler>),
 }
 
 /// An attempt. Dropping it waits for nothing.
@@ -63,9 +63,9 @@ impl Dialling {
             (None, Some(dial), _) => Way::Steps(Box::new(dial), None),
             // Whoever connects for the first time waits for it in any case.
             (None, None, Source::Dialler(dial)) if connect.generation == 1 => {
-                Way::Known(dial(connect.by))
+                Way::Known((dial.0)(connect.by))
             }
-            (None, None, Source::Dialler(dial)) => match Own::begin(dial, connect.by) {
+            (None, None, Source::Dialler(dial)) => match Own::begin(&dial.0, connect.by) {
                 Ok(own) => Way::Thread(own),
                 Err(error) => Way::Known(Err(error.into())),
             },

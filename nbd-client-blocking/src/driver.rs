@@ -2,7 +2,6 @@
 //! that waits for a server.
 
 use std::collections::hash_map::RandomState;
-use std::fmt;
 use std::hash::BuildHasher;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -18,7 +17,7 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{Shutdown, shutdown};
 
 use crate::completion::Woken;
-use crate::dial::{Dialling, Source};
+use crate::dial::{Dialling, Function, Source};
 use crate::trace::Trace;
 
 /// The shortest time that a socket can be told to wait, where none is for ever.
@@ -28,24 +27,18 @@ const MOMENT: Duration = Duration::from_micros(1);
 #[derive(Debug)]
 pub(crate) struct Driver {
     pub(crate) session: Session,
-    connection: Option<Connection>,
+    /// While there is one.
+    pub(crate) connection: Option<Connection>,
     dialling: Option<Dialling>,
     source: Source,
     /// How long a read waits, as the socket was told.
     read_timeout: Option<Duration>,
     pub(crate) system_calls: u64,
     pub(crate) trace: Trace,
-    pub(crate) observer: Option<Observer>,
+    pub(crate) observer: Option<Function<Observer>>,
 }
 
-/// Who wants to be told.
-pub(crate) struct Observer(pub(crate) Box<dyn Fn(&Event) + Send + Sync>);
-
-impl fmt::Debug for Observer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Observer").finish_non_exhaustive()
-    }
-}
+pub(crate) type Observer = dyn Fn(&Event) + Send + Sync;
 
 impl Driver {
     /// Connects, until the export is there or the caller is to choose.
@@ -81,15 +74,6 @@ impl Driver {
                 }
             }
         }
-    }
-
-    /// The connection, while there is one.
-    pub(crate) const fn connection(&self) -> Option<&Connection> {
-        self.connection.as_ref()
-    }
-
-    pub(crate) const fn connection_mut(&mut self) -> Option<&mut Connection> {
-        self.connection.as_mut()
     }
 
     /// Why it is over.
@@ -227,7 +211,7 @@ impl Driver {
             self.step(step, now);
             attended = true;
         }
-        if let Some(Observer(observe)) = &self.observer {
+        if let Some(Function(observe)) = &self.observer {
             while let Some(event) = self.session.next_event() {
                 observe(&event);
             }
@@ -384,44 +368,37 @@ impl Driver {
         let dialling = self.dialling.as_ref();
         let limits = [until, self.session.next_deadline(), dialling.and_then(Dialling::next_look)];
         let limit = limits.into_iter().flatten().min();
-        let other = other.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
-        let connection = self.connection.as_ref().filter(|_| !direction.is_empty());
-        let Some(Connection { stream, .. }) = connection else {
+        let Some(Connection { stream, .. }) =
+            self.connection.as_ref().filter(|_| !direction.is_empty())
+        else {
+            let other = other.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
             let mut fds: Vec<_> = other.into_iter().collect();
-            let first = fds.len();
+            let others = fds.len();
             fds.extend(dialling.into_iter().flat_map(Dialling::fds));
             self.system_calls += poll_until(&mut fds, limit)?;
             let ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
-            return Ok(Ready {
-                socket: Direction::empty(),
-                other: fds.iter().take(first).any(ready),
-                any: fds.iter().any(ready),
-            });
+            let other = fds.iter().take(others).any(ready);
+            let (socket, any) = (Direction::empty(), fds.iter().any(ready));
+            return Ok(Ready { socket, other, any });
         };
         let mut events = PollFlags::empty();
         events.set(PollFlags::IN, direction.contains(Direction::READ));
         events.set(PollFlags::OUT, direction.contains(Direction::WRITE));
-        let socket = PollFd::from_borrowed_fd(stream.as_fd(), events);
-        let (socket, other) = match other {
-            None => {
-                let mut fds = [socket];
-                self.system_calls += poll_until(&mut fds, limit)?;
-                let [socket] = fds;
-                (socket.revents(), PollFlags::empty())
-            }
-            Some(other) => {
-                let mut fds = [socket, other];
-                self.system_calls += poll_until(&mut fds, limit)?;
-                let [socket, other] = fds;
-                (socket.revents(), other.revents())
-            }
-        };
+        let socket = stream.as_fd();
+        // Without another descriptor the socket stands in for it, and is not looked at twice.
+        let mut fds = [
+            PollFd::from_borrowed_fd(socket, events),
+            PollFd::from_borrowed_fd(other.unwrap_or(socket), PollFlags::IN),
+        ];
+        let (used, _) = fds.split_at_mut(1 + usize::from(other.is_some()));
+        self.system_calls += poll_until(used, limit)?;
+        let [seen, other] = fds.map(|fd| fd.revents());
         // Errors and hang-ups show on whichever call comes next.
         let broken = PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL;
-        let mut ready = Direction::empty();
-        ready.set(Direction::READ, socket.intersects(PollFlags::IN | broken));
-        ready.set(Direction::WRITE, socket.intersects(PollFlags::OUT | broken));
-        Ok(Ready { socket: ready, other: !other.is_empty(), any: !(socket | other).is_empty() })
+        let mut socket = Direction::empty();
+        socket.set(Direction::READ, seen.intersects(PollFlags::IN | broken));
+        socket.set(Direction::WRITE, seen.intersects(PollFlags::OUT | broken));
+        Ok(Ready { socket, other: !other.is_empty(), any: !(seen | other).is_empty() })
     }
 }
 

@@ -43,10 +43,11 @@ mod view;
 
 pub use client::{Client, Within};
 pub use completion::{Completion, Woken};
-pub use extents::{Extents, PlacedExtent, Segment, Survey};
+pub use extents::{Extents, Survey};
 pub use nbd_proto as proto;
 pub use nbd_proto::CommandFailure;
 pub use nbd_session as session;
+pub use nbd_session::extents::{PlacedExtent, Segment};
 pub use nbd_session::{
     ConnectOptions, Error, ErrorKind, Event, Limit, Rejected, Request, Session, State,
 };

@@ -23,7 +23,7 @@ use crate::driver::Driver;
 /// ```
 #[derive(Debug)]
 pub struct Options {
-    driver: Driver,
+    pub(crate) driver: Driver,
 }
 
 /// [`Options::go`] failed. Converts into the [`Error`] alone.
@@ -44,10 +44,6 @@ impl From<GoError> for Error {
 }
 
 impl Options {
-    pub(crate) const fn new(driver: Driver) -> Self {
-        Self { driver }
-    }
-
     /// What is behind the connection: where it stands, what was agreed on, what is asked for.
     #[must_use]
     pub const fn session(&self) -> &Session {
@@ -71,7 +67,7 @@ impl Options {
     /// Name of the connection, see [`Client::name`].
     #[must_use]
     pub fn name(&self) -> &str {
-        self.driver.trace.name()
+        &self.driver.trace.name
     }
 
     /// What is asked for.

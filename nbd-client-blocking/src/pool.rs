@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 
 use nbd_proto::{Command, CommandFlags, ContextId, Extent, Negotiated};
+use nbd_session::pool::Members;
+#[cfg(doc)]
 use nbd_session::replay::RecoveryError;
 use nbd_session::{ConnectOptions, Error, State};
 
@@ -79,19 +81,13 @@ struct Shared {
 }
 
 /// Who gets which connection.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Desk {
-    /// Connections nobody uses, the one that has been free for longest first.
-    free: VecDeque<usize>,
-    /// Calls that wait for one.
+    members: Members,
+    /// Calls that wait for a connection.
     line: VecDeque<Waiting>,
-    alive: usize,
-    /// Connections that were written to since they were last flushed, dead ones excepted.
-    written: Vec<usize>,
-    /// How often acknowledged writes may have been lost, and for how many of those a flush
-    /// has failed.
-    losses: u64,
-    told: u64,
+    /// By number: whether it had something to flush when it was last given back.
+    unflushed: Vec<bool>,
     /// Why the connection died that died last.
     end: Option<Error>,
 }
@@ -99,7 +95,7 @@ struct Desk {
 #[derive(Debug)]
 struct Waiting {
     /// The only one that will do.
-    index: Option<usize>,
+    number: Option<usize>,
     turn: Sender<usize>,
 }
 
@@ -115,33 +111,19 @@ impl Pool {
         O: TryInto<ConnectOptions, Error: Into<Error>>,
     {
         let options = to.try_into().map_err(Into::into)?;
-        let first = Client::connect(&options)?;
-        let grows = size > 1 && Self::may_join(&first, &first);
-        let shared = Shared::new(vec![first], if grows { size } else { 1 });
+        let shared = Shared::new(vec![Client::connect(&options)?], size.max(1));
+        let grows = shared.desk().members.wants_more();
         let _growth = if grows { Growth::begin(&shared, options) } else { None };
         Ok(Self { shared, _growth })
     }
 
-    /// A pool of connections that are there already, to one export of one server. Only
-    /// the first is kept when several are not safe, or when the server describes the
-    /// export differently on any of them.
+    /// A pool of connections that are there already, to one export of one server. Those that
+    /// are not safe beside the first are not kept, nor are those to which the server describes
+    /// the export differently.
     #[must_use]
-    pub fn new(mut clients: Vec<Client>) -> Self {
-        if let Some((first, others)) = clients.split_first()
-            && !others.iter().all(|client| Self::may_join(first, client))
-        {
-            clients.truncate(1);
-        }
-        let capacity = clients.len();
-        Self { shared: Shared::new(clients, capacity), _growth: None }
-    }
-
-    /// Whether two connections may be used together.
-    fn may_join(one: &Client, other: &Client) -> bool {
-        // What one connection keeps would be put back over what another has written.
-        !one.session().options().keeps_unflushed()
-            && !other.session().options().keeps_unflushed()
-            && other.negotiated().is_safe_beside(one.negotiated())
+    pub fn new(clients: Vec<Client>) -> Self {
+        let size = clients.len();
+        Self { shared: Shared::new(clients, size), _growth: None }
     }
 
     /// What was negotiated, on all connections alike.
@@ -153,7 +135,7 @@ impl Pool {
     /// Connections that are there and not known to be dead.
     #[must_use]
     pub fn alive(&self) -> usize {
-        self.shared.desk().alive
+        self.shared.desk().members.alive()
     }
 
     /// Calls that wait for a connection.
@@ -177,14 +159,14 @@ impl Pool {
     /// # Errors
     /// When all connections are dead.
     pub fn client(&self) -> Result<Lease<'_>, Error> {
-        self.wait(None).ok_or_else(|| self.shared.desk().end.clone().unwrap_or_else(Error::stopped))
+        self.wait(None).ok_or_else(|| self.shared.desk().dead())
     }
 
     /// A connection for the caller alone, if one is free.
     #[must_use]
     pub fn try_client(&self) -> Option<Lease<'_>> {
-        let index = self.shared.desk().free.pop_front()?;
-        self.lease(index)
+        let number = self.shared.desk().members.pick(1)?;
+        self.lease(number)
     }
 
     /// Reads `buf.len()` bytes at `offset`. See [`Client::read_exact_at`].
@@ -192,7 +174,7 @@ impl Pool {
     /// # Errors
     /// As [`Client::read_exact_at`].
     pub fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), Error> {
-        self.repeatedly(|client| client.read_exact_at(buf, offset))
+        self.call(Command::read(offset, 0), |client| client.read_exact_at(buf, offset))
     }
 
     /// Writes all of `buf` at `offset`. See [`Client::write_all_at`].
@@ -213,7 +195,7 @@ impl Pool {
         offset: u64,
         flags: CommandFlags,
     ) -> Result<(), Error> {
-        self.once(|client| client.write_all_at_with(buf, offset, flags))
+        self.call(Command::write(offset, 0), |client| client.write_all_at_with(buf, offset, flags))
     }
 
     /// Makes everything durable whose write has succeeded, whichever connection it was
@@ -225,35 +207,22 @@ impl Pool {
     /// that was written to: told to all flushes that were under way by then, or else to the
     /// next one.
     pub fn flush(&self) -> Result<(), Error> {
-        let (written, told) = {
+        let mut flush = {
             let desk = self.shared.desk();
-            (desk.written.clone(), desk.told)
+            desk.members.begin_flush(|number| desk.unflushed.get(number) == Some(&true))
         };
-        let mut result = Ok(());
-        if written.is_empty() {
-            // What others have written.
-            result = self.repeatedly(Client::flush);
-        }
-        for index in written {
-            let Some(mut client) = self.wait(Some(index)) else { continue };
-            if !self.shared.desk().written.contains(&index) {
-                // Somebody else's flush has come between.
-                continue;
-            }
-            match client.client.flush() {
-                Ok(()) => self.shared.desk().written.retain(|written| *written != index),
-                Err(error) => {
-                    self.shared.desk().losses += 1;
-                    result = result.and(Err(error));
-                }
-            }
+        let mut flushed = 0;
+        while let Some(number) = flush.members().get(flushed).copied() {
+            flushed += 1;
+            let result = match self.wait(Some(number)) {
+                Some(mut lease) => lease.client.flush(),
+                None => Err(self.shared.desk().dead()),
+            };
+            self.shared.desk().members.flushed(&mut flush, result);
         }
         let mut desk = self.shared.desk();
-        if desk.losses > told {
-            desk.told = desk.losses;
-            result = result.and_then(|()| Err(RecoveryError::UnflushedLost.into()));
-        }
-        result
+        desk.members.end_flush(flush)?;
+        if flushed == 0 { Err(desk.dead()) } else { Ok(()) }
     }
 
     /// Tells the server that the data in a range is no longer needed. See
@@ -262,7 +231,7 @@ impl Pool {
     /// # Errors
     /// As [`Client::trim`].
     pub fn trim(&self, offset: u64, length: u64) -> Result<(), Error> {
-        self.once(|client| client.trim(offset, length))
+        self.call(Command::trim(offset, length), |client| client.trim(offset, length))
     }
 
     /// Makes a range read as zeroes. See [`Client::write_zeroes`].
@@ -271,7 +240,7 @@ impl Pool {
     /// As [`Client::write_zeroes`].
     pub fn write_zeroes(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<(), Error> {
         let command = Command::write_zeroes(offset, length).with(flags);
-        self.once(|client| client.submit_and_wait(command))
+        self.call(command, |client| client.submit_and_wait(command))
     }
 
     /// Tells the server that a range will be read soon. See [`Client::cache`].
@@ -279,7 +248,7 @@ impl Pool {
     /// # Errors
     /// As [`Client::cache`].
     pub fn cache(&self, offset: u64, length: u64) -> Result<(), Error> {
-        self.repeatedly(|client| client.cache(offset, length))
+        self.call(Command::cache(offset, length), |client| client.cache(offset, length))
     }
 
     /// Asks for the extents of a range. See [`Client::block_status`].
@@ -292,7 +261,8 @@ impl Pool {
         length: u64,
         flags: CommandFlags,
     ) -> Result<Vec<(ContextId, Extent)>, Error> {
-        self.repeatedly(|client| client.block_status(offset, length, flags))
+        let command = Command::block_status(offset, length);
+        self.call(command, |client| client.block_status(offset, length, flags))
     }
 
     /// [Pings](Client::ping) the server on each connection that is free, so that it drops
@@ -314,31 +284,19 @@ impl Pool {
     /// # Errors
     /// As [`Client::disconnect`], the first of them.
     pub fn disconnect(self) -> Result<(), Error> {
-        let desk = self.shared.desk();
-        let mut result = match desk.losses > desk.told {
-            true => Err(RecoveryError::UnflushedLost.into()),
-            false => Ok(()),
-        };
-        drop(desk);
-        for mut client in std::iter::from_fn(|| self.try_client()) {
-            let ended = client.client.end();
+        let mut result = self.shared.desk().members.farewell();
+        for mut lease in std::iter::from_fn(|| self.try_client()) {
+            let ended = lease.client.end();
             result = result.and(ended);
         }
         result
     }
 
-    /// A call that changes something, and is not repeated.
-    fn once(&self, call: impl FnOnce(&mut Client) -> Result<(), Error>) -> Result<(), Error> {
-        let mut lease = self.client()?;
-        let result = call(&mut lease.client);
-        lease.writes = result.is_ok();
-        result
-    }
-
-    /// A call that does no harm when it is carried out twice. It ends: each connection
-    /// dies once.
-    fn repeatedly<T>(
+    /// A call on any connection; on another one if that may help, and does no harm. It ends:
+    /// each connection dies once.
+    fn call<T>(
         &self,
+        command: Command,
         mut call: impl FnMut(&mut Client) -> Result<T, Error>,
     ) -> Result<T, Error> {
         loop {
@@ -346,7 +304,8 @@ impl Pool {
             let result = call(&mut lease.client);
             let dead = !is_usable(&lease);
             drop(lease);
-            if result.is_ok() || !dead || self.alive() == 0 {
+            let again = || self.shared.desk().members.is_worth_another(&command);
+            if result.is_ok() || !dead || !again() {
                 return result;
             }
         }
@@ -354,80 +313,102 @@ impl Pool {
 
     /// A connection once there is one, or `None` when all are dead; or that one, or `None`
     /// when it is dead.
-    fn wait(&self, wanted: Option<usize>) -> Option<Lease<'_>> {
+    fn wait(&self, number: Option<usize>) -> Option<Lease<'_>> {
         let mut desk = self.shared.desk();
-        let place = match wanted {
-            Some(index) => desk.free.iter().position(|free| *free == index),
-            None => Some(0),
-        };
-        if let Some(index) = place.and_then(|place| desk.free.remove(place)) {
-            return self.lease(index);
+        if let Some(picked) = desk.pick(number) {
+            return self.lease(picked);
         }
-        if desk.alive == 0 || wanted.is_some_and(|index| !desk.written.contains(&index)) {
+        let hopeless = match number {
+            Some(number) => !desk.members.is_alive(number),
+            None => desk.members.alive() == 0,
+        };
+        if hopeless {
             return None;
         }
         let (turn, wait) = channel();
-        desk.line.push_back(Waiting { index: wanted, turn });
+        desk.line.push_back(Waiting { number, turn });
         drop(desk);
         // Fails when the last connection dies, or the wanted one.
         self.lease(wait.recv().ok()?)
     }
 
-    fn lease(&self, index: usize) -> Option<Lease<'_>> {
-        let client = self.shared.clients.get(index)?.get()?;
+    fn lease(&self, number: usize) -> Option<Lease<'_>> {
+        let client = self.shared.clients.get(number)?.get()?;
         let client = client.lock().unwrap_or_else(PoisonError::into_inner);
-        Some(Lease { client, index, writes: false, pool: self })
+        Some(Lease { client, number, pool: self })
+    }
+}
+
+impl Desk {
+    /// One that nobody uses: any, or that one.
+    fn pick(&mut self, number: Option<usize>) -> Option<usize> {
+        match number {
+            Some(number) => self.members.pick_one(number, 1).then_some(number),
+            None => self.members.pick(1),
+        }
+    }
+
+    /// Why there is nobody to call.
+    fn dead(&self) -> Error {
+        self.end.clone().unwrap_or_else(Error::stopped)
+    }
+
+    /// Gives what is free to those who wait.
+    fn serve(&mut self) {
+        let mut at = 0;
+        while let Some(number) = self.line.get(at).map(|waiting| waiting.number) {
+            match self.pick(number) {
+                // Who waits in line does nothing else: it is there to receive.
+                Some(picked) => drop(self.line.remove(at).map(|one| one.turn.send(picked))),
+                None => at += 1,
+            }
+        }
     }
 }
 
 impl Shared {
-    fn new(clients: Vec<Client>, capacity: usize) -> Arc<Self> {
+    fn new(clients: Vec<Client>, size: usize) -> Arc<Self> {
         let negotiated = clients.first().map(|client| client.negotiated().clone());
-        let mut places: Vec<_> = clients.into_iter().map(|one| Mutex::new(one).into()).collect();
-        let alive = places.len();
-        places.resize_with(capacity, OnceLock::new);
-        Arc::new(Self {
+        let members = Members::new(size);
+        let desk = Desk { members, line: VecDeque::new(), unflushed: Vec::new(), end: None };
+        let mut places = Vec::new();
+        places.resize_with(size, OnceLock::new);
+        let shared = Arc::new(Self {
             clients: places.into(),
             negotiated: negotiated.unwrap_or_default(),
-            desk: Mutex::new(Desk { free: (0..alive).collect(), alive, ..Desk::default() }),
-        })
-    }
-
-    /// One connection more, at a place where there is none yet. Returns whether it fits.
-    fn add(&self, index: usize, client: Client) -> bool {
-        let safe = client.negotiated().is_safe_beside(&self.negotiated);
-        let place = self.clients.get(index).filter(|_| safe);
-        let added = place.is_some_and(|place| place.set(Mutex::new(client)).is_ok());
-        if added {
-            self.desk().alive += 1;
-            self.give_back(index, None, false);
+            desk: Mutex::new(desk),
+        });
+        for client in clients {
+            shared.add(client);
         }
-        added
+        shared
     }
 
-    fn give_back(&self, index: usize, end: Option<Error>, writes: bool) {
+    /// One connection more, if it may join. Returns whether another one is wanted.
+    fn add(&self, client: Client) -> bool {
         let mut desk = self.desk();
-        if writes && !desk.written.contains(&index) {
-            desk.written.push(index);
+        let keeps = client.session().options().keeps_unflushed();
+        let Some(number) = desk.members.join(client.negotiated(), keeps) else { return false };
+        desk.unflushed.push(client.session().has_unflushed());
+        let added = self.clients.get(number).is_some_and(|place| place.set(client.into()).is_ok());
+        desk.serve();
+        added && desk.members.wants_more()
+    }
+
+    fn give_back(&self, number: usize, client: &Client) {
+        let mut desk = self.desk();
+        let unflushed = client.session().has_unflushed();
+        if let Some(known) = desk.unflushed.get_mut(number) {
+            *known = unflushed;
         }
-        if end.is_some() {
-            desk.end = end;
-            let before = desk.written.len();
-            desk.written.retain(|written| *written != index);
-            desk.losses += (before - desk.written.len()) as u64;
-            desk.alive -= 1;
-            if desk.alive == 0 {
-                desk.line.clear();
-            }
-            desk.line.retain(|waiting| waiting.index != Some(index));
-            return;
+        desk.members.finished(number);
+        if !is_usable(client) {
+            desk.end = Some(client.driver.end());
+            desk.members.died(number, unflushed);
+            let none = desk.members.alive() == 0;
+            desk.line.retain(|waiting| !none && waiting.number != Some(number));
         }
-        let next = desk.line.iter().position(|one| one.index.is_none_or(|one| one == index));
-        match next.and_then(|next| desk.line.remove(next)) {
-            // Who waits in line does nothing else: it is there to receive.
-            Some(waiting) => drop(waiting.turn.send(index)),
-            None => desk.free.push_back(index),
-        }
+        desk.serve();
     }
 
     fn desk(&self) -> MutexGuard<'_, Desk> {
@@ -446,9 +427,7 @@ fn is_usable(client: &Client) -> bool {
 #[derive(Debug)]
 pub struct Lease<'p> {
     client: MutexGuard<'p, Client>,
-    index: usize,
-    /// Something may have been written.
-    writes: bool,
+    number: usize,
     pool: &'p Pool,
 }
 
@@ -462,7 +441,6 @@ impl Deref for Lease<'_> {
 
 impl DerefMut for Lease<'_> {
     fn deref_mut(&mut self) -> &mut Client {
-        self.writes = true;
         &mut self.client
     }
 }
@@ -472,10 +450,6 @@ impl Drop for Lease<'_> {
         if thread::panicking() {
             self.client.driver.fail(Error::stopped());
         }
-        let end = match is_usable(&self.client) {
-            true => None,
-            false => Some(self.client.driver.end()),
-        };
-        self.pool.shared.give_back(self.index, end, self.writes);
+        self.pool.shared.give_back(self.number, &self.client);
     }
 }

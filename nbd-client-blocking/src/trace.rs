@@ -14,7 +14,7 @@ static NEXT: AtomicU64 = AtomicU64::new(1);
 
 #[derive(Debug)]
 pub(crate) struct Trace {
-    name: String,
+    pub(crate) name: String,
     #[cfg(feature = "tracing")]
     span: tracing::Span,
 }
@@ -54,10 +54,6 @@ impl Trace {
             span: tracing::debug_span!("nbd", name = name.as_str()),
             name,
         }
-    }
-
-    pub(crate) fn name(&self) -> &str {
-        &self.name
     }
 
     pub(crate) fn option(&self, option: &OptionRequest, answer: Result<&OptionReply, &Error>) {

@@ -3,6 +3,8 @@
 use std::borrow::BorrowMut;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 
+use nbd_session::file::{Blocks, seek};
+
 use crate::client::Client;
 
 /// [`Read`], [`Write`] and [`Seek`] on an export.
@@ -50,18 +52,16 @@ impl<C: BorrowMut<Client>> ExportFile<C> {
     /// When the server fails the command or the connection fails.
     pub fn read_at(&mut self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         let client = self.client.borrow_mut();
-        let length = clamp(client, offset, buf.len());
-        let buf = buf.get_mut(..length).unwrap_or_default();
-        match Blocks::around(client, offset, length) {
-            None => client.read_exact_at(buf, offset)?,
-            Some(blocks) => {
-                self.bounce.resize(blocks.length, 0);
-                client.read_exact_at(&mut self.bounce, blocks.start)?;
-                let from = self.bounce.get(blocks.skip..blocks.skip + length).unwrap_or_default();
-                buf.copy_from_slice(from);
-            }
+        let blocks = around(client, offset, buf.len());
+        let buf = buf.get_mut(..blocks.length()).unwrap_or_default();
+        if blocks.is_partial() {
+            self.bounce.resize(blocks.whole(), 0);
+            client.read_exact_at(&mut self.bounce, blocks.start())?;
+            buf.copy_from_slice(self.bounce.get(blocks.range()).unwrap_or_default());
+        } else {
+            client.read_exact_at(buf, offset)?;
         }
-        Ok(length)
+        Ok(blocks.length())
     }
 
     /// Writes at an offset, without moving the position; returns how much, which is less
@@ -72,55 +72,25 @@ impl<C: BorrowMut<Client>> ExportFile<C> {
     /// fails.
     pub fn write_at(&mut self, buf: &[u8], offset: u64) -> io::Result<usize> {
         let client = self.client.borrow_mut();
-        let length = clamp(client, offset, buf.len());
-        let buf = buf.get(..length).unwrap_or_default();
-        match Blocks::around(client, offset, length) {
-            None => client.write_all_at(buf, offset)?,
-            Some(blocks) => {
-                self.bounce.resize(blocks.length, 0);
-                client.read_exact_at(&mut self.bounce, blocks.start)?;
-                if let Some(to) = self.bounce.get_mut(blocks.skip..blocks.skip + length) {
-                    to.copy_from_slice(buf);
-                }
-                client.write_all_at(&self.bounce, blocks.start)?;
+        let blocks = around(client, offset, buf.len());
+        let buf = buf.get(..blocks.length()).unwrap_or_default();
+        if blocks.is_partial() {
+            self.bounce.resize(blocks.whole(), 0);
+            client.read_exact_at(&mut self.bounce, blocks.start())?;
+            if let Some(to) = self.bounce.get_mut(blocks.range()) {
+                to.copy_from_slice(buf);
             }
+            client.write_all_at(&self.bounce, blocks.start())?;
+        } else {
+            client.write_all_at(buf, offset)?;
         }
-        Ok(length)
+        Ok(blocks.length())
     }
 }
 
-/// At most as much as one command carries, and as the export holds.
-fn clamp(client: &Client, offset: u64, length: usize) -> usize {
-    let room = client.size().saturating_sub(offset);
-    let block = client.export().minimum_block() as usize;
-    // Room for the blocks around an unaligned range.
-    let max = client.session().max_request().saturating_sub(2 * block).max(block);
-    length.min(max).min(usize::try_from(room).unwrap_or(usize::MAX))
-}
-
-/// Whole blocks around a range.
-struct Blocks {
-    start: u64,
-    length: usize,
-    /// Bytes before the range.
-    skip: usize,
-}
-
-impl Blocks {
-    /// `None` when the range is whole blocks already.
-    fn around(client: &Client, offset: u64, length: usize) -> Option<Self> {
-        let block = u64::from(client.export().minimum_block());
-        let skip = offset % block;
-        let start = offset - skip;
-        let whole = (skip + length as u64).next_multiple_of(block);
-        // The tail of an export that is no multiple of its own block size cannot be
-        // asked for in whole blocks.
-        let whole = whole.min(client.size().saturating_sub(start));
-        if length == 0 || (skip == 0 && whole == length as u64) {
-            return None;
-        }
-        Some(Self { start, length: whole as usize, skip: skip as usize })
-    }
+/// Whole blocks around as much of a range as one command carries, and as the export holds.
+fn around(client: &Client, offset: u64, length: usize) -> Blocks {
+    Blocks::around(client.export(), client.session().max_request(), offset, length)
 }
 
 impl<C: BorrowMut<Client>> Read for ExportFile<C> {
@@ -149,14 +119,7 @@ impl<C: BorrowMut<Client>> Write for ExportFile<C> {
 
 impl<C: BorrowMut<Client>> Seek for ExportFile<C> {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let position = match to {
-            SeekFrom::Start(offset) => Some(offset),
-            SeekFrom::End(delta) => self.client.borrow().size().checked_add_signed(delta),
-            SeekFrom::Current(delta) => self.position.checked_add_signed(delta),
-        };
-        self.position = position.ok_or_else(|| {
-            io::Error::new(io::ErrorKind::InvalidInput, "seek to a negative position")
-        })?;
+        self.position = seek(self.position, self.client.borrow().size(), to)?;
         Ok(self.position)
     }
 }

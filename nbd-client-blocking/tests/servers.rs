@@ -4,7 +4,9 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::time::{Duration, Instant};
 
 use nbd_client_blocking::transport::TcpKeepAlive;
-use nbd_client_blocking::{Client, ConnectOptions, Error, ExportFile};
+use nbd_client_blocking::{
+    Borrowed, Client, ConnectOptions, Error, ExportFile, GoError, Options, Pool, Rejected,
+};
 use nbd_sim::peer::{Scratch, Server};
 
 /// Longer than anything takes that goes well.
@@ -234,4 +236,65 @@ fn a_command_alone_takes_two_system_calls() {
     }
     let calls = client.system_calls() - before;
     assert_eq!(calls, 2 * WRITES);
+}
+
+#[test]
+fn one_call_may_have_a_limit_of_its_own() {
+    let server = nbdkit(&["memory", "1M"]);
+    let mut client = connect(&server);
+    let mut back = [9; 512];
+    server.stop().unwrap();
+    let mut hasty = client.within(Duration::from_millis(50));
+    let error = hasty.read_exact_at(&mut back, 0).unwrap_err();
+    assert!(error.is_timeout() && error.errno() == 110, "{error}");
+    // All calls together: the time is over already.
+    let error = hasty.write_all_at(&[1; 512], 0).unwrap_err();
+    assert!(error.is_timeout(), "{error}");
+    drop(hasty);
+    server.cont().unwrap();
+    client.read_exact_at(&mut back, 512).unwrap();
+    assert_eq!(back, [0; 512]);
+    client.disconnect().unwrap();
+}
+
+#[test]
+fn slices_of_the_callers_go_through_a_pipeline() {
+    let server = nbdkit(&["memory", "1M"]);
+    let mut client = connect(&server);
+    let (data, mut back) = (noise(4096, 5), vec![0; 4096]);
+    for round in 0..2 {
+        let mut pipeline = client.pipeline::<Borrowed<'_>>();
+        pipeline.write(data.as_slice().into(), round * 4096).unwrap();
+        pipeline.wait().unwrap().result.unwrap();
+        pipeline.read(back.as_mut_slice().into(), round * 4096).unwrap();
+        // What is only lent to be written is not read into.
+        pipeline.read(data.as_slice().into(), 8192).unwrap();
+        while let Some(done) = pipeline.wait() {
+            assert_eq!(done.result.is_ok(), done.command.offset == round * 4096);
+        }
+        drop(pipeline);
+        assert!(back == data);
+    }
+}
+
+#[test]
+fn who_polls_busily_gets_the_same() {
+    let server = nbdkit(&["--filter=delay", "memory", "1M", "rdelay=5ms"]);
+    let busy = options().busy_poll(Duration::from_micros(100));
+    let mut client = busy.uri(&server.uri()).and_then(Client::connect).unwrap();
+    client.write_all_at(&[4; 4096], 0).unwrap();
+    let mut back = [0; 4096];
+    client.read_exact_at(&mut back, 0).unwrap();
+    assert_eq!(back, [4; 4096]);
+    client.disconnect().unwrap();
+}
+
+#[test]
+fn clients_and_their_errors_can_be_shared() {
+    fn shared<T: Send + Sync + 'static>() {}
+    shared::<Client>();
+    shared::<Options>();
+    shared::<GoError>();
+    shared::<Rejected<Vec<u8>>>();
+    shared::<Pool>();
 }

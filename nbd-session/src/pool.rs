@@ -60,12 +60,15 @@ struct Member {
 #[must_use = "what came of it is for end_flush to say"]
 pub struct Flush {
     members: Vec<usize>,
+    /// None of them has anything to flush.
+    for_others: bool,
     told: u64,
     failure: Option<Error>,
 }
 
 impl Flush {
-    /// The members that are to be flushed, each once.
+    /// The members that are to be flushed, each once. There may be one more when one of them
+    /// was [found dead](Members::flushed).
     #[must_use]
     pub fn members(&self) -> &[usize] {
         &self.members
@@ -206,19 +209,30 @@ impl Members {
     pub fn begin_flush(&self, unflushed: impl Fn(usize) -> bool) -> Flush {
         let alive = || (0..self.members.len()).filter(|number| self.is_alive(*number));
         let mut members: Vec<_> = alive().filter(|number| unflushed(*number)).collect();
-        if members.is_empty() {
+        let for_others = members.is_empty();
+        if for_others {
             members.extend(alive().min_by_key(|number| self.members.get(*number).map(|m| m.busy)));
         }
-        Flush { members, told: self.told, failure: None }
+        Flush { members, for_others, told: self.told, failure: None }
     }
 
     /// What came of the flush of one member. Tell first that it [died](Self::died), if it did.
     pub fn flushed(&mut self, flush: &mut Flush, result: Result<(), Error>) {
-        if let Err(error) = result {
-            // Whoever flushes at the same time is told so too: what the server tells once is
-            // meant for all.
-            self.losses += 1;
-            flush.failure.get_or_insert(error);
+        let dead = flush.members.last().is_some_and(|number| !self.is_alive(*number));
+        match result {
+            Ok(()) if flush.for_others => flush.failure = None,
+            Ok(()) => {}
+            Err(error) if flush.for_others && dead => {
+                // Nothing was lost with it: another one will do as well.
+                flush.failure.get_or_insert(error);
+                flush.members.extend((0..self.members.len()).find(|number| self.is_alive(*number)));
+            }
+            Err(error) => {
+                // Whoever flushes at the same time is told so too: what the server tells once
+                // is meant for all.
+                self.losses += 1;
+                flush.failure.get_or_insert(error);
+            }
         }
     }
 

@@ -128,6 +128,25 @@ fn a_loss_is_told_once_and_to_all_who_were_under_way() {
     pool.farewell().unwrap();
 }
 
+/// Who finds a member dead that had nothing to flush has lost nothing, and another will do.
+#[test]
+fn a_flush_for_others_is_tried_on_another_member() {
+    let mut pool = pool(2);
+    let mut flush = pool.begin_flush(|_| false);
+    let [first] = *flush.members() else { panic!("one will do: {flush:?}") };
+    pool.died(first, false);
+    pool.flushed(&mut flush, Err(failure()));
+    let [_, second] = *flush.members() else { panic!("another will do: {flush:?}") };
+    assert_ne!(second, first);
+    pool.flushed(&mut flush, Ok(()));
+    pool.end_flush(flush).expect("nothing was lost");
+    let mut flush = pool.begin_flush(|_| false);
+    pool.died(second, false);
+    pool.flushed(&mut flush, Err(failure()));
+    assert_eq!(flush.members(), [second], "there is no other");
+    pool.end_flush(flush).expect_err("nobody has flushed");
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Step {
     /// A write is acknowledged on a member.

@@ -36,7 +36,7 @@ pub(super) fn run(
     let mut rows = Rows::new(as_json);
     let mut sums = BTreeMap::new();
     for placed in client.extents(context, 0..size).context(&server.name)? {
-        let PlacedExtent { offset, extent } = placed.context(&server.name)?;
+        let PlacedExtent { offset, extent, .. } = placed.context(&server.name)?;
         let status = extent.status;
         if totals {
             *sums.entry(status).or_insert(0) += extent.length;

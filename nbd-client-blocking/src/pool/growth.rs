@@ -23,13 +23,14 @@ impl Growth {
     /// short of something: one connection does all the work.
     pub(super) fn begin(shared: &Arc<Shared>, options: ConnectOptions) -> Option<Self> {
         let (stop, _wanted) = pipe().ok()?;
-        let (shared, places) = (Arc::downgrade(shared), 1..shared.clients.len());
+        let shared = Arc::downgrade(shared);
         let grow = trace::carried(move || {
-            for index in places {
+            loop {
+                let made = Client::connect_unless(&options, stop.as_fd());
+                let Some(shared) = shared.upgrade() else { return };
                 // One that has no room for this one has none for the next.
-                let Ok(client) = Client::connect_unless(&options, stop.as_fd()) else { return };
-                let added = shared.upgrade().is_some_and(|shared| shared.add(index, client));
-                if !added {
+                let Ok(client) = made else { return shared.desk().members.no_room() };
+                if !shared.add(client) {
                     return;
                 }
             }
