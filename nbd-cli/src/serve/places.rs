@@ -14,7 +14,7 @@ pub(super) struct PlaceArgs {
     /// A Unix socket
     #[arg(long, value_name = "PATH")]
     unix: Option<PathBuf>,
-    /// A TCP address: HOST, HOST:PORT, [IPV6]:PORT or :PORT; port 0 is any free one
+    /// A TCP address: HOST, HOST:PORT or :PORT, IPv6 in brackets; port 0 is any free one
     #[arg(long, value_name = "ADDRESS")]
     tcp: Vec<String>,
     /// A Unix socket in the abstract namespace of Linux

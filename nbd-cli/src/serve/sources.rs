@@ -29,7 +29,7 @@ pub(super) struct SourceArgs {
     /// Every file of a directory, under its name
     #[arg(long, value_name = "PATH", group = "source")]
     directory: Option<PathBuf>,
-    /// The exports that a TOML file lists: in each [[export]] a name, and a path
+    /// The exports that a TOML file lists: in each table "export" a name, and a path
     /// or a memory size; format, read-only, overlay and description if wanted; and
     /// users and readers, such as "10.0.0.0/8", "uid:1000", "cert:NAME" or
     /// "psk:NAME", where it is not for everybody
