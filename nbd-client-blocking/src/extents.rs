@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use nbd_proto::{ContextId, RequestId};
-use nbd_session::extents::{ExtentWalk, PlacedExtent, Segment, Walk};
+use nbd_session::extents::{ExtentWalk, PlacedExtent, Question, Segment, Walk};
 use nbd_session::{Error, Request};
 
 use crate::client::Client;
@@ -44,20 +44,18 @@ impl<'c> Survey<'c> {
         self.walk.contexts()
     }
 
-    fn ask(&mut self) {
-        while let Some(question) = self.walk.next_question() {
-            let request = Request::new(question.command);
-            let request = match self.walk.asked_contexts() {
-                Some(contexts) => request.contexts(contexts),
-                None => request,
-            };
-            match self.pipeline.submit_request(request, None) {
-                Ok(id) => self.asked.push((id, question.number)),
-                Err(rejected) if rejected.error.is_full() && !self.asked.is_empty() => {
-                    return self.walk.not_sent(question.number);
-                }
-                Err(rejected) => self.walk.answered(question.number, Err(rejected.error)),
+    fn ask(&mut self, question: Question) {
+        let request = Request::new(question.command);
+        let request = match self.walk.asked_contexts() {
+            Some(contexts) => request.contexts(contexts),
+            None => request,
+        };
+        match self.pipeline.submit_request(request, None) {
+            Ok(id) => self.asked.push((id, question.number)),
+            Err(rejected) if rejected.error.is_full() && !self.asked.is_empty() => {
+                self.walk.not_sent(question.number);
             }
+            Err(rejected) => self.walk.answered(question.number, Err(rejected.error)),
         }
     }
 }
@@ -68,13 +66,15 @@ impl Iterator for Survey<'_> {
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             match self.walk.poll() {
+                Walk::Ask(question) => {
+                    self.ask(question);
+                    continue;
+                }
                 Walk::Segment(segment) => return Some(Ok(segment)),
                 Walk::Failed(error) => return Some(Err(error)),
                 Walk::Waiting => {}
-                _ => return None,
+                Walk::Over => return None,
             }
-            // What was taken has made room for more questions.
-            self.ask();
             let Some(done) = self.pipeline.wait() else { return Some(Err(Error::stopped())) };
             if let Some(place) = self.asked.iter().position(|(id, _)| *id == done.id) {
                 let (_, number) = self.asked.swap_remove(place);

@@ -8,12 +8,14 @@
 //! ```
 //!
 //! [`ExtentWalk`] says what to ask and makes one list of the answers; it sends nothing. A
-//! client around it is a loop:
+//! client around it does what [`poll`](ExtentWalk::poll) says:
 //!
-//! 1. While there is a [`next_question`](ExtentWalk::next_question), submit it. One that
-//!    found no room is [given back](ExtentWalk::not_sent).
-//! 2. Give each answer to [`answered`](ExtentWalk::answered), in whatever order they come.
-//! 3. [`poll`](ExtentWalk::poll) for segments; on [`Walk::Waiting`] wait for an answer.
+//! | answer | to do |
+//! |---|---|
+//! | [`Walk::Ask`] | submit it; one that found no room is [given back](ExtentWalk::not_sent) |
+//! | [`Walk::Segment`] | hand it out |
+//! | [`Walk::Waiting`] | wait for an answer to one of those that were asked, and give it to [`answered`](ExtentWalk::answered); the order does not matter |
+//! | [`Walk::Failed`], [`Walk::Over`] | stop |
 //!
 //! A client that stops early withdraws the commands that are under way. What is held at a
 //! time is bounded: a few windows, and no more of them while many segments wait to be taken.
@@ -92,11 +94,12 @@ pub struct Question {
 
 /// What [`ExtentWalk::poll`] has.
 #[derive(Clone, Debug)]
-#[non_exhaustive]
 pub enum Walk {
+    /// A question, which counts as sent from now on.
+    Ask(Question),
     /// The next segment.
     Segment(Segment),
-    /// An answer has to come first.
+    /// An answer has to come first. At least one question is under way.
     Waiting,
     /// A question was not answered, and the walk is over. Told once, after the segments
     /// that are known to come before.
@@ -119,13 +122,15 @@ pub enum Walk {
 /// # fn example(facts: &nbd_proto::Negotiated) -> Result<(), Error> {
 /// let mut walk = ExtentWalk::new(facts, &["base:allocation"], 0..1 << 30)?;
 /// loop {
-///     while let Some(question) = walk.next_question() {
-///         walk.answered(question.number, ask(question.command).as_deref().map_err(Clone::clone));
-///     }
 ///     match walk.poll() {
+///         Walk::Ask(question) => {
+///             let answer = ask(question.command);
+///             walk.answered(question.number, answer.as_deref().map_err(Clone::clone));
+///         }
 ///         Walk::Segment(segment) => println!("{:?}", segment.placed()),
+///         Walk::Waiting => unreachable!("what is asked is answered at once"),
 ///         Walk::Failed(error) => return Err(error),
-///         _ => return Ok(()),
+///         Walk::Over => return Ok(()),
 ///     }
 /// }
 /// # }
@@ -143,23 +148,31 @@ pub struct ExtentWalk {
     next: u64,
     end: u64,
     windows: VecDeque<Window>,
+    /// A question found no room: nothing is asked until one is answered.
+    full: bool,
     last_number: u64,
-    /// The last segment found: it may go on.
-    last: Option<Segment>,
+    /// Where the segments start that were found and not taken.
+    start: u64,
+    /// These, as far as there is no gap. The last one may go on.
+    found: Runs,
     failed: Option<Error>,
 }
 
-/// A part of the range.
+/// A part of the range, of which not all is known, or not all before it.
 #[derive(Debug)]
 struct Window {
     /// The question under way: its number, its offset in bytes, and its length.
     asked: Option<(u64, Range<u64>)>,
-    /// From where on segments were not taken.
-    start: u64,
     /// Up to where statuses are known.
     known: u64,
     end: u64,
-    /// Lengths of the segments found and not taken, in order; they end at `known`.
+    /// What was found; it ends at `known`.
+    found: Runs,
+}
+
+/// Lengths and statuses of parts that follow each other.
+#[derive(Debug, Default)]
+struct Runs {
     lengths: VecDeque<u64>,
     /// The statuses of each, one context after the other.
     statuses: VecDeque<u64>,
@@ -201,8 +214,10 @@ impl ExtentWalk {
             next: range.start,
             end: range.end,
             windows: VecDeque::with_capacity(DEPTH),
+            full: false,
             last_number: 0,
-            last: None,
+            start: range.start,
+            found: Runs::default(),
             failed: None,
         })
     }
@@ -220,11 +235,32 @@ impl ExtentWalk {
         self.filtered.then_some(&self.contexts)
     }
 
-    /// What to ask now, if anything. It counts as sent from now on.
-    pub fn next_question(&mut self) -> Option<Question> {
-        if self.failed.is_some() {
+    /// What to do next: see the [module](self).
+    pub fn poll(&mut self) -> Walk {
+        if let Some(question) = self.next_question() {
+            return Walk::Ask(question);
+        }
+        let is_last = self.failed.is_some() || self.windows.is_empty() && self.next >= self.end;
+        if (is_last || self.found.len() > 1)
+            && let Some((length, statuses)) = self.found.take(self.contexts.len())
+        {
+            let offset = self.start;
+            self.start += length;
+            return Walk::Segment(Segment { offset, length, statuses });
+        }
+        match self.failed.take() {
+            Some(error) => Walk::Failed(error),
+            None if is_last => Walk::Over,
+            None => Walk::Waiting,
+        }
+    }
+
+    /// What to ask now, if anything.
+    fn next_question(&mut self) -> Option<Question> {
+        if self.full && self.windows.iter().any(|window| window.asked.is_some()) {
             return None;
         }
+        self.full = false;
         let waits = |window: &Window| window.asked.is_none() && window.known < window.end;
         let place = self.windows.iter().position(waits).or_else(|| self.open_window())?;
         let window = self.windows.get_mut(place)?;
@@ -240,7 +276,8 @@ impl ExtentWalk {
 
     /// One window more, if there is room for it and something left to ask.
     fn open_window(&mut self) -> Option<usize> {
-        let found: usize = self.windows.iter().map(|window| window.lengths.len()).sum();
+        let waiting = self.windows.iter().map(|window| window.found.len());
+        let found = self.found.len() + waiting.sum::<usize>();
         if self.windows.len() >= DEPTH || self.next >= self.end || found >= PLENTY {
             return None;
         }
@@ -248,21 +285,17 @@ impl ExtentWalk {
         // So that the next window starts with a block, whatever this one starts with.
         let aligned = (known - known % self.block).saturating_add(self.window);
         self.next = aligned.min(self.end);
-        self.windows.push_back(Window {
-            asked: None,
-            start: known,
-            known,
-            end: self.next,
-            lengths: VecDeque::new(),
-            statuses: VecDeque::new(),
-        });
+        let window = Window { asked: None, known, end: self.next, found: Runs::default() };
+        self.windows.push_back(window);
         Some(self.windows.len() - 1)
     }
 
-    /// A question could not be sent, for want of room: it will be asked again.
+    /// A question could not be sent for want of room, or was withdrawn. It is asked again when
+    /// another one is answered; at once, where none is under way: wait for room first.
     pub fn not_sent(&mut self, number: u64) {
         if let Some(window) = self.asked(number) {
             window.asked = None;
+            self.full = true;
         }
     }
 
@@ -275,74 +308,33 @@ impl ExtentWalk {
     /// question that nobody waits for any more is ignored.
     pub fn answered(&mut self, number: u64, answer: Result<&[(ContextId, Extent)], Error>) {
         let contexts = std::mem::take(&mut self.contexts);
-        let Some(window) = self.asked(number) else {
-            self.contexts = contexts;
-            return;
-        };
-        let (_, range) = window.asked.take().unwrap_or((0, 0..0));
-        let (before, few) = (window.known, answer.as_ref().is_ok_and(|list| list.len() <= FEW));
-        let taken = answer.map(|extents| window.take_in(range.start, &contexts, extents));
-        let (progress, whole) = (window.known > before, window.known == window.end);
-        self.contexts = contexts;
-        match taken {
-            Err(error) => self.fail(error),
-            // The core has seen to it that each context has an extent that is not empty; one
-            // that does not reach the end of its first block leads nowhere all the same.
-            Ok(()) if !progress => {
-                let command = Command::block_status(range.start, range.end - range.start);
-                let fault = CommandError::Fault(ReplyFault::MissingContext);
-                self.fail(CommandFailure::new(command, fault, None).into());
+        if let Some(window) = self.asked(number)
+            && let Some((_, range)) = window.asked.take()
+        {
+            let taken = answer.and_then(|extents| window.answered(range, &contexts, extents));
+            let whole = window.known == window.end;
+            self.full = false;
+            match taken {
+                Ok(few) if few && whole => self.window = (self.window * 2).min(self.longest),
+                Ok(_) => {}
+                // The walk ends where what is known without a gap does.
+                Err(error) => self.failed = Some(error),
             }
-            Ok(()) if whole && few => self.window = (self.window * 2).min(self.longest),
-            Ok(()) => {}
-        }
-    }
-
-    /// The walk ends where what is known without a gap does.
-    fn fail(&mut self, error: Error) {
-        let gap = self.windows.iter().position(|window| window.known < window.end);
-        self.windows.truncate(gap.map_or(0, |gap| gap + 1));
-        self.next = self.end;
-        self.failed = Some(error);
-    }
-
-    /// The next segment, or why there is none now.
-    pub fn poll(&mut self) -> Walk {
-        while let Some(segment) = self.advance() {
-            match &mut self.last {
-                Some(last) if last.statuses == segment.statuses => last.length += segment.length,
-                last => {
-                    if let Some(done) = last.replace(segment) {
-                        return Walk::Segment(done);
-                    }
-                }
-            }
-        }
-        let over = self.windows.is_empty() && self.next >= self.end;
-        if !over && self.failed.is_none() {
-            return Walk::Waiting;
-        }
-        if let Some(last) = self.last.take() {
-            return Walk::Segment(last);
-        }
-        match self.failed.take() {
-            Some(error) => {
+            self.close_gaps(contexts.len());
+            if self.failed.is_some() {
                 self.windows.clear();
-                Walk::Failed(error)
+                self.next = self.end;
             }
-            None => Walk::Over,
         }
+        self.contexts = contexts;
     }
 
-    /// The next segment found, not yet merged.
-    fn advance(&mut self) -> Option<Segment> {
-        loop {
-            let window = self.windows.front_mut()?;
-            if let Some(segment) = window.take(self.contexts.len()) {
-                return Some(segment);
-            }
+    /// What is known from the start on is to be taken.
+    fn close_gaps(&mut self, contexts: usize) {
+        while let Some(window) = self.windows.front_mut() {
+            self.found.append(&mut window.found, contexts);
             if window.known < window.end {
-                return None;
+                break;
             }
             self.windows.pop_front();
         }
@@ -350,6 +342,25 @@ impl ExtentWalk {
 }
 
 impl Window {
+    /// Takes in an answer. Returns whether it told little.
+    fn answered(
+        &mut self,
+        asked: Range<u64>,
+        contexts: &[ContextId],
+        extents: &[(ContextId, Extent)],
+    ) -> Result<bool, Error> {
+        let before = self.known;
+        self.take_in(asked.start, contexts, extents);
+        if self.known > before {
+            return Ok(extents.len() <= FEW);
+        }
+        // The core has seen to it that each context has an extent that is not empty; one that
+        // does not reach the end of its first block leads nowhere all the same.
+        let command = Command::block_status(asked.start, asked.end - asked.start);
+        let fault = CommandError::Fault(ReplyFault::MissingContext);
+        Err(CommandFailure::new(command, fault, None).into())
+    }
+
     /// Cuts the extents of all contexts at each other's ends, as far as all of them reach and
     /// the window goes; `start` is where they begin, at or before what is known.
     fn take_in(&mut self, start: u64, contexts: &[ContextId], extents: &[(ContextId, Extent)]) {
@@ -369,8 +380,7 @@ impl Window {
             at += length;
             // What lies before was known already.
             if at > self.known {
-                self.lengths.push_back(at - self.known);
-                self.statuses.extend(heads.iter().map(|head| head.status));
+                self.found.push(at - self.known, heads.iter().map(|head| head.status));
                 self.known = at;
             }
             for (head, list) in heads.iter_mut().zip(&mut lists) {
@@ -382,12 +392,39 @@ impl Window {
             }
         }
     }
+}
 
-    fn take(&mut self, contexts: usize) -> Option<Segment> {
+impl Runs {
+    fn len(&self) -> usize {
+        self.lengths.len()
+    }
+
+    /// Adds a part to the end; one with the statuses of the last makes it longer.
+    fn push(&mut self, length: u64, statuses: impl ExactSizeIterator<Item = u64> + Clone) {
+        let before = self.statuses.len().saturating_sub(statuses.len());
+        if let Some(last) = self.lengths.back_mut()
+            && self.statuses.range(before..).copied().eq(statuses.clone())
+        {
+            *last += length;
+            return;
+        }
+        self.lengths.push_back(length);
+        self.statuses.extend(statuses);
+    }
+
+    /// Moves all of what follows to the end.
+    fn append(&mut self, next: &mut Self, contexts: usize) {
+        if let Some((length, statuses)) = next.take(contexts) {
+            self.push(length, statuses.into_iter());
+        }
+        self.lengths.append(&mut next.lengths);
+        self.statuses.append(&mut next.statuses);
+    }
+
+    /// Takes the first part.
+    fn take(&mut self, contexts: usize) -> Option<(u64, Vec<u64>)> {
         let length = self.lengths.pop_front()?;
         let statuses = self.statuses.drain(..contexts.min(self.statuses.len())).collect();
-        let offset = self.start;
-        self.start += length;
-        Some(Segment { offset, length, statuses })
+        Some((length, statuses))
     }
 }

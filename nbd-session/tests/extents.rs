@@ -74,6 +74,13 @@ impl Disk {
     }
 }
 
+fn ask(walk: &mut ExtentWalk) -> Option<Question> {
+    match walk.poll() {
+        Walk::Ask(question) => Some(question),
+        _ => None,
+    }
+}
+
 /// Asks and answers until the walk is over, in an order that `choices` decides.
 fn walk_over(
     facts: &Negotiated,
@@ -93,60 +100,71 @@ fn walk_over(
     let mut found = Vec::new();
     let mut refusals = 20;
     for _ in 0..100_000 {
-        while let Some(question) = walk.next_question() {
-            let command = question.command;
-            assert!(command.length > 0 && command.offset + command.length <= disk.size);
-            assert_eq!(command.offset % block, 0);
-            let end = command.offset + command.length;
-            assert!(end % block == 0 || end == disk.size);
-            if choose(7) == 0 && refusals > 0 {
-                refusals -= 1;
-                walk.not_sent(question.number);
-                break;
-            }
-            open.push(question);
-            assert!(open.len() <= 4);
-        }
         match walk.poll() {
+            Walk::Ask(question) => {
+                let command = question.command;
+                assert!(command.length > 0 && command.offset + command.length <= disk.size);
+                assert_eq!(command.offset % block, 0);
+                let end = command.offset + command.length;
+                assert!(end % block == 0 || end == disk.size);
+                if choose(7) == 0 && refusals > 0 {
+                    refusals -= 1;
+                    walk.not_sent(question.number);
+                    continue;
+                }
+                open.push(question);
+                assert!(open.len() <= 4);
+                if choose(5) == 0 && refusals > 0 {
+                    refusals -= 1;
+                    // Withdrawn, and to be asked again.
+                    let withdrawn = open.swap_remove(choose(open.len()));
+                    walk.not_sent(withdrawn.number);
+                }
+                continue;
+            }
             Walk::Segment(segment) => {
                 found.push((segment.offset, segment.length, segment.statuses));
                 continue;
             }
             Walk::Over => return found,
             Walk::Failed(error) => panic!("{error}"),
-            _ => {}
+            Walk::Waiting => {}
         }
-        if open.is_empty() {
-            continue;
+        assert!(!open.is_empty(), "it waits for an answer, and nothing was asked");
+        // Several may have come before the next segment is asked for.
+        for _ in 0..=choose(open.len()) {
+            let Question { number, command, .. } = open.swap_remove(choose(open.len()));
+            let (most, more) = (1 + choose(4), choose(2) == 0);
+            let told = if filtered { asked.to_vec() } else { (0..NAMES.len()).collect() };
+            let end = command.offset + command.length;
+            let mut answer = Vec::new();
+            for context in told {
+                let id = ContextId(5 + context as u32);
+                let extents = disk.extents(context, command.offset, end, most, more);
+                answer.extend(extents.into_iter().map(|extent| (id, extent)));
+            }
+            walk.answered(number, Ok(&answer));
         }
-        let Question { number, command, .. } = open.swap_remove(choose(open.len()));
-        let (most, more) = (1 + choose(4), choose(2) == 0);
-        let told = if filtered { asked.to_vec() } else { (0..NAMES.len()).collect() };
-        let end = command.offset + command.length;
-        let mut answer = Vec::new();
-        for context in told {
-            let id = ContextId(5 + context as u32);
-            let extents = disk.extents(context, command.offset, end, most, more);
-            answer.extend(extents.into_iter().map(|extent| (id, extent)));
-        }
-        walk.answered(number, Ok(&answer));
     }
     panic!("it never ends");
 }
 
-/// A disk whose extents are whole blocks, and a range of it.
+/// A disk whose extents are whole blocks, and a range of it: small ones, that are asked for at
+/// once, and such as need many questions.
 fn disks() -> impl Strategy<Value = (u32, Disk, u64, u64)> {
     let block = prop_oneof![Just(1_u32), Just(512), Just(4096)];
+    let scale = prop_oneof![Just(1_u64), Just(1 << 22)];
     let extents = vec((1..40_u64, 0..3_u64), 1..20);
-    (block, vec(extents, 3), 1..400_u64, any::<(u16, u16)>()).prop_map(
-        |(block, lists, blocks, (from, to))| {
-            let size = blocks * u64::from(block);
+    (block, scale, vec(extents, 3), 1..400_u64, any::<(u64, u64)>()).prop_map(
+        |(block, scale, lists, units, (from, to))| {
+            let unit = u64::from(block) * scale;
+            let size = units * unit;
             let lists = lists.into_iter().map(|list| {
                 let mut at = 0;
                 let mut ends: Vec<_> = list
                     .into_iter()
                     .map(|(length, status)| {
-                        at += length * u64::from(block);
+                        at += length * unit;
                         (at.min(size), status)
                     })
                     .collect();
@@ -156,7 +174,7 @@ fn disks() -> impl Strategy<Value = (u32, Disk, u64, u64)> {
                 ends
             });
             let disk = Disk { size, contexts: lists.collect() };
-            let (from, to) = (u64::from(from) % (size + 1), u64::from(to) % (size + 1));
+            let (from, to) = (from % (size + 1), to % (size + 1));
             (block, disk, from.min(to), from.max(to))
         },
     )
@@ -194,14 +212,13 @@ fn windows_grow_while_answers_tell_little_and_stay_within_32_bits() {
         let mut lengths = Vec::new();
         // As far as it takes to see how they grow.
         while lengths.len() < 40
-            && let Some(Question { number, command, .. }) = walk.next_question()
+            && let Some(Question { number, command, .. }) = ask(&mut walk)
         {
             assert!(command.offset.is_multiple_of(4096) && command.length.is_multiple_of(4096));
             assert!(command.length <= longest, "{}", command.length);
             lengths.push(command.length);
             let extent = Extent { length: command.length, status: 0 };
             walk.answered(number, Ok(&[(ContextId(5), extent)]));
-            while let Walk::Segment(_) = walk.poll() {}
         }
         assert_eq!(lengths[0], 64 << 20);
         let most = lengths.iter().max().unwrap();
@@ -217,7 +234,7 @@ fn little_is_asked_ahead_of_one_who_does_not_take_it() {
     let facts = plain(1 << 40);
     let mut walk = ExtentWalk::new(&facts, &NAMES[..1], 0..1 << 40).unwrap();
     let mut questions = 0;
-    while let Some(Question { number, command, .. }) = walk.next_question() {
+    while let Some(Question { number, command, .. }) = ask(&mut walk) {
         questions += 1;
         let count = 1 << 16;
         let length = command.length / count;
@@ -226,8 +243,8 @@ fn little_is_asked_ahead_of_one_who_does_not_take_it() {
         walk.answered(number, Ok(&extents));
     }
     assert_eq!(questions, 1);
-    while let Walk::Segment(_) = walk.poll() {}
-    assert!(walk.next_question().is_some());
+    // The first segment was taken, and so there is room.
+    assert!(ask(&mut walk).is_some());
 }
 
 #[test]
@@ -236,23 +253,22 @@ fn a_failure_is_told_once_behind_what_is_known() {
     let error = || nbd_session::Error::check_payload(&nbd_proto::Command::flush(), 1).unwrap_err();
     let mut walk = ExtentWalk::new(&facts, &[], 0..1 << 40).unwrap();
     assert_eq!(walk.contexts().len(), 3);
-    let first = walk.next_question().unwrap();
-    let second = walk.next_question().unwrap();
-    let third = walk.next_question().unwrap();
+    let first = ask(&mut walk).unwrap();
+    let second = ask(&mut walk).unwrap();
+    let third = ask(&mut walk).unwrap();
     let whole = |question: &Question, status| {
         [5, 6, 7].map(|id| (ContextId(id), Extent { length: question.command.length, status }))
     };
     walk.answered(third.number, Ok(&whole(&third, 3)));
     walk.answered(first.number, Ok(&whole(&first, 1)));
+    while ask(&mut walk).is_some() {}
     assert!(matches!(walk.poll(), Walk::Waiting), "it may go on");
     walk.answered(second.number, Err(error()));
-    assert!(walk.next_question().is_none());
     let Walk::Segment(segment) = walk.poll() else { panic!("it is known") };
     assert_eq!((segment.offset, segment.length), (0, first.command.length));
     assert_eq!(segment.statuses, [1, 1, 1]);
     assert!(matches!(walk.poll(), Walk::Failed(error) if error.kind() == ErrorKind::NotSent));
     assert!(matches!(walk.poll(), Walk::Over));
-    assert!(walk.next_question().is_none());
     // Nobody waits for what comes now.
     walk.answered(first.number, Ok(&[]));
     assert!(matches!(walk.poll(), Walk::Over));
@@ -262,7 +278,7 @@ fn a_failure_is_told_once_behind_what_is_known() {
 fn an_answer_that_leads_nowhere_is_the_servers_fault() {
     let facts = plain(1 << 20);
     let mut walk = ExtentWalk::new(&facts, &NAMES[..2], 0..1 << 20).unwrap();
-    let question = walk.next_question().unwrap();
+    let question = ask(&mut walk).unwrap();
     let extent = Extent { length: 512, status: 0 };
     walk.answered(question.number, Ok(&[(ContextId(5), extent)]));
     let Walk::Failed(error) = walk.poll() else { panic!("it is asked for ever") };
@@ -274,7 +290,7 @@ fn an_answer_that_leads_nowhere_is_the_servers_fault() {
 fn what_lies_before_the_range_is_left_out() {
     let facts = facts(2048, 512, HeaderStyle::Structured, TransmissionFlags::empty());
     let mut walk = ExtentWalk::new(&facts, &NAMES[..1], 300..1024).unwrap();
-    let question = walk.next_question().unwrap();
+    let question = ask(&mut walk).unwrap();
     assert_eq!((question.command.offset, question.command.length), (0, 1024));
     let extents = [(100, 1), (150, 2), (262, 3), (2000, 4)];
     let extents = extents.map(|(length, status)| (ContextId(5), Extent { length, status }));
@@ -292,7 +308,6 @@ fn what_was_not_granted_is_refused_and_nothing_is_nothing() {
     let mut facts = plain(1 << 20);
     assert!(ExtentWalk::new(&facts, &["no:such"], 0..512).is_err());
     let mut walk = ExtentWalk::new(&facts, &NAMES[..1], 512..512).unwrap();
-    assert!(walk.next_question().is_none());
     assert!(matches!(walk.poll(), Walk::Over));
     facts.contexts.clear();
     assert!(ExtentWalk::new(&facts, &[], 0..512).is_err());
