@@ -5,6 +5,7 @@ mod compat;
 mod copy;
 mod demo;
 mod dump;
+mod extents;
 mod failure;
 mod info;
 mod output;

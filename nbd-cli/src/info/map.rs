@@ -9,6 +9,7 @@ use nbd_client_blocking::proto::{ClientConfig, HeaderStyle};
 use serde_json::{Value, json};
 use tempfile::SpooledTempFile;
 
+use crate::extents;
 use crate::failure::{Context, Failure, Result};
 use crate::output::wrote;
 use crate::target::Server;
@@ -35,12 +36,12 @@ pub(super) fn run(
     let size = client.size();
     let mut rows = Rows::new(as_json);
     let mut sums = BTreeMap::new();
-    for placed in client.extents(context, 0..size).context(&server.name)? {
-        let PlacedExtent { offset, extent, .. } = placed.context(&server.name)?;
+    extents::walk(&mut client, server, &[context], 0..size, limit, |segment| {
+        let PlacedExtent { offset, extent, .. } = segment.placed();
         let status = extent.status;
         if totals {
             *sums.entry(status).or_insert(0) += extent.length;
-            continue;
+            return Ok(());
         }
         let words = describe(context, status);
         rows.add(
@@ -48,8 +49,8 @@ pub(super) fn run(
             &[("offset", json!(offset)), ("length", json!(extent.length))],
             status,
             || format!("{offset:10}  {:10}  {status:3}  ", extent.length),
-        )?;
-    }
+        )
+    })?;
     // All is known, however the goodbye goes.
     let _ = client.disconnect();
     for (status, sum) in sums {

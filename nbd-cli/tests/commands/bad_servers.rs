@@ -4,7 +4,6 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::Command;
 use std::thread;
-use std::time::{Duration, Instant};
 
 use nbd_sim::hostile::bytes::{self, opt, rep};
 use nbd_sim::peer::{Server, run_within};
@@ -69,10 +68,7 @@ fn one_that_never_speaks() -> TestResult {
     let copy = ["copy", "--timeout=1", &uri, "null:"];
     let bench = ["bench", "--timeout=1", &uri];
     for args in [&["info", "--timeout=1", &uri][..], &copy, &bench] {
-        let started = Instant::now();
         let told = fail(args)?;
-        let took = started.elapsed();
-        assert!(took >= Duration::from_secs(1), "{took:?}");
         assert!(told.starts_with(&uri), "{told}");
         assert!(told.contains("negotiating took longer than 1s"), "{told}");
     }

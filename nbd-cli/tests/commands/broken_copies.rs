@@ -1,14 +1,20 @@
 //! `nbd copy` when something goes wrong, before or after the first byte.
 
 use std::fs;
+use std::io::{self, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
+use nbd_sim::hostile::bytes::{DONE, FLAGS, ack, chunk, data, export, kind, opt};
 use nbd_sim::peer::{Scratch, Server, run_within};
 
+use super::stub::{Request, Script, stub};
 use super::support::{
-    Content, LIMIT, MIB, NBD, TestResult, arg, eventually, fail, succeed, told_in_one_line,
+    Content, LIMIT, MIB, NBD, TestResult, arg, eventually, fail, fail_in_time, succeed,
+    told_in_one_line,
 };
 
 #[test]
@@ -159,23 +165,34 @@ fn a_destination_that_dies_half_way() -> TestResult {
     Ok(())
 }
 
+/// Answers the first reads and then none.
+struct Freezing(AtomicU64);
+
+impl Script for Freezing {
+    fn option(&self, option: u32, _data: &[u8]) -> Option<Vec<u8>> {
+        match option {
+            opt::GO => Some([export(64 << 20, FLAGS), ack(option)].concat()),
+            opt::STRUCTURED_REPLY => Some(ack(option)),
+            _ => None,
+        }
+    }
+
+    fn request(&self, request: &Request, client: &mut TcpStream) -> io::Result<()> {
+        if self.0.fetch_add(1, Ordering::Relaxed) >= 8 {
+            return Ok(());
+        }
+        let body = data(request.offset, request.length as usize);
+        client.write_all(&chunk(DONE, kind::OFFSET_DATA, request.cookie, &body))
+    }
+}
+
 /// It keeps its connections and says nothing more.
 #[test]
 fn a_source_that_freezes() -> TestResult {
     let scratch = Scratch::new()?;
-    let slow = ["--filter=rate", "pattern", "1G", "rate=64M"];
-    let source = Server::nbdkit(&slow).start()?;
-    let (uri, file) = (source.uri(), scratch.raw_image("file", 0)?);
-    // Long enough for a busy machine to begin.
-    let args = ["copy", "--timeout=4", &uri, &arg(&file)];
-    let told = thread::scope(|scope| {
-        let copy = scope.spawn(|| fail(&args));
-        eventually("data has arrived", || fs::metadata(&file).is_ok_and(|file| file.blocks() > 0));
-        source.stop()?;
-        copy.join().unwrap()
-    })?;
-    source.cont()?;
+    let (uri, file) = (stub(Freezing(AtomicU64::new(0))), scratch.raw_image("file", 0)?);
+    let (limit, told) = fail_in_time(&["copy", "--connections=1", &uri, &arg(&file)])?;
     assert!(told.starts_with(&uri), "{told}");
-    assert!(told.contains("no answer from the server for 4s"), "{told}");
+    assert!(told.contains(&format!("no answer from the server for {limit}s")), "{told}");
     Ok(())
 }

@@ -1,7 +1,9 @@
 //! How long a copy waits for a server, and for what.
 
-use std::io::{self, Write};
+use std::fs;
+use std::io::{self, Read, Write};
 use std::net::TcpStream;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,7 +13,7 @@ use nbd_sim::hostile::bytes::{
 use nbd_sim::peer::{Scratch, Server};
 
 use super::stub::{Request, Script, stub};
-use super::support::{Content, MIB, TestResult, arg, fail, succeed};
+use super::support::{Content, MIB, NBD, PATIENCE, TestResult, arg, fail_in_time, nbd, succeed};
 
 const READ: u16 = 0;
 const BLOCK_STATUS: u16 = 7;
@@ -22,15 +24,32 @@ const BLOCK_STATUS: u16 = 7;
 fn long_operations_are_no_silence() -> TestResult {
     let scratch = Scratch::new()?;
     let image = arg(&Content::Sparse.image(&scratch, "image", MIB));
-    for slow in ["flush=sleep 3", "zero=[ -e $tmpdir/slow ] || { touch $tmpdir/slow; sleep 3; }"] {
-        let server = Server::nbdkit(&["eval", "get_size=echo 1M", "pread=head -c $3 /dev/zero"])
-            .arg("pwrite=cat > /dev/null")
-            .arg("can_flush=exit 0")
-            .arg("can_zero=exit 0")
-            .arg(slow)
-            .arg(if slow.starts_with("zero") { "can_trim=exit 3" } else { "zero=exit 0" })
-            .start()?;
-        succeed(&["copy", "--timeout=1", &image, &server.uri()])?;
+    'slow: for slow in ["flush", "zero"] {
+        for limit in PATIENCE {
+            let wait = format!("sleep {}", 2 * limit + 1);
+            let (flush, zero) = match slow {
+                "flush" => (format!("flush={wait}"), "zero=exit 0".to_owned()),
+                _ => {
+                    let once = format!("[ -e $tmpdir/slow ] || {{ touch $tmpdir/slow; {wait}; }}");
+                    ("flush=exit 0".to_owned(), format!("zero={once}"))
+                }
+            };
+            let server = Server::nbdkit(&["eval", "get_size=echo 1M", "can_flush=exit 0"])
+                .arg("pread=head -c $3 /dev/zero")
+                .arg("pwrite=cat > /dev/null")
+                .arg("can_zero=exit 0")
+                .arg("can_trim=exit 3")
+                .arg(&flush)
+                .arg(&zero)
+                .start()?;
+            let copied = nbd(&["copy", &format!("--timeout={limit}"), &image, &server.uri()])?;
+            if copied.status.success() {
+                continue 'slow;
+            }
+            // A write may have taken longer, too.
+            println!("{limit} s: {}", String::from_utf8_lossy(&copied.stderr));
+        }
+        panic!("a slow {slow} is taken for silence");
     }
     Ok(())
 }
@@ -75,9 +94,9 @@ fn streams_without_end_that_bring_nothing() -> TestResult {
         |cookie| chunk(MORE, kind::NONE, cookie, &[]),
     ];
     for talk in talkers {
-        let told = fail(&["copy", "--timeout=2", &stub(Endless(talk)), "null:"])?;
+        let (limit, told) = fail_in_time(&["copy", &stub(Endless(talk)), "null:"])?;
         assert!(
-            told.contains("no answer from the server for 2s")
+            told.contains(&format!("no answer from the server for {limit}s"))
                 || told.contains("violation")
                 // It did say that the read has failed, if not that it is over.
                 || told.contains("server said \"again\""),
@@ -89,9 +108,16 @@ fn streams_without_end_that_bring_nothing() -> TestResult {
 
 /// Tells of one byte of its map at a time.
 #[derive(Clone, Default)]
-struct Grains(Arc<AtomicU64>);
+struct Grains {
+    asked: Arc<AtomicU64>,
+    size: Option<u64>,
+}
 
 impl Script for Grains {
+    fn size(&self) -> u64 {
+        self.size.unwrap_or(MIB)
+    }
+
     fn option(&self, option: u32, _data: &[u8]) -> Option<Vec<u8>> {
         match option {
             opt::GO => Some([export(self.size(), FLAGS), ack(option)].concat()),
@@ -104,7 +130,7 @@ impl Script for Grains {
     fn request(&self, request: &Request, client: &mut TcpStream) -> io::Result<()> {
         let answer = match request.kind {
             BLOCK_STATUS => {
-                self.0.fetch_add(1, Ordering::Relaxed);
+                self.asked.fetch_add(1, Ordering::Relaxed);
                 let zero = if request.offset.is_multiple_of(2) { 3 } else { 0 };
                 chunk(DONE, kind::BLOCK_STATUS, request.cookie, &status(0, &[(1, zero)]))
             }
@@ -124,7 +150,82 @@ fn a_map_that_tells_nothing_is_not_asked_for_any_more() -> TestResult {
     let grains = Grains::default();
     let uri = stub(grains.clone());
     succeed(&["copy", "--connections=1", &uri, "null:"])?;
-    let asked = grains.0.load(Ordering::Relaxed);
+    let asked = grains.asked.load(Ordering::Relaxed);
     assert!((1..=100).contains(&asked), "asked {asked} times");
+    Ok(())
+}
+
+/// Byte by byte it would take years.
+#[test]
+fn a_map_that_leads_nowhere_is_given_up() -> TestResult {
+    let endless = || stub(Grains { size: Some(1 << 50), ..Grains::default() });
+    for args in
+        [&["info", "--map"][..], &["info", "--map", "--totals"], &["info", "--map", "--json"]]
+    {
+        let (_, told) = fail_in_time(&[args, &[&endless()]].concat())?;
+        assert!(told.contains("1 bytes at a time"), "{told}");
+    }
+    Ok(())
+}
+
+/// A small map may come byte by byte.
+#[test]
+fn a_small_map_may_come_in_grains() -> TestResult {
+    let uri = stub(Grains { size: Some(100), ..Grains::default() });
+    assert_eq!(succeed(&["info", "--map", &uri])?.lines().count(), 100);
+    Ok(())
+}
+
+/// Half a million extents and more, in answers as long as they may be.
+#[derive(Clone)]
+struct Crumbs;
+
+/// How many there are.
+const CRUMBS: u64 = 500_000;
+
+impl Script for Crumbs {
+    fn size(&self) -> u64 {
+        CRUMBS * 4096
+    }
+
+    fn option(&self, option: u32, _data: &[u8]) -> Option<Vec<u8>> {
+        match option {
+            opt::GO => Some([export(self.size(), FLAGS), ack(option)].concat()),
+            opt::STRUCTURED_REPLY => Some(ack(option)),
+            opt::SET_META_CONTEXT => Some([context(0, b"base:allocation"), ack(option)].concat()),
+            _ => None,
+        }
+    }
+
+    fn request(&self, request: &Request, client: &mut TcpStream) -> io::Result<()> {
+        if request.kind != BLOCK_STATUS {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        let first = (request.offset / 4096) as u32;
+        let count = request.length / 4096;
+        let extents: Vec<_> = (first..first + count).map(|n| (4096, 3 * (n % 2))).collect();
+        client.write_all(&chunk(DONE, kind::BLOCK_STATUS, request.cookie, &status(0, &extents)))
+    }
+}
+
+/// However long the map is, it is not held in memory.
+#[test]
+fn a_long_map_takes_little_memory() -> TestResult {
+    let uri = stub(Crumbs);
+    for form in [&["info", "--map"][..], &["info", "--map", "--json"]] {
+        let mut child =
+            Command::new(NBD).args(form).arg(&uri).stdout(Stdio::piped()).spawn().unwrap();
+        let mut output = child.stdout.take().unwrap();
+        // All of the map is there when the first byte of it is printed.
+        output.read_exact(&mut [0]).unwrap();
+        let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+        let mut lines = String::new();
+        output.read_to_string(&mut lines).unwrap();
+        assert!(child.wait().unwrap().success());
+        assert!(lines.lines().count() as u64 >= CRUMBS, "{}", lines.lines().count());
+        assert!(peak < 40 << 10, "{form:?}: {peak} KiB");
+    }
     Ok(())
 }

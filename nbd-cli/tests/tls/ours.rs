@@ -97,7 +97,7 @@ fn more_requests_than_the_server_takes_at_once() -> TestResult {
         [("write", "512", "4096"), ("read", "512", "4096"), ("read", "1M", "64")]
     {
         let count = if size == "1M" { "256" } else { "20000" };
-        let args = ["bench", "--timeout=10", "--rw", rw, "--size", size, "--depth", depth];
+        let args = ["bench", "--rw", rw, "--size", size, "--depth", depth];
         let uri = server.with(pki.dir());
         succeed(&[&args[..], &["--connections=2", "--count", count, &uri]].concat())?;
     }

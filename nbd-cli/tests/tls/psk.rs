@@ -93,7 +93,7 @@ fn our_own_commands() -> TestResult {
     succeed(&["copy", arg(&from), &uri])?;
     succeed(&["copy", &uri, arg(&to)])?;
     assert_same(&from, &to);
-    succeed(&["bench", "--timeout=10", "--depth=2048", "--count=20000", &uri])?;
+    succeed(&["bench", "--depth=2048", "--count=20000", &uri])?;
     assert_eq!(server.log(), "");
     Ok(())
 }

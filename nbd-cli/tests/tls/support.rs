@@ -15,7 +15,7 @@ pub(crate) type TestResult = Result<(), PeerError>;
 pub(crate) const NBD: &str = env!("CARGO_BIN_EXE_nbd");
 
 /// Longer than anything here takes, so that a hang is a failure.
-pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const LIMIT: Duration = Duration::from_secs(300);
 
 /// What is copied, in bytes: more than any buffer on the way holds.
 pub(crate) const LENGTH: usize = 12 << 20;

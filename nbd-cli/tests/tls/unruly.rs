@@ -164,7 +164,7 @@ fn a_client_that_is_cut_off_in_the_middle_of_data_is_told_of() -> TestResult {
         answers.join().expect("it does not panic");
     });
     let uri = format!("nbds+unix:///?socket={}&tls-certificates={}", arg(&socket), pki.arg());
-    let args = ["bench", "--rw=write", "--size=64k", "--count=100", "--timeout=10", &uri];
+    let args = ["bench", "--rw=write", "--size=64k", "--count=100", &uri];
     fail(&args)?;
     relay.join().expect("it does not panic");
     assert_told(&server, &pki, "the TLS stream was cut off (it ended without close_notify)")

@@ -1,0 +1,126 @@
+//! Walking over the extents of an export, as long as the server's answers lead somewhere.
+
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use nbd_client_blocking::proto::{ContextId, Extent, RequestId};
+use nbd_client_blocking::session::extents::{ExtentWalk, Question, Segment, Walk};
+use nbd_client_blocking::{Client, Pipeline, Request};
+
+use crate::failure::{Context, Failure, Result};
+use crate::target::Server;
+
+/// An answer about fewer bytes leads nowhere, unless that is all that was asked about.
+const LITTLE: u64 = 4096;
+
+/// Calls `each` for every segment of a range, by these meta contexts, in order.
+pub(crate) fn walk(
+    client: &mut Client,
+    server: &Server,
+    contexts: &[&str],
+    range: Range<u64>,
+    limit: Option<Duration>,
+    mut each: impl FnMut(Segment) -> Result<()>,
+) -> Result<()> {
+    let name = &server.name;
+    let mut walk = ExtentWalk::new(client.negotiated(), contexts, range).context(name)?;
+    let mut pipeline: Pipeline<'_, Vec<u8>> = client.pipeline();
+    let mut asked: Vec<(RequestId, u64)> = Vec::new();
+    let mut headway = Headway::new(limit, Instant::now());
+    loop {
+        match walk.poll() {
+            Walk::Ask(question) => {
+                ask(question, &mut walk, &mut pipeline, &mut asked);
+                continue;
+            }
+            Walk::Segment(segment) => {
+                each(segment)?;
+                continue;
+            }
+            Walk::Failed(error) => return Err(error).context(name),
+            Walk::Waiting => {}
+            Walk::Over => return Ok(()),
+        }
+        let Some(done) = pipeline.wait() else {
+            return Err(Failure::new(format!("{name}: the server closed the connection")));
+        };
+        let Some(place) = asked.iter().position(|(id, _)| *id == done.id) else { continue };
+        let (_, number) = asked.swap_remove(place);
+        let told = told(&done.extents);
+        if !headway.made(told, done.command.length, Instant::now()) {
+            return Err(Failure::new(format!(
+                "{name}: the server tells of {told} bytes at a time: too little to come to an \
+                 end; --timeout waits longer"
+            )));
+        }
+        walk.answered(number, done.result.map(|()| &done.extents[..]));
+    }
+}
+
+fn ask(
+    question: Question,
+    walk: &mut ExtentWalk,
+    pipeline: &mut Pipeline<'_, Vec<u8>>,
+    asked: &mut Vec<(RequestId, u64)>,
+) {
+    let request = Request::new(question.command);
+    let request = match walk.asked_contexts() {
+        Some(contexts) => request.contexts(contexts),
+        None => request,
+    };
+    match pipeline.submit_request(request, None) {
+        Ok(id) => asked.push((id, question.number)),
+        Err(rejected) if rejected.error.is_full() && !asked.is_empty() => {
+            walk.not_sent(question.number);
+        }
+        Err(rejected) => walk.answered(question.number, Err(rejected.error)),
+    }
+}
+
+/// How many bytes an answer is about, by its first context.
+fn told(extents: &[(ContextId, Extent)]) -> u64 {
+    let first = extents.first().map(|(context, _)| *context);
+    let of_it = extents.iter().filter(|(context, _)| Some(*context) == first);
+    of_it.fold(0, |sum, (_, extent)| sum.saturating_add(extent.length))
+}
+
+/// When an answer last led somewhere.
+struct Headway {
+    limit: Option<Duration>,
+    since: Instant,
+}
+
+impl Headway {
+    const fn new(limit: Option<Duration>, now: Instant) -> Self {
+        Self { limit, since: now }
+    }
+
+    /// Whether to go on, after an answer about so many bytes of those that were asked about.
+    fn made(&mut self, told: u64, asked: u64, now: Instant) -> bool {
+        if told >= LITTLE.min(asked) {
+            self.since = now;
+        }
+        self.limit.is_none_or(|limit| now.duration_since(self.since) <= limit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn little_for_too_long_is_no_headway() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut headway = Headway::new(Some(Duration::from_secs(30)), start);
+        assert!(headway.made(1, 1 << 20, at(29)));
+        assert!(headway.made(LITTLE, 1 << 20, at(100)));
+        assert!(headway.made(1, 1 << 20, at(130)));
+        // All that was asked about is enough, however little.
+        assert!(headway.made(5, 5, at(200)));
+        assert!(headway.made(1, 1 << 20, at(230)));
+        assert!(!headway.made(LITTLE - 1, 1 << 20, at(231)));
+        let mut endless = Headway::new(None, start);
+        assert!(endless.made(0, 1, at(1 << 30)));
+    }
+}
