@@ -7,6 +7,7 @@ use nbd_proto::{
 };
 use nbd_transport::tls::{TlsConnector, TlsError, TlsInfo};
 use std::io::{Read, Write};
+use std::mem;
 
 /// A negotiation on its way over a transport, driven without waiting.
 ///
@@ -20,7 +21,17 @@ use std::io::{Read, Write};
 pub struct Handshake {
     negotiation: Box<Negotiation>,
     link: Link,
-    tls: Option<Credentials>,
+    tls: Tls,
+}
+
+/// Whether there is something to start TLS with.
+#[derive(Debug)]
+enum Tls {
+    /// Nothing, or it has been started.
+    None,
+    /// It will be given once it is wanted.
+    Later,
+    Ready(Credentials),
 }
 
 /// What TLS is started with.
@@ -41,7 +52,7 @@ impl Handshake {
         Ok(Self {
             negotiation: Box::new(Negotiation::new(config)?),
             link: Link::plain(),
-            tls: None,
+            tls: Tls::None,
         })
     }
 
@@ -59,8 +70,41 @@ impl Handshake {
         host: Option<&str>,
     ) -> Result<Self, ApiMisuse> {
         let host = host.map(str::to_owned);
-        let tls = Some(Credentials { connector, host });
+        let tls = Tls::Ready(Credentials { connector, host });
         Ok(Self { tls, ..Self::new(config)? })
+    }
+
+    /// A handshake whose credentials for TLS are given by
+    /// [`give_credentials`](Self::give_credentials) when it
+    /// [wants](Self::wants_credentials) them, which is when the server has agreed to TLS.
+    ///
+    /// # Errors
+    /// [`ApiMisuse::BadName`], see [`Negotiation::new`].
+    pub fn with_late_tls(config: ClientConfig) -> Result<Self, ApiMisuse> {
+        Ok(Self { tls: Tls::Later, ..Self::new(config)? })
+    }
+
+    /// Whether the server has agreed to TLS, and nothing goes on before there are
+    /// [credentials](Self::give_credentials).
+    #[must_use]
+    pub fn wants_credentials(&self) -> bool {
+        matches!(self.tls, Tls::Later) && !self.link.is_tls() && self.is_upgradable()
+    }
+
+    /// Starts TLS with these credentials, if they are [wanted](Self::wants_credentials). `host`
+    /// is as in [`with_tls`](Self::with_tls).
+    ///
+    /// # Errors
+    /// When TLS cannot be started.
+    pub fn give_credentials(
+        &mut self,
+        connector: TlsConnector,
+        host: Option<String>,
+    ) -> Result<(), LinkError> {
+        if self.wants_credentials() {
+            self.tls = Tls::Ready(Credentials { connector, host });
+        }
+        self.upgrade()
     }
 
     /// Writes what is due and reads what has come, as long as there is any. Returns what to wait
@@ -161,7 +205,14 @@ impl Handshake {
         if self.link.is_tls() {
             return Ok(self.negotiation.tls_ready()?);
         }
-        let Credentials { connector, host } = self.tls.take().ok_or(TlsError::NotConfigured)?;
+        let Credentials { connector, host } = match mem::replace(&mut self.tls, Tls::None) {
+            Tls::Ready(credentials) => credentials,
+            Tls::None => return Err(TlsError::NotConfigured.into()),
+            Tls::Later => {
+                self.tls = Tls::Later;
+                return Ok(());
+            }
+        };
         self.link.start_tls(connector.start(host.as_deref())?);
         Ok(())
     }

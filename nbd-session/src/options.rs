@@ -44,6 +44,7 @@ pub struct ConnectOptions {
     pub(crate) uri: Option<Box<NbdUri>>,
     pub(crate) config: ClientConfig,
     pub(crate) tls: Credentials,
+    pub(crate) late_credentials: bool,
     pub(crate) uri_policy: UriPolicy,
     pub(crate) connect_timeout: Option<Duration>,
     pub(crate) request_timeout: Option<Duration>,
@@ -104,6 +105,7 @@ impl ConnectOptions {
             uri: None,
             config: ClientConfig::new(),
             tls: Credentials::None,
+            late_credentials: false,
             uri_policy: UriPolicy::default(),
             connect_timeout: None,
             request_timeout: None,
@@ -221,6 +223,15 @@ impl ConnectOptions {
     pub fn tls_connector(mut self, policy: TlsPolicy, connector: TlsConnector) -> Self {
         self.config = self.config.tls(policy);
         self.tls = Credentials::Ready(connector);
+        self
+    }
+
+    /// Whether files with credentials are read only when a server has agreed to TLS (default:
+    /// no, before it is connected to). Then files that are missing are no fault where TLS is not
+    /// used, and are noticed later where it is.
+    #[must_use]
+    pub fn late_credentials(mut self, late: bool) -> Self {
+        self.late_credentials = late;
         self
     }
 

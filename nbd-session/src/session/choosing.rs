@@ -64,6 +64,8 @@ pub enum OptionReply {
 pub(super) struct Negotiating {
     pub(super) handshake: Handshake,
     pub(super) asked: Option<Asked>,
+    /// Credentials for TLS have been asked for.
+    pub(super) awaits_credentials: bool,
 }
 
 #[derive(Debug)]
@@ -79,7 +81,7 @@ pub(super) struct Asked {
 
 impl Negotiating {
     pub(super) const fn new(handshake: Handshake) -> Self {
-        Self { handshake, asked: None }
+        Self { handshake, asked: None, awaits_credentials: false }
     }
 
     /// Whether the caller chooses what comes next. An oldstyle server has left no choice, but

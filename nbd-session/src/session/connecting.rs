@@ -28,6 +28,21 @@ impl Session {
 
     /// What came of [`Step::Credentials`]. Credentials that cannot be used end the session.
     pub fn credentials(&mut self, outcome: Result<TlsConnector, TlsConfigError>, now: Instant) {
+        if let Stage::Negotiating(negotiating) = &mut self.stage
+            && negotiating.handshake.wants_credentials()
+        {
+            return match outcome {
+                Ok(connector) => {
+                    let host = self.way.host();
+                    let started = negotiating.handshake.give_credentials(connector.clone(), host);
+                    self.way.keep_credentials(connector);
+                    if let Err(error) = started {
+                        self.lost(error.into(), now);
+                    }
+                }
+                Err(error) => self.lost(error.into(), now),
+            };
+        }
         if !matches!(self.stage, Stage::Credentials) {
             return;
         }
@@ -54,6 +69,7 @@ impl Session {
                 Some(connector) => {
                     Handshake::with_tls(config, connector.clone(), self.way.host().as_deref())?
                 }
+                None if self.way.has_late_credentials() => Handshake::with_late_tls(config)?,
                 None => Handshake::new(config)?,
             })
         });
@@ -142,6 +158,13 @@ impl Session {
                 self.lost(closed(), now);
                 Progress::Closed
             }
+            Phase::StartTls if negotiating.handshake.wants_credentials() => {
+                if !negotiating.awaits_credentials {
+                    negotiating.awaits_credentials = true;
+                    self.way.ask_for_credentials();
+                }
+                Progress::Blocked
+            }
             Phase::Busy | Phase::StartTls => progress,
             Phase::Idle => {
                 // From here on it is the caller who takes the time.
@@ -172,14 +195,18 @@ impl Session {
         let Stage::Negotiating(negotiating) = mem::replace(&mut self.stage, Stage::Over) else {
             return;
         };
-        let Negotiating { handshake, asked } = *negotiating;
+        let Negotiating { handshake, asked, awaits_credentials } = *negotiating;
         let export = handshake.peek().export_name().to_owned();
         let config = handshake.peek().config().clone();
         let (mut core, link) = match handshake.finish() {
             Ok(done) => done,
             // Something is still to be sent.
             Err(handshake) => {
-                self.stage = Stage::Negotiating(Box::new(Negotiating { handshake, asked }));
+                self.stage = Stage::Negotiating(Box::new(Negotiating {
+                    handshake,
+                    asked,
+                    awaits_credentials,
+                }));
                 return;
             }
         };

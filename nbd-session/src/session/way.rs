@@ -122,7 +122,11 @@ impl Way {
             self.share(now)
         };
         match &self.options.tls {
-            Credentials::Config(config) if self.connector.is_none() && self.wants_tls() => {
+            Credentials::Config(config)
+                if self.connector.is_none()
+                    && self.wants_tls()
+                    && !self.options.late_credentials =>
+            {
                 let step = Step::Credentials(config.clone());
                 self.ask(step);
                 true
@@ -156,6 +160,24 @@ impl Way {
     pub(super) fn take_credentials(&mut self, connector: TlsConnector) {
         self.connector = Some(connector);
         self.connect();
+    }
+
+    /// A server has agreed to TLS, and the credentials were not read yet.
+    pub(super) fn ask_for_credentials(&mut self) {
+        if let Credentials::Config(config) = &self.options.tls {
+            let step = Step::Credentials(config.clone());
+            self.ask(step);
+        }
+    }
+
+    /// What was read for this connection is good for later ones.
+    pub(super) fn keep_credentials(&mut self, connector: TlsConnector) {
+        self.connector = Some(connector);
+    }
+
+    /// Whether credentials are read when a server has agreed to TLS.
+    pub(super) fn has_late_credentials(&self) -> bool {
+        self.options.late_credentials && matches!(self.options.tls, Credentials::Config(_))
     }
 
     fn connect(&mut self) {

@@ -1,9 +1,13 @@
 //! Option mode.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use nbd_proto::{ClientConfig, Command, HeaderStyle};
-use nbd_session::{ErrorKind, Limit, OptionReply, OptionRequest, State};
+use nbd_proto::io::IoMode;
+use nbd_proto::{ClientConfig, Command, Discard, HeaderStyle, TlsPolicy};
+use nbd_session::{
+    ConnectOptions, ErrorKind, Limit, OptionReply, OptionRequest, Received, Session, State, Step,
+};
+use nbd_transport::tls::TlsConfig;
 
 use crate::rig::{Rig, options};
 
@@ -67,4 +71,35 @@ fn a_negotiation_ends_in_good_order() {
     let mut rig = rig();
     assert_eq!(ask(&mut rig, OptionRequest::Abort), OptionReply::Ended);
     assert!(rig.session.is_over() && rig.session.farewell().is_ok());
+}
+
+/// Credentials that cannot be read.
+fn nowhere(policy: TlsPolicy) -> ConnectOptions {
+    let config = TlsConfig::new().directory("/nowhere");
+    options().tls(policy, config).late_credentials(true)
+}
+
+#[test]
+fn late_credentials_are_not_read_for_a_server_without_tls() {
+    Rig::ready(nowhere(TlsPolicy::Allow));
+}
+
+#[test]
+fn late_credentials_are_asked_for_once_when_tls_is_agreed_on() {
+    let now = Instant::now();
+    let mut session = Session::new(nowhere(TlsPolicy::Require), 1, now).unwrap();
+    let Some(Step::Connect(connect)) = session.next_step() else { panic!("no credentials first") };
+    session.connected(connect.generation, Ok(IoMode::Vectored), now);
+    // Fixed newstyle, without zeroes.
+    session.read(&mut Received::new(b"NBDMAGICIHAVEOPT\0\x03"), &mut Discard, now);
+    session.write(&mut Vec::new(), &mut Discard, now);
+    let agreed = b"\0\x03\xe8\x89\x04\x55\x65\xa9\0\0\0\x05\0\0\0\x01\0\0\0\0";
+    session.read(&mut Received::new(agreed), &mut Discard, now);
+    assert!(session.needs_drive() && session.direction().is_empty());
+    let Some(Step::Credentials(config)) = session.next_step() else { panic!("now they are due") };
+    session.read(&mut Received::new(b""), &mut Discard, now);
+    assert!(session.next_step().is_none(), "asked for twice");
+    session.credentials(config.connector(), now);
+    let error = session.end().expect("they could not be read");
+    assert_eq!(error.kind(), ErrorKind::Usage, "{error}");
 }
