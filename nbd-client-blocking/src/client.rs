@@ -25,6 +25,7 @@ use crate::ports::Single;
 /// Dropping it closes the connection abruptly; [`disconnect`](Self::disconnect) does
 /// it in good order.
 #[derive(Debug)]
+#[doc(alias("nbd_set_private_data", "nbd_get_private_data", "nbd_get_handle_size"))]
 pub struct Client {
     pub(crate) driver: Driver,
     /// How long calls may take.
@@ -112,12 +113,13 @@ impl Client {
 
     /// The number of a meta context, if it was asked for and granted.
     #[must_use]
+    #[doc(alias = "nbd_can_meta_context")]
     pub fn context(&self, name: &str) -> Option<ContextId> {
         self.session().context(name)
     }
 
     /// The process that was started for this connection, to watch it or to signal it.
-    #[doc(alias = "nbd_get_subprocess_pid")]
+    #[doc(alias("nbd_get_subprocess_pid", "nbd_kill_subprocess"))]
     pub fn peer_process(&mut self) -> Option<&mut PeerProcess> {
         self.driver.connection.as_mut()?.peer.as_mut()
     }
@@ -137,7 +139,7 @@ impl Client {
     }
 
     /// Changes the checks made before a command is sent.
-    #[doc(alias = "nbd_set_strict_mode")]
+    #[doc(alias("nbd_set_strict_mode", "nbd_get_strict_mode"))]
     pub fn set_strict(&mut self, mode: StrictMode) {
         self.driver.session.set_strict(mode);
     }
@@ -171,7 +173,7 @@ impl Client {
     /// # Errors
     /// When the range is not inside the export, the server fails the command, or the
     /// connection fails. What is in the buffer then is undefined.
-    #[doc(alias = "nbd_pread")]
+    #[doc(alias("nbd_pread", "nbd_set_pread_initialize", "nbd_get_pread_initialize"))]
     pub fn read_exact_at(&mut self, buf: &mut [u8], offset: u64) -> Result<(), Error> {
         let (max, limit) = self.pieces(buf.len());
         let mut at = offset;
@@ -218,6 +220,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`write_all_at`](Self::write_all_at).
+    #[doc(alias = "nbd_pwrite")]
     pub fn write_all_at_with(
         &mut self,
         buf: &[u8],
@@ -300,7 +303,7 @@ impl Client {
     /// # Errors
     /// When no meta context was granted, the server fails the command or sends extents
     /// that cannot be true, or the connection fails.
-    #[doc(alias = "nbd_block_status_64")]
+    #[doc(alias("nbd_block_status_64", "nbd_block_status"))]
     pub fn block_status(
         &mut self,
         offset: u64,
@@ -333,6 +336,7 @@ impl Client {
     ///
     /// # Errors
     /// When the context was not granted.
+    #[doc(alias("nbd_block_status", "nbd_block_status_64"))]
     pub fn extents(&mut self, context: &str, range: Range<u64>) -> Result<Extents<'_>, Error> {
         Survey::new(self, &[context], range).map(Extents)
     }
@@ -342,6 +346,7 @@ impl Client {
     ///
     /// # Errors
     /// When one of the contexts was not granted.
+    #[doc(alias("nbd_block_status", "nbd_block_status_64", "nbd_block_status_filter"))]
     pub fn survey(&mut self, contexts: &[&str], range: Range<u64>) -> Result<Survey<'_>, Error> {
         Survey::new(self, contexts, range)
     }
@@ -350,6 +355,7 @@ impl Client {
     ///
     /// # Errors
     /// When it cannot be sent, the server fails it, or the connection fails.
+    #[doc(alias = "nbd_trim")]
     pub fn submit_and_wait(&mut self, command: Command) -> Result<(), Error> {
         self.session().check_payload(&command, 0)?;
         self.run(command, &mut [], &[], self.limit)
@@ -366,7 +372,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`Session::farewell`].
-    #[doc(alias = "nbd_shutdown")]
+    #[doc(alias("nbd_shutdown", "nbd_close"))]
     pub fn disconnect(mut self) -> Result<(), Error> {
         self.end()
     }

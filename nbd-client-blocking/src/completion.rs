@@ -11,6 +11,7 @@ use crate::pipeline::Pipeline;
 /// What [`Pipeline::poll`] ended with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
+#[doc(alias = "nbd_poll2")]
 pub enum Woken {
     /// Something was sent or received.
     Progress,
@@ -29,12 +30,15 @@ pub struct Completion<B> {
     /// What was asked for.
     pub command: Command,
     /// The buffer of a read or write.
+    #[doc(alias = "NBD.Buffer")]
     pub buffer: Option<B>,
     /// The extents of a block status, in order for each context; at most 2^20, and at least
     /// one for each context.
+    #[doc(alias("nbd_aio_block_status", "nbd_aio_block_status_64"))]
     pub extents: Vec<(ContextId, Extent)>,
     /// The parts of the answer to a read that was to [report](Request::report_chunks) them:
     /// data or holes, in whatever order the server sent them; at most 2^20.
+    #[doc(alias = "nbd_aio_pread_structured")]
     pub chunks: Vec<ReadChunk>,
     /// How it went.
     pub result: Result<(), Error>,

@@ -32,7 +32,7 @@ impl Client {
     ///
     /// # Errors
     /// When the URI is malformed or forbidden, nobody answers, or the server refuses.
-    #[doc(alias = "nbd_connect_uri")]
+    #[doc(alias("nbd_connect_uri", "nbd_with_handle", "nbd_aio_connect_uri"))]
     pub fn connect<O>(to: O) -> Result<Self, Error>
     where
         O: TryInto<ConnectOptions, Error: Into<Error>>,
@@ -56,7 +56,7 @@ impl Client {
     /// # Errors
     /// When the server refuses, or the connection is to be made again and the options do not
     /// say to whom.
-    #[doc(alias = "nbd_connect_socket")]
+    #[doc(alias("nbd_connect_socket", "nbd_aio_connect_socket"))]
     pub fn connect_over(options: ConnectOptions, connection: Connection) -> Result<Self, Error> {
         let (options, source) = given(options, connection);
         Self::new(begin(options, source, false, None)?)
@@ -90,7 +90,7 @@ impl Options {
     ///
     /// # Errors
     /// As [`Client::connect`].
-    #[doc(alias = "nbd_set_opt_mode")]
+    #[doc(alias("nbd_set_opt_mode", "nbd_get_opt_mode"))]
     pub fn connect<O>(to: O) -> Result<Self, Error>
     where
         O: TryInto<ConnectOptions, Error: Into<Error>>,
@@ -104,6 +104,7 @@ impl Options {
     ///
     /// # Errors
     /// As [`Client::connect_over`].
+    #[doc(alias("nbd_set_opt_mode", "nbd_get_opt_mode"))]
     pub fn connect_over(options: ConnectOptions, connection: Connection) -> Result<Self, Error> {
         let (options, source) = given(options, connection);
         Ok(Self { driver: begin(options, source, true, None)? })

@@ -59,9 +59,11 @@ pub use ports::Borrowed;
 pub use view::ExportFile;
 
 /// The name of this library.
+#[doc(alias = "nbd_get_package_name")]
 pub const PACKAGE: &str = env!("CARGO_PKG_NAME");
 
 /// The version of this library, such as `0.1.0`.
+#[doc(alias("nbd_get_version", "nbd_get_version_extra"))]
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 #[cfg(doc)]

@@ -52,6 +52,7 @@ impl Options {
 
     /// Where the connection stands.
     #[must_use]
+    #[doc(alias("nbd_aio_is_connecting", "nbd_aio_is_negotiating"))]
     pub fn state(&self) -> State {
         self.session().state()
     }
@@ -66,12 +67,14 @@ impl Options {
 
     /// Name of the connection, see [`Client::name`].
     #[must_use]
+    #[doc(alias = "nbd_get_handle_name")]
     pub fn name(&self) -> &str {
         &self.driver.trace.name
     }
 
     /// What is asked for.
     #[must_use]
+    #[doc(alias("nbd_get_nr_meta_contexts", "nbd_get_meta_context"))]
     pub fn config(&self) -> ClientConfig {
         self.session().negotiation().map(|asked| asked.config().clone()).unwrap_or_default()
     }
@@ -94,7 +97,7 @@ impl Options {
     ///
     /// # Errors
     /// When the server refuses, cannot be asked, or the connection fails.
-    #[doc(alias = "nbd_opt_list")]
+    #[doc(alias("nbd_opt_list", "nbd_aio_opt_list"))]
     pub fn list(&mut self) -> Result<Vec<ExportEntry>, Error> {
         match self.ask(OptionRequest::List)? {
             OptionReply::Exports(exports) => Ok(exports),
@@ -106,7 +109,7 @@ impl Options {
     ///
     /// # Errors
     /// When the server refuses, cannot be asked, or the connection fails.
-    #[doc(alias = "nbd_opt_info")]
+    #[doc(alias("nbd_opt_info", "nbd_aio_opt_info"))]
     pub fn info(&mut self) -> Result<Negotiated, Error> {
         match self.ask(OptionRequest::Info)? {
             OptionReply::Info(facts) => Ok(*facts),
@@ -118,7 +121,7 @@ impl Options {
     ///
     /// # Errors
     /// When the server refuses, cannot be asked, or the connection fails.
-    #[doc(alias = "nbd_opt_list_meta_context_queries")]
+    #[doc(alias("nbd_opt_list_meta_context_queries", "nbd_aio_opt_list_meta_context_queries"))]
     pub fn list_meta_contexts(&mut self, queries: &[&str]) -> Result<Vec<MetaContext>, Error> {
         self.contexts(OptionRequest::ListMetaContexts(owned(queries)))
     }
@@ -128,7 +131,7 @@ impl Options {
     ///
     /// # Errors
     /// When the server refuses, cannot be asked, or the connection fails.
-    #[doc(alias = "nbd_opt_list_meta_context")]
+    #[doc(alias("nbd_opt_list_meta_context", "nbd_aio_opt_list_meta_context"))]
     pub fn list_configured_meta_contexts(&mut self) -> Result<Vec<MetaContext>, Error> {
         let queries = self.config().meta_contexts().to_vec();
         self.contexts(OptionRequest::ListMetaContexts(queries))
@@ -139,7 +142,7 @@ impl Options {
     ///
     /// # Errors
     /// When the server refuses, cannot be asked, or the connection fails.
-    #[doc(alias = "nbd_opt_set_meta_context")]
+    #[doc(alias("nbd_opt_set_meta_context", "nbd_aio_opt_set_meta_context"))]
     pub fn set_configured_meta_contexts(&mut self) -> Result<Vec<MetaContext>, Error> {
         let queries = self.config().meta_contexts().to_vec();
         self.contexts(OptionRequest::SetMetaContexts(queries))
@@ -151,7 +154,7 @@ impl Options {
     ///
     /// # Errors
     /// When the server refuses, cannot be asked, or the connection fails.
-    #[doc(alias = "nbd_opt_set_meta_context_queries")]
+    #[doc(alias("nbd_opt_set_meta_context_queries", "nbd_aio_opt_set_meta_context_queries"))]
     pub fn set_meta_contexts(&mut self, queries: &[&str]) -> Result<Vec<MetaContext>, Error> {
         self.contexts(OptionRequest::SetMetaContexts(owned(queries)))
     }
@@ -162,7 +165,7 @@ impl Options {
     ///
     /// # Errors
     /// When the server cannot be asked, the TLS handshake fails, or the connection fails.
-    #[doc(alias = "nbd_opt_starttls")]
+    #[doc(alias("nbd_opt_starttls", "nbd_aio_opt_starttls"))]
     pub fn start_tls(&mut self) -> Result<bool, Error> {
         self.granted(OptionRequest::StartTls)
     }
@@ -171,7 +174,7 @@ impl Options {
     ///
     /// # Errors
     /// When the server cannot be asked, or the connection fails.
-    #[doc(alias = "nbd_opt_structured_reply")]
+    #[doc(alias("nbd_opt_structured_reply", "nbd_aio_opt_structured_reply"))]
     pub fn structured_replies(&mut self) -> Result<bool, Error> {
         self.granted(OptionRequest::StructuredReplies)
     }
@@ -180,7 +183,7 @@ impl Options {
     ///
     /// # Errors
     /// When the server cannot be asked, or the connection fails.
-    #[doc(alias = "nbd_opt_extended_headers")]
+    #[doc(alias("nbd_opt_extended_headers", "nbd_aio_opt_extended_headers"))]
     pub fn extended_headers(&mut self) -> Result<bool, Error> {
         self.granted(OptionRequest::ExtendedHeaders)
     }
@@ -198,6 +201,7 @@ impl Options {
     ///
     /// # Errors
     /// When a name is too long or contains NUL.
+    #[doc(alias = "nbd_clear_meta_contexts")]
     pub fn reconfigure(
         &mut self,
         change: impl FnOnce(ClientConfig) -> ClientConfig,
@@ -209,7 +213,7 @@ impl Options {
     ///
     /// # Errors
     /// When the server refuses or the connection fails.
-    #[doc(alias = "nbd_opt_go")]
+    #[doc(alias("nbd_opt_go", "nbd_aio_opt_go"))]
     pub fn go(mut self) -> Result<Client, GoError> {
         let went = self.ask(OptionRequest::Go);
         match went {
@@ -225,7 +229,7 @@ impl Options {
     ///
     /// # Errors
     /// When the connection fails.
-    #[doc(alias = "nbd_opt_abort")]
+    #[doc(alias("nbd_opt_abort", "nbd_close", "nbd_aio_opt_abort"))]
     pub fn abort(mut self) -> Result<(), Error> {
         self.ask(OptionRequest::Abort).map(drop)
     }

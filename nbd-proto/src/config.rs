@@ -105,6 +105,7 @@ impl Default for Limits {
 
 /// Whether TLS is used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[doc(alias("nbd_set_tls", "nbd_get_tls", "LIBNBD_TLS"))]
 pub enum TlsPolicy {
     /// Never ask for TLS.
     #[default]
@@ -120,6 +121,7 @@ bitflags! {
     /// Checks a client makes before it sends a command. All are on by default;
     /// a test of a server switches some off to send illegal traffic on purpose.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    #[doc(alias("nbd_set_strict_mode", "nbd_get_strict_mode", "LIBNBD_STRICT"))]
     pub struct StrictMode: u32 {
         /// Refuse commands and flags the export does not offer.
         const COMMANDS = 1;
@@ -190,6 +192,7 @@ impl ClientConfig {
     /// Name of the export (default: empty, the server's default). At most 4096
     /// bytes without NUL; the negotiation fails on anything else.
     #[must_use]
+    #[doc(alias = "nbd_set_export_name")]
     pub fn export(mut self, name: impl Into<String>) -> Self {
         self.export = name.into();
         self
@@ -197,6 +200,7 @@ impl ClientConfig {
 
     /// Whether TLS is used (default: [`TlsPolicy::Disable`]).
     #[must_use]
+    #[doc(alias("nbd_set_tls", "nbd_get_tls"))]
     pub fn tls(mut self, policy: TlsPolicy) -> Self {
         self.tls = policy;
         self
@@ -211,6 +215,7 @@ impl ClientConfig {
     /// Whether to ask for structured replies (default: yes). Without them there
     /// is no block status, and no extended header either.
     #[must_use]
+    #[doc(alias("nbd_set_request_structured_replies", "nbd_get_request_structured_replies"))]
     pub fn structured_replies(mut self, ask: bool) -> Self {
         self.structured_replies = ask;
         self
@@ -218,6 +223,7 @@ impl ClientConfig {
 
     /// Whether to ask for extended headers (default: yes).
     #[must_use]
+    #[doc(alias("nbd_set_request_extended_headers", "nbd_get_request_extended_headers"))]
     pub fn extended_headers(mut self, ask: bool) -> Self {
         self.extended_headers = ask;
         self
@@ -226,6 +232,7 @@ impl ClientConfig {
     /// Whether to ask for block sizes (default: yes). Who asks promises to honour
     /// them.
     #[must_use]
+    #[doc(alias("nbd_set_request_block_size", "nbd_get_request_block_size"))]
     pub fn block_sizes(mut self, ask: bool) -> Self {
         self.block_sizes = ask;
         self
@@ -234,6 +241,7 @@ impl ClientConfig {
     /// Whether to ask for the export's canonical name and description (default:
     /// no).
     #[must_use]
+    #[doc(alias("nbd_set_full_info", "nbd_get_full_info"))]
     pub fn full_info(mut self, ask: bool) -> Self {
         self.full_info = ask;
         self
@@ -241,6 +249,14 @@ impl ClientConfig {
 
     /// Adds a meta context to ask for, such as `base:allocation`.
     #[must_use]
+    #[doc(alias(
+        "nbd_add_meta_context",
+        "LIBNBD_NAMESPACE_BASE",
+        "LIBNBD_CONTEXT_BASE_ALLOCATION",
+        "LIBNBD_NAMESPACE_QEMU",
+        "LIBNBD_CONTEXT_QEMU_DIRTY_BITMAP",
+        "LIBNBD_CONTEXT_QEMU_ALLOCATION_DEPTH"
+    ))]
     pub fn meta_context(mut self, name: impl Into<String>) -> Self {
         self.meta_contexts.push(name.into());
         self
@@ -248,6 +264,7 @@ impl ClientConfig {
 
     /// Takes back every meta context.
     #[must_use]
+    #[doc(alias = "nbd_clear_meta_contexts")]
     pub fn clear_meta_contexts(mut self) -> Self {
         self.meta_contexts.clear();
         self
@@ -255,6 +272,7 @@ impl ClientConfig {
 
     /// The meta contexts to ask for, in the order they were added.
     #[must_use]
+    #[doc(alias("nbd_get_nr_meta_contexts", "nbd_get_meta_context"))]
     pub fn meta_contexts(&self) -> &[String] {
         &self.meta_contexts
     }
@@ -263,6 +281,7 @@ impl ClientConfig {
     /// itself before `info` and `go` (default: yes). Switched off by those who
     /// select them by hand.
     #[must_use]
+    #[doc(alias("nbd_set_request_meta_context", "nbd_get_request_meta_context"))]
     pub fn request_meta_contexts(mut self, ask: bool) -> Self {
         self.request_meta_contexts = ask;
         self
@@ -270,6 +289,7 @@ impl ClientConfig {
 
     /// Handshake flags to accept if offered (default: all).
     #[must_use]
+    #[doc(alias("nbd_set_handshake_flags", "nbd_get_handshake_flags"))]
     pub fn handshake_flags(mut self, flags: HandshakeFlags) -> Self {
         self.handshake_flags = flags;
         self
@@ -278,6 +298,7 @@ impl ClientConfig {
     /// Whether the negotiation pauses after TLS and structured replies, for the
     /// caller to list, ask and choose (default: no).
     #[must_use]
+    #[doc(alias("nbd_set_opt_mode", "nbd_get_opt_mode"))]
     pub fn option_mode(mut self, pause: bool) -> Self {
         self.option_mode = pause;
         self
@@ -291,6 +312,7 @@ impl ClientConfig {
 
     /// Checks made before a command is sent (default: all).
     #[must_use]
+    #[doc(alias("nbd_set_strict_mode", "nbd_get_strict_mode"))]
     pub fn strict(mut self, mode: StrictMode) -> Self {
         self.strict = mode;
         self

@@ -44,6 +44,7 @@ pub struct CommandFailure {
     /// The server's own words, made safe to show; often empty.
     pub message: String,
     /// Where in the export the error is, in bytes, if the server told.
+    #[doc(alias = "LIBNBD_READ_ERROR")]
     pub offset: Option<u64>,
 }
 

@@ -91,6 +91,7 @@ pub trait Machine {
 
     /// What the machine waits for: the interest to register with a poller. Empty
     /// when the connection is over, or when only the caller can go on.
+    #[doc(alias = "nbd_aio_get_direction")]
     fn get_direction(&self) -> Direction;
 
     /// Whether the connection is over, or ends by agreement: one side has said so
@@ -102,6 +103,7 @@ pub trait Machine {
     fn awaited(&self) -> usize;
 
     /// The state in words, for diagnostics only.
+    #[doc(alias = "nbd_connection_state")]
     fn state_name(&self) -> &'static str;
 
     /// Counters.
@@ -178,6 +180,7 @@ pub trait Machine {
     /// # Errors
     /// As [`read_from`](Self::read_from).
     #[cfg(feature = "std")]
+    #[doc(alias = "nbd_aio_notify_read")]
     fn notify_read<R, S>(
         &mut self,
         io: &mut R,
@@ -219,6 +222,7 @@ pub trait Machine {
     /// # Errors
     /// As [`write_to`](Self::write_to).
     #[cfg(feature = "std")]
+    #[doc(alias = "nbd_aio_notify_write")]
     fn notify_write<W, P>(
         &mut self,
         io: &mut W,

@@ -14,17 +14,20 @@ use crate::types::{ContextId, Extent, RequestId};
 
 /// One part of the reply to a structured read, reported when it is in place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[doc(alias = "nbd_pread_structured")]
 pub struct ReadChunk {
     /// Bytes from the start of the request.
     pub at: usize,
     /// Length in bytes.
     pub length: usize,
     /// The server sent no data: the range reads as zeroes.
+    #[doc(alias("LIBNBD_READ_DATA", "LIBNBD_READ_HOLE"))]
     pub hole: bool,
 }
 
 /// An error a server reported, with what it said about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[doc(alias = "LIBNBD_READ_ERROR")]
 pub struct ErrorReport<'a> {
     /// The error.
     pub errno: Errno,

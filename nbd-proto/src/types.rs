@@ -91,6 +91,7 @@ impl fmt::Debug for RequestId {
 ///
 /// Offsets and lengths are in bytes from the start of the export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[doc(alias("nbd_aio_flush", "nbd_aio_trim", "nbd_aio_cache", "nbd_aio_zero"))]
 pub struct Command {
     /// What is asked for.
     pub kind: CommandType,
@@ -187,18 +188,22 @@ pub struct Extent {
 
 impl Extent {
     /// `base:allocation`: nothing is allocated here.
+    #[doc(alias = "LIBNBD_STATE_HOLE")]
     pub const HOLE: u64 = 1;
     /// `base:allocation`: reads as zeroes.
+    #[doc(alias = "LIBNBD_STATE_ZERO")]
     pub const ZERO: u64 = 2;
 
     /// `base:allocation`: nothing is allocated here. Unknown bits are ignored.
     #[must_use]
+    #[doc(alias = "LIBNBD_STATE_HOLE")]
     pub const fn is_hole(self) -> bool {
         self.status & Self::HOLE != 0
     }
 
     /// `base:allocation`: reads as zeroes. Unknown bits are ignored.
     #[must_use]
+    #[doc(alias = "LIBNBD_STATE_ZERO")]
     pub const fn is_zero(self) -> bool {
         self.status & Self::ZERO != 0
     }
@@ -210,6 +215,7 @@ pub struct ContextId(pub u32);
 
 /// How the data phase talks, as negotiated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[doc(alias("nbd_get_structured_replies_negotiated", "nbd_get_extended_headers_negotiated"))]
 pub enum HeaderStyle {
     /// Compact requests, simple replies.
     #[default]
@@ -223,10 +229,13 @@ pub enum HeaderStyle {
 bitflags! {
     /// What a machine waits for: the interest to register with a poller.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    #[doc(alias = "LIBNBD_AIO_DIRECTION_BOTH")]
     pub struct Direction: u8 {
         /// Bytes from the peer.
+        #[doc(alias = "LIBNBD_AIO_DIRECTION_READ")]
         const READ = 1;
         /// Room to send.
+        #[doc(alias = "LIBNBD_AIO_DIRECTION_WRITE")]
         const WRITE = 2;
     }
 }

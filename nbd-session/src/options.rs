@@ -39,6 +39,7 @@ const DEAD: Duration = Duration::from_secs(30);
 /// What runs into one of the last two is a lost connection: with `reconnect` it is made again,
 /// without it every call is told so. `None` and no time at all switch a limit off.
 #[derive(Clone, Debug)]
+#[doc(alias = "nbd_aio_is_created")]
 pub struct ConnectOptions {
     pub(crate) targets: Vec<Target>,
     pub(crate) uri: Option<Box<NbdUri>>,
@@ -99,6 +100,7 @@ impl ConnectOptions {
     /// Defaults, and nobody to connect to yet: no TLS, no meta context, no limit of time, and
     /// everything that the server offers.
     #[must_use]
+    #[doc(alias = "nbd_create")]
     pub fn new() -> Self {
         Self {
             targets: Vec::new(),
@@ -169,6 +171,7 @@ impl ConnectOptions {
     /// let options = ConnectOptions::new().endpoint(tcp("first")).endpoint(tcp("second"));
     /// ```
     #[must_use]
+    #[doc(alias("nbd_connect_unix", "nbd_aio_connect_unix"))]
     pub fn endpoint(self, endpoint: Endpoint) -> Self {
         self.target(Target::Endpoint(endpoint))
     }
@@ -198,6 +201,7 @@ impl ConnectOptions {
 
     /// Name of the export; a URI's own name takes its place.
     #[must_use]
+    #[doc(alias = "nbd_set_export_name")]
     pub fn export(mut self, name: impl Into<String>) -> Self {
         self.config = self.config.export(name);
         self
@@ -205,6 +209,7 @@ impl ConnectOptions {
 
     /// Adds a meta context to ask for, such as `base:allocation`.
     #[must_use]
+    #[doc(alias = "nbd_add_meta_context")]
     pub fn meta_context(mut self, name: impl Into<String>) -> Self {
         self.config = self.config.meta_context(name);
         self
@@ -212,6 +217,7 @@ impl ConnectOptions {
 
     /// Whether TLS is used, and with what: files are read when connecting.
     #[must_use]
+    #[doc(alias("nbd_set_tls", "nbd_get_tls"))]
     pub fn tls(mut self, policy: TlsPolicy, credentials: TlsConfig) -> Self {
         self.config = self.config.tls(policy);
         self.tls = Credentials::Config(Box::new(credentials));
@@ -305,6 +311,13 @@ impl ConnectOptions {
 
     /// Name of the connection in what is told about it.
     #[must_use]
+    #[doc(alias(
+        "nbd_set_debug",
+        "nbd_get_debug",
+        "nbd_set_debug_callback",
+        "nbd_clear_debug_callback",
+        "nbd_set_handle_name"
+    ))]
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self

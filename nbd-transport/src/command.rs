@@ -19,6 +19,7 @@ pub enum PeerStderr {
 
 /// A program with its arguments and environment, not yet started.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[doc(alias("nbd_connect_command", "nbd_aio_connect_command"))]
 pub struct CommandSpec {
     program: OsString,
     args: Vec<OsString>,
@@ -122,6 +123,7 @@ impl FdName {
     ///
     /// [`FdNameError`] when it is empty, longer than 32 bytes, or holds anything but ASCII
     /// letters and digits.
+    #[doc(alias("nbd_set_socket_activation_name", "nbd_get_socket_activation_name"))]
     pub fn new(name: &str) -> Result<Self, FdNameError> {
         let fits = (1..=32).contains(&name.len());
         if !fits || !name.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
@@ -146,6 +148,7 @@ impl fmt::Display for FdName {
 
 /// A program to start by systemd socket activation.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[doc(alias("nbd_connect_systemd_socket_activation", "nbd_aio_connect_systemd_socket_activation"))]
 pub struct Activation {
     command: CommandSpec,
     name: FdName,
@@ -166,6 +169,7 @@ impl Activation {
 
     /// The name of its socket.
     #[must_use]
+    #[doc(alias("nbd_set_socket_activation_name", "nbd_get_socket_activation_name"))]
     pub const fn name(&self) -> &FdName {
         &self.name
     }

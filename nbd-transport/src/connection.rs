@@ -45,6 +45,7 @@ impl Connection {
     /// # Errors
     ///
     /// [`ConnectError::Socket`] when it is no socket, no stream, or not connected.
+    #[doc(alias("nbd_connect_socket", "nbd_aio_connect_socket", "nbd_aio_connect"))]
     pub fn from_socket(socket: OwnedFd) -> Result<Self, ConnectError> {
         adopt(Socket::from(socket)).map_err(|error| ConnectError::Socket { error })
     }

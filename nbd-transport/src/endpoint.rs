@@ -14,6 +14,7 @@ use std::time::Instant;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Endpoint {
     /// A TCP port of a host, whose name is resolved when connecting.
+    #[doc(alias("nbd_connect_tcp", "nbd_aio_connect_tcp"))]
     Tcp {
         /// Host name or IP address; an IPv6 address without brackets, its zone after `%`.
         host: String,
@@ -21,12 +22,16 @@ pub enum Endpoint {
         port: u16,
     },
     /// A TCP port of an IP address.
+    #[doc(alias = "nbd_aio_connect")]
     Address(SocketAddr),
     /// A Unix domain socket in the file system.
+    #[doc(alias("nbd_connect_unix", "nbd_aio_connect_unix"))]
     Unix(PathBuf),
     /// A Unix domain socket in the abstract namespace of Linux: its name without leading NUL.
+    #[doc(alias("nbd_connect_unix", "nbd_aio_connect_unix"))]
     UnixAbstract(Vec<u8>),
     /// A vsock port.
+    #[doc(alias("nbd_connect_vsock", "nbd_aio_connect_vsock"))]
     Vsock {
         /// Context id; 2 is the host.
         cid: u32,
@@ -34,9 +39,14 @@ pub enum Endpoint {
         port: u32,
     },
     /// A program that speaks NBD on its standard input and output, like `nbdkit -s`.
+    #[doc(alias("nbd_connect_command", "nbd_aio_connect_command"))]
     Command(CommandSpec),
     /// A program that takes its listening socket by systemd socket activation, like `nbdkit` and
     /// `qemu-nbd`.
+    #[doc(alias(
+        "nbd_connect_systemd_socket_activation",
+        "nbd_aio_connect_systemd_socket_activation"
+    ))]
     SocketActivation(Activation),
     /// A server reached through `ssh`.
     Ssh(SshTarget),

@@ -51,12 +51,15 @@ pub use uri::{
 /// What this build can do.
 pub mod supports {
     /// TLS with certificates: feature `tls` or `ring`.
+    #[doc(alias = "nbd_supports_tls")]
     pub const TLS: bool = cfg!(feature = "x509");
 
     /// TLS with pre-shared keys: feature `psk`.
+    #[doc(alias = "nbd_supports_tls")]
     pub const PSK: bool = cfg!(feature = "psk");
 
     /// Sockets between a virtual machine and its host.
+    #[doc(alias = "nbd_supports_vsock")]
     pub const VSOCK: bool = cfg!(target_os = "linux");
 }
 

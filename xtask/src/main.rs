@@ -8,6 +8,8 @@ mod bench;
 mod coverage;
 mod fuzz;
 mod packages;
+mod public_api;
+mod rustdoc_json;
 mod sim;
 mod steps;
 mod survive;
@@ -28,7 +30,7 @@ struct Command {
     run: fn(&[String]) -> Outcome,
 }
 
-const COMMANDS: [Command; 9] = [
+const COMMANDS: [Command; 10] = [
     Command {
         name: "test",
         about: "install what is missing, then check everything: format, lints, tests, documentation",
@@ -41,8 +43,13 @@ const COMMANDS: [Command; 9] = [
     },
     Command {
         name: "api-map",
-        about: "render the map of libnbd's calls from docs/libnbd-map.toml, or prove it [--check]",
+        about: "render the map of libnbd's calls from docs/libnbd-map.toml and doc aliases, or prove it [--check]",
         run: api_map::run,
+    },
+    Command {
+        name: "public-api",
+        about: "list what each crate shows to its users, or compare it with the lists [--check]",
+        run: public_api::run,
     },
     Command {
         name: "bench",
@@ -84,7 +91,7 @@ fn main() -> ExitCode {
     let Some((command, rest)) = command else {
         eprintln!("usage: cargo xtask COMMAND\n");
         for command in &COMMANDS {
-            eprintln!("  {:<8}{}", command.name, command.about);
+            eprintln!("  {:<12}{}", command.name, command.about);
         }
         return ExitCode::from(2);
     };

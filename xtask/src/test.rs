@@ -2,7 +2,7 @@
 
 use crate::steps::{Steps, run as command, tee};
 use crate::workspace::{cargo, nbd_program, root};
-use crate::{Outcome, api_map, bare, packages, vm};
+use crate::{Outcome, api_map, bare, packages, public_api, vm};
 
 /// The files at the root that every reader counts on.
 const DOCUMENTS: [&str; 6] = [
@@ -33,7 +33,7 @@ fn check(args: &[String], colour: &str) -> Outcome {
         command(cargo.args(args).envs(variables.iter().copied()))
     };
     let nbd = nbd_program()?;
-    let mut steps = Steps::new(11);
+    let mut steps = Steps::new(12);
     steps.step("programs and libraries", packages::ensure)?;
     steps.step("documents", documents)?;
     steps.step("format", || cargo_step(&["fmt", "--all", "--check"], &[]))?;
@@ -55,6 +55,7 @@ fn check(args: &[String], colour: &str) -> Outcome {
     })?;
     steps.step("the kernel's client and vsock", vm::check)?;
     steps.step("map of libnbd's calls", api_map::check)?;
+    steps.step("public surface", public_api::check)?;
     steps.step("documentation", || {
         cargo_step(
             &["doc", "--workspace", "--no-deps"],

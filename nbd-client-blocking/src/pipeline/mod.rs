@@ -102,6 +102,7 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
     /// # Errors
     /// When the command cannot be sent.
     #[inline]
+    #[doc(alias = "nbd_aio_pwrite")]
     pub fn write_with(
         &mut self,
         buffer: B,
@@ -117,6 +118,14 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
     /// When the command cannot be sent: [no room](Error::is_full) is among the reasons, and a
     /// buffer of another length.
     #[inline(always)]
+    #[doc(alias(
+        "nbd_aio_flush",
+        "nbd_aio_trim",
+        "nbd_aio_cache",
+        "nbd_aio_zero",
+        "nbd_aio_block_status",
+        "nbd_aio_block_status_64"
+    ))]
     pub fn submit(
         &mut self,
         command: Command,
@@ -157,6 +166,7 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
     ///
     /// # Errors
     /// When the command cannot be sent; `call` is not called.
+    #[doc(alias("nbd_set_private_data", "nbd_get_private_data"))]
     pub fn submit_then(
         &mut self,
         command: Command,
@@ -229,6 +239,7 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
     /// The next command that is finished, or `None` when nothing is in flight. Waits as long
     /// as it takes: see [`ConnectOptions::request_timeout`](nbd_session::ConnectOptions).
     #[inline]
+    #[doc(alias = "nbd_poll")]
     pub fn wait(&mut self) -> Option<Completion<B>> {
         loop {
             if let Some(completion) = self.next_completed() {
@@ -285,7 +296,7 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
     /// Asks for the end of the session and returns at once; no command is accepted from
     /// now on. Those in flight go on to be completed as `when` says:
     /// [`wait`](Self::wait) for them, then [`Client::disconnect`].
-    #[doc(alias = "nbd_aio_disconnect")]
+    #[doc(alias("nbd_aio_disconnect", "nbd_shutdown"))]
     pub fn disconnect(&mut self, when: Disconnect) {
         let Client { driver, limit, .. } = &mut *self.client;
         driver.session.disconnect(when, *limit, Instant::now());
@@ -319,6 +330,7 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
 
     /// Takes the completion of one command, out of turn and past its callback; `None`
     /// unless [`status`](Self::status) says [`RequestStatus::Completed`].
+    #[doc(alias = "nbd_aio_command_completed")]
     pub fn take(&mut self, id: RequestId) -> Option<Completion<B>> {
         let done = self.client.driver.session.take(id)?;
         self.callbacks.remove(&id);

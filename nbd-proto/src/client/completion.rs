@@ -13,6 +13,7 @@ const MAX_ANOMALIES: usize = 16;
 
 /// What a client knows about an id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[doc(alias = "nbd_aio_command_completed")]
 pub enum RequestStatus {
     /// Waiting for its reply.
     InFlight,

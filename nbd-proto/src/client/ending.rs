@@ -10,6 +10,7 @@ use crate::wire::request::{DISCONNECT, RequestHeader};
 
 /// When to send the disconnect request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[doc(alias("nbd_shutdown", "LIBNBD_SHUTDOWN"))]
 pub enum Disconnect {
     /// After the last reply, as proto.md, "Terminating the transmission phase",
     /// recommends.
@@ -23,6 +24,7 @@ pub enum Disconnect {
 
 impl Client {
     /// Asks for the end of the session. No command is accepted from now on.
+    #[doc(alias = "nbd_aio_disconnect")]
     pub fn disconnect(&mut self, when: Disconnect) {
         if !matches!(self.core.life, Life::Open | Life::Draining) {
             return;

@@ -184,6 +184,7 @@ impl Client {
     /// [`owed`](Self::owed).
     #[must_use]
     #[inline]
+    #[doc(alias = "nbd_aio_in_flight")]
     pub fn in_flight(&self) -> usize {
         self.core.unfinished
     }
@@ -210,6 +211,7 @@ impl Client {
 
     /// Whether the connection is over.
     #[must_use]
+    #[doc(alias = "nbd_aio_is_closed")]
     pub fn is_closed(&self) -> bool {
         matches!(self.core.life, Life::Closed(_))
     }
@@ -223,6 +225,7 @@ impl Client {
     /// Whether a request is partly sent, or waits to be, or a reply has been received
     /// in part.
     #[must_use]
+    #[doc(alias = "nbd_aio_is_processing")]
     pub fn is_processing(&self) -> bool {
         !self.is_closed()
             && (!self.core.outbox.is_empty()
@@ -232,6 +235,7 @@ impl Client {
 
     /// Why the connection is over, if it ended in error.
     #[must_use]
+    #[doc(alias = "nbd_aio_is_dead")]
     pub fn error(&self) -> Option<&Error> {
         match &self.core.life {
             Life::Closed(error) => error.as_ref(),

@@ -26,6 +26,7 @@ impl Client {
     /// When the command cannot be sent, or would be wrong and the
     /// [`StrictMode`] in force minds. Nothing has changed then.
     #[inline]
+    #[doc(alias = "nbd_aio_pread")]
     pub fn submit(&mut self, command: Command) -> Result<RequestId, SubmitError> {
         if matches!(self.core.life, Life::Open) && self.core.gate.passes(&command) {
             return self.core.enqueue(command, command.flags, None, None);
@@ -40,6 +41,7 @@ impl Client {
     /// As [`submit`](Self::submit); [`SubmitError::NoFilter`] when extended headers
     /// were not negotiated, [`SubmitError::UnsupportedFlag`] when the server does not
     /// offer the choice, [`SubmitError::UnknownContext`] when it has not granted one.
+    #[doc(alias = "nbd_aio_block_status_filter")]
     pub fn submit_filtered(
         &mut self,
         command: Command,

@@ -23,12 +23,16 @@ pub(crate) mod slots;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Protocol bytes received.
+    #[doc(alias = "nbd_stats_bytes_received")]
     pub bytes_received: u64,
     /// Protocol bytes sent.
+    #[doc(alias = "nbd_stats_bytes_sent")]
     pub bytes_sent: u64,
     /// Messages received: replies and chunks, or requests.
+    #[doc(alias = "nbd_stats_chunks_received")]
     pub messages_received: u64,
     /// Messages sent: requests, or replies and chunks.
+    #[doc(alias = "nbd_stats_chunks_sent")]
     pub messages_sent: u64,
     /// Calls that delivered bytes, each one read from the transport.
     pub reads: u64,

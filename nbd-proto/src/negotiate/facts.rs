@@ -23,6 +23,7 @@ pub enum Protocol {
 impl Protocol {
     /// As libnbd names it: `"oldstyle"`, `"newstyle"`, `"newstyle-fixed"`.
     #[must_use]
+    #[doc(alias = "nbd_get_protocol")]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Oldstyle => "oldstyle",
@@ -36,14 +37,18 @@ impl Protocol {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExportInfo {
     /// Size in bytes.
+    #[doc(alias = "nbd_get_size")]
     pub size: u64,
     /// What it can do, after [`Negotiated`] took out what cannot be used.
     pub flags: TransmissionFlags,
     /// Block sizes, if the server told sane ones.
+    #[doc(alias = "nbd_get_block_size")]
     pub block_sizes: Option<BlockSizes>,
     /// The server's own name for it, if it was asked and told.
+    #[doc(alias = "nbd_get_canonical_export_name")]
     pub canonical_name: Option<String>,
     /// Text for people, if it was asked and told.
+    #[doc(alias = "nbd_get_export_description")]
     pub description: Option<String>,
 }
 
@@ -56,6 +61,7 @@ impl ExportInfo {
 
     /// Offsets and lengths must be multiples of this many bytes.
     #[must_use]
+    #[doc(alias = "nbd_get_block_size")]
     pub fn minimum_block(&self) -> u32 {
         self.block_sizes.map_or(1, |sizes| sizes.minimum)
     }
@@ -65,16 +71,21 @@ impl ExportInfo {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Negotiated {
     /// Which negotiation was spoken.
+    #[doc(alias = "nbd_get_protocol")]
     pub protocol: Protocol,
     /// Handshake flags both sides have.
+    #[doc(alias("nbd_set_handshake_flags", "nbd_get_handshake_flags"))]
     pub handshake_flags: HandshakeFlags,
     /// How the data phase talks.
+    #[doc(alias("nbd_get_structured_replies_negotiated", "nbd_get_extended_headers_negotiated"))]
     pub headers: HeaderStyle,
     /// TLS is in use.
+    #[doc(alias = "nbd_get_tls_negotiated")]
     pub tls: bool,
     /// The export, once one was described.
     pub export: Option<ExportInfo>,
     /// The meta contexts that were granted.
+    #[doc(alias = "nbd_can_meta_context")]
     pub contexts: Vec<MetaContext>,
 }
 

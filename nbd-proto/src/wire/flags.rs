@@ -6,6 +6,7 @@ bitflags! {
     /// What a newstyle server offers before the first option
     /// (proto.md, "Handshake flags").
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+    #[doc(alias = "LIBNBD_HANDSHAKE_FLAG")]
     pub struct HandshakeFlags: u16 {
         /// The server knows the fixed newstyle negotiation.
         const FIXED_NEWSTYLE = 1 << 0;
@@ -57,6 +58,7 @@ bitflags! {
 
     /// Flags of one command (proto.md, "Command flags").
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+    #[doc(alias = "LIBNBD_CMD_FLAG")]
     pub struct CommandFlags: u16 {
         /// Do not reply before the data is on stable storage.
         const FUA = 1 << 0;

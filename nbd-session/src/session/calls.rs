@@ -64,6 +64,7 @@ impl<'a> Request<'a> {
     /// A block status about some of the meta contexts only, by the numbers that
     /// [`Session::context`] tells; needs
     /// [`BLOCK_STATUS_PAYLOAD`](nbd_proto::TransmissionFlags::BLOCK_STATUS_PAYLOAD).
+    #[doc(alias = "nbd_aio_block_status_filter")]
     pub const fn contexts(mut self, contexts: &'a [ContextId]) -> Self {
         self.contexts = Some(contexts);
         self
@@ -77,6 +78,7 @@ impl<'a> Request<'a> {
     }
 
     /// Reports the parts of a read in [`Completion::chunks`].
+    #[doc(alias = "nbd_aio_pread_structured")]
     pub const fn report_chunks(mut self) -> Self {
         self.report_chunks = true;
         self

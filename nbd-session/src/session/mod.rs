@@ -241,21 +241,26 @@ struct End {
 /// What a session is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
+#[doc(alias = "nbd_connection_state")]
 pub enum State {
     /// There is no server yet.
+    #[doc(alias = "nbd_aio_is_connecting")]
     Connecting,
     /// Waiting for the server's answer to an option.
     Negotiating,
     /// Option mode: the caller chooses what comes next, by
     /// [`Session::request_option`].
+    #[doc(alias = "nbd_aio_is_negotiating")]
     Choosing,
     /// Commands are accepted, and sent.
+    #[doc(alias = "nbd_aio_is_ready")]
     Ready,
     /// The connection is lost. Commands are accepted, and wait for another one.
     Reconnecting,
     /// The end was asked for; the last replies are waited for, and the server's end.
     Disconnecting,
     /// Over. Completions can still be taken.
+    #[doc(alias = "nbd_aio_is_closed")]
     Closed,
 }
 
@@ -367,6 +372,7 @@ impl Session {
     /// Why it is over, if it is: told to every call that was under way, and to those that come
     /// later.
     #[must_use]
+    #[doc(alias = "nbd_aio_is_dead")]
     pub fn end(&self) -> Option<&Error> {
         self.end.as_ref().map(|end| &end.cause)
     }
@@ -403,6 +409,7 @@ impl Session {
     /// The name of the export that was asked for. What the server calls it is in
     /// [`ExportInfo::canonical_name`].
     #[must_use]
+    #[doc(alias = "nbd_get_export_name")]
     pub fn export_name(&self) -> &str {
         &self.export_name
     }
@@ -418,6 +425,7 @@ impl Session {
     /// The longest read or write to be sent as one command, in bytes; longer ones are split.
     /// Whole blocks, so that what follows a piece stays aligned.
     #[must_use]
+    #[doc(alias = "nbd_get_block_size")]
     pub fn max_request(&self) -> usize {
         /// What a server takes that tells no maximum (proto.md, "Size constraints").
         const DEFAULT: u64 = 32 << 20;
@@ -430,6 +438,7 @@ impl Session {
 
     /// What was agreed on for TLS, if it is in use on this connection.
     #[must_use]
+    #[doc(alias = "nbd_get_tls_negotiated")]
     pub fn tls_info(&self) -> Option<&TlsInfo> {
         match &self.stage {
             Stage::Negotiating(negotiating) => negotiating.handshake.tls_info(),
@@ -503,6 +512,12 @@ impl Session {
 
     /// What it has done so far.
     #[must_use]
+    #[doc(alias(
+        "nbd_stats_bytes_sent",
+        "nbd_stats_chunks_sent",
+        "nbd_stats_bytes_received",
+        "nbd_stats_chunks_received"
+    ))]
     pub fn stats(&self) -> SessionStats {
         let mut stats = *self.stats;
         stats.probes = self.probe.as_ref().map_or(0, |probe| probe.count);

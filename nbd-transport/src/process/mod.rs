@@ -69,6 +69,7 @@ impl PeerProcess {
     /// The process id. Once the process has ended and its status has been seen, the system may
     /// give it to another: use [`PeerProcess::kill`] to send signals.
     #[must_use]
+    #[doc(alias = "nbd_get_subprocess_pid")]
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -109,6 +110,7 @@ impl PeerProcess {
     /// # Errors
     ///
     /// When the system refuses, for instance because the process changed its user.
+    #[doc(alias = "nbd_kill_subprocess")]
     pub fn kill(&mut self, signal: Signal) -> io::Result<()> {
         // The id is surely that of our child only as long as its status has not been collected.
         if self.try_status()?.is_none() {

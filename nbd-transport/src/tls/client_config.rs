@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 /// How far the server's certificate is checked.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[doc(alias("nbd_set_tls_verify_peer", "nbd_get_tls_verify_peer"))]
 pub enum ServerCheck {
     /// It must be signed by a trusted authority, be valid now, be meant for servers, and name the
     /// server. On a connection that has no name, such as one over a Unix socket, everything but
@@ -58,6 +59,7 @@ pub(super) enum Trust {
 /// # Ok::<(), nbd_transport::tls::TlsConfigError>(())
 /// ```
 #[derive(Debug, Clone)]
+#[doc(alias("nbd_set_tls_priority", "nbd_get_tls_priority", "nbd_set_uri_allow_tls_priority"))]
 pub struct TlsConfig {
     pub(super) trust: Trust,
     pub(super) identity: Option<(Credentials, Credentials)>,
@@ -105,6 +107,7 @@ impl TlsConfig {
 
     /// Takes everything from the files of a directory, and nothing from elsewhere.
     #[must_use]
+    #[doc(alias = "nbd_set_tls_certificates")]
     pub fn directory(mut self, dir: impl AsRef<Path>) -> Self {
         self.trust = Trust::Directory(dir.as_ref().to_owned());
         self
@@ -119,6 +122,7 @@ impl TlsConfig {
 
     /// Trusts these authorities.
     #[must_use]
+    #[doc(alias = "nbd_set_tls_certificates")]
     pub fn authorities(mut self, certificates: Credentials) -> Self {
         self.trust = Trust::Given(certificates);
         self
@@ -127,6 +131,7 @@ impl TlsConfig {
     /// Shows this certificate (with those between it and the authority, if any) to servers that
     /// ask.
     #[must_use]
+    #[doc(alias = "nbd_set_tls_certificates")]
     pub fn identity(mut self, certificate: Credentials, key: Credentials) -> Self {
         self.identity = Some((certificate, key));
         self
@@ -142,6 +147,7 @@ impl TlsConfig {
     /// The name or IP address that the server's certificate must have, in place of the host that
     /// is connected to.
     #[must_use]
+    #[doc(alias("nbd_set_tls_hostname", "nbd_get_tls_hostname"))]
     pub fn server_name(mut self, name: impl Into<String>) -> Self {
         self.server_name = Some(name.into());
         self
@@ -149,6 +155,7 @@ impl TlsConfig {
 
     /// How far the server's certificate is checked (default: in full).
     #[must_use]
+    #[doc(alias("nbd_set_tls_verify_peer", "nbd_get_tls_verify_peer"))]
     pub fn server_check(mut self, check: ServerCheck) -> Self {
         self.check = check;
         self
@@ -156,6 +163,7 @@ impl TlsConfig {
 
     /// Uses a pre-shared key from a file of `username:hexkey` lines, and no certificate at all.
     #[must_use]
+    #[doc(alias = "nbd_set_tls_psk_file")]
     pub fn psk_file(mut self, path: impl AsRef<Path>) -> Self {
         self.psk_file = Some(path.as_ref().to_owned());
         self
@@ -171,6 +179,7 @@ impl TlsConfig {
     /// Uses the pre-shared key that these hexadecimal digits say, as in a file of keys, and no
     /// certificate at all.
     #[must_use]
+    #[doc(alias = "nbd_set_tls_psk_file")]
     pub fn psk_key_hex(mut self, digits: impl Into<String>) -> Self {
         self.psk_key = Some(GivenKey::Hex(digits.into()));
         self
@@ -178,6 +187,7 @@ impl TlsConfig {
 
     /// Whose pre-shared key is used (default: who runs the program).
     #[must_use]
+    #[doc(alias("nbd_set_tls_username", "nbd_get_tls_username"))]
     pub fn username(mut self, name: impl Into<String>) -> Self {
         self.username = Some(name.into());
         self

@@ -69,6 +69,7 @@ pub enum UriAddress {
 /// # Ok::<(), nbd_transport::UriError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[doc(alias("nbd_connect_uri", "nbd_aio_connect_uri", "nbd_get_uri", "nbd_supports_uri"))]
 pub struct NbdUri {
     address: UriAddress,
     tls_required: bool,
@@ -119,6 +120,7 @@ impl NbdUri {
     /// Whether `text` begins like an NBD URI. It may still be refused: this is for programs
     /// that take file names, too, and have to tell the two apart.
     #[must_use]
+    #[doc(alias = "nbd_is_uri")]
     pub fn is_uri(text: &str) -> bool {
         text.split_once("://").is_some_and(|(scheme, _)| Scheme::parse(scheme).is_some())
     }
@@ -228,6 +230,7 @@ impl NbdUri {
 
     /// The user name, if any.
     #[must_use]
+    #[doc(alias("nbd_set_tls_username", "nbd_get_tls_username"))]
     pub fn username(&self) -> Option<&str> {
         self.username.as_deref()
     }

@@ -7,6 +7,7 @@ use nbd_proto::TlsPolicy;
 
 /// The transports a URI may ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[doc(alias("nbd_set_uri_allow_transports", "LIBNBD_ALLOW_TRANSPORT"))]
 pub struct AllowedTransports {
     /// `nbd` and `nbds`.
     pub tcp: bool,
@@ -40,10 +41,13 @@ impl AllowedTransports {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UriPolicy {
     /// Transports accepted.
+    #[doc(alias = "nbd_set_uri_allow_transports")]
     pub transports: AllowedTransports,
     /// Schemes accepted: only the plain `nbd` ones, both, or only the `nbds` ones.
+    #[doc(alias = "nbd_set_uri_allow_tls")]
     pub tls: TlsPolicy,
     /// Whether the URI may name files to open (`tls-certificates`, `tls-psk-file`).
+    #[doc(alias = "nbd_set_uri_allow_local_file")]
     pub local_files: bool,
 }
 

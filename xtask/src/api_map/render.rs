@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use super::aliases::Aliases;
 use super::table::Row;
 
 const INTRODUCTION: &str = "\
@@ -18,28 +19,40 @@ finds it; `ENOTCONN` to the others).
 ";
 
 /// Markdown with the tests, to be read beside the source.
-pub(super) fn for_readers(rows: &[Row]) -> String {
+pub(super) fn for_readers(rows: &[Row], aliases: &Aliases) -> String {
     let mut text = format!(
         "<!-- Rendered from libnbd-map.toml by `cargo xtask api-map`. -->\n\n# Coming from libnbd\n\n\
          {INTRODUCTION}\nEach row names the tests that show it against a real server.\n"
     );
-    table(rows, &mut text, |path| format!("`{}`", short(path)), true);
+    table(rows, aliases, &mut text, |path| format!("`{}`", short(path)), true);
     text
 }
 
 /// Markdown whose items are links that rustdoc resolves.
-pub(super) fn for_rustdoc(rows: &[Row]) -> String {
+pub(super) fn for_rustdoc(rows: &[Row], aliases: &Aliases) -> String {
     let mut text = INTRODUCTION.to_owned();
-    // The page is in the client's own documentation, which knows itself as `crate` only.
+    // The page is in the documentation of the client for threads, which knows itself as `crate`
+    // only, and the other clients not at all.
     let link = |path: &str| {
-        let place = path.replacen("nbd_client_blocking::", "crate::", 1);
-        format!("[`{}`]({place})", short(path))
+        if let Some(own) = path.strip_prefix("nbd_client_blocking::") {
+            format!("[`{own}`](crate::{own})")
+        } else if path.starts_with("nbd_client_") {
+            format!("`{}`", short(path))
+        } else {
+            format!("[`{}`]({path})", short(path))
+        }
     };
-    table(rows, &mut text, link, false);
+    table(rows, aliases, &mut text, link, false);
     text
 }
 
-fn table(rows: &[Row], text: &mut String, item: impl Fn(&str) -> String, tests: bool) {
+fn table(
+    rows: &[Row],
+    aliases: &Aliases,
+    text: &mut String,
+    item: impl Fn(&str) -> String,
+    tests: bool,
+) {
     let mut group = "";
     for row in rows {
         if row.group != group {
@@ -51,7 +64,8 @@ fn table(rows: &[Row], text: &mut String, item: impl Fn(&str) -> String, tests: 
                 "| libnbd | here | |\n|---|---|---|\n"
             });
         }
-        let items: Vec<String> = row.items.iter().map(|path| item(path)).collect();
+        let paths = aliases.get(&row.alias).into_iter().flatten();
+        let items: Vec<String> = paths.map(|path| item(path)).collect();
         let _ = write!(text, "| `{}` | {} | ", row.name, items.join(", "));
         if tests {
             let names: Vec<String> = row.tests.iter().map(|path| test(path)).collect();
@@ -61,12 +75,13 @@ fn table(rows: &[Row], text: &mut String, item: impl Fn(&str) -> String, tests: 
     }
 }
 
-/// `Type::item`, of the core with its crate in front where the client has a type of the
-/// same name.
+/// `Type::item`, with its crate in front where the client for threads has a type of the same
+/// name.
 fn short(path: &str) -> String {
     let (krate, rest) = path.split_once("::").unwrap_or(("", path));
-    match krate {
-        "nbd_proto" if rest.starts_with("Client::") => format!("proto::{rest}"),
+    match (krate, krate.strip_prefix("nbd_client_")) {
+        ("nbd_proto", _) if rest.starts_with("Client::") => format!("proto::{rest}"),
+        (_, Some(adapter)) if adapter != "blocking" => format!("{adapter}::{rest}"),
         _ => rest.to_owned(),
     }
 }
@@ -88,15 +103,21 @@ mod tests {
     fn items_are_links_for_rustdoc_and_names_for_readers() {
         let row = Row {
             name: "pread".to_owned(),
+            alias: "nbd_pread".to_owned(),
             group: "Commands".to_owned(),
-            items: vec!["nbd_client_blocking::Client::read_at".to_owned()],
             tests: vec!["k::libnbd::commands::reads".to_owned()],
             note: "a|b".to_owned(),
         };
         let rows = [row];
-        let link = "| `pread` | [`Client::read_at`](crate::Client::read_at) | a\\|b |";
-        assert!(for_rustdoc(&rows).contains(link), "{}", for_rustdoc(&rows));
-        let plain = "| `pread` | `Client::read_at` | `commands::reads` | a\\|b |";
-        assert!(for_readers(&rows).contains(plain), "{}", for_readers(&rows));
+        let items = ["nbd_client_blocking::Client::read", "nbd_client_mio::Connection::read"];
+        let aliases = Aliases::from([("nbd_pread".to_owned(), items.map(str::to_owned).to_vec())]);
+        let link =
+            "| `pread` | [`Client::read`](crate::Client::read), `mio::Connection::read` | a\\|b |";
+        let text = for_rustdoc(&rows, &aliases);
+        assert!(text.contains(link), "{text}");
+        let plain =
+            "| `pread` | `Client::read`, `mio::Connection::read` | `commands::reads` | a\\|b |";
+        let text = for_readers(&rows, &aliases);
+        assert!(text.contains(plain), "{text}");
     }
 }

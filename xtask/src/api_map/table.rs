@@ -7,10 +7,10 @@ use crate::Outcome;
 pub(super) struct Row {
     /// As libnbd calls it, without `nbd_`.
     pub(super) name: String,
+    /// The alias of the items that do its job, where that is not `nbd_` and the name.
+    pub(super) alias: String,
     /// The heading it is under.
     pub(super) group: String,
-    /// Paths of the Rust items that do its job.
-    pub(super) items: Vec<String>,
     /// `crate::file::test`, with modules in between.
     pub(super) tests: Vec<String>,
     /// Where our form differs, and why.
@@ -44,16 +44,20 @@ pub(super) fn parse(text: &str) -> Outcome<Vec<Row>> {
         let texts = strings(&value).ok_or_else(|| fault("not a text or a list of texts"))?;
         match (key, texts.as_slice()) {
             ("name", [text]) => row.name.clone_from(text),
+            ("alias", [text]) => row.alias.clone_from(text),
             ("group", [text]) => row.group.clone_from(text),
             ("note", [text]) => row.note.clone_from(text),
-            ("items", _) => row.items = texts,
             ("tests", _) => row.tests = texts,
             _ => return Err(fault("an unknown key, or a list for a text")),
         }
     }
-    let poor = rows.iter().find(|row| {
-        row.name.is_empty() || row.group.is_empty() || row.items.is_empty() || row.tests.is_empty()
-    });
+    for row in &mut rows {
+        if row.alias.is_empty() {
+            row.alias = format!("nbd_{}", row.name);
+        }
+    }
+    let poor =
+        rows.iter().find(|row| row.name.is_empty() || row.group.is_empty() || row.tests.is_empty());
     match poor {
         Some(row) => Err(format!("the row of {:?} lacks something", row.name)),
         None => Ok(rows),
@@ -90,12 +94,12 @@ mod tests {
 
     #[test]
     fn rows_are_read() {
-        let text = "# words\n\n[[call]]\nname = \"one\"\ngroup = \"g\"\nitems = [\"a::b\", \"c\"]\n\
-                    tests = [\n    \"t\",\n]\nnote = \"say \\\"x\\\" [1]\"\n";
+        let text = "# words\n\n[[call]]\nname = \"one\"\ngroup = \"g\"\n\
+                    tests = [\n    \"t\",\n    \"u\",\n]\nnote = \"say \\\"x\\\" [1]\"\n";
         let rows = parse(text).expect("it is sound");
         assert_eq!(rows.len(), 1);
-        assert_eq!(rows[0].items, ["a::b", "c"]);
-        assert_eq!(rows[0].tests, ["t"]);
+        assert_eq!(rows[0].alias, "nbd_one");
+        assert_eq!(rows[0].tests, ["t", "u"]);
         assert_eq!(rows[0].note, "say \"x\" [1]");
     }
 

@@ -17,6 +17,7 @@ impl Negotiation {
     ///
     /// # Errors
     /// Outside [`Phase::Idle`], and when the server is not fixed newstyle.
+    #[doc(alias("nbd_opt_list", "nbd_aio_opt_list"))]
     pub fn list(&mut self) -> Result<(), Error> {
         self.ask(OptionCode::List, |_| {})
     }
@@ -26,6 +27,7 @@ impl Negotiation {
     ///
     /// # Errors
     /// Outside [`Phase::Idle`], and when the server is not fixed newstyle.
+    #[doc(alias("nbd_opt_info", "nbd_aio_opt_info"))]
     pub fn info(&mut self) -> Result<(), Error> {
         self.check_option()?;
         self.session.core.goal = Goal::Info;
@@ -38,6 +40,7 @@ impl Negotiation {
     ///
     /// # Errors
     /// Outside [`Phase::Idle`].
+    #[doc(alias("nbd_opt_go", "nbd_aio_opt_go"))]
     pub fn go(&mut self) -> Result<(), Error> {
         self.check_idle()?;
         self.session.core.goal = Goal::Go;
@@ -49,6 +52,7 @@ impl Negotiation {
     ///
     /// # Errors
     /// Outside [`Phase::Idle`], and when the server is not fixed newstyle.
+    #[doc(alias("nbd_opt_abort", "nbd_aio_opt_abort"))]
     pub fn abort(&mut self) -> Result<(), Error> {
         self.ask(OptionCode::Abort, |_| {})
     }
@@ -59,6 +63,7 @@ impl Negotiation {
     ///
     /// # Errors
     /// Outside [`Phase::Idle`], and when the server is not fixed newstyle.
+    #[doc(alias("nbd_opt_starttls", "nbd_aio_opt_starttls"))]
     pub fn start_tls(&mut self) -> Result<(), Error> {
         self.ask(OptionCode::StartTls, |_| {})
     }
@@ -67,6 +72,7 @@ impl Negotiation {
     ///
     /// # Errors
     /// Outside [`Phase::Idle`], and when the server is not fixed newstyle.
+    #[doc(alias("nbd_opt_structured_reply", "nbd_aio_opt_structured_reply"))]
     pub fn structured_replies(&mut self) -> Result<(), Error> {
         self.ask(OptionCode::StructuredReply, |_| {})
     }
@@ -75,6 +81,7 @@ impl Negotiation {
     ///
     /// # Errors
     /// Outside [`Phase::Idle`], and when the server is not fixed newstyle.
+    #[doc(alias("nbd_opt_extended_headers", "nbd_aio_opt_extended_headers"))]
     pub fn extended_headers(&mut self) -> Result<(), Error> {
         self.ask(OptionCode::ExtendedHeaders, |_| {})
     }
@@ -87,6 +94,12 @@ impl Negotiation {
     /// # Errors
     /// Outside [`Phase::Idle`], when the server is not fixed newstyle or structured
     /// replies were not negotiated, and for a bad name.
+    #[doc(alias(
+        "nbd_opt_list_meta_context",
+        "nbd_aio_opt_list_meta_context",
+        "nbd_opt_list_meta_context_queries",
+        "nbd_aio_opt_list_meta_context_queries"
+    ))]
     pub fn list_meta_contexts(&mut self, queries: &[&str]) -> Result<(), Error> {
         self.ask_contexts(OptionCode::ListMetaContext, queries)
     }
@@ -100,6 +113,12 @@ impl Negotiation {
     /// # Errors
     /// Outside [`Phase::Idle`], when the server is not fixed newstyle or structured
     /// replies were not negotiated, and for a bad name.
+    #[doc(alias(
+        "nbd_opt_set_meta_context",
+        "nbd_aio_opt_set_meta_context",
+        "nbd_opt_set_meta_context_queries",
+        "nbd_aio_opt_set_meta_context_queries"
+    ))]
     pub fn set_meta_contexts(&mut self, queries: &[&str]) -> Result<(), Error> {
         self.ask_contexts(OptionCode::SetMetaContext, queries)
     }

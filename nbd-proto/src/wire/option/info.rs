@@ -98,6 +98,7 @@ impl ExportEntry {
 
 /// Block sizes of an export, in bytes (proto.md, "Size constraints").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[doc(alias = "LIBNBD_SIZE")]
 pub struct BlockSizes {
     /// Offsets and lengths must be multiples of this.
     pub minimum: u32,
