@@ -27,6 +27,10 @@
 //!
 //! With feature `tracing` every connection tells what it does in a span `nbd` of its own,
 //! whose field `name` is [`Client::name`]. Feature `psk` brings TLS with pre-shared keys.
+//!
+//! # Platforms
+//!
+//! Linux, whole and tested. macOS and FreeBSD compile.
 
 mod client;
 mod completion;

@@ -47,6 +47,10 @@
 //! [`ConnectOptions::reconnect`], poll no longer than until [`Connection::next_deadline`], and
 //! call [`Connection::handle_timeout`] then, after [`Connection::drive`]: what has come in
 //! time counts, however late it is looked at.
+//!
+//! # Platforms
+//!
+//! Linux, whole and tested. macOS and FreeBSD compile.
 
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]

@@ -66,6 +66,11 @@
 //!
 //! `std` (default): the driver over [`std::io`], `IoSlice`s, conversions into
 //! [`std::io::Error`]. Without it the crate needs `alloc` only.
+//!
+//! # Platforms
+//!
+//! Every one that Rust has a standard library or an allocator for: nothing here asks a system for
+//! anything.
 #![no_std]
 // Nothing a peer sends may end in a panic, or in a sum that has wrapped unseen: what each
 // calculation does at its limits is spelt out.

@@ -36,6 +36,9 @@
 //!
 //! Linux.
 
+#[cfg(not(target_os = "linux"))]
+compile_error!("nbd-server runs on Linux; the server half of nbd-proto runs everywhere");
+
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -22,6 +22,10 @@
 //! | [`pool`] | what is made of many connections |
 //! | [`replay`] | what is sent again after a lost connection |
 //! | [`Link`], [`Handshake`] | a machine and TLS over any stream, for those who have a loop of their own |
+//!
+//! # Platforms
+//!
+//! Linux, whole and tested. macOS and FreeBSD compile.
 
 mod error;
 mod event;

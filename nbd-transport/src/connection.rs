@@ -74,6 +74,8 @@ impl Stream {
     /// A Unix socket is asked to hold `unix_send_buffer` bytes on its way out.
     pub(crate) fn new(socket: Socket, unix_send_buffer: Option<usize>) -> io::Result<Self> {
         socket.set_nonblocking(false)?;
+        #[cfg(target_vendor = "apple")]
+        socket.set_nosigpipe(true)?;
         let domain = socket.local_addr()?.domain();
         Ok(match domain {
             Domain::IPV4 | Domain::IPV6 => {

@@ -22,6 +22,13 @@
 //! let connection = uri.endpoint().connect(Some(Instant::now() + Duration::from_secs(10)))?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! # Platforms
+//!
+//! Linux, whole and tested. macOS and FreeBSD compile.
+
+#[cfg(not(any(target_os = "linux", target_os = "macos", target_os = "freebsd")))]
+compile_error!("nbd-transport runs on Linux, macOS and FreeBSD; nbd-proto runs everywhere");
 
 mod command;
 mod connect;

@@ -7,6 +7,13 @@ use rustix::net::{
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::os::fd::BorrowedFd;
 
+/// Sending never waits, and tells of a peer that is gone by an error, never by a signal. Where
+/// the system knows that wish for a socket only, not for a call, `Stream::new` has expressed it.
+#[cfg(not(target_vendor = "apple"))]
+const SEND: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
+#[cfg(target_vendor = "apple")]
+const SEND: SendFlags = SendFlags::DONTWAIT;
+
 /// A socket for the length of a few calls.
 ///
 /// Whether a call may wait is not a mode of the socket here but of the call, so one thread can
@@ -25,16 +32,14 @@ impl<'a> SocketIo<'a> {
     /// Neither reading nor writing waits.
     #[must_use]
     pub const fn non_blocking(socket: BorrowedFd<'a>) -> Self {
-        let send = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
-        Self { socket, receive: RecvFlags::DONTWAIT, send, calls: 0, starved: false }
+        Self { socket, receive: RecvFlags::DONTWAIT, send: SEND, calls: 0, starved: false }
     }
 
     /// Reading waits for something to read, as long as the socket's receive timeout allows;
     /// writing does not wait.
     #[must_use]
     pub const fn blocking_read(socket: BorrowedFd<'a>) -> Self {
-        let send = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
-        Self { socket, receive: RecvFlags::empty(), send, calls: 0, starved: false }
+        Self { socket, receive: RecvFlags::empty(), send: SEND, calls: 0, starved: false }
     }
 
     /// System calls made so far.

@@ -8,6 +8,7 @@ mod bench;
 mod coverage;
 mod fuzz;
 mod packages;
+mod platforms;
 mod public_api;
 mod rustdoc_json;
 mod sim;

@@ -2,7 +2,7 @@
 
 use crate::steps::{Steps, run as command, tee};
 use crate::workspace::{cargo, nbd_program, root};
-use crate::{Outcome, api_map, bare, packages, public_api, vm};
+use crate::{Outcome, api_map, bare, packages, platforms, public_api, vm};
 
 /// The files at the root that every reader counts on.
 const DOCUMENTS: [&str; 6] = [
@@ -33,7 +33,7 @@ fn check(args: &[String], colour: &str) -> Outcome {
         command(cargo.args(args).envs(variables.iter().copied()))
     };
     let nbd = nbd_program()?;
-    let mut steps = Steps::new(12);
+    let mut steps = Steps::new(13);
     steps.step("programs and libraries", packages::ensure)?;
     steps.step("documents", documents)?;
     steps.step("format", || cargo_step(&["fmt", "--all", "--check"], &[]))?;
@@ -45,6 +45,7 @@ fn check(args: &[String], colour: &str) -> Outcome {
         cargo_step(&["build", "-p", "nbd-proto", "--no-default-features"], &[])
     })?;
     steps.step("everything without TLS", bare::check)?;
+    steps.step("other platforms", platforms::check)?;
     steps.step("release program", || {
         cargo_step(&["build", "--release", "-p", "nbd-cli", "--all-features"], &[])
     })?;
