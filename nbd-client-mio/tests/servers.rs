@@ -183,6 +183,21 @@ fn a_silent_server_costs_no_turns_and_giving_up_spares_the_connection() {
     let done = this.next();
     assert_eq!(done.id, next);
     done.result.unwrap();
+    assert_eq!(this.disk(token).next_deadline(), None, "nothing is owed any more");
+}
+
+/// Where only calls are limited, a call that nobody waits for has no limit.
+#[test]
+fn a_call_that_is_withdrawn_has_no_deadline() {
+    let server = nbdkit(&["memory", "1M"]);
+    let mut this = Loop::new();
+    let token = this.ready(&options().request_timeout(Duration::from_secs(3600)), &server.uri());
+    server.stop().unwrap();
+    let id = this.disk(token).read(vec![0; 512], 0).unwrap();
+    assert!(this.disk(token).next_deadline().is_some());
+    assert_eq!(this.disk(token).withdraw(id), Some(vec![0; 512]));
+    assert_eq!(this.disk(token).next_deadline(), None);
+    server.cont().unwrap();
 }
 
 /// A server that is silent for too long is a lost connection, and the time is what it is told.
@@ -299,11 +314,18 @@ fn names_and_programs_are_dialled_beside_the_loop() {
     let mut this = Loop::new();
     let host = String::from("localhost");
     let name = Endpoint::Tcp { host, port };
-    let program = Endpoint::Command(CommandSpec::new("nbdkit", ["-s", "memory", "1M"]));
-    for endpoint in [name, program] {
-        let token = this.add(Connection::connect(options().endpoint(endpoint)).unwrap());
-        assert_ne!(this.disk(token).state(), State::Ready, "nothing is waited for");
-    }
+    // It says nothing before it may.
+    let scratch = Scratch::new().unwrap();
+    let gate = scratch.join("gate");
+    let shown = gate.display();
+    let text = format!("until [ -e {shown} ]; do sleep 0.01; done; exec nbdkit -s memory 1M");
+    let program = Endpoint::Command(CommandSpec::new("sh", ["-c", &text]));
+    let token = this.add(Connection::connect(options().endpoint(name)).unwrap());
+    let state = this.disk(token).state();
+    assert!(matches!(state, State::Connecting | State::Negotiating), "{state:?}");
+    let token = this.add(Connection::connect(options().endpoint(program)).unwrap());
+    assert_eq!(this.disk(token).state(), State::Connecting, "nothing is waited for");
+    fs::write(&gate, "").unwrap();
     this.all(State::Ready);
     for token in 0..2 {
         this.disk(token).read(vec![1; 512], 0).unwrap();

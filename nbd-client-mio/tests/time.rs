@@ -18,7 +18,8 @@ fn nbdkit(args: &[&str]) -> Server {
 }
 
 fn is_late(result: &Result<(), Error>) -> bool {
-    matches!(result, Err(error) if error.is_timeout())
+    // To the millisecond: what was set is what is told.
+    matches!(result, Err(error) if error.is_timeout() && error.to_string().contains("200ms"))
 }
 
 #[test]
@@ -86,7 +87,8 @@ fn who_waits_in_line_has_a_deadline_too() {
                     sent += 1;
                 }
                 Err(rejected) => {
-                    assert!(rejected.error.is_timeout(), "{rejected}");
+                    assert!(rejected.error.to_string().contains("200ms"), "{rejected}");
+                    assert!(is_late(&Err(rejected.error)));
                     assert_eq!(rejected.buffer, Some(vec![5; 512]));
                     unsent += 1;
                 }
@@ -114,7 +116,8 @@ fn a_server_that_never_greets_and_one_that_never_closes() {
     this.until("an error", |this| !this.errors.is_empty());
     assert!(start.elapsed() >= TIMEOUT);
     let error = this.errors.remove(0).1;
-    assert!(error.is_timeout() && error.to_string().starts_with("negotiating"), "{error}");
+    let told = error.to_string();
+    assert!(error.is_timeout() && told.contains("not say anything within 200ms"), "{error}");
     assert_eq!(this.disk(token).state(), State::Closed);
     assert_eq!(this.disk(token).next_deadline(), None);
 
@@ -126,7 +129,8 @@ fn a_server_that_never_greets_and_one_that_never_closes() {
     this.disk(token).disconnect(Limit::Default);
     this.until("an error", |this| !this.errors.is_empty());
     let error = this.errors.remove(0).1;
-    assert!(error.is_timeout() && error.to_string().starts_with("disconnecting"), "{error}");
+    let told = "disconnecting took longer than 200ms";
+    assert!(error.is_timeout() && error.to_string() == told, "{error}");
     assert_eq!(this.disk(token).state(), State::Closed);
     server.cont().unwrap();
 }
@@ -172,7 +176,8 @@ fn kept_alive(time: Duration) -> Option<()> {
     this.until("an error", |this| !this.errors.is_empty());
     assert!(start.elapsed() >= time, "given up after {:?}", start.elapsed());
     let error = this.errors.remove(0).1;
-    assert!(error.is_timeout(), "{error}");
+    let told = format!("no answer from the server for {time:?}");
+    assert!(error.is_timeout() && error.to_string() == told, "{error}");
     assert_eq!(this.disk(token).state(), State::Closed);
     server.cont().unwrap();
     assert_eq!(stats(&mut this, nothing), idle);

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 /// use std::time::{Duration, Instant};
 ///
 /// let now = Instant::now();
-/// assert_eq!(Limit::within(Duration::from_secs(5), now), Limit::Until(now + Duration::from_secs(5)));
+/// let time = Duration::from_secs(5);
+/// assert_eq!(Limit::within(time, now), Limit::Within { time, since: now });
 /// assert_eq!(Limit::default(), Limit::Default);
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -25,13 +26,20 @@ pub enum Limit {
     Never,
     /// Until then.
     Until(Instant),
+    /// So long, from then on: what a limit is told to be when it is reached.
+    Within {
+        /// How long; for ever, if that is beyond the end of time.
+        time: Duration,
+        /// When its time begins to run.
+        since: Instant,
+    },
 }
 
 impl Limit {
-    /// So long from now on; for ever, if that is beyond the end of time.
+    /// So long from now on.
     #[must_use]
-    pub fn within(time: Duration, now: Instant) -> Self {
-        now.checked_add(time).map_or(Self::Never, Self::Until)
+    pub const fn within(time: Duration, now: Instant) -> Self {
+        Self::Within { time, since: now }
     }
 
     /// When it ends.
@@ -40,6 +48,16 @@ impl Limit {
             Self::Default => default.and_then(|time| now.checked_add(time)),
             Self::Never => None,
             Self::Until(at) => Some(at),
+            Self::Within { time, since } => since.checked_add(time),
+        }
+    }
+
+    /// When its time began to run, if it is used now.
+    #[inline]
+    pub(crate) const fn since(self, now: Instant) -> Instant {
+        match self {
+            Self::Within { since, .. } => since,
+            Self::Default | Self::Never | Self::Until(_) => now,
         }
     }
 }

@@ -75,8 +75,8 @@ impl Line {
         self.timers.first()
     }
 
-    /// Joins the line.
-    pub(crate) fn enter(&mut self, end: Option<Instant>, now: Instant) -> Ticket {
+    /// Joins the line, until `end`; time has been running since then.
+    pub(crate) fn enter(&mut self, end: Option<Instant>, since: Instant) -> Ticket {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.places.push((0, Place::Free));
             (self.places.len() - 1) as u32
@@ -90,7 +90,7 @@ impl Line {
         self.queue.push_back(Ticket(id));
         self.waiting += 1;
         if let Some(at) = end {
-            self.timers.insert(Timer { at, since: now, id });
+            self.timers.insert(Timer { at, since, id });
         }
         Ticket(id)
     }

@@ -95,7 +95,11 @@ impl Core {
         }
         self.life = Life::Closed(error);
         while let Some(id) = self.slots.front(&self.in_flight) {
-            self.conclude(id, Some(CommandError::ConnectionLost));
+            // Errors that came before the end of a reply are not its outcome.
+            if let Some(pending) = self.slots.get_mut(id) {
+                pending.error = Some(CommandError::ConnectionLost);
+            }
+            self.conclude(id, None);
         }
         while let Some(Reverse((_, id))) = self.held.pop() {
             // Its reply came, but its payload never left in full: what a server

@@ -204,7 +204,7 @@ impl Session {
     #[inline]
     fn start_timer(&mut self, id: RequestId, limit: Limit, now: Instant) {
         if let Some(at) = limit.end(self.way.options.request_timeout, now) {
-            self.timers.insert(Timer { at, since: now, id });
+            self.timers.insert(Timer { at, since: limit.since(now), id });
         }
     }
 
@@ -218,7 +218,11 @@ impl Session {
     /// The same limit for several commands that make up one call.
     #[must_use]
     pub fn fixed(&self, limit: Limit, now: Instant) -> Limit {
-        limit.end(self.way.options.request_timeout, now).map_or(Limit::Never, Limit::Until)
+        match (limit, self.way.options.request_timeout) {
+            (Limit::Default, Some(time)) => Limit::within(time, now),
+            (Limit::Default, None) => Limit::Never,
+            (limit, _) => limit,
+        }
     }
 
     /// What ended the connection says more than that there is none.
@@ -330,7 +334,8 @@ impl Session {
     /// [`next_admission`](Self::next_admission) tells when it is its turn; then
     /// [submit](Request::ticket). The limit counts while waiting too: give the call the same.
     pub fn wait_for_room(&mut self, limit: Limit, now: Instant) -> Ticket {
-        let ticket = self.line.enter(limit.end(self.way.options.request_timeout, now), now);
+        let end = limit.end(self.way.options.request_timeout, now);
+        let ticket = self.line.enter(end, limit.since(now));
         if let Some(end) = &self.end {
             self.line.close(&end.cause);
         }

@@ -207,7 +207,7 @@ impl Session {
         }
         let (exports, contexts) = (Vec::new(), Vec::new());
         negotiating.asked =
-            Some(Asked { request, exports, contexts, refusal: None, since: now, by });
+            Some(Asked { request, exports, contexts, refusal: None, since: limit.since(now), by });
         self.way.option = None;
         if established {
             self.opened(now);

@@ -32,7 +32,7 @@ impl Session {
             return;
         }
         let by = limit.end(self.way.options.request_timeout, now);
-        self.goodbye = Goodbye::Wanted { when, by, since: now };
+        self.goodbye = Goodbye::Wanted { when, by, since: limit.since(now) };
         match &mut self.stage {
             Stage::Open(_) => {
                 if self.lasting.is_some() && when == Disconnect::AbandonUnsent {

@@ -1,11 +1,11 @@
 //! Deadlines.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nbd_proto::RequestStatus;
 
 use super::{Goodbye, Open, Session, Stage};
-use crate::error::Error;
+use crate::error::{Error, Owed};
 use crate::timers::Timer;
 
 impl Session {
@@ -93,22 +93,26 @@ impl Session {
                 if let Some(asked) = &negotiating.asked
                     && asked.by.is_some_and(|by| by <= now)
                 {
-                    let error =
-                        Error::timed_out("waiting for the answer to an option", asked.waited());
+                    let error = Error::not_negotiated(Owed::Option, asked.waited());
                     return self.lost(error, now);
                 }
-                self.attempt_expired("negotiating", now);
+                let silent = negotiating.handshake.stats().bytes_received == 0;
+                let owed = if silent { Owed::Greeting } else { Owed::Negotiation };
+                self.attempt_expired(|after| Error::not_negotiated(owed, after), now);
             }
-            Stage::Credentials => self.attempt_expired("reading credentials", now),
-            Stage::Connecting => self.attempt_expired("connecting", now),
+            Stage::Credentials => {
+                self.attempt_expired(|after| Error::timed_out("reading credentials", after), now);
+            }
+            Stage::Connecting => {
+                self.attempt_expired(|after| Error::timed_out("connecting", after), now);
+            }
             Stage::Over => {}
         }
     }
 
-    fn attempt_expired(&mut self, doing: &'static str, now: Instant) {
+    fn attempt_expired(&mut self, error: impl FnOnce(Duration) -> Error, now: Instant) {
         let Some(by) = self.way.by.filter(|by| *by <= now) else { return };
-        let error = Error::timed_out(doing, by.saturating_duration_since(self.way.began));
-        self.lost(error, now);
+        self.lost(error(by.saturating_duration_since(self.way.began)), now);
     }
 
     /// The time of a command is over. Its completion is there to be taken; until then it keeps

@@ -57,7 +57,7 @@ fn the_parts_of_a_read_come_with_the_completion_of_who_wants_them() {
 fn a_call_of_several_commands_has_one_limit() {
     let mut rig = Rig::ready(options().request_timeout(Duration::from_secs(5)));
     let limit = rig.session.fixed(Limit::Default, rig.now);
-    assert_eq!(limit, Limit::Until(rig.now + Duration::from_secs(5)));
+    assert_eq!(limit, Limit::within(Duration::from_secs(5), rig.now));
     assert_eq!(rig.session.fixed(Limit::Never, rig.now), Limit::Never);
     rig.session.set_request_timeout(None);
     assert_eq!(rig.session.fixed(Limit::Default, rig.now), Limit::Never);
@@ -115,6 +115,25 @@ fn what_takes_too_long_is_finished_and_does_no_harm() {
     assert!(done.iter().all(|done| done.result.is_ok()), "{done:?}");
     assert_eq!((rig.session.in_flight(), rig.session.next_deadline()), (0, None));
     assert_eq!(rig.session.stats().timed_out, 2);
+}
+
+/// However late in its time a call is submitted.
+#[test]
+fn the_limit_that_is_told_is_the_one_that_was_set() {
+    let mut rig = Rig::ready(options().max_in_flight(1));
+    rig.server(|server| server.withhold());
+    let limit = Limit::within(Duration::from_millis(200), rig.now);
+    rig.sleep(0.0015);
+    let late = rig.try_submit(Command::read(0, 512), limit).unwrap();
+    let line = rig.session.wait_for_room(limit, rig.now);
+    rig.sleep(1.0);
+    let done = rig.session.take(late).expect("it is finished");
+    let told = done.result.unwrap_err().to_string();
+    assert!(told.contains("took longer than 200ms"), "{told}");
+    let admission = rig.session.next_admission().expect("it is told");
+    assert_eq!(admission.ticket, line);
+    let told = admission.result.unwrap_err().to_string();
+    assert!(told.contains("took longer than 200ms"), "{told}");
 }
 
 #[test]
