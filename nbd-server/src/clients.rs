@@ -1,29 +1,50 @@
-//! Who is there: how many clients, which of them have chosen an export, and how all are told
-//! that the server stops.
+//! Who is there: who has said nothing yet, who negotiates, who has chosen an export; and how all
+//! are told that the server stops.
 
 use std::collections::BTreeMap;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use crate::config::Limits;
-
 /// The clients of a server.
 #[derive(Debug, Default)]
 pub(crate) struct Clients {
-    /// By age.
-    present: Mutex<BTreeMap<u64, Arc<Client>>>,
+    present: Mutex<Present>,
     left: Condvar,
     stop_by: OnceLock<Instant>,
+    random: RandomState,
+}
+
+/// How far a client is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    /// Nothing has come from it.
+    Silent,
+    /// It negotiates.
+    Talking,
+    /// It has chosen an export.
+    Settled,
+    /// It is on its way out, and counts for nothing.
+    Leaving,
+}
+
+#[derive(Debug, Default)]
+struct Present {
+    /// By stage, and by age in each.
+    clients: BTreeMap<(Stage, u64), Client>,
+    counts: [usize; 4],
+    /// How many there have been.
+    taken_in: u64,
 }
 
 /// A client, as others know it.
 #[derive(Debug)]
 struct Client {
     waker: Waker,
-    established: AtomicBool,
-    displaced: AtomicBool,
+    displaced: Arc<AtomicBool>,
 }
 
 /// The place of a client, given back when it is dropped.
@@ -31,44 +52,59 @@ struct Client {
 pub(crate) struct Place {
     clients: Arc<Clients>,
     number: u64,
-    client: Arc<Client>,
+    /// Unless it was displaced.
+    stage: Stage,
+    displaced: Arc<AtomicBool>,
 }
 
 impl Clients {
-    /// Takes a client in, which is woken with `waker`. When there are too many that have not
-    /// chosen an export, the one that has taken longest is displaced.
-    ///
-    /// # Errors
-    /// How many there are, when that is too many.
-    pub(crate) fn admit(self: &Arc<Self>, waker: Waker, limits: &Limits) -> Result<Place, usize> {
+    /// Takes a client in, which is woken with the waker for its number. When `max_handshakes`
+    /// others have not chosen an export, one of them is displaced: the oldest that has said
+    /// nothing, or else any of them.
+    pub(crate) fn admit(
+        self: &Arc<Self>,
+        waker: impl FnOnce(u64) -> Waker,
+        max_handshakes: usize,
+    ) -> Place {
         let mut present = self.present();
-        let staying = || present.values().filter(|client| !client.is_displaced());
-        let count = staying().count();
-        if count >= limits.max_connections {
-            return Err(count);
+        if present.undecided() >= max_handshakes.max(1) {
+            self.displace_one_of(&mut present);
         }
-        let undecided = || staying().filter(|client| !client.is_established());
-        if undecided().count() >= limits.max_handshakes
-            && let Some(oldest) = undecided().next()
-        {
-            oldest.displaced.store(true, Ordering::Release);
-            oldest.waker.wake_by_ref();
+        let number = present.taken_in;
+        present.taken_in += 1;
+        let (stage, waker) = (Stage::Silent, waker(number));
+        let displaced = Arc::new(AtomicBool::new(false));
+        present.insert(stage, number, Client { waker, displaced: Arc::clone(&displaced) });
+        Place { clients: Arc::clone(self), number, stage, displaced }
+    }
+
+    /// Makes room where the system is short of it: one that has not chosen an export gives way.
+    /// False when there is none.
+    pub(crate) fn displace_one(&self) -> bool {
+        self.displace_one_of(&mut self.present())
+    }
+
+    fn displace_one_of(&self, present: &mut Present) -> bool {
+        let random = self.random.hash_one(present.taken_in);
+        let Some((stage, number)) = present.first_of(Stage::Silent).or_else(|| {
+            // Who comes in great numbers and says a little must not know who gives way.
+            let (_, first) = present.first_of(Stage::Talking)?;
+            let from = first + random % (present.taken_in - first);
+            present.first_from(Stage::Talking, from).or(Some((Stage::Talking, first)))
+        }) else {
+            return false;
+        };
+        if let Some(client) = present.shift(number, stage, Stage::Leaving) {
+            client.displaced.store(true, Ordering::Release);
+            client.waker.wake_by_ref();
         }
-        let client = Arc::new(Client {
-            waker,
-            established: AtomicBool::new(false),
-            displaced: AtomicBool::new(false),
-        });
-        let number = present.last_key_value().map_or(0, |(last, _)| last + 1);
-        present.insert(number, Arc::clone(&client));
-        drop(present);
-        Ok(Place { clients: Arc::clone(self), number, client })
+        true
     }
 
     /// Tells all to come to an end within `grace`.
     pub(crate) fn stop(&self, grace: Duration) {
         self.stop_by.get_or_init(|| Instant::now() + grace);
-        for client in self.present().values() {
+        for client in self.present().clients.values() {
             client.waker.wake_by_ref();
         }
     }
@@ -82,49 +118,119 @@ impl Clients {
     pub(crate) fn wait(&self, limit: Duration) -> bool {
         let (present, _) = self
             .left
-            .wait_timeout_while(self.present(), limit, |present| !present.is_empty())
+            .wait_timeout_while(self.present(), limit, |present| !present.clients.is_empty())
             .unwrap_or_else(PoisonError::into_inner);
-        present.is_empty()
+        present.clients.is_empty()
     }
 
-    fn present(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Client>>> {
+    fn present(&self) -> MutexGuard<'_, Present> {
         self.present.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Client {
-    fn is_established(&self) -> bool {
-        self.established.load(Ordering::Acquire)
+impl Present {
+    const fn undecided(&self) -> usize {
+        self.counts[Stage::Silent as usize] + self.counts[Stage::Talking as usize]
     }
 
-    fn is_displaced(&self) -> bool {
-        self.displaced.load(Ordering::Acquire)
+    fn insert(&mut self, stage: Stage, number: u64, client: Client) {
+        self.counts[stage as usize] += 1;
+        self.clients.insert((stage, number), client);
+    }
+
+    fn remove(&mut self, stage: Stage, number: u64) -> Option<Client> {
+        let client = self.clients.remove(&(stage, number))?;
+        self.counts[stage as usize] -= 1;
+        Some(client)
+    }
+
+    fn shift(&mut self, number: u64, from: Stage, to: Stage) -> Option<&Client> {
+        let client = self.remove(from, number)?;
+        self.insert(to, number, client);
+        self.clients.get(&(to, number))
+    }
+
+    fn first_of(&self, stage: Stage) -> Option<(Stage, u64)> {
+        self.first_from(stage, 0)
+    }
+
+    fn first_from(&self, stage: Stage, number: u64) -> Option<(Stage, u64)> {
+        self.clients.range((stage, number)..=(stage, u64::MAX)).next().map(|(key, _)| *key)
     }
 }
 
 impl Place {
-    /// The client has chosen an export. False when it was displaced before.
-    pub(crate) fn establish(&self) -> bool {
-        // Under the lock, so that nobody displaces it meanwhile.
-        let _present = self.clients.present();
-        self.client.established.store(true, Ordering::Release);
-        !self.client.is_displaced()
+    /// Which client it is.
+    pub(crate) const fn number(&self) -> u64 {
+        self.number
     }
 
-    /// Whether others have come that were quicker to choose an export.
+    /// Something has come from the client.
+    pub(crate) fn talks(&mut self) {
+        if self.stage == Stage::Silent {
+            let clients = Arc::clone(&self.clients);
+            self.shift(&mut clients.present(), Stage::Talking);
+        }
+    }
+
+    /// The client has chosen an export. One that is displaced stays so.
+    ///
+    /// # Errors
+    /// How many others have, when that is as many as may.
+    pub(crate) fn settle(&mut self, max_connections: usize) -> Result<(), usize> {
+        let clients = Arc::clone(&self.clients);
+        let mut present = clients.present();
+        let others = present.counts[Stage::Settled as usize];
+        if self.stage != Stage::Settled && others >= max_connections {
+            return Err(others);
+        }
+        self.shift(&mut present, Stage::Settled);
+        Ok(())
+    }
+
+    /// It has chosen nothing after all.
+    pub(crate) fn unsettle(&mut self) {
+        let clients = Arc::clone(&self.clients);
+        self.shift(&mut clients.present(), Stage::Talking);
+    }
+
+    fn shift(&mut self, present: &mut Present, to: Stage) {
+        if !self.is_displaced() {
+            present.shift(self.number, self.stage, to);
+            self.stage = to;
+        }
+    }
+
+    /// From now on the client is woken so.
+    pub(crate) fn wake_with(&self, waker: Waker) {
+        let mut present = self.clients.present();
+        let key = (self.current_stage(), self.number);
+        if let Some(client) = present.clients.get_mut(&key) {
+            client.waker = waker;
+        }
+    }
+
+    /// Whether it had to give way before it chose an export.
     pub(crate) fn is_displaced(&self) -> bool {
-        self.client.is_displaced()
+        self.displaced.load(Ordering::Acquire)
     }
 
     /// Until when the client is answered, once the server stops.
     pub(crate) fn stop_by(&self) -> Option<Instant> {
         self.clients.stop_by()
     }
+
+    /// To be asked under the lock.
+    fn current_stage(&self) -> Stage {
+        if self.is_displaced() { Stage::Leaving } else { self.stage }
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.clients.present().remove(&self.number);
+        let mut present = self.clients.present();
+        present.remove(self.current_stage(), self.number);
+        drop(present);
         self.clients.left.notify_all();
     }
 }
@@ -133,39 +239,57 @@ impl Drop for Place {
 mod tests {
     use super::*;
 
-    fn limits(connections: usize, handshakes: usize) -> Limits {
-        Limits { max_connections: connections, max_handshakes: handshakes, ..Limits::default() }
+    fn admit(clients: &Arc<Clients>, max_handshakes: usize) -> Place {
+        clients.admit(|_| Waker::noop().clone(), max_handshakes)
     }
 
     #[test]
-    fn newcomers_displace_who_has_chosen_nothing_and_nobody_else() {
+    fn who_has_said_nothing_gives_way_first_and_the_oldest_of_those() {
         let clients = Arc::new(Clients::default());
-        let limits = limits(10, 2);
-        let admit = || clients.admit(Waker::noop().clone(), &limits).unwrap();
-        let settled = admit();
-        assert!(settled.establish());
-        let [oldest, older, newcomer] = [admit(), admit(), admit()];
-        assert!(oldest.is_displaced() && !older.is_displaced() && !newcomer.is_displaced());
-        assert!(!oldest.establish());
-        let _another = admit();
-        assert!(older.is_displaced() && !settled.is_displaced());
+        let mut settled = admit(&clients, 3);
+        settled.settle(10).unwrap();
+        let [mut talking, oldest, older] = [0; 3].map(|_| admit(&clients, 3));
+        talking.talks();
+        let _newcomer = admit(&clients, 3);
+        assert!(oldest.is_displaced() && !older.is_displaced() && !talking.is_displaced());
+        let _another = admit(&clients, 3);
+        assert!(older.is_displaced() && !talking.is_displaced() && !settled.is_displaced());
     }
 
     #[test]
-    fn the_limit_counts_those_who_stay() {
+    fn of_those_who_all_talk_any_may_give_way_and_nobody_who_has_settled() {
         let clients = Arc::new(Clients::default());
-        let limits = limits(2, 1);
-        let admit = || clients.admit(Waker::noop().clone(), &limits);
-        let first = admit().unwrap();
-        let _second = admit().unwrap();
+        let mut gone = std::collections::BTreeSet::new();
+        let mut settled = admit(&clients, 4);
+        settled.settle(10).unwrap();
+        let mut talking: Vec<Place> = Vec::new();
+        for _ in 0..400 {
+            let mut place = admit(&clients, 4);
+            place.talks();
+            talking.push(place);
+            gone.extend(talking.iter().position(Place::is_displaced));
+            talking.retain(|place| !place.is_displaced());
+            assert!(talking.len() <= 4);
+        }
+        assert!(gone.len() > 1, "always the same: {gone:?}");
+        assert!(!settled.is_displaced());
+    }
+
+    #[test]
+    fn exports_are_for_so_many_and_others_may_look() {
+        let clients = Arc::new(Clients::default());
+        let [mut first, mut second] = [0; 2].map(|_| admit(&clients, 1));
         assert!(first.is_displaced());
-        let third = admit().unwrap();
-        assert!(third.establish());
-        let fourth = admit().unwrap();
-        assert!(fourth.establish());
-        assert_eq!(admit().unwrap_err(), 2);
-        drop(fourth);
-        assert!(admit().is_ok());
+        first.settle(1).unwrap();
+        second.settle(1).unwrap();
+        let mut third = admit(&clients, 1);
+        assert_eq!(third.settle(1), Err(1));
+        second.unsettle();
+        third.settle(1).unwrap();
+        drop((first, second));
         assert!(!clients.wait(Duration::ZERO));
+        drop(third);
+        assert!(clients.wait(Duration::ZERO));
+        assert!(!clients.displace_one());
     }
 }

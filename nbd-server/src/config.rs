@@ -21,10 +21,12 @@ const LEAST_PAYLOAD: u32 = 64 << 10;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Most clients at a time (default 4096).
+    /// Most clients at a time that use an export (default 4096). Others may look what there is,
+    /// and are refused when they choose.
     pub max_connections: usize,
-    /// Most clients at a time that have not chosen an export; with more than that the one that
-    /// has taken longest is cut, so that newcomers are served (default 256).
+    /// Most clients at a time that have not chosen an export (default 4096). They cost little.
+    /// When there are more, the oldest that has said nothing is cut, or any if all have, so that
+    /// newcomers are served.
     pub max_handshakes: usize,
     /// Longest payload of one request, in bytes (default 32 MiB). Clients are told.
     pub max_payload: u32,
@@ -47,7 +49,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_connections: 4096,
-            max_handshakes: 256,
+            max_handshakes: 4096,
             max_payload: 32 << 20,
             max_memory: 256 << 20,
             handshake_timeout: Duration::from_secs(30),

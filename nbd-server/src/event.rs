@@ -23,11 +23,11 @@ pub enum Event<'a> {
         /// Whether the client may not change it.
         read_only: bool,
     },
-    /// A client was turned away: there are as many as there may be.
+    /// A client was refused an export: as many use one as may. It may ask again.
     TurnedAway {
         /// The client.
         peer: &'a Peer,
-        /// How many others there are.
+        /// How many others use an export.
         connections: usize,
     },
     /// A connection is over.

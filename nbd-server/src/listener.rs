@@ -284,6 +284,13 @@ pub(crate) const fn is_passing(kind: io::ErrorKind) -> bool {
     )
 }
 
+/// Whether a client could not be taken in for want of descriptors.
+pub(crate) fn is_short_of_descriptors(error: &io::Error) -> bool {
+    [Errno::MFILE, Errno::NFILE]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,4 +1,4 @@
-//! Threads in which requests wait for their export.
+//! Threads in which requests wait for their export, and clients to hear which there are.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,22 +16,27 @@ use crate::export::{AnyExport, AsyncExport};
 /// A thread that has had nothing to do for so long ends.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// As many threads as there are requests that wait, up to a limit.
+/// Something that may wait. It does not panic.
+pub(crate) trait Work: Send + 'static {
+    /// Does it, however long it takes.
+    fn run(self);
+}
+
+/// As many threads as there are tasks that wait, up to a limit.
 #[derive(Debug)]
-pub(crate) struct Pool {
-    state: Arc<State>,
+pub(crate) struct Pool<W> {
+    state: Arc<State<W>>,
     most: usize,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    queue: Mutex<Queue>,
+#[derive(Debug)]
+struct State<W> {
+    queue: Mutex<Queue<W>>,
     more: Condvar,
 }
 
-#[derive(Default)]
-struct Queue {
-    tasks: VecDeque<Task>,
+struct Queue<W> {
+    tasks: VecDeque<W>,
     /// Threads there are.
     threads: usize,
     /// Threads that wait for a task.
@@ -39,26 +44,19 @@ struct Queue {
     closed: bool,
 }
 
-struct Task {
-    job: Job,
-    export: AnyExport,
-    mailbox: Arc<Mailbox>,
-}
-
-impl Pool {
+impl<W: Work> Pool<W> {
     /// A pool of at most `most` threads, and none at first.
     pub(crate) fn new(most: usize) -> Self {
-        Self { state: Arc::default(), most: most.max(1) }
+        let queue = Queue { tasks: VecDeque::new(), threads: 0, idle: 0, closed: false };
+        let state = State { queue: Mutex::new(queue), more: Condvar::new() };
+        Self { state: Arc::new(state), most: most.max(1) }
     }
-}
 
-impl Execute for Pool {
-    fn execute(
-        &self,
-        job: Job,
-        export: &AnyExport,
-        mailbox: &Arc<Mailbox>,
-    ) -> Result<(), Box<Job>> {
+    /// Has it done.
+    ///
+    /// # Errors
+    /// Gives it back when no thread can be had.
+    pub(crate) fn add(&self, task: W) -> Result<(), W> {
         let mut queue = self.state.queue();
         if queue.idle <= queue.tasks.len() && queue.threads < self.most {
             let state = Arc::clone(&self.state);
@@ -67,10 +65,9 @@ impl Execute for Pool {
                 Ok(_) => queue.threads += 1,
                 // Where there are some, they come to it.
                 Err(_) if queue.threads > 0 => {}
-                Err(_) => return Err(Box::new(job)),
+                Err(_) => return Err(task),
             }
         }
-        let task = Task { job, export: export.clone(), mailbox: Arc::clone(mailbox) };
         queue.tasks.push_back(task);
         drop(queue);
         self.state.more.notify_one();
@@ -78,21 +75,17 @@ impl Execute for Pool {
     }
 }
 
-impl State {
-    fn queue(&self) -> MutexGuard<'_, Queue> {
+impl<W: Work> State<W> {
+    fn queue(&self) -> MutexGuard<'_, Queue<W>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn work(&self) {
         let mut queue = self.queue();
         loop {
-            if let Some(Task { mut job, export, mailbox }) = queue.tasks.pop_front() {
+            if let Some(task) = queue.tasks.pop_front() {
                 drop(queue);
-                match &export {
-                    AnyExport::Blocking(export) => job.run(&**export),
-                    AnyExport::Async(export) => block_on(&mut job, &**export),
-                }
-                mailbox.put(job);
+                task.run();
                 queue = self.queue();
                 continue;
             }
@@ -109,6 +102,37 @@ impl State {
             }
         }
         queue.threads -= 1;
+    }
+}
+
+/// A request, where its export is and where it goes back.
+#[derive(Debug)]
+pub(crate) struct Request {
+    job: Job,
+    export: AnyExport,
+    mailbox: Arc<Mailbox>,
+}
+
+impl Execute for Pool<Request> {
+    fn execute(
+        &self,
+        job: Job,
+        export: &AnyExport,
+        mailbox: &Arc<Mailbox>,
+    ) -> Result<(), Box<Job>> {
+        self.add(Request { job, export: export.clone(), mailbox: Arc::clone(mailbox) })
+            .map_err(|request| Box::new(request.job))
+    }
+}
+
+impl Work for Request {
+    fn run(self) {
+        let Self { mut job, export, mailbox } = self;
+        match &export {
+            AnyExport::Blocking(export) => job.run(&**export),
+            AnyExport::Async(export) => block_on(&mut job, &**export),
+        }
+        mailbox.put(job);
     }
 }
 
@@ -137,14 +161,14 @@ impl Wake for Unpark {
     }
 }
 
-impl Drop for Pool {
+impl<W> Drop for Pool<W> {
     fn drop(&mut self) {
-        self.state.queue().closed = true;
+        self.state.queue.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
         self.state.more.notify_all();
     }
 }
 
-impl std::fmt::Debug for Queue {
+impl<W> std::fmt::Debug for Queue<W> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Queue")
             .field("tasks", &self.tasks.len())

@@ -98,8 +98,9 @@ impl Server {
         self
     }
 
-    /// Starts to serve: a thread takes clients in, each client has one, and requests that may
-    /// wait for their export do so in [`Limits::max_workers`] others.
+    /// Starts to serve: a thread takes clients in and negotiates with them, each client that has
+    /// chosen an export has one of its own, and requests that may wait for their export do so in
+    /// up to [`Limits::max_workers`] others, as do clients for what [`Exports`] tell.
     ///
     /// # Errors
     /// When the system is short of threads or descriptors.

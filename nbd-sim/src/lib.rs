@@ -27,6 +27,7 @@
 //! | [`replay`] | recorded sessions, played to either side |
 //! | [`hostile`] | servers that break rules, as a table |
 //! | [`rude`] | clients that break rules, as a table |
+//! | [`raw`] | a client that is driven by hand |
 //! | [`fuzzing`] | bytes from a fuzzer, turned into sessions |
 //! | `scripted` | a server in a thread that changes and dies, with feature `peers` |
 //! | `peer` | real servers and tools, with feature `peers` |
@@ -46,6 +47,7 @@ pub mod pair;
 #[cfg(feature = "peers")]
 pub mod peer;
 pub mod pipe;
+pub mod raw;
 pub mod recovery;
 pub mod replay;
 pub mod rng;

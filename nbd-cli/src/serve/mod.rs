@@ -27,6 +27,7 @@ use std::sync::{Arc, Weak};
 use std::thread;
 
 use nbd_server::{Event, Limits, Server, ServerHandle};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::failure::{Failure, Result};
 use captive::Captive;
@@ -49,7 +50,7 @@ pub(crate) struct Args {
     place: PlaceArgs,
     #[command(flatten)]
     tls: TlsArgs,
-    /// Most clients at a time
+    /// Most clients at a time that use an export
     #[arg(long, value_name = "COUNT", default_value_t = 4096)]
     max_connections: usize,
     /// End when the last client has left
@@ -81,6 +82,7 @@ fn serve(args: Args) -> io::Result<ExitCode> {
     // behind.
     let signals = Signals::register()?;
     let report = Arc::new(Report::new(Log::start()?, args.log_format, args.verbose));
+    use_all_descriptors();
     let sources = Arc::new(args.source.open(&|warning| report.warn(warning))?);
     let last_client = Arc::new(LastClient::new(args.exit_with_last || args.place.single));
     let mut limits = Limits::default();
@@ -129,6 +131,14 @@ fn serve(args: Args) -> io::Result<ExitCode> {
     }
     report.finish();
     served.and(flushed).and(status)
+}
+
+/// Lets as many clients in as the system allows, rather than as it suggests to programs that may
+/// use select(2).
+fn use_all_descriptors() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    // Fewer do as well.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
 /// Does what signals ask for.

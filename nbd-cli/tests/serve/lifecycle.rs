@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use nbd_sim::peer::{PeerError, run, tool};
+use nbd_sim::raw::{READ, Raw, WRITE, reply, request};
 
-use super::raw::{READ, Raw, WRITE, reply, request};
 use super::support::{LIMIT, TestResult, eventually, serve, terminate};
 
 #[test]

@@ -4,7 +4,6 @@
 mod lifecycle;
 mod listening;
 mod options;
-mod raw;
 mod rude;
 mod shell;
 mod support;

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use nbd_proto::{Error, PeerMisbehaved};
 use nbd_sim::peer::Server;
+use nbd_sim::raw::{READ, Raw, WRITE, reply, request};
 use nbd_sim::rude::{Case, End, Wire, all};
 
-use super::raw::{READ, Raw, WRITE, reply, request};
 use super::support::{LIMIT, TestResult, eventually, serve};
 
 const MEGABYTE: usize = 1 << 20;
@@ -145,7 +145,7 @@ fn whoever_never_reads_is_not_listened_to_for_long() -> TestResult {
     let kinds = [
         (request(READ, 0, 0, 1), Raw::established(&server), 16),
         (request(77, 0, 0, 0), Raw::established(&server), 16),
-        (list, Raw::haggling(&server), 16),
+        (list, Raw::negotiating(&server), 16),
         (data, Raw::established(&server), 96),
     ];
     let mut silent = Vec::new();
@@ -173,7 +173,7 @@ fn whoever_stops_in_the_middle_is_in_nobodys_way() -> TestResult {
     let memory = peak_memory(&server);
     let mut stalled = Vec::new();
     for n in 0..50 {
-        let mut haggling = Raw::haggling(&server);
+        let mut haggling = Raw::negotiating(&server);
         haggling.write(&b"IHAVEOPT\0\0\0\x07\0\0\0\x06"[..n % 16]);
         let mut asking = Raw::established(&server);
         asking.write(&request(READ, 1, 0, 512)[..n % 28]);

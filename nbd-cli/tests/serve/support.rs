@@ -3,15 +3,13 @@
 use std::time::{Duration, Instant};
 
 use nbd_sim::peer::{PeerError, Server, ServerBuilder, run, tool};
+pub(crate) use nbd_sim::raw::LIMIT;
 use rustix::process::{Pid, Signal, kill_process};
 
 pub(crate) type TestResult = Result<(), PeerError>;
 
 /// The program under test.
 pub(crate) const NBD: &str = env!("CARGO_BIN_EXE_nbd");
-
-/// Longer than anything here takes, so that a hang is a failure.
-pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 /// `nbd serve` with these arguments, on a Unix socket.
 pub(crate) fn serve(args: &[&str]) -> ServerBuilder {

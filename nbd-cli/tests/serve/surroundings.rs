@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use nbd_sim::peer::Server;
+use nbd_sim::raw::Raw;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -54,11 +55,12 @@ impl Serve {
     /// Has it say something: that a client is turned away.
     fn provoke(&self) {
         eventually("a client is turned away", || {
-            let held = [self.connect(), self.connect()];
-            let mut third = self.connect();
-            let turned_away = third.read_exact(&mut [0; 18]).is_err();
-            drop(held);
-            turned_away
+            let mut clients = [(); 3].map(|()| Raw::over(self.connect()));
+            let mut chosen = clients.iter_mut().map(|client| {
+                client.negotiate();
+                client.choose()
+            });
+            !chosen.all(|chosen| chosen)
         });
     }
 

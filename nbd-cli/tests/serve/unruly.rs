@@ -1,9 +1,12 @@
 //! Clients that do not behave, or behave as few do.
 
 use std::net::Shutdown;
+use std::process::Command;
 
-use super::raw::{READ, Raw, WRITE, reply, request};
-use super::support::{TestResult, eventually, nbdsh, serve};
+use nbd_sim::peer::{run, tool};
+use nbd_sim::raw::{READ, Raw, WRITE, reply, request};
+
+use super::support::{NBD, TestResult, eventually, nbdsh, serve};
 
 const MEGABYTE: usize = 1 << 20;
 
@@ -119,18 +122,18 @@ fn clients_that_only_look_are_not_worth_a_line() -> TestResult {
 }
 
 #[test]
-fn a_client_beyond_the_limit_is_turned_away() -> TestResult {
+fn a_client_beyond_the_limit_is_told_so_and_may_look() -> TestResult {
     let server = serve(&["--memory", "1M", "--max-connections", "2"]).start()?;
-    // The connection that found the server ready may still be there.
-    eventually("two places are free", || {
-        let mut clients = [Raw::connect(&server), Raw::connect(&server)];
-        clients.iter_mut().all(|client| client.read_greeting())
-    });
-    eventually("both have left and two others come", || {
-        let mut clients = [Raw::connect(&server), Raw::connect(&server)];
-        let mut third = Raw::connect(&server);
-        clients.iter_mut().all(|client| client.read_greeting()) && !third.read_greeting()
-    });
+    let mut clients = [Raw::established(&server), Raw::established(&server)];
+    assert!(!Raw::negotiating(&server).choose());
+    let list = run(tool("nbdinfo")?.args(["--list", "--json", &server.uri()]))?.success()?;
+    assert!(list.contains("1048576"), "{list}");
+    let refused = run(Command::new(NBD).args(["bench", "--count", "1", &server.uri()]))?;
+    let text = String::from_utf8_lossy(&refused.stderr);
+    assert!(text.contains("there are 2 clients already"), "{text}");
+    assert!(clients.iter_mut().all(|client| client.get(0, 1) == [0]));
+    drop(clients);
+    eventually("both have left and another comes", || Raw::negotiating(&server).choose());
     assert!(server.log().contains("turned away"), "{}", server.log());
     Ok(())
 }

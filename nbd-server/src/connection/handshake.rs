@@ -1,6 +1,7 @@
 //! From the greeting to the data phase.
 
 use std::io::{self, Read, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -15,7 +16,9 @@ use nbd_transport::tls::TlsError;
 
 use super::ConnectionError;
 use super::describe::{ALLOCATION, describe};
+use crate::clients::Place;
 use crate::config::Shared;
+use crate::event::Event;
 use crate::exports::{Exports, Opened};
 use crate::peer::Peer;
 
@@ -29,6 +32,7 @@ pub(crate) struct Handshake {
     link: Link,
     shared: Arc<Shared>,
     peer: Peer,
+    place: Place,
     /// What was opened last, by the name that was asked for: a client that describes an export,
     /// selects its contexts and uses it opens it once.
     opened: Option<(String, Opened)>,
@@ -37,11 +41,16 @@ pub(crate) struct Handshake {
     message_begun: Instant,
 }
 
+/// Moves in a row before others have their turn.
+const MOVES: usize = 16;
+
 /// What a handshake comes to next.
 #[derive(Debug)]
 pub(crate) enum Step {
     /// Wait for the stream, until the time given at most.
     Wait(Direction, Instant),
+    /// Nothing, there is more to do, once others have had their turn.
+    Again,
     /// Have the exports asked, which may take its time: [`Handshake::answer`].
     Ask,
     /// The client has chosen: [`Handshake::finish`].
@@ -51,12 +60,13 @@ pub(crate) enum Step {
 }
 
 impl Handshake {
-    pub(crate) fn new(shared: Arc<Shared>, peer: Peer, now: Instant) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, peer: Peer, place: Place, now: Instant) -> Self {
         Self {
             negotiation: Box::new(ServerNegotiation::new(shared.protocol())),
             link: Link::plain(),
             shared,
             peer,
+            place,
             opened: None,
             messages: 0,
             begun: now,
@@ -64,16 +74,34 @@ impl Handshake {
         }
     }
 
-    /// Moves what can be moved.
+    /// The number of the client's place.
+    pub(crate) const fn number(&self) -> u64 {
+        self.place.number()
+    }
+
+    /// Who negotiates.
+    pub(crate) const fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
+    /// Moves what can be moved, unless the server stops.
     ///
     /// # Errors
-    /// When the client breaks the protocol or takes too long, or the stream fails.
+    /// When the client breaks the protocol, takes too long or has to give way, or the stream
+    /// fails.
     pub(crate) fn drive<T>(&mut self, io: &mut T, now: Instant) -> Result<Step, ConnectionError>
     where
         T: Read + Write + ?Sized,
     {
+        if self.place.stop_by().is_some() {
+            self.close(io);
+            return Ok(Step::Closed);
+        }
+        if self.place.is_displaced() {
+            return Err(ConnectionError::Displaced);
+        }
         self.check_time(now)?;
-        loop {
+        for _ in 0..MOVES {
             // What is due goes out before more is read or answered, so a client
             // that only ever asks cannot make replies pile up.
             let mut direction = self.link.direction(&*self.negotiation);
@@ -117,6 +145,7 @@ impl Handshake {
                 }
             }
         }
+        Ok(Step::Again)
     }
 
     fn advance<T>(&mut self, io: &mut T, direction: Direction) -> Result<Moved, LinkError>
@@ -146,7 +175,7 @@ impl Handshake {
     }
 
     /// What is due and has room goes out; nobody waits for the rest.
-    pub(crate) fn close<T: Write + ?Sized>(&mut self, io: &mut T) {
+    fn close<T: Write + ?Sized>(&mut self, io: &mut T) {
         self.link.close();
         let _ = self.link.write(&mut *self.negotiation, io, &Discard, IoMode::Vectored);
     }
@@ -168,7 +197,11 @@ impl Handshake {
     }
 
     fn note_progress(&mut self, now: Instant) {
-        let messages = self.negotiation.stats().messages_received;
+        let stats = self.negotiation.stats();
+        if stats.bytes_received > 0 {
+            self.place.talks();
+        }
+        let messages = stats.messages_received;
         if messages > self.messages {
             self.messages = messages;
             self.message_begun = now;
@@ -188,14 +221,18 @@ impl Handshake {
         Ok(())
     }
 
-    /// Answers what only the exports can tell. Takes as long as they take.
+    /// Answers what only the exports can tell. Takes as long as they take. Where they panic, the
+    /// client is refused.
     ///
     /// # Errors
     /// When it is not asked.
     pub(crate) fn answer(&mut self) -> Result<(), ConnectionError> {
         let question = self.negotiation.question().cloned().ok_or(ApiMisuse::WrongState)?;
         let exports = Arc::clone(&self.shared.exports);
-        let answered = self.answer_question(&question, &*exports);
+        let answer = AssertUnwindSafe(|| self.answer_question(&question, &*exports));
+        // The thread has told what it was.
+        let failed = |_| Err(io::Error::other("the server cannot tell, its exports have failed"));
+        let answered = catch_unwind(answer).unwrap_or_else(failed);
         if let Err(error) = answered {
             self.negotiation.refuse(refusal(error.kind()), &error.to_string())?;
         }
@@ -214,10 +251,9 @@ impl Handshake {
                 }
                 self.negotiation.acknowledge().map_err(io::Error::other)
             }
-            Question::Info(request) | Question::Go(request) => {
-                self.describe(&request.export, exports)
-            }
-            Question::ExportName(name) => self.describe(name, exports),
+            Question::Info(request) => self.describe(&request.export, exports),
+            Question::Go(request) => self.choose(&request.export, exports),
+            Question::ExportName(name) => self.choose(name, exports),
             Question::ListMetaContext(request) => self.contexts(request, exports, true),
             Question::SetMetaContext(request) => self.contexts(request, exports, false),
         }
@@ -240,6 +276,17 @@ impl Handshake {
         self.negotiation.describe(info).map_err(io::Error::other)
     }
 
+    /// Describes the export for good, if there is a place at it.
+    fn choose(&mut self, name: &str, exports: &dyn Exports) -> io::Result<()> {
+        self.open(name, exports)?;
+        if let Err(connections) = self.place.settle(self.shared.limits.max_connections) {
+            self.shared.tell(&Event::TurnedAway { peer: &self.peer, connections });
+            let text = format!("there are {connections} clients already, as many as there may be");
+            return Err(io::Error::new(io::ErrorKind::QuotaExceeded, text));
+        }
+        self.describe(name, exports).inspect_err(|_| self.place.unsettle())
+    }
+
     fn contexts(
         &mut self,
         request: &MetaContextRequest,
@@ -257,11 +304,11 @@ impl Handshake {
     }
 
     /// The data phase: the machine, what carries its bytes, the export, and the client.
-    pub(crate) fn finish(self) -> Option<Established> {
-        let Self { negotiation, link, opened, peer, .. } = self;
+    pub(crate) fn finish(self) -> Option<(Established, Place)> {
+        let Self { negotiation, link, opened, peer, place, .. } = self;
         let server = negotiation.finish().ok()?;
         let (_, opened) = opened?;
-        Some(Established { server, link, opened, peer })
+        Some((Established { server, link, opened, peer }, place))
     }
 }
 
@@ -303,7 +350,7 @@ fn is_wanted(name: &str, request: &MetaContextRequest, list: bool) -> bool {
 const fn refusal(kind: io::ErrorKind) -> RefusalCode {
     match kind {
         io::ErrorKind::NotFound => RefusalCode::UnknownExport,
-        io::ErrorKind::PermissionDenied => RefusalCode::Policy,
+        io::ErrorKind::PermissionDenied | io::ErrorKind::QuotaExceeded => RefusalCode::Policy,
         io::ErrorKind::InvalidInput => RefusalCode::Invalid,
         _ => RefusalCode::Platform,
     }

@@ -128,6 +128,12 @@ pub(crate) enum AnyExport {
     Async(Arc<dyn AsyncExport>),
 }
 
+impl std::fmt::Debug for AnyExport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AnyExport").field("size", &self.size()).finish_non_exhaustive()
+    }
+}
+
 impl AnyExport {
     pub(crate) fn size(&self) -> u64 {
         match self {

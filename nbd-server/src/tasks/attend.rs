@@ -22,7 +22,6 @@ use crate::connection::mailbox::Mailbox;
 use crate::connection::placement::Placement;
 use crate::connection::session::{Next, Session};
 use crate::event::Event;
-use crate::peer::Peer;
 
 /// How long a client may take to notice that the server hung up.
 const LINGER: Duration = Duration::from_secs(1);
@@ -30,90 +29,83 @@ const LINGER: Duration = Duration::from_secs(1);
 /// A client and what serves it.
 pub(super) struct Attendance {
     pub(super) socket: AsyncFd<OwnedFd>,
-    pub(super) peer: Peer,
     pub(super) shared: Arc<Shared>,
     pub(super) executor: Executor,
-    pub(super) place: Place,
     pub(super) bell: Arc<Bell>,
 }
 
 impl Attendance {
-    /// Serves the client until it leaves or the server stops, and tells how that went.
-    pub(super) async fn run(mut self) {
-        let result = self.serve().await;
-        let (peer, error) = (&self.peer, result.as_ref().err());
-        self.shared.tell(&Event::Closed { peer, error });
-    }
-
-    async fn serve(&mut self) -> Result<(), ConnectionError> {
-        let handshake = Handshake::new(Arc::clone(&self.shared), self.peer.clone(), Instant::now());
-        let established = match self.negotiate(handshake).await {
-            Ok(Some(established)) => established,
-            Ok(None) => return Ok(()),
-            Err(error) => {
-                if let ConnectionError::Tls(_) = error {
-                    // Or the alert that tells the client why would be lost.
-                    self.hang_up(Instant::now() + LINGER).await;
-                }
-                return Err(error);
-            }
-        };
-        if !self.place.establish() {
-            return Err(ConnectionError::Displaced);
+    /// Negotiates, and serves the client until it leaves or the server stops.
+    pub(super) async fn negotiate_and_run(self, handshake: Box<Handshake>) {
+        let peer = handshake.peer().clone();
+        let mut handshake = Some(handshake);
+        let result = self.negotiate(&mut handshake).await;
+        if let Err(ConnectionError::Tls(_)) = result {
+            // Or the alert that tells the client why would be lost.
+            self.hang_up(Instant::now() + LINGER).await;
         }
-        self.peer = established.peer.clone();
-        self.shared.tell(&Event::Opened {
-            peer: &self.peer,
-            export: &established.opened.name,
-            read_only: established.is_read_only(),
-        });
-        self.transmit(established).await
+        let error = result.as_ref().err();
+        match handshake.and_then(|handshake| handshake.finish()) {
+            Some((established, place)) if error.is_none() => self.run(established, &place).await,
+            // Whose place, if any, is given back when all is told.
+            _unsettled => self.shared.tell(&Event::Closed { peer: &peer, error }),
+        }
     }
 
     fn io(&self) -> SocketIo<'_> {
         SocketIo::non_blocking(self.socket.as_fd())
     }
 
-    /// Negotiates. Returns nothing when the client leaves without an export, or the server stops.
+    /// Negotiates until the client has chosen an export, or leaves.
     async fn negotiate(
         &self,
-        mut handshake: Handshake,
-    ) -> Result<Option<Established>, ConnectionError> {
+        handshake: &mut Option<Box<Handshake>>,
+    ) -> Result<(), ConnectionError> {
         let mut ready: Option<Ready<'_>> = None;
-        loop {
+        while let Some(negotiating) = handshake {
             let mut io = self.io();
-            let step = handshake.drive(&mut io, Instant::now())?;
+            let step = negotiating.drive(&mut io, Instant::now())?;
             match step {
                 Step::Ask => {
+                    let Some(mut asking) = handshake.take() else { break };
                     // It may take its time.
-                    let asked = move || {
-                        let answered = handshake.answer();
-                        (handshake, answered)
-                    };
-                    let asked = tokio::task::spawn_blocking(asked).await;
-                    let (answered, result) = asked.map_err(io::Error::other)?;
-                    result?;
-                    handshake = answered;
+                    let asked = tokio::task::spawn_blocking(move || {
+                        let answered = asking.answer();
+                        (asking, answered)
+                    });
+                    let (asking, answered) = asked.await.map_err(io::Error::other)?;
+                    *handshake = Some(asking);
+                    answered?;
                 }
-                Step::Established => return Ok(handshake.finish()),
-                Step::Closed => return Ok(None),
+                Step::Established | Step::Closed => break,
+                Step::Again => tokio::task::yield_now().await,
                 Step::Wait(direction, deadline) => {
                     // It has been tried in this direction, in vain.
                     clear(ready.take(), direction);
                     ready = self.bell.wait(&self.socket, direction, Some(deadline)).await?;
                 }
             }
-            if self.place.stop_by().is_some() {
-                handshake.close(&mut self.io());
-                return Ok(None);
-            }
-            if self.place.is_displaced() {
-                return Err(ConnectionError::Displaced);
-            }
         }
+        Ok(())
     }
 
-    async fn transmit(&self, established: Established) -> Result<(), ConnectionError> {
+    /// Serves the client until it leaves or the server stops, and tells how that went.
+    pub(super) async fn run(self, established: Established, place: &Place) {
+        let peer = established.peer.clone();
+        self.shared.tell(&Event::Opened {
+            peer: &peer,
+            export: &established.opened.name,
+            read_only: established.is_read_only(),
+        });
+        let result = self.transmit(established, place).await;
+        self.shared.tell(&Event::Closed { peer: &peer, error: result.as_ref().err() });
+    }
+
+    async fn transmit(
+        &self,
+        established: Established,
+        place: &Place,
+    ) -> Result<(), ConnectionError> {
         let waker = Waker::from(Arc::clone(&self.bell));
         let account = self.shared.budget.account(waker.clone());
         let mailbox = Arc::new(Mailbox::new(waker));
@@ -124,7 +116,7 @@ impl Attendance {
         let mut readable = true;
         let mut ready: Option<Ready<'_>> = None;
         loop {
-            if let Some(deadline) = self.place.stop_by() {
+            if let Some(deadline) = place.stop_by() {
                 session.stop(deadline);
                 // What has arrived is answered.
                 readable = true;
@@ -148,7 +140,7 @@ impl Attendance {
             }
         }
         session.close(&mut self.io());
-        if let Some(deadline) = self.place.stop_by() {
+        if let Some(deadline) = place.stop_by() {
             self.hang_up(deadline.min(Instant::now() + LINGER)).await;
         }
         Ok(())

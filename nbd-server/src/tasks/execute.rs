@@ -8,12 +8,12 @@ use crate::connection::job::Job;
 use crate::connection::mailbox::Mailbox;
 use crate::connection::session::Execute;
 use crate::export::{AnyExport, AsyncExport};
-use crate::pool::Pool;
+use crate::pool::{Pool, Request};
 
 /// Threads for exports that may block, tasks for those that do not.
 #[derive(Clone, Debug)]
 pub(super) struct Executor {
-    pub(super) pool: Arc<Pool>,
+    pub(super) pool: Arc<Pool<Request>>,
     pub(super) runtime: Handle,
 }
 

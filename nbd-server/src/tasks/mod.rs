@@ -30,8 +30,9 @@ use tokio::time::timeout;
 
 use crate::clients::Clients;
 use crate::config::Shared;
+use crate::connection::handshake::Handshake;
 use crate::event::Event;
-use crate::listener::{Listener, is_passing};
+use crate::listener::{Listener, is_passing, is_short_of_descriptors};
 use crate::peer::Peer;
 use crate::pool::Pool;
 use attend::Attendance;
@@ -110,8 +111,8 @@ impl AsyncServerHandle {
     /// other.
     ///
     /// # Errors
-    /// When it is no stream socket, when there are too many clients, and when the system is short
-    /// of descriptors.
+    /// When it is no stream socket, when the server has stopped, and when the system is short of
+    /// descriptors.
     pub fn serve(&self, stream: impl Into<OwnedFd>) -> io::Result<()> {
         let connection = Connection::from_socket(stream.into()).map_err(io::Error::other)?;
         self.core.take_in(connection.stream.into())
@@ -205,24 +206,20 @@ impl Core {
 
     /// Gives a client a task.
     fn take_in(&self, socket: OwnedFd) -> io::Result<()> {
-        let peer = Peer::of(&socket);
-        let bell = Arc::new(Bell::default());
-        let waker = Waker::from(Arc::clone(&bell));
         let stopped = || io::Error::new(io::ErrorKind::NotConnected, "the server has stopped");
         let present = self.present().clone().ok_or_else(stopped)?;
-        let place = match self.clients.admit(waker, &self.shared.limits) {
-            Ok(place) => place,
-            Err(connections) => {
-                self.shared.tell(&Event::TurnedAway { peer: &peer, connections });
-                return Err(io::Error::new(io::ErrorKind::QuotaExceeded, "too many clients"));
-            }
-        };
+        let peer = Peer::of(&socket);
         let socket = register(socket)?;
+        let bell = Arc::new(Bell::default());
+        let waker = Waker::from(Arc::clone(&bell));
+        let place = self.clients.admit(|_| waker, self.shared.limits.max_handshakes);
         self.shared.tell(&Event::Connected { peer: &peer });
         let (shared, executor) = (Arc::clone(&self.shared), self.executor.clone());
-        let attendance = Attendance { socket, peer, shared, executor, place, bell };
+        let handshake =
+            Box::new(Handshake::new(Arc::clone(&self.shared), peer, place, Instant::now()));
+        let attendance = Attendance { socket, shared, executor, bell };
         self.executor.runtime.spawn(async move {
-            attendance.run().await;
+            attendance.negotiate_and_run(handshake).await;
             drop(present);
         });
         Ok(())
@@ -253,9 +250,12 @@ async fn accept(
             Err(error) => Err(error),
         };
         match taken {
-            // Those who were there have gone again, or that has been told.
+            // Those who were there have gone again.
             Err(error) if is_passing(error.kind()) => {}
-            Err(error) if error.kind() == io::ErrorKind::QuotaExceeded => {}
+            // Who has not chosen an export gives its descriptor to those who may.
+            Err(error) if is_short_of_descriptors(&error) && core.clients.displace_one() => {
+                tokio::task::yield_now().await;
+            }
             Err(error) => {
                 core.shared.tell(&Event::AcceptFailed { error: &error });
                 // What the system is short of may be there a little later.

@@ -19,79 +19,71 @@ use crate::connection::mailbox::Mailbox;
 use crate::connection::placement::Placement;
 use crate::connection::session::{Next, Session};
 use crate::event::Event;
-use crate::peer::Peer;
-use crate::pool::Pool;
+use crate::pool::{Pool, Request};
 
 /// How long a client may take to notice that the server hung up.
-const LINGER: Duration = Duration::from_secs(1);
+pub(super) const LINGER: Duration = Duration::from_secs(1);
 
 /// A client and what serves it.
 pub(super) struct Attendance {
     pub(super) socket: OwnedFd,
-    pub(super) peer: Peer,
     pub(super) shared: Arc<Shared>,
-    pub(super) pool: Arc<Pool>,
-    pub(super) place: Place,
+    pub(super) pool: Arc<Pool<Request>>,
     pub(super) alarm: Arc<Alarm>,
 }
 
 impl Attendance {
-    /// Serves the client until it leaves or the server stops, and tells how that went.
-    pub(super) fn run(mut self) -> Result<(), ConnectionError> {
-        let result = self.serve();
-        let (peer, error) = (&self.peer, result.as_ref().err());
-        self.shared.tell(&Event::Closed { peer, error });
-        result
-    }
-
-    fn serve(&mut self) -> Result<(), ConnectionError> {
-        let handshake = Handshake::new(Arc::clone(&self.shared), self.peer.clone(), Instant::now());
-        let established = match self.negotiate(handshake) {
-            Ok(Some(established)) => established,
-            Ok(None) => return Ok(()),
-            Err(error) => {
-                if let ConnectionError::Tls(_) = error {
-                    // Or the alert that tells the client why would be lost.
-                    self.hang_up(Instant::now() + LINGER);
-                }
-                return Err(error);
-            }
-        };
-        if !self.place.establish() {
-            return Err(ConnectionError::Displaced);
+    /// Negotiates, and serves the client until it leaves or the server stops.
+    pub(super) fn negotiate_and_run(self, mut handshake: Handshake) -> Result<(), ConnectionError> {
+        let result = self.negotiate(&mut handshake);
+        if let Err(ConnectionError::Tls(_)) = result {
+            // Or the alert that tells the client why would be lost.
+            self.hang_up(Instant::now() + LINGER);
         }
-        self.peer = established.peer.clone();
-        self.shared.tell(&Event::Opened {
-            peer: &self.peer,
-            export: &established.opened.name,
-            read_only: established.is_read_only(),
-        });
-        self.transmit(established)
+        let (peer, error) = (handshake.peer().clone(), result.as_ref().err());
+        match handshake.finish() {
+            Some((established, place)) if error.is_none() => self.run(established, &place),
+            _ => {
+                self.shared.tell(&Event::Closed { peer: &peer, error });
+                result
+            }
+        }
     }
 
-    /// Negotiates. Returns nothing when the client leaves without an export, or the server stops.
-    fn negotiate(&self, mut handshake: Handshake) -> Result<Option<Established>, ConnectionError> {
+    /// Negotiates until the client has chosen an export, or leaves.
+    fn negotiate(&self, handshake: &mut Handshake) -> Result<(), ConnectionError> {
         loop {
             let mut io = SocketIo::non_blocking(self.socket.as_fd());
             match handshake.drive(&mut io, Instant::now())? {
                 Step::Ask => handshake.answer()?,
-                Step::Established => return Ok(handshake.finish()),
-                Step::Closed => return Ok(None),
+                Step::Established | Step::Closed => return Ok(()),
+                Step::Again => {}
                 Step::Wait(direction, deadline) => {
                     self.alarm.wait(&self.socket, direction, Some(deadline))?;
                 }
             }
-            if self.place.stop_by().is_some() {
-                handshake.close(&mut SocketIo::non_blocking(self.socket.as_fd()));
-                return Ok(None);
-            }
-            if self.place.is_displaced() {
-                return Err(ConnectionError::Displaced);
-            }
         }
     }
 
-    fn transmit(&self, established: Established) -> Result<(), ConnectionError> {
+    /// Serves the client until it leaves or the server stops, and tells how that went.
+    pub(super) fn run(
+        self,
+        established: Established,
+        place: &Place,
+    ) -> Result<(), ConnectionError> {
+        let peer = established.peer.clone();
+        self.shared.tell(&Event::Opened {
+            peer: &peer,
+            export: &established.opened.name,
+            read_only: established.is_read_only(),
+        });
+        let result = self.transmit(established, place);
+        let error = result.as_ref().err();
+        self.shared.tell(&Event::Closed { peer: &peer, error });
+        result
+    }
+
+    fn transmit(&self, established: Established, place: &Place) -> Result<(), ConnectionError> {
         let waker = Waker::from(Arc::clone(&self.alarm));
         let account = self.shared.budget.account(waker.clone());
         let mailbox = Arc::new(Mailbox::new(waker));
@@ -106,7 +98,7 @@ impl Attendance {
         );
         let mut readable = true;
         loop {
-            if let Some(deadline) = self.place.stop_by() {
+            if let Some(deadline) = place.stop_by() {
                 session.stop(deadline);
                 // What has arrived is answered.
                 readable = true;
@@ -122,7 +114,7 @@ impl Attendance {
             }
         }
         session.close(&mut SocketIo::non_blocking(self.socket.as_fd()));
-        if let Some(deadline) = self.place.stop_by() {
+        if let Some(deadline) = place.stop_by() {
             self.hang_up(deadline.min(Instant::now() + LINGER));
         }
         Ok(())

@@ -1,33 +1,40 @@
-//! A server in threads: one that takes clients in, one for each client, and some in which
-//! requests wait.
+//! A server in threads: one in which clients come in and negotiate, one for each client that has
+//! chosen an export, and some in which requests wait.
 //!
 //! | file | what |
 //! |---|---|
 //! | `mod` | the server at work, and how it ends |
+//! | `lobby` | where clients come in and negotiate |
+//! | `door` | what is put down for it |
 //! | `attend` | the thread of one client |
 //! | `wait` | how a thread waits |
 
 mod attend;
+mod door;
+mod lobby;
 mod wait;
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::task::Waker;
+use std::task::{Wake, Waker};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nbd_transport::Connection;
 use nbd_transport::tls::TlsAcceptor;
 
-use crate::clients::Clients;
+use crate::clients::{Clients, Place};
 use crate::config::Shared;
 use crate::connection::ConnectionError;
+use crate::connection::handshake::{Established, Handshake};
 use crate::event::Event;
-use crate::listener::{Listener, is_passing};
+use crate::listener::Listener;
 use crate::peer::Peer;
-use crate::pool::Pool;
+use crate::pool::{Pool, Request};
 use attend::Attendance;
+use door::{Asking, Door, News};
+use lobby::Lobby;
 use wait::Alarm;
 
 /// How much longer than they may clients take to come to an end: on a busy machine their threads
@@ -36,9 +43,6 @@ const LATE: Duration = Duration::from_secs(2);
 
 /// A thread of a client needs little: payload is not kept on the stack.
 const STACK: usize = 256 << 10;
-
-/// How long to wait before trying again when the system is short of something.
-const SHORTAGE: Duration = Duration::from_millis(100);
 
 /// A server at work, until it is stopped or dropped.
 #[derive(Debug)]
@@ -53,9 +57,10 @@ pub struct ServerHandle {
 struct Core {
     shared: Arc<Shared>,
     clients: Arc<Clients>,
-    pool: Arc<Pool>,
-    /// Wakes the acceptor.
-    alarm: Arc<Alarm>,
+    pool: Arc<Pool<Request>>,
+    /// Clients that wait for what the exports say.
+    asking: Pool<Asking>,
+    door: Arc<Door>,
     accepting: Mutex<Accepting>,
     changed: Condvar,
 }
@@ -73,9 +78,8 @@ impl ServerHandle {
         let uris =
             listeners.iter().map(|listener| listener.uri("", tls)).collect::<io::Result<_>>()?;
         let core = Arc::new(Core::new(shared)?);
-        let acceptor = Acceptor { listeners, core: Arc::clone(&core) };
-        let thread = thread::Builder::new().name("accept".to_owned());
-        let acceptor = thread.spawn(move || acceptor.run())?;
+        let lobby = Lobby::new(Arc::clone(&core), listeners)?;
+        let acceptor = thread::Builder::new().name("accept".to_owned()).spawn(|| lobby.run())?;
         Ok(Self { core, uris, acceptor: Mutex::new(Some(acceptor)) })
     }
 
@@ -90,12 +94,16 @@ impl ServerHandle {
     /// that another protocol has given up. It counts as any other.
     ///
     /// # Errors
-    /// When it is no stream socket, when there are too many clients, and when the system is short
-    /// of threads or descriptors.
+    /// When it is no stream socket, and when the server has stopped.
     pub fn serve(&self, stream: impl Into<OwnedFd>) -> io::Result<()> {
         let connection = Connection::from_socket(stream.into()).map_err(io::Error::other)?;
+        if *self.core.accepting() != Accepting::Goes {
+            return Err(io::Error::new(io::ErrorKind::NotConnected, "the server has stopped"));
+        }
         let socket = OwnedFd::from(connection.stream);
-        self.core.take_in(socket)
+        let handshake = self.core.admit(&socket);
+        self.core.door.put(News::Arrived(socket, handshake));
+        Ok(())
     }
 
     /// Newcomers get these credentials from now on. Only a server that was started with some
@@ -158,8 +166,9 @@ impl Core {
         Ok(Self {
             clients: Arc::default(),
             pool: Arc::new(Pool::new(shared.limits.max_workers)),
+            asking: Pool::new(shared.limits.max_workers),
             shared: Arc::new(shared),
-            alarm: Arc::new(Alarm::new()?),
+            door: Arc::new(Door::new(Arc::new(Alarm::new()?))),
             accepting: Mutex::new(Accepting::Goes),
             changed: Condvar::new(),
         })
@@ -167,7 +176,7 @@ impl Core {
 
     fn stop(&self) {
         self.clients.stop(self.shared.limits.stop_timeout);
-        Waker::from(Arc::clone(&self.alarm)).wake();
+        self.door.alarm.wake_by_ref();
     }
 
     fn accepting(&self) -> MutexGuard<'_, Accepting> {
@@ -181,25 +190,34 @@ impl Core {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives a client a thread.
-    fn take_in(&self, socket: OwnedFd) -> io::Result<()> {
-        let peer = Peer::of(&socket);
-        let alarm = Arc::new(Alarm::new()?);
-        let waker = Waker::from(Arc::clone(&alarm));
-        let place = match self.clients.admit(waker, &self.shared.limits) {
-            Ok(place) => place,
-            Err(connections) => {
-                self.shared.tell(&Event::TurnedAway { peer: &peer, connections });
-                return Err(io::Error::new(io::ErrorKind::QuotaExceeded, "too many clients"));
-            }
-        };
+    /// Takes a client in, to negotiate with it.
+    fn admit(&self, socket: &OwnedFd) -> Box<Handshake> {
+        self.admit_as(socket, |number| self.door.waker(number))
+    }
+
+    fn admit_as(&self, socket: &OwnedFd, waker: impl FnOnce(u64) -> Waker) -> Box<Handshake> {
+        let peer = Peer::of(socket);
+        let place = self.clients.admit(waker, self.shared.limits.max_handshakes);
         self.shared.tell(&Event::Connected { peer: &peer });
+        Box::new(Handshake::new(Arc::clone(&self.shared), peer, place, Instant::now()))
+    }
+
+    /// Gives a client a thread.
+    fn attend(
+        &self,
+        socket: OwnedFd,
+        established: Established,
+        place: Place,
+        alarm: Alarm,
+    ) -> io::Result<()> {
+        let alarm = Arc::new(alarm);
+        place.wake_with(Waker::from(Arc::clone(&alarm)));
         let (shared, pool) = (Arc::clone(&self.shared), Arc::clone(&self.pool));
-        let attendance = Attendance { socket, peer, shared, pool, place, alarm };
+        let attendance = Attendance { socket, shared, pool, alarm };
         thread::Builder::new()
             .name("connection".to_owned())
             .stack_size(STACK)
-            .spawn(move || drop(attendance.run()))
+            .spawn(move || drop(attendance.run(established, &place)))
             .map(drop)
     }
 }
@@ -207,57 +225,10 @@ impl Core {
 /// Serves one client in the thread of the caller.
 pub(crate) fn serve_one(shared: Shared, socket: OwnedFd) -> Result<(), ConnectionError> {
     let core = Core::new(shared)?;
-    let peer = Peer::of(&socket);
     let alarm = Arc::new(Alarm::new()?);
-    let waker = Waker::from(Arc::clone(&alarm));
-    let full = |_| io::Error::new(io::ErrorKind::QuotaExceeded, "too many clients");
-    let place = core.clients.admit(waker, &core.shared.limits).map_err(full)?;
+    let handshake = core.admit_as(&socket, |_| Waker::from(Arc::clone(&alarm)));
     let Core { shared, pool, .. } = core;
-    Attendance { socket, peer, shared, pool, place, alarm }.run()
-}
-
-/// Takes clients in.
-struct Acceptor {
-    listeners: Vec<Listener>,
-    core: Arc<Core>,
-}
-
-impl Acceptor {
-    fn run(self) {
-        let core = Arc::clone(&self.core);
-        // However this thread ends, somebody hears of it.
-        let mut ended = Ended { core: &core, accepting: Accepting::Failed };
-        let stopped = || core.clients.stop_by().is_some();
-        while !stopped() {
-            if let Err(error) = self.wait_and_take_in() {
-                core.shared.tell(&Event::AcceptFailed { error: &error });
-                // What the system is short of may be there a little later.
-                let _ = core.alarm.wait_for_any(&[] as &[OwnedFd], Some(Instant::now() + SHORTAGE));
-            }
-        }
-        ended.accepting = Accepting::Stopped;
-        // The sockets are gone before anybody hears that the server has stopped.
-        drop(self.listeners);
-    }
-
-    fn wait_and_take_in(&self) -> io::Result<()> {
-        let sockets: Vec<_> = self.listeners.iter().flat_map(Listener::sockets).collect();
-        self.core.alarm.wait_for_any(&sockets, None)?;
-        for socket in sockets {
-            let socket = match Listener::accept(socket) {
-                Ok(socket) => socket,
-                // Those who were there have gone again.
-                Err(error) if is_passing(error.kind()) => continue,
-                Err(error) => return Err(error),
-            };
-            match self.core.take_in(socket) {
-                // That has been told.
-                Err(error) if error.kind() == io::ErrorKind::QuotaExceeded => {}
-                taken => taken?,
-            }
-        }
-        Ok(())
-    }
+    Attendance { socket, shared, pool, alarm }.negotiate_and_run(*handshake)
 }
 
 /// Says that no more clients are taken in, when it is dropped.
@@ -268,6 +239,7 @@ struct Ended<'a> {
 
 impl Drop for Ended<'_> {
     fn drop(&mut self) {
+        self.core.door.close();
         *self.core.accepting() = self.accepting;
         self.core.changed.notify_all();
     }

@@ -1,7 +1,7 @@
 //! How a thread waits for a socket, for others, and for the time.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::task::Wake;
 use std::time::{Duration, Instant};
@@ -52,27 +52,17 @@ impl Alarm {
         Ok(ready & interest)
     }
 
-    /// Waits until one of the descriptors can be read, or somebody wakes.
-    ///
-    /// # Errors
-    /// Those of `poll`: no memory.
-    pub(super) fn wait_for_any(
-        &self,
-        others: &[impl AsFd],
-        deadline: Option<Instant>,
-    ) -> io::Result<()> {
-        let mut fds = vec![PollFd::new(&self.event, PollFlags::IN)];
-        fds.extend(others.iter().map(|other| PollFd::new(other, PollFlags::IN)));
-        wait_for(&mut fds, deadline)?;
-        if !fds[0].revents().is_empty() {
-            self.reset();
-        }
-        Ok(())
-    }
-
-    fn reset(&self) {
+    /// Until somebody wakes again there is nothing to wake for.
+    pub(super) fn reset(&self) {
         // Empty already, if anything.
         let _ = read(&self.event, &mut [0; 8]);
+    }
+}
+
+/// Readable once somebody wakes.
+impl AsFd for Alarm {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.event.as_fd()
     }
 }
 

@@ -4,7 +4,9 @@ use std::io;
 
 use nbd_server::Server;
 
-use super::raw::{FLUSH, Gated, READ, Raw, WRITE, ending, start};
+use nbd_sim::raw::{FLUSH, READ, Raw, WRITE};
+
+use super::support::{Gated, ending, start};
 
 /// One that is slow holds up no other, and each is answered when it is ready.
 #[test]

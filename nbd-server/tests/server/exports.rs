@@ -4,12 +4,13 @@ use std::io;
 use std::ops::ControlFlow;
 
 use nbd_server::{
-    Abilities, AllocationExtent, BlockSizes, Export, ExportList, ExtentKind, MemoryExport, Opened,
-    Peer, PeerAddress, Server,
+    Abilities, AllocationExtent, BlockSizes, Export, ExportList, Exports, ExtentKind, Listed,
+    MemoryExport, Opened, Peer, PeerAddress, Server,
 };
 use nbd_sim::peer::{run, tool};
+use nbd_sim::raw::{READ, Raw, WRITE};
 
-use super::raw::{READ, Raw, WRITE, start};
+use super::support::start;
 
 /// What it does depends on where it is asked.
 struct Moody;
@@ -141,8 +142,8 @@ fn what_contradicts_the_protocol_stays_here() {
 /// Names, and who may have what.
 struct ByPeer(ExportList);
 
-impl nbd_server::Exports for ByPeer {
-    fn list(&self, peer: &Peer) -> io::Result<Vec<nbd_server::Listed>> {
+impl Exports for ByPeer {
+    fn list(&self, peer: &Peer) -> io::Result<Vec<Listed>> {
         let mut all = self.0.list(peer)?;
         all.retain(|listed| listed.name != "secret");
         Ok(all)
@@ -181,4 +182,38 @@ fn exports_have_names_and_are_not_for_everybody() {
         let told = String::from_utf8_lossy(&refused.stderr).into_owned();
         assert!(!refused.status.success() && told.contains(reason), "{told}");
     }
+}
+
+/// Exports whose look-up fails, and whose list does.
+struct Faulty;
+
+impl Exports for Faulty {
+    fn list(&self, _peer: &Peer) -> io::Result<Vec<Listed>> {
+        panic!("as it was told")
+    }
+
+    fn open(&self, name: &str, _peer: &Peer) -> io::Result<Opened> {
+        assert!(name.is_empty(), "as it was told");
+        Ok(Opened::new(name, std::sync::Arc::new(MemoryExport::new(1 << 20))))
+    }
+}
+
+#[test]
+fn exports_that_panic_are_refusals_and_no_end() {
+    let (server, _endings) = start(Server::with_exports(Faulty));
+    let mut client = Raw::negotiating(&server);
+    // NBD_OPT_LIST, and NBD_OPT_GO for an export named "x" without information requests.
+    for asked in
+        [b"IHAVEOPT\0\0\0\x03\0\0\0\0" as &[u8], b"IHAVEOPT\0\0\0\x07\0\0\0\x07\0\0\0\x01x\0\0"]
+    {
+        client.write(asked);
+        let header = client.read(20);
+        // NBD_REP_ERR_PLATFORM
+        assert_eq!(header[12..16], 0x8000_0004_u32.to_be_bytes(), "{header:?}");
+        let length = u32::from_be_bytes(header[16..].try_into().unwrap());
+        let text = String::from_utf8(client.read(length as usize)).unwrap();
+        assert!(text.contains("its exports have failed"), "{text}");
+    }
+    assert!(client.choose());
+    assert_eq!(client.get(0, 4), [0; 4]);
 }

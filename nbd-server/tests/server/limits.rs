@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use nbd_server::{Limits, MemoryExport, Server};
 
-use super::raw::{LIMIT, READ, Raw, WRITE, ending, request, start};
+use nbd_sim::raw::{LIMIT, READ, Raw, WRITE, request};
+
+use super::support::{ending, start};
 
 const SHORT: Duration = Duration::from_millis(50);
 const MEGABYTE: usize = 1 << 20;
@@ -118,6 +120,40 @@ fn silent_clients_keep_nobody_out() {
     assert_eq!(settled.get(0, 4), [0; 4]);
     let displaced = (0..60).filter_map(|_| ending(&endings)).count();
     assert!(displaced > 0);
+}
+
+/// All who come at once are served, also when each says something only after all have come.
+#[test]
+fn a_crowd_that_comes_at_once_is_no_flood() {
+    let (server, _endings) = start(server(|_| {}));
+    let mut crowd: Vec<_> = (0..1000).map(|_| Raw::connect(&server)).collect();
+    crowd.iter_mut().for_each(Raw::negotiate);
+    assert!(crowd.iter_mut().all(Raw::choose));
+    assert!(crowd.iter_mut().all(|client| client.get(0, 4) == [0; 4]));
+}
+
+/// Who asks on and on gets answers, and others get theirs meanwhile.
+#[test]
+fn a_client_that_never_stops_asking_holds_up_nobody() {
+    let (server, _endings) = start(server(|_| {}));
+    let (done, is_done) = std::sync::mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        let mut asking = Raw::negotiating(&server);
+        let mut reader = asking.stream.try_clone().unwrap();
+        scope.spawn(move || {
+            // An option that nobody knows.
+            let words = b"IHAVEOPT\0\0\0\x7f\0\0\0\0".repeat(1000);
+            while is_done.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty)
+                && asking.stream.write_all(&words).is_ok()
+            {}
+            let _ = asking.stream.shutdown(std::net::Shutdown::Both);
+        });
+        scope.spawn(move || std::io::copy(&mut reader, &mut std::io::sink()));
+        for _ in 0..20 {
+            assert_eq!(Raw::established(&server).get(0, 4), [0; 4]);
+        }
+        drop(done);
+    });
 }
 
 /// What stalled clients hold is bounded, and they give way to others.

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use nbd_server::{Abilities, Export, Server};
 
-use super::raw::{FLUSH, READ, Raw, WRITE, request, start};
+use nbd_sim::raw::{FLUSH, READ, Raw, WRITE, request};
+
+use super::support::start;
 
 const BLOCK: usize = 512;
 const BLOCKS: usize = 64;

@@ -5,7 +5,9 @@ use std::os::unix::net::UnixStream;
 use nbd_server::{ExportList, MemoryExport, Opened, Server};
 use nbd_sim::rude::{End, SIZE, all};
 
-use super::raw::{LIMIT, Raw, start};
+use nbd_sim::raw::{LIMIT, Raw};
+
+use super::support::start;
 
 /// As in memory: what is answered, and whether the connection lives; and nobody else is harmed.
 #[test]

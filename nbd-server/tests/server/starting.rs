@@ -2,8 +2,7 @@
 
 use nbd_server::{Event, Listener, MemoryExport, Server};
 use nbd_sim::peer::{run, tool};
-
-use super::raw::Raw;
+use nbd_sim::raw::Raw;
 
 /// Whoever waits for the server hears when nobody can come in any more.
 #[test]

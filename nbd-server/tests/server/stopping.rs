@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use nbd_server::{Limits, MemoryExport, Server};
 
-use super::raw::{READ, Raw, ending, start};
+use nbd_sim::raw::{READ, Raw};
+
+use super::support::{ending, start};
 
 #[test]
 fn a_stop_answers_what_has_arrived_and_waits_for_nobody_else() {

@@ -4,10 +4,10 @@ mod concurrency;
 mod exports;
 mod limits;
 mod model;
-mod raw;
 mod rude;
 mod spawning;
 mod stopping;
+mod support;
 
 /// How servers run here.
 const IN_TASKS: bool = true;

@@ -1,6 +1,6 @@
-//! A client that is driven by hand: its bytes, and exports that do as they are told.
+//! Servers at work, and exports that do as they are told.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -9,12 +9,21 @@ use std::time::Duration;
 use nbd_server::{
     Abilities, AsyncServerHandle, ConnectionError, Event, Export, Server, ServerHandle,
 };
+use nbd_sim::raw::{LIMIT, READ, Raw, Reach};
 use tokio::runtime::Runtime;
 
 /// A server at work, in threads or in tasks.
 pub(crate) enum Running {
     Threads(ServerHandle),
     Tasks(Runtime, AsyncServerHandle),
+}
+
+impl Reach for Running {
+    fn connect(&self) -> UnixStream {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        self.serve(theirs);
+        ours
+    }
 }
 
 impl Running {
@@ -48,13 +57,6 @@ impl Running {
     }
 }
 
-/// Longer than anything here takes, so that a hang is a failure.
-pub(crate) const LIMIT: Duration = Duration::from_secs(60);
-
-pub(crate) const READ: u16 = 0;
-pub(crate) const WRITE: u16 = 1;
-pub(crate) const FLUSH: u16 = 3;
-
 /// How connections ended.
 pub(crate) type Endings = Receiver<Option<String>>;
 
@@ -83,87 +85,6 @@ pub(crate) fn start(server: Server) -> (Running, Endings) {
 #[track_caller]
 pub(crate) fn ending(endings: &Endings) -> Option<String> {
     endings.recv_timeout(LIMIT).expect("no connection has ended")
-}
-
-/// A client of simple replies.
-pub(crate) struct Raw {
-    pub(crate) stream: UnixStream,
-}
-
-impl Raw {
-    /// Connects and sends nothing.
-    pub(crate) fn connect(server: &Running) -> Self {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        ours.set_read_timeout(Some(LIMIT)).unwrap();
-        ours.set_write_timeout(Some(LIMIT)).unwrap();
-        server.serve(theirs);
-        Self { stream: ours }
-    }
-
-    /// Connects, and is about to ask for options.
-    pub(crate) fn negotiating(server: &Running) -> Self {
-        let mut client = Self::connect(server);
-        assert_eq!(&client.read(18)[..16], b"NBDMAGICIHAVEOPT");
-        client.write(&[0, 0, 0, 3]);
-        client
-    }
-
-    /// Connects and chooses the default export with `NBD_OPT_EXPORT_NAME`.
-    pub(crate) fn established(server: &Running) -> Self {
-        let mut client = Self::negotiating(server);
-        client.write(b"IHAVEOPT\0\0\0\x01\0\0\0\0");
-        client.read(10);
-        client
-    }
-
-    pub(crate) fn write(&mut self, bytes: &[u8]) {
-        self.stream.write_all(bytes).unwrap();
-    }
-
-    pub(crate) fn read(&mut self, len: usize) -> Vec<u8> {
-        let mut bytes = vec![0; len];
-        self.stream.read_exact(&mut bytes).unwrap();
-        bytes
-    }
-
-    pub(crate) fn ask(&mut self, kind: u16, cookie: u64, offset: u64, length: u32) {
-        self.write(&request(kind, cookie, offset, length));
-    }
-
-    /// Error and cookie of the next reply.
-    pub(crate) fn reply(&mut self) -> (u32, u64) {
-        let header = self.read(16);
-        assert_eq!(header[..4], 0x6744_6698_u32.to_be_bytes());
-        let error = u32::from_be_bytes(header[4..8].try_into().unwrap());
-        (error, u64::from_be_bytes(header[8..].try_into().unwrap()))
-    }
-
-    /// Reads `len` bytes at `offset`, alone.
-    pub(crate) fn get(&mut self, offset: u64, len: usize) -> Vec<u8> {
-        self.ask(READ, 4711, offset, len as u32);
-        assert_eq!(self.reply(), (0, 4711));
-        self.read(len)
-    }
-
-    /// Whether the server hangs up, with nothing more to say.
-    pub(crate) fn is_hung_up(&mut self) -> bool {
-        let mut byte = [0];
-        match self.stream.read(&mut byte) {
-            Ok(n) => n == 0,
-            Err(error) => error.kind() == io::ErrorKind::ConnectionReset,
-        }
-    }
-}
-
-/// The header of a request.
-pub(crate) fn request(kind: u16, cookie: u64, offset: u64, length: u32) -> Vec<u8> {
-    let mut bytes = Vec::from(0x2560_9513_u32.to_be_bytes());
-    bytes.extend([0, 0]);
-    bytes.extend(kind.to_be_bytes());
-    bytes.extend(cookie.to_be_bytes());
-    bytes.extend(offset.to_be_bytes());
-    bytes.extend(length.to_be_bytes());
-    bytes
 }
 
 /// An export whose requests stand still until they are let go, one by one. Reads at offset 0

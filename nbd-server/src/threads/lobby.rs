@@ -1,0 +1,374 @@
+//! Where clients come in and negotiate, all in one thread: who takes long over it costs nobody
+//! else anything.
+//!
+//! ```text
+//!   listening sockets ─► Guest ─ negotiates ─► a thread of its own
+//!                          ▲ │
+//!                    Door ─┘ └► the exports are asked, in a pool
+//! ```
+
+use std::collections::{BTreeSet, HashMap};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nbd_proto::Direction;
+use nbd_transport::SocketIo;
+use rustix::buffer::spare_capacity;
+use rustix::event::{Timespec, epoll};
+use rustix::io::Errno;
+use rustix::net::{Shutdown, shutdown};
+
+use super::attend::LINGER;
+use super::door::{Asking, News};
+use super::wait::Alarm;
+use super::{Accepting, Core, Ended};
+use crate::connection::ConnectionError;
+use crate::connection::handshake::{Handshake, Step};
+use crate::event::Event;
+use crate::listener::{Listener, is_passing, is_short_of_descriptors};
+use crate::peer::Peer;
+
+/// How long to wait before trying again when the system is short of something.
+const SHORTAGE: Duration = Duration::from_millis(100);
+
+/// Clients that are taken in at once before those who are there have their turn.
+const BATCH: usize = 64;
+
+/// Events that are looked at at once.
+const EVENTS: usize = 256;
+
+/// What the door is called among the clients, which are called by their numbers.
+const DOOR: u64 = u64::MAX;
+
+/// What the first listening socket is called; the others have the numbers below.
+const LISTENER: u64 = u64::MAX - 1;
+
+/// Clients on their way to an export.
+pub(super) struct Lobby {
+    core: Arc<Core>,
+    listeners: Vec<Listener>,
+    poller: OwnedFd,
+    guests: HashMap<u64, Guest>,
+    /// When which client is to be looked at, whatever happens.
+    due: BTreeSet<(Instant, u64)>,
+    /// Nobody is taken in until then, the system is short of something.
+    closed_until: Option<Instant>,
+}
+
+/// A client on its way to an export.
+struct Guest {
+    socket: OwnedFd,
+    peer: Peer,
+    state: State,
+    watched: Option<Direction>,
+    due: Option<Instant>,
+}
+
+enum State {
+    Negotiates(Box<Handshake>),
+    /// The exports are being asked.
+    Waits,
+    /// It has been told that it is over. To close a socket with unread bytes would take that
+    /// back, so they are read and thrown away until the client closes too.
+    Leaves,
+}
+
+impl Lobby {
+    pub(super) fn new(core: Arc<Core>, listeners: Vec<Listener>) -> io::Result<Self> {
+        let poller = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let readable = epoll::EventFlags::IN;
+        epoll::add(&poller, &*core.door.alarm, epoll::EventData::new_u64(DOOR), readable)?;
+        for (i, socket) in listeners.iter().flat_map(Listener::sockets).enumerate() {
+            let name = epoll::EventData::new_u64(LISTENER - i as u64);
+            epoll::add(&poller, socket, name, readable)?;
+        }
+        Ok(Self {
+            core,
+            listeners,
+            poller,
+            guests: HashMap::new(),
+            due: BTreeSet::new(),
+            closed_until: None,
+        })
+    }
+
+    /// Takes clients in until the server stops, and is done with those who negotiate.
+    pub(super) fn run(mut self) {
+        let core = Arc::clone(&self.core);
+        // However this thread ends, somebody hears of it.
+        let mut ended = Ended { core: &core, accepting: Accepting::Failed };
+        let mut events = Vec::with_capacity(EVENTS);
+        loop {
+            if let Some(deadline) = core.clients.stop_by() {
+                // The sockets are gone before anybody hears that the server has stopped.
+                self.listeners.clear();
+                if self.guests.is_empty() || deadline <= Instant::now() {
+                    break;
+                }
+            }
+            if let Err(errno) = self.wait(&mut events) {
+                core.shared.tell(&Event::AcceptFailed { error: &errno.into() });
+            }
+            for event in events.drain(..) {
+                match event.data.u64() {
+                    DOOR => self.hear(),
+                    number if self.guests.contains_key(&number) => self.look_at(number),
+                    _ => self.take_in(),
+                }
+            }
+            self.look_at_the_due();
+        }
+        for guest in self.guests.into_values() {
+            if let State::Negotiates(_) | State::Waits = guest.state {
+                let error = Some(&ConnectionError::Abandoned);
+                core.shared.tell(&Event::Closed { peer: &guest.peer, error });
+            }
+        }
+        ended.accepting = Accepting::Stopped;
+    }
+
+    fn wait(&self, events: &mut Vec<epoll::Event>) -> Result<(), Errno> {
+        let first = self.due.first().map(|(due, _)| *due);
+        let deadline = [first, self.closed_until, self.core.clients.stop_by()];
+        let timeout = deadline.into_iter().flatten().min().map(|deadline| {
+            // Rounded up, so as not to wake early and find time left.
+            let left = deadline.saturating_duration_since(Instant::now());
+            left + Duration::from_micros(1)
+        });
+        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+        match epoll::wait(&self.poller, spare_capacity(events), timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// Takes in who has come to the listening sockets.
+    fn take_in(&mut self) {
+        if self.closed_until.is_some() {
+            return;
+        }
+        let mut arrived = Vec::new();
+        let mut failed = None;
+        for socket in self.listeners.iter().flat_map(Listener::sockets) {
+            for _ in 0..BATCH {
+                match Listener::accept(socket) {
+                    Ok(client) => arrived.push(client),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    // Those who were there have gone again.
+                    Err(error) if is_passing(error.kind()) => {}
+                    Err(error) => {
+                        failed = Some(error);
+                        break;
+                    }
+                }
+            }
+        }
+        for socket in arrived {
+            let handshake = self.core.admit(&socket);
+            self.enter(socket, handshake);
+        }
+        let Some(error) = failed else { return };
+        if is_short_of_descriptors(&error) && self.make_room() {
+            return;
+        }
+        self.core.shared.tell(&Event::AcceptFailed { error: &error });
+        // What the system is short of may be there a little later.
+        self.set_accepting(Some(Instant::now() + SHORTAGE));
+    }
+
+    /// Has the listening sockets watched, or not for a while.
+    fn set_accepting(&mut self, closed_until: Option<Instant>) {
+        self.closed_until = closed_until;
+        let interest = match closed_until {
+            Some(_) => epoll::EventFlags::empty(),
+            None => epoll::EventFlags::IN,
+        };
+        for (i, socket) in self.listeners.iter().flat_map(Listener::sockets).enumerate() {
+            let name = epoll::EventData::new_u64(LISTENER - i as u64);
+            // Where it fails, all that is lost is time.
+            let _ = epoll::modify(&self.poller, socket, name, interest);
+        }
+    }
+
+    fn hear(&mut self) {
+        self.core.door.alarm.reset();
+        for news in self.core.door.take() {
+            match news {
+                News::Arrived(socket, handshake) => self.enter(socket, handshake),
+                News::Woken(number) => self.look_at(number),
+                News::Answered(number, handshake, answered) => {
+                    let Some(guest) = self.guests.get_mut(&number) else { continue };
+                    guest.state = State::Negotiates(handshake);
+                    match answered {
+                        Ok(()) => self.look_at(number),
+                        Err(error) => self.leave(number, Err(error)),
+                    }
+                }
+            }
+        }
+    }
+
+    fn enter(&mut self, socket: OwnedFd, handshake: Box<Handshake>) {
+        let (number, peer) = (handshake.number(), handshake.peer().clone());
+        let state = State::Negotiates(handshake);
+        self.guests.insert(number, Guest { socket, peer, state, watched: None, due: None });
+        self.look_at(number);
+    }
+
+    fn look_at_the_due(&mut self) {
+        let now = Instant::now();
+        if self.closed_until.is_some_and(|until| until <= now) {
+            self.set_accepting(None);
+        }
+        while let Some((due, number)) = self.due.first().copied()
+            && due <= now
+        {
+            self.due.pop_first();
+            self.look_at(number);
+        }
+    }
+
+    /// Moves what can be moved for a client.
+    fn look_at(&mut self, number: u64) {
+        let now = Instant::now();
+        let Some(guest) = self.guests.get_mut(&number) else { return };
+        let mut io = SocketIo::non_blocking(guest.socket.as_fd());
+        let step = match &mut guest.state {
+            State::Negotiates(handshake) => handshake.drive(&mut io, now),
+            State::Waits => return,
+            State::Leaves => {
+                if has_left(&mut io) || guest.due.is_none_or(|due| due <= now) {
+                    self.remove(number);
+                }
+                return;
+            }
+        };
+        match step {
+            Ok(Step::Wait(direction, until)) => {
+                if let Err(error) = self.watch(number, direction, until) {
+                    self.leave(number, Err(error.into()));
+                }
+            }
+            Ok(Step::Again) => self.core.door.put(News::Woken(number)),
+            Ok(Step::Ask) => self.ask(number),
+            Ok(Step::Established) => self.settle(number),
+            Ok(Step::Closed) => self.leave(number, Ok(())),
+            Err(error) => self.leave(number, Err(error)),
+        }
+    }
+
+    fn watch(&mut self, number: u64, direction: Direction, until: Instant) -> io::Result<()> {
+        let Some(guest) = self.guests.get_mut(&number) else { return Ok(()) };
+        if guest.due != Some(until) {
+            let before = guest.due.replace(until);
+            before.map(|before| self.due.remove(&(before, number)));
+            self.due.insert((until, number));
+        }
+        if guest.watched == Some(direction) {
+            return Ok(());
+        }
+        let mut wanted = epoll::EventFlags::empty();
+        wanted.set(epoll::EventFlags::IN, direction.contains(Direction::READ));
+        wanted.set(epoll::EventFlags::OUT, direction.contains(Direction::WRITE));
+        let name = epoll::EventData::new_u64(number);
+        match guest.watched.replace(direction) {
+            Some(_) => epoll::modify(&self.poller, &guest.socket, name, wanted)?,
+            None => epoll::add(&self.poller, &guest.socket, name, wanted)?,
+        }
+        Ok(())
+    }
+
+    /// Has the exports asked for a client, which is not looked at meanwhile.
+    fn ask(&mut self, number: u64) {
+        let Some(guest) = self.guests.get_mut(&number) else { return };
+        if guest.watched.take().is_some() {
+            // What cannot be taken out of the poller wakes once too often.
+            let _ = epoll::delete(&self.poller, &guest.socket);
+        }
+        let State::Negotiates(handshake) = std::mem::replace(&mut guest.state, State::Waits) else {
+            return;
+        };
+        let door = Arc::clone(&self.core.door);
+        if let Err(Asking { mut handshake, .. }) =
+            self.core.asking.add(Asking { number, handshake, door })
+        {
+            // Without threads they are asked here.
+            let answered = handshake.answer();
+            self.core.door.put(News::Answered(number, handshake, answered));
+        }
+    }
+
+    /// A client has chosen an export.
+    fn settle(&mut self, number: u64) {
+        let Some(guest) = self.remove(number) else { return };
+        let State::Negotiates(handshake) = guest.state else { return };
+        let Some((established, place)) = handshake.finish() else { return };
+        let attended = self
+            .alarm()
+            .and_then(|alarm| self.core.attend(guest.socket, established, place, alarm));
+        if let Err(error) = attended {
+            let error = Some(&ConnectionError::Io(error));
+            self.core.shared.tell(&Event::Closed { peer: &guest.peer, error });
+        }
+    }
+
+    /// What wakes the thread of a client. Those who have not chosen an export give way to it.
+    fn alarm(&mut self) -> io::Result<Alarm> {
+        loop {
+            match Alarm::new() {
+                Err(error) if is_short_of_descriptors(&error) && self.make_room() => {}
+                made => return made,
+            }
+        }
+    }
+
+    /// Has one who has not chosen an export give its descriptor back, if there is one.
+    fn make_room(&mut self) -> bool {
+        let displaced = self.core.clients.displace_one();
+        if displaced {
+            self.hear();
+        }
+        displaced
+    }
+
+    /// A client is done with, without an export.
+    fn leave(&mut self, number: u64, result: Result<(), ConnectionError>) {
+        let Some(guest) = self.guests.get_mut(&number) else { return };
+        // Whose place is given back when all is told.
+        let handshake = match std::mem::replace(&mut guest.state, State::Leaves) {
+            State::Negotiates(handshake) => handshake,
+            State::Waits | State::Leaves => return,
+        };
+        let socket = guest.socket.as_fd();
+        // Or the alert that tells the client why would be lost.
+        let lingers = matches!(result, Err(ConnectionError::Tls(_)))
+            && shutdown(socket, Shutdown::Write).is_ok()
+            && self.watch(number, Direction::READ, Instant::now() + LINGER).is_ok();
+        if !lingers {
+            self.remove(number);
+        }
+        let (peer, error) = (handshake.peer(), result.as_ref().err());
+        self.core.shared.tell(&Event::Closed { peer, error });
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Guest> {
+        let guest = self.guests.remove(&number)?;
+        guest.due.map(|due| self.due.remove(&(due, number)));
+        if guest.watched.is_some() {
+            // It waits for the socket by other means, if it goes on.
+            let _ = epoll::delete(&self.poller, &guest.socket);
+        }
+        Some(guest)
+    }
+}
+
+/// Whether a client that is to leave has left.
+fn has_left(io: &mut SocketIo<'_>) -> bool {
+    match io.read(&mut [0; 4 << 10]) {
+        Ok(0) => true,
+        Ok(_) => false,
+        Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+    }
+}
