@@ -141,6 +141,19 @@ impl Session {
         }
     }
 
+    /// The stream takes nothing more, though more may come: for adapters that learn that outside
+    /// of a [write](Self::write).
+    pub fn stop_sending(&mut self, now: Instant) {
+        match &mut self.stage {
+            _ if self.end.is_some() => {}
+            Stage::Open(Open { core, .. }) => {
+                core.send_failed();
+                self.write_refused(now);
+            }
+            _ => self.fail(std::io::Error::from(std::io::ErrorKind::BrokenPipe), now),
+        }
+    }
+
     /// The server takes no more. Replies may still come, but not for ever.
     #[cold]
     fn write_refused(&mut self, now: Instant) {

@@ -51,6 +51,38 @@ impl Session {
         }
     }
 
+    /// Ends the session because nobody holds it any more: in good order, as
+    /// [`Disconnect::AfterReplies`] does, but nobody waits for that. What takes longer than a
+    /// few seconds ends abruptly, unless acknowledged writes are kept that have to be put back.
+    pub fn release(&mut self, now: Instant) {
+        let patient = self.log().is_some_and(ReplayLog::has_unflushed);
+        let limit = if patient { Limit::Never } else { Limit::within(LINGER, now) };
+        match &mut self.goodbye {
+            Goodbye::No => self.disconnect(Disconnect::AfterReplies, limit, now),
+            Goodbye::Wanted { by, .. } => {
+                *by = [*by, limit.end(None, now)].into_iter().flatten().min();
+            }
+        }
+    }
+
+    /// Ends the session at once and for good, whatever it is doing, and tells everybody why: for
+    /// adapters that cannot go on, such as a task whose runtime has ended.
+    pub fn stop(&mut self, cause: impl Into<Error>, now: Instant) {
+        if self.end.is_some() {
+            return;
+        }
+        let cause = cause.into();
+        let farewell = if self.is_at_risk() { Err(cause.clone()) } else { Ok(()) };
+        self.way.close(Vec::new());
+        self.shut_down_core(now);
+        if let Stage::Negotiating(negotiating) = &mut self.stage
+            && negotiating.asked.take().is_some()
+        {
+            self.way.option = Some(Err(cause.clone()));
+        }
+        self.finish_session(cause, farewell, now);
+    }
+
     /// What no connection has been given yet will not be sent.
     fn drop_unsent(&mut self) {
         let Some(lasting) = self.lasting.as_deref_mut() else { return };

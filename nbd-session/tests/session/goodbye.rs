@@ -1,12 +1,17 @@
 //! How a session ends, and what is told of it.
 
+use std::cell::Cell;
+use std::io;
+use std::rc::Rc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use nbd_proto::{Command, Disconnect};
-use nbd_session::{Limit, State};
+use nbd_session::replay::Reconnect;
+use nbd_session::{ConnectOptions, Error, ErrorKind, Limit, Request, State, Target};
 use nbd_sim::memory_server::MemoryServer;
 
-use crate::rig::{Rig, options};
+use crate::rig::{Rig, options, server};
 
 fn leave(rig: &mut Rig) {
     rig.session.disconnect(Disconnect::AfterReplies, Limit::Default, rig.now);
@@ -112,4 +117,106 @@ fn who_is_not_connected_yet_need_not_say_goodbye() {
     leave(&mut rig);
     assert!(rig.session.is_over() && rig.session.farewell().is_ok());
     assert_eq!(rig.steps, ["connect 1", "close 1"]);
+}
+
+#[test]
+fn nobody_waits_for_ever_for_a_goodbye_that_nobody_waits_for() {
+    let mut rig = Rig::ready(options());
+    rig.server(|server| server.withhold());
+    let read = rig.submit(Command::read(0, 512));
+    rig.turn();
+    let _ = rig.withdraw(read);
+    // Asked for without a limit, and then left alone.
+    rig.session.disconnect(Disconnect::AfterReplies, Limit::Never, rig.now);
+    rig.session.release(rig.now);
+    rig.sleep(4.0);
+    assert!(!rig.session.is_over(), "the reply may come");
+    rig.sleep(2.0);
+    assert!(rig.session.is_over(), "{:?}", rig.session);
+    assert_eq!(rig.steps, ["connect 1", "close 1"]);
+
+    let mut rig = Rig::ready(options());
+    rig.session.release(rig.now);
+    rig.turn();
+    assert!(rig.session.is_over() && rig.session.farewell().is_ok());
+}
+
+#[test]
+fn what_is_kept_is_put_back_before_a_session_that_nobody_holds_ends() {
+    let there = Rc::new(Cell::new(true));
+    let answers = Rc::clone(&there);
+    let dial = move |_: &_| {
+        let refused = || io::Error::from(io::ErrorKind::ConnectionRefused).into();
+        Some(answers.get().then(|| server(1 << 20)).ok_or_else(refused))
+    };
+    let policy = Reconnect::new().keep_unflushed(1 << 20);
+    let mut rig = Rig::dialling(options().reconnect(policy), Box::new(dial));
+    rig.turn();
+    let request = Request::new(Command::write(0, 512)).payload(Bytes::from(vec![7; 512]));
+    rig.session.submit_request(request, rig.now).expect("it can be submitted");
+    rig.turn();
+    assert_eq!(rig.completions().len(), 1);
+    there.set(false);
+    rig.server(MemoryServer::hang_up);
+    rig.turn();
+    rig.session.release(rig.now);
+    rig.sleep(20.0);
+    assert!(!rig.session.is_over(), "what was acknowledged is not there again");
+    there.set(true);
+    rig.sleep(100.0);
+    assert!(rig.session.is_over() && rig.session.farewell().is_ok(), "{:?}", rig.session);
+    assert!(rig.session.stats().connections == 2);
+}
+
+#[test]
+fn one_that_is_stopped_tells_everybody_and_begins_nothing() {
+    // Wherever it is: connecting to the first of two, ready, or between two connections.
+    for moment in 0..3 {
+        let options = ConnectOptions::new().target(Target::Dialler).target(Target::Dialler);
+        let options = options.reconnect(Reconnect::new());
+        let silent = moment == 0;
+        let dial = move |_: &_| (!silent).then(|| Ok(server(1 << 20)));
+        let mut rig = Rig::dialling(options, Box::new(dial));
+        rig.turn();
+        let mut waiting = None;
+        if moment > 0 {
+            rig.server(|server| server.withhold());
+            waiting = Some(rig.submit(Command::write(0, 512)));
+            rig.turn();
+        }
+        if moment == 2 {
+            rig.server(MemoryServer::hang_up);
+            rig.turn();
+            assert_eq!(rig.session.state(), State::Reconnecting);
+        }
+        rig.session.stop(Error::stopped(), rig.now);
+        let steps = rig.steps.len();
+        rig.sleep(600.0);
+        let stopped = |error: &Error| error.kind() == ErrorKind::Stopped;
+        assert!(rig.session.end().is_some_and(stopped), "{:?}", rig.session);
+        assert!(rig.steps[steps..].iter().all(|step| step.starts_with("close")), "{:?}", rig.steps);
+        let told: Vec<_> =
+            rig.completions().into_iter().map(|done| (done.id, done.result)).collect();
+        assert_eq!(told.len(), usize::from(waiting.is_some()));
+        assert!(told.iter().all(|(_, result)| result.as_ref().is_err_and(stopped)), "{told:?}");
+        assert_eq!(rig.session.farewell().is_err(), waiting.is_some());
+        assert!(rig.try_submit(Command::flush(), Limit::Default).is_err_and(|e| stopped(&e)));
+    }
+}
+
+#[test]
+fn a_stream_that_takes_nothing_more_still_brings_answers_for_a_while() {
+    let mut rig = Rig::ready(options());
+    rig.server(|server| server.withhold());
+    let answered = rig.submit(Command::read(0, 512));
+    let lost = rig.submit(Command::read(512, 512));
+    rig.turn();
+    rig.session.stop_sending(rig.now);
+    assert!(rig.try_submit(Command::flush(), Limit::Default).is_err());
+    rig.server(|server| server.answer(1));
+    rig.sleep(1.0);
+    assert_eq!(rig.outcomes(), [(answered, true)]);
+    rig.sleep(5.0);
+    assert_eq!(rig.outcomes(), [(lost, false)]);
+    assert!(rig.session.is_over());
 }
