@@ -57,7 +57,7 @@ async fn measure(load: &Load, client: Client, spawn: impl Fn(Work) -> Work) -> O
 async fn read(client: Client, places: Arc<Mutex<Places>>, mut buffer: Vec<u8>) -> Outcome<()> {
     while let Some(at) = next(&places) {
         let result;
-        (result, buffer) = client.read_into(at, buffer).await;
+        (result, buffer) = client.read_exact_at(buffer, at).await;
         result?;
     }
     Ok(())
@@ -65,7 +65,7 @@ async fn read(client: Client, places: Arc<Mutex<Places>>, mut buffer: Vec<u8>) -
 
 async fn write(client: Client, places: Arc<Mutex<Places>>, data: Bytes) -> Outcome<()> {
     while let Some(at) = next(&places) {
-        client.write_at(at, data.clone()).await?;
+        client.write_all_at(data.clone(), at).await?;
     }
     Ok(())
 }

@@ -2,80 +2,40 @@
 
 use std::mem;
 use std::task::Waker;
-use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use nbd_proto::{
-    Command, ContextId, ErrorReport, Extent, PayloadSink, PayloadSource, ReadChunk, Remark,
-    RequestId, Table, part, part_mut,
+    Command, CommandType, ContextId, Extent, PayloadSink, PayloadSource, ReadChunk, RequestId,
+    Table, part, part_mut,
 };
-use nbd_session::OldError as Error;
-use nbd_session::replay::Place;
+use nbd_session::{Completion, Error, Limit, Request, Ticket};
+use slab::Slab;
 
 use crate::buffer::Buffer;
 
-/// Names a call from its start until its result is taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ticket {
-    index: usize,
-    generation: u64,
-}
-
-/// How far a call has come.
-pub(crate) enum Stage {
-    /// Waits for a free slot, in line.
-    Queued,
-    /// Submitted; its reply is to come.
-    InFlight(RequestId),
-    /// With the journal, sent or not; its reply is to come.
-    Journaled(Place),
-    /// Waits for the end of the connection.
-    Closing,
-    /// Its result waits to be taken.
-    Done(Outcome),
-}
-
-/// How a call has ended. An error is rare and large: in a box, so that what moves with
-/// every call is small.
-pub(crate) type Outcome = Result<(), Box<Error>>;
-
-/// When a call ends in failure by itself.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Deadline {
-    pub(crate) at: Instant,
-    pub(crate) timeout: Duration,
-}
-
-impl Deadline {
-    pub(crate) fn after(timeout: Duration) -> Option<Self> {
-        // One that is beyond the end of time never comes.
-        let at = Instant::now().checked_add(timeout)?;
-        Some(Self { at, timeout })
-    }
-}
-
 /// What a call is about: what is asked for, and what has come of it so far.
-pub(crate) struct Matter {
+pub(crate) struct Exchange {
     pub(crate) command: Command,
     /// Where in the buffer the command's data begins.
     pub(crate) base: usize,
     pub(crate) buffer: Buffer,
-    /// In a box, as most replies have nothing of the kind.
-    account: Option<Box<Account>>,
+    /// In a box, as most commands have nothing of the kind.
+    details: Option<Box<Details>>,
 }
 
-/// What a reply says besides data.
+/// What a command says besides its range, and its reply besides data.
 #[derive(Default)]
-pub(crate) struct Account {
+pub(crate) struct Details {
+    /// The only meta contexts that are asked for.
+    contexts: Option<Vec<ContextId>>,
     pub(crate) extents: Vec<(ContextId, Extent)>,
-    /// The parts of a read, if they are wanted.
-    pub(crate) chunks: Option<Vec<ReadChunk>>,
-    remark: Option<Remark>,
+    /// The parts of a read, where they are wanted.
+    pub(crate) chunks: Vec<ReadChunk>,
 }
 
-impl Matter {
+impl Exchange {
     pub(crate) const fn new(command: Command, buffer: Buffer) -> Self {
-        Self { command, base: 0, buffer, account: None }
+        Self { command, base: 0, buffer, details: None }
     }
 
     /// What is left where it was, while the connection has it.
@@ -83,228 +43,195 @@ impl Matter {
         Self::new(Command::flush(), Buffer::None)
     }
 
-    /// A read whose parts are wanted.
-    pub(crate) fn in_parts(command: Command, buffer: Buffer) -> Self {
-        let account = Account { chunks: Some(Vec::new()), ..Account::default() };
-        Self { account: Some(Box::new(account)), ..Self::new(command, buffer) }
+    /// A read whose parts are wanted, or a block status.
+    pub(crate) fn detailed(
+        command: Command,
+        buffer: Buffer,
+        contexts: Option<&[ContextId]>,
+    ) -> Self {
+        let contexts = contexts.map(<[_]>::to_vec);
+        let details = Details { contexts, ..Details::default() };
+        Self { details: Some(Box::new(details)), ..Self::new(command, buffer) }
+    }
+
+    /// Whether it is no more than a command.
+    pub(crate) const fn is_plain(&self) -> bool {
+        self.details.is_none()
+    }
+
+    /// All that is asked for.
+    pub(crate) fn request(&self, limit: Limit, keep: bool) -> Request<'_> {
+        let mut request = Request::new(self.command).limit(limit);
+        if let Some(details) = &self.details {
+            if self.command.kind == CommandType::Read {
+                request = request.report_chunks();
+            }
+            if let Some(contexts) = &details.contexts {
+                request = request.contexts(contexts);
+            }
+        }
+        match &self.buffer {
+            Buffer::Write(bytes) if keep => request.payload(bytes.clone()),
+            _ => request,
+        }
+    }
+
+    /// Takes out the data of a read into new memory.
+    pub(crate) fn data(&mut self) -> BytesMut {
+        mem::take(&mut self.buffer).give_back().unwrap_or_default()
     }
 
     /// Takes out what the reply said besides data.
-    pub(crate) fn account(&mut self) -> Account {
-        self.account.take().map_or_else(Account::default, |account| *account)
+    pub(crate) fn details(&mut self) -> Details {
+        self.details.take().map_or_else(Details::default, |details| *details)
     }
+}
 
-    pub(crate) fn take_remark(&mut self) -> Option<Remark> {
-        self.account.as_mut()?.remark.take()
-    }
-
-    /// Gives the contexts other numbers.
-    pub(crate) fn renumber(&mut self, number: impl Fn(ContextId) -> ContextId) {
-        if let Some(account) = &mut self.account {
-            account.extents.iter_mut().for_each(|(context, _)| *context = number(*context));
-        }
-    }
-
-    fn account_mut(&mut self) -> &mut Account {
-        self.account.get_or_insert_default()
-    }
-
-    /// Forgets what came of it on a connection that is lost.
-    fn restart(&mut self) {
-        if let Some(account) = &mut self.account {
-            account.extents.clear();
-            account.chunks.iter_mut().for_each(Vec::clear);
-            account.remark = None;
-        }
-    }
+/// How far a call has come.
+pub(crate) enum Stage {
+    /// Waits for room, in line.
+    InLine(Ticket, Limit),
+    /// Submitted; its reply is to come.
+    InFlight(RequestId),
+    /// Its result waits to be taken.
+    Done(Result<(), Error>),
 }
 
 pub(crate) struct Call {
     pub(crate) stage: Stage,
-    pub(crate) matter: Matter,
-    pub(crate) deadline: Option<Deadline>,
+    pub(crate) exchange: Exchange,
     pub(crate) waker: Option<Waker>,
 }
 
-#[derive(Default)]
-struct Seat {
-    generation: u64,
-    call: Option<Call>,
-}
-
-/// All calls of a connection, and which of them owns which request.
+/// All calls of a connection.
 ///
-/// A seat is taken from the call's start until its result is taken, longer than the
-/// machine's slot, which is free as soon as the reply has come.
+/// A call is here from its start until its result is taken, which is longer than its command
+/// has an id: that is free for the next one as soon as it is finished.
 #[derive(Default)]
 pub(crate) struct Calls {
-    seats: Vec<Seat>,
-    free: Vec<usize>,
-    owners: Table<Ticket>,
-    /// Data of writes nobody waits for any more and which are partly sent.
+    calls: Slab<Call>,
+    /// Which call a command in flight belongs to, by slot.
+    owners: Table<usize>,
+    /// Which call waits in line, by the slot of its ticket.
+    line: Vec<Option<usize>>,
+    /// Data of writes that nobody waits for any more and that are partly sent.
     leaving: Table<Bytes>,
-    any_leaving: bool,
 }
 
 impl Calls {
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
-        self.seats.len() - self.free.len()
+        self.calls.len()
     }
 
     /// A call that begins. Takes over what it is about.
-    pub(crate) fn insert(
-        &mut self,
-        stage: Stage,
-        matter: &mut Matter,
-        deadline: Option<Deadline>,
-        waker: Waker,
-    ) -> Ticket {
-        let index = self.free.pop().unwrap_or_else(|| {
-            self.seats.push(Seat::default());
-            self.seats.len() - 1
-        });
-        let mut generation = 0;
-        if let Some(seat) = self.seats.get_mut(index) {
-            let matter = mem::replace(matter, Matter::nothing());
-            seat.call = Some(Call { stage, matter, deadline, waker: Some(waker) });
-            generation = seat.generation;
+    pub(crate) fn insert(&mut self, stage: Stage, exchange: &mut Exchange, waker: Waker) -> usize {
+        let place = match stage {
+            Stage::InLine(ticket, _) => Some(ticket.slot()),
+            Stage::InFlight(_) | Stage::Done(_) => None,
+        };
+        let exchange = mem::replace(exchange, Exchange::nothing());
+        let key = self.calls.insert(Call { stage, exchange, waker: Some(waker) });
+        if let Some(place) = place {
+            if self.line.len() <= place {
+                self.line.resize(place + 1, None);
+            }
+            if let Some(place) = self.line.get_mut(place) {
+                *place = Some(key);
+            }
         }
-        Ticket { index, generation }
+        key
     }
 
-    pub(crate) fn get_mut(&mut self, ticket: Ticket) -> Option<&mut Call> {
-        self.seats
-            .get_mut(ticket.index)
-            .filter(|seat| seat.generation == ticket.generation)
-            .and_then(|seat| seat.call.as_mut())
+    pub(crate) fn get_mut(&mut self, key: usize) -> Option<&mut Call> {
+        self.calls.get_mut(key)
     }
 
-    fn get(&self, ticket: Ticket) -> Option<&Call> {
-        self.seats
-            .get(ticket.index)
-            .filter(|seat| seat.generation == ticket.generation)
-            .and_then(|seat| seat.call.as_ref())
+    /// The call whose turn it is.
+    pub(crate) fn admitted(&mut self, ticket: Ticket) -> Option<usize> {
+        self.line.get_mut(ticket.slot())?.take()
     }
 
-    pub(crate) fn remove(&mut self, ticket: Ticket) -> Option<Call> {
-        let seat =
-            self.seats.get_mut(ticket.index).filter(|seat| seat.generation == ticket.generation)?;
-        let call = seat.call.take()?;
-        seat.generation += 1;
-        self.free.push(ticket.index);
+    /// A call's command has been submitted.
+    pub(crate) fn own(&mut self, id: RequestId, key: usize) {
+        self.owners.insert(id, key);
+    }
+
+    /// A command is finished. Returns its call, if somebody waits for it.
+    pub(crate) fn finished(&mut self, done: Completion) -> Option<&mut Call> {
+        let key = self.owners.remove(done.id)?;
+        let call = self.calls.get_mut(key)?;
+        if done.held
+            && let Buffer::Write(bytes) = &call.exchange.buffer
+        {
+            self.leaving.insert(done.id, bytes.clone());
+        }
+        if let Some(details) = &mut call.exchange.details {
+            (details.extents, details.chunks) = (done.extents, done.chunks);
+        }
+        call.stage = Stage::Done(done.result);
+        Some(call)
+    }
+
+    /// Nobody waits for a command any more. If it is half sent, its data is kept.
+    pub(crate) fn disown(&mut self, id: RequestId, half_sent: bool) {
+        let Some(key) = self.owners.remove(id) else { return };
+        if half_sent
+            && let Some(Call { exchange: Exchange { buffer: Buffer::Write(bytes), .. }, .. }) =
+                self.calls.get(key)
+        {
+            self.leaving.insert(id, bytes.clone());
+        }
+    }
+
+    /// A command that was half sent has left, and with it the data.
+    pub(crate) fn released(&mut self, id: RequestId) -> Option<Bytes> {
+        self.leaving.remove(id)
+    }
+
+    pub(crate) fn remove(&mut self, key: usize) -> Option<Call> {
+        let call = self.calls.try_remove(key)?;
+        if let Stage::InLine(ticket, _) = &call.stage {
+            self.admitted(*ticket);
+        }
         Some(call)
     }
 
     /// The result of a call that is done, which ends here. What it was about goes back
     /// to where it came from.
-    pub(crate) fn take_done(&mut self, ticket: Ticket, matter: &mut Matter) -> Option<Outcome> {
-        let seat =
-            self.seats.get_mut(ticket.index).filter(|seat| seat.generation == ticket.generation)?;
-        let Some(Call { stage: Stage::Done(outcome), matter: lent, .. }) = &mut seat.call else {
+    pub(crate) fn take_done(
+        &mut self,
+        key: usize,
+        exchange: &mut Exchange,
+    ) -> Option<Result<(), Error>> {
+        let Call { stage: Stage::Done(result), exchange: lent, .. } = self.calls.get_mut(key)?
+        else {
             return None;
         };
-        let outcome = mem::replace(outcome, Ok(()));
-        mem::swap(matter, lent);
-        seat.call = None;
-        seat.generation += 1;
-        self.free.push(ticket.index);
-        Some(outcome)
-    }
-
-    /// Every call, with its ticket.
-    pub(crate) fn tickets(&self) -> Vec<Ticket> {
-        let taken = self.seats.iter().enumerate().filter(|(_, seat)| seat.call.is_some());
-        taken.map(|(index, seat)| Ticket { index, generation: seat.generation }).collect()
-    }
-
-    /// The call's request has been submitted.
-    pub(crate) fn own(&mut self, id: RequestId, ticket: Ticket) {
-        self.owners.insert(id, ticket);
-    }
-
-    /// The request is finished: whose was it?
-    pub(crate) fn disown(&mut self, id: RequestId) -> Option<Ticket> {
-        self.owners.remove(id)
-    }
-
-    /// Nobody waits for a request any more, but its data may still have to be sent.
-    pub(crate) fn leave(&mut self, id: RequestId) {
-        let Some(ticket) = self.owners.remove(id) else {
-            return;
-        };
-        if let Some(Call { matter: Matter { buffer: Buffer::Write(bytes), .. }, .. }) =
-            self.get(ticket)
-        {
-            self.leaving.insert(id, bytes.clone());
-            self.any_leaving = true;
-        }
-    }
-
-    /// Data of a write that nobody waits for, to be sent all the same.
-    pub(crate) fn send_on_behalf(&mut self, id: RequestId, bytes: Bytes) {
-        self.leaving.insert(id, bytes);
-        self.any_leaving = true;
-    }
-
-    /// The connection is lost, and with it every request.
-    pub(crate) fn restart(&mut self) {
-        self.owners = Table::new();
-        self.all_sent();
-        for call in self.seats.iter_mut().filter_map(|seat| seat.call.as_mut()) {
-            if matches!(call.stage, Stage::Queued | Stage::Journaled(_)) {
-                call.matter.restart();
-            }
-        }
-    }
-
-    /// Nothing is left to send, so nobody's data is needed any more.
-    pub(crate) fn all_sent(&mut self) {
-        if self.any_leaving {
-            self.leaving = Table::new();
-            self.any_leaving = false;
-        }
-    }
-
-    fn matter(&mut self, id: RequestId) -> Option<&mut Matter> {
-        let ticket = *self.owners.get(id)?;
-        self.get_mut(ticket).map(|call| &mut call.matter)
+        let result = mem::replace(result, Ok(()));
+        mem::swap(exchange, lent);
+        self.calls.remove(key);
+        Some(result)
     }
 }
 
 impl PayloadSink for Calls {
     fn region(&mut self, id: RequestId, at: usize, len: usize) -> &mut [u8] {
-        match self.matter(id) {
-            Some(matter) => part_mut(matter.buffer.writable(), matter.base + at, len),
+        let call = self.owners.get(id).and_then(|key| self.calls.get_mut(*key));
+        match call {
+            Some(Call { exchange, .. }) => {
+                part_mut(exchange.buffer.writable(), exchange.base + at, len)
+            }
             None => &mut [],
-        }
-    }
-
-    fn chunk(&mut self, id: RequestId, chunk: ReadChunk) {
-        let account = self.matter(id).and_then(|matter| matter.account.as_mut());
-        if let Some(chunks) = account.and_then(|account| account.chunks.as_mut()) {
-            chunks.push(chunk);
-        }
-    }
-
-    fn extent(&mut self, id: RequestId, context: ContextId, extent: Extent) {
-        if let Some(matter) = self.matter(id) {
-            matter.account_mut().extents.push((context, extent));
-        }
-    }
-
-    fn error(&mut self, id: RequestId, report: ErrorReport<'_>) {
-        if let Some(matter) = self.matter(id) {
-            matter.account_mut().remark.get_or_insert_with(|| Remark::from(report));
         }
     }
 }
 
 impl PayloadSource for Calls {
     fn bytes(&self, id: RequestId, at: usize, len: usize) -> &[u8] {
-        let owner = self.owners.get(id).and_then(|ticket| self.get(*ticket));
-        match owner {
-            Some(call) => part(call.matter.buffer.readable(), at, len),
+        let call = self.owners.get(id).and_then(|key| self.calls.get(*key));
+        match call {
+            Some(call) => part(call.exchange.buffer.readable(), at, len),
             None => part(self.leaving.get(id).map_or(&[], |bytes| bytes), at, len),
         }
     }

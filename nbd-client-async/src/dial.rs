@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::mem;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::BorrowedFd;
 use std::pin::Pin;
@@ -10,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use nbd_proto::Direction;
-use nbd_transport::{ConnectError, Connection, Dial, DialStep, Endpoint};
+use nbd_transport::{ConnectError, Connection, Dial, DialStep};
 
 use crate::runtime::{Runtime, Sleep, Unblocked, Watched, unblock};
 
@@ -34,14 +35,14 @@ struct Socket {
 type Outcome = Result<Connection, ConnectError>;
 
 impl Dialling {
-    pub(crate) fn new(runtime: Arc<dyn Runtime>, endpoint: Endpoint) -> Self {
-        let dial = Dial::new(endpoint).await_greeting(true);
+    pub(crate) fn new(runtime: Arc<dyn Runtime>, dial: Dial) -> Self {
         Self { runtime, dial, lookup: None, sockets: Vec::new(), timer: None }
     }
 
     /// What to tell when patience is over.
-    pub(crate) fn timed_out(self) -> ConnectError {
-        self.dial.timed_out()
+    pub(crate) fn timed_out(&mut self) -> ConnectError {
+        let again = Dial::new(self.dial.endpoint().clone());
+        mem::replace(&mut self.dial, again).timed_out()
     }
 
     /// Goes on as far as is possible without waiting.

@@ -1,25 +1,34 @@
 //! The task that serves a connection.
 
 use std::fmt;
-use std::future::Future;
-use std::io;
+use std::future::{Future, poll_fn};
+use std::hint;
+use std::io::Write;
 use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::end::End;
-use crate::redial::{Dialling, Redial};
+use bytes::Bytes;
+use nbd_proto::io::IoMode;
+use nbd_session::{Error, Session, State as SessionState, Step};
+use nbd_transport::SocketIo;
+use rustix::net::{Shutdown, shutdown};
+
+use crate::client::Client;
+use crate::own::OwnStream;
 use crate::runtime::{Runtime, Sleep};
-use crate::state::{Beside, Shared, State};
+use crate::state::{Beside, Shared, State, Turn, Wire};
+use crate::way::{Errand, Outcome, Source, Stream};
 
-/// Serves a connection: sends what was submitted, takes in what comes, wakes who waits
-/// for it, and watches the time.
+/// Serves a connection: makes it, sends what was submitted, takes in what comes, wakes who
+/// waits for it, and watches the time; and makes it again if that is wanted.
 ///
 /// It is ready when the connection is over, or nobody holds it any more and the session
 /// has ended in good order. When it is dropped before that, the connection is closed
-/// and everybody who waits for it gets [`Error::Stopped`](crate::Error::Stopped).
+/// and everybody who waits for it gets an error of the kind
+/// [`Stopped`](nbd_session::ErrorKind::Stopped).
 ///
 /// ```
 /// fn spawn(driver: nbd_client_async::Driver) {
@@ -30,121 +39,262 @@ use crate::state::{Beside, Shared, State};
 /// ```
 #[must_use = "a connection does nothing unless its driver is polled"]
 pub struct Driver {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     runtime: Arc<dyn Runtime>,
-    /// The earliest deadline of all, when the state was last looked at.
-    deadline: Option<Instant>,
+    source: Source,
+    /// What the session has asked for, and takes its time.
+    errand: Option<Errand>,
+    /// The stream, if it is none of the system's.
+    own: Option<OwnStream>,
     timer: Option<(Instant, Sleep)>,
-    /// The deadline that has passed, or why there is no timer for it.
-    due: Option<io::Result<Instant>>,
+    /// For how long to look for replies awake.
+    busy_poll: Option<Duration>,
     /// What is due has waited for one round through the runtime.
     waited: bool,
-    redial: Option<Redial>,
-    /// Another connection is being made.
-    dialling: Option<Dialling>,
+    left: Left,
+}
+
+/// What a turn leaves to be done when the lock is free.
+#[derive(Default)]
+struct Left {
+    steps: Vec<Step>,
+    wake: Vec<Waker>,
+    done_with: Vec<Bytes>,
     /// Other work, done on the way.
     beside: Vec<Beside>,
-    /// Kept for its memory.
-    wake: Vec<Waker>,
+    /// Some of it was not begun.
+    fresh: bool,
+    /// The connection whose facts all know.
+    noted: u64,
+}
+
+impl Left {
+    fn collect(&mut self, shared: &Shared, state: &mut State) {
+        state.leftovers(&mut self.wake, &mut self.done_with);
+        self.fresh |= !state.beside.is_empty();
+        self.beside.append(&mut state.beside);
+        while let Some(step) = state.session.next_step() {
+            self.steps.push(step);
+        }
+        let generation = state.session.generation();
+        if self.noted != generation && state.session.state() == SessionState::Ready {
+            self.noted = generation;
+            shared.note_export(&state.session);
+        }
+    }
+
+    fn tell(&mut self) {
+        self.done_with.clear();
+        for waker in self.wake.drain(..) {
+            waker.wake();
+        }
+    }
 }
 
 impl Driver {
-    pub(crate) fn new(
-        shared: Arc<Shared>,
-        runtime: Arc<dyn Runtime>,
-        redial: Option<Redial>,
-    ) -> Self {
+    pub(crate) fn new(session: Session, runtime: Arc<dyn Runtime>, source: Source) -> Self {
+        let busy_poll = session.options().busy_poll_time();
         Self {
-            shared,
+            shared: Arc::new(Shared::new(session)),
             runtime,
-            deadline: None,
+            source,
+            errand: None,
+            own: None,
             timer: None,
-            due: None,
+            busy_poll,
             waited: false,
-            redial,
-            dialling: None,
-            beside: Vec::new(),
-            wake: Vec::new(),
+            left: Left::default(),
         }
     }
 
-    fn turn(&mut self, state: &mut State, cx: &mut Context<'_>) -> Poll<()> {
-        state.on_turn(cx.waker());
-        match self.due.take() {
-            // The timer's word counts, should its clock be another one.
-            Some(Ok(at)) => state.expire(Instant::now().max(at)),
+    /// Serves the connection until the session has something to tell, or is over.
+    pub(crate) async fn until<T>(
+        &mut self,
+        mut told: impl FnMut(&mut Session) -> Option<T>,
+    ) -> Result<T, Error> {
+        poll_fn(|cx| {
+            let over = Pin::new(&mut *self).poll(cx).is_ready();
+            let session = &mut self.shared.lock().session;
+            match told(session) {
+                Some(told) => Poll::Ready(Ok(told)),
+                None if over => {
+                    Poll::Ready(Err(session.end().cloned().unwrap_or_else(Error::stopped)))
+                }
+                None => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    /// Leaves the connection to the runtime.
+    pub(crate) fn into_client(self) -> Result<Client, Error> {
+        let shared = Arc::clone(&self.shared);
+        let runtime = Arc::clone(&self.runtime);
+        // It is another task's from now on, which begins with a turn.
+        let mut state = shared.lock();
+        shared.note_export(&state.session);
+        let old = state.forget_driver();
+        drop(state);
+        drop(old);
+        runtime.spawn(self)?;
+        Ok(Client::new(shared))
+    }
+
+    /// Looks whether a deadline has passed.
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Option<Instant> {
+        let (at, sleep) = self.timer.as_mut()?;
+        let Poll::Ready(slept) = sleep.as_mut().poll(cx) else { return None };
+        let at = *at;
+        self.timer = None;
+        match slept {
             // Nobody is let wait for longer than he said.
-            Some(Err(error)) => state.close(End::Io(error.into())),
-            None => {}
-        }
-        // Of several tasks that are woken together, the first to run is the first to
-        // submit and to wake this one. Waiting until all have run makes one write of
-        // all they submit.
-        if !self.waited && state.has_unsent() && state.is_busy() {
-            self.waited = true;
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        state.send(cx);
-        // What is left has found no room, and this task is woken when there is some.
-        let stuck = state.has_unsent();
-        let more = state.receive(cx);
-        state.after_replies();
-        state.wind_up(cx);
-        if state.is_over() {
-            return Poll::Ready(());
-        }
-        // Who is woken by what came runs before this task does again.
-        self.waited = more;
-        // What came may have set free what is to be sent: calls in line, the farewell.
-        if more || (state.has_unsent() && !stuck) {
-            cx.waker().wake_by_ref();
-        }
-        Poll::Pending
-    }
-}
-
-impl Driver {
-    /// Goes on with making another connection, if there is none. Not under the lock: it runs
-    /// other people's code.
-    fn dial(&mut self, cx: &mut Context<'_>) {
-        let Some(redial) = &self.redial else {
-            return;
-        };
-        if self.dialling.is_none() {
-            let outage = self.shared.lock().outage();
-            self.dialling = outage.map(|(outage, policy)| {
-                redial.clone().dial(Arc::clone(&self.runtime), outage, policy)
-            });
-        }
-        let Some(dialling) = &mut self.dialling else {
-            return;
-        };
-        if let Poll::Ready(dialled) = dialling.as_mut().poll(cx) {
-            self.dialling = None;
-            self.shared.with(|state| match dialled {
-                Ok(dialled) => state.resume(dialled),
-                Err(end) => state.close(end),
-            });
+            Err(error) => {
+                self.stop(error);
+                None
+            }
+            Ok(()) => Some(at),
         }
     }
 
-    /// Keeps one timer, for the earliest deadline of all. Not under the lock, as above.
-    fn watch_time(&mut self, cx: &mut Context<'_>) {
-        let Some(at) = self.deadline else {
-            self.timer = None;
-            return;
-        };
-        if self.timer.as_ref().is_none_or(|(set, _)| *set != at) {
-            self.timer = Some((at, self.runtime.sleep_until(at)));
+    /// Goes on with what takes its time. It runs other people's code, and so does the timer:
+    /// neither is done under the lock.
+    fn poll_errand(&mut self, cx: &mut Context<'_>, due: Option<Instant>) {
+        let Some(errand) = &mut self.errand else { return };
+        let Poll::Ready(outcome) = errand.poll(cx, due) else { return };
+        self.errand = None;
+        match outcome {
+            Outcome::Credentials(outcome) => {
+                self.shared.with(|state, now| state.session.credentials(outcome, now));
+            }
+            Outcome::Connected(generation, outcome) => {
+                let outcome = outcome.and_then(|stream| self.take_over(generation, stream));
+                self.shared.with(|state, now| {
+                    let outcome = outcome.map(|(mode, wire)| {
+                        state.wire = wire;
+                        mode
+                    });
+                    state.session.connected(generation, outcome, now);
+                });
+            }
+            Outcome::Stopped => self.stop(Error::stopped()),
         }
-        if let Some((_, timer)) = &mut self.timer
-            && let Poll::Ready(result) = timer.as_mut().poll(cx)
+    }
+
+    fn take_over(
+        &mut self,
+        generation: u64,
+        stream: Stream,
+    ) -> Result<(IoMode, Option<Wire>), Error> {
+        Ok(match stream {
+            Stream::Os(connection) => {
+                let endpoint = connection.stream.peer();
+                let (stream, process) = (connection.stream, connection.peer);
+                let socket = self.runtime.watch(stream.into())?;
+                (IoMode::Vectored, Some(Wire { generation, socket, endpoint, process }))
+            }
+            Stream::Own(stream) => {
+                self.own = Some(OwnStream::new(generation, stream));
+                (IoMode::Single, None)
+            }
+        })
+    }
+
+    /// Ends it all.
+    fn stop(&self, cause: impl Into<Error>) {
+        self.shared.with(|state, now| state.session.stop(cause, now));
+    }
+
+    /// Does what the session has asked for. Returns whether there was anything.
+    fn take_steps(&mut self) -> bool {
+        let any = !self.left.steps.is_empty();
+        for step in mem::take(&mut self.left.steps) {
+            match step {
+                Step::Credentials(config) => match Errand::credentials(&*self.runtime, config) {
+                    Ok(errand) => self.errand = Some(errand),
+                    Err(error) => self.stop(error),
+                },
+                Step::Connect(connect) => {
+                    self.errand = Some(Errand::connect(&self.runtime, &connect, &mut self.source));
+                }
+                Step::Shutdown { generation } => self.shut_down(generation),
+                Step::Close { generation, last_word } => self.close(generation, &last_word),
+                _ => {}
+            }
+        }
+        any
+    }
+
+    /// Nothing more is sent. A peer that is gone already is no loss.
+    fn shut_down(&mut self, generation: u64) {
+        if let Some(own) = self.own.as_mut().filter(|own| own.generation == generation) {
+            own.closing = true;
+        }
+        let state = self.shared.lock();
+        if let Some(wire) = state.wire.as_ref().filter(|wire| wire.generation == generation) {
+            let _ = shutdown(&*wire.socket, Shutdown::Write);
+        }
+    }
+
+    /// What belongs to a connection, or an older one, is of no use any more.
+    fn close(&mut self, generation: u64, last_word: &[u8]) {
+        self.errand.take_if(|errand| errand.is_of(generation));
+        if let Some(own) = self.own.take_if(|own| own.generation <= generation)
+            && !last_word.is_empty()
         {
-            self.timer = None;
-            self.due = Some(result.map(|()| at));
-            cx.waker().wake_by_ref();
+            own.close(last_word);
         }
+        let wire = self.shared.lock().wire.take_if(|wire| wire.generation <= generation);
+        if let Some(wire) = wire {
+            // Whether it arrives changes nothing.
+            let _ = SocketIo::non_blocking(wire.socket.as_fd()).write(last_word);
+        }
+    }
+
+    /// Takes in what has come, sends what is due, and wakes whom that concerns.
+    fn turn(&mut self, cx: &mut Context<'_>, due: Option<Instant>) -> Turn {
+        let now = Instant::now();
+        // The timer's word counts, should its clock be another one.
+        let now = due.map_or(now, |due| now.max(due));
+        let mut state = self.shared.lock();
+        let turn = state.turn(cx, &mut self.waited, now);
+        self.left.collect(&self.shared, &mut state);
+        drop(state);
+        self.left.tell();
+        turn
+    }
+
+    /// Looks for replies without asking the runtime, which may wait for them, for a while.
+    /// Callers find the lock free between two looks. Returns whether something came.
+    fn poll_awake(&mut self) -> bool {
+        let Some(time) = self.busy_poll else { return false };
+        let begin = Instant::now();
+        loop {
+            let mut state = self.shared.lock();
+            if state.session.in_flight() == 0 || state.wire.is_none() {
+                return false;
+            }
+            let now = Instant::now();
+            if state.read_awake(now) {
+                state.settle(now);
+                self.left.collect(&self.shared, &mut state);
+                drop(state);
+                self.left.tell();
+                return true;
+            }
+            drop(state);
+            if now.saturating_duration_since(begin) >= time {
+                return false;
+            }
+            hint::spin_loop();
+        }
+    }
+
+    /// Has a timer for the next deadline. Returns whether there is another one than before.
+    fn rearm(&mut self) -> bool {
+        let armed = self.timer.as_ref().map(|(at, _)| *at);
+        let Some(at) = self.shared.lock().rearm(armed) else { return false };
+        self.timer = Some((at, self.runtime.sleep_until(at)));
+        true
     }
 }
 
@@ -153,33 +303,38 @@ impl Future for Driver {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
-        this.dial(cx);
-        this.beside.retain_mut(|work| work.as_mut().poll(cx).is_pending());
-        let shared = Arc::clone(&this.shared);
-        let mut state = shared.lock();
-        let poll = this.turn(&mut state, cx);
-        mem::swap(&mut this.wake, &mut state.wake);
-        if !state.beside.is_empty() {
-            this.beside.append(&mut state.beside);
-            cx.waker().wake_by_ref();
+        loop {
+            let due = this.poll_timer(cx);
+            this.poll_errand(cx, due);
+            this.left.beside.retain_mut(|work| work.as_mut().poll(cx).is_pending());
+            let mut turn = this.turn(cx, due);
+            if let Some(mut own) = this.own.take() {
+                turn.again |= own.pump(&this.shared, cx);
+                this.own = Some(own);
+                let state = &mut this.shared.lock();
+                this.left.collect(&this.shared, state);
+                turn.over = state.session.is_over();
+            }
+            // Whatever was begun has to be polled once.
+            if mem::take(&mut this.left.fresh) | this.take_steps() | this.rearm() {
+                continue;
+            }
+            if turn.over {
+                return Poll::Ready(());
+            }
+            if turn.again || this.poll_awake() {
+                cx.waker().wake_by_ref();
+            }
+            return Poll::Pending;
         }
-        // What a turn leaves to be done is for the next one.
-        this.wake.extend(state.rouse_driver());
-        this.deadline = state.next_deadline;
-        drop(state);
-        for waker in this.wake.drain(..) {
-            waker.wake();
-        }
-        if poll.is_pending() {
-            this.watch_time(cx);
-        }
-        poll
     }
 }
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        self.shared.with(|state| state.close(End::Stopped));
+        self.stop(Error::stopped());
+        let wire = self.shared.lock().wire.take();
+        drop(wire);
     }
 }
 

@@ -1,31 +1,26 @@
-//! The extents of a whole range, however many replies they take.
+//! The extents of a whole range, however many commands they take.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::future::{Future, poll_fn};
-use std::mem;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use futures_core::Stream;
-use nbd_proto::{Command, ContextId, Extent, HeaderStyle, SubmitError};
-use nbd_session::OldError as Error;
+use nbd_proto::ContextId;
+use nbd_session::Error;
+use nbd_session::extents::{ExtentWalk, PlacedExtent, Segment, Walk};
 
 use crate::buffer::Buffer;
-use crate::calls::Matter;
+use crate::calls::Exchange;
 use crate::client::Client;
 use crate::pending::{Handle, Pending};
 
-/// The longest range one block status can ask about in compact headers, kept a
-/// multiple of any block size.
-const MAX_COMPACT: u64 = (u32::MAX as u64 + 1) - (1 << 16);
-
 /// Extents of one meta context in order, as a [`Stream`]. Made by [`Client::extents`].
 ///
-/// Neighbours of equal status are one, and nothing reaches beyond the range. After
-/// an error it ends.
+/// Several commands are in flight at any time. Neighbours of equal status are one, and nothing
+/// reaches beyond the range. After an error it ends.
 ///
 /// ```
 /// # use nbd_client_async::{Client, Error};
@@ -38,52 +33,31 @@ const MAX_COMPACT: u64 = (u32::MAX as u64 + 1) - (1 << 16);
 /// }
 /// # Ok(()) }
 /// ```
-pub struct Extents {
-    client: Client,
-    context: ContextId,
-    /// Where the next extent starts.
-    next: u64,
-    /// Up to where extents have been asked for and received.
-    known: u64,
-    end: u64,
-    ready: VecDeque<Extent>,
-    call: Option<Pending<Arc<Handle>, Matter>>,
-}
+#[derive(Debug)]
+pub struct Extents(pub(crate) Survey);
 
-/// One extent and where it is.
+/// What several meta contexts say of a range, in order, as a [`Stream`]. Made by
+/// [`Client::survey`].
+///
+/// As [`Extents`], cut where any of the contexts changes.
 ///
 /// ```
-/// use nbd_client_async::{PlacedExtent, proto::Extent};
-///
-/// let extent = Extent { length: 4096, status: Extent::HOLE | Extent::ZERO };
-/// let placed = PlacedExtent { offset: 8192, extent };
-/// assert!(placed.extent.is_hole());
+/// # use nbd_client_async::{Client, Error};
+/// # async fn example(client: &Client) -> Result<(), Error> {
+/// let mut survey = client.survey(&["base:allocation"], 0..client.size())?;
+/// while let Some(segment) = survey.next().await {
+///     println!("{:?}", segment?);
+/// }
+/// # Ok(()) }
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PlacedExtent {
-    /// Where it starts, in bytes from the start of the export.
-    pub offset: u64,
-    /// Its length and status.
-    pub extent: Extent,
+pub struct Survey {
+    client: Client,
+    walk: ExtentWalk,
+    /// What was asked, by the walk's number.
+    calls: Vec<(u64, Pending<Arc<Handle>, Exchange>)>,
 }
 
 impl Extents {
-    pub(crate) fn new(client: &Client, context: &str, range: Range<u64>) -> Result<Self, Error> {
-        let command = Command::block_status(range.start, range.end.saturating_sub(range.start));
-        let context = client
-            .context(context)
-            .ok_or(Error::Submit { command, error: SubmitError::NoMetaContext })?;
-        Ok(Self {
-            client: client.clone(),
-            context,
-            next: range.start,
-            known: range.start,
-            end: range.end,
-            ready: VecDeque::new(),
-            call: None,
-        })
-    }
-
     /// The next extent; `None` after the last one.
     ///
     /// ```
@@ -98,68 +72,97 @@ impl Extents {
     pub async fn next(&mut self) -> Option<Result<PlacedExtent, Error>> {
         poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
     }
-
-    fn ask(&self) -> Pending<Arc<Handle>, Matter> {
-        let left = self.end - self.known;
-        let length = match self.client.negotiated().headers {
-            HeaderStyle::Extended => left,
-            HeaderStyle::Simple | HeaderStyle::Structured => left.min(MAX_COMPACT),
-        };
-        let command = Command::block_status(self.known, length);
-        self.client.keep(Matter::new(command, Buffer::None))
-    }
-
-    fn take_in(&mut self, mut matter: Matter) {
-        let mut left = matter.command.length;
-        for (context, mut extent) in matter.account().extents {
-            extent.length = extent.length.min(left);
-            if context != self.context || extent.length == 0 {
-                continue;
-            }
-            left -= extent.length;
-            self.known += extent.length;
-            match self.ready.back_mut() {
-                Some(last) if last.status == extent.status => last.length += extent.length,
-                _ => self.ready.push_back(extent),
-            }
-        }
-    }
 }
 
 impl Stream for Extents {
     type Item = Result<PlacedExtent, Error>;
 
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let this = self.get_mut();
-        // The last one known may go on in the next reply.
-        while this.ready.len() < 2 && this.known < this.end {
-            if this.call.is_none() {
-                this.call = Some(this.ask());
-            }
-            let Some(call) = &mut this.call else { break };
-            let result = ready!(Pin::new(&mut *call).poll(cx));
-            let matter = mem::replace(&mut call.matter, Matter::nothing());
-            this.call = None;
-            if let Err(error) = result {
-                this.end = this.known;
-                this.ready.clear();
-                return Poll::Ready(Some(Err(error)));
-            }
-            this.take_in(matter);
-        }
-        Poll::Ready(this.ready.pop_front().map(|extent| {
-            let offset = this.next;
-            this.next += extent.length;
-            Ok(PlacedExtent { offset, extent })
-        }))
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let segment = ready!(Pin::new(&mut self.0).poll_next(cx));
+        Poll::Ready(segment.map(|segment| segment.map(|segment| segment.placed())))
     }
 }
 
-impl fmt::Debug for Extents {
+impl Survey {
+    pub(crate) fn new(client: &Client, names: &[&str], range: Range<u64>) -> Result<Self, Error> {
+        let walk = ExtentWalk::new(&client.negotiated(), names, range)?;
+        Ok(Self { client: client.clone(), walk, calls: Vec::new() })
+    }
+
+    /// The contexts, in the order of [`Segment::statuses`].
+    ///
+    /// ```
+    /// # fn example(survey: &nbd_client_async::Survey) {
+    /// println!("{} contexts", survey.contexts().len());
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn contexts(&self) -> &[ContextId] {
+        self.walk.contexts()
+    }
+
+    /// The next segment; `None` after the last one.
+    ///
+    /// ```
+    /// # use nbd_client_async::{Client, Error};
+    /// # async fn example(client: &Client) -> Result<(), Error> {
+    /// let first = client.survey(&[], 0..4096)?.next().await;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Client::block_status`].
+    pub async fn next(&mut self) -> Option<Result<Segment, Error>> {
+        poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
+    }
+
+    /// Asks ahead, as far as there is room. Returns whether there was anything to ask.
+    fn ask(&mut self) -> bool {
+        let before = self.calls.len();
+        while let Some(question) = self.walk.next_question() {
+            let contexts = self.walk.asked_contexts();
+            let exchange = Exchange::detailed(question.command, Buffer::None, contexts);
+            self.calls.push((question.number, self.client.keep(exchange)));
+        }
+        self.calls.len() > before
+    }
+}
+
+impl Stream for Survey {
+    type Item = Result<Segment, Error>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        loop {
+            this.ask();
+            let mut answered = false;
+            this.calls.retain_mut(|(number, call)| {
+                let Poll::Ready(result) = Pin::new(&mut *call).poll(cx) else { return true };
+                let extents = call.exchange.details().extents;
+                this.walk.answered(*number, result.map(|()| &*extents));
+                answered = true;
+                false
+            });
+            match this.walk.poll() {
+                Walk::Segment(segment) => return Poll::Ready(Some(Ok(segment))),
+                Walk::Failed(error) => {
+                    this.calls.clear();
+                    return Poll::Ready(Some(Err(error)));
+                }
+                // What was found and made one has left room to ask more.
+                Walk::Waiting if answered || this.ask() => {}
+                Walk::Waiting => return Poll::Pending,
+                _ => return Poll::Ready(None),
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Survey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Extents")
-            .field("next", &self.next)
-            .field("end", &self.end)
+        f.debug_struct("Survey")
+            .field("contexts", &self.contexts())
+            .field("in_flight", &self.calls.len())
             .finish_non_exhaustive()
     }
 }

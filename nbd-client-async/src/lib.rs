@@ -4,52 +4,54 @@
 //! [`Runtime`] each; or write one, three methods long, for a runtime of your own.
 //!
 //! ```text
-//!   task ── Client ──┐ submit, wait                   wake by slot
+//!   task ── Client ──┐ submit, wait                   wake when finished
 //!   task ── Client ──┤                            ┌────────────────► tasks
-//!   task ── Client ──┴─► Mutex { machine, calls, socket } ◄── Driver (a task)
-//!                                                     sends what was submitted,
+//!   task ── Client ──┴─► Mutex { session, calls, socket } ◄── Driver (a task)
+//!                                                     connects, sends what was submitted,
 //!                                                     receives, tells the time
 //! ```
 //!
+//! What is decided is decided by [`nbd_session::Session`]; here it is only given a way to wait.
+//!
 //! | file | what |
 //! |---|---|
-//! | `builder`, `options` | from a URI to a client |
+//! | `connector`, `options` | from options to a client |
 //! | `client`, `pending` | one command, from the caller's side |
 //! | `extents`, `view`, `pool` | what is made of commands |
-//! | `state`, `driver` | one connection, from the socket's side |
-//! | `state/recovery`, `redial` | what happens when it is lost |
-//! | `calls`, `buffer` | who waits for what, and whose memory it is |
-//! | `runtime`, `shim`, `dial` | what is asked of a runtime, and how it is used |
+//! | `state`, `calls`, `buffer` | what the tasks share: the session, who waits for what, whose memory it is |
+//! | `driver` | one connection, from the server's side |
+//! | `way`, `dial` | how it comes to a stream |
+//! | `stream`, `own` | how bytes are moved: through a socket, and through a stream of somebody else's |
+//! | `runtime` | what is asked of a runtime |
 
 mod buffer;
-mod builder;
 mod calls;
 mod client;
+mod connector;
 mod dial;
 mod driver;
-mod end;
 mod extents;
 mod options;
+mod own;
 mod pending;
 mod pool;
-mod redial;
 mod runtime;
-mod shim;
 mod state;
+mod stream;
 mod view;
+mod way;
 
-pub use builder::Builder;
 pub use client::Client;
+pub use connector::Connector;
 pub use driver::Driver;
-pub use extents::{Extents, PlacedExtent};
+pub use extents::{Extents, Survey};
 pub use nbd_proto as proto;
-pub use nbd_proto::CommandFailure;
 pub use nbd_session as session;
-pub use nbd_session::OldError as Error;
+pub use nbd_session::extents::{PlacedExtent, Segment};
 pub use nbd_session::replay::Reconnect;
+pub use nbd_session::{ConnectOptions, Error, ErrorKind, SessionStats, State};
 pub use nbd_transport as transport;
 pub use options::{GoError, Options};
 pub use pool::Pool;
 pub use runtime::{BlockingWork, IoCall, Runtime, Sleep, Socket, Watched};
-pub use state::ConnectionState;
 pub use view::ExportView;

@@ -1,26 +1,14 @@
 //! Option mode: asking a server before choosing an export.
 
 use std::fmt;
-use std::future::poll_fn;
-use std::io::{ErrorKind, Write};
-use std::sync::Arc;
-use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use nbd_proto::{
-    ApiMisuse, ClientConfig, Direction, ExportEntry, Machine, MetaContext, Negotiated, Negotiation,
-    NegotiationEvent, OptionCode, Phase, Refusal,
-};
-use nbd_session::replay::Reconnect;
-use nbd_session::{Handshake, Link, OldError as Error};
+use nbd_proto::{ClientConfig, ExportEntry, MetaContext, Negotiated};
+use nbd_session::{Error, Limit, OptionReply, OptionRequest, Session, State};
 use nbd_transport::tls::TlsInfo;
 
 use crate::client::Client;
 use crate::driver::Driver;
-use crate::redial::Redial;
-use crate::runtime::Runtime;
-use crate::shim::{Shim, until};
-use crate::state::{Recovery, Shared, Wire};
 
 /// A connection whose export is not chosen yet.
 ///
@@ -28,37 +16,22 @@ use crate::state::{Recovery, Shared, Wire};
 /// first.
 ///
 /// ```
-/// # use nbd_client_async::{Builder, Error, Runtime};
-/// async fn example(builder: Builder<impl Runtime + Clone>) -> Result<(), Error> {
-///     let mut options = builder.negotiate_uri("nbd://localhost").await?;
+/// # use nbd_client_async::{Connector, Error, Runtime};
+/// async fn example(connector: Connector<impl Runtime + Clone>) -> Result<(), Error> {
+///     let mut options = connector.negotiate().await?;
 ///     for export in options.list().await? {
 ///         println!("{} {}", export.name, export.description);
 ///     }
 ///     options.set_export_name("disk")?;
-///     let client = options.go().await.map_err(|failed| failed.error)?;
+///     let client = options.go().await?;
 ///     client.disconnect().await
 /// }
 /// ```
 pub struct Options {
-    handshake: Handshake,
-    wire: Wire,
-    runtime: Arc<dyn Runtime>,
-    timeout: Option<Duration>,
-    pub(crate) keep_alive: Option<Duration>,
-    /// How to do all this again, if that is wanted.
-    recall: Option<Recall>,
+    driver: Driver,
 }
 
-/// How to make a connection again, once it is known what for.
-pub(crate) struct Recall {
-    pub(crate) policy: Reconnect,
-    pub(crate) redial: Box<MakeRedial>,
-}
-
-/// Told the export and the meta contexts.
-pub(crate) type MakeRedial = dyn FnOnce(&str, &[MetaContext]) -> Redial + Send + Sync;
-
-/// [`Options::go`] failed.
+/// [`Options::go`] failed. Converts into the [`Error`] alone.
 ///
 /// ```
 /// # use nbd_client_async::{Client, GoError, Options};
@@ -83,81 +56,15 @@ pub struct GoError {
     pub options: Option<Box<Options>>,
 }
 
+impl From<GoError> for Error {
+    fn from(failed: GoError) -> Self {
+        failed.error
+    }
+}
+
 impl Options {
-    pub(crate) fn new(
-        handshake: Handshake,
-        wire: Wire,
-        runtime: Arc<dyn Runtime>,
-        timeout: Option<Duration>,
-        recall: Option<Recall>,
-    ) -> Self {
-        Self { handshake, wire, runtime, timeout, keep_alive: None, recall }
-    }
-
-    /// Goes on until the negotiation wants its caller.
-    pub(crate) async fn drive(&mut self, deadline: Option<Instant>) -> Result<(), Error> {
-        let (handshake, wire) = (&mut self.handshake, &mut self.wire);
-        let work = poll_fn(|cx| {
-            loop {
-                let mode = wire.stream.mode();
-                let mut shim = Shim::new(&mut wire.stream, cx);
-                let direction = handshake.drive(&mut shim, mode);
-                let (calls, read, write) = (shim.calls, shim.read_pending, shim.write_pending);
-                let direction = direction?;
-                match Shim::new(&mut wire.stream, cx).flush() {
-                    Err(error) if error.kind() != ErrorKind::WouldBlock => {
-                        return Poll::Ready(Err(error.into()));
-                    }
-                    _ => {}
-                }
-                if direction.is_empty() || handshake.phase() == Phase::Closed {
-                    return Poll::Ready(Ok(()));
-                }
-                // What is wanted and was not found pending can go on at once.
-                let stuck = (!direction.contains(Direction::READ) || read)
-                    && (!direction.contains(Direction::WRITE) || write);
-                if stuck {
-                    return Poll::Pending;
-                }
-                if calls == 0 {
-                    return Poll::Ready(Err(ApiMisuse::WrongState.into()));
-                }
-            }
-        });
-        match until(&*self.runtime, deadline, work).await? {
-            Some(result) => result,
-            None => Err(Error::TimedOut {
-                state: self.handshake.negotiation().state_name(),
-                timeout: self.timeout.unwrap_or_default(),
-            }),
-        }
-    }
-
-    pub(crate) fn into_client(mut self) -> Result<Client, Error> {
-        let recall = self.recall.take();
-        let (runtime, timeout) = (Arc::clone(&self.runtime), self.timeout);
-        let keep_alive = self.keep_alive;
-        let name = recall.is_some().then(|| self.export_name().to_owned());
-        let (core, link, wire) = self.into_parts()?;
-        let (mut recovery, mut redial) = (None, None);
-        if let Some(recall) = recall {
-            recovery = Some(Recovery::new(recall.policy, &core)?);
-            let contexts = &core.negotiated().contexts;
-            redial = Some((recall.redial)(&name.unwrap_or_default(), contexts));
-        }
-        let shared = Arc::new(Shared::new(core, link, wire, keep_alive, recovery));
-        let client = Client::new(Arc::clone(&shared), timeout);
-        let driver = Driver::new(shared, Arc::clone(&runtime), redial);
-        runtime.spawn(driver)?;
-        Ok(client)
-    }
-
-    /// What a negotiation that is done has led to.
-    pub(crate) fn into_parts(self) -> Result<(nbd_proto::Client, Link, Wire), Error> {
-        let Ok((core, link)) = self.handshake.finish() else {
-            return Err(ApiMisuse::WrongState.into());
-        };
-        Ok((core, link, self.wire))
+    pub(crate) const fn new(driver: Driver) -> Self {
+        Self { driver }
     }
 
     /// Whether the server can be asked. One that speaks an older protocol cannot, and
@@ -169,20 +76,23 @@ impl Options {
     /// # }
     /// ```
     #[must_use]
+    #[doc(alias = "nbd_aio_is_negotiating")]
     pub fn is_negotiating(&self) -> bool {
-        self.handshake.phase() == Phase::Idle
+        self.driver.shared.lock().session.takes_options()
     }
 
     /// What has been agreed on, and what is known of the export after
     /// [`info`](Self::info).
     ///
     /// ```
-    /// # fn example(options: &mut nbd_client_async::Options) {
+    /// # fn example(options: &nbd_client_async::Options) {
     /// println!("{}", options.negotiated().protocol.name());
     /// # }
     /// ```
-    pub fn negotiated(&mut self) -> &Negotiated {
-        self.handshake.negotiation().negotiated()
+    #[must_use]
+    pub fn negotiated(&self) -> Negotiated {
+        let session = &self.driver.shared.lock().session;
+        session.negotiation().map_or_else(Negotiated::default, |it| it.negotiated().clone())
     }
 
     /// What was agreed on for TLS, and who the server is; `None` in clear.
@@ -193,19 +103,22 @@ impl Options {
     /// # }
     /// ```
     #[must_use]
-    pub fn tls_info(&self) -> Option<&TlsInfo> {
-        self.handshake.tls_info()
+    pub fn tls_info(&self) -> Option<TlsInfo> {
+        self.driver.shared.lock().session.tls_info().cloned()
     }
 
     /// The name of the export that is asked for.
     ///
     /// ```
-    /// # fn example(options: &mut nbd_client_async::Options) {
+    /// # fn example(options: &nbd_client_async::Options) {
     /// println!("{}", options.export_name());
     /// # }
     /// ```
-    pub fn export_name(&mut self) -> &str {
-        self.handshake.negotiation().export_name()
+    #[must_use]
+    #[doc(alias = "nbd_get_export_name")]
+    pub fn export_name(&self) -> String {
+        let session = &self.driver.shared.lock().session;
+        session.negotiation().map(|it| it.export_name().to_owned()).unwrap_or_default()
     }
 
     /// All exports with their descriptions.
@@ -219,15 +132,12 @@ impl Options {
     ///
     /// # Errors
     /// When the server refuses, cannot be asked, or the connection fails.
+    #[doc(alias = "nbd_opt_list")]
     pub async fn list(&mut self) -> Result<Vec<ExportEntry>, Error> {
-        let mut exports = Vec::new();
-        self.ask(OptionCode::List, Negotiation::list, |event| {
-            if let NegotiationEvent::Export(entry) = event {
-                exports.push(entry);
-            }
-        })
-        .await?;
-        Ok(exports)
+        match self.ask(OptionRequest::List).await? {
+            OptionReply::Exports(exports) => Ok(exports),
+            _ => Ok(Vec::new()),
+        }
     }
 
     /// What the export is like, without choosing it.
@@ -241,9 +151,10 @@ impl Options {
     ///
     /// # Errors
     /// When the server refuses, cannot be asked, or the connection fails.
+    #[doc(alias = "nbd_opt_info")]
     pub async fn info(&mut self) -> Result<Negotiated, Error> {
-        self.ask(OptionCode::Info, Negotiation::info, drop).await?;
-        Ok(self.negotiated().clone())
+        self.ask(OptionRequest::Info).await?;
+        Ok(self.negotiated())
     }
 
     /// The meta contexts that match the queries; all of them if there are none.
@@ -259,14 +170,12 @@ impl Options {
     ///
     /// # Errors
     /// When the server refuses, cannot be asked, or the connection fails.
+    #[doc(alias = "nbd_opt_list_meta_context")]
     pub async fn list_meta_contexts(
         &mut self,
         queries: &[&str],
     ) -> Result<Vec<MetaContext>, Error> {
-        self.contexts(OptionCode::ListMetaContext, |negotiation| {
-            negotiation.list_meta_contexts(queries)
-        })
-        .await
+        self.contexts(OptionRequest::ListMetaContexts(owned(queries))).await
     }
 
     /// Selects meta contexts in place of those selected before; returns those that
@@ -282,11 +191,26 @@ impl Options {
     ///
     /// # Errors
     /// When the server refuses, cannot be asked, or the connection fails.
+    #[doc(alias = "nbd_opt_set_meta_context")]
     pub async fn set_meta_contexts(&mut self, queries: &[&str]) -> Result<Vec<MetaContext>, Error> {
-        self.contexts(OptionCode::SetMetaContext, |negotiation| {
-            negotiation.set_meta_contexts(queries)
-        })
-        .await
+        self.contexts(OptionRequest::SetMetaContexts(owned(queries))).await
+    }
+
+    /// Asks for TLS, with the credentials of the options; true if granted. All is forgotten
+    /// then that was agreed on in clear.
+    ///
+    /// ```
+    /// # use nbd_client_async::{Error, Options};
+    /// # async fn example(options: &mut Options) -> Result<(), Error> {
+    /// assert!(options.start_tls().await?);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// When the server cannot be asked, or the connection or TLS fails.
+    #[doc(alias = "nbd_opt_starttls")]
+    pub async fn start_tls(&mut self) -> Result<bool, Error> {
+        self.granted(OptionRequest::StartTls).await
     }
 
     /// Asks for structured replies; true if granted.
@@ -300,8 +224,9 @@ impl Options {
     ///
     /// # Errors
     /// When the server cannot be asked, or the connection fails.
+    #[doc(alias = "nbd_opt_structured_reply")]
     pub async fn structured_replies(&mut self) -> Result<bool, Error> {
-        self.granted(OptionCode::StructuredReply, Negotiation::structured_replies).await
+        self.granted(OptionRequest::StructuredReplies).await
     }
 
     /// Asks for extended headers; true if granted.
@@ -315,8 +240,9 @@ impl Options {
     ///
     /// # Errors
     /// When the server cannot be asked, or the connection fails.
+    #[doc(alias = "nbd_opt_extended_headers")]
     pub async fn extended_headers(&mut self) -> Result<bool, Error> {
-        self.granted(OptionCode::ExtendedHeaders, Negotiation::extended_headers).await
+        self.granted(OptionRequest::ExtendedHeaders).await
     }
 
     /// Asks for another export from now on.
@@ -329,9 +255,10 @@ impl Options {
     /// ```
     ///
     /// # Errors
-    /// When the name is too long or contains NUL.
+    /// When the name is too long or contains NUL, or an option is under way.
+    #[doc(alias = "nbd_set_export_name")]
     pub fn set_export_name(&mut self, name: impl Into<String>) -> Result<(), Error> {
-        Ok(self.handshake.negotiation().set_export_name(name)?)
+        self.driver.shared.lock().session.set_export_name(name)
     }
 
     /// Changes what is asked for from now on.
@@ -344,12 +271,12 @@ impl Options {
     /// ```
     ///
     /// # Errors
-    /// When a name is too long or contains NUL.
+    /// When a name is too long or contains NUL, or an option is under way.
     pub fn reconfigure(
         &mut self,
         change: impl FnOnce(ClientConfig) -> ClientConfig,
     ) -> Result<(), Error> {
-        Ok(self.handshake.negotiation().reconfigure(change)?)
+        self.driver.shared.lock().session.reconfigure(change)
     }
 
     /// Chooses the export. A refusal gives the connection back, to choose another one.
@@ -363,14 +290,10 @@ impl Options {
     ///
     /// # Errors
     /// When the server refuses or the connection fails.
+    #[doc(alias = "nbd_opt_go")]
     pub async fn go(mut self) -> Result<Client, GoError> {
-        let result = match self.handshake.phase() {
-            // An oldstyle server has left no choice.
-            Phase::Established => Ok(()),
-            _ => self.ask(OptionCode::Go, Negotiation::go, drop).await,
-        };
-        match result {
-            Ok(()) => self.into_client().map_err(|error| GoError { error, options: None }),
+        match self.ask(OptionRequest::Go).await {
+            Ok(_) => self.driver.into_client().map_err(|error| GoError { error, options: None }),
             Err(error) => {
                 let options = self.is_negotiating().then(|| Box::new(self));
                 Err(GoError { error, options })
@@ -389,80 +312,41 @@ impl Options {
     ///
     /// # Errors
     /// When the connection fails.
+    #[doc(alias = "nbd_opt_abort")]
     pub async fn abort(mut self) -> Result<(), Error> {
         if self.is_negotiating() {
-            self.handshake.negotiation().abort()?;
-            self.drive(self.deadline()).await?;
+            self.ask(OptionRequest::Abort).await?;
         }
         Ok(())
     }
 
-    async fn contexts(
-        &mut self,
-        option: OptionCode,
-        start: impl FnOnce(&mut Negotiation) -> Result<(), nbd_proto::Error>,
-    ) -> Result<Vec<MetaContext>, Error> {
-        let mut contexts = Vec::new();
-        self.ask(option, start, |event| {
-            if let NegotiationEvent::MetaContext(context) = event {
-                contexts.push(context);
-            }
-        })
-        .await?;
-        Ok(contexts)
-    }
-
-    async fn granted(
-        &mut self,
-        option: OptionCode,
-        start: impl FnOnce(&mut Negotiation) -> Result<(), nbd_proto::Error>,
-    ) -> Result<bool, Error> {
-        match self.ask(option, start, drop).await {
-            Ok(()) => Ok(true),
-            Err(Error::Protocol(nbd_proto::Error::Refused(_))) => Ok(false),
-            Err(error) => Err(error),
+    async fn contexts(&mut self, request: OptionRequest) -> Result<Vec<MetaContext>, Error> {
+        match self.ask(request).await? {
+            OptionReply::MetaContexts(contexts) => Ok(contexts),
+            _ => Ok(Vec::new()),
         }
     }
 
-    /// Sends an option and waits for its end.
-    async fn ask(
-        &mut self,
-        option: OptionCode,
-        start: impl FnOnce(&mut Negotiation) -> Result<(), nbd_proto::Error>,
-        mut take: impl FnMut(NegotiationEvent),
-    ) -> Result<(), Error> {
-        let deadline = self.deadline();
-        if self.handshake.phase() == Phase::Busy {
-            // An earlier future was dropped.
-            self.drive(deadline).await?;
-        }
-        let negotiation = self.handshake.negotiation();
-        // What became of the automatic options is of no interest any more.
-        while negotiation.poll_event().is_some() {}
-        start(negotiation)?;
-        self.drive(deadline).await?;
-        let mut refusal: Option<Refusal> = None;
-        while let Some(event) = self.handshake.negotiation().poll_event() {
-            match event {
-                NegotiationEvent::Finished { option: finished, result } if finished == option => {
-                    refusal = result.err();
-                }
-                other => take(other),
-            }
-        }
-        refusal.map_or(Ok(()), |refusal| Err(nbd_proto::Error::from(refusal).into()))
+    async fn granted(&mut self, request: OptionRequest) -> Result<bool, Error> {
+        Ok(self.ask(request).await? == OptionReply::Granted(true))
     }
 
-    fn deadline(&self) -> Option<Instant> {
-        Instant::now().checked_add(self.timeout?)
+    /// Asks for an option and waits for its answer.
+    async fn ask(&mut self, request: OptionRequest) -> Result<OptionReply, Error> {
+        // An earlier future may have been dropped.
+        self.driver.until(|session| (session.state() == State::Choosing).then_some(())).await?;
+        let now = Instant::now();
+        self.driver.shared.lock().session.request_option(request, Limit::Default, now)?;
+        self.driver.until(Session::take_option).await?
     }
+}
+
+fn owned(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
 }
 
 impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Options")
-            .field("handshake", &self.handshake)
-            .field("timeout", &self.timeout)
-            .finish_non_exhaustive()
+        f.debug_struct("Options").field("connection", &self.driver.shared).finish()
     }
 }

@@ -1,14 +1,13 @@
 //! Several connections to one export.
 
 use std::future::{Future, poll_fn};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Poll;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use nbd_proto::{Command, CommandFlags, SubmitError};
-use nbd_session::OldError as Error;
-use nbd_session::replay::RecoveryError;
+use nbd_session::Error;
+use nbd_session::pool::Members;
 
 use crate::client::Client;
 
@@ -23,7 +22,7 @@ use crate::client::Client;
 /// When a connection dies, the calls that were on it fail, but for reads, which are tried
 /// again on another; all other calls go on. A write is not tried again: the server may still
 /// be carrying out the first one, and could finish it after a later write to the same place.
-/// Under [`Builder::reconnect`](crate::Builder::reconnect) each connection is made again by
+/// Under [`Builder::reconnect`](nbd_session::ConnectOptions::reconnect) each connection is made again by
 /// itself, with all that was on it.
 ///
 /// A flush goes to each connection with acknowledged writes that were not flushed. When one
@@ -32,10 +31,10 @@ use crate::client::Client;
 /// Clones share the connections.
 ///
 /// ```
-/// # use nbd_client_async::{Builder, Error, Runtime};
-/// async fn example(builder: Builder<impl Runtime + Clone>) -> Result<(), Error> {
-///     let pool = builder.connect_pool("nbd://localhost/disk", 4).await?;
-///     pool.write_at(0, vec![7; 512]).await?;
+/// # use nbd_client_async::{Connector, Error, Runtime};
+/// async fn example(connector: Connector<impl Runtime + Clone>) -> Result<(), Error> {
+///     let pool = connector.connect_pool(4).await?;
+///     pool.write_all_at(vec![7; 512], 0).await?;
 ///     pool.flush().await?;
 ///     pool.disconnect().await
 /// }
@@ -46,12 +45,60 @@ pub struct Pool {
 }
 
 #[derive(Debug)]
-struct Shared {
-    clients: RwLock<Vec<Client>>,
-    /// How often acknowledged writes may have been lost, and for how many of those a flush
-    /// has failed.
-    losses: AtomicU64,
-    told: AtomicU64,
+struct Shared(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    members: Members,
+    clients: Vec<Client>,
+}
+
+impl State {
+    fn join(&mut self, client: Client) -> bool {
+        let joins = self.members.join(&client.negotiated(), client.keeps_unflushed()).is_some();
+        self.clients.extend(joins.then_some(client));
+        joins
+    }
+
+    /// Takes those out that are over.
+    fn look(&mut self) {
+        for (number, client) in self.clients.iter().enumerate() {
+            if self.members.is_alive(number) && client.is_closed() {
+                self.members.died(number, client.has_unflushed());
+            }
+        }
+    }
+
+    fn pick(&mut self) -> Option<(usize, Client)> {
+        self.look();
+        let number = self.members.pick(usize::MAX)?;
+        Some((number, self.clients.get(number)?.clone()))
+    }
+
+    /// What to tell when nobody is left.
+    fn dead(&self, command: Command) -> Error {
+        let end = self.clients.first().and_then(Client::end);
+        end.unwrap_or_else(|| Error::not_sent(command, SubmitError::NotConnected))
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A member, for the time of a call.
+struct Lease<'a> {
+    shared: &'a Shared,
+    number: usize,
+    client: Client,
+}
+
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        self.shared.lock().members.finished(self.number);
+    }
 }
 
 impl Pool {
@@ -66,18 +113,18 @@ impl Pool {
     /// # }
     /// ```
     #[must_use]
-    pub fn new(mut clients: Vec<Client>) -> Self {
-        if let Some((first, others)) = clients.split_first()
-            && !others.iter().all(|client| may_join(first, client))
-        {
-            clients.truncate(1);
+    pub fn new(clients: Vec<Client>) -> Self {
+        let mut state = State { members: Members::new(clients.len()), clients: Vec::new() };
+        for client in clients {
+            if !state.join(client) {
+                state.clients.truncate(1);
+                break;
+            }
         }
-        let (losses, told) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { shared: Arc::new(Shared { clients: RwLock::new(clients), losses, told }) }
+        Self { shared: Arc::new(Shared(Mutex::new(state))) }
     }
 
-    /// A pool of one connection, and of more that `connect` makes beside it, until one
-    /// cannot be made.
+    /// A pool of one that grows beside the work to `size`, as far as the server lets it.
     pub(crate) fn growing<F>(
         first: Client,
         size: usize,
@@ -86,17 +133,22 @@ impl Pool {
     where
         F: Future<Output = Result<Client, Error>> + Send,
     {
-        let grows = size > 1 && may_join(&first, &first);
-        let pool = Self::new(vec![first.clone()]);
+        let mut state = State { members: Members::new(size), clients: Vec::new() };
+        state.join(first.clone());
+        let grows = state.members.wants_more();
+        let pool = Self { shared: Arc::new(Shared(Mutex::new(state))) };
         if grows {
             let shared = Arc::downgrade(&pool.shared);
             let wanted = Weak::clone(&shared);
             let mut work = Box::pin(async move {
-                for _ in 1..size {
-                    // A server that has no room for this one has none for the next.
-                    let Ok(client) = connect().await else { return };
-                    if !shared.upgrade().is_some_and(|shared| shared.add(client)) {
-                        return;
+                while shared.upgrade().is_some_and(|it| it.lock().members.wants_more()) {
+                    let made = connect().await;
+                    let Some(shared) = shared.upgrade() else { return };
+                    let mut state = shared.lock();
+                    match made {
+                        Ok(client) => drop(state.join(client)),
+                        // A server that has no room for this one has none for the next.
+                        Err(_) => state.members.no_room(),
                     }
                 }
             });
@@ -117,7 +169,7 @@ impl Pool {
     /// ```
     #[must_use]
     pub fn clients(&self) -> Vec<Client> {
-        self.shared.clients.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared.lock().clients.clone()
     }
 
     /// The living connection with the least to do, for any call; a dead one when all are
@@ -133,92 +185,94 @@ impl Pool {
     /// ```
     #[must_use]
     pub fn client(&self) -> Option<Client> {
-        let clients = self.shared.clients.read().unwrap_or_else(PoisonError::into_inner);
-        clients.iter().min_by_key(|client| (client.is_closed(), client.in_flight())).cloned()
+        let mut state = self.shared.lock();
+        let Some((number, client)) = state.pick() else { return state.clients.first().cloned() };
+        state.members.finished(number);
+        Some(client)
     }
 
-    /// Reads `length` bytes at `offset`. See [`Client::read_at`].
+    /// Reads `length` bytes at `offset`. See [`Client::read`].
     ///
     /// ```
     /// # use nbd_client_async::{Error, Pool};
     /// # async fn example(pool: &Pool) -> Result<(), Error> {
-    /// let sector = pool.read_at(0, 512).await?;
+    /// let sector = pool.read(0, 512).await?;
     /// # Ok(()) }
     /// ```
     ///
     /// # Errors
-    /// As [`Client::read_at`].
-    pub async fn read_at(&self, offset: u64, length: usize) -> Result<BytesMut, Error> {
+    /// As [`Client::read`].
+    pub async fn read(&self, offset: u64, length: usize) -> Result<Bytes, Error> {
         loop {
-            let client = self.pick(Command::read(offset, u32::MAX))?;
-            let result = client.read_at(offset, length).await;
-            if result.is_ok() || !self.is_worth_another(&client) {
+            let lease = self.pick(Command::read(offset, u32::MAX))?;
+            let result = lease.client.read(offset, length).await;
+            if result.is_ok() || !self.is_worth_another(&lease) {
                 return result;
             }
         }
     }
 
-    /// Reads into the whole of a buffer, which is given back. See [`Client::read_into`].
+    /// Reads into the whole of a buffer, which is given back. See [`Client::read_exact_at`].
     ///
     /// ```
     /// # async fn example(pool: &nbd_client_async::Pool) {
-    /// let (result, buffer) = pool.read_into(0, vec![0; 512]).await;
+    /// let (result, buffer) = pool.read_exact_at(vec![0; 512], 0).await;
     /// # }
     /// ```
     ///
     /// # Errors
-    /// As [`Client::read_into`].
-    pub async fn read_into<B>(&self, offset: u64, mut buffer: B) -> (Result<(), Error>, B)
+    /// As [`Client::read_exact_at`].
+    pub async fn read_exact_at<B>(&self, mut buffer: B, offset: u64) -> (Result<(), Error>, B)
     where
         B: AsMut<[u8]> + Send + 'static,
     {
         loop {
-            let client = match self.pick(Command::read(offset, u32::MAX)) {
-                Ok(client) => client,
+            let lease = match self.pick(Command::read(offset, u32::MAX)) {
+                Ok(lease) => lease,
                 Err(error) => return (Err(error), buffer),
             };
             let result;
-            (result, buffer) = client.read_into(offset, buffer).await;
-            if result.is_ok() || !self.is_worth_another(&client) {
+            (result, buffer) = lease.client.read_exact_at(buffer, offset).await;
+            if result.is_ok() || !self.is_worth_another(&lease) {
                 return (result, buffer);
             }
         }
     }
 
-    /// Writes all of `data` at `offset`. See [`Client::write_at`].
+    /// Writes all of `data` at `offset`. See [`Client::write_all_at`].
     ///
     /// ```
     /// # use nbd_client_async::{Error, Pool};
     /// # async fn example(pool: &Pool) -> Result<(), Error> {
-    /// pool.write_at(0, vec![7; 512]).await?;
+    /// pool.write_all_at(vec![7; 512], 0).await?;
     /// # Ok(()) }
     /// ```
     ///
     /// # Errors
-    /// As [`Client::write_at`].
-    pub async fn write_at(&self, offset: u64, data: impl Into<Bytes>) -> Result<(), Error> {
-        self.write_at_with(offset, data, CommandFlags::empty()).await
+    /// As [`Client::write_all_at`].
+    pub async fn write_all_at(&self, data: impl Into<Bytes>, offset: u64) -> Result<(), Error> {
+        self.write_all_at_with(data, offset, CommandFlags::empty()).await
     }
 
-    /// Writes with flags. See [`Client::write_at_with`].
+    /// Writes with flags. See [`Client::write_all_at_with`].
     ///
     /// ```
     /// # use nbd_client_async::{Error, Pool, proto::CommandFlags};
     /// # async fn example(pool: &Pool) -> Result<(), Error> {
-    /// pool.write_at_with(0, vec![7; 512], CommandFlags::FUA).await?;
+    /// pool.write_all_at_with(vec![7; 512], 0, CommandFlags::FUA).await?;
     /// # Ok(()) }
     /// ```
     ///
     /// # Errors
-    /// As [`Client::write_at_with`].
-    pub async fn write_at_with(
+    /// As [`Client::write_all_at_with`].
+    pub async fn write_all_at_with(
         &self,
-        offset: u64,
         data: impl Into<Bytes>,
+        offset: u64,
         flags: CommandFlags,
     ) -> Result<(), Error> {
-        let client = self.pick(Command::write(offset, u32::MAX))?;
-        client.write_at_with(offset, data, flags).await
+        let lease = self.pick(Command::write(offset, u32::MAX))?;
+        lease.client.write_all_at_with(data, offset, flags).await
     }
 
     /// Makes everything durable whose write has succeeded, whichever connection it was
@@ -235,41 +289,26 @@ impl Pool {
     /// As [`Client::flush`]; [`RecoveryError::UnflushedLost`] when another flush that was
     /// under way has found that writes may be lost.
     pub async fn flush(&self) -> Result<(), Error> {
-        let told = self.shared.told.load(Ordering::SeqCst);
-        let clients = self.clients();
-        let mut result = Ok(());
-        let mut any = false;
-        for client in clients.iter().filter(|client| client.is_unflushed()) {
-            any = true;
-            if let Err(error) = client.flush().await {
-                self.shared.losses.fetch_add(1, Ordering::SeqCst);
-                if client.is_closed() {
-                    // Told by this one, and by those that are under way.
-                    client.settle();
-                }
-                result = result.and(Err(error));
+        let mut flush = {
+            let mut state = self.shared.lock();
+            state.look();
+            let flush = state
+                .members
+                .begin_flush(|number| state.clients.get(number).is_some_and(Client::has_unflushed));
+            if flush.members().is_empty() {
+                return Err(state.dead(Command::flush()));
             }
-        }
-        if !any {
-            // What others have written.
-            result = self.flush_any().await;
-        }
-        let losses = self.shared.losses.load(Ordering::SeqCst);
-        if losses > told {
-            self.shared.told.fetch_max(losses, Ordering::SeqCst);
-            result = result.and_then(|()| Err(RecoveryError::UnflushedLost.into()));
-        }
-        result
-    }
-
-    async fn flush_any(&self) -> Result<(), Error> {
-        loop {
-            let client = self.pick(Command::flush())?;
+            flush
+        };
+        for number in flush.members().to_vec() {
+            let client = self.shared.lock().clients.get(number).cloned();
+            let Some(client) = client else { continue };
             let result = client.flush().await;
-            if result.is_ok() || !self.is_worth_another(&client) {
-                return result;
-            }
+            let mut state = self.shared.lock();
+            state.look();
+            state.members.flushed(&mut flush, result);
         }
+        self.shared.lock().members.end_flush(flush)
     }
 
     /// Ends all sessions. Connections that are dead already are no error, unless they have
@@ -285,9 +324,13 @@ impl Pool {
     /// # Errors
     /// As [`Client::disconnect`], the first of them.
     pub async fn disconnect(self) -> Result<(), Error> {
-        let mut result = Ok(());
-        for client in self.clients() {
-            if !client.is_closed() || client.is_unflushed() {
+        let (mut result, clients) = {
+            let mut state = self.shared.lock();
+            state.look();
+            (state.members.farewell(), state.clients.clone())
+        };
+        for client in clients {
+            if !client.is_closed() {
                 let ended = client.disconnect().await;
                 result = result.and(ended);
             }
@@ -295,32 +338,22 @@ impl Pool {
         result
     }
 
-    fn pick(&self, command: Command) -> Result<Client, Error> {
-        let error = SubmitError::NotConnected;
-        self.client().ok_or(Error::Submit { command, error })
+    fn pick(&self, command: Command) -> Result<Lease<'_>, Error> {
+        let mut state = self.shared.lock();
+        match state.pick() {
+            Some((number, client)) => Ok(Lease { shared: &self.shared, number, client }),
+            None => Err(state.dead(command)),
+        }
     }
 
-    /// Whether a call that failed may succeed on another connection. It ends: each
-    /// connection dies once.
-    fn is_worth_another(&self, failed: &Client) -> bool {
-        failed.is_closed() && self.client().is_some_and(|client| !client.is_closed())
-    }
-}
-
-/// Whether two connections may be used together.
-fn may_join(one: &Client, other: &Client) -> bool {
-    // What one connection keeps would be put back over what another has written.
-    !one.keeps_unflushed()
-        && !other.keeps_unflushed()
-        && other.negotiated().is_safe_beside(one.negotiated())
-}
-
-impl Shared {
-    /// One connection more. Returns whether it fits.
-    fn add(&self, client: Client) -> bool {
-        let mut clients = self.clients.write().unwrap_or_else(PoisonError::into_inner);
-        let fits = clients.first().is_some_and(|first| may_join(first, &client));
-        clients.extend(fits.then_some(client));
-        fits
+    /// Whether a read that failed may succeed on another connection. It ends: each connection
+    /// dies once.
+    fn is_worth_another(&self, failed: &Lease<'_>) -> bool {
+        if !failed.client.is_closed() {
+            return false;
+        }
+        let mut state = self.shared.lock();
+        state.look();
+        state.members.is_worth_another(&Command::read(0, 0))
     }
 }

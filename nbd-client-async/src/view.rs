@@ -8,14 +8,15 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker, ready};
 
-use bytes::{Bytes, BytesMut};
-use nbd_proto::TransmissionFlags;
-use nbd_session::OldError as Error;
+use bytes::BytesMut;
+use nbd_proto::CommandType;
+use nbd_session::Error;
+use nbd_session::file::{FileView, Next, Send as ToSend};
 
+use crate::buffer::Buffer;
+use crate::calls::Exchange;
 use crate::client::Client;
-
-/// The most that is read or written at a time, in bytes.
-const CHUNK: usize = 1 << 20;
+use crate::pending::{Handle, Pending};
 
 /// A position in an export, and reading and writing there in the form of polls.
 ///
@@ -39,37 +40,12 @@ const CHUNK: usize = 1 << 20;
 /// ```
 pub struct ExportView {
     client: Client,
-    position: u64,
-    /// What was read at the position and is not consumed.
-    ahead: BytesMut,
-    work: Option<Work>,
+    view: FileView,
+    /// The command under way.
+    call: Option<Pending<Arc<Handle>, Exchange>>,
     waiting: Arc<Waiting>,
-    /// How reads, writes and flushes ended that nobody was told of yet.
-    read_failed: Option<io::Error>,
-    written: Option<Written>,
-    flush_failed: Option<io::Error>,
-    /// Something may have been written that this view has not flushed.
-    unflushed: bool,
 }
 
-/// What is under way, at a time.
-enum Work {
-    Read(Job<BytesMut>),
-    Write(Job<()>, u64, Bytes),
-    Flush(Job<()>),
-}
-
-type Job<T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send>>;
-
-/// A write that is over, for whoever comes back to be told so.
-struct Written {
-    offset: u64,
-    data: Bytes,
-    result: io::Result<()>,
-}
-
-/// Who polls the view until the work under way is done: the last one to read from it, and
-/// the last one to write to it.
 #[derive(Default)]
 struct Waiting(Mutex<[Option<Waker>; 2]>);
 
@@ -126,18 +102,8 @@ impl ExportView {
     /// ```
     #[must_use]
     pub fn new(client: Client) -> Self {
-        Self {
-            client,
-            position: 0,
-            ahead: BytesMut::new(),
-            work: None,
-            waiting: Arc::default(),
-            read_failed: None,
-            written: None,
-            flush_failed: None,
-            // By others, before there was this view.
-            unflushed: true,
-        }
+        let view = FileView::new(client.export(), client.max_request());
+        Self { client, view, call: None, waiting: Arc::default() }
     }
 
     /// The client behind it.
@@ -168,22 +134,8 @@ impl ExportView {
     /// # Errors
     /// When the server fails the command, or the connection fails.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>, want: usize) -> Poll<io::Result<&[u8]>> {
-        ready!(self.poll_work(Side::Reads, cx));
-        if self.ahead.is_empty() && self.read_failed.is_none() {
-            let length = self.clamp(want);
-            if length > 0 {
-                let blocks = Blocks::around(&self.client, self.position, length);
-                let client = self.client.clone();
-                let job = async move { read(&client, &blocks).await };
-                self.work = Some(Work::Read(Box::pin(job)));
-                ready!(self.poll_work(Side::Reads, cx));
-            }
-        }
-        if let Some(error) = self.read_failed.take() {
-            return Poll::Ready(Err(error));
-        }
-        let length = self.ahead.len().min(want);
-        Poll::Ready(Ok(self.ahead.get(..length).unwrap_or_default()))
+        ready!(self.poll_next(Side::Reads, cx, |view| view.read(want)))?;
+        Poll::Ready(Ok(self.view.ahead(want)))
     }
 
     /// Moves the position over bytes that [`poll_fill`](Self::poll_fill) gave.
@@ -194,9 +146,7 @@ impl ExportView {
     /// # }
     /// ```
     pub fn consume(&mut self, count: usize) {
-        let count = count.min(self.ahead.len());
-        drop(self.ahead.split_to(count));
-        self.position += count as u64;
+        self.view.consume(count);
     }
 
     /// Writes at the position; returns how much was written, which is nothing at the end
@@ -215,37 +165,7 @@ impl ExportView {
     /// # Errors
     /// When the export is read-only, the server fails the command, or the connection fails.
     pub fn poll_write(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        ready!(self.poll_work(Side::Writes, cx));
-        let length = self.clamp(data.len());
-        let Some(data) = data.get(..length).filter(|data| !data.is_empty()) else {
-            return Poll::Ready(Ok(0));
-        };
-        // The outcome for a caller who went away is for nobody.
-        let position = self.position;
-        self.written.take_if(|one| one.offset != position || one.data != data);
-        if self.written.is_none() {
-            self.begin_write(data);
-            ready!(self.poll_work(Side::Writes, cx));
-        }
-        let Some(Written { result, .. }) = self.written.take() else {
-            return Poll::Ready(Ok(0));
-        };
-        result?;
-        // The other half may have read since.
-        self.ahead.clear();
-        self.position += length as u64;
-        Poll::Ready(Ok(length))
-    }
-
-    fn begin_write(&mut self, data: &[u8]) {
-        let blocks = Blocks::around(&self.client, self.position, data.len());
-        let (client, data) = (self.client.clone(), Bytes::copy_from_slice(data));
-        let copy = data.clone();
-        let job = async move { write(&client, &blocks, copy).await };
-        self.unflushed = true;
-        // Not what is there any more, whoever waits for the end of this.
-        self.ahead.clear();
-        self.work = Some(Work::Write(Box::pin(job), self.position, data));
+        self.poll_next(Side::Writes, cx, |view| view.write(data))
     }
 
     /// Has the server make durable what was written, if it knows how to. A view through
@@ -261,14 +181,7 @@ impl ExportView {
     /// # Errors
     /// When the flush failed.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_work(Side::Writes, cx));
-        let can = self.client.flags().contains(TransmissionFlags::SEND_FLUSH);
-        if can && self.unflushed && self.flush_failed.is_none() {
-            let client = self.client.clone();
-            self.work = Some(Work::Flush(Box::pin(async move { client.flush().await })));
-            ready!(self.poll_work(Side::Writes, cx));
-        }
-        Poll::Ready(self.flush_failed.take().map_or(Ok(()), Err))
+        self.poll_next(Side::Writes, cx, FileView::flush)
     }
 
     /// Moves the position; it may be beyond the end of the export. Returns the new one.
@@ -282,113 +195,66 @@ impl ExportView {
     /// # Errors
     /// When it would be negative.
     pub fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let position = match to {
-            SeekFrom::Start(offset) => Some(offset),
-            SeekFrom::End(delta) => self.client.size().checked_add_signed(delta),
-            SeekFrom::Current(delta) => self.position.checked_add_signed(delta),
-        };
-        let position = position.ok_or_else(|| {
-            io::Error::new(io::ErrorKind::InvalidInput, "seek to a negative position")
-        })?;
-        if position != self.position {
-            self.position = position;
-            self.ahead.clear();
-            self.read_failed = None;
-            if let Some(Work::Read(_)) = self.work {
-                self.work = None;
-                // Somebody may have waited for it.
-                Arc::clone(&self.waiting).wake();
-            }
+        let position = self.view.seek(to)?;
+        if self.view.take_stale() {
+            self.call = None;
+            // Somebody may have waited for it.
+            Arc::clone(&self.waiting).wake();
         }
         Ok(position)
     }
 
-    /// Waits for what is under way, whoever began it, and puts down what came of it.
-    fn poll_work(&mut self, side: Side, cx: &Context<'_>) -> Poll<()> {
-        let Some(work) = &mut self.work else {
-            return Poll::Ready(());
-        };
-        self.waiting.set(side, cx.waker());
-        let waker = Waker::from(Arc::clone(&self.waiting));
-        let cx = &mut Context::from_waker(&waker);
-        match work {
-            Work::Read(job) => match ready!(job.as_mut().poll(cx)) {
-                Ok(data) => self.ahead = data,
-                Err(error) => self.read_failed = Some(error.into()),
-            },
-            Work::Write(job, offset, data) => {
-                let result = ready!(job.as_mut().poll(cx)).map_err(io::Error::from);
-                self.written = Some(Written { offset: *offset, data: mem::take(data), result });
+    /// Waits until the view has something to tell.
+    fn poll_next<T>(
+        &mut self,
+        side: Side,
+        cx: &Context<'_>,
+        mut step: impl FnMut(&mut FileView) -> Result<Next<T>, Error>,
+    ) -> Poll<io::Result<T>> {
+        loop {
+            ready!(self.poll_call(side, cx));
+            match step(&mut self.view)? {
+                Next::Ready(told) => return Poll::Ready(Ok(told)),
+                Next::Send(send) => self.send(send),
+                _ => return Poll::Pending,
             }
-            Work::Flush(job) => match ready!(job.as_mut().poll(cx)) {
-                Ok(()) => self.unflushed = false,
-                Err(error) => self.flush_failed = Some(error.into()),
-            },
         }
-        self.work = None;
-        self.waiting.wake_beside(side);
+    }
+
+    fn send(&mut self, send: ToSend) {
+        let ToSend { command, payload, .. } = send;
+        let buffer = match (command.kind, payload) {
+            (_, Some(data)) => Buffer::Write(data),
+            (CommandType::Read, None) => {
+                Buffer::BytesMut(BytesMut::zeroed(command.length as usize))
+            }
+            (_, None) => Buffer::None,
+        };
+        self.call = Some(self.client.keep(Exchange::new(command, buffer)));
+    }
+
+    /// Waits for what is under way.
+    fn poll_call(&mut self, side: Side, cx: &Context<'_>) -> Poll<()> {
+        while let Some(call) = &mut self.call {
+            self.waiting.set(side, cx.waker());
+            let waker = Waker::from(Arc::clone(&self.waiting));
+            let result = ready!(Pin::new(&mut *call).poll(&mut Context::from_waker(&waker)));
+            let data = call.exchange.data();
+            self.call = None;
+            match self.view.completed(result, data) {
+                Some(send) => self.send(send),
+                None => self.waiting.wake_beside(side),
+            }
+        }
         Poll::Ready(())
     }
-
-    /// At most as much as one command carries, and as the export holds.
-    fn clamp(&self, length: usize) -> usize {
-        let room = self.client.size().saturating_sub(self.position);
-        let block = self.client.minimum_block() as usize;
-        // Room for the blocks around an unaligned range.
-        let max = self.client.max_request().min(CHUNK);
-        let max = max.saturating_sub(2 * block).max(block);
-        length.min(max).min(usize::try_from(room).unwrap_or(usize::MAX))
-    }
-}
-
-/// A range and the whole blocks around it.
-struct Blocks {
-    start: u64,
-    whole: usize,
-    /// Bytes before the range.
-    skip: usize,
-    /// Bytes of the range.
-    length: usize,
-}
-
-impl Blocks {
-    fn around(client: &Client, offset: u64, length: usize) -> Self {
-        let block = u64::from(client.minimum_block());
-        let skip = offset % block;
-        let start = offset - skip;
-        let whole = (skip + length as u64).next_multiple_of(block);
-        // The tail of an export that is no multiple of its own block size cannot be
-        // asked for in whole blocks.
-        let whole = whole.min(client.size().saturating_sub(start));
-        Self { start, whole: whole as usize, skip: skip as usize, length }
-    }
-}
-
-async fn read(client: &Client, blocks: &Blocks) -> Result<BytesMut, Error> {
-    let mut data = client.read_at(blocks.start, blocks.whole).await?;
-    let mut data = data.split_off(blocks.skip.min(data.len()));
-    data.truncate(blocks.length);
-    Ok(data)
-}
-
-async fn write(client: &Client, blocks: &Blocks, data: Bytes) -> Result<(), Error> {
-    if blocks.whole == blocks.length {
-        client.write_at(blocks.start, data).await?;
-    } else {
-        let mut around = client.read_at(blocks.start, blocks.whole).await?;
-        if let Some(to) = around.get_mut(blocks.skip..blocks.skip + blocks.length) {
-            to.copy_from_slice(&data);
-        }
-        client.write_at(blocks.start, around).await?;
-    }
-    Ok(())
 }
 
 impl fmt::Debug for ExportView {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ExportView")
             .field("client", &self.client)
-            .field("position", &self.position)
+            .field("view", &self.view)
             .finish_non_exhaustive()
     }
 }

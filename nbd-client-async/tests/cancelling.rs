@@ -47,7 +47,7 @@ async fn read_and_give_up(client: Client, data: Arc<Vec<u8>>, seed: u64, reads: 
     for _ in 0..reads {
         let length = [512, 4096, 300, 16384][next(&mut state) % 4];
         let at = next(&mut state) % (data.len() - length);
-        let mut read = Box::pin(client.read_at(at as u64, length));
+        let mut read = Box::pin(client.read(at as u64, length));
         if next(&mut state).is_multiple_of(4) {
             let got = read.await.unwrap();
             assert!(got == data[at..at + length], "{length} bytes at {at}");
@@ -93,7 +93,7 @@ fn a_hundred_thousand_reads_are_given_up_at_random() {
         let client = nbd_client_tokio::connect(&server.uri()).await.unwrap();
         let mut state = 1;
         let data: Arc<Vec<u8>> = Arc::new((0..SIZE).map(|_| next(&mut state) as u8).collect());
-        client.write_at(0, data.to_vec()).await.unwrap();
+        client.write_all_at(data.to_vec(), 0).await.unwrap();
         // What is allocated once and kept.
         round(&client, &data, 1, READS / 10).await;
         let region = Region::new(ALLOCATOR);
@@ -107,8 +107,8 @@ fn a_hundred_thousand_reads_are_given_up_at_random() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         println!("{given_up} reads given up, {} bytes left", heap(&region));
-        assert_eq!(client.stats().anomalies, 0);
-        let all = client.read_at(0, SIZE).await.unwrap();
+        assert_eq!(client.stats().wire.anomalies, 0);
+        let all = client.read(0, SIZE).await.unwrap();
         assert!(all == data[..]);
         client.disconnect().await.unwrap();
     });

@@ -31,9 +31,7 @@ async fn checksum(client: &Client) -> Result<[u8; 32], Error> {
         while offset < client.size() && reads.len() < DEPTH {
             let length = PIECE.min(client.size() - offset);
             let client = client.clone();
-            reads.push_back(smol::spawn(
-                async move { client.read_at(offset, length as usize).await },
-            ));
+            reads.push_back(smol::spawn(async move { client.read(offset, length as usize).await }));
             offset += length;
         }
         let Some(read) = reads.pop_front() else { break };

@@ -36,6 +36,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 async fn copy(source: Client, target: Client, offset: u64) -> Result<(), Error> {
     let length = PIECE.min(source.size() - offset);
-    let data = source.read_at(offset, length as usize).await?;
-    target.write_at(offset, data).await
+    let data = source.read(offset, length as usize).await?;
+    target.write_all_at(data, offset).await
 }

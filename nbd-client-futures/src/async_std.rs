@@ -4,17 +4,20 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
-use nbd_client_async::{BlockingWork, Client, Driver, Error, Runtime, Sleep, Watched};
+use nbd_client_async::{
+    BlockingWork, Client, ConnectOptions, Driver, Error, Runtime, Sleep, Watched,
+};
 
 use crate::watched::{self, Descriptor};
 
 /// The runtime of the crate `async-std`.
 ///
 /// ```
-/// use nbd_client_futures::async_std::{Builder, AsyncStd};
+/// use nbd_client_futures::ConnectOptions;
+/// use nbd_client_futures::async_std::{Connector, AsyncStd};
 ///
-/// // The same as `Builder::new()`.
-/// let builder = Builder::on(AsyncStd);
+/// // The same as `Connector::new(…)`.
+/// let connector = Connector::on(AsyncStd, ConnectOptions::new());
 /// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AsyncStd;
@@ -39,19 +42,20 @@ impl Runtime for AsyncStd {
     }
 }
 
-/// Settings of a connection, then the connection itself.
+/// Connects as [`ConnectOptions`] say.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), nbd_client_futures::Error> {
-/// use nbd_client_futures::async_std::Builder;
+/// use nbd_client_futures::{ConnectOptions, async_std::Connector};
 ///
-/// let builder = Builder::new().timeout(std::time::Duration::from_secs(30));
-/// let client = builder.connect_uri("nbd://localhost/disk").await?;
+/// let options: ConnectOptions = "nbd://localhost/disk".parse()?;
+/// let options = options.request_timeout(std::time::Duration::from_secs(30));
+/// let pool = Connector::new(options).connect_pool(4).await?;
 /// # Ok(()) }
 /// ```
-pub type Builder = nbd_client_async::Builder<AsyncStd>;
+pub type Connector = nbd_client_async::Connector<AsyncStd>;
 
-/// Connects to a URI with the defaults of [`Builder`].
+/// Connects to a URI, or as other [`ConnectOptions`] say.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), nbd_client_futures::Error> {
@@ -61,6 +65,10 @@ pub type Builder = nbd_client_async::Builder<AsyncStd>;
 ///
 /// # Errors
 /// When the URI is malformed or forbidden, nobody answers, or the server refuses.
-pub async fn connect(uri: &str) -> Result<Client, Error> {
-    Builder::new().connect_uri(uri).await
+pub async fn connect<O>(options: O) -> Result<Client, Error>
+where
+    O: TryInto<ConnectOptions>,
+    Error: From<O::Error>,
+{
+    Connector::new(options.try_into()?).connect().await
 }

@@ -8,7 +8,7 @@
 //! # fn main() -> Result<(), nbd_client_futures::Error> {
 //! smol::block_on(async {
 //!     let client = nbd_client_futures::smol::connect("nbd://localhost/disk").await?;
-//!     let sector = client.read_at(0, 512).await?;
+//!     let sector = client.read(0, 512).await?;
 //!     println!("{} bytes", sector.len());
 //!     client.disconnect().await
 //! })
@@ -19,10 +19,10 @@
 //! |---|---|
 //! | connect on smol | module `smol`, with feature `smol` |
 //! | connect on async-std | module `async_std`, with feature `async-std` |
-//! | connect on another runtime | [`Builder::on`] and a [`Runtime`] of your own |
+//! | connect on another runtime | [`Connector::on`] and a [`Runtime`] of your own |
 //! | read, write and the rest | [`Client`] |
 //! | see the export as a file | [`ExportFile`] |
-//! | walk over its extents | [`Extents`] |
+//! | walk over its extents | [`Extents`], [`Survey`] |
 //! | ask before choosing an export | [`Options`] |
 //! | use several connections | [`Pool`] |
 //!
@@ -40,7 +40,7 @@ pub mod smol;
 
 pub use file::ExportFile;
 pub use nbd_client_async::{
-    BlockingWork, Builder, Client, CommandFailure, ConnectionState, Driver, Error, Extents,
-    GoError, IoCall, Options, PlacedExtent, Pool, Reconnect, Runtime, Sleep, Socket, Watched,
-    proto, transport,
+    BlockingWork, Client, ConnectOptions, Connector, Driver, Error, ErrorKind, Extents, GoError,
+    IoCall, Options, PlacedExtent, Pool, Reconnect, Runtime, Segment, SessionStats, Sleep, Socket,
+    State, Survey, Watched, proto, session, transport,
 };

@@ -185,11 +185,11 @@ fn on_tokio(server: &Server) {
         }
         cost.check("connected");
         all(&clients, |index, client| async move {
-            client.write_at(offset(index), mark(index)).await.unwrap();
+            client.write_all_at(mark(index), offset(index)).await.unwrap();
         })
         .await;
         all(&clients, |index, client| async move {
-            let data = client.read_at(offset(neighbour(index)), LENGTH).await.unwrap();
+            let data = client.read(offset(neighbour(index)), LENGTH).await.unwrap();
             assert!(data == mark(neighbour(index)), "connection {index}");
         })
         .await;

@@ -1,6 +1,6 @@
 //! Copies one export to another of at least its size: `copy SOURCE TARGET`.
 
-use nbd_client_tokio::{Builder, Client, Error};
+use nbd_client_tokio::{Client, ConnectOptions, Error, connect};
 use tokio::task::JoinSet;
 
 const PIECE: u64 = 256 << 10;
@@ -12,8 +12,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let [from, to] = uris.as_slice() else {
         return Err("usage: copy SOURCE TARGET".into());
     };
-    let builder = Builder::new().meta_context("base:allocation");
-    let (source, target) = tokio::try_join!(builder.connect_uri(from), builder.connect_uri(to))?;
+    let options =
+        |uri: &str| Ok::<_, Error>(uri.parse::<ConnectOptions>()?.meta_context("base:allocation"));
+    let (source, target) = tokio::try_join!(connect(options(from)?), connect(options(to)?))?;
     let mut copies = JoinSet::new();
     for offset in (0..source.size()).step_by(PIECE as usize) {
         if copies.len() >= DEPTH
@@ -34,6 +35,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 async fn copy(source: Client, target: Client, offset: u64) -> Result<(), Error> {
     let length = PIECE.min(source.size() - offset);
-    let data = source.read_at(offset, length as usize).await?;
-    target.write_at(offset, data).await
+    let data = source.read(offset, length as usize).await?;
+    target.write_all_at(data, offset).await
 }

@@ -7,15 +7,16 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Any stream of tokio's kind, for
-/// [`Builder::connect_stream`](nbd_client_async::Builder::connect_stream): a TLS stream, a
+/// [`Connector::connect_stream`](nbd_client_async::Connector::connect_stream): a TLS stream, a
 /// tunnel, one end of a `tokio::io::duplex`.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), nbd_client_tokio::Error> {
-/// use nbd_client_tokio::{Builder, Compat};
+/// use nbd_client_tokio::{Compat, ConnectOptions, Connector};
 ///
 /// let stream = tokio::net::TcpStream::connect("localhost:10809").await?;
-/// let client = Builder::new().connect_stream(Compat(stream)).await?;
+/// let connector = Connector::new(ConnectOptions::new());
+/// let client = connector.connect_stream(Compat(stream)).await?;
 /// # Ok(()) }
 /// ```
 #[derive(Debug)]

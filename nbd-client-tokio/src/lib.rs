@@ -9,7 +9,7 @@
 //! let client = nbd_client_tokio::connect("nbd://localhost/disk").await?;
 //! let reads = (0..64).map(|index| {
 //!     let client = client.clone();
-//!     tokio::spawn(async move { client.read_at(index << 20, 4096).await })
+//!     tokio::spawn(async move { client.read(index << 20, 4096).await })
 //! });
 //! for read in reads.collect::<Vec<_>>() {
 //!     println!("{} bytes", read.await.expect("no panic")?.len());
@@ -20,10 +20,10 @@
 //!
 //! | to | use |
 //! |---|---|
-//! | connect | [`connect`], [`Builder`] |
+//! | connect | [`connect`], [`Connector`] |
 //! | read, write and the rest | [`Client`] |
 //! | see the export as a file | [`ExportFile`] |
-//! | walk over its extents | [`Extents`] |
+//! | walk over its extents | [`Extents`], [`Survey`] |
 //! | ask before choosing an export | [`Options`] |
 //! | use several connections | [`Pool`] |
 //! | bring a stream of your own | [`Compat`] |
@@ -49,24 +49,25 @@ mod runtime;
 pub use compat::Compat;
 pub use file::ExportFile;
 pub use nbd_client_async::{
-    Client, CommandFailure, ConnectionState, Driver, Error, Extents, GoError, Options,
-    PlacedExtent, Pool, Reconnect, proto, transport,
+    Client, ConnectOptions, Driver, Error, ErrorKind, Extents, GoError, Options, PlacedExtent,
+    Pool, Reconnect, Segment, SessionStats, State, Survey, proto, session, transport,
 };
 pub use runtime::Tokio;
 
-/// Settings of a connection, then the connection itself, on the runtime it is used in.
+/// Connects as [`ConnectOptions`] say, on the runtime it is used in.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), nbd_client_tokio::Error> {
-/// use nbd_client_tokio::Builder;
+/// use nbd_client_tokio::{ConnectOptions, Connector};
 ///
-/// let builder = Builder::new().timeout(std::time::Duration::from_secs(30));
-/// let client = builder.connect_uri("nbd://localhost/disk").await?;
+/// let options: ConnectOptions = "nbd://localhost/disk".parse()?;
+/// let options = options.request_timeout(std::time::Duration::from_secs(30));
+/// let pool = Connector::new(options).connect_pool(4).await?;
 /// # Ok(()) }
 /// ```
-pub type Builder = nbd_client_async::Builder<Tokio>;
+pub type Connector = nbd_client_async::Connector<Tokio>;
 
-/// Connects to a URI with the defaults of [`Builder`].
+/// Connects to a URI, or as other [`ConnectOptions`] say.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), nbd_client_tokio::Error> {
@@ -76,6 +77,10 @@ pub type Builder = nbd_client_async::Builder<Tokio>;
 ///
 /// # Errors
 /// When the URI is malformed or forbidden, nobody answers, or the server refuses.
-pub async fn connect(uri: &str) -> Result<Client, Error> {
-    Builder::new().connect_uri(uri).await
+pub async fn connect<O>(options: O) -> Result<Client, Error>
+where
+    O: TryInto<ConnectOptions>,
+    Error: From<O::Error>,
+{
+    Connector::new(options.try_into()?).connect().await
 }

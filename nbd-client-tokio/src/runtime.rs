@@ -19,10 +19,10 @@ use tokio::time::sleep_until;
 /// The tokio runtime in whose context a connection is made.
 ///
 /// ```
-/// use nbd_client_tokio::{Builder, Tokio};
+/// use nbd_client_tokio::{ConnectOptions, Connector, Tokio};
 ///
-/// // The same as `Builder::new()`.
-/// let builder = Builder::on(Tokio);
+/// // The same as `Connector::new(…)`.
+/// let connector = Connector::on(Tokio, ConnectOptions::new());
 /// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tokio;

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::task::Poll;
 
 use futures_util::SinkExt;
-use nbd_client_tokio::{Builder, Client, Compat, ExportFile, connect};
+use nbd_client_tokio::{Client, Compat, ConnectOptions, Connector, ExportFile, connect};
 use nbd_sim::peer::{Scratch, Server};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncSeekExt, AsyncWrite, AsyncWriteExt};
 use tokio_util::codec::{FramedWrite, LinesCodec};
@@ -73,7 +73,7 @@ async fn what_was_accepted_outlives_the_view() {
         file.seek(SeekFrom::Start(at)).await.unwrap();
         file.write_all(&vec![index as u8 + 1; length]).await.unwrap();
         drop(file);
-        assert!(client.read_at(at, length).await.unwrap() == vec![index as u8 + 1; length]);
+        assert!(client.read(at, length).await.unwrap() == vec![index as u8 + 1; length]);
     }
 }
 
@@ -86,16 +86,16 @@ async fn a_codec_over_a_view_can_be_closed() {
     }
     SinkExt::<&str>::close(&mut sink).await.unwrap();
     SinkExt::<&str>::close(&mut sink).await.unwrap();
-    assert_eq!(&client.read_at(0, 14).await.unwrap()[..], b"one\ntwo\nthree\n");
-    let before = client.stats().messages_sent;
+    assert_eq!(&client.read(0, 14).await.unwrap()[..], b"one\ntwo\nthree\n");
+    let before = client.stats().wire.messages_sent;
     // Clean, and so ready at once.
     sink.get_mut().flush().await.unwrap();
     sink.get_mut().shutdown().await.unwrap();
-    assert_eq!(client.stats().messages_sent, before);
+    assert_eq!(client.stats().wire.messages_sent, before);
     // And not clean any more.
     sink.get_mut().write_all(b"four").await.unwrap();
     sink.get_mut().flush().await.unwrap();
-    assert_eq!(client.stats().messages_sent, before + 2);
+    assert_eq!(client.stats().wire.messages_sent, before + 2);
 }
 
 #[tokio::test]
@@ -130,7 +130,7 @@ async fn a_write_that_was_not_waited_for_is_not_taken_for_the_next() {
         assert!(begun.await.is_pending());
         file.write_all(&[2; 512]).await.unwrap();
         assert_eq!(file.stream_position().await.unwrap(), 512);
-        assert!(client.read_at(0, 512).await.unwrap()[..] == [2; 512]);
+        assert!(client.read(0, 512).await.unwrap()[..] == [2; 512]);
         file.rewind().await.unwrap();
     }
     // What was read ahead is not what is there any more.
@@ -143,7 +143,7 @@ async fn a_write_that_was_not_waited_for_is_not_taken_for_the_next() {
     assert!(begun.await.is_pending());
     file.seek(SeekFrom::Start(8192)).await.unwrap();
     file.write_all(&[3; 512]).await.unwrap();
-    assert!(client.read_at(8192, 512).await.unwrap()[..] == [3; 512]);
+    assert!(client.read(8192, 512).await.unwrap()[..] == [3; 512]);
 }
 
 #[tokio::test]
@@ -151,10 +151,11 @@ async fn any_stream_will_do() {
     let server = Server::nbdkit(&["memory", "8M"]).tcp().start().unwrap();
     let stream = tokio::net::TcpStream::connect(server.tcp_address().unwrap());
     let stream = tokio::io::BufWriter::new(stream.await.unwrap());
-    let client = Builder::new().connect_stream(Compat(stream)).await.unwrap();
+    let client =
+        Connector::new(ConnectOptions::new()).connect_stream(Compat(stream)).await.unwrap();
     let data: Vec<u8> = (0..4 << 20).map(|index| (index % 253) as u8).collect();
-    client.write_at(1000, data.clone()).await.unwrap();
-    assert!(client.read_at(1000, 4 << 20).await.unwrap() == data);
+    client.write_all_at(data.clone(), 1000).await.unwrap();
+    assert!(client.read(1000, 4 << 20).await.unwrap() == data);
     client.disconnect().await.unwrap();
 }
 

@@ -3,10 +3,10 @@
 
 use nbd_proto::io::{IoMode, is_gone};
 use nbd_proto::{
-    Client, ClientConfig, Command, CommandError, CommandType, Direction, Disconnect, Event,
-    Machine, Phase, RequestId, SubmitError, Table,
+    Client, ClientConfig, Command, CommandError, CommandFailure, CommandType, Direction,
+    Disconnect, Event, Machine, Phase, RequestId, SubmitError, Table,
 };
-use nbd_session::{Handshake, Link, OldError as Error};
+use nbd_session::{Error, Handshake, Link};
 use nbd_sim::memory_server::{MemoryServer, MemoryStream};
 use nbd_sim::trouble::{Call, Mischief, Plan, Trouble, Troubled, plans};
 
@@ -165,7 +165,7 @@ impl Session {
                 (Ok(()), _) => {}
                 (Err(error), _) => {
                     assert_eq!(error, CommandError::ConnectionLost);
-                    lost = Some(Error::failed(client, None, command, error, None));
+                    lost = Some(CommandFailure::new(command, error, None).into());
                 }
             }
         }

@@ -185,17 +185,12 @@ impl Plan {
     /// the peer when the stream has said that it is gone.
     #[cfg(feature = "adapters")]
     #[must_use]
-    pub fn explains(&self, error: &nbd_session::OldError) -> bool {
-        use nbd_proto::PeerMisbehaved::{Closed, ClosedMidMessage};
-        use nbd_proto::SubmitError::NotConnected;
-        use nbd_session::OldError as Error;
+    pub fn explains(&self, error: &nbd_session::Error) -> bool {
+        let source = std::error::Error::source(error);
+        let cause = source.and_then(|source| source.downcast_ref::<io::Error>());
         // When nothing was asked, an end is no fault.
-        let closed = matches!(
-            error,
-            Error::Protocol(nbd_proto::Error::Misbehaved(Closed | ClosedMidMessage))
-                | Error::Submit { error: NotConnected, .. }
-        );
-        let failed = |kind| matches!(error, Error::Io(cause) if cause.kind() == kind);
+        let closed = error.is_closed() && cause.is_none();
+        let failed = |kind| cause.is_some_and(|cause| cause.kind() == kind);
         match (self.mischief, self.call) {
             (Mischief::Nothing, Call::Read) => closed,
             (Mischief::Nothing, Call::Write | Call::Flush) => failed(ErrorKind::WriteZero),
@@ -204,7 +199,7 @@ impl Plan {
             (Mischief::Error(ErrorKind::WouldBlock), _) => failed(ErrorKind::Other),
             // The peer may have said all there is to say.
             (Mischief::Error(kind), Call::Write | Call::Flush) if is_gone(kind) => {
-                closed || matches!(error, Error::Io(cause) if is_gone(cause.kind()))
+                closed || cause.is_some_and(|cause| is_gone(cause.kind()))
             }
             (Mischief::Error(kind), _) => failed(kind),
         }

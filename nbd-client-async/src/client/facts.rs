@@ -1,18 +1,20 @@
 //! What is known of the export, and of the connection to it.
 
 use std::future::{Future, poll_fn};
+use std::sync::Arc;
+use std::task::Poll;
 
-use nbd_proto::{ContextId, Negotiated, Stats, TransmissionFlags};
+use nbd_proto::{ContextId, ExportInfo, Negotiated, TransmissionFlags};
+use nbd_session::{Error, SessionStats, State};
 use nbd_transport::tls::TlsInfo;
+use nbd_transport::{NbdUri, UriError};
 
 use super::Client;
-use crate::state::{ConnectionState, Watching};
-
-/// The longest payload sent in one command when the server tells no maximum, in bytes.
-const MAX_REQUEST: u64 = 32 << 20;
+use crate::state::Watching;
 
 impl Client {
-    /// Size of the export in bytes.
+    /// Size of the export in bytes. It may be another one after a loss, where the
+    /// [policy](nbd_session::replay::Reconnect::allow_growth) lets exports grow.
     ///
     /// ```
     /// # fn example(client: &nbd_client_async::Client) {
@@ -20,8 +22,9 @@ impl Client {
     /// # }
     /// ```
     #[must_use]
+    #[doc(alias = "nbd_get_size")]
     pub fn size(&self) -> u64 {
-        self.shared().export.size
+        self.shared().size()
     }
 
     /// What the export can do.
@@ -34,7 +37,7 @@ impl Client {
     /// ```
     #[must_use]
     pub fn flags(&self) -> TransmissionFlags {
-        self.shared().export.flags
+        self.export().flags
     }
 
     /// Whether writes are refused.
@@ -45,6 +48,7 @@ impl Client {
     /// # }
     /// ```
     #[must_use]
+    #[doc(alias = "nbd_is_read_only")]
     pub fn is_read_only(&self) -> bool {
         self.flags().contains(TransmissionFlags::READ_ONLY)
     }
@@ -57,8 +61,41 @@ impl Client {
     /// # }
     /// ```
     #[must_use]
-    pub fn negotiated(&self) -> &Negotiated {
-        &self.shared().negotiated
+    pub fn negotiated(&self) -> Arc<Negotiated> {
+        self.shared().lock().session.negotiated().cloned().unwrap_or_default()
+    }
+
+    /// The export.
+    ///
+    /// ```
+    /// # fn example(client: &nbd_client_async::Client) {
+    /// println!("can flush: {}", client.export().can_flush());
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn export(&self) -> ExportInfo {
+        let none = || ExportInfo::new(0, TransmissionFlags::empty());
+        self.shared().lock().session.export().cloned().unwrap_or_else(none)
+    }
+
+    /// A URI that leads to the same export, with the same credentials for TLS as long as those
+    /// came from a URI.
+    ///
+    /// ```
+    /// # fn example(client: &nbd_client_async::Client) {
+    /// match client.to_uri() {
+    ///     Ok(uri) => println!("connected to {uri}"),
+    ///     Err(error) => println!("connected to what has no URI: {error}"),
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`UriError::NoUri`] when the server has no address.
+    #[doc(alias = "nbd_get_uri")]
+    pub fn to_uri(&self) -> Result<NbdUri, UriError> {
+        let state = self.shared().lock();
+        state.session.to_uri(state.wire.as_ref().and_then(|wire| wire.endpoint.as_ref()))
     }
 
     /// What was agreed on for TLS, and who the server is; `None` in clear.
@@ -73,7 +110,7 @@ impl Client {
     /// ```
     #[must_use]
     pub fn tls_info(&self) -> Option<TlsInfo> {
-        self.shared().lock().tls_info().cloned()
+        self.shared().lock().session.tls_info().cloned()
     }
 
     /// The number of a meta context, if it was asked for and granted.
@@ -85,9 +122,7 @@ impl Client {
     /// ```
     #[must_use]
     pub fn context(&self, name: &str) -> Option<ContextId> {
-        let contexts = &self.negotiated().contexts;
-        let context = contexts.iter().find(|context| context.name == name)?;
-        Some(ContextId(context.id))
+        self.shared().lock().session.context(name)
     }
 
     /// The longest read or write sent as one command, in bytes. Longer ones are split.
@@ -99,29 +134,20 @@ impl Client {
     /// ```
     #[must_use]
     pub fn max_request(&self) -> usize {
-        let export = &self.shared().export;
-        let maximum = export
-            .block_sizes
-            .map_or(MAX_REQUEST, |sizes| u64::from(sizes.maximum).min(MAX_REQUEST));
-        // Whole blocks, so that what follows a piece stays aligned.
-        let block = u64::from(export.minimum_block());
-        (maximum - maximum % block).max(block) as usize
+        self.shared().max_request()
     }
 
-    pub(crate) fn minimum_block(&self) -> u32 {
-        self.shared().export.minimum_block()
-    }
-
-    /// Counters of the protocol, from the beginning of the present connection.
+    /// What has been done so far, on all connections together.
     ///
     /// ```
     /// # fn example(client: &nbd_client_async::Client) {
-    /// println!("{} bytes received", client.stats().bytes_received);
+    /// println!("{} bytes received", client.stats().wire.bytes_received);
     /// # }
     /// ```
     #[must_use]
-    pub fn stats(&self) -> Stats {
-        *nbd_proto::Machine::stats(&self.shared().lock().core)
+    #[doc(alias = "nbd_stats_bytes_received")]
+    pub fn stats(&self) -> SessionStats {
+        self.shared().lock().session.stats()
     }
 
     /// Calls under way on all handles of this connection, those in line included.
@@ -145,7 +171,7 @@ impl Client {
     /// ```
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.shared().lock().is_over()
+        self.shared().lock().session.is_over()
     }
 
     /// The id of the process behind the connection, if there is one and the connection
@@ -158,42 +184,47 @@ impl Client {
     /// ```
     #[must_use]
     pub fn peer_pid(&self) -> Option<u32> {
-        self.shared().lock().peer_pid()
+        let state = self.shared().lock();
+        Some(state.wire.as_ref()?.process.as_ref()?.pid())
     }
 
-    /// Whether there is a connection at the moment. Without
-    /// [`Builder::reconnect`](crate::Builder::reconnect) it is never made again.
+    /// What the connection is doing. Without
+    /// [`ConnectOptions::reconnect`](nbd_session::ConnectOptions::reconnect) it is never made
+    /// again.
     ///
     /// ```
-    /// # use nbd_client_async::{Client, ConnectionState};
+    /// # use nbd_client_async::{Client, State};
     /// # fn example(client: &Client) {
-    /// if client.connection_state() == ConnectionState::Reconnecting {
+    /// if client.state() == State::Reconnecting {
     ///     println!("this may take a while");
     /// }
     /// # }
     /// ```
     #[must_use]
-    pub fn connection_state(&self) -> ConnectionState {
-        self.shared().lock().connection()
+    pub fn state(&self) -> State {
+        self.shared().lock().session.state()
     }
 
-    /// Waits until [`connection_state`](Self::connection_state) is another one than `known`,
-    /// and returns it. One that lasts only a moment may be missed; see
-    /// [`reconnects`](Self::reconnects).
+    /// Waits until [`state`](Self::state) is another one than `known`, and returns it. One that
+    /// lasts only a moment may be missed; see [`reconnects`](Self::reconnects).
     ///
     /// ```
-    /// # use nbd_client_async::{Client, ConnectionState};
+    /// # use nbd_client_async::{Client, State};
     /// async fn report(client: Client) {
-    ///     let mut state = client.connection_state();
-    ///     while state != ConnectionState::Closed {
-    ///         state = client.connection_change(state).await;
+    ///     let mut state = client.state();
+    ///     while state != State::Closed {
+    ///         state = client.state_change(state).await;
     ///         println!("{state:?}, connected again {} times", client.reconnects());
     ///     }
     /// }
     /// ```
-    pub async fn connection_change(&self, known: ConnectionState) -> ConnectionState {
+    pub async fn state_change(&self, known: State) -> State {
         let mut watching = Watching::new(self.shared());
-        poll_fn(|cx| watching.poll_change(known, cx)).await
+        poll_fn(|cx| match watching.poll(cx.waker()) {
+            state if state == known => Poll::Pending,
+            state => Poll::Ready(state),
+        })
+        .await
     }
 
     /// How often the connection was lost and made again.
@@ -205,27 +236,35 @@ impl Client {
     /// ```
     #[must_use]
     pub fn reconnects(&self) -> u64 {
-        self.shared().lock().reconnects
+        self.stats().connections.saturating_sub(1)
     }
 
-    /// Whether acknowledged writes have not been flushed, so that they may be lost with the
-    /// server.
-    pub(crate) fn is_unflushed(&self) -> bool {
-        self.shared().lock().is_unflushed()
+    /// Why the connection is over, if it is.
+    ///
+    /// ```
+    /// # fn example(client: &nbd_client_async::Client) {
+    /// if let Some(error) = client.end() {
+    ///     eprintln!("{error}");
+    /// }
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn end(&self) -> Option<Error> {
+        self.shared().lock().session.end().cloned()
     }
 
-    /// Somebody was told that they may be lost, on a connection that is over.
-    pub(crate) fn settle(&self) {
-        self.shared().lock().settle();
-    }
-
-    /// Has the driver do something beside its own work, as long as there is a connection.
-    pub(crate) fn do_beside(&self, work: impl Future<Output = ()> + Send + 'static) {
-        drop(self.shared().with(|state| state.do_beside(Box::pin(work))));
+    /// Whether writes were acknowledged that no flush has made durable.
+    pub(crate) fn has_unflushed(&self) -> bool {
+        self.shared().lock().session.has_unflushed()
     }
 
     /// Whether acknowledged writes are kept, so that nobody else may write.
     pub(crate) fn keeps_unflushed(&self) -> bool {
-        self.shared().lock().keeps_unflushed()
+        self.shared().lock().session.options().keeps_unflushed()
+    }
+
+    /// Has the driver do something beside its own work, as long as there is a connection.
+    pub(crate) fn do_beside(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.shared().with(|state, _| state.do_beside(Box::pin(work)));
     }
 }

@@ -5,14 +5,14 @@ mod transfer;
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use nbd_proto::{Command, CommandFlags, ContextId, Extent, SubmitError};
-use nbd_session::OldError as Error;
+use nbd_proto::{Command, CommandFlags, ContextId, Disconnect, Extent};
+use nbd_session::{Error, Limit, State};
 
 use crate::buffer::Buffer;
-use crate::calls::{Deadline, Matter};
-use crate::extents::Extents;
+use crate::calls::Exchange;
+use crate::extents::{Extents, Survey};
 use crate::pending::{Handle, Pending, Terms};
 use crate::state::{Shared, WhenFull};
 
@@ -20,12 +20,13 @@ use crate::state::{Shared, WhenFull};
 ///
 /// Clones share the connection. What many tasks ask for at the same time is in flight
 /// at the same time and leaves in few system calls. When as much is in flight as
-/// [`Limits`](nbd_proto::Limits) allow, calls wait in line, first come first served;
-/// those whose name begins with `try_` fail with [`SubmitError::Full`](nbd_proto::SubmitError::Full) instead. Offsets
-/// and lengths are in bytes from the start of the export.
+/// [`ConnectOptions::max_in_flight`](nbd_session::ConnectOptions::max_in_flight) allows, calls
+/// wait in line, first come first served; those whose name begins with `try_` fail instead, with
+/// an error that [says so](Error::is_full). Offsets and lengths are in bytes from the start of
+/// the export.
 ///
-/// Every future can be dropped at any time: its command is abandoned, and neither the
-/// connection nor another command takes notice. Whether an abandoned write takes place
+/// Every future can be dropped at any time: its command is withdrawn, and neither the
+/// connection nor another command takes notice. Whether a withdrawn write takes place
 /// is unknown.
 ///
 /// When the last clone is dropped, the session ends in good order in the background;
@@ -35,8 +36,8 @@ use crate::state::{Shared, WhenFull};
 /// # use nbd_client_async::{Client, Error};
 /// async fn first_sectors(client: &Client) -> Result<(), Error> {
 ///     let (one, two) = (client.clone(), client.clone());
-///     let first = async move { one.read_at(0, 512).await };
-///     let second = async move { two.read_at(512, 512).await };
+///     let first = async move { one.read(0, 512).await };
+///     let second = async move { two.read(512, 512).await };
 ///     // Spawned on a runtime, or joined, the two run side by side.
 ///     println!("{:?} {:?}", first.await?, second.await?);
 ///     Ok(())
@@ -45,33 +46,42 @@ use crate::state::{Shared, WhenFull};
 #[derive(Clone, Debug)]
 pub struct Client {
     handle: Arc<Handle>,
-    timeout: Option<Duration>,
+    timeout: Timeout,
+}
+
+/// How long the calls of a handle may take.
+#[derive(Clone, Copy, Debug)]
+enum Timeout {
+    /// As the connection was told.
+    Default,
+    Set(Option<Duration>),
 }
 
 impl Client {
-    pub(crate) fn new(shared: Arc<Shared>, timeout: Option<Duration>) -> Self {
-        let handle = Arc::new(Handle { shared });
-        Self { handle, timeout }
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { handle: Arc::new(Handle { shared }), timeout: Timeout::Default }
     }
 
     fn shared(&self) -> &Shared {
         &self.handle.shared
     }
 
-    /// Another handle on the same connection whose calls fail with [`Error::TimedOut`]
-    /// when they take longer than this; `None` lets them take for ever.
+    /// Another handle on the same connection whose calls fail with a
+    /// [timeout](Error::is_timeout) when they take longer than this, reconnecting included;
+    /// `None` lets them take for ever. Without it, the limit is
+    /// [`ConnectOptions::request_timeout`](nbd_session::ConnectOptions::request_timeout).
     ///
     /// ```
     /// # use nbd_client_async::{Client, Error};
-    /// # use std::time::Duration;
+    /// # use std::time::{Duration, Instant};
     /// # async fn example(client: &Client) -> Result<(), Error> {
     /// let hasty = client.with_timeout(Some(Duration::from_secs(1)));
-    /// let sector = hasty.read_at(0, 512).await?;
+    /// let sector = hasty.read(0, 512).await?;
     /// # Ok(()) }
     /// ```
     #[must_use]
     pub fn with_timeout(&self, timeout: Option<Duration>) -> Self {
-        Self { handle: Arc::clone(&self.handle), timeout }
+        Self { handle: Arc::clone(&self.handle), timeout: Timeout::Set(timeout) }
     }
 
     /// Makes everything durable that has been written on this connection, and on every
@@ -81,7 +91,7 @@ impl Client {
     /// ```
     /// # use nbd_client_async::{Client, Error};
     /// # async fn example(client: &Client) -> Result<(), Error> {
-    /// client.write_at(0, vec![7; 512]).await?;
+    /// client.write_all_at(vec![7; 512], 0).await?;
     /// client.flush().await?;
     /// # Ok(()) }
     /// ```
@@ -89,6 +99,7 @@ impl Client {
     /// # Errors
     /// When the server does not offer it, fails it, the connection fails, or the time is
     /// over.
+    #[doc(alias = "nbd_flush")]
     pub async fn flush(&self) -> Result<(), Error> {
         self.run(Command::flush()).await
     }
@@ -104,6 +115,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`flush`](Self::flush).
+    #[doc(alias = "nbd_trim")]
     pub async fn trim(&self, offset: u64, length: u64) -> Result<(), Error> {
         self.run(Command::trim(offset, length)).await
     }
@@ -119,6 +131,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`flush`](Self::flush).
+    #[doc(alias = "nbd_zero")]
     pub async fn write_zeroes(
         &self,
         offset: u64,
@@ -140,6 +153,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`flush`](Self::flush).
+    #[doc(alias = "nbd_cache")]
     pub async fn cache(&self, offset: u64, length: u64) -> Result<(), Error> {
         self.run(Command::cache(offset, length)).await
     }
@@ -160,6 +174,7 @@ impl Client {
     /// # Errors
     /// As [`flush`](Self::flush); when no meta context was granted, or the server sends
     /// extents that cannot be true.
+    #[doc(alias = "nbd_block_status")]
     pub async fn block_status(
         &self,
         offset: u64,
@@ -167,9 +182,45 @@ impl Client {
         flags: CommandFlags,
     ) -> Result<Vec<(ContextId, Extent)>, Error> {
         let command = Command::block_status(offset, length).with(flags);
-        let mut matter = Matter::new(command, Buffer::None);
-        self.call(&mut matter, WhenFull::Wait).await?;
-        Ok(matter.account().extents)
+        self.ask_status(command, None).await
+    }
+
+    /// Asks as [`block_status`](Self::block_status) does, but for some of the meta contexts
+    /// only, by the numbers [`context`](Self::context) tells.
+    ///
+    /// ```
+    /// # use nbd_client_async::{Client, Error, proto::CommandFlags};
+    /// # async fn example(client: &Client) -> Result<(), Error> {
+    /// if let Some(context) = client.context("base:allocation") {
+    ///     let flags = CommandFlags::empty();
+    ///     let extents = client.block_status_filtered(0, 1 << 20, flags, &[context]).await?;
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`block_status`](Self::block_status), and when the server does not
+    /// [know how to](nbd_proto::ExportInfo::can_block_status_payload).
+    #[doc(alias = "nbd_block_status_filter")]
+    pub async fn block_status_filtered(
+        &self,
+        offset: u64,
+        length: u64,
+        flags: CommandFlags,
+        contexts: &[ContextId],
+    ) -> Result<Vec<(ContextId, Extent)>, Error> {
+        let command = Command::block_status(offset, length).with(flags);
+        self.ask_status(command, Some(contexts)).await
+    }
+
+    async fn ask_status(
+        &self,
+        command: Command,
+        contexts: Option<&[ContextId]>,
+    ) -> Result<Vec<(ContextId, Extent)>, Error> {
+        let mut exchange = Exchange::detailed(command, Buffer::None, contexts);
+        self.call(&mut exchange, WhenFull::Wait).await?;
+        Ok(exchange.details().extents)
     }
 
     /// All extents of a range for one meta context, in order, neighbours of equal status
@@ -189,7 +240,48 @@ impl Client {
     /// # Errors
     /// When the context was not granted.
     pub fn extents(&self, context: &str, range: Range<u64>) -> Result<Extents, Error> {
-        Extents::new(self, context, range)
+        Ok(Extents(self.survey(&[context], range)?))
+    }
+
+    /// What several meta contexts say of a range, in order and cut where any of them changes;
+    /// of all contexts that were granted, when none is named.
+    ///
+    /// ```
+    /// # use nbd_client_async::{Client, Error};
+    /// # async fn example(client: &Client) -> Result<(), Error> {
+    /// let mut survey = client.survey(&[], 0..client.size())?;
+    /// while let Some(segment) = survey.next().await {
+    ///     let segment = segment?;
+    ///     println!("{} bytes at {}: {:?}", segment.length, segment.offset, segment.statuses);
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// When one of the contexts was not granted, or none was.
+    pub fn survey(&self, contexts: &[&str], range: Range<u64>) -> Result<Survey, Error> {
+        Survey::new(self, contexts, range)
+    }
+
+    /// Reads the first block of the export, to see whether the server is there. An export of no
+    /// bytes is not asked for anything.
+    ///
+    /// ```
+    /// # use nbd_client_async::{Client, Error};
+    /// # async fn example(client: &Client) -> Result<(), Error> {
+    /// client.ping().await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`read`](Self::read). An error of the kind
+    /// [`Command`](nbd_session::ErrorKind::Command) comes from a server that is there.
+    pub async fn ping(&self) -> Result<(), Error> {
+        let block = self.export().minimum_block() as usize;
+        if self.size() < block as u64 {
+            return Ok(());
+        }
+        self.read(0, block).await.map(drop)
     }
 
     /// Sends one command without payload and waits for its end.
@@ -206,7 +298,7 @@ impl Client {
     /// over.
     pub async fn run(&self, command: Command) -> Result<(), Error> {
         self.check_data(command)?;
-        self.call(&mut Matter::new(command, Buffer::None), WhenFull::Wait).await
+        self.call(&mut Exchange::new(command, Buffer::None), WhenFull::Wait).await
     }
 
     /// Sends a command as [`run`](Self::run), but does not wait in line.
@@ -219,10 +311,10 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// As [`run`](Self::run), and [`SubmitError::Full`](nbd_proto::SubmitError::Full).
+    /// As [`run`](Self::run), and when there is [no room](Error::is_full).
     pub async fn try_run(&self, command: Command) -> Result<(), Error> {
         self.check_data(command)?;
-        self.call(&mut Matter::new(command, Buffer::None), WhenFull::Fail).await
+        self.call(&mut Exchange::new(command, Buffer::None), WhenFull::Fail).await
     }
 
     /// Ends the session for all handles: waits for the replies that are due, asks the
@@ -236,44 +328,50 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// When the connection fails before that or has failed already, which is told with the
-    /// cause; when the time is over. For a client that
-    /// [reconnects](crate::Builder::reconnect) and is without a connection,
-    /// [`RecoveryError::UnflushedLost`](nbd_session::replay::RecoveryError::UnflushedLost)
-    /// when a flush would tell so.
+    /// When it is not certain that everything has been done, and made durable where the server
+    /// can, that was acknowledged or under way: the connection died before, or the time is over.
+    #[doc(alias = "nbd_shutdown")]
     pub async fn disconnect(self) -> Result<(), Error> {
-        let terms = self.terms(WhenFull::Wait);
-        Pending::disconnect(&*self.handle, terms).await
+        let limit = self.limit();
+        self.shared().with(|state, now| {
+            state.session.disconnect(Disconnect::AfterReplies, limit, now);
+        });
+        let mut state = self.state();
+        while state != State::Closed {
+            state = self.state_change(state).await;
+        }
+        self.shared().lock().session.farewell()
     }
 
     /// Whether a command needs no data. What else is wrong with it is told first.
     fn check_data(&self, command: Command) -> Result<(), Error> {
-        Error::check_buffer(&command, 0).map_err(|error| {
-            let state = self.shared().lock();
-            match state.core.check(command) {
-                Ok(()) => error,
-                // There is to be another connection.
-                Err(SubmitError::NotConnected) if state.survives() => error,
-                Err(worse) => Error::Submit { command, error: worse },
-            }
-        })
+        Error::check_payload(&command, 0)
+            .or_else(|_| self.shared().lock().session.check_payload(&command, 0))
+    }
+
+    fn limit(&self) -> Limit {
+        match self.timeout {
+            Timeout::Default => Limit::Default,
+            Timeout::Set(None) => Limit::Never,
+            Timeout::Set(Some(timeout)) => Limit::within(timeout, Instant::now()),
+        }
     }
 
     fn terms(&self, when_full: WhenFull) -> Terms {
-        Terms { deadline: self.timeout.and_then(Deadline::after), when_full }
+        Terms { limit: self.limit(), when_full }
     }
 
     fn call<'a>(
         &'a self,
-        matter: &'a mut Matter,
+        exchange: &'a mut Exchange,
         when_full: WhenFull,
-    ) -> Pending<&'a Handle, &'a mut Matter> {
-        Pending::command(&*self.handle, matter, self.terms(when_full))
+    ) -> Pending<&'a Handle, &'a mut Exchange> {
+        Pending::new(&*self.handle, exchange, self.terms(when_full))
     }
 
     /// A call that keeps the connection, to be kept itself.
-    pub(crate) fn keep(&self, matter: Matter) -> Pending<Arc<Handle>, Matter> {
+    pub(crate) fn keep(&self, exchange: Exchange) -> Pending<Arc<Handle>, Exchange> {
         let handle = Arc::clone(&self.handle);
-        Pending::command(handle, matter, self.terms(WhenFull::Wait))
+        Pending::new(handle, exchange, self.terms(WhenFull::Wait))
     }
 }

@@ -1,13 +1,15 @@
 //! Reading and writing.
 
+use std::time::Instant;
+
 use bytes::{Bytes, BytesMut};
 use nbd_proto::{Command, CommandFlags, ReadChunk, SubmitError};
-use nbd_session::OldError as Error;
+use nbd_session::{Error, Limit};
 
 use super::Client;
 use crate::buffer::Buffer;
-use crate::calls::Matter;
-use crate::pending::Pending;
+use crate::calls::Exchange;
+use crate::pending::{Pending, Terms};
 use crate::state::WhenFull;
 
 impl Client {
@@ -16,32 +18,32 @@ impl Client {
     /// ```
     /// # use nbd_client_async::{Client, Error};
     /// # async fn example(client: &Client) -> Result<(), Error> {
-    /// let sector = client.read_at(0, 512).await?;
+    /// let sector = client.read(0, 512).await?;
     /// # Ok(()) }
     /// ```
     ///
     /// # Errors
     /// When the range is not inside the export, the server fails the command, the
     /// connection fails, or the time is over.
-    pub async fn read_at(&self, offset: u64, length: usize) -> Result<BytesMut, Error> {
+    #[doc(alias = "nbd_pread")]
+    pub async fn read(&self, offset: u64, length: usize) -> Result<Bytes, Error> {
         self.read_new(offset, length, WhenFull::Wait).await
     }
 
-    /// Reads as [`read_at`](Self::read_at), but does not wait in line.
+    /// Reads as [`read`](Self::read), but does not wait in line.
     ///
     /// ```
-    /// # use nbd_client_async::{Client, Error, proto::SubmitError};
-    /// # async fn example(client: &Client) {
-    /// match client.try_read_at(0, 512).await {
-    ///     Err(Error::Submit { error: SubmitError::Full, .. }) => println!("busy"),
+    /// # async fn example(client: &nbd_client_async::Client) {
+    /// match client.try_read(0, 512).await {
+    ///     Err(error) if error.is_full() => println!("busy"),
     ///     result => println!("{result:?}"),
     /// }
     /// # }
     /// ```
     ///
     /// # Errors
-    /// As [`read_at`](Self::read_at), and [`SubmitError::Full`].
-    pub async fn try_read_at(&self, offset: u64, length: usize) -> Result<BytesMut, Error> {
+    /// As [`read`](Self::read), and when there is [no room](Error::is_full).
+    pub async fn try_read(&self, offset: u64, length: usize) -> Result<Bytes, Error> {
         self.read_new(offset, length, WhenFull::Fail).await
     }
 
@@ -50,18 +52,16 @@ impl Client {
         offset: u64,
         length: usize,
         when_full: WhenFull,
-    ) -> Result<BytesMut, Error> {
+    ) -> Result<Bytes, Error> {
         if length as u64 > self.size() {
             // Before there is memory for it.
             let length = u32::try_from(length).unwrap_or(u32::MAX);
-            return Err(Error::Submit {
-                command: Command::read(offset, length),
-                error: SubmitError::OutOfBounds,
-            });
+            let command = Command::read(offset, length);
+            return Err(Error::not_sent(command, SubmitError::OutOfBounds));
         }
         let buffer = BytesMut::zeroed(length);
         let (result, buffer) = self.read_whole(offset, buffer, when_full).await;
-        result.map(|()| buffer)
+        result.map(|()| buffer.freeze())
     }
 
     /// Reads into the whole of a buffer of the caller's, which is given back whatever
@@ -76,32 +76,33 @@ impl Client {
     /// let mut buffer = vec![0; 65536];
     /// let mut result;
     /// for offset in [0, 65536] {
-    ///     (result, buffer) = client.read_into(offset, buffer).await;
+    ///     (result, buffer) = client.read_exact_at(buffer, offset).await;
     ///     result?;
     /// }
     /// # Ok(()) }
     /// ```
     ///
     /// # Errors
-    /// As [`read_at`](Self::read_at).
-    pub async fn read_into<B>(&self, offset: u64, buffer: B) -> (Result<(), Error>, B)
+    /// As [`read`](Self::read).
+    #[doc(alias = "nbd_pread")]
+    pub async fn read_exact_at<B>(&self, buffer: B, offset: u64) -> (Result<(), Error>, B)
     where
         B: AsMut<[u8]> + Send + 'static,
     {
         self.read_whole(offset, buffer, WhenFull::Wait).await
     }
 
-    /// Reads as [`read_into`](Self::read_into), but does not wait in line.
+    /// Reads as [`read_exact_at`](Self::read_exact_at), but does not wait in line.
     ///
     /// ```
     /// # async fn example(client: &nbd_client_async::Client) {
-    /// let (result, buffer) = client.try_read_into(0, vec![0; 512]).await;
+    /// let (result, buffer) = client.try_read_exact_at(vec![0; 512], 0).await;
     /// # }
     /// ```
     ///
     /// # Errors
-    /// As [`read_at`](Self::read_at), and [`SubmitError::Full`].
-    pub async fn try_read_into<B>(&self, offset: u64, buffer: B) -> (Result<(), Error>, B)
+    /// As [`read`](Self::read), and when there is [no room](Error::is_full).
+    pub async fn try_read_exact_at<B>(&self, buffer: B, offset: u64) -> (Result<(), Error>, B)
     where
         B: AsMut<[u8]> + Send + 'static,
     {
@@ -117,40 +118,41 @@ impl Client {
     where
         B: AsMut<[u8]> + Send + 'static,
     {
-        let terms = self.terms(when_full);
+        let mut exchange = Exchange::new(Command::read(offset, 0), Buffer::lend(buffer));
+        let length = exchange.buffer.writable().len();
+        let terms = self.terms_of(length, when_full);
         let max = self.max_request();
-        let mut matter = Matter::new(Command::read(offset, 0), Buffer::lend(buffer));
-        let length = matter.buffer.writable().len();
         let mut result = Ok(());
         let mut base = 0;
         while base < length && result.is_ok() {
             let piece = max.min(length - base);
-            matter.command = Command::read(offset.saturating_add(base as u64), piece as u32);
-            matter.base = base;
-            result = Pending::command(&*self.handle, &mut matter, terms).await;
+            exchange.command = Command::read(offset.saturating_add(base as u64), piece as u32);
+            exchange.base = base;
+            result = Pending::new(&*self.handle, &mut exchange, terms).await;
             base += piece;
         }
-        (result, returned(matter.buffer))
+        (result, returned(exchange.buffer))
     }
 
-    /// Reads as [`read_into`](Self::read_into), in one command, and tells the parts of
+    /// Reads as [`read_exact_at`](Self::read_exact_at), in one command, and tells the parts of
     /// the reply: data or hole, in whatever order the server sent them.
     ///
     /// ```
     /// # use nbd_client_async::{Client, Error, proto::CommandFlags};
     /// # async fn example(client: &Client) -> Result<(), Error> {
     /// let (result, buffer) =
-    ///     client.read_structured(0, vec![0; 65536], CommandFlags::empty()).await;
+    ///     client.read_structured(vec![0; 65536], 0, CommandFlags::empty()).await;
     /// let holes = result?.iter().filter(|chunk| chunk.hole).count();
     /// # Ok(()) }
     /// ```
     ///
     /// # Errors
-    /// As [`read_at`](Self::read_at).
+    /// As [`read`](Self::read).
+    #[doc(alias = "nbd_pread_structured")]
     pub async fn read_structured<B>(
         &self,
-        offset: u64,
         buffer: B,
+        offset: u64,
         flags: CommandFlags,
     ) -> (Result<Vec<ReadChunk>, Error>, B)
     where
@@ -158,10 +160,11 @@ impl Client {
     {
         let mut buffer = Buffer::lend(buffer);
         let length = u32::try_from(buffer.writable().len()).unwrap_or(u32::MAX);
-        let mut matter = Matter::in_parts(Command::read(offset, length).with(flags), buffer);
-        let result = self.call(&mut matter, WhenFull::Wait).await;
-        let chunks = matter.account().chunks.unwrap_or_default();
-        (result.map(|()| chunks), returned(matter.buffer))
+        let command = Command::read(offset, length).with(flags);
+        let mut exchange = Exchange::detailed(command, buffer, None);
+        let result = self.call(&mut exchange, WhenFull::Wait).await;
+        let chunks = exchange.details().chunks;
+        (result.map(|()| chunks), returned(exchange.buffer))
     }
 
     /// Writes all of `data` at `offset`.
@@ -169,8 +172,8 @@ impl Client {
     /// ```
     /// # use nbd_client_async::{Client, Error};
     /// # async fn example(client: &Client) -> Result<(), Error> {
-    /// client.write_at(0, vec![7; 512]).await?;
-    /// client.write_at(512, &b"constant data"[..]).await?;
+    /// client.write_all_at(vec![7; 512], 0).await?;
+    /// client.write_all_at(&b"constant data"[..], 512).await?;
     /// # Ok(()) }
     /// ```
     ///
@@ -178,43 +181,45 @@ impl Client {
     /// When the range is not inside the export, the export is read-only, the server
     /// fails the command, the connection fails, or the time is over. How much has been
     /// written then is unknown.
-    pub async fn write_at(&self, offset: u64, data: impl Into<Bytes>) -> Result<(), Error> {
+    #[doc(alias = "nbd_pwrite")]
+    pub async fn write_all_at(&self, data: impl Into<Bytes>, offset: u64) -> Result<(), Error> {
         self.write_whole(offset, data.into(), CommandFlags::empty(), WhenFull::Wait).await
     }
 
-    /// Writes as [`write_at`](Self::write_at), with flags such as
+    /// Writes as [`write_all_at`](Self::write_all_at), with flags such as
     /// [`CommandFlags::FUA`].
     ///
     /// ```
     /// # use nbd_client_async::{Client, Error, proto::CommandFlags};
     /// # async fn example(client: &Client) -> Result<(), Error> {
-    /// client.write_at_with(0, vec![7; 512], CommandFlags::FUA).await?;
+    /// client.write_all_at_with(vec![7; 512], 0, CommandFlags::FUA).await?;
     /// # Ok(()) }
     /// ```
     ///
     /// # Errors
-    /// As [`write_at`](Self::write_at).
-    pub async fn write_at_with(
+    /// As [`write_all_at`](Self::write_all_at).
+    #[doc(alias = "nbd_pwrite")]
+    pub async fn write_all_at_with(
         &self,
-        offset: u64,
         data: impl Into<Bytes>,
+        offset: u64,
         flags: CommandFlags,
     ) -> Result<(), Error> {
         self.write_whole(offset, data.into(), flags, WhenFull::Wait).await
     }
 
-    /// Writes as [`write_at`](Self::write_at), but does not wait in line.
+    /// Writes as [`write_all_at`](Self::write_all_at), but does not wait in line.
     ///
     /// ```
     /// # use nbd_client_async::{Client, Error};
     /// # async fn example(client: &Client) -> Result<(), Error> {
-    /// client.try_write_at(0, vec![7; 512]).await?;
+    /// client.try_write_all_at(vec![7; 512], 0).await?;
     /// # Ok(()) }
     /// ```
     ///
     /// # Errors
-    /// As [`write_at`](Self::write_at), and [`SubmitError::Full`].
-    pub async fn try_write_at(&self, offset: u64, data: impl Into<Bytes>) -> Result<(), Error> {
+    /// As [`write_all_at`](Self::write_all_at), and when there is [no room](Error::is_full).
+    pub async fn try_write_all_at(&self, data: impl Into<Bytes>, offset: u64) -> Result<(), Error> {
         self.write_whole(offset, data.into(), CommandFlags::empty(), WhenFull::Fail).await
     }
 
@@ -225,18 +230,28 @@ impl Client {
         flags: CommandFlags,
         when_full: WhenFull,
     ) -> Result<(), Error> {
-        let terms = self.terms(when_full);
+        let terms = self.terms_of(data.len(), when_full);
         let max = self.max_request();
         let mut at = offset;
         while !data.is_empty() {
             let piece = data.split_to(max.min(data.len()));
             let length = piece.len();
             let command = Command::write(at, length as u32).with(flags);
-            let mut matter = Matter::new(command, Buffer::Write(piece));
-            Pending::command(&*self.handle, &mut matter, terms).await?;
+            let mut exchange = Exchange::new(command, Buffer::Write(piece));
+            Pending::new(&*self.handle, &mut exchange, terms).await?;
             at = at.saturating_add(length as u64);
         }
         Ok(())
+    }
+
+    /// The terms of a call that may take several commands, which have one limit together.
+    fn terms_of(&self, length: usize, when_full: WhenFull) -> Terms {
+        let terms = self.terms(when_full);
+        if terms.limit != Limit::Default || length <= self.max_request() {
+            return terms;
+        }
+        let limit = self.shared().lock().session.fixed(terms.limit, Instant::now());
+        Terms { limit, ..terms }
     }
 }
 

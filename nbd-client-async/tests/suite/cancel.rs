@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::support::{Host, nbdkit, noise, on_every_runtime, once};
 use bytes::Bytes;
-use nbd_client_async::Builder;
+use nbd_client_async::ConnectOptions;
 use nbd_client_async::transport::{CommandSpec, Endpoint};
 use nbd_sim::peer::Scratch;
 
@@ -23,7 +23,7 @@ async fn dropped_futures_harm_nobody<H: Host>() {
     let server = nbdkit(&["memory", "16M"]);
     let client = H::connect(&server).await;
     let data = Bytes::from(noise(16 << 20, 3));
-    client.write_at(0, data.clone()).await.unwrap();
+    client.write_all_at(data.clone(), 0).await.unwrap();
     let workers: Vec<_> = (0..8u64)
         .map(|worker| {
             let (client, data) = (client.clone(), data.clone());
@@ -33,7 +33,7 @@ async fn dropped_futures_harm_nobody<H: Host>() {
                     chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                     let length = [512, 4096, 65536, 300][(chance >> 40) as usize % 4];
                     let at = (chance >> 20) as usize % (data.len() - length);
-                    let mut read = Box::pin(client.read_at(at as u64, length));
+                    let mut read = Box::pin(client.read(at as u64, length));
                     // A call is polled never, once, some times, or to its end.
                     let polls = (chance >> 60) as usize;
                     if polls < 8 {
@@ -57,8 +57,8 @@ async fn dropped_futures_harm_nobody<H: Host>() {
         worker.await;
     }
     assert_eq!(client.in_flight(), 0);
-    assert_eq!(client.stats().anomalies, 0);
-    let last = client.read_at(0, 4096).await.unwrap();
+    assert_eq!(client.stats().wire.anomalies, 0);
+    let last = client.read(0, 4096).await.unwrap();
     assert!(last == data.slice(..4096));
     client.disconnect().await.unwrap();
 }
@@ -87,19 +87,19 @@ async fn dropped_writes_leave_whole_data<H: Host>() {
     for round in 0..120u8 {
         // Far more than the socket takes: it is cut while a part of it has been sent.
         let buffer = Counted { data: vec![round; 8 << 20], _alive: Arc::clone(&alive) };
-        let mut write = Box::pin(client.write_at(0, Bytes::from_owner(buffer)));
+        let mut write = Box::pin(client.write_all_at(Bytes::from_owner(buffer), 0));
         assert!(once(&mut write).await.is_pending() || round > 0);
         drop(write);
         if round % 10 == 0 {
             // One of the dropped ones may have won; a mixture would be a torn request.
-            client.write_at(16 << 20, vec![round; 4096]).await.unwrap();
-            assert_eq!(client.read_at(16 << 20, 4096).await.unwrap(), vec![round; 4096]);
+            client.write_all_at(vec![round; 4096], 16 << 20).await.unwrap();
+            assert_eq!(client.read(16 << 20, 4096).await.unwrap(), vec![round; 4096]);
         }
         // One is sent to its end, and one may have begun meanwhile.
         assert!(Arc::strong_count(&alive) <= 1 + MOST, "{} buffers", Arc::strong_count(&alive));
     }
-    client.write_at(0, vec![255; 8 << 20]).await.unwrap();
-    assert!(client.read_at(0, 8 << 20).await.unwrap() == vec![255; 8 << 20]);
+    client.write_all_at(vec![255; 8 << 20], 0).await.unwrap();
+    assert!(client.read(0, 8 << 20).await.unwrap() == vec![255; 8 << 20]);
     H::until(|| Arc::strong_count(&alive) == 1).await;
     client.disconnect().await.unwrap();
 }
@@ -110,8 +110,8 @@ async fn calls_after_the_end_fail<H: Host>() {
     let other = client.clone();
     other.disconnect().await.unwrap();
     assert!(client.is_closed());
-    assert_eq!(client.read_at(0, 512).await.unwrap_err().errno(), 107);
-    let (result, buffer) = client.read_into(0, vec![5; 512]).await;
+    assert_eq!(client.read(0, 512).await.unwrap_err().errno(), 107);
+    let (result, buffer) = client.read_exact_at(vec![5; 512], 0).await;
     assert!(result.is_err() && buffer == [5; 512]);
     client.disconnect().await.unwrap();
 }
@@ -124,8 +124,8 @@ async fn connecting_for_nobody_is_given_up<H: Host>() {
     let name = pid_file.display();
     let text = format!("echo $$ >{name}.new; mv {name}.new {name}; exec sleep 100");
     let program = Endpoint::Command(CommandSpec::new("sh", ["-c", &text]));
-    let builder = Builder::<H::Runtime>::new();
-    let mut connecting = Box::pin(builder.connect(&program));
+    let connector = H::on(ConnectOptions::new().endpoint(program));
+    let mut connecting = Box::pin(connector.connect());
     assert!(once(&mut connecting).await.is_pending());
     H::until(|| pid_file.exists()).await;
     assert!(once(&mut connecting).await.is_pending());

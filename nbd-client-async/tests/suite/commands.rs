@@ -3,15 +3,13 @@
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-use crate::support::{Host, LONG, is_timeout, nbdkit, noise, on_every_runtime, once};
+use crate::support::{Host, LONG, is_timeout, nbdkit, noise, on_every_runtime, once, options};
 use bytes::{Bytes, BytesMut};
-use nbd_client_async::proto::{
-    ClientConfig, Command, CommandFlags, Limits, SubmitError, TransmissionFlags,
-};
+use nbd_client_async::proto::{Command, CommandFlags, TransmissionFlags};
 use nbd_client_async::transport::{Activation, CommandSpec, Connection, Endpoint, FdName};
 use nbd_client_async::{Client, Error, Pool};
 use nbd_sim::hostile::bytes::FLAGS;
-use nbd_sim::peer::Server;
+use nbd_sim::peer::{Scratch, Server};
 use nbd_sim::scripted::{Life, Scripted};
 
 on_every_runtime! {
@@ -33,14 +31,14 @@ on_every_runtime! {
 async fn exercise(client: &Client, size: usize) {
     assert_eq!(client.size(), size as u64);
     let data = Bytes::from(noise(size, 42));
-    client.write_at(0, data.clone()).await.unwrap();
-    assert!(client.read_at(0, size).await.unwrap() == data);
+    client.write_all_at(data.clone(), 0).await.unwrap();
+    assert!(client.read(0, size).await.unwrap() == data);
 }
 
 async fn extents_as_a_stream_and_the_parts_of_a_read<H: Host>() {
     let server = nbdkit(&["memory", "1M"]);
     let client = H::connect(&server).await;
-    client.write_at(0, noise(1 << 20, 7)).await.unwrap();
+    client.write_all_at(noise(1 << 20, 7), 0).await.unwrap();
     client.trim(65536, 65536).await.unwrap();
     let mut extents = client.extents("base:allocation", 0..1 << 20).unwrap();
     let mut total = 0;
@@ -53,7 +51,7 @@ async fn extents_as_a_stream_and_the_parts_of_a_read<H: Host>() {
     }
     assert!(total == 1 << 20 && hole);
     let (chunks, data) =
-        client.read_structured(60 << 10, vec![1; 8192], CommandFlags::empty()).await;
+        client.read_structured(vec![1; 8192], 60 << 10, CommandFlags::empty()).await;
     let chunks = chunks.unwrap();
     assert_eq!(chunks.iter().map(|chunk| chunk.length).sum::<usize>(), 8192);
     assert!(data[4096..].iter().all(|byte| *byte == 0));
@@ -64,39 +62,38 @@ async fn extents_as_a_stream_and_the_parts_of_a_read<H: Host>() {
 async fn buffers_of_every_kind_come_back<H: Host>() {
     let server = nbdkit(&["memory", "1M"]);
     let client = H::connect(&server).await;
-    client.write_at(100, vec![7; 300]).await.unwrap();
-    let (result, array) = client.read_into(100, [0; 300]).await;
+    client.write_all_at(vec![7; 300], 100).await.unwrap();
+    let (result, array) = client.read_exact_at([0; 300], 100).await;
     assert!(result.is_ok() && array == [7; 300]);
-    let (result, boxed) = client.read_into(100, vec![0; 300].into_boxed_slice()).await;
+    let (result, boxed) = client.read_exact_at(vec![0; 300].into_boxed_slice(), 100).await;
     assert!(result.is_ok() && *boxed == [7; 300]);
-    let (result, bytes) = client.read_into(100, BytesMut::zeroed(300)).await;
+    let (result, bytes) = client.read_exact_at(BytesMut::zeroed(300), 100).await;
     assert!(result.is_ok() && bytes == [7; 300][..]);
-    let (result, vector) = client.read_into(2 << 20, vec![1; 300]).await;
+    let (result, vector) = client.read_exact_at(vec![1; 300], 2 << 20).await;
     assert!(result.is_err() && vector == [1; 300]);
-    let (result, vector) = client.read_into(0, Vec::new()).await;
+    let (result, vector) = client.read_exact_at(Vec::new(), 0).await;
     assert!(result.is_ok() && vector.is_empty());
-    client.write_at(0, Bytes::new()).await.unwrap();
-    assert!(client.read_at(0, 0).await.unwrap().is_empty());
-    assert_eq!(client.read_at(0, usize::MAX).await.unwrap_err().errno(), 22);
+    client.write_all_at(Bytes::new(), 0).await.unwrap();
+    assert!(client.read(0, 0).await.unwrap().is_empty());
+    assert_eq!(client.read(0, usize::MAX).await.unwrap_err().errno(), 22);
 }
 
 async fn an_option_that_is_dropped_is_finished_by_the_next<H: Host>() {
     let list = "exportname-list=explicit";
     let server = nbdkit(&["--filter=exportname", "memory", "1M", "exportname=hello", list]);
-    let mut options = H::builder().negotiate_uri(&server.uri()).await.unwrap();
+    let mut choice = H::to(options(), &server.uri()).negotiate().await.unwrap();
     // Otherwise the answer may be there at once.
     server.stop().expect("stop");
-    let mut cut = Box::pin(options.info());
+    let mut cut = Box::pin(choice.info());
     assert!(once(&mut cut).await.is_pending());
     drop(cut);
     server.cont().expect("cont");
-    let exports = options.list().await.unwrap();
+    let exports = choice.list().await.unwrap();
     assert!(exports.iter().any(|entry| entry.name == "hello"), "{exports:?}");
-    options.go().await.unwrap().disconnect().await.unwrap();
+    choice.go().await.unwrap().disconnect().await.unwrap();
 }
 
 async fn every_endpoint<H: Host>() {
-    let builder = H::builder();
     let tcp = Server::nbdkit(&["memory", "1M"]).tcp().start().unwrap();
     let port = tcp.tcp_address().unwrap().port();
     let host = "localhost".to_owned();
@@ -108,17 +105,19 @@ async fn every_endpoint<H: Host>() {
         Endpoint::Command(command),
         Endpoint::SocketActivation(Activation::new(activated, FdName::default())),
     ] {
-        let client = builder.connect(&endpoint).await.expect("connect");
+        let connector = H::on(options().endpoint(endpoint.clone()));
+        let client = connector.connect().await.expect("connect");
         exercise(&client, 1 << 20).await;
         let has_process = matches!(endpoint, Endpoint::Command(_) | Endpoint::SocketActivation(_));
         assert_eq!(client.peer_pid().is_some(), has_process);
     }
     let socket = std::net::TcpStream::connect(tcp.tcp_address().unwrap()).unwrap();
     let connection = Connection::from_socket(socket.into()).unwrap();
-    let client = builder.connect_over(connection).await.unwrap();
+    let client = H::on(options()).connect_over(connection).await.unwrap();
     exercise(&client, 1 << 20).await;
     let nobody = Endpoint::Unix(tcp.scratch().path().join("nobody"));
-    assert!(matches!(builder.connect(&nobody).await, Err(Error::Connect(_))));
+    let refused = H::on(options().endpoint(nobody)).connect().await;
+    assert!(refused.is_err_and(|error| error.is_connect()));
 }
 
 async fn sixty_four_tasks<H: Host>() {
@@ -132,8 +131,8 @@ async fn sixty_four_tasks<H: Host>() {
                 for round in 0..20u64 {
                     let data = Bytes::from(noise(4096, index * 100 + round));
                     let at = base + round * 8192;
-                    client.write_at(at, data.clone()).await.unwrap();
-                    assert!(client.read_at(at, 4096).await.unwrap() == data);
+                    client.write_all_at(data.clone(), at).await.unwrap();
+                    assert!(client.read(at, 4096).await.unwrap() == data);
                 }
             })
         })
@@ -142,7 +141,7 @@ async fn sixty_four_tasks<H: Host>() {
         task.await;
     }
     assert_eq!(client.in_flight(), 0);
-    let stats = client.stats();
+    let stats = client.stats().wire;
     assert!(stats.writes < stats.messages_sent, "{stats:?}");
     client.disconnect().await.unwrap();
 }
@@ -150,7 +149,7 @@ async fn sixty_four_tasks<H: Host>() {
 async fn what_gathers_leaves_in_one_write<H: Host>() {
     let server = nbdkit(&["memory", "1M"]);
     let client = H::connect(&server).await;
-    client.read_at(0, 512).await.unwrap();
+    client.read(0, 512).await.unwrap();
     // The first goes at once, what comes in its wake goes together. Where the driver has a
     // thread of its own, it writes while the calls are still being made, each write with
     // all that has gathered during the one before: how much that is, is for the system to
@@ -158,15 +157,15 @@ async fn what_gathers_leaves_in_one_write<H: Host>() {
     let end = Instant::now() + LONG;
     let most = if H::PARALLEL { 32 } else { 8 };
     loop {
-        let before = client.stats();
+        let before = client.stats().wire;
         let mut calls: Vec<_> =
-            (0..64).map(|index| Box::pin(client.read_at(index * 512, 512))).collect();
+            (0..64).map(|index| Box::pin(client.read(index * 512, 512))).collect();
         std::future::poll_fn(|cx| {
             calls.retain_mut(|call| call.as_mut().poll(cx).map(Result::unwrap).is_pending());
             if calls.is_empty() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
         })
         .await;
-        let stats = client.stats();
+        let stats = client.stats().wire;
         assert_eq!(stats.messages_sent - before.messages_sent, 64);
         let writes = stats.writes - before.writes;
         if writes <= most {
@@ -178,8 +177,7 @@ async fn what_gathers_leaves_in_one_write<H: Host>() {
 
 /// A connection that takes four commands at a time.
 async fn narrow<H: Host>(server: &Server) -> Client {
-    let config = ClientConfig::new().limits(Limits::default().max_in_flight(4));
-    H::builder().config(config).connect_uri(&server.uri()).await.unwrap()
+    H::to(options().max_in_flight(4), &server.uri()).connect().await.unwrap()
 }
 
 async fn a_full_table_is_served_in_order<H: Host>() {
@@ -189,7 +187,7 @@ async fn a_full_table_is_served_in_order<H: Host>() {
     let client = narrow::<H>(&server).await;
     server.stop().expect("stop");
     let mut calls: Vec<_> =
-        (0..40u64).map(|index| Box::pin(client.write_at(index * 512, vec![1; 512]))).collect();
+        (0..40u64).map(|index| Box::pin(client.write_all_at(vec![1; 512], index * 512))).collect();
     // Everybody gets in line, then every third of those in line goes away again.
     for call in &mut calls {
         assert!(once(call).await.is_pending());
@@ -216,21 +214,21 @@ async fn a_full_table_is_told<H: Host>() {
     let server = nbdkit(&["memory", "1M"]);
     let client = narrow::<H>(&server).await;
     server.stop().expect("stop");
-    let mut calls: Vec<_> = (0..4).map(|_| Box::pin(client.read_at(0, 512))).collect();
+    let mut calls: Vec<_> = (0..4).map(|_| Box::pin(client.read(0, 512))).collect();
     for call in &mut calls {
         assert!(once(call).await.is_pending());
     }
-    let full = |result| matches!(result, Err(Error::Submit { error: SubmitError::Full, .. }));
-    assert!(full(client.try_read_at(0, 512).await.map(drop)));
-    assert!(full(client.try_write_at(0, vec![0; 512]).await));
+    let full = |result: Result<(), Error>| matches!(result, Err(error) if error.is_full());
+    assert!(full(client.try_read(0, 512).await.map(drop)));
+    assert!(full(client.try_write_all_at(vec![0; 512], 0).await));
     assert!(full(client.try_run(Command::flush()).await));
-    let (result, buffer) = client.try_read_into(0, vec![3; 9]).await;
+    let (result, buffer) = client.try_read_exact_at(vec![3; 9], 0).await;
     assert!(full(result) && buffer == [3; 9]);
     server.cont().unwrap();
     for call in calls {
         call.await.unwrap();
     }
-    client.try_read_at(0, 512).await.unwrap();
+    client.try_read(0, 512).await.unwrap();
 }
 
 async fn deadlines_fire_while_the_server_stands_still<H: Host>() {
@@ -246,8 +244,8 @@ async fn deadlines_fire_while_the_server_stands_still<H: Host>() {
                 let start = Instant::now();
                 // Some are partly sent, some are in line.
                 let result = match index % 3 {
-                    0 => hasty.write_at(index << 20, noise(4 << 20, index)).await,
-                    1 => hasty.read_into(index << 20, vec![0; 512]).await.0,
+                    0 => hasty.write_all_at(noise(4 << 20, index), index << 20).await,
+                    1 => hasty.read_exact_at(vec![0; 512], index << 20).await.0,
                     _ => hasty.flush().await,
                 };
                 (result, start.elapsed())
@@ -263,16 +261,18 @@ async fn deadlines_fire_while_the_server_stands_still<H: Host>() {
     server.cont().unwrap();
     drop(client);
 
+    // Another one: nbdkit 1.32 can fail an assertion of its own when clients vanish.
+    let server = nbdkit(&["memory", "64M"]);
     let client = H::connect(&server).await;
     server.stop().expect("stop");
     let hasty = client.with_timeout(Some(timeout));
-    assert!(is_timeout(&hasty.write_at(0, noise(32 << 20, 1)).await));
-    assert!(is_timeout(&hasty.read_at(0, 512).await));
+    assert!(is_timeout(&hasty.write_all_at(noise(32 << 20, 1), 0).await));
+    assert!(is_timeout(&hasty.read(0, 512).await));
     server.cont().unwrap();
     // What was partly sent is sent to its end, and the connection lives on.
     let data = Bytes::from(noise(1 << 20, 5));
-    client.write_at(48 << 20, data.clone()).await.unwrap();
-    assert!(client.read_at(48 << 20, 1 << 20).await.unwrap() == data);
+    client.write_all_at(data.clone(), 48 << 20).await.unwrap();
+    assert!(client.read(48 << 20, 1 << 20).await.unwrap() == data);
     client.disconnect().await.unwrap();
 }
 
@@ -282,7 +282,7 @@ async fn the_last_handle_ends_the_session<H: Host>() {
     let client = H::connect(&server).await;
     let other = client.clone();
     drop(client);
-    other.read_at(0, 512).await.unwrap();
+    other.read(0, 512).await.unwrap();
     drop(other);
     H::until(|| server.log().contains("NBD_CMD_DISC") || server.log().contains("client sent disc"))
         .await;
@@ -290,13 +290,16 @@ async fn the_last_handle_ends_the_session<H: Host>() {
 }
 
 async fn a_pool_survives_the_death_of_a_connection<H: Host>() {
-    let server = nbdkit(&["memory", "1M"]);
-    let pool = H::builder().connect_pool(&server.uri(), 3).await.unwrap();
+    // nbdkit 1.32 can fail an assertion of its own when clients vanish.
+    let scratch = Scratch::new().unwrap();
+    let disk = scratch.raw_image("disk", 1 << 20).unwrap();
+    let server = Server::qemu_nbd(&["--shared=4", "-f", "raw"]).arg(&disk).start().unwrap();
+    let pool = H::to(options(), &server.uri()).connect_pool(3).await.unwrap();
     H::until(|| pool.clients().len() == 3).await;
-    pool.write_at(0, vec![9; 4096]).await.unwrap();
+    pool.write_all_at(vec![9; 4096], 0).await.unwrap();
     pool.flush().await.unwrap();
     server.stop().expect("stop");
-    let mut reads: Vec<_> = (0..30).map(|_| Box::pin(pool.read_at(0, 4096))).collect();
+    let mut reads: Vec<_> = (0..30).map(|_| Box::pin(pool.read(0, 4096))).collect();
     for read in &mut reads {
         assert!(once(read).await.is_pending());
     }
@@ -309,10 +312,10 @@ async fn a_pool_survives_the_death_of_a_connection<H: Host>() {
         assert_eq!(read.await.unwrap(), vec![9; 4096]);
     }
     H::until(|| pool.clients()[1].is_closed()).await;
-    assert_eq!(pool.read_at(0, 4096).await.unwrap(), vec![9; 4096]);
-    let (result, _) = pool.read_into(0, vec![0; 512]).await;
+    assert_eq!(pool.read(0, 4096).await.unwrap(), vec![9; 4096]);
+    let (result, _) = pool.read_exact_at(vec![0; 512], 0).await;
     result.unwrap();
-    pool.write_at(0, vec![8; 512]).await.unwrap();
+    pool.write_all_at(vec![8; 512], 0).await.unwrap();
     pool.flush().await.unwrap();
     pool.disconnect().await.unwrap();
     assert!(Pool::new(Vec::new()).flush().await.is_err());
@@ -320,17 +323,17 @@ async fn a_pool_survives_the_death_of_a_connection<H: Host>() {
 
 async fn a_pool_grows_beside_its_work<H: Host>() {
     let server = nbdkit(&["--filter=limit", "memory", "1M", "limit=2"]);
-    let pool = H::builder().connect_pool(&server.uri(), 4).await.unwrap();
-    pool.write_at(0, vec![1; 512]).await.unwrap();
+    let pool = H::to(options(), &server.uri()).connect_pool(4).await.unwrap();
+    pool.write_all_at(vec![1; 512], 0).await.unwrap();
     pool.flush().await.unwrap();
     H::until(|| pool.clients().len() == 2).await;
     pool.disconnect().await.unwrap();
     // The second connection is accepted, and then nobody says anything.
     let flags = FLAGS | TransmissionFlags::CAN_MULTI_CONN.bits();
     let server = Scripted::start(move |_| Life { flags, ..Life::default() });
-    let pool = H::builder().connect_pool(&server.uri(), 4).await.unwrap();
+    let pool = H::to(options(), &server.uri()).connect_pool(4).await.unwrap();
     for _ in 0..10 {
-        pool.read_at(0, 512).await.unwrap();
+        pool.read(0, 512).await.unwrap();
         pool.flush().await.unwrap();
     }
     assert_eq!(pool.clients().len(), 1);
@@ -339,8 +342,8 @@ async fn a_pool_grows_beside_its_work<H: Host>() {
 
 async fn a_pool_has_one_connection_where_more_are_not_safe<H: Host>() {
     let server = nbdkit(&["--filter=multi-conn", "memory", "1M", "multi-conn-mode=disable"]);
-    let pool = H::builder().timeout(LONG).connect_pool(&server.uri(), 3).await.unwrap();
+    let pool = H::to(options(), &server.uri()).connect_pool(3).await.unwrap();
     assert_eq!(pool.clients().len(), 1);
-    pool.write_at(0, vec![9; 512]).await.unwrap();
+    pool.write_all_at(vec![9; 512], 0).await.unwrap();
     pool.flush().await.unwrap();
 }

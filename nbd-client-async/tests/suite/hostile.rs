@@ -12,7 +12,7 @@ use std::task::Poll;
 use nbd_client_async::proto::{ClientConfig, Command, CommandType, TlsPolicy};
 use nbd_client_async::transport::Connection;
 use nbd_client_async::transport::tls::{TlsConfig, TlsConnector};
-use nbd_client_async::{Builder, Client, Error};
+use nbd_client_async::{Client, ConnectOptions, Error};
 use nbd_sim::hostile::{
     Ask, Case, Failure, Guarded, OVERTAKEN, Played, overtake, play_scenes, play_secrets, tour,
 };
@@ -67,9 +67,10 @@ on_every_runtime!(
 
 /// X63: a write whose reply overtakes its payload ends with its last byte.
 async fn write<H: Host>(config: &ClientConfig, connection: Connection) -> Result<(), Failure> {
-    let builder = Builder::<H::Runtime>::new().config(config.clone()).timeout(LONG);
-    let client = builder.connect_over(connection).await?;
-    let mut write = Box::pin(client.write_at(0, vec![7; OVERTAKEN.length as usize]));
+    let options = ConnectOptions::new().config(config.clone());
+    let options = options.connect_timeout(LONG).request_timeout(LONG);
+    let client = H::on(options).connect_over(connection).await?;
+    let mut write = Box::pin(client.write_all_at(vec![7; OVERTAKEN.length as usize], 0));
     let mut flush = Box::pin(client.flush());
     let written = poll_fn(|cx| {
         let written = write.as_mut().poll(cx);
@@ -81,27 +82,30 @@ async fn write<H: Host>(config: &ClientConfig, connection: Connection) -> Result
 
 async fn play<H: Host>(tls: &TlsConnector, case: &Case, uri: &str) -> Played {
     let mut played = Played::default();
-    let builder = Builder::<H::Runtime>::new()
-        .tls(TlsPolicy::Disable, tls.clone())
+    let patience = case.patience(case.connects_or_fails());
+    let options = ConnectOptions::new()
+        .tls_connector(TlsPolicy::Disable, tls.clone())
         .config(case.config.clone())
-        .timeout(case.patience(case.connects_or_fails()));
+        .connect_timeout(patience)
+        .request_timeout(patience);
+    let connector = H::to(options, uri);
     match case.asks {
-        Ask::Export => match builder.connect_uri(uri).await {
+        Ask::Export => match connector.connect().await {
             Ok(client) => {
-                played.connected = Some(Ok(client.negotiated().clone()));
+                played.connected = Some(Ok((*client.negotiated()).clone()));
                 talk(case, &client, &mut played).await;
             }
             Err(error) => played.connected = Some(Err(error.into())),
         },
         Ask::Exports => {
-            let exports = match builder.negotiate_uri(uri).await {
+            let exports = match connector.negotiate().await {
                 Ok(mut options) => options.list().await,
                 Err(error) => Err(error),
             };
             played.listed = Some(named(exports, |export| export.name));
         }
         Ask::Contexts => {
-            let contexts = match builder.negotiate_uri(uri).await {
+            let contexts = match connector.negotiate().await {
                 Ok(mut options) => options.list_meta_contexts(&[]).await,
                 Err(error) => Err(error),
             };
@@ -130,15 +134,15 @@ async fn run(client: &Client, command: Command) -> (Result<(), Error>, Guarded) 
     let buffer = Guarded::of(&command);
     match command.kind {
         CommandType::Read if command.flags.is_empty() => {
-            client.read_into(command.offset, buffer).await
+            client.read_exact_at(buffer, command.offset).await
         }
         CommandType::Read => {
-            let read = client.read_structured(command.offset, buffer, command.flags).await;
+            let read = client.read_structured(buffer, command.offset, command.flags).await;
             (read.0.map(drop), read.1)
         }
         CommandType::Write => {
             let data = buffer.as_ref().to_vec();
-            (client.write_at_with(command.offset, data, command.flags).await, buffer)
+            (client.write_all_at_with(data, command.offset, command.flags).await, buffer)
         }
         _ => (client.run(command).await, buffer),
     }

@@ -1,5 +1,7 @@
 //! One suite for every runtime: what works on one must work on all.
 
+mod asked;
+mod awake;
 mod cancel;
 mod commands;
 mod hostile;

@@ -12,11 +12,11 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use crate::support::{Host, LONG, is_timeout, noise, on_every_runtime, once};
-use nbd_client_async::proto::{ClientConfig, Command, Errno, Limits, SubmitError};
+use crate::support::{Host, LONG, cause, is_timeout, noise, on_every_runtime, once, options};
+use nbd_client_async::proto::{Command, Errno};
 use nbd_client_async::session::replay::{Changed, RecoveryError};
 use nbd_client_async::transport::{CommandSpec, Connection, Endpoint};
-use nbd_client_async::{Builder, Client, ConnectionState, Error, Reconnect};
+use nbd_client_async::{Client, Error, ErrorKind, Reconnect, State};
 use nbd_sim::peer::{Scratch, nbd_program, tool};
 
 on_every_runtime! {
@@ -128,12 +128,12 @@ impl Phoenix {
     }
 
     async fn client<H: Host>(&self, policy: Reconnect) -> Client {
-        H::builder().reconnect(policy).connect_uri(&self.uri()).await.unwrap()
+        H::to(options().reconnect(policy), &self.uri()).connect().await.unwrap()
     }
 
     async fn lost_by<H: Host>(&mut self, client: &Client) {
         self.kill();
-        H::until(|| client.connection_state() != ConnectionState::Connected).await;
+        H::until(|| client.state() != State::Ready).await;
     }
 }
 
@@ -162,11 +162,11 @@ async fn under_fire<H: Host>(mut server: Phoenix) {
                 while !stop.load(Ordering::Relaxed) {
                     let data = noise(20_000, (worker * 1000 + round) as u64);
                     let at = part + (round * 4096 % (SIZE / 8)) as u64;
-                    client.write_at(at, data.clone()).await.unwrap();
+                    client.write_all_at(data.clone(), at).await.unwrap();
                     if round.is_multiple_of(10) {
                         client.flush().await.unwrap();
                     }
-                    assert!(client.read_at(at, data.len()).await.unwrap() == data);
+                    assert!(client.read(at, data.len()).await.unwrap() == data);
                     round += 1;
                     rounds.fetch_add(1, Ordering::Relaxed);
                 }
@@ -184,7 +184,7 @@ async fn under_fire<H: Host>(mut server: Phoenix) {
         worker.await;
     }
     H::until(|| client.reconnects() >= 4).await;
-    assert_eq!(client.connection_state(), ConnectionState::Connected);
+    assert_eq!(client.state(), State::Ready);
     client.disconnect().await.unwrap();
 }
 
@@ -197,15 +197,15 @@ async fn nothing_acknowledged_is_lost_with_a_servers_memory<H: Host>() {
 async fn memory_comes_back<H: Host>(mut server: Phoenix) {
     let client = server.client::<H>(POLICY.keep_unflushed(SIZE as u64 * 4)).await;
     let mut disk = noise(SIZE, 5);
-    client.write_at(0, disk.clone()).await.unwrap();
+    client.write_all_at(disk.clone(), 0).await.unwrap();
     for round in 0..3_usize {
         let (at, patch) = (round * 1000 + 17, noise(5000, round as u64));
-        client.write_at(at as u64, patch.clone()).await.unwrap();
+        client.write_all_at(patch.clone(), at as u64).await.unwrap();
         disk[at..at + patch.len()].copy_from_slice(&patch);
         client.write_zeroes(60_000, 4096, Default::default()).await.unwrap();
         disk[60_000..64_096].fill(0);
         server.start(&[]);
-        let found = client.read_at(0, SIZE).await.unwrap();
+        let found = client.read(0, SIZE).await.unwrap();
         assert!(found == disk, "round {round}");
         assert_eq!(client.reconnects(), round as u64 + 1);
     }
@@ -215,14 +215,14 @@ async fn memory_comes_back<H: Host>(mut server: Phoenix) {
 async fn a_flush_tells_once_of_what_may_be_lost<H: Host>() {
     let mut server = Phoenix::with_memory();
     let client = server.client::<H>(POLICY).await;
-    client.write_at(0, vec![1; 512]).await.unwrap();
+    client.write_all_at(vec![1; 512], 0).await.unwrap();
     client.flush().await.unwrap();
     server.start(&[]);
     client.flush().await.unwrap();
-    client.write_at(0, vec![1; 512]).await.unwrap();
+    client.write_all_at(vec![1; 512], 0).await.unwrap();
     server.start(&[]);
     let error = client.flush().await.unwrap_err();
-    assert!(matches!(error, Error::Recovery(RecoveryError::UnflushedLost)), "{error}");
+    assert_eq!(error.recovery(), Some(&RecoveryError::UnflushedLost), "{error}");
     assert_eq!(error.errno(), Errno::Io.to_linux());
     client.flush().await.unwrap();
     client.disconnect().await.unwrap();
@@ -230,33 +230,31 @@ async fn a_flush_tells_once_of_what_may_be_lost<H: Host>() {
 
 async fn time_goes_on_while_nobody_is_there<H: Host>() {
     let mut server = Phoenix::with_file();
-    let limits = Limits::default().max_in_flight(2);
-    let builder = H::builder().config(ClientConfig::new().limits(limits)).reconnect(POLICY);
-    let client = builder.connect_uri(&server.uri()).await.unwrap();
-    client.write_at(0, noise(4096, 9)).await.unwrap();
+    let options = options().max_in_flight(2).reconnect(POLICY);
+    let client = H::to(options, &server.uri()).connect().await.unwrap();
+    client.write_all_at(noise(4096, 9), 0).await.unwrap();
     server.lost_by::<H>(&client).await;
-    assert_eq!(client.connection_state(), ConnectionState::Reconnecting);
+    assert_eq!(client.state(), State::Reconnecting);
     let hasty = client.with_timeout(Some(Duration::from_millis(50)));
-    let read = hasty.read_at(0, 512).await;
+    let read = hasty.read(0, 512).await;
     assert!(is_timeout(&read), "{read:?}");
     assert!(read.unwrap_err().to_string().contains("reconnecting"));
     // What is wrong with a command is told as ever.
     let wrong = client.run(Command::read(0, 512)).await.unwrap_err();
-    assert!(matches!(wrong, Error::BufferLength { .. }), "{wrong}");
+    assert_eq!(wrong.kind(), ErrorKind::NotSent, "{wrong}");
     // What waits is bounded, but for those who say that they wait in line.
-    let mut reads: Vec<_> = (0..3).map(|_| Box::pin(client.read_at(0, 4096))).collect();
+    let mut reads: Vec<_> = (0..3).map(|_| Box::pin(client.read(0, 4096))).collect();
     for read in &mut reads {
         assert!(once(read).await.is_pending());
     }
-    let full = client.try_read_at(0, 512).await.unwrap_err();
-    assert!(matches!(full, Error::Submit { error: SubmitError::Full, .. }), "{full}");
+    let full = client.try_read(0, 512).await.unwrap_err();
+    assert!(full.is_full(), "{full}");
     // Dropping gives the place to the next.
     drop(reads.remove(0));
     let watcher = client.clone();
-    let watched =
-        H::spawn(async move { watcher.connection_change(ConnectionState::Reconnecting).await });
+    let watched = H::spawn(async move { watcher.state_change(State::Reconnecting).await });
     server.start(&[]);
-    assert_eq!(watched.await, ConnectionState::Connected);
+    assert_eq!(watched.await, State::Ready);
     for read in reads {
         assert!(read.await.unwrap() == noise(4096, 9));
     }
@@ -267,7 +265,7 @@ async fn time_goes_on_while_nobody_is_there<H: Host>() {
 async fn patience_has_an_end<H: Host>() {
     // A busy machine may miss all chances to try in a short while.
     for patience in [300, 3_000, 20_000].map(Duration::from_millis) {
-        if matches!(*impatient::<H>(patience).await, Error::Connect(_)) {
+        if impatient::<H>(patience).await.is_connect() {
             return;
         }
     }
@@ -276,20 +274,20 @@ async fn patience_has_an_end<H: Host>() {
 
 /// Loses its server for good. Returns what was the trouble when patience was over: the last
 /// attempt, or the loss itself when there was no time for any.
-async fn impatient<H: Host>(patience: Duration) -> Arc<Error> {
+async fn impatient<H: Host>(patience: Duration) -> Error {
     let mut server = Phoenix::with_file();
     let client = server.client::<H>(POLICY.give_up_after(patience)).await;
     server.kill();
     let start = Instant::now();
-    let (one, two) = (client.read_at(0, 512), client.write_at(0, vec![1; 512]));
+    let (one, two) = (client.read(0, 512), client.write_all_at(vec![1; 512], 0));
     let error = one.await.unwrap_err();
     assert!(start.elapsed() < LONG);
-    let Error::NotReconnected { after, cause } = &error else { panic!("{error}") };
-    assert!(*after >= patience && cause.is_transient(), "{after:?}: {cause}");
+    let cause = cause(&error);
+    assert!(start.elapsed() >= patience && cause.is_transient(), "{cause}");
     assert!(two.await.is_err());
-    assert_eq!(client.connection_state(), ConnectionState::Closed);
+    assert_eq!(client.state(), State::Closed);
     assert!(client.is_closed());
-    Arc::clone(cause)
+    cause.clone()
 }
 
 /// Connecting succeeds each time, and is of no use.
@@ -301,11 +299,12 @@ async fn a_command_that_kills_every_server_does_not_go_on_for_ever<H: Host>() {
     // Longer than one attempt takes, and shorter than the call may.
     for patience in [1, 5, 25].map(Duration::from_secs) {
         let policy = POLICY.give_up_after(patience);
-        let client = H::builder().reconnect(policy).connect(&endpoint).await.unwrap();
+        let client =
+            H::on(options().reconnect(policy).endpoint(endpoint.clone())).connect().await.unwrap();
         let first = client.peer_pid().unwrap();
-        client.write_at(0, vec![1; 512]).await.unwrap();
-        let error = client.read_at(0, 512).await.unwrap_err();
-        assert!(matches!(error, Error::NotReconnected { .. }), "{error}");
+        client.write_all_at(vec![1; 512], 0).await.unwrap();
+        let error = client.read(0, 512).await.unwrap_err();
+        assert!(cause(&error).is_transient(), "{error}");
         if client.reconnects() > 0 {
             assert_ne!(client.peer_pid(), Some(first));
             return;
@@ -321,18 +320,18 @@ async fn a_changed_export_ends_it<H: Host>() {
     let disk = OpenOptions::new().write(true).open(server.disk()).unwrap();
     disk.set_len(SIZE as u64 / 2).unwrap();
     server.start(&[]);
-    let error = client.read_at(0, 512).await.unwrap_err();
+    let error = client.read(0, 512).await.unwrap_err();
     let (was, is) = (SIZE as u64, SIZE as u64 / 2);
     let size = RecoveryError::Changed(Changed::Size { was, is });
-    assert!(matches!(&error, Error::Recovery(told) if *told == size), "{error}");
+    assert_eq!(error.recovery(), Some(&size), "{error}");
     assert!(client.is_closed());
     // Another client, another change: reads would do, but writes were promised.
     let client = server.client::<H>(POLICY).await;
     server.lost_by::<H>(&client).await;
     server.start(&["--readonly"]);
-    let error = client.read_at(0, 512).await.unwrap_err();
+    let error = client.read(0, 512).await.unwrap_err();
     let told = RecoveryError::Changed(Changed::ReadOnly);
-    assert!(matches!(&error, Error::Recovery(error) if *error == told), "{error}");
+    assert_eq!(error.recovery(), Some(&told), "{error}");
 }
 
 /// Whoever listens in the server's place after its end says this.
@@ -356,9 +355,9 @@ async fn what_is_no_server_is_left_at_once<H: Host>() {
             }
         }
     });
-    let error = client.read_at(0, 512).await.unwrap_err();
-    let Error::NotReconnected { cause, .. } = &error else { panic!("{error}") };
-    assert!(matches!(**cause, Error::Protocol(_)), "{cause}");
+    let error = client.read(0, 512).await.unwrap_err();
+    let cause = cause(&error);
+    assert_eq!(cause.kind(), ErrorKind::Protocol, "{cause}");
     assert_eq!(visits.load(Ordering::Relaxed), 1);
     drop(UnixStream::connect(server.socket()));
     host.join().unwrap();
@@ -368,8 +367,8 @@ async fn a_stream_is_made_again_by_whoever_made_it<H: Host>() {
     let mut server = Phoenix::with_file();
     let socket = UnixStream::connect(server.socket()).unwrap();
     let connection = Connection::from_socket(socket.into()).unwrap();
-    let handed = H::builder().reconnect(POLICY).connect_over(connection).await.unwrap_err();
-    assert!(matches!(handed, Error::Recovery(RecoveryError::NoWayBack)), "{handed}");
+    let handed = H::on(options().reconnect(POLICY)).connect_over(connection).await.unwrap_err();
+    assert_eq!(handed.recovery(), Some(&RecoveryError::NoWayBack), "{handed}");
     let (path, dials) = (server.socket(), Arc::new(AtomicUsize::new(0)));
     let counted = Arc::clone(&dials);
     let dial = move || {
@@ -377,11 +376,10 @@ async fn a_stream_is_made_again_by_whoever_made_it<H: Host>() {
         let path = path.clone();
         async move { smol::net::unix::UnixStream::connect(path).await }
     };
-    let builder: Builder<H::Runtime> = H::builder().reconnect(POLICY);
-    let client = builder.connect_with(dial).await.unwrap();
-    client.write_at(0, vec![3; 512]).await.unwrap();
+    let client = H::on(options().reconnect(POLICY)).connect_with(dial).await.unwrap();
+    client.write_all_at(vec![3; 512], 0).await.unwrap();
     server.start(&[]);
-    assert!(client.read_at(0, 512).await.unwrap() == vec![3; 512]);
+    assert!(client.read(0, 512).await.unwrap() == vec![3; 512]);
     assert!(dials.load(Ordering::Relaxed) >= 2);
     client.disconnect().await.unwrap();
 }
@@ -394,14 +392,13 @@ async fn a_panic_in_the_way_to_connect_ends_it<H: Host>() {
         assert!(first.swap(false, Ordering::Relaxed), "the caller's own panic");
         smol::net::unix::UnixStream::connect(path.clone())
     };
-    let builder: Builder<H::Runtime> = H::builder().reconnect(POLICY);
-    let client = builder.connect_with(dial).await.unwrap();
+    let client = H::on(options().reconnect(POLICY)).connect_with(dial).await.unwrap();
     server.start(&[]);
     let other = client.clone();
-    let waits = H::spawn(async move { other.read_at(0, 512).await });
+    let waits = H::spawn(async move { other.read(0, 512).await });
     H::until(|| client.is_closed()).await;
-    for error in [waits.await.unwrap_err(), client.read_at(0, 512).await.unwrap_err()] {
-        assert!(matches!(error, Error::Stopped), "{error}");
+    for error in [waits.await.unwrap_err(), client.read(0, 512).await.unwrap_err()] {
+        assert_eq!(error.kind(), ErrorKind::Stopped, "{error}");
     }
 }
 
@@ -418,13 +415,12 @@ async fn a_stream_that_is_shut_down_is_made_again<H: Host>() {
             smol::Async::new(stream)
         }
     };
-    let builder: Builder<H::Runtime> = H::builder().reconnect(POLICY);
-    let client = builder.connect_with(dial).await.unwrap();
+    let client = H::on(options().reconnect(POLICY)).connect_with(dial).await.unwrap();
     for (round, how) in [Shutdown::Write, Shutdown::Read, Shutdown::Both].into_iter().enumerate() {
-        client.write_at(0, vec![round as u8; 512]).await.unwrap();
+        client.write_all_at(vec![round as u8; 512], 0).await.unwrap();
         last.lock().unwrap().take().unwrap().shutdown(how).unwrap();
-        client.write_at(512, vec![round as u8; 512]).await.unwrap();
-        assert!(client.read_at(0, 1024).await.unwrap() == vec![round as u8; 1024]);
+        client.write_all_at(vec![round as u8; 512], 512).await.unwrap();
+        assert!(client.read(0, 1024).await.unwrap() == vec![round as u8; 1024]);
         assert_eq!(client.reconnects(), round as u64 + 1);
     }
     client.disconnect().await.unwrap();
@@ -433,23 +429,23 @@ async fn a_stream_that_is_shut_down_is_made_again<H: Host>() {
 async fn a_disconnect_waits_until_all_is_put_back<H: Host>() {
     let mut server = Phoenix::with_memory();
     let client = server.client::<H>(POLICY.keep_unflushed(1 << 20)).await;
-    client.write_at(0, vec![7; 4096]).await.unwrap();
+    client.write_all_at(vec![7; 4096], 0).await.unwrap();
     server.lost_by::<H>(&client).await;
     let mut leaving = Box::pin(client.disconnect());
     assert!(once(&mut leaving).await.is_pending());
     server.start(&[]);
     leaving.await.unwrap();
-    let other = H::builder().connect_uri(&server.uri()).await.unwrap();
-    assert!(other.read_at(0, 4096).await.unwrap() == vec![7; 4096]);
+    let other = H::to(options(), &server.uri()).connect().await.unwrap();
+    assert!(other.read(0, 4096).await.unwrap() == vec![7; 4096]);
     // And so does the last handle that goes.
     let client = server.client::<H>(POLICY.keep_unflushed(1 << 20)).await;
-    client.write_at(0, vec![8; 4096]).await.unwrap();
+    client.write_all_at(vec![8; 4096], 0).await.unwrap();
     server.lost_by::<H>(&client).await;
     drop(client);
     server.start(&[]);
-    let other = H::builder().connect_uri(&server.uri()).await.unwrap();
+    let other = H::to(options(), &server.uri()).connect().await.unwrap();
     let end = Instant::now() + LONG;
-    while other.read_at(0, 4096).await.unwrap() != vec![8; 4096] {
+    while other.read(0, 4096).await.unwrap() != vec![8; 4096] {
         assert!(Instant::now() < end, "what was acknowledged is lost");
         H::pause(Duration::from_millis(5)).await;
     }
@@ -457,18 +453,18 @@ async fn a_disconnect_waits_until_all_is_put_back<H: Host>() {
 
 async fn a_pool_keeps_its_word<H: Host>() {
     let mut server = Phoenix::with_memory();
-    let keeping = H::builder().reconnect(POLICY.keep_unflushed(1 << 20));
-    let pool = keeping.connect_pool(&server.uri(), 3).await.unwrap();
+    let keeping = options().reconnect(POLICY.keep_unflushed(1 << 20));
+    let pool = H::to(keeping, &server.uri()).connect_pool(3).await.unwrap();
     assert_eq!(pool.clients().len(), 1);
-    let pool = H::builder().reconnect(POLICY).connect_pool(&server.uri(), 3).await.unwrap();
+    let pool = H::to(options().reconnect(POLICY), &server.uri()).connect_pool(3).await.unwrap();
     H::until(|| pool.clients().len() == 3).await;
     // The write was on one connection; a flush on another one alone would know nothing.
-    pool.clients()[2].write_at(0, vec![1; 512]).await.unwrap();
+    pool.clients()[2].write_all_at(vec![1; 512], 0).await.unwrap();
     server.start(&[]);
     let error = pool.flush().await.unwrap_err();
-    assert!(matches!(error, Error::Recovery(RecoveryError::UnflushedLost)), "{error}");
+    assert_eq!(error.recovery(), Some(&RecoveryError::UnflushedLost), "{error}");
     pool.flush().await.unwrap();
-    assert!(pool.read_at(0, 512).await.unwrap() == vec![0; 512]);
+    assert!(pool.read(0, 512).await.unwrap() == vec![0; 512]);
     pool.disconnect().await.unwrap();
 }
 
@@ -489,17 +485,17 @@ async fn who_gave_up_waiting_leaves_nothing_behind<H: Host>() {
     let (first, second) = (Waker::from(Arc::clone(&before)), Waker::from(Arc::clone(&woken)));
     for _ in 0..100 {
         // It goes from one task to another before it is dropped.
-        let mut change = Box::pin(client.connection_change(ConnectionState::Connected));
+        let mut change = Box::pin(client.state_change(State::Ready));
         assert!(change.as_mut().poll(&mut Context::from_waker(&first)).is_pending());
         assert!(change.as_mut().poll(&mut Context::from_waker(&second)).is_pending());
     }
     assert_eq!((Arc::strong_count(&before), Arc::strong_count(&woken)), (2, 2));
     // Who still waits is woken, and where it was polled last.
-    let mut change = Box::pin(client.connection_change(ConnectionState::Connected));
+    let mut change = Box::pin(client.state_change(State::Ready));
     assert!(change.as_mut().poll(&mut Context::from_waker(&first)).is_pending());
     assert!(change.as_mut().poll(&mut Context::from_waker(&second)).is_pending());
     server.lost_by::<H>(&client).await;
-    assert_eq!(change.await, ConnectionState::Reconnecting);
+    assert_eq!(change.await, State::Reconnecting);
     assert_eq!((before.0.load(Ordering::SeqCst), woken.0.load(Ordering::SeqCst)), (0, 1));
     assert_eq!((Arc::strong_count(&before), Arc::strong_count(&woken)), (2, 2));
     server.start(&[]);

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::{Host, on_every_runtime};
+use crate::support::{Host, cause, on_every_runtime, options};
 use nbd_client_async::proto::{CommandFlags, ContextId, HeaderStyle, TlsPolicy, TransmissionFlags};
 use nbd_client_async::session::replay::{Changed, RecoveryError};
-use nbd_client_async::transport::tls::{TlsConfig, TlsConnector};
-use nbd_client_async::{Client, Error, Reconnect};
+use nbd_client_async::transport::tls::TlsConfig;
+use nbd_client_async::{Client, ErrorKind, Reconnect};
 use nbd_sim::hostile::bytes::{FLAGS, SIZE};
 use nbd_sim::peer::{Scratch, Server};
 use nbd_sim::scripted::{Life, Scripted};
@@ -23,8 +23,8 @@ const POLICY: Reconnect =
     Reconnect::new().first_delay(Duration::from_millis(2)).max_delay(Duration::from_millis(10));
 
 async fn connect<H: Host>(server: &Scripted, policy: Reconnect) -> Client {
-    let builder = H::builder().reconnect(policy).meta_context("x:y");
-    builder.connect_uri(&server.uri()).await.unwrap()
+    let options = options().reconnect(policy).meta_context("x:y");
+    H::to(options, &server.uri()).connect().await.unwrap()
 }
 
 /// The other connection has other numbers for the same contexts, and even swaps them.
@@ -70,10 +70,9 @@ async fn each_change_has_an_error_of_its_own<H: Host>() {
         let lives = [first.clone(), second];
         let server = Scripted::start(move |n| lives[n.min(1)].clone());
         let client = connect::<H>(&server, POLICY).await;
-        client.read_at(0, 512).await.unwrap();
-        let error = client.read_at(0, 512).await.unwrap_err();
-        let Error::Recovery(RecoveryError::Changed(told)) = &error else { panic!("{error}") };
-        assert_eq!(*told, changed);
+        client.read(0, 512).await.unwrap();
+        let error = client.read(0, 512).await.unwrap_err();
+        assert_eq!(error.recovery(), Some(&RecoveryError::Changed(changed)), "{error}");
         assert_eq!(client.reconnects(), 0);
         assert!(client.is_closed());
     }
@@ -83,18 +82,18 @@ async fn each_change_has_an_error_of_its_own<H: Host>() {
 async fn patience_begins_anew_with_each_answer<H: Host>() {
     let server = Scripted::start(|_| Life { replies: 1, ..Life::default() });
     let patience = Duration::from_millis(800);
-    let builder = H::builder().reconnect(POLICY.give_up_after(patience));
-    let client = builder.connect_uri(&server.uri()).await.unwrap();
+    let options = options().reconnect(POLICY.give_up_after(patience));
+    let client = H::to(options, &server.uri()).connect().await.unwrap();
     let begun = Instant::now();
     while begun.elapsed() < patience * 2 {
-        client.read_at(0, 512).await.unwrap();
+        client.read(0, 512).await.unwrap();
     }
     assert!(client.reconnects() > 3, "{}", client.reconnects());
     drop(client);
 }
 
 /// A directory with a server's certificate and key, of an authority of its own.
-fn identity() -> Scratch {
+pub(crate) fn identity() -> Scratch {
     let scratch = Scratch::new().unwrap();
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(Vec::new()).unwrap();
@@ -121,9 +120,8 @@ fn give(from: &Scratch, to: &Scratch) {
     }
 }
 
-fn connector(dir: &Scratch) -> TlsConnector {
-    let config = TlsConfig::new().directory(dir.path()).server_name("localhost");
-    config.connector().unwrap()
+pub(crate) fn credentials(dir: &Scratch) -> TlsConfig {
+    TlsConfig::new().directory(dir.path()).server_name("localhost")
 }
 
 async fn tls_is_made_again_and_checked_again<H: Host>() {
@@ -132,23 +130,23 @@ async fn tls_is_made_again_and_checked_again<H: Host>() {
     let certificates = format!("--tls-certificates={}", shown.path().display());
     let mut server =
         Server::nbdkit(&["--tls=require", &certificates, "pattern", "1M"]).start().unwrap();
-    let builder = H::builder().reconnect(POLICY).tls(TlsPolicy::Require, connector(&ours));
-    let client = builder.connect_uri(&server.uri()).await.unwrap();
+    let options = options().reconnect(POLICY).tls(TlsPolicy::Require, credentials(&ours));
+    let client = H::to(options, &server.uri()).connect().await.unwrap();
     for times in 0..3 {
-        assert_eq!(client.read_at(8, 8).await.unwrap()[..], 8u64.to_be_bytes());
+        assert_eq!(client.read(8, 8).await.unwrap()[..], 8u64.to_be_bytes());
         assert_eq!(client.reconnects(), times);
         assert!(client.tls_info().is_some());
         server.kill();
         server.start_again().unwrap();
     }
-    assert_eq!(client.read_at(8, 8).await.unwrap()[..], 8u64.to_be_bytes());
+    assert_eq!(client.read(8, 8).await.unwrap()[..], 8u64.to_be_bytes());
     // Somebody else answers in the server's place.
     server.kill();
     give(&other, &shown);
     server.start_again().unwrap();
-    let error = client.read_at(8, 8).await.unwrap_err();
-    let Error::NotReconnected { cause, .. } = &error else { panic!("{error}") };
-    assert!(matches!(**cause, Error::Link(_)), "{cause}");
+    let error = client.read(8, 8).await.unwrap_err();
+    let cause = cause(&error);
+    assert_eq!(cause.kind(), ErrorKind::Tls, "{cause}");
     assert!(cause.to_string().contains("certificate"), "{cause}");
     assert!(client.is_closed());
 }

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use nbd_client_async::{Builder, Client, Error, Runtime};
+use nbd_client_async::{Client, ConnectOptions, Connector, Error, Runtime};
 use nbd_client_futures::async_std::AsyncStd;
 use nbd_client_futures::smol::Smol;
 use nbd_client_tokio::Tokio;
@@ -27,12 +27,16 @@ pub(crate) trait Host: 'static {
     fn run<T>(case: impl Future<Output = T>) -> T;
     fn spawn<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Task<T>;
 
-    fn builder() -> Builder<Self::Runtime> {
-        Builder::new().timeout(LONG).meta_context("base:allocation")
+    fn on(options: ConnectOptions) -> Connector<Self::Runtime> {
+        Connector::new(options)
+    }
+
+    fn to(options: ConnectOptions, uri: &str) -> Connector<Self::Runtime> {
+        Self::on(options.uri(uri).expect("a sound URI"))
     }
 
     fn connect(server: &Server) -> impl Future<Output = Client> + Send {
-        async { Self::builder().connect_uri(&server.uri()).await.expect("connect") }
+        async { Self::to(options(), &server.uri()).connect().await.expect("connect") }
     }
 
     /// Waits until the condition holds.
@@ -158,5 +162,17 @@ pub(crate) async fn once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
 }
 
 pub(crate) fn is_timeout<T>(result: &Result<T, Error>) -> bool {
-    matches!(result, Err(Error::TimedOut { .. }))
+    result.as_ref().is_err_and(Error::is_timeout)
+}
+
+/// Limits that nothing reaches which goes well.
+pub(crate) fn options() -> ConnectOptions {
+    let options = ConnectOptions::new().connect_timeout(LONG).request_timeout(LONG);
+    options.meta_context("base:allocation")
+}
+
+/// Why a lost connection was not made again.
+pub(crate) fn cause(error: &Error) -> &Error {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref());
+    source.unwrap_or_else(|| panic!("it has no cause: {error}"))
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use nbd_client_async::{Builder, Client, Error, Options};
+use nbd_client_async::{Client, ConnectOptions, Connector, Error, Options};
 use nbd_proto::{
     Command, CommandFlags, CommandType, ContextId, ExportEntry, Extent, MetaContext, Negotiated,
 };
@@ -20,13 +20,20 @@ use crate::outcome::{Failure, Op, Outcome, Reply};
 pub(crate) struct Asynchronous<H>(pub(crate) H);
 
 impl<H: Host> Asynchronous<H> {
-    pub(super) fn builder(&self, how: &How) -> Builder<H::Runtime> {
-        let builder =
-            Builder::new().config(how.config.clone()).uri_policy(POLICY).timeout(how.timeout);
-        match &how.tls {
-            Some((policy, connector)) => builder.tls(*policy, connector.clone()),
-            None => builder,
+    pub(super) fn options(&self, how: &How) -> Outcome<ConnectOptions> {
+        let mut options = ConnectOptions::new()
+            .config(how.config.clone())
+            .uri_policy(POLICY)
+            .connect_timeout(how.timeout)
+            .request_timeout(how.timeout);
+        if let Some((policy, connector)) = &how.tls {
+            options = options.tls_connector(*policy, connector.clone());
         }
+        Ok(options.uri(&how.uri)?)
+    }
+
+    pub(super) fn connector(&self, how: &How) -> Outcome<Connector<H::Runtime>> {
+        Ok(Connector::new(self.options(how)?))
     }
 }
 
@@ -36,12 +43,12 @@ impl<H: Host> Subject for Asynchronous<H> {
     }
 
     fn connect(&self, how: &How) -> Outcome<Box<dyn Session>> {
-        let client = self.0.block_on(self.builder(how).connect_uri(&how.uri))?;
+        let client = self.0.block_on(self.connector(how)?.connect())?;
         Ok(Box::new(Live { host: self.0.clone(), client }))
     }
 
     fn negotiate(&self, how: &How) -> Outcome<Box<dyn Choosing>> {
-        let options = self.0.block_on(self.builder(how).negotiate_uri(&how.uri))?;
+        let options = self.0.block_on(self.connector(how)?.negotiate())?;
         Ok(Box::new(Asking { host: self.0.clone(), options }))
     }
 }
@@ -57,18 +64,18 @@ async fn perform(client: Client, op: Op) -> Result<Reply, Error> {
     let mut reply = Reply::default();
     match kind {
         CommandType::Read if flags.is_empty() => {
-            let (result, data) = client.read_into(offset, vec![0; length as usize]).await;
+            let (result, data) = client.read_exact_at(vec![0; length as usize], offset).await;
             result?;
             reply.data = data;
         }
         CommandType::Read => {
             let buffer = vec![0; length as usize];
-            let (result, data) = client.read_structured(offset, buffer, flags).await;
+            let (result, data) = client.read_structured(buffer, offset, flags).await;
             result?;
             reply.data = data;
         }
         CommandType::Write => {
-            client.write_at_with(offset, op.data.unwrap_or_default(), flags).await?;
+            client.write_all_at_with(op.data.unwrap_or_default(), offset, flags).await?;
         }
         CommandType::BlockStatus => {
             reply.extents = client.block_status(offset, length, flags).await?;
@@ -82,7 +89,7 @@ async fn perform(client: Client, op: Op) -> Result<Reply, Error> {
 
 impl<H: Host> Session for Live<H> {
     fn facts(&self) -> Negotiated {
-        self.client.negotiated().clone()
+        (*self.client.negotiated()).clone()
     }
 
     fn tls_info(&self) -> Option<TlsInfo> {
@@ -90,12 +97,12 @@ impl<H: Host> Session for Live<H> {
     }
 
     fn read(&mut self, offset: u64, length: usize) -> Outcome<Vec<u8>> {
-        Ok(self.host.block_on(self.client.read_at(offset, length))?.into())
+        Ok(self.host.block_on(self.client.read(offset, length))?.into())
     }
 
     fn write(&mut self, offset: u64, data: &[u8], flags: CommandFlags) -> Outcome {
         let data = data.to_vec();
-        Ok(self.host.block_on(self.client.write_at_with(offset, data, flags))?)
+        Ok(self.host.block_on(self.client.write_all_at_with(data, offset, flags))?)
     }
 
     fn run(&mut self, command: Command) -> Outcome {

@@ -230,6 +230,13 @@ impl Session {
     fn not_sent(&self, command: Command, error: SubmitError) -> Error {
         match self.end() {
             Some(end) if error == SubmitError::NotConnected => end.clone(),
+            // It was not the caller who wants the end: the stream takes no more.
+            None if error == SubmitError::Disconnecting
+                && self.goodbye == Goodbye::No
+                && self.linger.is_some() =>
+            {
+                super::loss::closed()
+            }
             _ => Error::not_sent(command, error),
         }
     }

@@ -212,7 +212,8 @@ fn a_stream_that_takes_nothing_more_still_brings_answers_for_a_while() {
     let lost = rig.submit(Command::read(512, 512));
     rig.turn();
     rig.session.stop_sending(rig.now);
-    assert!(rig.try_submit(Command::flush(), Limit::Default).is_err());
+    let refused = rig.try_submit(Command::flush(), Limit::Default);
+    assert!(refused.is_err_and(|error| error.is_closed()));
     rig.server(|server| server.answer(1));
     rig.sleep(1.0);
     assert_eq!(rig.outcomes(), [(answered, true)]);

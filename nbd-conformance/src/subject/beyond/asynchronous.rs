@@ -4,8 +4,7 @@ use std::future::poll_fn;
 use std::io::SeekFrom;
 use std::ops::Range;
 
-use nbd_client_async::{Client, ExportView};
-use nbd_session::OldError as Error;
+use nbd_client_async::{Client, Connector, Error, ExportView};
 use nbd_session::replay::Reconnect;
 
 use super::{Beyond, File, Pool};
@@ -16,22 +15,19 @@ use crate::subject::{How, Session};
 
 impl<H: Host> Beyond for Asynchronous<H> {
     fn connect_lasting(&self, how: &How, policy: Reconnect) -> Outcome<Box<dyn Session>> {
-        let builder = self.builder(how).reconnect(policy);
-        let client = self.0.block_on(builder.connect_uri(&how.uri))?;
+        let connector = Connector::<H::Runtime>::new(self.options(how)?.reconnect(policy));
+        let client = self.0.block_on(connector.connect())?;
         Ok(Box::new(Live { host: self.0.clone(), client }))
     }
 
     fn pool(&self, how: &How, policy: Option<Reconnect>, size: usize) -> Outcome<Box<dyn Pool>> {
-        let builder = match policy {
-            Some(policy) => self.builder(how).reconnect(policy),
-            None => self.builder(how),
-        };
-        let pool = self.0.block_on(builder.connect_pool(&how.uri, size))?;
+        let connector = Connector::<H::Runtime>::new(self.options(how)?.reconnect(policy));
+        let pool = self.0.block_on(connector.connect_pool(size))?;
         Ok(Box::new(Pooled { host: self.0.clone(), pool }))
     }
 
     fn file(&self, how: &How) -> Outcome<Box<dyn File>> {
-        let client = self.0.block_on(self.builder(how).connect_uri(&how.uri))?;
+        let client = self.0.block_on(self.connector(how)?.connect())?;
         let view = ExportView::new(client.clone());
         Ok(Box::new(Viewed { host: self.0.clone(), client, view }))
     }
@@ -42,7 +38,7 @@ impl<H: Host> Beyond for Asynchronous<H> {
         context: &str,
         range: Range<u64>,
     ) -> Outcome<Vec<(u64, u64, u64)>> {
-        let client = self.0.block_on(self.builder(how).connect_uri(&how.uri))?;
+        let client = self.0.block_on(self.connector(how)?.connect())?;
         let mut extents = client.extents(context, range)?;
         let mut all = Vec::new();
         while let Some(placed) = self.0.block_on(extents.next()) {
@@ -66,11 +62,11 @@ impl<H: Host> Pool for Pooled<H> {
     }
 
     fn read(&self, offset: u64, length: usize) -> Outcome<Vec<u8>> {
-        Ok(self.host.block_on(self.pool.read_at(offset, length))?.into())
+        Ok(self.host.block_on(self.pool.read(offset, length))?.into())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Outcome {
-        Ok(self.host.block_on(self.pool.write_at(offset, data.to_vec()))?)
+        Ok(self.host.block_on(self.pool.write_all_at(data.to_vec(), offset))?)
     }
 
     fn flush(&self) -> Outcome {

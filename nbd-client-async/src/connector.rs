@@ -1,0 +1,267 @@
+//! From options to a client, on a runtime.
+
+use std::collections::hash_map::RandomState;
+use std::future::Future;
+use std::hash::{BuildHasher, Hasher};
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use nbd_session::{ConnectOptions, Error, Session, State, Target};
+use nbd_transport::Connection;
+
+use crate::client::Client;
+use crate::driver::Driver;
+use crate::options::Options;
+use crate::pool::Pool;
+use crate::runtime::{Runtime, Socket};
+use crate::way::{Source, Stream};
+
+/// Connects as [`ConnectOptions`] say, on a runtime.
+///
+/// The runtime is never blocked: connections are made without waiting, and names are looked up
+/// and files read where the runtime lets work block.
+///
+/// ```
+/// use nbd_client_async::{Client, ConnectOptions, Connector, Error, Runtime};
+/// use std::time::Duration;
+///
+/// async fn connect<R: Runtime + Clone>(runtime: R) -> Result<Client, Error> {
+///     let options: ConnectOptions = "nbd://localhost/disk".parse()?;
+///     let options = options
+///         .meta_context("base:allocation")
+///         .connect_timeout(Duration::from_secs(10))
+///         .request_timeout(Duration::from_secs(30));
+///     Connector::on(runtime, options).connect().await
+/// }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Connector<R> {
+    runtime: R,
+    options: ConnectOptions,
+}
+
+impl<R: Runtime + Clone + Default> Connector<R> {
+    /// With these options.
+    ///
+    /// ```
+    /// # use nbd_client_async::{ConnectOptions, Connector, Error, Runtime};
+    /// # fn example<Tokio: Runtime + Clone + Default>() -> Result<(), Error> {
+    /// let connector = Connector::<Tokio>::new("nbd://localhost/disk".parse()?);
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn new(options: ConnectOptions) -> Self {
+        Self::on(R::default(), options)
+    }
+}
+
+impl<R: Runtime + Clone> Connector<R> {
+    /// The same for a given runtime.
+    ///
+    /// ```
+    /// # use nbd_client_async::{ConnectOptions, Connector, Runtime};
+    /// # fn example(runtime: impl Runtime + Clone, options: ConnectOptions) {
+    /// let connector = Connector::on(runtime, options);
+    /// # }
+    /// ```
+    #[must_use]
+    pub const fn on(runtime: R, options: ConnectOptions) -> Self {
+        Self { runtime, options }
+    }
+
+    /// What was asked for.
+    ///
+    /// ```
+    /// # use nbd_client_async::{Connector, Runtime};
+    /// # fn example(connector: Connector<impl Runtime + Clone>) {
+    /// println!("{:?}", connector.options().targets());
+    /// # }
+    /// ```
+    #[must_use]
+    pub const fn options(&self) -> &ConnectOptions {
+        &self.options
+    }
+
+    /// Connects to what the options name.
+    ///
+    /// ```
+    /// # use nbd_client_async::{Connector, Error, Runtime};
+    /// # async fn example(connector: Connector<impl Runtime + Clone>) -> Result<(), Error> {
+    /// let client = connector.connect().await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// When nobody answers, the server refuses, or there is nobody to connect to.
+    #[doc(alias = "nbd_connect_uri")]
+    #[doc(alias = "nbd_connect_tcp")]
+    #[doc(alias = "nbd_connect_unix")]
+    #[doc(alias = "nbd_connect_command")]
+    pub async fn connect(&self) -> Result<Client, Error> {
+        self.open(self.options.clone(), Source::None).await
+    }
+
+    /// Negotiates over a connection that is there already. It cannot be made again.
+    ///
+    /// ```
+    /// # use nbd_client_async::{Connector, Error, Runtime, transport::Connection};
+    /// # async fn example(connector: Connector<impl Runtime + Clone>) -> Result<(), Error> {
+    /// let socket = std::os::unix::net::UnixStream::connect("/run/nbd.sock")?;
+    /// let connection = Connection::from_socket(socket.into())?;
+    /// let client = connector.connect_over(connection).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// When the server refuses.
+    #[doc(alias = "nbd_connect_socket")]
+    pub async fn connect_over(&self, connection: Connection) -> Result<Client, Error> {
+        self.open(self.given(), Source::Given(Some(Stream::Os(connection)))).await
+    }
+
+    /// Negotiates over any stream. It cannot be made again; see
+    /// [`connect_with`](Self::connect_with).
+    ///
+    /// ```
+    /// # use nbd_client_async::{Connector, Error, Runtime, Socket};
+    /// # async fn example(connector: Connector<impl Runtime + Clone>, stream: impl Socket)
+    /// # -> Result<(), Error> {
+    /// let client = connector.connect_stream(stream).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// When the stream fails or the server refuses.
+    pub async fn connect_stream(&self, stream: impl Socket) -> Result<Client, Error> {
+        let stream = Stream::Own(Box::new(stream));
+        self.open(self.given(), Source::Given(Some(stream))).await
+    }
+
+    /// Negotiates over any stream, and asks for another one whenever it is lost, if
+    /// [`ConnectOptions::reconnect`] says so.
+    ///
+    /// ```
+    /// # use nbd_client_async::{Connector, Error, Runtime, Socket};
+    /// # async fn example<S: Socket>(connector: Connector<impl Runtime + Clone>, tunnel: fn() -> S)
+    /// # -> Result<(), Error> {
+    /// let client = connector.connect_with(move || async move { Ok(tunnel()) }).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// When there is no stream, it fails, or the server refuses.
+    pub async fn connect_with<F, S>(
+        &self,
+        dial: impl Fn() -> F + Send + 'static,
+    ) -> Result<Client, Error>
+    where
+        F: Future<Output = io::Result<S>> + Send + 'static,
+        S: Socket,
+    {
+        let options = self.options.clone().target(Target::Dialler);
+        self.open(options, Source::dialler(dial)).await
+    }
+
+    /// Opens up to `size` connections. See [`Pool`]. The first is there when this returns; the
+    /// others are made meanwhile.
+    ///
+    /// ```
+    /// # use nbd_client_async::{Connector, Error, Runtime};
+    /// # async fn example(connector: Connector<impl Runtime + Clone>) -> Result<(), Error> {
+    /// let pool = connector.connect_pool(4).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// When the first of them cannot be opened.
+    pub async fn connect_pool(&self, size: usize) -> Result<Pool, Error> {
+        let first = self.connect().await?;
+        let connector = self.clone();
+        Ok(Pool::growing(first, size, move || {
+            let connector = connector.clone();
+            async move { connector.connect().await }
+        }))
+    }
+
+    /// Connects to what the options name, and stops for the caller to ask and choose, if the
+    /// server knows how to.
+    ///
+    /// ```
+    /// # use nbd_client_async::{Connector, Error, Runtime};
+    /// # async fn example(connector: Connector<impl Runtime + Clone>) -> Result<(), Error> {
+    /// let mut options = connector.negotiate().await?;
+    /// println!("{:?}", options.list().await?);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// When nobody answers, or the server refuses.
+    #[doc(alias = "nbd_set_opt_mode")]
+    pub async fn negotiate(&self) -> Result<Options, Error> {
+        self.choose(self.options.clone(), Source::None).await
+    }
+
+    /// Negotiates over a connection that is there already, and stops for the caller to
+    /// ask and choose.
+    ///
+    /// ```
+    /// # use nbd_client_async::{Connector, Error, Runtime, transport::Connection};
+    /// # async fn example(connector: Connector<impl Runtime + Clone>, connection: Connection)
+    /// # -> Result<(), Error> {
+    /// let options = connector.negotiate_over(connection).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub async fn negotiate_over(&self, connection: Connection) -> Result<Options, Error> {
+        self.choose(self.given(), Source::Given(Some(Stream::Os(connection)))).await
+    }
+
+    /// Negotiates over any stream, and stops for the caller to ask and choose.
+    ///
+    /// ```
+    /// # use nbd_client_async::{Connector, Error, Runtime, Socket};
+    /// # async fn example(connector: Connector<impl Runtime + Clone>, stream: impl Socket)
+    /// # -> Result<(), Error> {
+    /// let options = connector.negotiate_stream(stream).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// When the stream fails or the server refuses.
+    pub async fn negotiate_stream(&self, stream: impl Socket) -> Result<Options, Error> {
+        let stream = Stream::Own(Box::new(stream));
+        self.choose(self.given(), Source::Given(Some(stream))).await
+    }
+
+    fn given(&self) -> ConnectOptions {
+        self.options.clone().target(Target::Given)
+    }
+
+    async fn open(&self, options: ConnectOptions, source: Source) -> Result<Client, Error> {
+        let mut driver = self.driver(options, source, false)?;
+        driver.until(|session| session.is_ready().then_some(())).await?;
+        driver.into_client()
+    }
+
+    async fn choose(&self, options: ConnectOptions, source: Source) -> Result<Options, Error> {
+        let mut driver = self.driver(options, source, true)?;
+        driver.until(|session| (session.state() == State::Choosing).then_some(())).await?;
+        Ok(Options::new(driver))
+    }
+
+    fn driver(
+        &self,
+        options: ConnectOptions,
+        source: Source,
+        option_mode: bool,
+    ) -> Result<Driver, Error> {
+        let config = options.negotiation().clone().option_mode(option_mode);
+        // Different in each session, and in each process.
+        let seed = RandomState::new().build_hasher().finish();
+        let session = Session::new(options.config(config), seed, Instant::now())?;
+        Ok(Driver::new(session, Arc::new(self.runtime.clone()), source))
+    }
+}
