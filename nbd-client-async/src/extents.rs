@@ -115,17 +115,6 @@ impl Survey {
     pub async fn next(&mut self) -> Option<Result<Segment, Error>> {
         poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
     }
-
-    /// Asks ahead, as far as there is room. Returns whether there was anything to ask.
-    fn ask(&mut self) -> bool {
-        let before = self.calls.len();
-        while let Some(question) = self.walk.next_question() {
-            let contexts = self.walk.asked_contexts();
-            let exchange = Exchange::detailed(question.command, Buffer::None, contexts);
-            self.calls.push((question.number, self.client.keep(exchange)));
-        }
-        self.calls.len() > before
-    }
 }
 
 impl Stream for Survey {
@@ -134,25 +123,30 @@ impl Stream for Survey {
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
         loop {
-            this.ask();
-            let mut answered = false;
-            this.calls.retain_mut(|(number, call)| {
-                let Poll::Ready(result) = Pin::new(&mut *call).poll(cx) else { return true };
-                let extents = call.exchange.details().extents;
-                this.walk.answered(*number, result.map(|()| &*extents));
-                answered = true;
-                false
-            });
             match this.walk.poll() {
+                Walk::Ask(question) => {
+                    let contexts = this.walk.asked_contexts();
+                    let exchange = Exchange::detailed(question.command, Buffer::None, contexts);
+                    this.calls.push((question.number, this.client.keep(exchange)));
+                    continue;
+                }
                 Walk::Segment(segment) => return Poll::Ready(Some(Ok(segment))),
                 Walk::Failed(error) => {
                     this.calls.clear();
                     return Poll::Ready(Some(Err(error)));
                 }
-                // What was found and made one has left room to ask more.
-                Walk::Waiting if answered || this.ask() => {}
-                Walk::Waiting => return Poll::Pending,
-                _ => return Poll::Ready(None),
+                Walk::Waiting => {}
+                Walk::Over => return Poll::Ready(None),
+            }
+            let waiting = this.calls.len();
+            this.calls.retain_mut(|(number, call)| {
+                let Poll::Ready(result) = Pin::new(&mut *call).poll(cx) else { return true };
+                let extents = call.exchange.details().extents;
+                this.walk.answered(*number, result.map(|()| &*extents));
+                false
+            });
+            if this.calls.len() == waiting {
+                return Poll::Pending;
             }
         }
     }
