@@ -22,8 +22,8 @@ use crate::client::Client;
 /// When a connection dies, the calls that were on it fail, but for reads, which are tried
 /// again on another; all other calls go on. A write is not tried again: the server may still
 /// be carrying out the first one, and could finish it after a later write to the same place.
-/// Under [`Builder::reconnect`](nbd_session::ConnectOptions::reconnect) each connection is made again by
-/// itself, with all that was on it.
+/// Under [`ConnectOptions::reconnect`](nbd_session::ConnectOptions::reconnect) each connection
+/// is made again by itself, with all that was on it.
 ///
 /// A flush goes to each connection with acknowledged writes that were not flushed. When one
 /// of those is dead, its writes may be lost, and the flush fails.
@@ -286,8 +286,8 @@ impl Pool {
     /// ```
     ///
     /// # Errors
-    /// As [`Client::flush`]; [`RecoveryError::UnflushedLost`] when another flush that was
-    /// under way has found that writes may be lost.
+    /// As [`Client::flush`]; of the kind [`Recovery`](nbd_session::ErrorKind::Recovery) when
+    /// another flush that was under way has found that writes may be lost.
     pub async fn flush(&self) -> Result<(), Error> {
         let mut flush = {
             let mut state = self.shared.lock();
