@@ -5,6 +5,7 @@
 mod api_map;
 mod bare;
 mod bench;
+mod capi;
 mod coverage;
 mod fuzz;
 mod packages;
@@ -31,7 +32,7 @@ struct Command {
     run: fn(&[String]) -> Outcome,
 }
 
-const COMMANDS: [Command; 10] = [
+const COMMANDS: [Command; 11] = [
     Command {
         name: "test",
         about: "install what is missing, then check everything: format, lints, tests, documentation",
@@ -56,6 +57,11 @@ const COMMANDS: [Command; 10] = [
         name: "bench",
         about: "compare `nbd bench` with libnbd: throughput and instructions, or behind TLS [tls], or all clients [adapters] [--rounds N]",
         run: bench::run,
+    },
+    Command {
+        name: "capi",
+        about: "build the C library: --prefix DIR [--level 1.14.2], or prove its interface: --check",
+        run: capi::run,
     },
     Command {
         name: "coverage",

@@ -20,8 +20,9 @@ enum Evidence {
 use Evidence::{Header, Program};
 
 /// Everything that the tests, the benchmarks and their peers are made with.
-const PACKAGES: [(&str, Evidence); 14] = [
+const PACKAGES: [(&str, Evidence); 15] = [
     ("fio", Program("fio")),
+    ("g++", Program("c++")),
     ("gcc", Program("cc")),
     ("gnutls-bin", Program("certtool")),
     ("libnbd-bin", Program("nbdinfo")),

@@ -1,0 +1,7 @@
+//! The library as programs in C and other languages see it.
+
+mod consumers;
+mod interface;
+mod python;
+mod rig;
+mod semantics;

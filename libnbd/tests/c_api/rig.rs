@@ -1,0 +1,86 @@
+//! The library, built and installed for these tests, and programs that use it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::LazyLock;
+
+use nbd_sim::peer::{Finished, Scratch, Server, run};
+
+/// The library and its header, as `cargo xtask capi` installs them.
+pub(crate) struct Library {
+    prefix: PathBuf,
+}
+
+/// Of the newest release.
+static NEWEST: LazyLock<Library> = LazyLock::new(|| Library::install("1.24.0"));
+
+/// Of the release for which Debian 12 has bindings and programs.
+static DEBIAN: LazyLock<Library> = LazyLock::new(|| Library::install("1.14.2"));
+
+impl Library {
+    pub(crate) fn newest() -> &'static Self {
+        &NEWEST
+    }
+
+    pub(crate) fn debian() -> &'static Self {
+        &DEBIAN
+    }
+
+    fn install(level: &str) -> Self {
+        let prefix = Path::new(env!("CARGO_TARGET_TMPDIR")).join(level);
+        let mut xtask = Command::new(env!("CARGO"));
+        xtask.args(["run", "--quiet", "--package", "xtask", "--", "capi", "--debug", "--level"]);
+        xtask.arg(level).arg("--prefix").arg(&prefix).current_dir(env!("CARGO_MANIFEST_DIR"));
+        let status = xtask.status().expect("cargo starts");
+        assert!(status.success(), "the library is built");
+        Self { prefix }
+    }
+
+    pub(crate) fn include(&self) -> PathBuf {
+        self.prefix.join("include")
+    }
+
+    pub(crate) fn lib(&self) -> PathBuf {
+        self.prefix.join("lib")
+    }
+
+    /// A program that uses this library and no other.
+    pub(crate) fn used_by(&self, mut command: Command) -> Command {
+        command.env("LD_LIBRARY_PATH", self.lib());
+        command
+    }
+
+    /// Compiles a program of `tests/c`, and links it with the library.
+    pub(crate) fn compile(&self, name: &str, scratch: &Scratch) -> PathBuf {
+        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/c");
+        let program = scratch.join(name);
+        let mut cc = Command::new("cc");
+        cc.args(["-std=gnu11", "-g", "-Wall", "-Wextra", "-Werror", "-pthread", "-o"])
+            .arg(&program);
+        cc.arg("-I").arg(self.include()).arg(sources.join(format!("{name}.c")));
+        cc.arg("-L").arg(self.lib()).arg("-lnbd");
+        succeed(&mut cc);
+        program
+    }
+
+    /// Compiles and runs a program of `tests/c` with these arguments.
+    pub(crate) fn run(&self, name: &str, args: &[&str]) {
+        let scratch = Scratch::new().expect("a directory is made");
+        let program = self.compile(name, &scratch);
+        let mut program = self.used_by(Command::new(program));
+        succeed(program.args(args));
+    }
+}
+
+/// Runs a program, which has to succeed, and returns what it said.
+pub(crate) fn succeed(command: &mut Command) -> String {
+    finish(command).success().unwrap_or_else(|error| panic!("{error}"))
+}
+
+pub(crate) fn finish(command: &mut Command) -> Finished {
+    run(command).unwrap_or_else(|error| panic!("{error}"))
+}
+
+pub(crate) fn nbdkit(args: &[&str]) -> Server {
+    Server::nbdkit(args).start().expect("nbdkit starts")
+}

@@ -1,0 +1,93 @@
+//! Programs in C, each about one thing, against real servers.
+
+use nbd_sim::peer::{Scratch, Server};
+
+use crate::rig::{Library, nbdkit};
+
+/// Runs a program against a disk of 1 MiB in memory, as of both releases.
+fn on_memory(name: &str) {
+    let server = nbdkit(&["memory", "1M"]);
+    for library in [Library::newest(), Library::debian()] {
+        library.run(name, &[&server.uri()]);
+    }
+}
+
+#[test]
+fn calls_that_wait() {
+    on_memory("waiting");
+}
+
+#[test]
+fn calls_that_do_not_wait() {
+    on_memory("aio");
+}
+
+#[test]
+fn callbacks_are_freed_exactly_once() {
+    on_memory("freed");
+}
+
+#[test]
+fn bad_arguments_are_refused() {
+    on_memory("refused");
+}
+
+#[test]
+fn null_is_refused_everywhere() {
+    on_memory("null");
+}
+
+#[test]
+fn options_are_chosen_one_by_one() {
+    on_memory("options");
+}
+
+#[test]
+fn callbacks_may_look_but_not_call() {
+    on_memory("reentry");
+}
+
+#[test]
+fn a_process_may_fork_after_use() {
+    on_memory("forked");
+}
+
+#[test]
+fn threads_take_turns() {
+    on_memory("threads");
+}
+
+#[test]
+fn a_handle_can_be_closed_in_every_state() {
+    let scratch = Scratch::new().expect("a directory is made");
+    let image = scratch.raw_image("disk", 1 << 20).expect("an image is made");
+    let image = image.to_str().expect("the path is text");
+    // nbdkit stops with a failed assertion when a client leaves with reads under way.
+    let server = Server::qemu_nbd(&["-f", "raw", image]).start().expect("qemu-nbd starts");
+    for library in [Library::newest(), Library::debian()] {
+        library.run("closing", &[&server.uri()]);
+    }
+}
+
+#[test]
+fn the_end_of_a_server_is_told() {
+    for library in [Library::newest(), Library::debian()] {
+        library.run("death", &[]);
+    }
+}
+
+#[test]
+fn programs_are_started_and_waited_for() {
+    for library in [Library::newest(), Library::debian()] {
+        library.run("programs", &[]);
+    }
+}
+
+#[test]
+fn parts_of_reads_are_told() {
+    // Data, a hole, data: 64 KiB each.
+    let server = nbdkit(&["data", "( 0x55 * 65536 ) @131072 ( 0xaa * 65536 )"]);
+    for library in [Library::newest(), Library::debian()] {
+        library.run("parts", &[&server.uri()]);
+    }
+}
