@@ -70,11 +70,39 @@ impl Clients {
         if present.undecided() >= max_handshakes.max(1) {
             self.displace_one_of(&mut present);
         }
+        self.enter(&mut present, Stage::Silent, waker)
+    }
+
+    /// Takes a client in that has chosen an export already, when fewer than `max_connections`
+    /// have.
+    ///
+    /// # Errors
+    /// How many have.
+    pub(crate) fn admit_settled(
+        self: &Arc<Self>,
+        waker: Waker,
+        max_connections: usize,
+    ) -> Result<Place, usize> {
+        let mut place = self.enter(&mut self.present(), Stage::Talking, |_| waker);
+        place.settle(max_connections).map(|()| place)
+    }
+
+    /// A place for something that has to end before the server has.
+    pub(crate) fn accompany(self: &Arc<Self>) -> Place {
+        self.enter(&mut self.present(), Stage::Leaving, |_| Waker::noop().clone())
+    }
+
+    fn enter(
+        self: &Arc<Self>,
+        present: &mut Present,
+        stage: Stage,
+        waker: impl FnOnce(u64) -> Waker,
+    ) -> Place {
         let number = present.taken_in;
         present.taken_in += 1;
-        let (stage, waker) = (Stage::Silent, waker(number));
         let displaced = Arc::new(AtomicBool::new(false));
-        present.insert(stage, number, Client { waker, displaced: Arc::clone(&displaced) });
+        let client = Client { waker: waker(number), displaced: Arc::clone(&displaced) };
+        present.insert(stage, number, client);
         Place { clients: Arc::clone(self), number, stage, displaced }
     }
 
@@ -289,6 +317,9 @@ mod tests {
         drop((first, second));
         assert!(!clients.wait(Duration::ZERO));
         drop(third);
+        let escort = clients.accompany();
+        assert!(!clients.wait(Duration::ZERO));
+        drop(escort);
         assert!(clients.wait(Duration::ZERO));
         assert!(!clients.displace_one());
     }

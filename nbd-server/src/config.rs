@@ -1,6 +1,7 @@
 //! What a server is told before it starts, and what all its connections share.
 
 use std::fmt;
+use std::io;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use nbd_transport::tls::TlsAcceptor;
 use crate::connection::budget::Budget;
 use crate::event::{Event, Observer};
 use crate::exports::Exports;
+use crate::peer::Peer;
 
 /// Requests of one connection that are read before the first is replied to.
 const IN_FLIGHT: u32 = 256;
@@ -117,8 +119,17 @@ impl Shared {
         ServerConfig::new().limits(limits).tls(self.tls.policy)
     }
 
+    /// Tells that as many use an export as may.
+    pub(crate) fn turn_away(&self, peer: &Peer, connections: usize) -> io::Error {
+        self.tell(&Event::TurnedAway { peer, connections });
+        let text = format!("there are {connections} clients already, as many as there may be");
+        io::Error::new(io::ErrorKind::QuotaExceeded, text)
+    }
+
     /// Something has happened.
     pub(crate) fn tell(&self, event: &Event<'_>) {
+        #[cfg(feature = "tracing")]
+        event.trace();
         if let Some(observer) = &self.observer {
             observer(event);
         }

@@ -46,3 +46,26 @@ pub enum Event<'a> {
 
 /// Is told of events, from the thread in which they happen, which waits for it.
 pub(crate) type Observer = Box<dyn Fn(&Event<'_>) + Send + Sync>;
+
+#[cfg(feature = "tracing")]
+impl Event<'_> {
+    /// Tells subscribers of the crate tracing.
+    pub(crate) fn trace(&self) {
+        match self {
+            Self::Connected { peer } => tracing::debug!(%peer, "a client has connected"),
+            Self::Opened { peer, export, read_only } => {
+                tracing::info!(%peer, export, read_only, "a client has chosen an export");
+            }
+            Self::TurnedAway { peer, connections } => {
+                tracing::warn!(%peer, connections, "a client was refused, there are too many");
+            }
+            Self::Closed { peer, error: None } => tracing::debug!(%peer, "a client has left"),
+            Self::Closed { peer, error: Some(error) } => {
+                tracing::warn!(%peer, %error, "a connection has ended before its time");
+            }
+            Self::AcceptFailed { error } => {
+                tracing::error!(%error, "nobody can be taken in at the moment");
+            }
+        }
+    }
+}

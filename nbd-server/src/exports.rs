@@ -3,7 +3,10 @@
 use std::io;
 use std::sync::Arc;
 
+use nbd_proto::ExportInfo;
+
 use crate::access::{Access, ReadOnly};
+use crate::connection::describe::describe;
 use crate::export::{AnyExport, AsyncExport, Export};
 use crate::peer::Peer;
 
@@ -87,6 +90,15 @@ impl Opened {
     pub fn described(mut self, description: impl Into<String>) -> Self {
         self.description = Some(description.into());
         self
+    }
+
+    /// How it is described to a client that may send `max_payload` bytes in one request: for who
+    /// negotiates by other means, see [`ServerHandle::serve_negotiated`].
+    ///
+    /// [`ServerHandle::serve_negotiated`]: crate::ServerHandle::serve_negotiated
+    #[must_use]
+    pub fn info(&self, max_payload: u32) -> ExportInfo {
+        describe(self, max_payload)
     }
 
     /// What clients are told it is, if it can travel.

@@ -31,6 +31,7 @@
 //! | `psk` | TLS with pre-shared keys, by OpenSSL |
 //! | `qcow2` | images in the format of QEMU, by the crate imago |
 //! | `tokio` | `Server::spawn`: a server in tasks of tokio, and exports that need its runtime |
+//! | `tracing` | events as those of the crate tracing |
 //!
 //! # Platforms
 //!
@@ -78,5 +79,7 @@ pub use server::Server;
 pub use tasks::AsyncServerHandle;
 pub use threads::ServerHandle;
 
+pub use bytes::Bytes;
+pub use nbd_proto as proto;
 pub use nbd_proto::{BlockSizes, Errno, Extent, TlsPolicy};
 pub use nbd_transport::tls;

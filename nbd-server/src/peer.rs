@@ -46,6 +46,11 @@ pub enum PeerAddress {
 }
 
 impl Peer {
+    /// Somebody at the end of a stream that tells nothing of it.
+    pub(crate) const fn unknown() -> Self {
+        Self { address: PeerAddress::Unknown, tls: None }
+    }
+
     /// Whoever is at the other end of a connected socket.
     pub(crate) fn of(socket: &OwnedFd) -> Self {
         Self { address: PeerAddress::of(socket.as_fd()), tls: None }

@@ -110,7 +110,7 @@ fn serve(args: Args) -> io::Result<ExitCode> {
     let server = Arc::new(server.start()?);
     last_client.ends(&server);
     if let Some(client) = places.client {
-        server.serve(client)?;
+        client.be_served_by(&server)?;
     } else if args.place.run.is_none() && !places.passed {
         for uri in &uris {
             writeln!(io::stdout(), "{uri}")?;

@@ -1,11 +1,13 @@
 //! Where to listen.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use listenfd::ListenFd;
-use nbd_server::Listener;
+use nbd_server::{Listener, ServerHandle};
+use rustix::fs::{FileType, fstat};
 use tempfile::TempDir;
 
 /// Where to listen; in several places at once if wanted.
@@ -23,7 +25,8 @@ pub(super) struct PlaceArgs {
     /// A vsock port, for virtual machines
     #[arg(long, value_name = "PORT")]
     vsock: Option<u32>,
-    /// Serve the one client at standard input, as inetd wants it, and end with it
+    /// Serve the one client at standard input, as inetd wants it, or at standard input and
+    /// output, if they are pipes, and end with it
     #[arg(long, conflicts_with_all = ["unix", "tcp", "abstract_name", "vsock", "run"])]
     pub(super) single: bool,
     /// Serve for as long as this shell command runs, which finds the URI in $uri,
@@ -37,11 +40,42 @@ pub(super) struct PlaceArgs {
 pub(super) struct Places {
     pub(super) listeners: Vec<Listener>,
     /// A client that is there already.
-    pub(super) client: Option<OwnedFd>,
+    pub(super) client: Option<Client>,
     /// Whether the sockets were passed by who started us, and so need not be told.
     pub(super) passed: bool,
     /// Where a socket of our own is.
     _directory: Option<TempDir>,
+}
+
+/// A client that is there already.
+#[derive(Debug)]
+pub(super) enum Client {
+    /// At a socket.
+    Socket(OwnedFd),
+    /// At two pipes, or whatever standard input and output are.
+    Pipes(File, File),
+}
+
+impl Client {
+    fn at_standard_input() -> io::Result<Self> {
+        let input = io::stdin().as_fd().try_clone_to_owned()?;
+        let is_socket = FileType::from_raw_mode(fstat(&input)?.st_mode) == FileType::Socket;
+        Ok(if is_socket {
+            Self::Socket(input)
+        } else {
+            Self::Pipes(input.into(), io::stdout().as_fd().try_clone_to_owned()?.into())
+        })
+    }
+
+    /// # Errors
+    ///
+    /// When it is no stream.
+    pub(super) fn be_served_by(self, server: &ServerHandle) -> io::Result<()> {
+        match self {
+            Self::Socket(socket) => server.serve(socket),
+            Self::Pipes(input, output) => server.serve_stream(input, output),
+        }
+    }
 }
 
 impl PlaceArgs {
@@ -54,7 +88,7 @@ impl PlaceArgs {
         let mut places =
             Places { listeners: Vec::new(), client: None, passed: false, _directory: None };
         if self.single {
-            places.client = Some(io::stdin().as_fd().try_clone_to_owned()?);
+            places.client = Some(Client::at_standard_input()?);
             return Ok(places);
         }
         let mut passed = ListenFd::from_env();

@@ -1,12 +1,13 @@
 //! What is served, where, and for how long.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 
 use nbd_sim::peer::{run, tool};
+use nbd_sim::raw::{READ, request};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::support::{NBD, TestResult, eventually, nbdsh, serve};
@@ -201,6 +202,30 @@ fn it_serves_the_client_at_standard_input() {
             .unwrap(),
     );
     drop(ours);
+    assert!(child.0.wait().unwrap().success());
+}
+
+/// As at the end of an ssh command, or of socat's.
+#[test]
+fn it_serves_the_client_at_two_pipes() {
+    let mut child = Guard(
+        Command::new(NBD)
+            .args(["serve", "--single", "--memory", "1M"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap(),
+    );
+    let (mut to, mut from) = (child.0.stdin.take().unwrap(), child.0.stdout.take().unwrap());
+    to.write_all(b"\0\0\0\x03IHAVEOPT\0\0\0\x01\0\0\0\0").unwrap();
+    let mut greeting = [0; 28];
+    from.read_exact(&mut greeting).unwrap();
+    assert_eq!(&greeting[..16], b"NBDMAGICIHAVEOPT");
+    to.write_all(&request(READ, 1, 0, 300_000)).unwrap();
+    drop(to);
+    let mut bytes = Vec::new();
+    from.read_to_end(&mut bytes).unwrap();
+    assert_eq!(bytes.len(), 16 + 300_000);
     assert!(child.0.wait().unwrap().success());
 }
 

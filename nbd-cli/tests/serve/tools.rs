@@ -1,10 +1,11 @@
 //! Whole programs: nbdinfo, nbdcopy, qemu-img, qemu-io, fio.
 
 use std::fs;
+use std::process::Command;
 
 use nbd_sim::peer::{Scratch, run, tool};
 
-use super::support::{TestResult, patchy, serve};
+use super::support::{NBD, TestResult, patchy, serve};
 
 const MEGABYTE: u64 = 1 << 20;
 
@@ -182,6 +183,42 @@ fn fio(args: &[&str], source: &[&str]) -> TestResult {
         .args(args);
     let output = run(&mut fio)?.success()?;
     assert!(output.contains("err= 0"), "{output}");
+    Ok(())
+}
+
+#[test]
+fn nbd_client_lists() -> TestResult {
+    let exports = ["--export", "one=/dev/null", "--export", "two=/dev/null"];
+    let place = ["serve", "--tcp", "127.0.0.1:0", "--run"];
+    let command = "hp=${uri#nbd://}; hp=${hp%%/*}; nbd-client -l \"${hp%:*}\" -p \"${hp##*:}\"";
+    let scratch = Scratch::new()?;
+    let image = scratch.raw_image("disk", MEGABYTE)?;
+    let image = image.to_string_lossy();
+    let exports = exports.map(|word| word.replace("/dev/null", &image));
+    let list = run(Command::new(NBD)
+        .args(place)
+        .arg(command)
+        .args(&exports)
+        .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin"))?;
+    let list = list.success()?;
+    assert!(list.contains("one") && list.contains("two"), "{list}");
+    Ok(())
+}
+
+/// A client of another make stands between.
+#[test]
+fn nbdkit_passes_it_on() -> TestResult {
+    let server = serve(&["--memory", "16M"]).start()?;
+    let uri = format!("uri={}", server.uri());
+    let command = "nbdcopy --destination-is-zero \"$source\" \"$uri\" && nbdcopy \"$uri\" - | cmp - \"$source\" \
+                   && nbdinfo --map --totals \"$uri\"";
+    let scratch = Scratch::new()?;
+    let source = scratch.join("source");
+    fs::write(&source, patchy(16 << 20)).unwrap();
+    let mut nbdkit = tool("nbdkit")?;
+    nbdkit.args(["-U", "-", "nbd", &uri, "--run", command]).env("source", &source);
+    let totals = run(&mut nbdkit)?.success()?;
+    assert!(totals.contains("data"), "{totals}");
     Ok(())
 }
 

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use nbd_proto::{PayloadSink, PayloadSource, RequestId, Table, part, part_mut};
 
 use super::budget::{Account, Grant};
@@ -48,13 +49,28 @@ pub(crate) struct Buffers {
 pub(crate) struct Buffer {
     /// At least as long as was asked for; what is beyond is never looked at.
     bytes: Vec<u8>,
+    /// Memory of the export's own in its place.
+    theirs: Option<Bytes>,
     grant: Grant,
 }
 
 impl Buffer {
+    fn new(grant: Grant) -> Self {
+        Self { bytes: Vec::new(), theirs: None, grant }
+    }
+
     /// The first `len` bytes.
     pub(crate) fn first(&self, len: usize) -> &[u8] {
-        part(&self.bytes, 0, len)
+        part(self.all(), 0, len)
+    }
+
+    fn all(&self) -> &[u8] {
+        self.theirs.as_deref().unwrap_or(&self.bytes)
+    }
+
+    /// These bytes are what it contains.
+    pub(crate) fn hold(&mut self, bytes: Bytes) {
+        self.theirs = Some(bytes);
     }
 
     /// The first `len` bytes. What they contain is left over from others.
@@ -119,16 +135,23 @@ impl Buffers {
             return Ok(Some(buffer));
         }
         let size = size_of_class(len);
-        if self.must_wait(size, now) {
+        let Some(mut buffer) = self.reserve(size, now) else {
             return Ok(None);
-        }
-        let grant = self.account.overdraw(size);
-        let mut buffer = Buffer { bytes: Vec::new(), grant };
+        };
         if !buffer.grow(size) {
+            self.in_use -= size;
             return Err(NoMemory);
         }
-        self.in_use += size;
         Ok(Some(buffer))
+    }
+
+    /// Room for `len` bytes that somebody else allocates; none while there is none to be had.
+    pub(crate) fn reserve(&mut self, len: usize, now: Instant) -> Option<Buffer> {
+        if self.must_wait(len, now) {
+            return None;
+        }
+        self.in_use += len;
+        Some(Buffer::new(self.account.overdraw(len)))
     }
 
     /// Whether a payload that arrives has more memory than there is.
@@ -164,7 +187,7 @@ impl Buffers {
         self.give_back(id);
         self.in_use += weight;
         let grant = self.account.overdraw(weight);
-        self.lent.insert(id, Buffer { bytes: Vec::new(), grant });
+        self.lent.insert(id, Buffer::new(grant));
     }
 
     /// Takes the memory of a request away, to be used elsewhere and put or given back.
@@ -217,7 +240,7 @@ impl Buffers {
         self.arriving = Some(id);
         let buffer = match self.reuse(len) {
             Some(buffer) => buffer,
-            None => Buffer { bytes: Vec::new(), grant: self.account.overdraw(0) },
+            None => Buffer::new(self.account.overdraw(0)),
         };
         self.lent.insert(id, buffer);
     }
@@ -259,7 +282,7 @@ impl PayloadSink for Buffers {
 
 impl PayloadSource for Buffers {
     fn bytes(&self, id: RequestId, at: usize, len: usize) -> &[u8] {
-        self.lent.get(id).map_or(&[], |buffer| part(&buffer.bytes, at, len))
+        self.lent.get(id).map_or(&[], |buffer| part(buffer.all(), at, len))
     }
 }
 

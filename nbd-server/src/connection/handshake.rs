@@ -15,10 +15,9 @@ use nbd_session::{Link, LinkError};
 use nbd_transport::tls::TlsError;
 
 use super::ConnectionError;
-use super::describe::{ALLOCATION, describe};
+use super::describe::ALLOCATION;
 use crate::clients::Place;
 use crate::config::Shared;
-use crate::event::Event;
 use crate::exports::{Exports, Opened};
 use crate::peer::Peer;
 
@@ -272,18 +271,15 @@ impl Handshake {
 
     fn describe(&mut self, name: &str, exports: &dyn Exports) -> io::Result<()> {
         let opened = self.open(name, exports)?;
-        let info = describe(&opened, self.shared.limits.max_payload);
+        let info = opened.info(self.shared.limits.max_payload);
         self.negotiation.describe(info).map_err(io::Error::other)
     }
 
     /// Describes the export for good, if there is a place at it.
     fn choose(&mut self, name: &str, exports: &dyn Exports) -> io::Result<()> {
         self.open(name, exports)?;
-        if let Err(connections) = self.place.settle(self.shared.limits.max_connections) {
-            self.shared.tell(&Event::TurnedAway { peer: &self.peer, connections });
-            let text = format!("there are {connections} clients already, as many as there may be");
-            return Err(io::Error::new(io::ErrorKind::QuotaExceeded, text));
-        }
+        let settled = self.place.settle(self.shared.limits.max_connections);
+        settled.map_err(|connections| self.shared.turn_away(&self.peer, connections))?;
         self.describe(name, exports).inspect_err(|_| self.place.unsettle())
     }
 
@@ -322,6 +318,11 @@ pub(crate) struct Established {
 }
 
 impl Established {
+    /// A client that has negotiated elsewhere, in clear.
+    pub(crate) const fn elsewhere(server: Server, opened: Opened, peer: Peer) -> Self {
+        Self { server, link: Link::plain(), opened, peer }
+    }
+
     /// Whether the client may not change the export.
     pub(crate) fn is_read_only(&self) -> bool {
         self.server.export().flags.contains(TransmissionFlags::READ_ONLY)

@@ -154,8 +154,14 @@ impl Job {
         let len = usize::try_from(length).unwrap_or(usize::MAX);
         match kind {
             CommandType::Read => {
+                let bytes = export.read(offset, len).await?;
+                if bytes.len() != len {
+                    let text =
+                        format!("the export has read {} bytes instead of {len}", bytes.len());
+                    return Err(io::Error::other(text));
+                }
                 if let Some(buffer) = &mut self.buffer {
-                    export.read_exact_at(buffer.first_mut(len), offset).await?;
+                    buffer.hold(bytes);
                 }
                 return Ok(Outcome::Data);
             }

@@ -22,7 +22,7 @@
 
 pub(crate) mod budget;
 mod buffers;
-mod describe;
+pub(crate) mod describe;
 mod fault;
 pub(crate) mod handshake;
 pub(crate) mod job;

@@ -363,7 +363,11 @@ impl Session {
         let buffer = match command.kind {
             CommandType::Read => {
                 let len = usize::try_from(command.length).unwrap_or(usize::MAX);
-                match self.buffers.allocate(len, now) {
+                let allocated = match &self.opened.export {
+                    AnyExport::Blocking(_) => self.buffers.allocate(len, now),
+                    AnyExport::Async(_) => Ok(self.buffers.reserve(len, now)),
+                };
+                match allocated {
                     Ok(Some(buffer)) => Some(buffer),
                     Ok(None) => return Ok(false),
                     Err(NoMemory) => {

@@ -5,6 +5,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use nbd_proto::BlockSizes;
 use rustix::io::Errno;
 
@@ -18,30 +19,23 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 ///
 /// Each method says and promises what that of [`Export`] does. All futures of a client run side
 /// by side, and each runs to its end, also when its client has left: none is ever dropped
-/// half done by the server.
+/// half done by the server. What is read is the export's own memory, and is sent from there.
 ///
 /// ```
 /// use std::io;
-/// use nbd_server::{AsyncExport, BoxFuture};
+/// use nbd_server::{AsyncExport, BoxFuture, Bytes};
 ///
 /// /// A disk that somebody else reads.
 /// struct Remote;
 ///
-/// # async fn fetch(offset: u64, len: usize) -> io::Result<Vec<u8>> { Ok(vec![0; len]) }
+/// # async fn fetch(offset: u64, len: usize) -> io::Result<Bytes> { Ok(vec![0; len].into()) }
 /// impl AsyncExport for Remote {
 ///     fn size(&self) -> u64 {
 ///         1 << 30
 ///     }
 ///
-///     fn read_exact_at<'a>(
-///         &'a self,
-///         buf: &'a mut [u8],
-///         offset: u64,
-///     ) -> BoxFuture<'a, io::Result<()>> {
-///         Box::pin(async move {
-///             buf.copy_from_slice(&fetch(offset, buf.len()).await?);
-///             Ok(())
-///         })
+///     fn read(&self, offset: u64, len: usize) -> BoxFuture<'_, io::Result<Bytes>> {
+///         Box::pin(fetch(offset, len))
 ///     }
 /// }
 /// ```
@@ -49,9 +43,8 @@ pub trait AsyncExport: Send + Sync {
     /// See [`Export::size`].
     fn size(&self) -> u64;
 
-    /// See [`Export::read_exact_at`].
-    fn read_exact_at<'a>(&'a self, buf: &'a mut [u8], offset: u64)
-    -> BoxFuture<'a, io::Result<()>>;
+    /// The `len` bytes at `offset`, neither more nor less. See [`Export::read_exact_at`].
+    fn read(&self, offset: u64, len: usize) -> BoxFuture<'_, io::Result<Bytes>>;
 
     /// See [`Export::abilities`].
     fn abilities(&self) -> Abilities {

@@ -7,10 +7,14 @@
 //! | `memory` | a sparse disk in memory |
 //! | `file` | a file or a block device |
 //! | `qcow2` | an image in the format of QEMU, feature `qcow2` |
+//! | `forward` | what is another, seen otherwise |
 //! | `slice` | a part of another |
 //! | `overlay` | what is written goes elsewhere |
 //! | `extents` | which parts of a file hold data |
 //! | `durability` | what a failed sync means for those after it |
+
+#[macro_use]
+mod forward;
 
 mod asynchronous;
 mod durability;
@@ -282,77 +286,14 @@ fn check_range(size: u64, offset: u64, len: u64, beyond: Errno) -> io::Result<()
     }
 }
 
-macro_rules! forward {
-    ($($pointer:ty),*) => {$(
-        impl<E: Export + ?Sized> Export for $pointer {
-            fn size(&self) -> u64 {
-                (**self).size()
-            }
-
-            fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-                (**self).read_exact_at(buf, offset)
-            }
-
-            fn try_read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<Attempt> {
-                (**self).try_read_exact_at(buf, offset)
-            }
-
-            fn abilities(&self) -> Abilities {
-                (**self).abilities()
-            }
-
-            fn block_sizes(&self) -> BlockSizes {
-                (**self).block_sizes()
-            }
-
-            fn description(&self) -> Option<String> {
-                (**self).description()
-            }
-
-            fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
-                (**self).write_all_at(buf, offset)
-            }
-
-            fn flush(&self) -> io::Result<()> {
-                (**self).flush()
-            }
-
-            fn trim(&self, offset: u64, len: u64) -> io::Result<()> {
-                (**self).trim(offset, len)
-            }
-
-            fn write_zeroes(&self, offset: u64, len: u64, zeroing: Zeroing) -> io::Result<()> {
-                (**self).write_zeroes(offset, len, zeroing)
-            }
-
-            fn cache(&self, offset: u64, len: u64) -> io::Result<()> {
-                (**self).cache(offset, len)
-            }
-
-            fn extents(
-                &self,
-                offset: u64,
-                len: u64,
-                visit: &mut dyn FnMut(AllocationExtent) -> ControlFlow<()>,
-            ) -> io::Result<()> {
-                (**self).extents(offset, len, visit)
-            }
-
-            fn contexts(&self) -> Vec<String> {
-                (**self).contexts()
-            }
-
-            fn context_extents(
-                &self,
-                context: &str,
-                offset: u64,
-                len: u64,
-                visit: &mut dyn FnMut(Extent) -> ControlFlow<()>,
-            ) -> io::Result<()> {
-                (**self).context_extents(context, offset, len, visit)
-            }
-        }
-    )*};
+impl<E: Export + ?Sized> Export for std::sync::Arc<E> {
+    forward!(self => **self, offset => offset);
 }
 
-forward!(std::sync::Arc<E>, Box<E>, &E);
+impl<E: Export + ?Sized> Export for Box<E> {
+    forward!(self => **self, offset => offset);
+}
+
+impl<E: Export + ?Sized> Export for &E {
+    forward!(self => **self, offset => offset);
+}

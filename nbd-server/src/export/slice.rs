@@ -1,11 +1,9 @@
 //! A part of an export as an export.
 
 use std::io;
-use std::ops::{ControlFlow, Range};
+use std::ops::Range;
 
-use nbd_proto::{BlockSizes, Extent};
-
-use super::{Abilities, AllocationExtent, Attempt, Export, Zeroing};
+use super::Export;
 
 /// A range of another export, such as one partition of a disk.
 ///
@@ -47,66 +45,5 @@ impl<E: Export> Export for Slice<E> {
         self.range.end - self.range.start
     }
 
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        self.inner.read_exact_at(buf, self.range.start + offset)
-    }
-
-    fn try_read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<Attempt> {
-        self.inner.try_read_exact_at(buf, self.range.start + offset)
-    }
-
-    fn abilities(&self) -> Abilities {
-        self.inner.abilities()
-    }
-
-    fn block_sizes(&self) -> BlockSizes {
-        self.inner.block_sizes()
-    }
-
-    fn description(&self) -> Option<String> {
-        self.inner.description()
-    }
-
-    fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
-        self.inner.write_all_at(buf, self.range.start + offset)
-    }
-
-    fn flush(&self) -> io::Result<()> {
-        self.inner.flush()
-    }
-
-    fn trim(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.inner.trim(self.range.start + offset, len)
-    }
-
-    fn write_zeroes(&self, offset: u64, len: u64, zeroing: Zeroing) -> io::Result<()> {
-        self.inner.write_zeroes(self.range.start + offset, len, zeroing)
-    }
-
-    fn cache(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.inner.cache(self.range.start + offset, len)
-    }
-
-    fn extents(
-        &self,
-        offset: u64,
-        len: u64,
-        visit: &mut dyn FnMut(AllocationExtent) -> ControlFlow<()>,
-    ) -> io::Result<()> {
-        self.inner.extents(self.range.start + offset, len, visit)
-    }
-
-    fn contexts(&self) -> Vec<String> {
-        self.inner.contexts()
-    }
-
-    fn context_extents(
-        &self,
-        context: &str,
-        offset: u64,
-        len: u64,
-        visit: &mut dyn FnMut(Extent) -> ControlFlow<()>,
-    ) -> io::Result<()> {
-        self.inner.context_extents(context, self.range.start + offset, len, visit)
-    }
+    forward!(self => self.inner, offset => self.range.start + offset, but size);
 }

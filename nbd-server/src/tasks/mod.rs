@@ -30,8 +30,9 @@ use tokio::time::timeout;
 
 use crate::clients::Clients;
 use crate::config::Shared;
-use crate::connection::handshake::Handshake;
+use crate::connection::handshake::{Established, Handshake};
 use crate::event::Event;
+use crate::exports::Opened;
 use crate::listener::{Listener, is_passing, is_short_of_descriptors};
 use crate::peer::Peer;
 use crate::pool::Pool;
@@ -115,7 +116,40 @@ impl AsyncServerHandle {
     /// descriptors.
     pub fn serve(&self, stream: impl Into<OwnedFd>) -> io::Result<()> {
         let connection = Connection::from_socket(stream.into()).map_err(io::Error::other)?;
-        self.core.take_in(connection.stream.into())
+        let socket = OwnedFd::from(connection.stream);
+        let peer = Peer::of(&socket);
+        self.core.take_in(socket, peer)
+    }
+
+    /// Serves one more client that has negotiated already, as
+    /// [`ServerHandle::serve_negotiated`](crate::ServerHandle::serve_negotiated) does.
+    ///
+    /// # Errors
+    /// As that has.
+    pub fn serve_negotiated(
+        &self,
+        stream: impl Into<OwnedFd>,
+        server: nbd_proto::Server,
+        export: Opened,
+    ) -> io::Result<()> {
+        let connection = Connection::from_socket(stream.into()).map_err(io::Error::other)?;
+        let present = self.core.going()?;
+        let socket = OwnedFd::from(connection.stream);
+        let (peer, bell) = (Peer::of(&socket), Arc::new(Bell::default()));
+        let most = self.core.shared.limits.max_connections;
+        let place = self
+            .core
+            .clients
+            .admit_settled(Waker::from(Arc::clone(&bell)), most)
+            .map_err(|connections| self.core.shared.turn_away(&peer, connections))?;
+        let attendance = self.core.attend(register(socket)?, bell);
+        self.core.shared.tell(&Event::Connected { peer: &peer });
+        let established = Established::elsewhere(server, export, peer);
+        self.core.executor.runtime.spawn(async move {
+            attendance.run(established, &place).await;
+            drop((place, present));
+        });
+        Ok(())
     }
 
     /// Serves one more client, over any stream: one that another protocol has given up, or that
@@ -130,7 +164,7 @@ impl AsyncServerHandle {
         let (ours, theirs) = UnixStream::pair()?;
         ours.set_nonblocking(true)?;
         let mut ours = tokio::net::UnixStream::from_std(ours)?;
-        self.serve(theirs)?;
+        self.core.take_in(theirs.into(), Peer::unknown())?;
         tokio::spawn(async move {
             // How it ends is told by the connection.
             let _ = tokio::io::copy_bidirectional(&mut stream, &mut ours).await;
@@ -204,20 +238,28 @@ impl Core {
         }
     }
 
-    /// Gives a client a task.
-    fn take_in(&self, socket: OwnedFd) -> io::Result<()> {
+    /// What each task of a client holds, unless the server has stopped.
+    fn going(&self) -> io::Result<mpsc::Sender<()>> {
         let stopped = || io::Error::new(io::ErrorKind::NotConnected, "the server has stopped");
-        let present = self.present().clone().ok_or_else(stopped)?;
-        let peer = Peer::of(&socket);
+        self.present().clone().ok_or_else(stopped)
+    }
+
+    fn attend(&self, socket: AsyncFd<OwnedFd>, bell: Arc<Bell>) -> Attendance {
+        let (shared, executor) = (Arc::clone(&self.shared), self.executor.clone());
+        Attendance { socket, shared, executor, bell }
+    }
+
+    /// Gives a client a task.
+    fn take_in(&self, socket: OwnedFd, peer: Peer) -> io::Result<()> {
+        let present = self.going()?;
         let socket = register(socket)?;
         let bell = Arc::new(Bell::default());
         let waker = Waker::from(Arc::clone(&bell));
         let place = self.clients.admit(|_| waker, self.shared.limits.max_handshakes);
         self.shared.tell(&Event::Connected { peer: &peer });
-        let (shared, executor) = (Arc::clone(&self.shared), self.executor.clone());
         let handshake =
             Box::new(Handshake::new(Arc::clone(&self.shared), peer, place, Instant::now()));
-        let attendance = Attendance { socket, shared, executor, bell };
+        let attendance = self.attend(socket, bell);
         self.executor.runtime.spawn(async move {
             attendance.negotiate_and_run(handshake).await;
             drop(present);
@@ -238,7 +280,10 @@ async fn accept(
     while core.clients.stop_by().is_none() {
         let taken = match bell.wait(&socket, Direction::READ, None).await {
             Ok(Some(mut ready)) => match Listener::accept(&socket) {
-                Ok(client) => core.take_in(client),
+                Ok(client) => {
+                    let peer = Peer::of(&client);
+                    core.take_in(client, peer)
+                }
                 Err(error) => {
                     if error.kind() == io::ErrorKind::WouldBlock {
                         ready.clear_ready();

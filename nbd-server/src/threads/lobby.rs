@@ -166,7 +166,7 @@ impl Lobby {
             }
         }
         for socket in arrived {
-            let handshake = self.core.admit(&socket);
+            let handshake = self.core.admit(Peer::of(&socket));
             self.enter(socket, handshake);
         }
         let Some(error) = failed else { return };

@@ -14,8 +14,10 @@ mod door;
 mod lobby;
 mod wait;
 
-use std::io;
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Wake, Waker};
 use std::thread::{self, JoinHandle};
@@ -29,6 +31,7 @@ use crate::config::Shared;
 use crate::connection::ConnectionError;
 use crate::connection::handshake::{Established, Handshake};
 use crate::event::Event;
+use crate::exports::Opened;
 use crate::listener::Listener;
 use crate::peer::Peer;
 use crate::pool::{Pool, Request};
@@ -97,13 +100,79 @@ impl ServerHandle {
     /// When it is no stream socket, and when the server has stopped.
     pub fn serve(&self, stream: impl Into<OwnedFd>) -> io::Result<()> {
         let connection = Connection::from_socket(stream.into()).map_err(io::Error::other)?;
-        if *self.core.accepting() != Accepting::Goes {
-            return Err(io::Error::new(io::ErrorKind::NotConnected, "the server has stopped"));
-        }
+        self.core.check_going()?;
         let socket = OwnedFd::from(connection.stream);
-        let handshake = self.core.admit(&socket);
+        let handshake = self.core.admit(Peer::of(&socket));
         self.core.door.put(News::Arrived(socket, handshake));
         Ok(())
+    }
+
+    /// Serves one more client, over two streams such as standard input and output, or one that is
+    /// none of the system's. Costs a copy of its bytes, a pair of sockets, and two threads; the
+    /// one that reads ends when its stream does.
+    ///
+    /// # Errors
+    /// When the server has stopped, and when the system is short of threads or descriptors.
+    pub fn serve_stream<R, W>(&self, reader: R, writer: W) -> io::Result<()>
+    where
+        R: Read + Send + 'static,
+        W: Write + Send + 'static,
+    {
+        self.core.check_going()?;
+        let (ours, theirs) = UnixStream::pair()?;
+        let last = self.core.clients.accompany();
+        bridge(reader, writer, ours, last)?;
+        let handshake = self.core.admit(Peer::unknown());
+        self.core.door.put(News::Arrived(theirs.into(), handshake));
+        Ok(())
+    }
+
+    /// Serves one more client that has negotiated already, over a stream socket in clear, such as
+    /// the kernel's driver, or one that speaks another protocol first. `server` is what the
+    /// negotiation has led to ([`ServerNegotiation::finish`]), `export` what was described to the
+    /// client ([`Opened::info`](crate::Opened::info)).
+    ///
+    /// [`ServerNegotiation::finish`]: nbd_proto::ServerNegotiation::finish
+    ///
+    /// ```
+    /// use std::os::unix::net::UnixStream;
+    /// use std::sync::Arc;
+    /// use nbd_server::proto::{Discard, Machine, ServerConfig, ServerNegotiation};
+    /// use nbd_server::{MemoryExport, Opened, Server};
+    ///
+    /// let server = Server::new(MemoryExport::new(1 << 20)).start()?;
+    /// // What the kernel is told of a device needs no words on the wire.
+    /// let disk = Opened::new("", Arc::new(MemoryExport::new(1 << 20)));
+    /// let mut negotiation = ServerNegotiation::oldstyle(ServerConfig::new(), disk.info(32 << 20));
+    /// negotiation.drain(&mut Vec::new(), &Discard).expect("a greeting");
+    /// let machine = negotiation.finish().expect("nothing to negotiate");
+    /// let (kernel, ours) = UnixStream::pair()?;
+    /// server.serve_negotiated(ours, machine, disk)?;
+    /// # drop(kernel);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// When it is no stream socket, when as many clients use an export as may, when the server
+    /// has stopped, and when the system is short of threads or descriptors.
+    pub fn serve_negotiated(
+        &self,
+        stream: impl Into<OwnedFd>,
+        server: nbd_proto::Server,
+        export: Opened,
+    ) -> io::Result<()> {
+        let connection = Connection::from_socket(stream.into()).map_err(io::Error::other)?;
+        self.core.check_going()?;
+        let socket = OwnedFd::from(connection.stream);
+        let (peer, alarm) = (Peer::of(&socket), Alarm::new()?);
+        let most = self.core.shared.limits.max_connections;
+        let place = self
+            .core
+            .clients
+            .admit_settled(Waker::noop().clone(), most)
+            .map_err(|connections| self.core.shared.turn_away(&peer, connections))?;
+        self.core.shared.tell(&Event::Connected { peer: &peer });
+        self.core.attend(socket, Established::elsewhere(server, export, peer), place, alarm)
     }
 
     /// Newcomers get these credentials from now on. Only a server that was started with some
@@ -190,13 +259,21 @@ impl Core {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a client in, to negotiate with it.
-    fn admit(&self, socket: &OwnedFd) -> Box<Handshake> {
-        self.admit_as(socket, |number| self.door.waker(number))
+    fn check_going(&self) -> io::Result<()> {
+        match *self.accepting() {
+            Accepting::Goes => Ok(()),
+            Accepting::Stopped | Accepting::Failed => {
+                Err(io::Error::new(io::ErrorKind::NotConnected, "the server has stopped"))
+            }
+        }
     }
 
-    fn admit_as(&self, socket: &OwnedFd, waker: impl FnOnce(u64) -> Waker) -> Box<Handshake> {
-        let peer = Peer::of(socket);
+    /// Takes a client in, to negotiate with it.
+    fn admit(&self, peer: Peer) -> Box<Handshake> {
+        self.admit_as(peer, |number| self.door.waker(number))
+    }
+
+    fn admit_as(&self, peer: Peer, waker: impl FnOnce(u64) -> Waker) -> Box<Handshake> {
         let place = self.clients.admit(waker, self.shared.limits.max_handshakes);
         self.shared.tell(&Event::Connected { peer: &peer });
         Box::new(Handshake::new(Arc::clone(&self.shared), peer, place, Instant::now()))
@@ -226,9 +303,50 @@ impl Core {
 pub(crate) fn serve_one(shared: Shared, socket: OwnedFd) -> Result<(), ConnectionError> {
     let core = Core::new(shared)?;
     let alarm = Arc::new(Alarm::new()?);
-    let handshake = core.admit_as(&socket, |_| Waker::from(Arc::clone(&alarm)));
+    let handshake = core.admit_as(Peer::of(&socket), |_| Waker::from(Arc::clone(&alarm)));
     let Core { shared, pool, .. } = core;
     Attendance { socket, shared, pool, alarm }.negotiate_and_run(*handshake)
+}
+
+/// Copies between two streams and a socket, in two threads. Gives the place back when all has
+/// been written.
+fn bridge<R, W>(mut reader: R, mut writer: W, socket: UnixStream, last: Place) -> io::Result<()>
+where
+    R: Read + Send + 'static,
+    W: Write + Send + 'static,
+{
+    let mut incoming = socket.try_clone()?;
+    let mut outgoing = socket;
+    // How it ends is told by the connection.
+    let copy_in = move || {
+        let _ = pass_on(&mut reader, &mut incoming);
+        let _ = incoming.shutdown(Shutdown::Write);
+    };
+    let copy_out = move || {
+        let _ = pass_on(&mut outgoing, &mut writer);
+        let _ = outgoing.shutdown(Shutdown::Both);
+        drop((writer, last));
+    };
+    let thread = |name: &str| thread::Builder::new().name(name.to_owned()).stack_size(STACK);
+    thread("copy in").spawn(copy_in)?;
+    thread("copy out").spawn(copy_out).map(drop)
+}
+
+/// Passes on what comes as soon as it comes. `io::copy` may have the system do that, which
+/// waits for more from a socket than there may ever be.
+fn pass_on(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
+    let mut bytes = vec![0; 64 << 10];
+    loop {
+        match from.read(&mut bytes) {
+            Ok(0) => return Ok(()),
+            Ok(n) => {
+                to.write_all(&bytes[..n])?;
+                to.flush()?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// Says that no more clients are taken in, when it is dropped.

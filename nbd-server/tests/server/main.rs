@@ -1,12 +1,15 @@
 //! The server from outside, with exports of the test's own.
 
+mod asynchronous;
 mod concurrency;
 mod exports;
+mod files;
 mod limits;
 mod model;
 mod rude;
 mod starting;
 mod stopping;
+mod streams;
 mod support;
 
 /// How servers run here.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use nbd_server::{
-    Abilities, AsyncExport, BoxFuture, Event, ExportList, MemoryExport, Server, Zeroing,
+    Abilities, AsyncExport, BoxFuture, Bytes, Event, ExportList, MemoryExport, Server, Zeroing,
 };
 use nbd_sim::peer::{run, tool};
 use tokio::runtime::{Builder, Runtime};
@@ -40,16 +40,11 @@ impl AsyncExport for Far {
         SIZE as u64
     }
 
-    fn read_exact_at<'a>(
-        &'a self,
-        buf: &'a mut [u8],
-        offset: u64,
-    ) -> BoxFuture<'a, io::Result<()>> {
+    fn read(&self, offset: u64, len: usize) -> BoxFuture<'_, io::Result<Bytes>> {
         Box::pin(async move {
             self.travel().await;
             let bytes = self.bytes.lock().unwrap();
-            buf.copy_from_slice(&bytes[offset as usize..][..buf.len()]);
-            Ok(())
+            Ok(Bytes::copy_from_slice(&bytes[offset as usize..][..len]))
         })
     }
 

@@ -2,7 +2,7 @@
 
 use nbd_server::{Event, Listener, MemoryExport, Server};
 use nbd_sim::peer::{run, tool};
-use nbd_sim::raw::Raw;
+use nbd_sim::raw::{READ, Raw, request};
 
 /// Whoever waits for the server hears when nobody can come in any more.
 #[test]
@@ -61,6 +61,25 @@ fn it_listens_in_several_places_at_once() {
     server.stop().unwrap();
     assert!(!directory.path().join("made").exists());
     assert!(directory.path().join("passed").exists(), "whoever made it removes it");
+}
+
+/// A client at two pipes is a client; what was asked is answered although no more comes.
+#[test]
+fn two_pipes_are_a_stream() {
+    use std::io::{Read, Write};
+    let server = Server::new(MemoryExport::new(1 << 20)).start().unwrap();
+    let (input, mut to_server) = std::io::pipe().unwrap();
+    let (mut from_server, output) = std::io::pipe().unwrap();
+    server.serve_stream(input, output).unwrap();
+    to_server.write_all(b"\0\0\0\x03IHAVEOPT\0\0\0\x01\0\0\0\0").unwrap();
+    to_server.write_all(&request(READ, 1, 0, 512 << 10)).unwrap();
+    // NBD_CMD_DISC
+    to_server.write_all(&request(2, 2, 0, 0)).unwrap();
+    drop(to_server);
+    let mut bytes = Vec::new();
+    from_server.read_to_end(&mut bytes).unwrap();
+    assert_eq!(bytes.len(), 18 + 10 + 16 + (512 << 10));
+    server.stop().unwrap();
 }
 
 #[test]

@@ -6,7 +6,7 @@ use nbd_server::{Limits, MemoryExport, Server};
 
 use nbd_sim::raw::{READ, Raw};
 
-use super::support::{ending, start};
+use super::support::{Gated, ending, start};
 
 #[test]
 fn a_stop_answers_what_has_arrived_and_waits_for_nobody_else() {
@@ -28,6 +28,22 @@ fn a_stop_answers_what_has_arrived_and_waits_for_nobody_else() {
     for _ in 0..3 {
         assert_eq!(ending(&endings), None);
     }
+}
+
+/// A request that never comes back holds up the end no longer than it may.
+#[test]
+fn an_export_that_hangs_is_not_waited_for() {
+    let mut limits = Limits::default();
+    limits.stop_timeout = Duration::from_millis(50);
+    let (export, gate) = Gated::new();
+    let (server, endings) = start(Server::new(export).limits(limits));
+    let mut client = Raw::established(&server);
+    gate.show_slow_reads(&mut client);
+    client.ask(READ, 2, 2, 4);
+    assert_eq!(gate.arrival(), 2);
+    server.stop();
+    assert_eq!(ending(&endings).as_deref(), Some("the client did not take its last replies"));
+    gate.release(2, Ok(()));
 }
 
 #[test]

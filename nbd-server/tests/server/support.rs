@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nbd_server::{
-    Abilities, AsyncServerHandle, ConnectionError, Event, Export, Server, ServerHandle,
+    Abilities, AsyncServerHandle, ConnectionError, Event, Export, Opened, Server, ServerHandle,
 };
 use nbd_sim::raw::{LIMIT, READ, Raw, Reach};
 use tokio::runtime::Runtime;
@@ -33,6 +33,21 @@ impl Running {
             Self::Tasks(runtime, server) => {
                 let _inside = runtime.enter();
                 server.serve(stream).unwrap();
+            }
+        }
+    }
+
+    pub(crate) fn serve_negotiated(
+        &self,
+        stream: UnixStream,
+        machine: nbd_server::proto::Server,
+        export: Opened,
+    ) -> io::Result<()> {
+        match self {
+            Self::Threads(server) => server.serve_negotiated(stream, machine, export),
+            Self::Tasks(runtime, server) => {
+                let _inside = runtime.enter();
+                server.serve_negotiated(stream, machine, export)
             }
         }
     }

@@ -1,12 +1,15 @@
 //! The same through tasks of tokio, and what only they do.
 
+mod asynchronous;
 mod concurrency;
 mod exports;
+mod files;
 mod limits;
 mod model;
 mod rude;
 mod spawning;
 mod stopping;
+mod streams;
 mod support;
 
 /// How servers run here.
