@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use clap::{CommandFactory, Parser};
 
-use crate::{copy, dump, info};
+use crate::{copy, dump, info, range};
 
 /// The version of libnbd's tools whose options and formats these are.
 const LIKE: &str = "1.14.2";
@@ -21,6 +21,8 @@ pub(crate) enum Tool {
     Nbdinfo,
     Nbdcopy,
     Nbddump,
+    Nbddiscard,
+    Nbdzero,
 }
 
 /// Show what an NBD server offers: size, abilities, extents, exports.
@@ -53,6 +55,26 @@ pub(crate) struct Nbddump {
     about: About,
 }
 
+/// Tell an NBD server that nobody needs what a range of an export holds.
+#[derive(Debug, Parser)]
+#[command(name = "nbddiscard")]
+pub(crate) struct Nbddiscard {
+    #[command(flatten)]
+    pub(crate) args: range::TrimArgs,
+    #[command(flatten)]
+    about: About,
+}
+
+/// Make a range of an NBD export zeroes.
+#[derive(Debug, Parser)]
+#[command(name = "nbdzero")]
+pub(crate) struct Nbdzero {
+    #[command(flatten)]
+    pub(crate) args: range::ZeroArgs,
+    #[command(flatten)]
+    about: About,
+}
+
 /// What each of the tools tells of itself. These are answered before the others are looked at.
 #[derive(Debug, clap::Args)]
 struct About {
@@ -74,6 +96,8 @@ impl Tool {
             "nbdinfo" => Self::Nbdinfo,
             "nbdcopy" => Self::Nbdcopy,
             "nbddump" => Self::Nbddump,
+            "nbddiscard" => Self::Nbddiscard,
+            "nbdzero" => Self::Nbdzero,
             _ => return None,
         };
         // The first call decides.
@@ -86,6 +110,8 @@ impl Tool {
             Self::Nbdinfo => "nbdinfo",
             Self::Nbdcopy => "nbdcopy",
             Self::Nbddump => "nbddump",
+            Self::Nbddiscard => "nbddiscard",
+            Self::Nbdzero => "nbdzero",
         }
     }
 
@@ -105,6 +131,8 @@ impl Tool {
             Self::Nbdinfo => Nbdinfo::command(),
             Self::Nbdcopy => Nbdcopy::command(),
             Self::Nbddump => Nbddump::command(),
+            Self::Nbddiscard => Nbddiscard::command(),
+            Self::Nbdzero => Nbdzero::command(),
         };
         command.build();
         let mut options = Vec::new();

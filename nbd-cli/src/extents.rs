@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use nbd_client_blocking::proto::{ContextId, Extent, RequestId};
+use nbd_client_blocking::proto::{ClientConfig, ContextId, Extent, HeaderStyle, RequestId};
 use nbd_client_blocking::session::extents::{ExtentWalk, Question, Segment, Walk};
 use nbd_client_blocking::{Client, Pipeline, Request};
 
@@ -54,6 +54,34 @@ pub(crate) fn walk(
             )));
         }
         walk.answered(number, done.result.map(|()| &done.extents[..]));
+    }
+}
+
+/// What is told when a server has no such context.
+pub(crate) fn no_context(server: &Server, context: &str, limit: Option<Duration>) -> Failure {
+    let name = &server.name;
+    let has = there_are(server, limit);
+    Failure::new(format!("{name}: the server has no meta context `{context}`; {has}"))
+}
+
+/// Which meta contexts there are, in words.
+fn there_are(server: &Server, limit: Option<Duration>) -> String {
+    let options = server.negotiate(ClientConfig::new(), limit);
+    let contexts = options.and_then(|mut options| {
+        let contexts = match options.negotiated().headers {
+            HeaderStyle::Simple => Ok(Vec::new()),
+            _ => options.list_meta_contexts(&[]).context("it does not tell which it has"),
+        };
+        let _ = options.abort();
+        contexts
+    });
+    match contexts {
+        Ok(contexts) if contexts.is_empty() => "it has none".to_owned(),
+        Ok(contexts) => {
+            let names: Vec<_> = contexts.iter().map(|context| context.name.as_str()).collect();
+            format!("it has {}", names.join(", "))
+        }
+        Err(failure) => failure.to_string(),
     }
 }
 

@@ -1,6 +1,8 @@
 //! `nbd`: looks at, copies, measures and serves network block devices.
 
 mod bench;
+mod checksum;
+mod compare;
 mod compat;
 mod copy;
 mod demo;
@@ -8,7 +10,10 @@ mod dump;
 mod extents;
 mod failure;
 mod info;
+mod list;
+mod map;
 mod output;
+mod range;
 mod serve;
 mod size;
 mod target;
@@ -18,7 +23,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use compat::{Nbdcopy, Nbddump, Nbdinfo, Tool};
+use compat::{Nbdcopy, Nbddiscard, Nbddump, Nbdinfo, Nbdzero, Tool};
 
 /// Network Block Device tool.
 #[derive(Debug, Parser)]
@@ -32,10 +37,31 @@ struct Program {
 enum Command {
     /// Show what a server offers: size, abilities, extents, exports
     Info(info::Args),
+    /// List the exports of a server
+    List(list::Args),
+    /// Show what is where in an export
+    Map(map::Args),
     /// Copy between servers, files and streams
-    Copy(copy::Args),
+    Copy(Box<copy::Args>),
     /// Print the content of an export or file in hexadecimal
     Dump(dump::Args),
+    /// Compare two exports or files
+    Compare(compare::Args),
+    /// Print a checksum of an export or file
+    Checksum(checksum::Args),
+    /// Write a range of an export to standard output
+    Read(range::ReadArgs),
+    /// Write a file or standard input to an export
+    Write(range::WriteArgs),
+    /// Make a range of an export zeroes
+    Zero(range::ZeroArgs),
+    /// Tell a server that nobody needs a range of an export
+    #[command(visible_alias = "discard")]
+    Trim(range::TrimArgs),
+    /// Have a server get a range of an export ready for reading
+    Cache(range::CacheArgs),
+    /// Have a server make durable what was written
+    Flush(range::FlushArgs),
     /// Measure a server
     Bench(bench::Args),
     /// Serve memory or a file
@@ -55,12 +81,21 @@ struct Patience {
     #[arg(long, value_name = "SECONDS", default_value_t = 30,
           value_parser = clap::value_parser!(u64).range(..=YEAR))]
     timeout: u64,
+    /// Wait so long for a server that is not there yet
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, hide_default_value = true,
+          value_parser = clap::value_parser!(u64).range(..=YEAR))]
+    wait: u64,
 }
 
 impl Patience {
     /// The limit, if there is one.
     fn limit(self) -> Option<Duration> {
         Some(Duration::from_secs(self.timeout)).filter(|limit| !limit.is_zero())
+    }
+
+    /// How long to wait for a server that is not there yet.
+    const fn wait(self) -> Duration {
+        Duration::from_secs(self.wait)
     }
 }
 
@@ -79,7 +114,11 @@ fn main() -> ExitCode {
             Nbdinfo::try_parse_from(words).map(|nbdinfo| Command::Info(nbdinfo.args.with_content()))
         }
         Some(Tool::Nbdcopy) => Nbdcopy::try_parse_from(words)
-            .map(|nbdcopy| Command::Copy(nbdcopy.args.with_short_zeroes())),
+            .map(|nbdcopy| Command::Copy(Box::new(nbdcopy.args.with_short_zeroes()))),
+        Some(Tool::Nbddiscard) => {
+            Nbddiscard::try_parse_from(words).map(|discard| Command::Trim(discard.args))
+        }
+        Some(Tool::Nbdzero) => Nbdzero::try_parse_from(words).map(|zero| Command::Zero(zero.args)),
         Some(Tool::Nbddump) => {
             Nbddump::try_parse_from(words).map(|nbddump| Command::Dump(nbddump.args))
         }
@@ -93,8 +132,18 @@ fn main() -> ExitCode {
 fn run(command: Command) -> ExitCode {
     match command {
         Command::Info(args) => end(info::run(&args)),
+        Command::List(args) => end(list::run(&args)),
+        Command::Map(args) => end(map::run(&args)),
+        Command::Read(args) => end(range::read(&args)),
+        Command::Write(args) => end(range::write(&args)),
+        Command::Zero(args) => end(range::zero(&args)),
+        Command::Trim(args) => end(range::trim(&args)),
+        Command::Cache(args) => end(range::cache(&args)),
+        Command::Flush(args) => end(range::flush(&args)),
         Command::Copy(args) => end(copy::run(&args)),
         Command::Dump(args) => end(dump::run(&args)),
+        Command::Compare(args) => compare::run(&args),
+        Command::Checksum(args) => end(checksum::run(&args)),
         Command::Bench(args) => end(bench::run(&args)),
         // It may exit as a command does that it ran.
         Command::Serve(args) => serve::run(*args).unwrap_or_else(|failure| end(Err(failure))),

@@ -1,7 +1,7 @@
 //! Standard output, which may be full or closed: that is a failure, not a panic. And what is
 //! said on standard error, which never holds anything up.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Read, Seek, Write};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -12,6 +12,21 @@ pub(crate) fn print(text: &str) -> Result<()> {
     let mut stdout = io::stdout().lock();
     let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
     wrote(written)
+}
+
+/// Prints a text, and then what a file holds from its start.
+pub(crate) fn print_file(text: &str, file: &mut (impl Read + Seek)) -> Result<()> {
+    file.rewind().context("a temporary file")?;
+    let mut stdout = io::stdout().lock();
+    let copied = stdout.write_all(text.as_bytes()).and_then(|()| io::copy(file, &mut stdout));
+    wrote(copied.and_then(|_| stdout.flush()))
+}
+
+/// Whether to print in colour: as is said, or else on a terminal, unless it is unwanted.
+pub(crate) fn in_color(yes: bool, no: bool) -> bool {
+    // https://no-color.org: whatever it is set to, unless that is nothing.
+    let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    yes || (!no && !unwanted && io::stdout().is_terminal())
 }
 
 /// What became of writing to standard output.

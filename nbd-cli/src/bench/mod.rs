@@ -88,7 +88,10 @@ enum Pattern {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
+    let policy = args.policy();
+    let wait = policy.map_or(Duration::ZERO, |policy| policy.patience());
     let server = Target::server(&args.server)?;
+    let server = server.reconnecting(policy).waiting(wait.max(args.patience.wait()));
     if args.connections > 1 && server.is_command() {
         return Err(Failure::new(format!("{}: takes one connection only", server.name)));
     }
@@ -172,10 +175,7 @@ impl Args {
 fn connect(args: &Args, server: &Server) -> Result<Client> {
     let limits = nbd_client_blocking::proto::Limits::default().max_in_flight(args.depth.max(64));
     let config = ClientConfig::new().limits(limits);
-    let client = match args.policy() {
-        Some(policy) => server.connect_lasting(config, args.patience.limit(), policy)?,
-        None => server.connect(config, args.patience.limit())?,
-    };
+    let client = server.connect(config, args.patience.limit())?;
     let refuse = |why: String| Err(Failure::new(format!("{}: {why}", server.name)));
     if args.size == 0 || args.size > client.session().max_request() as u64 {
         return refuse(format!(

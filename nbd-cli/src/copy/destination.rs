@@ -7,14 +7,15 @@ use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use nbd_server::{Export, FileExport, Zeroing};
+use nbd_server::{Export, FileExport};
 
 use super::job::Job;
 use super::piece::{Piece, Sink};
-use super::place::Place;
+use super::place::{Place, reach};
 use super::plan::Plan;
 use super::progress::Progress;
-use super::server::ServerDestination;
+use super::server::{ServerAgainst, ServerDestination};
+use super::written::{Written, look_at};
 use crate::failure::{Context, Failure, Result};
 use crate::output::wrote;
 use crate::target::Target;
@@ -43,6 +44,13 @@ pub(super) enum Destination<'a> {
         path: PathBuf,
         file: File,
     },
+    /// An export that is only compared.
+    Against(Box<ServerAgainst>),
+    /// A file or block device that is only compared.
+    AgainstFile {
+        path: PathBuf,
+        store: Arc<FileExport>,
+    },
     /// A part of this program that takes bytes in order, from this offset on.
     Program(Box<dyn Write + 'a>, u64),
 }
@@ -58,6 +66,18 @@ impl Destination<'_> {
         plan: &Plan,
     ) -> Result<(Destination<'static>, Arc<Place>)> {
         match target {
+            Target::Nbd(server) if plan.compare.is_some() => {
+                let against = ServerAgainst::open(server, plan)?;
+                Ok((Destination::Against(Box::new(against)), Arc::new(Place::Nowhere)))
+            }
+            Target::File(path) if plan.compare.is_some() => {
+                let store = Arc::new(FileExport::open(path, true).context(path.display())?);
+                let against = Destination::AgainstFile { path: path.clone(), store };
+                Ok((against, Arc::new(Place::Nowhere)))
+            }
+            Target::Stdio | Target::Null if plan.compare.is_some() => {
+                Err(Failure::new("only servers and files can be compared"))
+            }
             Target::Nbd(server) => {
                 let destination = ServerDestination::open(server, size, plan.limit)?;
                 let place = Place::Fixed { name: server.name.clone(), device: None };
@@ -67,7 +87,7 @@ impl Destination<'_> {
                 Ok(kind) if kind.is_block_device() => block_device(path, size),
                 Ok(kind) if kind.is_fifo() || kind.is_char_device() => device(path),
                 // What else it may be shows when it is opened.
-                Ok(_) | Err(_) => file(path, size),
+                Ok(_) | Err(_) => file(path, size, plan.keep),
             },
             Target::Stdio if io::stdout().is_terminal() => Err(Failure::new(
                 "standard output is a terminal; send it to a file or a program, or name one",
@@ -81,7 +101,9 @@ impl Destination<'_> {
     pub(super) fn block(&self) -> usize {
         match self {
             Self::Server(server) => server.block(),
+            Self::Against(server) => server.block(),
             Self::File { .. }
+            | Self::AgainstFile { .. }
             | Self::Growing { .. }
             | Self::Stdout
             | Self::Device { .. }
@@ -94,8 +116,24 @@ impl Destination<'_> {
     pub(super) fn lanes(&self, wanted: usize) -> usize {
         match self {
             Self::Server(server) => server.lanes(wanted),
-            Self::File { .. } | Self::Nowhere => wanted,
+            Self::Against(server) => server.lanes(wanted),
+            Self::File { .. } | Self::AgainstFile { .. } | Self::Nowhere => wanted,
             Self::Growing { .. } | Self::Stdout | Self::Device { .. } | Self::Program(..) => 1,
+        }
+    }
+
+    /// Bytes in all, of what is only compared.
+    pub(super) fn size(&self) -> Option<u64> {
+        match self {
+            Self::Against(server) => Some(server.size()),
+            Self::AgainstFile { store, .. } => Some(store.size()),
+            Self::Nowhere
+            | Self::Server(_)
+            | Self::File { .. }
+            | Self::Growing { .. }
+            | Self::Stdout
+            | Self::Device { .. }
+            | Self::Program(..) => None,
         }
     }
 
@@ -106,6 +144,14 @@ impl Destination<'_> {
             Self::Server(server) => {
                 let another = server.another();
                 Box::new(move || Ok(Destination::Server(Box::new(another()?))))
+            }
+            Self::Against(server) => {
+                let another = server.another();
+                Box::new(move || Ok(Destination::Against(Box::new(another()?))))
+            }
+            Self::AgainstFile { path, store } => {
+                let (path, store) = (path.clone(), Arc::clone(store));
+                Box::new(move || Ok(Destination::AgainstFile { path, store }))
             }
             Self::File { path, store, place, is_zero } => {
                 let (path, store, place) = (path.clone(), Arc::clone(store), Arc::clone(place));
@@ -128,23 +174,23 @@ impl Destination<'_> {
         match self {
             Self::Nowhere => body(&mut Nowhere { progress, spare }),
             Self::Server(server) => server.run(job, body),
+            Self::Against(server) => server.run(job, body),
+            Self::AgainstFile { path, store } => {
+                let mut bytes = Vec::new();
+                let look = |piece: &Piece| -> Result<()> {
+                    look_at(&store, piece, &mut bytes, job).context(path.display())
+                };
+                body(&mut Positioned { write: look, progress, spare })
+            }
             Self::File { path, store, place, is_zero } => {
                 let skip = (is_zero || plan.skip_zeroes) && !plan.allocated;
-                let zeroing = Zeroing { may_punch: !plan.allocated, fast_only: false };
+                let mut written = Written::new(job, &path, &store);
                 let write = |piece: &Piece| {
                     place.prepare()?;
-                    let written = match piece {
-                        Piece::Data { offset, bytes } => {
-                            store.write_all_at(bytes.as_ref(), *offset)
-                        }
-                        Piece::Zeroes { .. } if skip => Ok(()),
-                        Piece::Zeroes { offset, length } => {
-                            store.write_zeroes(*offset, *length, zeroing)
-                        }
-                    };
-                    written.context(path.display())
+                    written.piece(piece, skip)
                 };
-                body(&mut Positioned { write, progress, spare })
+                body(&mut Positioned { write, progress, spare })?;
+                written.finish()
             }
             Self::Growing { path, file, place } => {
                 // Whatever is not written reads as zeroes. The last piece is data.
@@ -178,8 +224,8 @@ impl Destination<'_> {
     }
 }
 
-fn file(path: &Path, size: Option<u64>) -> Result<(Destination<'static>, Arc<Place>)> {
-    let place = Arc::new(Place::file(path, size)?);
+fn file(path: &Path, size: Option<u64>, keep: bool) -> Result<(Destination<'static>, Arc<Place>)> {
+    let place = Arc::new(Place::file(path, size, keep)?);
     let Some((file, name)) = place.opened() else {
         return Err(Failure::new(format!("{} is no file", path.display())));
     };
@@ -193,7 +239,7 @@ fn file(path: &Path, size: Option<u64>) -> Result<(Destination<'static>, Arc<Pla
             file.set_len(before.max(size)).context(named())?;
             let store = Arc::new(FileExport::open(name, false).context("destination")?);
             file.set_len(before).context(named())?;
-            Destination::File { path, store, place: Arc::clone(&place), is_zero: true }
+            Destination::File { path, store, place: Arc::clone(&place), is_zero: !keep }
         }
         None => {
             let file = file.try_clone().context(path.display())?;
@@ -224,11 +270,6 @@ fn device(path: &Path) -> Result<(Destination<'static>, Arc<Place>)> {
         return Err(Failure::new(format!("{} is a terminal", named())));
     }
     Ok((Destination::Device { path: path.to_owned(), file }, Arc::new(Place::Nowhere)))
-}
-
-/// Makes a file as long, if it is not.
-fn reach(file: &File, end: u64) -> io::Result<()> {
-    if file.metadata()?.len() < end { file.set_len(end) } else { Ok(()) }
 }
 
 pub(super) fn too_small(name: &str, room: u64, size: Option<u64>) -> Failure {

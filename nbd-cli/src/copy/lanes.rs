@@ -12,7 +12,6 @@
 //! beside the work, and is not missed if it never comes.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -39,30 +38,44 @@ pub(super) fn worthwhile(size: u64, wanted: usize) -> usize {
 /// The parts of the source that no lane has taken.
 #[derive(Debug)]
 pub(super) struct Regions {
-    range: Range<u64>,
+    /// In order.
+    ranges: Vec<Range<u64>>,
     length: u64,
-    next: AtomicU64,
+    /// Which of the ranges is next, and from where.
+    next: Mutex<(usize, u64)>,
 }
 
 impl Regions {
-    /// A part of a source, for so many lanes. Regions are multiples of `request` bytes long,
-    /// a power of two.
-    pub(super) fn new(range: Range<u64>, lanes: usize, request: u64) -> Self {
-        let size = range.end - range.start;
+    /// Parts of a source, in order, for so many lanes. Regions are multiples of `request` bytes
+    /// long, a power of two, but for the last one of each part.
+    pub(super) fn new(
+        ranges: impl IntoIterator<Item = Range<u64>>,
+        lanes: usize,
+        request: u64,
+    ) -> Self {
+        let ranges: Vec<_> = ranges.into_iter().collect();
+        let size: u64 = ranges.iter().map(|range| range.end - range.start).sum();
         let length = match lanes {
             // One lane loses nothing by taking all of it.
-            0 | 1 => size.max(1),
+            0 | 1 => u64::MAX,
             _ => (size / (lanes as u64 * EACH)).clamp(SHORTEST, LONGEST).next_multiple_of(request),
         };
-        Self { range, length, next: AtomicU64::new(0) }
+        Self { ranges, length, next: Mutex::default() }
     }
 
     /// Takes the next one.
     pub(super) fn take(&self) -> Option<Range<u64>> {
-        let index = self.next.fetch_add(1, Ordering::Relaxed);
-        let start = index.checked_mul(self.length)?.checked_add(self.range.start)?;
-        let end = start.saturating_add(self.length).min(self.range.end);
-        (start < end).then_some(start..end)
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let (index, from) = *next;
+            let range = self.ranges.get(index)?;
+            let start = range.start.max(from);
+            let end = start.saturating_add(self.length).min(range.end);
+            *next = if end == range.end { (index + 1, 0) } else { (index, end) };
+            if start < end {
+                return Some(start..end);
+            }
+        }
     }
 }
 
@@ -142,6 +155,8 @@ impl Team {
 
 #[cfg(test)]
 mod tests {
+    use std::iter::once;
+
     use super::*;
 
     fn all(regions: &Regions) -> Vec<Range<u64>> {
@@ -153,7 +168,7 @@ mod tests {
         for size in [0, 1, SHORTEST, SHORTEST + 1, 1 << 30, (1 << 42) + 512] {
             for lanes in [1, 2, 7] {
                 let mut end = 0;
-                for region in all(&Regions::new(0..size, lanes, 256 << 10)) {
+                for region in all(&Regions::new(once(0..size), lanes, 256 << 10)) {
                     assert_eq!(region.start, end);
                     assert!(region.start < region.end && region.start % (256 << 10) == 0);
                     end = region.end;
@@ -171,8 +186,17 @@ mod tests {
 
     #[test]
     fn one_lane_has_one_region() {
-        let regions = Regions::new(0..1 << 40, 1, 512);
+        let regions = Regions::new(once(0..1 << 40), 1, 512);
         assert_eq!((regions.take(), regions.take()), (Some(0..1 << 40), None));
+    }
+
+    #[test]
+    fn parts_are_taken_in_order() {
+        let parts = vec![5..5, 512..1024, 4096..4096 + SHORTEST + 512];
+        let regions = Regions::new(parts, 4, 512);
+        let expected = [512..1024, 4096..4096 + SHORTEST, 4096 + SHORTEST..4608 + SHORTEST];
+        assert_eq!(all(&regions), expected);
+        assert_eq!(all(&Regions::new(Vec::new(), 2, 512)), []);
     }
 
     #[test]

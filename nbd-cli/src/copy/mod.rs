@@ -8,134 +8,86 @@
 //! ```
 //!
 //! To `null:` there is nothing to write, and no thread for it: the source counts its pieces.
+//! What was written over a connection that was lost, and is not known to be durable, is
+//! copied again from the source: a copy is made of passes, most often of one.
 //!
 //! | file | what |
 //! |---|---|
-//! | `mod` | the command: checks, opens both ends, tells how it ended |
+//! | `mod` | a copy, pass by pass |
+//! | `args` | the command line |
+//! | `part` | which part of the source goes where |
+//! | `dirty` | what of a source has changed |
 //! | `plan` | what reading and writing go by |
-//! | `transfer` | the copy itself, in threads |
+//! | `transfer` | one pass, in threads |
 //! | `lanes` | sharing the work out among several connections |
 //! | `piece` | what travels from the source to the destination |
+//! | `passing` | what is done with it on its way |
+//! | `pace` | no faster than is wanted |
 //! | `sparse` | finds zeroes in data |
 //! | `source` | reading from a file or stream |
 //! | `destination` | writing to a file or stream, or nowhere |
+//! | `written` | writing and reading again a file |
+//! | `difference` | what was found by comparing |
 //! | `place` | where a copy comes to be, and what is left when it fails |
+//! | `record` | the state file of `--resume` |
 //! | `progress` | how far it is |
+//! | `display` | showing that to a person or a program |
 //! | `job` | what all lanes share |
 //! | `stop` | what ends it early |
 //! | `server/` | both ends, with an NBD server |
 
+mod args;
 mod destination;
+mod difference;
+mod dirty;
+mod display;
 mod job;
 mod lanes;
+mod pace;
+mod part;
+mod passing;
 mod piece;
 mod place;
 mod plan;
 mod progress;
+mod record;
 mod server;
 mod source;
 mod sparse;
 mod stop;
 mod transfer;
+mod written;
 
-use std::ffi::OsString;
-use std::fs::{self, File, Metadata};
 use std::io::{self, IsTerminal, Write};
+use std::iter;
 use std::ops::Range;
-use std::os::fd::AsFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::sync::Arc;
-use std::thread;
-use std::time::Duration;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use signal_hook::consts::SIGXFSZ;
-use signal_hook::flag;
-
-use crate::Patience;
-use crate::failure::{Context, Failure, Result};
+use crate::checksum::{Digest, Kind};
+use crate::failure::{Failure, Result};
 use crate::output::mention;
 use crate::size;
 use crate::target::Target;
 
+pub(crate) use args::Args;
 use destination::Destination;
+use difference::{Differences, Found};
+use display::{Display, Form};
 use job::Job;
 use lanes::Regions;
+use pace::Pace;
+use part::{Asked, Part};
 use place::Place;
-use plan::Plan;
-use progress::{Display, Form, Progress};
+use plan::{Compare, Plan};
+use progress::Progress;
+use record::Record;
 use source::Source;
 use stop::Stop;
 
-/// Copy between servers, files and streams.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    /// Show progress even if standard error is no terminal; as lines N/100 on a descriptor of
-    /// that number, or as lines of JSON
-    #[arg(long, short = 'p', value_name = "FD|json", num_args = 0..=1, require_equals = true,
-          default_missing_value = "bar", value_parser = Form::parse)]
-    progress: Option<Form>,
-    /// Make a file durable before exit, as an export always is that can be
-    #[arg(long)]
-    flush: bool,
-    /// Connections to each server that allows several at once [default: one for each
-    /// processor, at most 4]
-    #[arg(long, short = 'C', value_name = "N",
-          value_parser = clap::value_parser!(u16).range(1..=64))]
-    connections: Option<u16>,
-    /// No more connections than this; 0 for no such limit
-    #[arg(long, short = 'T', value_name = "N", default_value_t = 0)]
-    threads: u16,
-    /// Requests in flight on each connection
-    #[arg(long, short = 'R', value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    requests: u32,
-    /// Bytes per request
-    #[arg(long, value_name = "SIZE", default_value = "256k", value_parser = size::parse)]
-    request_size: u64,
-    /// Bytes in flight on each connection
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
-    queue_size: Option<u64>,
-    /// One request after the other, for servers that take no more
-    #[arg(long)]
-    synchronous: bool,
-    /// Shortest run of zeroes in data that becomes a hole; 0 copies zeroes as data
-    #[arg(long, short = 'S', value_name = "SIZE", default_value = "4k",
-          value_parser = size::parse)]
-    sparse: u64,
-    /// Do not ask the source for its holes
-    #[arg(long)]
-    no_extents: bool,
-    /// Do not write zeroes: the destination has nothing else
-    #[arg(long, alias = "target-is-zero")]
-    destination_is_zero: bool,
-    /// Make the zeroes of the destination take up space
-    #[arg(long)]
-    allocated: bool,
-    /// Say what is copied
-    #[arg(long, short = 'v')]
-    verbose: bool,
-    #[command(flatten)]
-    patience: Patience,
-    /// Longest request to zero, for the compatible face
-    #[arg(skip)]
-    longest_zero: Option<u64>,
-    /// A URI, a command in brackets, a file, or - for standard input
-    #[arg(value_name = "SOURCE")]
-    source: OsString,
-    /// A URI, a command in brackets, a file, - for standard output, or null:
-    #[arg(value_name = "DESTINATION")]
-    destination: OsString,
-}
-
-impl Args {
-    /// Zeroes in pieces of 128 MiB, each within such a part of the disk, as nbdcopy does.
-    pub(crate) fn with_short_zeroes(mut self) -> Self {
-        self.longest_zero = Some(128 << 20);
-        self
-    }
-}
-
-/// The most that requests may hold in memory, in bytes.
-const MAX_MEMORY: usize = 4 << 30;
+pub(crate) use args::run;
 
 /// What was copied.
 #[derive(Clone, Copy, Debug, Default)]
@@ -144,58 +96,62 @@ pub(crate) struct Copied {
     pub(crate) data: u64,
     /// Bytes that travelled as "so many zeroes".
     pub(crate) zeroes: u64,
+    /// Bytes of these that had to be written once more.
+    pub(crate) again: u64,
+    /// Connections that were lost and made again.
+    pub(crate) lost: u64,
 }
 
-pub(crate) fn run(args: &Args) -> Result<()> {
-    let (from, to) = (Target::parse(&args.source)?, Target::parse(&args.destination)?);
-    let request_size = usize::try_from(args.request_size).unwrap_or(usize::MAX);
-    if !(512..=32 << 20).contains(&request_size) || !request_size.is_power_of_two() {
-        return Err(Failure::new("--request-size must be a power of two from 512 to 32M"));
+impl Copied {
+    /// Bytes of the source that are in the destination.
+    const fn bytes(&self) -> u64 {
+        (self.data + self.zeroes).saturating_sub(self.again)
     }
-    let queue = usize::try_from(args.queue_size.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
-    let requests = (args.requests as usize).min(queue / request_size).max(1);
-    let connections = args.connections.map_or_else(default_connections, usize::from);
-    let threads = if args.threads == 0 { connections } else { usize::from(args.threads) };
-    let (connections, requests) =
-        if args.synchronous { (1, 1) } else { (connections.min(threads), requests) };
-    if connections * requests * request_size > MAX_MEMORY {
-        return Err(Failure::new(
-            "--connections times --requests times --request-size must not be more than 4G",
-        ));
-    }
-    let sparse = usize::try_from(args.sparse).unwrap_or(usize::MAX);
-    if sparse != 0 && (!sparse.is_power_of_two() || sparse < 512) {
-        return Err(Failure::new("--sparse must be 0 or a power of two from 512"));
-    }
-    if is_same(&from, &to) {
-        return Err(Failure::new("the source and the destination are one file"));
-    }
-    let plan = Plan {
-        connections,
-        requests,
-        request_size,
-        // What is to take up space is written as it is.
-        sparse: if args.allocated { 0 } else { sparse },
-        block: 1,
-        use_extents: !args.no_extents,
-        skip_zeroes: args.destination_is_zero,
-        allocated: args.allocated,
-        flush: args.flush,
-        limit: args.patience.limit(),
-        longest_zero: args.longest_zero.unwrap_or(u64::MAX),
-    };
-    // A limit to the size of files is told by the call that meets it.
-    flag::register(SIGXFSZ, Arc::default()).context("signals")?;
-    let form = args.progress.or_else(|| io::stderr().is_terminal().then_some(Form::Bar));
-    let manner = Manner { form, interruptible: true, verbose: args.verbose };
-    copy(&from, &to, plan, manner).map(|_| ())
+}
+
+/// How a copy behaves towards people.
+#[derive(Clone, Copy, Debug, Default)]
+struct Manner {
+    /// How progress is shown, if it is.
+    form: Option<Form>,
+    /// Signals end it in good order.
+    interruptible: bool,
+    verbose: bool,
+    /// What was done is told at the end.
+    summary: bool,
+}
+
+/// What more is wanted of a copy than a copy.
+#[derive(Clone, Debug, Default)]
+struct Wishes {
+    part: Asked,
+    /// Only what this bitmap says has changed.
+    bitmap: Option<String>,
+    /// Where the state is kept for going on after an interruption.
+    state: Option<PathBuf>,
+    /// Bytes in a second.
+    rate: Option<u64>,
+    checksum: Option<Kind>,
+    /// How long to go on after a connection is lost.
+    patience: Duration,
+}
+
+/// What came of it.
+#[derive(Debug)]
+struct Outcome {
+    copied: Copied,
+    checksum: Option<String>,
+    found: Found,
+    /// Bytes in both ends of a comparison.
+    sizes: (Option<u64>, Option<u64>),
 }
 
 /// Copies between two targets with the defaults, for `nbd demo`.
 pub(crate) fn between(from: &Target, to: &Target, limit: Duration) -> Result<Copied> {
     let plan = Plan { limit: Some(limit), ..Plan::default() };
     let form = io::stderr().is_terminal().then_some(Form::Bar);
-    copy(from, to, plan, Manner { form, interruptible: false, verbose: false })
+    let manner = Manner { form, ..Manner::default() };
+    copy(from, to, plan, &Wishes::default(), manner).map(|outcome| outcome.copied)
 }
 
 /// Reads a part of a server or file, in order, into what `writer` makes. It is told where
@@ -221,41 +177,58 @@ pub(crate) fn read<'a>(
     let writer = writer((begin, offset..end));
     let destination = Destination::Program(writer, begin);
     let plan = plan.between(&source, &destination);
-    let regions = Regions::new(whole, 1, plan.request_size as u64);
-    let (progress, stop) = (Arc::default(), Arc::new(Stop::new()?));
-    transfer::transfer(source, destination, &Arc::new(Job { plan, progress, stop, regions }), 1)
+    let part = Part { range: whole.clone(), to: begin };
+    let job = Job::new(plan, part, whole, 1)?;
+    transfer::transfer(source, destination, &Arc::new(job), 1)
 }
 
-/// More than there are processors would only take turns.
-fn default_connections() -> usize {
-    thread::available_parallelism().map_or(1, usize::from).min(4)
+/// The checksum of all of a target.
+pub(crate) fn checksum(
+    from: &Target,
+    (offset, length): (Option<u64>, Option<u64>),
+    kind: Kind,
+    limit: Option<Duration>,
+) -> Result<String> {
+    let plan = Plan { limit, ..Plan::default() };
+    let part = Asked { offset, length, to: None };
+    let wishes = Wishes { part, checksum: Some(kind), ..Wishes::default() };
+    let outcome = copy(from, &Target::Null, plan, &wishes, Manner::default())?;
+    outcome.checksum.ok_or_else(|| Failure::new("there is no checksum"))
 }
 
-/// Whether to write to the one would destroy what is still to be read of the other.
-fn is_same(from: &Target, to: &Target) -> bool {
-    let source = match from {
-        Target::File(path) => fs::metadata(path).ok(),
-        Target::Stdio => metadata_of(io::stdin()),
-        Target::Nbd(_) | Target::Null => None,
-    };
-    let destination = match to {
-        Target::File(path) => fs::metadata(path).ok(),
-        Target::Stdio => metadata_of(io::stdout()),
-        Target::Nbd(_) | Target::Null => None,
-    };
-    // Whatever is wrong shows when it is opened.
-    let (Some(from), Some(to)) = (source, destination) else {
-        return false;
-    };
-    let kinds = (from.file_type(), to.file_type());
-    if kinds.0.is_file() && kinds.1.is_file() {
-        return (from.dev(), from.ino()) == (to.dev(), to.ino());
-    }
-    kinds.0.is_block_device() && kinds.1.is_block_device() && from.rdev() == to.rdev()
+/// How two targets compare.
+#[derive(Debug)]
+pub(crate) struct Comparison {
+    /// The first byte that differs, as far as both go.
+    pub(crate) first: Option<u64>,
+    /// What differs, in blocks of 512 bytes; of the first difference only its own, unless all
+    /// are wanted.
+    pub(crate) ranges: Vec<Range<u64>>,
+    /// There are more of them.
+    pub(crate) more: bool,
+    /// Bytes in both.
+    pub(crate) sizes: (u64, u64),
 }
 
-fn metadata_of(stream: impl AsFd) -> Option<Metadata> {
-    File::from(stream.as_fd().try_clone_to_owned().ok()?).metadata().ok()
+/// Compares two servers or files, as far as both go.
+pub(crate) fn compare(
+    a: &Target,
+    b: &Target,
+    all: bool,
+    limit: Option<Duration>,
+) -> Result<Comparison> {
+    let compare = Some(if all { Compare::All } else { Compare::First });
+    let plan = Plan { limit, compare, ..Plan::default() };
+    let outcome = copy(a, b, plan, &Wishes::default(), Manner::default())?;
+    let (Some(first), Some(second)) = outcome.sizes else {
+        return Err(Failure::new("only servers and files can be compared"));
+    };
+    Ok(Comparison {
+        first: outcome.found.first,
+        ranges: outcome.found.ranges.iter().cloned().collect(),
+        more: outcome.found.more,
+        sizes: (first, second),
+    })
 }
 
 /// What is copied, in the words of nbdcopy.
@@ -275,48 +248,247 @@ fn told(from: &Target, to: &Target, total: Option<u64>, plan: &Plan) -> String {
     )
 }
 
-/// How a copy behaves towards people.
-#[derive(Clone, Copy, Debug)]
-struct Manner {
-    /// How progress is shown, if it is.
-    form: Option<Form>,
-    /// Signals end it in good order.
-    interruptible: bool,
-    verbose: bool,
+/// A copy that is under way: both ends are open.
+struct Copy<'a> {
+    from: &'a Target,
+    to: &'a Target,
+    plan: Plan,
+    part: Part,
+    /// Of the source, in bytes.
+    size: Option<u64>,
+    place: Arc<Place>,
+    stop: Arc<Stop>,
+    progress: Arc<Progress>,
+    record: Option<Arc<Record>>,
+    pace: Option<Arc<Pace>>,
+    digest: Arc<Mutex<Option<Digest>>>,
+    differences: Arc<Differences>,
+    patience: Duration,
 }
 
-fn copy(from: &Target, to: &Target, plan: Plan, manner: Manner) -> Result<Copied> {
+fn copy(
+    from: &Target,
+    to: &Target,
+    mut plan: Plan,
+    wishes: &Wishes,
+    manner: Manner,
+) -> Result<Outcome> {
     let source = Source::open(from, &plan)?;
-    let total = source.size();
-    let (destination, place) = Destination::open(to, total, &plan)?;
-    let plan = plan.between(&source, &destination);
-    if manner.verbose {
-        mention(&told(from, to, total, &plan));
-    }
-    let lanes = transfer::lanes(&source, &destination, &plan);
-    let regions = Regions::new(0..total.unwrap_or(0), lanes, plan.request_size as u64);
-    let (progress, stop) = (Arc::new(Progress::default()), Arc::new(Stop::new()?));
-    // What leaves nothing behind is ended as ever.
-    if manner.interruptible && !matches!(*place, Place::Nowhere) {
-        stop.on_signals()?;
-    }
-    let job = Arc::new(Job { plan, progress, stop, regions });
-    let display = manner.form.map(|form| Display::start(&job.progress, total, form));
-    let copied = transfer::transfer(source, destination, &job, lanes);
-    let copied = match job.stop.interruption() {
-        Some(interruption) => Err(interruption),
-        None => copied.and_then(|()| place.finish(plan.flush)),
-    };
-    drop(display);
-    let progress = &job.progress;
-    match copied {
-        Ok(()) => Ok(progress.copied()),
-        Err(failure) => {
-            place.abandon();
-            Err(match place.left_behind(progress, total) {
-                Some(left) => failure.and(left),
-                None => failure,
-            })
+    let size = source.size();
+    let mut part = wishes.part.of(size)?;
+    let record = match (&wishes.state, size) {
+        (Some(path), Some(size)) => {
+            Some(Arc::new(Record::open(path.clone(), (from, to), (size, &part))?))
         }
+        (Some(_), None) => {
+            return Err(Failure::new("--resume needs a source whose size is known"));
+        }
+        (None, _) => None,
+    };
+    plan.keep = wishes.part.is_part() || wishes.bitmap.is_some() || record.is_some();
+    let end = size.map(|_| part.end());
+    let (destination, place) = Destination::open(to, end, &plan)?;
+    let sizes = (size, destination.size());
+    if let Some(there) = sizes.1 {
+        // What only one of them has is known to differ.
+        part.range.end = part.range.end.min(part.range.start + there.saturating_sub(part.to));
+    }
+    let plan = plan.between(&source, &destination);
+    part.check(plan.block.max(source.block()) as u64)?;
+    let mut wanted = match &record {
+        Some(record) => record.left(&part.range),
+        None => iter::once(part.range.clone()).collect(),
+    };
+    if let Some(bitmap) = &wishes.bitmap {
+        wanted = dirty::of(from, bitmap, &plan, source.block(), &part.range)?;
+    }
+    let total = size.map(|_| wanted.iter().map(|range| range.end - range.start).sum());
+    if manner.verbose {
+        mention(&told(from, to, size, &plan));
+    }
+    let copy = Copy {
+        from,
+        to,
+        plan,
+        part,
+        size,
+        place,
+        stop: Arc::new(Stop::new()?),
+        progress: Arc::default(),
+        record,
+        pace: wishes.rate.map(|rate| Arc::new(Pace::new(rate))),
+        digest: Arc::new(Mutex::new(wishes.checksum.map(Digest::new))),
+        differences: Arc::default(),
+        patience: wishes.patience,
+    };
+    // What leaves nothing behind is ended as ever.
+    if manner.interruptible && !matches!(*copy.place, Place::Nowhere) {
+        copy.stop.on_signals()?;
+    }
+    let begun = Instant::now();
+    let display = manner.form.map(|form| Display::start(&copy.progress, total, form));
+    let done = copy.passes(source, destination, wanted);
+    drop(display);
+    copy.finish(done, total)?;
+    let copied = copy.progress.copied();
+    if manner.summary {
+        mention(&display::summary(&copied, begun.elapsed()));
+    }
+    let digest = copy.digest.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let found = copy.differences.found();
+    Ok(Outcome { copied, checksum: digest.map(Digest::finish), found, sizes })
+}
+
+impl Copy<'_> {
+    /// Copies what is wanted, and once more what was lost with a connection.
+    fn passes(
+        &self,
+        source: Source,
+        destination: Destination<'static>,
+        wanted: Vec<Range<u64>>,
+    ) -> Result<()> {
+        let bytes =
+            |ranges: &[Range<u64>]| ranges.iter().map(|range| range.end - range.start).sum();
+        let mut plan = self.plan;
+        let mut lost = self.pass(&plan, source, destination, wanted, true)?;
+        let mut in_vain = 0;
+        while !lost.is_empty() && !self.stop.is_wished() {
+            self.progress.again(bytes(&lost));
+            let (source, destination) = self.reopen()?;
+            let wanted = self.whole_blocks(lost, source.block() as u64);
+            let before: u64 = bytes(&wanted);
+            // The more is lost, the less is to be lost the next time.
+            plan.flush_every = (plan.flush_every >> 4).max(1);
+            lost = self.pass(&plan, source, destination, wanted, false)?;
+            in_vain = if bytes(&lost) < before { 0 } else { in_vain + 1 };
+            if in_vain == ENOUGH {
+                return Err(Failure::new(
+                    "the connection is lost again and again before anything is durable",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies parts of the source; returns those of them that were lost.
+    fn pass(
+        &self,
+        plan: &Plan,
+        source: Source,
+        destination: Destination<'static>,
+        wanted: Vec<Range<u64>>,
+        first: bool,
+    ) -> Result<Vec<Range<u64>>> {
+        let sums = first && self.digest.lock().is_ok_and(|digest| digest.is_some());
+        // What is summed up comes in order.
+        let lanes = if sums { 1 } else { transfer::lanes(&source, &destination, plan) };
+        let job = Arc::new(Job {
+            plan: *plan,
+            progress: Arc::clone(&self.progress),
+            stop: Arc::clone(&self.stop),
+            regions: Regions::new(wanted, lanes, self.plan.request_size as u64),
+            part: self.part.clone(),
+            record: self.record.clone(),
+            pace: self.pace.clone(),
+            digest: Arc::clone(&self.digest),
+            sums,
+            differences: Arc::clone(&self.differences),
+            lost: Mutex::default(),
+            until: AtomicU64::new(u64::MAX),
+        });
+        transfer::transfer(source, destination, &job, lanes)?;
+        Ok(job.take_lost())
+    }
+
+    /// Opens both ends once more, as soon as they are there again.
+    fn reopen(&self) -> Result<(Source, Destination<'static>)> {
+        let begin = Instant::now();
+        loop {
+            let open = || {
+                let source = Source::open(self.from, &self.plan)?;
+                let plan = Plan { keep: true, ..self.plan };
+                let end = self.size.map(|_| self.part.end());
+                let (destination, _) = Destination::open(self.to, end, &plan)?;
+                Ok((source, destination))
+            };
+            match open() {
+                Ok((source, destination)) if source.size() == self.size => {
+                    return Ok((source, destination));
+                }
+                Ok(_) => return Err(Failure::new("the source has another size than before")),
+                Err(failure) if self.stop.is_wished() || begin.elapsed() > self.patience => {
+                    return Err(failure);
+                }
+                Err(_) => self.stop.sleep(AGAIN),
+            }
+        }
+    }
+
+    /// The blocks in which some ranges lie.
+    fn whole_blocks(&self, ranges: Vec<Range<u64>>, source: u64) -> Vec<Range<u64>> {
+        let block = source.max(self.plan.block as u64);
+        blocks(ranges, block, &self.part.range)
+    }
+
+    /// Everything is there, or not: gives the destination its name, or tells what is left.
+    fn finish(&self, done: Result<()>, total: Option<u64>) -> Result<()> {
+        let done = match self.stop.interruption() {
+            Some(interruption) => Err(interruption),
+            None => done.and_then(|()| self.place.finish(self.plan.flush)),
+        };
+        let done = done.and_then(|()| self.record.as_ref().map_or(Ok(()), |one| one.remove()));
+        let Err(failure) = done else { return Ok(()) };
+        self.place.abandon();
+        let failure = match self.place.left_behind(&self.progress, total) {
+            Some(left) => failure.and(left),
+            None => failure,
+        };
+        Err(match self.record.as_ref().and_then(|record| record.advice()) {
+            Some(advice) => failure.and(advice),
+            None => failure,
+        })
+    }
+}
+
+/// Passes after which nothing more is durable than before, that are too many.
+const ENOUGH: u32 = 16;
+
+/// From one attempt to open both ends to the next.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// The blocks in which some ranges lie, as far as a part goes.
+fn blocks(
+    ranges: impl IntoIterator<Item = Range<u64>>,
+    block: u64,
+    part: &Range<u64>,
+) -> Vec<Range<u64>> {
+    let mut blocks: Vec<Range<u64>> = Vec::new();
+    for range in ranges {
+        let start = (range.start - range.start % block).max(part.start);
+        let end = range.end.next_multiple_of(block).min(part.end);
+        match blocks.last_mut() {
+            _ if start >= end => {}
+            Some(last) if last.end >= start => last.end = last.end.max(end),
+            _ => blocks.push(start..end),
+        }
+    }
+    blocks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pairs(ranges: Vec<Range<u64>>) -> Vec<(u64, u64)> {
+        ranges.iter().map(|range| (range.start, range.end)).collect()
+    }
+
+    #[test]
+    fn ranges_in_whole_blocks() {
+        let ranges = [5..6, 9..10, 4096..4097, 9000..9001, 9001..20_000];
+        assert_eq!(pairs(blocks(ranges, 4096, &(0..10_000))), [(0, 10_000)]);
+        let ranges = [5..6, 5000..5001, 30_000..30_001];
+        assert_eq!(pairs(blocks(ranges, 4096, &(4096..20_000))), [(4096, 8192)]);
+        assert_eq!(blocks([], 512, &(0..10)), []);
     }
 }

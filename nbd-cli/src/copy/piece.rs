@@ -15,6 +15,22 @@ pub(super) enum Piece {
     Zeroes { offset: u64, length: u64 },
 }
 
+impl Piece {
+    pub(super) const fn offset(&self) -> u64 {
+        match self {
+            Self::Data { offset, .. } | Self::Zeroes { offset, .. } => *offset,
+        }
+    }
+
+    /// Bytes of it.
+    pub(super) fn len(&self) -> u64 {
+        match self {
+            Self::Data { bytes, .. } => bytes.len() as u64,
+            Self::Zeroes { length, .. } => *length,
+        }
+    }
+}
+
 /// A part of a buffer that it owns.
 #[derive(Debug)]
 pub(super) struct Slice {

@@ -22,17 +22,19 @@ pub(super) enum Place {
     Nowhere,
     /// An export or a block device, which stays as large as it is.
     Fixed { name: String, device: Option<File> },
-    /// A file that is there.
-    Existing { path: PathBuf, file: File, size: Option<u64>, emptied: Mutex<bool> },
+    /// A file that is there. It is emptied first, unless what it holds is kept.
+    Existing { path: PathBuf, file: File, size: Option<u64>, keep: bool, ready: Mutex<bool> },
     /// A file that is made.
     New { path: PathBuf, temporary: NamedTempFile },
 }
 
 impl Place {
-    /// A regular file, of this size if it is known. Whatever it held is still there.
-    pub(super) fn file(path: &Path, size: Option<u64>) -> Result<Self> {
+    /// A regular file, of this size if it is known. Whatever it held is still there, and stays
+    /// if it is to be kept, but for what is written.
+    pub(super) fn file(path: &Path, size: Option<u64>, keep: bool) -> Result<Self> {
         let named = || format!("destination {}", path.display());
-        if let Err(error) = fs::symlink_metadata(path)
+        if !keep
+            && let Err(error) = fs::symlink_metadata(path)
             && error.kind() == io::ErrorKind::NotFound
             && let Some(temporary) = beside(path)
         {
@@ -46,8 +48,8 @@ impl Place {
             .truncate(false)
             .open(path)
             .context(named())?;
-        let emptied = Mutex::new(false);
-        Ok(Self::Existing { path: path.to_owned(), file, size, emptied })
+        let ready = Mutex::new(false);
+        Ok(Self::Existing { path: path.to_owned(), file, size, keep, ready })
     }
 
     /// The path under which it can be opened, if it is a file.
@@ -61,16 +63,20 @@ impl Place {
 
     /// Makes a file as large as the source and all hole, the first time.
     pub(super) fn prepare(&self) -> Result<()> {
-        let Self::Existing { path, file, size, emptied } = self else {
+        let Self::Existing { path, file, size, keep, ready } = self else {
             return Ok(());
         };
-        let Ok(mut emptied) = emptied.lock() else {
+        let Ok(mut ready) = ready.lock() else {
             return Err(Failure::new("another lane failed"));
         };
-        if !*emptied {
-            let resized = file.set_len(0).and_then(|()| file.set_len(size.unwrap_or(0)));
+        if !*ready {
+            let size = size.unwrap_or(0);
+            let resized = match keep {
+                true => reach(file, size),
+                false => file.set_len(0).and_then(|()| file.set_len(size)),
+            };
             resized.context(path.display())?;
-            *emptied = true;
+            *ready = true;
         }
         Ok(())
     }
@@ -147,6 +153,11 @@ fn rename(from: &Path, to: &Path) -> io::Result<()> {
         }
         result => result,
     }
+}
+
+/// Makes a file as long, if it is not.
+pub(super) fn reach(file: &File, end: u64) -> io::Result<()> {
+    if file.metadata()?.len() < end { file.set_len(end) } else { Ok(()) }
 }
 
 fn sync(file: &File, flush: bool) -> io::Result<()> {

@@ -1,5 +1,6 @@
 //! What reading and writing go by.
 
+use std::thread;
 use std::time::Duration;
 
 use super::destination::Destination;
@@ -19,16 +20,37 @@ pub(super) struct Plan {
     pub(super) allocated: bool,
     /// A file is made durable too.
     pub(super) flush: bool,
+    /// What is written is read again, and must be the same.
+    pub(super) verify: bool,
+    /// What a destination holds is kept, but for what is written.
+    pub(super) keep: bool,
+    /// What is written is made durable every so many bytes.
+    pub(super) flush_every: u64,
+    /// Nothing is written: the destination is only compared.
+    pub(super) compare: Option<Compare>,
     /// Zeroes are written in requests that do not cross multiples of this.
     pub(super) longest_zero: u64,
     /// Longest time to connect, and longest silence.
     pub(super) limit: Option<Duration>,
 }
 
+/// More than there are processors would only take turns.
+pub(super) fn connections() -> usize {
+    thread::available_parallelism().map_or(1, usize::from).min(4)
+}
+
+/// How far to compare.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Compare {
+    /// Until something is found to differ.
+    First,
+    All,
+}
+
 impl Default for Plan {
     fn default() -> Self {
         Self {
-            connections: super::default_connections(),
+            connections: connections(),
             requests: 64,
             request_size: 256 << 10,
             sparse: 4096,
@@ -37,6 +59,10 @@ impl Default for Plan {
             skip_zeroes: false,
             allocated: false,
             flush: false,
+            verify: false,
+            keep: false,
+            flush_every: u64::MAX,
+            compare: None,
             longest_zero: u64::MAX,
             limit: None,
         }
@@ -50,7 +76,10 @@ impl Plan {
         self.block = block;
         self.request_size = self.request_size.max(block).max(source.block());
         self.sparse = match destination {
-            Destination::Nowhere | Destination::Program(..) => 0,
+            Destination::Nowhere
+            | Destination::Program(..)
+            | Destination::Against(_)
+            | Destination::AgainstFile { .. } => 0,
             _ if self.sparse > 0 => self.sparse.max(block),
             _ => 0,
         };

@@ -1,35 +1,18 @@
-//! How far a copy is: counted by whoever writes, told by a thread of its own.
+//! How far a copy is: counted by whoever writes.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, IsTerminal, Write};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::thread;
-use std::time::{Duration, Instant};
-
-use indicatif::{BinaryBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
-
-use serde_json::json;
 
 use super::Copied;
-use crate::compat::program;
-use crate::output::{is_heard, mention};
-
-/// From one picture of the bar to the next.
-const FRAME: Duration = Duration::from_millis(100);
-/// From one line to the next, where standard error is no terminal.
-const LINE: Duration = Duration::from_secs(1);
-/// Without a byte for so long, it is said that nothing moves.
-const STALLED: Duration = Duration::from_secs(3);
-/// How long the end of the copy waits for the last picture.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Counts what the destination has acknowledged.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     data: AtomicU64,
     zeroes: AtomicU64,
+    /// Bytes that had to be written once more, after a connection was lost.
+    again: AtomicU64,
+    /// Connections that were lost and made again.
+    lost: AtomicU64,
     /// Something has been asked of the destination, whatever became of it.
     begun: AtomicBool,
 }
@@ -52,16 +35,27 @@ impl Progress {
         self.zeroes.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// What was counted is to be written once more.
+    pub(super) fn again(&self, bytes: u64) {
+        self.again.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// A lane has had so many connections, one after the other.
+    pub(super) fn connected(&self, connections: u64) {
+        self.lost.fetch_add(connections.saturating_sub(1), Ordering::Relaxed);
+    }
+
     pub(super) fn copied(&self) -> Copied {
         Copied {
             data: self.data.load(Ordering::Relaxed),
             zeroes: self.zeroes.load(Ordering::Relaxed),
+            again: self.again.load(Ordering::Relaxed),
+            lost: self.lost.load(Ordering::Relaxed),
         }
     }
 
     fn bytes(&self) -> u64 {
-        let Copied { data, zeroes } = self.copied();
-        data + zeroes
+        self.copied().bytes()
     }
 
     /// How far it is, in words.
@@ -71,200 +65,4 @@ impl Progress {
             None => format!("{} bytes were copied", self.bytes()),
         }
     }
-}
-
-/// How progress is shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
-    /// On standard error: a bar on a terminal, else a line now and then.
-    Bar,
-    /// Lines of JSON on standard error.
-    Json,
-    /// Lines `N/100` on a descriptor of this number.
-    Descriptor(u32),
-}
-
-impl Form {
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
-        match text {
-            "bar" => Ok(Self::Bar),
-            "json" => Ok(Self::Json),
-            number => number
-                .parse()
-                .map(Self::Descriptor)
-                .map_err(|_| "the number of a descriptor is wanted, `json`, or nothing".to_owned()),
-        }
-    }
-}
-
-/// Shows progress to a person until it is dropped. Whoever copies never waits for it.
-#[derive(Debug)]
-pub(super) struct Display {
-    /// Dropped to end it.
-    running: Option<Sender<()>>,
-    /// Closed when it has ended.
-    drawn: Receiver<()>,
-}
-
-impl Display {
-    pub(super) fn start(progress: &Arc<Progress>, total: Option<u64>, form: Form) -> Self {
-        let (running, end) = mpsc::channel::<()>();
-        let (drawing, drawn) = mpsc::channel();
-        let progress = Arc::clone(progress);
-        let mut picture = Picture::new(total, form);
-        let draw = move || {
-            let _drawing: Sender<()> = drawing;
-            let mut waiting = true;
-            while waiting {
-                let wait = end.recv_timeout(picture.interval());
-                waiting = matches!(wait, Err(RecvTimeoutError::Timeout));
-                picture.draw(progress.copied(), !waiting);
-            }
-        };
-        // Without a thread for it there is no picture, but the copy goes on.
-        let started = thread::Builder::new().name("progress".to_owned()).spawn(draw);
-        Self { running: started.is_ok().then_some(running), drawn }
-    }
-}
-
-impl Drop for Display {
-    fn drop(&mut self) {
-        if self.running.take().is_some() {
-            // The last picture comes before what the program says next, unless nobody looks.
-            let _ = self.drawn.recv_timeout(PATIENCE);
-        }
-    }
-}
-
-/// What is drawn.
-struct Picture {
-    total: Option<u64>,
-    pen: Pen,
-    begun: Instant,
-    bytes: u64,
-    moved: Instant,
-}
-
-/// What it is drawn with.
-enum Pen {
-    Bar(ProgressBar),
-    Lines,
-    Json,
-    Percent(File),
-    /// The descriptor cannot be written to.
-    Nothing,
-}
-
-impl Pen {
-    fn new(total: Option<u64>, form: Form) -> Self {
-        match form {
-            Form::Bar if io::stderr().is_terminal() => Self::Bar(bar(total)),
-            Form::Bar => Self::Lines,
-            Form::Json => Self::Json,
-            Form::Descriptor(number) => {
-                let file = OpenOptions::new().append(true).open(format!("/dev/fd/{number}"));
-                file.map_or(Self::Nothing, Self::Percent)
-            }
-        }
-    }
-}
-
-impl Picture {
-    fn new(total: Option<u64>, form: Form) -> Self {
-        let now = Instant::now();
-        Self { total, pen: Pen::new(total, form), begun: now, bytes: 0, moved: now }
-    }
-
-    const fn interval(&self) -> Duration {
-        match self.pen {
-            Pen::Bar(_) | Pen::Percent(_) => FRAME,
-            Pen::Lines | Pen::Json | Pen::Nothing => LINE,
-        }
-    }
-
-    fn draw(&mut self, copied: Copied, last: bool) {
-        let bytes = copied.data + copied.zeroes;
-        if bytes != self.bytes {
-            (self.bytes, self.moved) = (bytes, Instant::now());
-        }
-        let stalled = !last && self.moved.elapsed() >= STALLED;
-        let (line, json) = (self.line(stalled), self.json(copied, last));
-        let percent = self.percent();
-        match &mut self.pen {
-            Pen::Bar(bar) if is_heard(0) => {
-                bar.set_message(if stalled { "stalled" } else { "" });
-                bar.set_position(bytes);
-                bar.tick();
-                if last {
-                    bar.finish_and_clear();
-                }
-            }
-            Pen::Lines => mention(&line),
-            Pen::Json => mention(&json),
-            // Whoever gave the descriptor reads it; nobody else waits for that.
-            Pen::Percent(file) => drop(writeln!(file, "{percent}/100")),
-            Pen::Bar(_) | Pen::Nothing => {}
-        }
-    }
-
-    /// How much of it is done; all, when there is nothing to do.
-    fn percent(&self) -> u64 {
-        let total = u128::from(self.total.unwrap_or(u64::MAX));
-        let percent = (u128::from(self.bytes) * 100).checked_div(total);
-        percent.map_or(100, |percent| percent.min(100) as u64)
-    }
-
-    fn json(&self, copied: Copied, last: bool) -> String {
-        let line = json!({
-            "version": 1,
-            "bytes": self.bytes,
-            "data": copied.data,
-            "zeroes": copied.zeroes,
-            "total": self.total,
-            "seconds": self.begun.elapsed().as_secs_f64(),
-            "ended": last,
-        });
-        format!("{line}\n")
-    }
-
-    /// Such as `nbd: 45% 1.20 GiB of 2.60 GiB, 310.00 MiB/s, 4 seconds left`.
-    fn line(&self, stalled: bool) -> String {
-        let seconds = self.begun.elapsed().as_secs_f64().max(0.001);
-        let rate = self.bytes as f64 / seconds;
-        let mut line = match self.total {
-            Some(total) => {
-                let (done, total) = (BinaryBytes(self.bytes), BinaryBytes(total));
-                format!("{}: {}% {done} of {total}", program(), self.percent())
-            }
-            None => format!("{}: {}", program(), BinaryBytes(self.bytes)),
-        };
-        if stalled {
-            return line + ", stalled\n";
-        }
-        line += &format!(", {}/s", BinaryBytes(rate as u64));
-        if let Some(left) = self.total.map(|total| total.saturating_sub(self.bytes))
-            && left > 0
-            && rate >= 1.0
-        {
-            let left = Duration::from_secs((left as f64 / rate) as u64);
-            line += &format!(", {} left", HumanDuration(left));
-        }
-        line + "\n"
-    }
-}
-
-/// A bar over so many bytes, or a counter where the size is unknown.
-fn bar(total: Option<u64>) -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr());
-    let template = match total {
-        Some(_) => {
-            "{wide_bar:.cyan} {percent:>3}% {binary_bytes}/{binary_total_bytes} \
-             {binary_bytes_per_sec} {eta} {msg}"
-        }
-        None => "{spinner} {binary_bytes} {binary_bytes_per_sec} {msg}",
-    };
-    if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style);
-    }
-    bar
 }

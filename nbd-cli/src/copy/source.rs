@@ -162,10 +162,11 @@ fn read_range(
 ) -> Result<()> {
     let plan = &job.plan;
     let mut offset = range.start;
-    while offset < range.end && !job.stop.is_wished() {
+    while offset < range.end.min(job.until()) && !job.stop.is_wished() {
         let length = (range.end - offset).min(plan.request_size as u64);
         let mut buffer = outlet.buffer(length as usize);
         store.read_exact_at(&mut buffer, offset).context(path.display())?;
+        job.let_pass(length);
         sparse::send(outlet, offset, buffer, plan.sparse)?;
         offset += length;
     }
@@ -196,6 +197,7 @@ fn read_stream(
             return Ok(());
         }
         buffer.truncate(filled);
+        job.let_pass(filled as u64);
         let last = filled < plan.request_size;
         if last {
             // A short piece is sent as it is: the end of a stream is data even when it is

@@ -5,8 +5,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::{flag, low_level::pipe};
 
@@ -59,6 +60,15 @@ impl Stop {
     pub(super) fn interruption(&self) -> Option<Failure> {
         let signal = self.signal.load(Ordering::Relaxed);
         (signal != 0).then(|| Failure::interrupted(signal as u8))
+    }
+
+    /// Waits so long, or until it is wished to stop.
+    pub(super) fn sleep(&self, time: Duration) {
+        let Ok(limit) = Timespec::try_from(time) else { return };
+        if !time.is_zero() {
+            // Whatever else ends it, it was only a pause.
+            let _ = poll(&mut [PollFd::new(&self.waken, PollFlags::IN)], Some(&limit));
+        }
     }
 
     /// Reads as soon as there is something; nothing when it is wished to stop.

@@ -6,7 +6,8 @@ use std::thread::Builder;
 use super::destination::Destination;
 use super::job::Job;
 use super::lanes::{Team, worthwhile};
-use super::piece::{Outlet, channel, pour};
+use super::passing::{Shifted, Summing};
+use super::piece::{Outlet, Sink, channel, pour};
 use super::plan::Plan;
 use super::source::Source;
 use crate::failure::{Failure, Result};
@@ -67,6 +68,14 @@ fn copy(source: Source, destination: Destination<'_>, job: &Job) -> Result<()> {
         source.map(|source| source.read_all(job, outlet))
     };
     destination.run(job, |sink| {
+        let mut shifted = Shifted { part: &job.part, sink };
+        let mut summing;
+        let sink: &mut dyn Sink = if job.sums {
+            summing = Summing::new(&job.digest, job.part.range.start, &mut shifted);
+            &mut summing
+        } else {
+            &mut shifted
+        };
         if !alone {
             let (thread, inlet) = channel(job.plan.requests);
             let result = std::thread::scope(|scope| {

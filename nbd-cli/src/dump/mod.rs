@@ -8,9 +8,10 @@
 mod hex;
 
 use std::ffi::OsString;
-use std::io::{self, BufWriter, IsTerminal};
+use std::io::{self, BufWriter};
 
 use crate::failure::Result;
+use crate::output::in_color;
 use crate::target::Target;
 use crate::{Patience, copy, size};
 
@@ -40,18 +41,11 @@ pub(crate) struct Args {
     source: OsString,
 }
 
-impl Args {
-    fn in_color(&self) -> bool {
-        // https://no-color.org: whatever it is set to, unless that is nothing.
-        let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        self.color || (!self.no_color && !unwanted && io::stdout().is_terminal())
-    }
-}
-
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let source = Target::parse(&args.source)?;
+    let source = Target::parse(&args.source)?.waiting(args.patience.wait());
+    let color = in_color(args.color, args.no_color);
     copy::read(&source, args.offset, args.length, args.patience.limit(), |range| {
         let stdout = BufWriter::with_capacity(64 << 10, io::stdout().lock());
-        Box::new(HexDump::new(stdout, range, args.in_color()))
+        Box::new(HexDump::new(stdout, range, color))
     })
 }

@@ -26,14 +26,14 @@ impl Session {
 }
 
 /// What the server was asked, or why it did not tell.
-pub(super) type Told<T> = std::result::Result<T, String>;
+pub(crate) type Told<T> = std::result::Result<T, String>;
 
 /// An export and its meta contexts.
 #[derive(Debug)]
-pub(super) struct Described {
-    pub(super) name: String,
+pub(crate) struct Described {
+    pub(crate) name: String,
     /// From the list, where the details have none.
-    pub(super) description: Option<String>,
+    pub(crate) description: Option<String>,
     pub(super) info: Told<ExportInfo>,
     pub(super) contexts: Told<Vec<String>>,
     /// What file(1) says, if it was asked.
@@ -72,8 +72,14 @@ impl Described {
         }
     }
 
+    /// Its size in bytes, and whether it is read-only, if that is known.
+    pub(crate) fn size_and_access(&self) -> Option<(u64, bool)> {
+        let info = self.info.as_ref().ok()?;
+        Some((info.size, info.flags.contains(TransmissionFlags::READ_ONLY)))
+    }
+
     /// What could not be found out.
-    pub(super) fn unknown(&self) -> Option<&str> {
+    pub(crate) fn unknown(&self) -> Option<&str> {
         match (&self.info, &self.contexts) {
             (Err(reason), _) | (Ok(_), Err(reason)) => Some(reason),
             (Ok(_), Ok(_)) => None,

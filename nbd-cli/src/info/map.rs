@@ -1,17 +1,18 @@
 //! The extents of a meta context.
 
 use std::collections::BTreeMap;
-use std::io::{self, Seek, Write};
+use std::io::Write;
 use std::time::Duration;
 
 use nbd_client_blocking::PlacedExtent;
-use nbd_client_blocking::proto::{ClientConfig, HeaderStyle};
+use nbd_client_blocking::proto::ClientConfig;
 use serde_json::{Value, json};
 use tempfile::SpooledTempFile;
 
 use crate::extents;
-use crate::failure::{Context, Failure, Result};
-use crate::output::wrote;
+use crate::failure::{Context, Result};
+use crate::map::describe;
+use crate::output::print_file;
 use crate::target::Server;
 
 /// A map that is longer than this many bytes waits for its end in a file.
@@ -27,11 +28,7 @@ pub(super) fn run(
     let config = ClientConfig::new().meta_context(context);
     let mut client = server.connect(config, limit)?;
     if client.context(context).is_none() {
-        let name = &server.name;
-        return Err(Failure::new(format!(
-            "{name}: the server has no meta context `{context}`; {}",
-            there_are(server, limit)
-        )));
+        return Err(extents::no_context(server, context, limit));
     }
     let size = client.size();
     let mut rows = Rows::new(as_json);
@@ -106,47 +103,6 @@ impl Rows {
             (true, _) => "\n]\n",
         };
         self.spool.write_all(end.as_bytes()).context("a temporary file")?;
-        self.spool.rewind().context("a temporary file")?;
-        let mut stdout = io::stdout().lock();
-        let copied = io::copy(&mut self.spool, &mut stdout).and_then(|_| stdout.flush());
-        wrote(copied)
+        print_file("", &mut self.spool)
     }
-}
-
-/// Which meta contexts there are, in words.
-fn there_are(server: &Server, limit: Option<Duration>) -> String {
-    let options = server.negotiate(ClientConfig::new(), limit);
-    let contexts = options.and_then(|mut options| {
-        let contexts = match options.negotiated().headers {
-            HeaderStyle::Simple => Ok(Vec::new()),
-            _ => options.list_meta_contexts(&[]).context("it does not tell which it has"),
-        };
-        let _ = options.abort();
-        contexts
-    });
-    match contexts {
-        Ok(contexts) if contexts.is_empty() => "it has none".to_owned(),
-        Ok(contexts) => {
-            let names: Vec<_> = contexts.iter().map(|context| context.name.as_str()).collect();
-            format!("it has {}", names.join(", "))
-        }
-        Err(failure) => failure.to_string(),
-    }
-}
-
-/// What a status means, where the context is a known one.
-fn describe(context: &str, status: u64) -> Option<String> {
-    let words = match (context, status) {
-        ("base:allocation", 0) => "data",
-        ("base:allocation", 1) => "hole",
-        ("base:allocation", 2) => "zero",
-        ("base:allocation", 3) => "hole,zero",
-        ("qemu:allocation-depth", 0) => "absent",
-        ("qemu:allocation-depth", 1) => "local",
-        ("qemu:allocation-depth", depth) => return Some(format!("backing depth {depth}")),
-        (bitmap, 0) if bitmap.starts_with("qemu:dirty-bitmap:") => "clean",
-        (bitmap, 1) if bitmap.starts_with("qemu:dirty-bitmap:") => "dirty",
-        _ => return None,
-    };
-    Some(words.to_owned())
 }

@@ -30,7 +30,8 @@ use crate::output::print;
 use crate::target::{Server, Target};
 
 use ability::Ability;
-use describe::{Described, Session};
+pub(crate) use describe::Described;
+use describe::Session;
 
 /// The exit status of a question whose answer is no.
 const NO: u8 = 2;
@@ -93,7 +94,7 @@ impl Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let server = Target::server(&args.server)?;
+    let server = Target::server(&args.server)?.waiting(args.patience.wait());
     let timeout = args.patience.limit();
     if let Some(name) = &args.can {
         return answer(Ability::named(name)?, true, &server, timeout);
@@ -126,6 +127,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Some(reason) => Err(Failure::new(format!("not everything is known: {reason}"))),
         None => Ok(()),
     }
+}
+
+/// Every export that a server lists.
+pub(crate) fn describe_all(server: &Server, limit: Option<Duration>) -> Result<Vec<Described>> {
+    describe::all(server, false, limit).map(|(_, exports)| exports)
 }
 
 /// Answers by the exit status.

@@ -15,10 +15,10 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nbd_client_blocking::proto::{ClientConfig, TlsPolicy};
-use nbd_client_blocking::session::replay::Reconnect;
+use nbd_client_blocking::session::replay::{Reconnect, RecoveryError};
 use nbd_client_blocking::transport::tls::{TlsConfig, TlsConnector};
 use nbd_client_blocking::transport::{CommandSpec, Endpoint, NbdUri, TcpKeepAlive, UriPolicy};
-use nbd_client_blocking::{Client, ConnectOptions, Options};
+use nbd_client_blocking::{Client, ConnectOptions, Error, Options};
 
 use crate::failure::{Context, Failure, Result};
 use words::Word;
@@ -31,7 +31,7 @@ const AGAIN: Duration = Duration::from_millis(50);
 /// One argument, or one group of words in brackets.
 #[derive(Clone, Debug)]
 pub(crate) enum Target {
-    Nbd(Server),
+    Nbd(Box<Server>),
     File(PathBuf),
     Stdio,
     Null,
@@ -48,6 +48,10 @@ pub(crate) struct Server {
     uri: Option<Box<NbdUri>>,
     /// What an nbds URI asks for.
     tls: Option<TlsConnector>,
+    /// How long to wait for a server that is not there yet.
+    wait: Duration,
+    /// What is done when the connection is lost.
+    reconnect: Option<Reconnect>,
 }
 
 impl Target {
@@ -60,8 +64,8 @@ impl Target {
             Word::NearlyNull => {
                 return Err(Failure::new(format!("`{shown}` is not known; did you mean `null:`?")));
             }
-            Word::Uri => Self::Nbd(Server::parse_uri(word)?),
-            Word::Command(words) => Self::Nbd(Server::command(&words)?),
+            Word::Uri => Self::Nbd(Box::new(Server::parse_uri(word)?)),
+            Word::Command(words) => Self::Nbd(Box::new(Server::command(&words)?)),
             Word::Unclosed => {
                 return Err(Failure::new("`[` without a `]` that ends the command"));
             }
@@ -85,10 +89,28 @@ impl Target {
         }
     }
 
+    /// Waits so long for a server that is not there yet.
+    #[must_use]
+    pub(crate) fn waiting(self, wait: Duration) -> Self {
+        match self {
+            Self::Nbd(server) => Self::Nbd(Box::new(server.waiting(wait))),
+            other => other,
+        }
+    }
+
+    /// What is done when the connection to a server is lost.
+    #[must_use]
+    pub(crate) fn reconnecting(self, policy: Option<Reconnect>) -> Self {
+        match self {
+            Self::Nbd(server) => Self::Nbd(Box::new(server.reconnecting(policy))),
+            other => other,
+        }
+    }
+
     /// What a word names for a command that wants a server.
     pub(crate) fn server(word: &OsStr) -> Result<Server> {
         match Self::parse(word)? {
-            Self::Nbd(server) => Ok(server),
+            Self::Nbd(server) => Ok(*server),
             Self::File(path) => Err(Failure::new(format!(
                 "`{}` is no NBD URI; write nbd://HOST/EXPORT, nbd+unix:///EXPORT?socket=PATH, or \
                  [ COMMAND ]",
@@ -121,6 +143,8 @@ impl Server {
             export: uri.export_name().to_owned(),
             tls,
             uri: Some(Box::new(uri)),
+            wait: Duration::ZERO,
+            reconnect: None,
         })
     }
 
@@ -136,6 +160,8 @@ impl Server {
             export: String::new(),
             uri: None,
             tls: None,
+            wait: Duration::ZERO,
+            reconnect: None,
         })
     }
 
@@ -155,29 +181,36 @@ impl Server {
         matches!(self.endpoint, Endpoint::SocketActivation(_) | Endpoint::Command(_))
     }
 
-    /// Connects and negotiates with this configuration; the export is that of the URI.
-    pub(crate) fn connect(&self, config: ClientConfig, limit: Option<Duration>) -> Result<Client> {
-        Client::connect(self.options(config, limit)).context(&self.name)
+    /// Waits so long for a server that is not there yet.
+    #[must_use]
+    pub(crate) fn waiting(self, wait: Duration) -> Self {
+        Self { wait, ..self }
     }
 
-    /// Connects as [`connect`](Self::connect), as soon as there is a server, and again
-    /// whenever the connection is lost.
-    pub(crate) fn connect_lasting(
-        &self,
-        config: ClientConfig,
-        limit: Option<Duration>,
-        policy: Reconnect,
-    ) -> Result<Client> {
-        let options = self.options(config, limit).reconnect(policy);
-        let begin = Instant::now();
-        loop {
-            match Client::connect(&options) {
-                Err(error) if error.is_transient() && begin.elapsed() < policy.patience() => {
-                    std::thread::sleep(AGAIN);
-                }
-                result => return result.context(&self.name),
+    /// What is done when the connection is lost. A server that is a command of ours dies with
+    /// its connection: another one would hold something else.
+    #[must_use]
+    pub(crate) fn reconnecting(self, policy: Option<Reconnect>) -> Self {
+        let reconnect = policy.filter(|_| !self.is_command());
+        Self { reconnect, ..self }
+    }
+
+    /// What is done when the connection is lost.
+    pub(crate) const fn reconnect(&self) -> Option<Reconnect> {
+        self.reconnect
+    }
+
+    /// Connects and negotiates with this configuration; the export is that of the URI.
+    pub(crate) fn connect(&self, config: ClientConfig, limit: Option<Duration>) -> Result<Client> {
+        let plain = self.options(config, limit);
+        let options = plain.clone().reconnect(self.reconnect);
+        self.soon(|| match Client::connect(&options) {
+            // A server that makes nothing durable can be used, but not be lost.
+            Err(error) if error.recovery() == Some(&RecoveryError::CannotKeep) => {
+                Client::connect(&plain)
             }
-        }
+            result => result,
+        })
     }
 
     /// Connects and stops before an export is chosen.
@@ -186,7 +219,21 @@ impl Server {
         config: ClientConfig,
         limit: Option<Duration>,
     ) -> Result<Options> {
-        Options::connect(self.options(config, limit)).context(&self.name)
+        let options = self.options(config, limit);
+        self.soon(|| Options::connect(&options))
+    }
+
+    /// Tries as long as it is worth waiting for.
+    fn soon<T>(&self, connect: impl Fn() -> std::result::Result<T, Error>) -> Result<T> {
+        let begin = Instant::now();
+        loop {
+            match connect() {
+                Err(error) if error.is_transient() && begin.elapsed() < self.wait => {
+                    std::thread::sleep(AGAIN);
+                }
+                result => return result.context(&self.name),
+            }
+        }
     }
 
     /// `limit` is the longest time for connecting and negotiating, the longest silence of the

@@ -130,7 +130,7 @@ fn a_source_that_dies_half_way() -> TestResult {
     let slow = ["--filter=rate", "pattern", "1G", "rate=64M"];
     let mut source = Server::nbdkit(&slow).start()?;
     let (uri, file) = (source.uri(), scratch.raw_image("file", 0)?);
-    let args = ["copy", &uri, &arg(&file)];
+    let args = ["copy", "--reconnect=0", &uri, &arg(&file)];
     let told = thread::scope(|scope| {
         let copy = scope.spawn(|| fail(&args));
         eventually("data has arrived", || fs::metadata(&file).is_ok_and(|file| file.blocks() > 0));
@@ -151,7 +151,7 @@ fn a_destination_that_dies_half_way() -> TestResult {
     let logfile = format!("logfile={}", log.display());
     let mut destination = Server::nbdkit(&slow).arg(&logfile).start()?;
     let uri = destination.uri();
-    let args = ["copy", &image, &uri];
+    let args = ["copy", "--reconnect=0", &image, &uri];
     let told = thread::scope(|scope| {
         let copy = scope.spawn(|| fail(&args));
         eventually("a write is done", || {
@@ -191,7 +191,8 @@ impl Script for Freezing {
 fn a_source_that_freezes() -> TestResult {
     let scratch = Scratch::new()?;
     let (uri, file) = (stub(Freezing(AtomicU64::new(0))), scratch.raw_image("file", 0)?);
-    let (limit, told) = fail_in_time(&["copy", "--connections=1", &uri, &arg(&file)])?;
+    let (limit, told) =
+        fail_in_time(&["copy", "--connections=1", "--reconnect=0", &uri, &arg(&file)])?;
     assert!(told.starts_with(&uri), "{told}");
     assert!(told.contains(&format!("no answer from the server for {limit}s")), "{told}");
     Ok(())

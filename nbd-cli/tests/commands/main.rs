@@ -18,6 +18,7 @@ mod sparse_copies;
 mod stub;
 mod support;
 mod survive;
+mod surviving_copies;
 mod telling;
 mod verify;
 mod words;

@@ -1,20 +1,25 @@
 //! Writing an export.
 
 use std::collections::VecDeque;
+use std::iter;
+use std::ops::Range;
 use std::time::Duration;
 
 use nbd_client_blocking::proto::{
-    ClientConfig, Command, CommandFlags, CommandType, Errno, Protocol, TransmissionFlags,
+    ClientConfig, Command, CommandFlags, CommandType, Errno, Protocol, RequestId, TransmissionFlags,
 };
-use nbd_client_blocking::{Client, Error, Pipeline};
+use nbd_client_blocking::session::replay::RecoveryError;
+use nbd_client_blocking::{Client, Completion, Error, Pipeline};
 
 use super::silence::Silence;
+use super::unflushed::{Flushed, Unflushed};
+use super::verify::Verify;
 use super::{longest_range, request_size};
 use crate::copy::destination::too_small;
 use crate::copy::job::Job;
 use crate::copy::lanes;
 use crate::copy::piece::{Piece, Sink, Slice};
-use crate::copy::progress::Progress;
+use crate::copy::written::not_what_was_written;
 use crate::failure::{Context, Failure, Result};
 use crate::target::Server;
 
@@ -78,19 +83,22 @@ impl ServerDestination {
     ) -> Result<()> {
         let Self { server, mut client, limit } = self;
         let (plan, progress) = (&job.plan, &*job.progress);
-        let name = server.name;
+        let name = server.name.clone();
         let flags = client.flags();
+        let can_flush = flags.contains(TransmissionFlags::SEND_FLUSH);
         let mut writer = Writer {
             name: &name,
-            progress,
+            job,
             size: client.size(),
             request: request_size(&client, plan),
             longest: longest_range(&client),
             boundary: plan.longest_zero,
             can_zero: flags.contains(TransmissionFlags::SEND_WRITE_ZEROES),
-            skip_zeroes: plan.skip_zeroes,
+            can_flush,
             zero_flags: if plan.allocated { CommandFlags::NO_HOLE } else { CommandFlags::empty() },
             depth: plan.requests,
+            writes: Unflushed::new(client.session().stats().connections),
+            verify: Verify::default(),
             pipeline: client.pipeline(),
             silence: Silence::new(&name, limit, &job.stop),
             refused: VecDeque::new(),
@@ -98,20 +106,24 @@ impl ServerDestination {
         };
         body(&mut writer)?;
         writer.finish()?;
-        if flags.contains(TransmissionFlags::SEND_FLUSH) {
-            let flushed = writer.flush()?;
-            drop(writer);
-            match flushed {
-                // nbdkit 1.32 offers it in oldstyle, too, and does not know it then.
-                Err(error) if !plan.flush && is_oldstyle(&client) && is_unknown(&error) => {}
-                result => result.context(&name)?,
-            }
-            // What is written is safe, however the goodbye goes.
-            let _ = client.disconnect();
-            return Ok(());
+        let flushed = if can_flush { Some(writer.flush()?) } else { None };
+        progress.connected(writer.connection());
+        // What the session keeps, it has put back by itself.
+        if server.reconnect().is_none_or(|policy| policy.kept_bytes().is_none()) {
+            job.lose(writer.writes.take_lost());
         }
         drop(writer);
-        client.disconnect().context(&name)
+        match flushed {
+            None => client.disconnect().context(&name),
+            // nbdkit 1.32 offers it in oldstyle, too, and does not know it then.
+            Some(Err(error)) if !plan.flush && is_oldstyle(&client) && is_unknown(&error) => Ok(()),
+            Some(result) => {
+                result.context(&name)?;
+                // What is written is safe, however the goodbye goes.
+                let _ = client.disconnect();
+                Ok(())
+            }
+        }
     }
 }
 
@@ -127,17 +139,24 @@ fn is_unknown(error: &Error) -> bool {
         .is_some_and(|failure| matches!(failure.error.errno(), Errno::Inval | Errno::NotSup))
 }
 
+/// Nothing is made durable for less than so many bytes.
+const LEAST: u64 = 1 << 20;
+/// Lost connections in a row, without anything that became durable, that are too many.
+const ENOUGH: u32 = 16;
+
 struct Writer<'a> {
     name: &'a str,
-    progress: &'a Progress,
+    job: &'a Job,
     size: u64,
     request: u64,
     longest: u64,
     boundary: u64,
     can_zero: bool,
-    skip_zeroes: bool,
+    can_flush: bool,
     zero_flags: CommandFlags,
     depth: usize,
+    writes: Unflushed,
+    verify: Verify,
     pipeline: Pipeline<'a, Slice>,
     silence: Silence<'a>,
     /// Offsets and lengths that the server would not zero: they are written instead.
@@ -147,18 +166,13 @@ struct Writer<'a> {
 
 impl Sink for Writer<'_> {
     fn put(&mut self, piece: Piece) -> Result<()> {
-        let (offset, length) = match &piece {
-            Piece::Data { offset, bytes } => (*offset, bytes.len() as u64),
-            Piece::Zeroes { offset, length } => (*offset, *length),
-        };
+        let (offset, length) = (piece.offset(), piece.len());
         if offset + length > self.size {
             return Err(too_small(self.name, self.size, None));
         }
-        self.progress.begin();
+        self.job.progress.begin();
         match piece {
-            Piece::Data { bytes, .. } if length <= self.request => {
-                self.pipeline.write(bytes, offset).context(self.name)?;
-            }
+            Piece::Data { bytes, .. } if length <= self.request => self.write(bytes, offset)?,
             Piece::Data { bytes, .. } => {
                 // The destination takes smaller requests than the source.
                 let mut at = offset;
@@ -166,24 +180,33 @@ impl Sink for Writer<'_> {
                     let part = Slice::new(part.to_vec(), 0..part.len());
                     let length = part.len() as u64;
                     self.make_room()?;
-                    self.pipeline.write(part, at).context(self.name)?;
+                    self.write(part, at)?;
                     at += length;
                 }
                 self.spare.push(bytes.into_buffer());
             }
-            Piece::Zeroes { .. } if self.skip_zeroes => self.progress.zeroes(length),
+            Piece::Zeroes { .. } if self.job.plan.skip_zeroes => {
+                self.job.progress.zeroes(length);
+                self.job.durable(iter::once(offset..offset + length))?;
+            }
             Piece::Zeroes { .. } => self.zero(offset, length)?,
         }
         self.make_room()
     }
 
     fn is_busy(&self) -> bool {
-        self.pipeline.in_flight() > 0 || !self.refused.is_empty()
+        self.pipeline.in_flight() > 0 || !self.refused.is_empty() || !self.verify.is_empty()
     }
 
     fn advance(&mut self) -> Result<()> {
-        match self.refused.pop_front() {
-            Some((offset, length)) => self.zero(offset, length),
+        if let Some((offset, length)) = self.refused.pop_front() {
+            return self.zero(offset, length);
+        }
+        match self.verify.next(self.request) {
+            Some((connection, range)) => {
+                self.make_room()?;
+                self.read(range, connection, None)
+            }
             None => self.complete(),
         }
     }
@@ -194,6 +217,17 @@ impl Sink for Writer<'_> {
 }
 
 impl Writer<'_> {
+    /// How many connections there have been.
+    fn connection(&self) -> u64 {
+        self.pipeline.client().session().stats().connections
+    }
+
+    fn write(&mut self, bytes: Slice, offset: u64) -> Result<()> {
+        let id = self.pipeline.write(bytes, offset).context(self.name)?;
+        self.writes.sent(id, self.connection());
+        Ok(())
+    }
+
     fn zero(&mut self, offset: u64, length: u64) -> Result<()> {
         let (mut at, end) = (offset, offset + length);
         while at < end {
@@ -202,16 +236,27 @@ impl Writer<'_> {
                 let boundary = (at - at % self.boundary).saturating_add(self.boundary);
                 let length = (end.min(boundary) - at).min(self.longest);
                 let command = Command::write_zeroes(at, length).with(self.zero_flags);
-                self.pipeline.submit(command, None).context(self.name)?;
+                let id = self.pipeline.submit(command, None).context(self.name)?;
+                self.writes.sent(id, self.connection());
                 length
             } else {
                 let length = (end - at).min(self.request);
-                let bytes = Slice::new(vec![0; length as usize], 0..length as usize);
-                self.pipeline.write(bytes, at).context(self.name)?;
+                self.write(Slice::new(vec![0; length as usize], 0..length as usize), at)?;
                 length
             };
             at += length;
         }
+        Ok(())
+    }
+
+    /// Reads again what was written.
+    fn read(&mut self, range: Range<u64>, connection: u64, written: Option<Slice>) -> Result<()> {
+        let length = (range.end - range.start) as usize;
+        let mut buffer = self.spare.pop().unwrap_or_default();
+        buffer.resize(length, 0);
+        let buffer = Slice::new(buffer, 0..length);
+        let id = self.pipeline.read(buffer, range.start).context(self.name)?;
+        self.verify.reads(id, connection, written);
         Ok(())
     }
 
@@ -224,20 +269,70 @@ impl Writer<'_> {
 
     /// Waits until one request is done.
     fn complete(&mut self) -> Result<()> {
-        let Some(done) = self.silence.wait(&mut self.pipeline)? else {
-            return Ok(());
-        };
-        let command = done.command;
+        match self.silence.wait(&mut self.pipeline)? {
+            Some(done) => self.completed(done),
+            None => Ok(()),
+        }
+    }
+
+    fn completed(&mut self, done: Completion<Slice>) -> Result<()> {
+        let (command, connection) = (done.command, self.connection());
+        let range = command.offset..command.offset + command.length;
         match (command.kind, done.result) {
             (CommandType::WriteZeroes, Err(error)) if is_unknown(&error) => {
                 self.can_zero = false;
+                self.writes.refused(done.id);
                 self.refused.push_back((command.offset, command.length));
             }
+            // The last flush will tell, too.
+            (CommandType::Flush, result) => self.flushed(done.id, result)?.context(self.name)?,
             (_, Err(error)) => return Err(error).context(self.name),
-            (CommandType::WriteZeroes, Ok(())) => self.progress.zeroes(command.length),
-            (_, Ok(())) => self.progress.data(command.length),
+            (CommandType::WriteZeroes, Ok(())) => {
+                self.job.progress.zeroes(command.length);
+                if self.job.plan.verify {
+                    self.verify.zeroes(range.clone(), connection);
+                }
+                self.acknowledged(done.id, range)?;
+            }
+            (CommandType::Write, Ok(())) => {
+                self.job.progress.data(command.length);
+                match done.buffer {
+                    Some(bytes) if self.job.plan.verify => {
+                        self.read(range.clone(), connection, Some(bytes))?;
+                    }
+                    bytes => self.spare.extend(bytes.map(Slice::into_buffer)),
+                }
+                self.acknowledged(done.id, range)?;
+            }
+            (_, Ok(())) => {
+                let Some(bytes) = done.buffer else { return Ok(()) };
+                let looked = self.verify.look(done.id, command.offset, bytes.as_ref(), connection);
+                if let Some(at) = looked.0 {
+                    return Err(not_what_was_written(self.name, at));
+                }
+                self.spare.push(bytes.into_buffer());
+                self.spare.extend(looked.1.map(Slice::into_buffer));
+            }
         }
-        self.spare.extend(done.buffer.map(Slice::into_buffer));
+        Ok(())
+    }
+
+    /// A write is done: now and then what is done is made durable.
+    fn acknowledged(&mut self, id: RequestId, range: Range<u64>) -> Result<()> {
+        self.writes.acknowledged(id, range, self.connection());
+        if self.writes.losses() >= ENOUGH {
+            return Err(Failure::new(format!(
+                "{}: the connection was lost {ENOUGH} times, and nothing became durable between",
+                self.name
+            )));
+        }
+        // The more often it is lost, the less is to be written again.
+        let every = self.job.plan.flush_every >> (4 * self.writes.losses()).min(32);
+        let every = every.max(LEAST);
+        if self.can_flush && self.writes.bytes() >= every && !self.writes.is_flushing() {
+            let id = self.pipeline.submit(Command::flush(), None).context(self.name)?;
+            self.writes.flushing(id, self.connection());
+        }
         Ok(())
     }
 
@@ -249,10 +344,32 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Returns what the server answered.
+    /// Makes everything durable. Returns what the server answered.
     fn flush(&mut self) -> Result<std::result::Result<(), Error>> {
-        self.pipeline.submit(Command::flush(), None).context(self.name)?;
-        let done = self.silence.wait(&mut self.pipeline)?;
-        Ok(done.map_or(Ok(()), |done| done.result))
+        let id = self.pipeline.submit(Command::flush(), None).context(self.name)?;
+        self.writes.flushing(id, self.connection());
+        match self.silence.wait(&mut self.pipeline)? {
+            Some(done) => self.flushed(done.id, done.result),
+            None => Ok(Ok(())),
+        }
+    }
+
+    /// What a flush came to. Where it says that acknowledged writes may be lost, they are
+    /// written again, and it did not fail.
+    fn flushed(
+        &mut self,
+        id: RequestId,
+        result: std::result::Result<(), Error>,
+    ) -> Result<std::result::Result<(), Error>> {
+        let connection = self.connection();
+        let (outcome, result) = match result {
+            Ok(()) => (Flushed::Durable, Ok(())),
+            Err(error) if error.recovery() == Some(&RecoveryError::UnflushedLost) => {
+                (Flushed::Lost, Ok(()))
+            }
+            Err(error) => (Flushed::Refused, Err(error)),
+        };
+        self.job.durable(self.writes.flushed(id, outcome, connection))?;
+        Ok(result)
     }
 }

@@ -6,18 +6,25 @@
 //! | `source` | reading an export |
 //! | `map` | what of it is to be read |
 //! | `destination` | writing an export |
+//! | `unflushed` | what of it is not known to be durable |
+//! | `verify` | reading it again |
+//! | `against` | comparing an export |
 //! | `silence` | how long a server may bring nothing |
 
+mod against;
 mod destination;
 mod map;
 mod silence;
 mod source;
+mod unflushed;
+mod verify;
 
 use nbd_client_blocking::Client;
 use nbd_client_blocking::proto::HeaderStyle;
 
 use super::plan::Plan;
 
+pub(super) use against::ServerAgainst;
 pub(super) use destination::ServerDestination;
 pub(super) use source::ServerSource;
 

@@ -85,6 +85,9 @@ impl ServerSource {
                 let Some(range) = map.next(request) else {
                     break;
                 };
+                if range.start >= job.until() {
+                    continue;
+                }
                 let buffer = outlet.buffer((range.end - range.start) as usize);
                 pipeline.read(buffer, range.start).context(&name)?;
                 order.submitted(range.start);
@@ -106,9 +109,11 @@ impl ServerSource {
             done.result.context(&name)?;
             order.finished(done.command.offset);
             if let Some(buffer) = done.buffer {
+                job.let_pass(buffer.len() as u64);
                 sparse::send(outlet, done.command.offset, buffer, plan.sparse)?;
             }
         }
+        job.progress.connected(pipeline.client().session().stats().connections);
         drop(pipeline);
         if !job.stop.is_wished() {
             // All is here, however the goodbye goes. Nobody wants what is in flight otherwise.

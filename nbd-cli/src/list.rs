@@ -1,0 +1,83 @@
+//! `nbd list`: all exports of a server, in a table.
+
+use std::ffi::OsString;
+use std::fmt::Write;
+
+use nbd_client_blocking::proto::escape;
+
+use crate::Patience;
+use crate::failure::{Failure, Result};
+use crate::info::{Described, describe_all};
+use crate::output::print;
+use crate::target::Target;
+
+/// List the exports of a server.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    patience: Patience,
+    /// An NBD URI, or the command of a server in brackets
+    #[arg(value_name = "URI")]
+    server: OsString,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let server = Target::server(&args.server)?.waiting(args.patience.wait());
+    let exports = describe_all(&server, args.patience.limit())?;
+    let rows: Vec<[String; 4]> = exports.iter().map(row).collect();
+    print(&table(&rows))?;
+    match exports.iter().find_map(Described::unknown) {
+        Some(reason) => Err(Failure::new(format!("not everything is known: {reason}"))),
+        None => Ok(()),
+    }
+}
+
+/// Name, size, access and description.
+fn row(export: &Described) -> [String; 4] {
+    let name = escape(export.name.as_bytes());
+    let name = if name.is_empty() { "\"\"".to_owned() } else { name };
+    let description = escape(export.description.as_deref().unwrap_or_default().as_bytes());
+    match export.size_and_access() {
+        Some((size, read_only)) => {
+            let access = if read_only { "read-only" } else { "writable" };
+            [name, indicatif::BinaryBytes(size).to_string(), access.to_owned(), description]
+        }
+        None => [name, "?".to_owned(), "?".to_owned(), description],
+    }
+}
+
+/// Columns as wide as they need be; sizes stand to the right.
+fn table(rows: &[[String; 4]]) -> String {
+    let head = ["EXPORT", "SIZE", "ACCESS", "DESCRIPTION"].map(str::to_owned);
+    let width = |column: usize| {
+        let cells = rows.iter().chain([&head]);
+        cells.map(|row| row[column].chars().count()).max().unwrap_or(0)
+    };
+    let (name, size, access) = (width(0), width(1), width(2));
+    let mut text = String::new();
+    for row in [&head].into_iter().chain(rows) {
+        let mut line = String::new();
+        // Writing to a string does not fail.
+        let _ = write!(line, "{:name$}  {:>size$}  {:access$}  {}", row[0], row[1], row[2], row[3]);
+        let _ = writeln!(text, "{}", line.trim_end());
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_they_need_be() {
+        let row = |cells: [&str; 4]| cells.map(str::to_owned);
+        let rows =
+            [row(["a", "1.00 GiB", "writable", ""]), row(["longer-name", "5 B", "?", "x y"])];
+        assert_eq!(
+            table(&rows),
+            "EXPORT           SIZE  ACCESS    DESCRIPTION\n\
+             a            1.00 GiB  writable\n\
+             longer-name       5 B  ?         x y\n"
+        );
+    }
+}
