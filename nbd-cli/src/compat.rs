@@ -126,14 +126,19 @@ impl Tool {
         })
     }
 
-    fn options(self, long: bool) -> String {
-        let mut command = match self {
+    /// What it takes.
+    fn command(self) -> clap::Command {
+        match self {
             Self::Nbdinfo => Nbdinfo::command(),
             Self::Nbdcopy => Nbdcopy::command(),
             Self::Nbddump => Nbddump::command(),
             Self::Nbddiscard => Nbddiscard::command(),
             Self::Nbdzero => Nbdzero::command(),
-        };
+        }
+    }
+
+    fn options(self, long: bool) -> String {
+        let mut command = self.command();
         command.build();
         let mut options = Vec::new();
         for option in command.get_arguments().filter(|option| !option.is_positional()) {
@@ -147,6 +152,12 @@ impl Tool {
         }
         options.concat()
     }
+}
+
+/// Each tool's command line, by its name.
+pub(crate) fn commands() -> [(&'static str, clap::Command); 5] {
+    use Tool::{Nbdcopy, Nbddiscard, Nbddump, Nbdinfo, Nbdzero};
+    [Nbdinfo, Nbdcopy, Nbddump, Nbddiscard, Nbdzero].map(|tool| (tool.name(), tool.command()))
 }
 
 /// The name in front of what the program says.

@@ -1,5 +1,6 @@
 //! `nbd`: looks at, copies, measures and serves network block devices.
 
+mod about;
 mod bench;
 mod checksum;
 mod compare;
@@ -22,12 +23,21 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use compat::{Nbdcopy, Nbddiscard, Nbddump, Nbdinfo, Nbdzero, Tool};
+
+const EXAMPLES: &str = "Examples:
+  nbd info nbd://localhost
+  nbd copy disk.img nbd+unix:///?socket=/run/disk.sock
+  nbd serve disk.img
+  nbd copy [ nbdkit memory 1G ] null:
+
+A server is named by a URI, or by the command that starts it, in brackets.
+Exit status: 0 done, 1 failed, 2 wrong use; 130 after ^C.";
 
 /// Network Block Device tool.
 #[derive(Debug, Parser)]
-#[command(name = "nbd", version, about, disable_help_subcommand = true)]
+#[command(name = "nbd", version, about, max_term_width = 100, after_help = EXAMPLES)]
 struct Program {
     #[command(subcommand)]
     command: Command,
@@ -68,6 +78,11 @@ enum Command {
     Serve(Box<serve::Args>),
     /// Show it all at work, with nothing installed
     Demo,
+    /// Print what completes commands and options in a shell
+    Completions(about::CompletionsArgs),
+    /// Write the manual pages
+    #[command(hide = true)]
+    Man(about::ManArgs),
 }
 
 /// In seconds. Longer ones overflow clocks, and nobody waits for them.
@@ -148,6 +163,8 @@ fn run(command: Command) -> ExitCode {
         // It may exit as a command does that it ran.
         Command::Serve(args) => serve::run(*args).unwrap_or_else(|failure| end(Err(failure))),
         Command::Demo => end(demo::run()),
+        Command::Completions(args) => end(about::completions(&args, Program::command())),
+        Command::Man(args) => end(about::manual(&args, Program::command())),
     }
 }
 

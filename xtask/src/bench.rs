@@ -9,6 +9,7 @@
 mod adapters;
 mod callgrind;
 mod contender;
+mod copies;
 mod report;
 mod rounds;
 mod server;
@@ -63,6 +64,7 @@ pub(crate) fn run(args: &[String]) -> Outcome {
     let rounds = match args.split_first() {
         Some((word, rest)) if word == "tls" => return tls::run(parse(rest)?),
         Some((word, rest)) if word == "adapters" => return adapters::run(parse(rest)?),
+        Some((word, rest)) if word == "copies" => return copies::run(parse(rest)?),
         _ => parse(args)?,
     };
     build(&[])?;
@@ -109,7 +111,7 @@ fn parse(args: &[String]) -> Outcome<usize> {
             Ok(rounds) if rounds > 0 => Ok(rounds),
             _ => Err(format!("--rounds wants a number above 0, not {rounds:?}")),
         },
-        _ => Err("usage: cargo xtask bench [tls|adapters] [--rounds N]".to_owned()),
+        _ => Err("usage: cargo xtask bench [tls|adapters|copies] [--rounds N]".to_owned()),
     }
 }
 

@@ -7,6 +7,7 @@ mod bare;
 mod bench;
 mod capi;
 mod coverage;
+mod dist;
 mod fuzz;
 mod packages;
 mod platforms;
@@ -32,7 +33,7 @@ struct Command {
     run: fn(&[String]) -> Outcome,
 }
 
-const COMMANDS: [Command; 11] = [
+const COMMANDS: [Command; 12] = [
     Command {
         name: "test",
         about: "install what is missing, then check everything: format, lints, tests, documentation",
@@ -55,7 +56,7 @@ const COMMANDS: [Command; 11] = [
     },
     Command {
         name: "bench",
-        about: "compare `nbd bench` with libnbd: throughput and instructions, or behind TLS [tls], or all clients [adapters] [--rounds N]",
+        about: "compare `nbd bench` with libnbd: throughput and instructions, or behind TLS [tls], or all clients [adapters], or copies by three tools [copies] [--rounds N]",
         run: bench::run,
     },
     Command {
@@ -67,6 +68,11 @@ const COMMANDS: [Command; 11] = [
         name: "coverage",
         about: "report which lines of nbd-proto the tests and the fuzzer's seeds reach",
         run: coverage::run,
+    },
+    Command {
+        name: "dist",
+        about: "make what a system gets: a tree and Debian packages [--out DIRECTORY]",
+        run: dist::run,
     },
     Command {
         name: "fuzz",

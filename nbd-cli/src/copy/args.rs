@@ -25,8 +25,16 @@ use crate::output::{mention, print};
 use crate::target::Target;
 use crate::{Patience, YEAR, size};
 
+const EXAMPLES: &str = "Examples:
+  nbd copy nbd://host/export disk.img
+  nbd copy --resume=state disk.img nbd://host/export
+  nbd copy --context=qemu:dirty-bitmap:b0 nbd://host backup.img
+  nbd copy --verify --rate=50M disk.img nbd://host
+  zcat disk.img.gz | nbd copy - nbd://host";
+
 /// Copy between servers, files and streams.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
     /// Show progress even if standard error is no terminal; as lines N/100 on a descriptor of
     /// that number, or as lines of JSON

@@ -108,7 +108,10 @@ pub(super) fn chosen(
     let facts = client.negotiated().clone();
     let session = Session::of(&facts, client.session().tls_info());
     let mut described = Described::of(&name, &facts, contexts);
-    described.uri = client.to_uri().ok().map(|uri| uri.to_string());
+    // As it was given, with the credentials that it names; what a command listens on is known
+    // to the client only.
+    let given = server.uri().map(ToString::to_string);
+    described.uri = given.or_else(|| client.to_uri().ok().map(|uri| uri.to_string()));
     if content {
         described.content = super::content::of(&mut client);
     }

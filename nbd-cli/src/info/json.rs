@@ -3,10 +3,16 @@
 use nbd_client_blocking::proto::HeaderStyle;
 use serde_json::{Map, Value, json};
 
+use crate::compat;
+
 use super::describe::{ABILITIES, Described, Session};
 
 pub(super) fn render(session: &Session, exports: &[Described]) -> String {
     let mut map = Map::new();
+    if compat::program() == "nbd" {
+        // Of the keys, which docs/json.md tells; nbdinfo has none.
+        map.insert("version".to_owned(), json!(1));
+    }
     map.insert("protocol".to_owned(), json!(session.protocol));
     super::tls::json(&mut map, session.tls.as_ref());
     map.insert("structured".to_owned(), json!(session.headers != HeaderStyle::Simple));

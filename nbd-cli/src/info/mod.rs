@@ -36,8 +36,16 @@ use describe::Session;
 /// The exit status of a question whose answer is no.
 const NO: u8 = 2;
 
+const EXAMPLES: &str = "Examples:
+  nbd info localhost
+  nbd info /run/disk.sock
+  nbd info --list nbd://host
+  nbd info --can trim nbd://host/export && echo yes
+  nbd info --map --totals [ nbdkit file disk.img ]";
+
 /// Show what a server offers: size, abilities, extents, exports.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
     /// Print JSON
     #[arg(long)]

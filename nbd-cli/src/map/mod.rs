@@ -37,8 +37,14 @@ const ALLOCATION: &str = "base:allocation";
 /// A map that is longer than this many bytes waits for its end in a file.
 const IN_MEMORY: usize = 1 << 20;
 
+const EXAMPLES: &str = "Examples:
+  nbd map nbd://host
+  nbd map -c base:allocation -c qemu:dirty-bitmap:b0 nbd://host
+  nbd map --svg map.svg --offset 1G --length 64M nbd://host";
+
 /// Show what is where in an export.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
     /// A meta context to show; may be given several times [default: base:allocation]
     #[arg(long, short = 'c', value_name = "CONTEXT")]

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   nbd://host/export   nbd+unix:///export?socket=PATH   ...    a URI
+//!   localhost   HOST:PORT   /run/disk.sock                      where only a server will do
 //!   [ nbdkit memory 1M ]                                        a server to start
 //!   PATH                                                        a file
 //!   -                                                           standard input or output
@@ -109,11 +110,14 @@ impl Target {
 
     /// What a word names for a command that wants a server.
     pub(crate) fn server(word: &OsStr) -> Result<Server> {
+        if let Some(uri) = words::short_uri(word) {
+            return Server::parse_uri(OsStr::new(&uri));
+        }
         match Self::parse(word)? {
             Self::Nbd(server) => Ok(*server),
             Self::File(path) => Err(Failure::new(format!(
-                "`{}` is no NBD URI; write nbd://HOST/EXPORT, nbd+unix:///EXPORT?socket=PATH, or \
-                 [ COMMAND ]",
+                "`{}` is no NBD URI; write HOST:PORT, nbd://HOST/EXPORT, \
+                 nbd+unix:///EXPORT?socket=PATH, or [ COMMAND ]",
                 path.display()
             ))),
             Self::Stdio | Self::Null => {

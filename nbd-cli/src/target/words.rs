@@ -4,8 +4,13 @@
 //! option or like a URI is one, or an error. A file of such a name is written `./NAME`.
 
 use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 
 /// Joins the words of a command in brackets. An argument never contains it.
 const JOINT: u8 = 0;
@@ -83,6 +88,42 @@ pub(super) fn look(word: &OsStr) -> Word<'_> {
     if is_meant_as_uri(word) { Word::Uri } else { Word::Other }
 }
 
+/// The URI of a server that is named by less, where nothing but a server will do: the host
+/// itself, `HOST:PORT`, or the path of a socket.
+pub(super) fn short_uri(word: &OsStr) -> Option<String> {
+    if let Ok(data) = fs::metadata(word) {
+        let is_socket = data.file_type().is_socket();
+        let path = percent_encoding::percent_encode(word.as_bytes(), PATH);
+        return is_socket.then(|| format!("nbd+unix:///?socket={path}"));
+    }
+    let word = word.to_str()?;
+    let (host, port) = match word.rsplit_once(':') {
+        Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, Some(port)),
+        Some(_) | None => (word, None),
+    };
+    if port.is_some_and(|port| port.parse::<u16>().is_err()) {
+        return None;
+    }
+    let address = host.parse::<Ipv4Addr>().is_ok() || is_bracketed(host);
+    // A name with a dot may be a file's that is not there; with a port it is none.
+    let name = !host.is_empty()
+        && !SCHEMES.contains(&host.to_ascii_lowercase().as_str())
+        && !OTHERS.contains(&host.to_ascii_lowercase().as_str())
+        && host.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '.')
+        && (host == "localhost" || port.is_some());
+    (address || name).then(|| format!("nbd://{word}"))
+}
+
+/// An IPv6 address as URIs have it.
+fn is_bracketed(host: &str) -> bool {
+    let inner = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    inner.is_some_and(|inner| inner.parse::<Ipv6Addr>().is_ok())
+}
+
+/// What a path in a query keeps as it is.
+const PATH: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b'-').remove(b'_').remove(b'~');
+
 fn command(bytes: &[u8]) -> Word<'_> {
     let mut words: Vec<&OsStr> =
         bytes.split(|byte| *byte == JOINT).skip(1).map(OsStr::from_bytes).collect();
@@ -142,6 +183,23 @@ mod tests {
             assert_eq!(look(&joined(words)[0]), Word::Unclosed, "{words:?}");
         }
         assert_eq!(look(&joined(&["[", "]"])[0]), Word::Command(Vec::new()));
+    }
+
+    #[test]
+    fn servers_may_be_named_by_less() {
+        for (word, uri) in [
+            ("localhost", "nbd://localhost"),
+            ("localhost:10809", "nbd://localhost:10809"),
+            ("disk.example.com:1", "nbd://disk.example.com:1"),
+            ("127.0.0.1", "nbd://127.0.0.1"),
+            ("[::1]:10809", "nbd://[::1]:10809"),
+            ("[::1]", "nbd://[::1]"),
+        ] {
+            assert_eq!(short_uri(OsStr::new(word)).as_deref(), Some(uri), "{word}");
+        }
+        for word in ["disk.img", "a:b", "nbd:10809", "nbd://h", "", ":1", "x/y:1", "::1", "-"] {
+            assert_eq!(short_uri(OsStr::new(word)), None, "{word}");
+        }
     }
 
     #[test]

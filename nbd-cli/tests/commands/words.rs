@@ -34,7 +34,7 @@ fn an_unknown_option_is_no_file() -> TestResult {
         (&["a.img", "--unknown"][..], "unexpected argument '--unknown'"),
         (&["--unknown", "a.img"], "unexpected argument '--unknown'"),
         (&["a.img", "--flsh", "b"], "'--flush'"),
-        (&["a.img", "-q"], "unexpected argument '-q'"),
+        (&["a.img", "-Q"], "unexpected argument '-Q'"),
         // Known ones take no place of a file either.
         (&["a.img", "--flush"], "<DESTINATION>"),
         (&["--flush", "a.img"], "<DESTINATION>"),
