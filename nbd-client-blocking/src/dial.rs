@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use nbd_proto::Direction;
 use nbd_session::{Connect, Error};
-use nbd_transport::{Connection, Dial, DialStep, Lookup};
+use nbd_transport::{Connection, Dial, DialStep};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::trace;
@@ -46,7 +46,7 @@ pub(crate) struct Dialling {
 
 #[derive(Debug)]
 enum Way {
-    Steps(Box<Dial>, Option<Lookup>),
+    Steps(Box<Dial>),
     Thread(Own),
     Known(Result<Connection, Error>),
     Over,
@@ -60,7 +60,7 @@ impl Dialling {
         };
         let way = match (given, connect.dial(), source) {
             (Some(connection), ..) => Way::Known(Ok(*connection)),
-            (None, Some(dial), _) => Way::Steps(Box::new(dial), None),
+            (None, Some(dial), _) => Way::Steps(Box::new(dial)),
             // Whoever connects for the first time waits for it in any case.
             (None, None, Source::Dialler(dial)) if connect.generation == 1 => {
                 Way::Known((dial.0)(connect.by))
@@ -77,7 +77,7 @@ impl Dialling {
     /// Goes on as far as that goes without waiting. What it led to, once.
     pub(crate) fn advance(&mut self, now: Instant) -> Option<Result<Connection, Error>> {
         match mem::replace(&mut self.way, Way::Over) {
-            Way::Steps(dial, lookup) => self.step(dial, lookup, now),
+            Way::Steps(dial) => self.step(dial, now),
             Way::Thread(own) if own.is_through() => Some(own.finish()),
             Way::Known(outcome) => Some(outcome),
             way @ (Way::Thread(_) | Way::Over) => {
@@ -87,27 +87,15 @@ impl Dialling {
         }
     }
 
-    fn step(
-        &mut self,
-        mut dial: Box<Dial>,
-        mut lookup: Option<Lookup>,
-        now: Instant,
-    ) -> Option<Result<Connection, Error>> {
+    fn step(&mut self, mut dial: Box<Dial>, now: Instant) -> Option<Result<Connection, Error>> {
         loop {
-            if let Some(answer) = lookup.as_mut().and_then(Lookup::answer) {
-                dial.resolved(answer);
-                lookup = None;
-            }
             match dial.advance(now) {
                 Ok(DialStep::Connected(connection)) => return Some(Ok(connection)),
                 Ok(DialStep::Spawn(spawn)) => dial.spawned(spawn.start()),
                 // The system's resolver cannot be told when to stop, so it works in a thread
                 // where there is a limit.
                 Ok(DialStep::Resolve { host, port }) if self.connect.by.is_some() => {
-                    match Lookup::start(host, port) {
-                        Ok(started) => lookup = Some(started),
-                        Err(error) => dial.resolved(Err(error)),
-                    }
+                    dial.look_up(host, port);
                 }
                 Ok(DialStep::Resolve { host, port }) => {
                     dial.resolved((host, port).to_socket_addrs().map(Iterator::collect));
@@ -116,7 +104,7 @@ impl Dialling {
                     return Some(Err(dial.timed_out().into()));
                 }
                 Ok(DialStep::Wait) => {
-                    self.way = Way::Steps(dial, lookup);
+                    self.way = Way::Steps(dial);
                     return None;
                 }
                 Err(error) => return Some(Err(error.into())),
@@ -127,7 +115,7 @@ impl Dialling {
     /// What to poll before the next look.
     pub(crate) fn fds(&self) -> impl Iterator<Item = PollFd<'_>> {
         let (dial, bell) = match &self.way {
-            Way::Steps(dial, lookup) => (Some(dial), lookup.as_ref().map(AsFd::as_fd)),
+            Way::Steps(dial) => (Some(dial), None),
             Way::Thread(own) => (None, Some(own.bell.as_fd())),
             Way::Known(_) | Way::Over => (None, None),
         };
@@ -144,7 +132,7 @@ impl Dialling {
     /// When to look again at the latest.
     pub(crate) fn next_look(&self) -> Option<Instant> {
         match &self.way {
-            Way::Steps(dial, _) => dial.next_deadline(),
+            Way::Steps(dial) => dial.next_deadline(),
             Way::Thread(_) | Way::Known(_) | Way::Over => None,
         }
     }

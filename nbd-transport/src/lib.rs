@@ -43,7 +43,7 @@ mod transient;
 mod uri;
 
 pub use command::{Activation, CommandSpec, FdName, FdNameError, PeerStderr};
-pub use connect::{AddressOrder, Attempt, ConnectError, Dial, DialFd, DialStep, Lookup, Step};
+pub use connect::{AddressOrder, Attempt, ConnectError, Dial, DialFd, DialStep, Step};
 pub use connection::{Connection, Stream};
 pub use endpoint::Endpoint;
 pub use keep_alive::TcpKeepAlive;

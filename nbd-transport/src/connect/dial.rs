@@ -2,6 +2,7 @@
 
 use super::error::{ConnectError, Step};
 use super::greeting::{Ending, Greeting, Heard};
+use super::lookup::Lookup;
 use super::program::{self, Meeting, Server};
 use super::race::{AddressOrder, Outcome, Race};
 use super::target::Target;
@@ -67,8 +68,8 @@ pub struct Dial {
 #[must_use]
 pub enum DialStep {
     /// The addresses of a host, in the order the system prefers: the answer goes to
-    /// [`Dial::resolved`]. Looking a name up takes its time; [`Lookup`](crate::Lookup) does it
-    /// in a thread.
+    /// [`Dial::resolved`]. Looking a name up takes its time; [`Dial::look_up`] does it in a
+    /// thread.
     Resolve {
         /// The host's name.
         host: String,
@@ -88,12 +89,12 @@ pub enum DialStep {
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct DialFd<'a> {
-    /// Counts what is waited for, from 0. A descriptor's number is used again for another
+    /// Of what is waited for, each has its own. A descriptor's number is used again for another
     /// socket as soon as it is closed; this is not.
     pub id: u32,
     /// The descriptor.
     pub fd: BorrowedFd<'a>,
-    /// Whether it has to become writable, to connect, or readable, to greet.
+    /// Whether it has to become writable, to connect, or readable, to answer or to greet.
     pub direction: Direction,
 }
 
@@ -103,6 +104,7 @@ enum State {
     /// A name was asked for.
     Resolving {
         host: String,
+        lookup: Option<Lookup>,
     },
     Resolved {
         host: String,
@@ -176,20 +178,26 @@ impl Dial {
         &self.endpoint
     }
 
-    /// What is waited for now, all of it at once. Empty while a step is to be answered, or when
-    /// only time is waited for.
+    /// What is waited for now, all of it at once. Empty while a step is to be answered by the
+    /// caller, or when only time is waited for.
     pub fn fds(&self) -> impl Iterator<Item = DialFd<'_>> {
-        let (race, greeting) = match &self.state {
-            State::Racing { race, .. } => (Some(race), None),
-            State::Greeting(greeting) => (None, Some(greeting)),
+        let (lookup, race, greeting) = match &self.state {
+            State::Resolving { lookup, .. } => (lookup.as_ref(), None, None),
+            State::Racing { race, .. } => (None, Some(race), None),
+            State::Greeting(greeting) => (None, None, Some(greeting)),
             State::Begin
-            | State::Resolving { .. }
             | State::Resolved { .. }
             | State::Spawning { .. }
             | State::Spawned { .. }
             | State::Ending(_)
-            | State::Over => (None, None),
+            | State::Over => (None, None, None),
         };
+        // The others count from 0.
+        let lookup = lookup.map(|lookup| DialFd {
+            id: u32::MAX,
+            fd: lookup.as_fd(),
+            direction: Direction::READ,
+        });
         let connecting = race.into_iter().flat_map(Race::connecting);
         let connecting = connecting.map(|(id, fd)| DialFd { id, fd, direction: Direction::WRITE });
         let greeting = greeting.into_iter().map(|Greeting { id, stream, .. }| DialFd {
@@ -197,7 +205,7 @@ impl Dial {
             fd: stream.as_fd(),
             direction: Direction::READ,
         });
-        connecting.chain(greeting)
+        lookup.into_iter().chain(connecting).chain(greeting)
     }
 
     /// When to [advance](Self::advance) at the latest, if nothing happens before. It may have
@@ -220,9 +228,21 @@ impl Dial {
     /// Answers [`DialStep::Resolve`]; [advance](Self::advance) afterwards. An answer that was
     /// not asked for is ignored.
     pub fn resolved(&mut self, answer: io::Result<Vec<SocketAddr>>) {
-        if let State::Resolving { host } = &mut self.state {
+        if let State::Resolving { host, .. } = &mut self.state {
             let host = mem::take(host);
             self.state = State::Resolved { host, answer };
+        }
+    }
+
+    /// Answers [`DialStep::Resolve`] by a thread of its own, for callers who cannot wait: the
+    /// system's resolver knows no other way. Its descriptor is one of [`fds`](Self::fds) until
+    /// there is an answer. The thread ends when the resolver does; a dial that is dropped before
+    /// leaves it to itself.
+    pub fn look_up(&mut self, host: String, port: u16) {
+        match (Lookup::start(host, port), &mut self.state) {
+            (Ok(started), State::Resolving { lookup, .. }) => *lookup = Some(started),
+            (Ok(_), _) => {}
+            (Err(error), _) => self.resolved(Err(error)),
         }
     }
 
@@ -313,9 +333,13 @@ impl Dial {
                 }
                 (State::Ending(ending), Some(DialStep::Wait))
             }
-            asked @ (State::Resolving { .. } | State::Spawning { .. }) => {
-                (asked, Some(DialStep::Wait))
+            State::Resolving { host, mut lookup } => {
+                match lookup.as_mut().and_then(Lookup::answer) {
+                    Some(answer) => (State::Resolved { host, answer }, None),
+                    None => (State::Resolving { host, lookup }, Some(DialStep::Wait)),
+                }
             }
+            asked @ State::Spawning { .. } => (asked, Some(DialStep::Wait)),
             State::Over => return Err(self.system(io::Error::other("this attempt is over"))),
         })
     }
@@ -326,7 +350,7 @@ impl Dial {
                 Ok(address) => Target::tcp(SocketAddr::new(address, *port)),
                 Err(_) => {
                     let (host, port) = (host.clone(), *port);
-                    let state = State::Resolving { host: host.clone() };
+                    let state = State::Resolving { host: host.clone(), lookup: None };
                     return Ok((state, Some(DialStep::Resolve { host, port })));
                 }
             },

@@ -8,13 +8,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// The addresses of a host, asked for in a thread of its own, for callers who cannot wait: the
-/// system's resolver knows no other way.
+/// The addresses of a host, asked for in a thread of its own.
 ///
 /// Its descriptor becomes readable when there is an [answer](Self::answer). The thread ends when
 /// the resolver does; a lookup that is dropped before leaves it to itself.
 #[derive(Debug)]
-pub struct Lookup {
+pub(super) struct Lookup {
     /// Has something to read once the thread has its answer.
     bell: PipeReader,
     thread: Option<JoinHandle<io::Result<Vec<SocketAddr>>>>,
@@ -26,7 +25,7 @@ impl Lookup {
     /// # Errors
     ///
     /// When there is no thread or no descriptor to be had.
-    pub fn start(host: String, port: u16) -> io::Result<Self> {
+    pub(super) fn start(host: String, port: u16) -> io::Result<Self> {
         let (bell, mut rope) = pipe()?;
         let ask = move || {
             let answer = look_up(&host, port);
@@ -39,9 +38,9 @@ impl Lookup {
         Ok(Self { bell, thread: Some(thread) })
     }
 
-    /// What [`Dial::resolved`](crate::Dial::resolved) is to be told; `None` as long as there is
+    /// What the host's addresses are, or why there are none; `None` as long as there is
     /// none, and after it was taken.
-    pub fn answer(&mut self) -> Option<io::Result<Vec<SocketAddr>>> {
+    pub(super) fn answer(&mut self) -> Option<io::Result<Vec<SocketAddr>>> {
         let mut fds = vec![PollFd::new(&self.bell, PollFlags::IN)];
         match Deadline::after(Duration::ZERO).poll(&mut fds) {
             Ok(true) => {}

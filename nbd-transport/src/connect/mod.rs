@@ -20,6 +20,5 @@ mod wait;
 pub(crate) use deadline::Deadline;
 pub use dial::{Dial, DialFd, DialStep};
 pub use error::{Attempt, ConnectError, Step};
-pub use lookup::Lookup;
 pub use race::AddressOrder;
 pub(crate) use wait::connect;

@@ -3,13 +3,11 @@
 use super::deadline::Deadline;
 use super::dial::{Dial, DialStep};
 use super::error::ConnectError;
-use super::lookup::{Lookup, look_up};
+use super::lookup::look_up;
 use crate::connection::Connection;
 use crate::endpoint::Endpoint;
 use nbd_proto::Direction;
 use rustix::event::{PollFd, PollFlags};
-use std::io;
-use std::net::SocketAddr;
 use std::time::Instant;
 
 pub(crate) fn connect(
@@ -35,12 +33,11 @@ fn go(endpoint: &Endpoint, deadline: Deadline<'_>) -> Result<Connection, Connect
     loop {
         match dial.advance(Instant::now())? {
             DialStep::Connected(connection) => return Ok(connection),
-            DialStep::Resolve { host, port } => {
-                match resolve(host, port, deadline).map_err(system)? {
-                    Some(answer) => dial.resolved(answer),
-                    None => return Err(dial.timed_out()),
-                }
+            DialStep::Resolve { host, port } if deadline.is_never() => {
+                dial.resolved(look_up(&host, port));
             }
+            // The system's resolver cannot be told when to stop: it is left to itself then.
+            DialStep::Resolve { host, port } => dial.look_up(host, port),
             DialStep::Spawn(spawn) => dial.spawned(spawn.start()),
             DialStep::Wait if deadline.has_passed() => return Err(dial.timed_out()),
             DialStep::Wait => {
@@ -52,19 +49,6 @@ fn go(endpoint: &Endpoint, deadline: Deadline<'_>) -> Result<Connection, Connect
             }
         }
     }
-}
-
-type Answer = io::Result<Vec<SocketAddr>>;
-
-/// The system's resolver cannot be told when to stop. With a deadline it therefore works in a
-/// thread, which is left to itself when time runs out. `None` when it does.
-fn resolve(host: String, port: u16, deadline: Deadline<'_>) -> io::Result<Option<Answer>> {
-    if deadline.is_never() {
-        return Ok(Some(look_up(&host, port)));
-    }
-    let mut lookup = Lookup::start(host, port)?;
-    deadline.poll(&mut vec![PollFd::new(&lookup, PollFlags::IN)])?;
-    Ok(lookup.answer())
 }
 
 fn events(direction: Direction) -> PollFlags {

@@ -3,8 +3,8 @@
 use crate::support::{LIMIT, assert_greets};
 use nbd_proto::Direction;
 use nbd_transport::{
-    AddressOrder, CommandSpec, ConnectError, Connection, Dial, DialStep, Endpoint, Lookup,
-    PeerStderr, Step, Stream,
+    AddressOrder, CommandSpec, ConnectError, Connection, Dial, DialStep, Endpoint, PeerStderr,
+    Step, Stream,
 };
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -252,20 +252,30 @@ fn answers_nobody_asked_for_change_nothing() {
 }
 
 #[test]
-fn a_lookup_rings_when_it_has_an_answer() {
-    let ask = |host: &str| {
-        let mut lookup = Lookup::start(host.to_owned(), 7).unwrap();
-        let mut fds = [PollFd::new(&lookup, PollFlags::IN)];
+fn a_name_is_looked_up_beside_the_caller() {
+    let (_listener, address) = listener("127.0.0.1:0");
+    let look_up = |host: &str| {
+        let mut dial = Dial::new(Endpoint::Tcp { host: host.to_owned(), port: address.port() });
+        let Ok(DialStep::Resolve { host, port }) = dial.advance(Instant::now()) else { panic!() };
+        dial.look_up(host, port);
+        let waited = dial.fds().next().expect("there is something to wait for");
+        let mut fds = [PollFd::from_borrowed_fd(waited.fd, PollFlags::IN)];
         assert_eq!(poll(&mut fds, Some(&LIMIT.try_into().unwrap())).unwrap(), 1);
-        let answer = lookup.answer().expect("it rang");
-        assert!(lookup.answer().is_none(), "it was taken");
-        answer
+        dial
     };
-    let addresses = ask("localhost").unwrap();
-    assert!(addresses.iter().any(|address| address.ip().is_loopback()), "{addresses:?}");
-    assert!(addresses.iter().all(|address| address.port() == 7), "{addresses:?}");
+    assert_eq!(peer(&connection(&mut look_up("localhost"), Instant::now())), address);
     // Longer than any label of a name may be, so that no server is asked.
-    assert!(ask(&"x".repeat(70)).is_err());
+    let error = look_up(&"x".repeat(70)).advance(Instant::now()).unwrap_err();
+    assert!(matches!(error, ConnectError::Resolve { .. }), "{error:?}");
+}
+
+#[test]
+fn a_lookup_nobody_asked_for_changes_nothing() {
+    let now = Instant::now();
+    let (_listener, address) = listener("127.0.0.1:0");
+    let mut dial = Dial::new(Endpoint::Address(address));
+    dial.look_up("localhost".to_owned(), 7);
+    assert_eq!(peer(&connection(&mut dial, now)), address);
 }
 
 #[test]
