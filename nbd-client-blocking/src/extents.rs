@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use nbd_proto::{ContextId, RequestId};
+use nbd_session::Error;
 use nbd_session::extents::{ExtentWalk, PlacedExtent, Question, Segment, Walk};
-use nbd_session::{Error, Request};
 
 use crate::client::Client;
 use crate::pipeline::Pipeline;
@@ -45,12 +45,7 @@ impl<'c> Survey<'c> {
     }
 
     fn ask(&mut self, question: Question) {
-        let request = Request::new(question.command);
-        let request = match self.walk.asked_contexts() {
-            Some(contexts) => request.contexts(contexts),
-            None => request,
-        };
-        match self.pipeline.submit_request(request, None) {
+        match self.pipeline.submit_request(self.walk.request(&question), None) {
             Ok(id) => self.asked.push((id, question.number)),
             Err(rejected) if rejected.error.is_full() && !self.asked.is_empty() => {
                 self.walk.not_sent(question.number);

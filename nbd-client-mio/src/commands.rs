@@ -3,9 +3,10 @@
 use std::time::Instant;
 
 use nbd_proto::{Command, CommandFlags, ContextId, Extent, RequestId};
-use nbd_session::{Error, Limit, Rejected, Request, Withdrawn};
+use nbd_session::{Error, Rejected, Request, Withdrawn};
 
 use crate::connection::Connection;
+use crate::submitter::OnDone;
 
 /// A command that is finished.
 #[derive(Debug)]
@@ -56,51 +57,26 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
     /// # Errors
     /// When the command cannot be sent. [`Error::is_full`] tells that it can be once a
     /// completion was taken. The buffer comes back.
-    #[doc(alias = "nbd_aio_flush")]
-    #[doc(alias = "nbd_aio_trim")]
-    #[doc(alias = "nbd_aio_cache")]
-    #[doc(alias = "nbd_aio_zero")]
-    #[doc(alias = "nbd_aio_block_status")]
+    #[doc(alias("nbd_aio_flush", "nbd_aio_trim", "nbd_aio_cache", "nbd_aio_zero"))]
+    #[doc(alias("nbd_aio_block_status"))]
     pub fn submit(
         &mut self,
         command: Command,
         buffer: Option<B>,
     ) -> Result<RequestId, Rejected<B>> {
-        self.submit_request(Request::new(command), buffer, Instant::now())
+        self.submit_request(Request::new(command), buffer)
     }
 
-    /// As [`submit`](Self::submit), with a limit of its own.
+    /// As [`submit`](Self::submit), with what goes along with the command: a limit of its own,
+    /// or the meta contexts that a block status is about.
     ///
     /// # Errors
     /// As [`submit`](Self::submit).
-    pub fn submit_within(
-        &mut self,
-        command: Command,
-        buffer: Option<B>,
-        limit: Limit,
-    ) -> Result<RequestId, Rejected<B>> {
-        self.submit_request(Request::new(command).limit(limit), buffer, Instant::now())
-    }
-
-    /// Submits a block status about some of the meta contexts only.
-    ///
-    /// # Errors
-    /// As [`submit`](Self::submit); and when the server cannot be asked so.
     #[doc(alias = "nbd_aio_block_status_filter")]
-    pub fn submit_filtered(
-        &mut self,
-        command: Command,
-        contexts: &[ContextId],
-    ) -> Result<RequestId, Error> {
-        let request = Request::new(command).contexts(contexts);
-        Ok(self.submit_request(request, None, Instant::now())?)
-    }
-
-    pub(crate) fn submit_request(
+    pub fn submit_request(
         &mut self,
         mut request: Request<'_>,
         buffer: Option<B>,
-        now: Instant,
     ) -> Result<RequestId, Rejected<B>> {
         let command = *request.command();
         let given = buffer.as_ref().map_or(0, |buffer| buffer.as_ref().len());
@@ -110,7 +86,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
         if let Some(buffer) = buffer.as_ref().filter(|_| self.session.keeps_payload(&command)) {
             request = request.payload(bytes::Bytes::copy_from_slice(buffer.as_ref()));
         }
-        match self.session.submit_request(request, now) {
+        match self.session.submit_request(request, Instant::now()) {
             Ok(id) => {
                 if let Some(buffer) = buffer {
                     self.buffers.insert(id, buffer);
@@ -119,6 +95,20 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
                 Ok(id)
             }
             Err(error) => Err(Rejected { error, buffer }),
+        }
+    }
+
+    /// The same with an outcome that goes elsewhere than to
+    /// [`next_completion`](Self::next_completion).
+    pub(crate) fn submit_for(
+        &mut self,
+        request: Request<'_>,
+        buffer: Option<B>,
+        on_done: OnDone<B>,
+    ) {
+        match self.submit_request(request, buffer) {
+            Ok(id) => drop(self.remote.insert(id, on_done)),
+            Err(rejected) => on_done(Err(rejected)),
         }
     }
 }
@@ -138,13 +128,12 @@ impl<B> Connection<B> {
     /// The next command that is finished. Those of other threads are passed on to them
     /// on the way.
     #[must_use]
-    #[doc(alias = "nbd_aio_command_completed")]
-    #[doc(alias = "nbd_aio_peek_command_completed")]
+    #[doc(alias("nbd_aio_command_completed", "nbd_aio_peek_command_completed"))]
     pub fn next_completion(&mut self) -> Option<Completion<B>> {
         loop {
             let done = self.session.next_completion()?;
             // There is room for one more.
-            self.again |= self.in_line > 0;
+            self.again |= !self.waiting.is_empty();
             let nbd_session::Completion { id, command, result, extents, held, .. } = done;
             let buffer = if held { None } else { self.buffers.remove(id) };
             let completion = Completion { id, command, buffer, extents, result };
@@ -152,13 +141,6 @@ impl<B> Connection<B> {
                 Some(on_done) => on_done(Ok(completion)),
                 None => return Some(completion),
             }
-        }
-    }
-
-    /// Passes every finished command to a handler, which may submit more.
-    pub fn for_each_completion(&mut self, mut handler: impl FnMut(&mut Self, Completion<B>)) {
-        while let Some(completion) = self.next_completion() {
-            handler(self, completion);
         }
     }
 }

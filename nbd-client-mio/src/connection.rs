@@ -1,19 +1,22 @@
 //! A connection: the event source, and what can be asked of it.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use mio::Waker;
 use mio::event::Event;
 use nbd_proto::{ClientConfig, Disconnect, Table};
 use nbd_session::{
-    ConnectOptions, Error, Limit, OptionReply, OptionRequest, Session, State, Target,
+    ConnectOptions, Error, Limit, OptionReply, OptionRequest, Session, State, Target, Ticket,
 };
 
 use crate::registration::Registration;
-use crate::seed::seed;
-use crate::submitter::{OnDone, Queue, Submission, Submitter};
+use crate::submitter::{OnDone, Submission, Submitter};
 use crate::wire::{Dialler, Wire};
 
 /// A connection to an export, as an event source.
@@ -35,14 +38,11 @@ pub struct Connection<B> {
     pub(crate) buffers: Table<B>,
     /// Commands of other threads that are in flight.
     pub(crate) remote: Table<OnDone<B>>,
-    /// Those that wait for room, by their place in the line.
-    pub(crate) waiting: Vec<Option<Submission<B>>>,
-    /// How many those are.
-    pub(crate) in_line: usize,
-    pub(crate) queue: Arc<Queue<B>>,
+    /// Those that wait for room.
+    pub(crate) waiting: HashMap<Ticket, Submission<B>>,
+    pub(crate) submissions: Receiver<Submission<B>>,
+    pub(crate) submitter: Submitter<B>,
     pub(crate) registration: Option<Registration>,
-    /// A connection that was handed over, until it is asked for.
-    pub(crate) given: Option<nbd_transport::Connection>,
     pub(crate) dialler: Option<Dialler>,
     /// The poller has told that the peer will send no more.
     pub(crate) peer_is_done: bool,
@@ -69,14 +69,11 @@ impl<B> Connection<B> {
     ///
     /// # Errors
     /// When a name is too long or contains NUL, or there is nobody to connect to.
-    #[doc(alias = "nbd_aio_connect_uri")]
-    #[doc(alias = "nbd_aio_connect_tcp")]
-    #[doc(alias = "nbd_aio_connect_unix")]
-    #[doc(alias = "nbd_aio_connect_vsock")]
-    #[doc(alias = "nbd_aio_connect_command")]
-    #[doc(alias = "nbd_aio_connect_systemd_socket_activation")]
+    #[doc(alias("nbd_aio_connect_uri", "nbd_aio_connect_tcp", "nbd_aio_connect_unix"))]
+    #[doc(alias("nbd_aio_connect_vsock", "nbd_aio_connect_command"))]
+    #[doc(alias("nbd_aio_connect_systemd_socket_activation"))]
     pub fn connect(options: ConnectOptions) -> Result<Self, Error> {
-        Self::new(options, None, None)
+        Self::new(options, None)
     }
 
     /// As [`connect`](Self::connect), in the caller's own way. `dial` is called for each
@@ -90,37 +87,37 @@ impl<B> Connection<B> {
         + Send
         + 'static,
     ) -> Result<Self, Error> {
-        Self::new(options.target(Target::Dialler), None, Some(Box::new(dial)))
+        Self::new(options.target(Target::Dialler), Some(Box::new(dial)))
     }
 
     /// Takes over a connection that is there already.
     ///
     /// # Errors
     /// As [`connect`](Self::connect); and when the options are to reconnect.
-    #[doc(alias = "nbd_aio_connect")]
-    #[doc(alias = "nbd_aio_connect_socket")]
+    #[doc(alias("nbd_aio_connect", "nbd_aio_connect_socket"))]
     pub fn connect_over(
         options: ConnectOptions,
         connection: nbd_transport::Connection,
     ) -> Result<Self, Error> {
-        Self::new(options.target(Target::Given), Some(connection), None)
+        let mut given = Some(connection);
+        let once = move |_: &_| given.take().ok_or_else(Error::stopped);
+        Self::new(options.target(Target::Given), Some(Box::new(once)))
     }
 
-    fn new(
-        options: ConnectOptions,
-        given: Option<nbd_transport::Connection>,
-        dialler: Option<Dialler>,
-    ) -> Result<Self, Error> {
+    fn new(options: ConnectOptions, dialler: Option<Dialler>) -> Result<Self, Error> {
+        // Another one in each session, so that many that are lost at once do not come back in
+        // step.
+        let (line, submissions) = channel();
+        let seed = RandomState::new().hash_one(());
         let mut this = Self {
-            session: Session::new(options, seed(), Instant::now())?,
-            wire: Wire::None,
+            session: Session::new(options, seed, Instant::now())?,
+            wire: Wire::default(),
             buffers: Table::new(),
             remote: Table::new(),
-            waiting: Vec::new(),
-            in_line: 0,
-            queue: Arc::new(Queue::new()),
+            waiting: HashMap::new(),
+            submissions,
+            submitter: Submitter { line, rung: Arc::default(), waker: None },
             registration: None,
-            given,
             dialler,
             peer_is_done: false,
             again: true,
@@ -141,10 +138,8 @@ impl<B> Connection<B> {
 
     /// What it is doing.
     #[must_use]
-    #[doc(alias = "nbd_aio_is_ready")]
-    #[doc(alias = "nbd_aio_is_connecting")]
-    #[doc(alias = "nbd_aio_is_negotiating")]
-    #[doc(alias = "nbd_aio_is_closed")]
+    #[doc(alias("nbd_aio_is_ready", "nbd_aio_is_connecting", "nbd_aio_is_negotiating"))]
+    #[doc(alias("nbd_aio_is_closed"))]
     pub fn state(&self) -> State {
         self.session.state()
     }
@@ -168,11 +163,12 @@ impl<B> Connection<B> {
     /// Notes what the poller told. A call to [`drive`](Self::drive) is to follow.
     pub fn handle_event(&mut self, event: &Event) {
         // A lookup and a program that is awaited hang up as well, and mean nothing by it.
-        let is_peer = matches!(self.wire, Wire::Open { .. });
+        let is_peer = self.wire.connection().is_some();
         self.peer_is_done |= is_peer && (event.is_read_closed() || event.is_error());
         self.again = true;
         if let Some(registration) = &mut self.registration {
-            registration.heard();
+            // It is listened to.
+            registration.unasked = 0;
         }
     }
 
@@ -182,7 +178,7 @@ impl<B> Connection<B> {
     /// again, or poll with no timeout.
     #[must_use]
     pub fn needs_drive(&self) -> bool {
-        self.again || self.session.needs_drive() || !self.queue.is_empty()
+        self.again || self.session.needs_drive() || self.submitter.rung.load(Ordering::Acquire)
     }
 
     /// When to call [`handle_timeout`](Self::handle_timeout), if nothing happens before:
@@ -206,9 +202,7 @@ impl<B> Connection<B> {
     /// attempt to connect is made. Finding nothing to do is no fault. A call to
     /// [`drive`](Self::drive) is to follow.
     pub fn handle_timeout(&mut self, now: Instant) {
-        if self.session.next_deadline().is_some_and(|at| at <= now) {
-            self.session.handle_timeout(now);
-        }
+        self.session.handle_timeout(now);
         self.again = true;
     }
 
@@ -217,7 +211,7 @@ impl<B> Connection<B> {
     /// [needs it](Self::needs_drive).
     #[must_use]
     pub fn submitter(&self, waker: Arc<Waker>) -> Submitter<B> {
-        Submitter::new(Arc::clone(&self.queue), waker)
+        Submitter { waker: Some(waker), ..self.submitter.clone() }
     }
 
     /// In option mode ([`ClientConfig::option_mode`]), once it is [`State::Choosing`]: asks the
@@ -226,11 +220,8 @@ impl<B> Connection<B> {
     ///
     /// # Errors
     /// In any other state, when the server cannot be asked, and for a bad name.
-    #[doc(alias = "nbd_aio_opt_go")]
-    #[doc(alias = "nbd_aio_opt_info")]
-    #[doc(alias = "nbd_aio_opt_list")]
-    #[doc(alias = "nbd_aio_opt_abort")]
-    #[doc(alias = "nbd_aio_opt_list_meta_context")]
+    #[doc(alias("nbd_aio_opt_go", "nbd_aio_opt_info", "nbd_aio_opt_list", "nbd_aio_opt_abort"))]
+    #[doc(alias("nbd_aio_opt_list_meta_context"))]
     pub fn request_option(&mut self, request: OptionRequest, limit: Limit) -> Result<(), Error> {
         self.again = true;
         self.leaving |= request == OptionRequest::Abort;
@@ -288,17 +279,10 @@ impl<B> Connection<B> {
     }
 }
 
-impl<B> Drop for Connection<B> {
-    fn drop(&mut self) {
-        self.queue.close();
-    }
-}
-
 impl<B> fmt::Debug for Connection<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connection")
             .field("session", &self.session)
-            .field("queue", &self.queue)
             .field("registration", &self.registration)
             .finish_non_exhaustive()
     }

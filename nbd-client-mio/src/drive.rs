@@ -1,5 +1,7 @@
 //! What drives a connection.
 
+use std::mem;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use mio::Registry;
@@ -8,8 +10,6 @@ use nbd_proto::{Client, Direction};
 use nbd_session::{Error, Limit, Rejected, Request, State, Step};
 
 use crate::connection::Connection;
-use crate::submitter::Submission;
-use crate::wire::Wire;
 
 /// Rounds in one drive, so that one busy connection does not starve the others.
 const BUDGET: usize = 16;
@@ -22,9 +22,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
     /// When the connection is over and will not be made again, or not all is done that was
     /// promised before the end that was asked for. It is [`State::Closed`] then, and every
     /// command in flight has its completion. The error is told once.
-    #[doc(alias = "nbd_aio_notify_read")]
-    #[doc(alias = "nbd_aio_notify_write")]
-    #[doc(alias = "nbd_poll")]
+    #[doc(alias("nbd_aio_notify_read", "nbd_aio_notify_write", "nbd_poll"))]
     pub fn drive(&mut self, registry: &Registry) -> Result<State, Error> {
         let now = Instant::now();
         self.again = false;
@@ -37,7 +35,11 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
         }
         self.send_in_line(now);
         self.follow(registry, received, now);
-        self.outcome()
+        let state = self.session.state();
+        if state != State::Closed || mem::replace(&mut self.told, true) {
+            return Ok(state);
+        }
+        self.error().map_or(Ok(state), Err)
     }
 
     /// Sends what is due and takes in what has come, until the socket is exhausted both
@@ -51,10 +53,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
             if writing && session.direction().contains(Direction::WRITE) {
                 match session.write(&mut io, buffers, now) {
                     Progress::Closed => return received,
-                    progress => {
-                        let left = session.direction().contains(Direction::WRITE);
-                        writing = progress == Progress::More || !left;
-                    }
+                    Progress::More => {}
+                    _ => writing = !session.direction().contains(Direction::WRITE),
                 }
             }
             if reading && session.direction().contains(Direction::READ) {
@@ -90,43 +90,25 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
     /// Submits what other threads have in line, first come first served; what there is no room
     /// for waits for it.
     fn send_in_line(&mut self, now: Instant) {
+        // Whoever comes from now on rings again.
+        self.submitter.rung.swap(false, Ordering::AcqRel);
+        while let Ok(next) = self.submissions.try_recv() {
+            let limit = self.session.fixed(Limit::Default, next.since);
+            self.waiting.insert(self.session.wait_for_room(limit, now), next);
+        }
         while let Some(admission) = self.session.next_admission() {
-            let place = self.waiting.get_mut(admission.ticket.slot());
-            let Some(next) = place.and_then(Option::take) else {
+            let Some(next) = self.waiting.remove(&admission.ticket) else {
                 self.session.leave_line(admission.ticket, now);
                 continue;
             };
-            self.in_line -= 1;
             match admission.result {
                 Ok(()) => {
                     let limit = self.session.fixed(Limit::Default, next.since);
                     let request = Request::new(next.command).limit(limit).ticket(admission.ticket);
-                    self.send_remote(request, next, now);
+                    self.submit_for(request, next.buffer, next.on_done);
                 }
                 Err(error) => (next.on_done)(Err(Rejected { error, buffer: next.buffer })),
             }
-        }
-        while let Some(next) = self.queue.pop() {
-            let limit = self.session.fixed(Limit::Default, next.since);
-            if self.session.is_over() || (self.session.is_ready() && !self.session.is_full()) {
-                let request = Request::new(next.command).limit(limit);
-                self.send_remote(request, next, now);
-                continue;
-            }
-            let slot = self.session.wait_for_room(limit, now).slot();
-            if self.waiting.len() <= slot {
-                self.waiting.resize_with(slot + 1, || None);
-            }
-            self.waiting[slot] = Some(next);
-            self.in_line += 1;
-        }
-    }
-
-    fn send_remote(&mut self, request: Request<'_>, next: Submission<B>, now: Instant) {
-        let Submission { buffer, on_done, .. } = next;
-        match self.submit_request(request, buffer, now) {
-            Ok(id) => drop(self.remote.insert(id, on_done)),
-            Err(rejected) => on_done(Err(rejected)),
         }
     }
 }
@@ -140,9 +122,7 @@ impl<B> Connection<B> {
                     Step::Credentials(config) => self.session.credentials(config.connector(), now),
                     Step::Connect(connect) => {
                         self.peer_is_done = false;
-                        let dialler = self.dialler.as_mut();
-                        let outcome = self.wire.connect(connect, &mut self.given, dialler);
-                        self.connected(outcome, now);
+                        self.wire.connect(connect, self.dialler.as_mut());
                     }
                     Step::Shutdown { generation } => self.wire.shut_down(generation),
                     Step::Close { generation, last_word } => {
@@ -152,18 +132,8 @@ impl<B> Connection<B> {
                     _ => {}
                 }
             }
-            let outcome = self.wire.advance(now);
-            if outcome.is_none() {
-                return;
-            }
-            self.connected(outcome, now);
-        }
-    }
-
-    fn connected(&mut self, outcome: Option<crate::wire::Outcome>, now: Instant) {
-        if let Some((generation, result)) = outcome {
+            let Some((generation, result)) = self.wire.advance(now) else { return };
             self.again = true;
-            let result = result.map(|()| nbd_proto::io::IoMode::Vectored);
             self.session.connected(generation, result, now);
         }
     }
@@ -173,19 +143,11 @@ impl<B> Connection<B> {
         let Some(registration) = &mut self.registration else { return };
         let (wire, direction) = (&self.wire, self.session.direction());
         match registration.follow(registry, received, |watch| wire.watched(direction, watch)) {
-            Ok(leaves) => self.again |= leaves && matches!(wire, Wire::Open { .. }),
+            Ok(leaves) => self.again |= leaves && wire.connection().is_some(),
             Err(error) => {
                 self.session.fail(error, now);
                 self.again = true;
             }
         }
-    }
-
-    fn outcome(&mut self) -> Result<State, Error> {
-        let state = self.session.state();
-        if state != State::Closed || std::mem::replace(&mut self.told, true) {
-            return Ok(state);
-        }
-        self.error().map_or(Ok(state), Err)
     }
 }

@@ -59,17 +59,22 @@ struct Readme;
 mod commands;
 mod connection;
 mod drive;
+mod extents;
+mod file;
+mod pool;
 mod registration;
-mod seed;
 mod submitter;
 mod wire;
 
 pub use commands::Completion;
 pub use connection::Connection;
+pub use extents::Extents;
+pub use file::{ExportFile, ExportView};
 pub use nbd_proto as proto;
 pub use nbd_session as session;
 pub use nbd_session::{
-    ConnectOptions, Error, ErrorKind, Limit, OptionReply, OptionRequest, Rejected, State,
+    ConnectOptions, Error, ErrorKind, Limit, OptionReply, OptionRequest, Rejected, Request, State,
 };
 pub use nbd_transport as transport;
+pub use pool::Pool;
 pub use submitter::Submitter;

@@ -41,17 +41,12 @@ pub(crate) struct Registration {
     /// The poller does not know of it.
     away: bool,
     /// Drives in a row that took something in, with no event between them.
-    unasked: u32,
+    pub(crate) unasked: u32,
 }
 
 impl Registration {
     const fn new(token: Token) -> Self {
         Self { token, watched: Vec::new(), spare: Vec::new(), away: false, unasked: 0 }
-    }
-
-    /// The poller has told something: it is listened to.
-    pub(crate) const fn heard(&mut self) {
-        self.unasked = 0;
     }
 
     /// Tells the registry what is to be watched from now on. Says whether there has to be
@@ -73,8 +68,8 @@ impl Registration {
                 }
             }
         } else {
-            for entry in &self.spare {
-                tell(registry, self.token, *entry, &self.watched)?;
+            for entry in self.spare.iter().filter(|entry| !self.watched.contains(entry)) {
+                tell(registry, self.token, entry)?;
             }
             std::mem::swap(&mut self.watched, &mut self.spare);
         }
@@ -87,18 +82,13 @@ impl Registration {
 ///
 /// Another descriptor of the same number may have been closed, and left; or it has been handed
 /// on from the way to the server to the stream, and is still there.
-fn tell(registry: &Registry, token: Token, new: Watched, old: &[Watched]) -> io::Result<()> {
+fn tell(registry: &Registry, token: Token, new: &Watched) -> io::Result<()> {
     let mut source = SourceFd(&new.fd);
-    let before = old.iter().find(|old| old.is_same(&new));
-    match before {
-        Some(before) if before.interest == new.interest => Ok(()),
-        Some(_) => source.reregister(registry, token, new.interest),
-        None => match source.register(registry, token, new.interest) {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                source.reregister(registry, token, new.interest)
-            }
-            registered => registered,
-        },
+    match source.reregister(registry, token, new.interest) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            source.register(registry, token, new.interest)
+        }
+        told => told,
     }
 }
 
@@ -124,13 +114,15 @@ impl<B> Source for Connection<B> {
     }
 
     fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        let Some(registration) = self.registration.take() else { return Ok(()) };
+        self.registration = None;
         let mut present = Vec::new();
         self.wire.watched(self.session.direction(), &mut present);
-        // What was closed meanwhile has left by itself, and its number may be another's.
-        let there = |old: &&Watched| present.iter().any(|new| new.is_same(old));
-        for entry in registration.watched.iter().filter(there) {
-            SourceFd(&entry.fd).deregister(registry)?;
+        for entry in present {
+            match SourceFd(&entry.fd).deregister(registry) {
+                // It was about to be registered.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                told => told?,
+            }
         }
         Ok(())
     }

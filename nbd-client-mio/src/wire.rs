@@ -1,33 +1,29 @@
 //! The way to the server, and the stream: what a session asks for, done without waiting.
 
-use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::Instant;
 
 use mio::Interest;
 use nbd_proto::Direction;
-use nbd_session::{Connect, Error, Target};
-use nbd_transport::{Connection, Dial, DialStep, Lookup, SocketIo};
+use nbd_proto::io::IoMode;
+use nbd_session::{Connect, Error};
+use nbd_transport::{Connection, Dial, SocketIo};
 use rustix::net::{Shutdown, shutdown};
 
 /// The caller's own way to connect. It runs in the loop's thread and must not wait.
 pub(crate) type Dialler = Box<dyn FnMut(&Connect) -> Result<Connection, Error> + Send>;
 
-/// What stands between a session and its server.
-#[derive(Debug)]
-pub(crate) enum Wire {
-    None,
-    Dialing(Box<Dialing>),
-    Open { generation: u64, connection: Connection },
-}
+/// What stands between a session and its server, if anything does.
+#[derive(Debug, Default)]
+pub(crate) struct Wire(Option<(Connect, Way)>);
 
-/// A connection on its way.
 #[derive(Debug)]
-pub(crate) struct Dialing {
-    connect: Connect,
-    dial: Dial,
-    /// A name is being looked up.
-    lookup: Option<Lookup>,
+enum Way {
+    Dialing(Box<Dial>),
+    /// The caller's own way to connect has come to this, which was not looked at.
+    Made(Option<Result<Connection, Error>>),
+    Open(Connection),
 }
 
 /// A descriptor to watch. The system uses the numbers of descriptors again; the rest of this is
@@ -35,106 +31,85 @@ pub(crate) struct Dialing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Watched {
     generation: u64,
-    part: Part,
+    /// Which one on the way to the server; none of those for the stream itself.
+    dial: Option<u32>,
     pub(crate) fd: RawFd,
     pub(crate) interest: Interest,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Part {
-    Lookup,
-    Dial(u32),
-    Stream,
-}
-
 impl Watched {
-    /// Whether both are the same descriptor, and not only the same number.
-    pub(crate) fn is_same(&self, other: &Self) -> bool {
-        (self.generation, self.part, self.fd) == (other.generation, other.part, other.fd)
+    fn new(generation: u64, dial: Option<u32>, fd: BorrowedFd<'_>, direction: Direction) -> Self {
+        let read = direction.contains(Direction::READ).then_some(Interest::READABLE);
+        let write = direction.contains(Direction::WRITE).then_some(Interest::WRITABLE);
+        let both = read.into_iter().chain(write).reduce(Interest::add);
+        let interest = both.unwrap_or(Interest::READABLE);
+        Self { generation, dial, fd: fd.as_raw_fd(), interest }
     }
 }
-
-/// What came of trying to connect.
-pub(crate) type Outcome = (u64, Result<(), Error>);
 
 impl Wire {
-    /// Starts to connect. The outcome, if it is there at once.
-    pub(crate) fn connect(
-        &mut self,
-        connect: Connect,
-        given: &mut Option<Connection>,
-        dialler: Option<&mut Dialler>,
-    ) -> Option<Outcome> {
-        let generation = connect.generation;
-        let connection = match (&connect.target, connect.dial(), dialler) {
-            (Target::Endpoint(_), Some(dial), _) => {
-                *self = Self::Dialing(Box::new(Dialing { connect, dial, lookup: None }));
-                return None;
-            }
-            (Target::Dialler, _, Some(dial)) => dial(&connect),
-            (Target::Given, _, _) => given.take().ok_or_else(nobody),
-            _ => Err(nobody()),
+    /// Starts to connect.
+    pub(crate) fn connect(&mut self, connect: Connect, dialler: Option<&mut Dialler>) {
+        let way = match (connect.dial(), dialler) {
+            (Some(dial), _) => Way::Dialing(Box::new(dial)),
+            (None, Some(dialler)) => Way::Made(Some(dialler(&connect))),
+            (None, None) => Way::Made(Some(Err(Error::stopped()))),
         };
-        Some((generation, connection.and_then(|connection| self.open(&connect, connection))))
-    }
-
-    fn open(&mut self, connect: &Connect, connection: Connection) -> Result<(), Error> {
-        if let Some(keep_alive) = connect.tcp_keep_alive {
-            connection.set_tcp_keep_alive(keep_alive)?;
-        }
-        *self = Self::Open { generation: connect.generation, connection };
-        Ok(())
+        self.0 = Some((connect, way));
     }
 
     /// Takes the next steps towards a connection. The outcome, once there is one.
-    pub(crate) fn advance(&mut self, now: Instant) -> Option<Outcome> {
-        let Self::Dialing(dialing) = self else { return None };
-        let generation = dialing.connect.generation;
-        let result = match dialing.advance(now) {
-            Ok(None) if dialing.connect.by.is_none_or(|by| now < by) => return None,
-            Ok(None) => {
-                let Self::Dialing(late) = std::mem::replace(self, Self::None) else { return None };
-                Err(late.dial.timed_out().into())
-            }
-            Ok(Some(connection)) => {
-                let connect = dialing.connect.clone();
-                self.open(&connect, connection)
-            }
-            Err(error) => Err(error),
+    pub(crate) fn advance(&mut self, now: Instant) -> Option<(u64, Result<IoMode, Error>)> {
+        let (connect, way) = self.0.as_mut()?;
+        let made = match way {
+            Way::Open(_) => return None,
+            Way::Made(made) => made.take()?,
+            Way::Dialing(dial) => match dial.proceed(now) {
+                Ok(None) if connect.by.is_none_or(|by| now < by) => return None,
+                Ok(made) => made.ok_or_else(|| dial.timed_out().into()),
+                Err(error) => Err(error.into()),
+            },
         };
+        let generation = connect.generation;
+        let result = made.and_then(|connection| {
+            if let Some(keep_alive) = connect.tcp_keep_alive {
+                connection.set_tcp_keep_alive(keep_alive)?;
+            }
+            *way = Way::Open(connection);
+            Ok(IoMode::Vectored)
+        });
         if result.is_err() {
-            *self = Self::None;
+            self.0 = None;
         }
         Some((generation, result))
     }
 
     /// When [`advance`](Self::advance) has something to do, if nothing happens before.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        let Self::Dialing(dialing) = self else { return None };
-        dialing.dial.next_deadline().into_iter().chain(dialing.connect.by).min()
+        match &self.0 {
+            Some((connect, Way::Dialing(dial))) => {
+                dial.next_deadline().into_iter().chain(connect.by).min()
+            }
+            _ => None,
+        }
+    }
+
+    pub(crate) const fn connection(&self) -> Option<&Connection> {
+        match &self.0 {
+            Some((_, Way::Open(connection))) => Some(connection),
+            _ => None,
+        }
     }
 
     /// The stream, for a few calls that do not wait.
     pub(crate) fn stream(&self) -> Option<SocketIo<'_>> {
-        match self {
-            Self::Open { connection, .. } => {
-                Some(SocketIo::non_blocking(connection.stream.as_fd()))
-            }
-            Self::None | Self::Dialing(_) => None,
-        }
-    }
-
-    pub(crate) fn connection(&self) -> Option<&Connection> {
-        match self {
-            Self::Open { connection, .. } => Some(connection),
-            Self::None | Self::Dialing(_) => None,
-        }
+        Some(SocketIo::non_blocking(self.connection()?.stream.as_fd()))
     }
 
     /// Sends nothing more.
     pub(crate) fn shut_down(&self, which: u64) {
-        if let Self::Open { generation, connection } = self
-            && *generation == which
+        if let Some((connect, Way::Open(connection))) = &self.0
+            && connect.generation == which
         {
             // A peer that is gone already is no loss.
             let _ = shutdown(&connection.stream, Shutdown::Write);
@@ -143,73 +118,29 @@ impl Wire {
 
     /// Closes what is of no use any more, after a last word that does not wait.
     pub(crate) fn close(&mut self, which: u64, last_word: &[u8]) {
-        let generation = match self {
-            Self::None => return,
-            Self::Dialing(dialing) => dialing.connect.generation,
-            Self::Open { generation, .. } => *generation,
-        };
-        if generation > which {
-            return;
+        if self.0.as_ref().is_some_and(|(connect, _)| connect.generation <= which) {
+            if let Some(mut stream) = self.stream().filter(|_| !last_word.is_empty()) {
+                // Whether it arrives changes nothing.
+                let _ = stream.write(last_word);
+            }
+            self.0 = None;
         }
-        if let Some(mut stream) = self.stream().filter(|_| !last_word.is_empty()) {
-            // Whether it arrives changes nothing.
-            let _ = stream.write(last_word);
-        }
-        *self = Self::None;
     }
 
     /// What to watch: the stream for the direction that the session waits for, or what the way
     /// to it waits for. The end of a connection shows as something to read, always.
     pub(crate) fn watched(&self, direction: Direction, watch: &mut Vec<Watched>) {
-        match self {
-            Self::None => {}
-            Self::Dialing(dialing) => {
-                let generation = dialing.connect.generation;
-                let entry = |part, fd, interest| Watched { generation, part, fd, interest };
-                let lookup = dialing.lookup.as_ref().map(|lookup| lookup.as_fd().as_raw_fd());
-                watch.extend(lookup.map(|fd| entry(Part::Lookup, fd, Interest::READABLE)));
-                watch.extend(dialing.dial.fds().map(|one| {
-                    let interest = match one.direction.contains(Direction::WRITE) {
-                        true => Interest::WRITABLE,
-                        false => Interest::READABLE,
-                    };
-                    entry(Part::Dial(one.id), one.fd.as_raw_fd(), interest)
-                }));
-            }
-            Self::Open { generation, connection } => {
-                let interest = match direction.contains(Direction::WRITE) {
-                    true => Interest::READABLE | Interest::WRITABLE,
-                    false => Interest::READABLE,
-                };
-                let (generation, part) = (*generation, Part::Stream);
-                let fd = connection.stream.as_fd().as_raw_fd();
-                watch.push(Watched { generation, part, fd, interest });
+        let Some((Connect { generation, .. }, way)) = &self.0 else { return };
+        match way {
+            Way::Made(_) => {}
+            Way::Dialing(dial) => watch.extend(
+                dial.fds()
+                    .map(|one| Watched::new(*generation, Some(one.id), one.fd, one.direction)),
+            ),
+            Way::Open(connection) => {
+                let fd = connection.stream.as_fd();
+                watch.push(Watched::new(*generation, None, fd, direction | Direction::READ));
             }
         }
     }
-}
-
-impl Dialing {
-    fn advance(&mut self, now: Instant) -> Result<Option<Connection>, Error> {
-        if let Some(answer) = self.lookup.as_mut().and_then(Lookup::answer) {
-            self.lookup = None;
-            self.dial.resolved(answer);
-        }
-        loop {
-            match self.dial.advance(now)? {
-                DialStep::Resolve { host, port } => match Lookup::start(host, port) {
-                    Ok(lookup) => self.lookup = Some(lookup),
-                    Err(error) => self.dial.resolved(Err(error)),
-                },
-                DialStep::Spawn(spawn) => self.dial.spawned(spawn.start()),
-                DialStep::Wait => return Ok(None),
-                DialStep::Connected(connection) => return Ok(Some(connection)),
-            }
-        }
-    }
-}
-
-/// The connection that was handed over is gone, or there is no dialler.
-fn nobody() -> Error {
-    io::Error::from(io::ErrorKind::NotConnected).into()
 }

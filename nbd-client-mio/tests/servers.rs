@@ -11,6 +11,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use mio::{Token, Waker};
 use nbd_client_mio::proto::{ClientConfig, Command, CommandFlags, Direction, SubmitError};
 use nbd_client_mio::transport::{CommandSpec, Endpoint};
 use nbd_client_mio::{ConnectOptions, Connection, ErrorKind, Limit, State};
@@ -23,6 +24,10 @@ fn nbdkit(args: &[&str]) -> Server {
 
 fn options() -> ConnectOptions {
     ConnectOptions::new().meta_context("base:allocation")
+}
+
+fn waker(this: &Loop) -> Waker {
+    Waker::new(this.poll.registry(), Token(usize::MAX)).unwrap()
 }
 
 #[test]
@@ -223,7 +228,7 @@ fn silence_ends_the_connection_when_its_time_has_come() {
 fn other_threads_submit_wait_in_line_and_are_answered() {
     let server = nbdkit(&["memory", "1M"]);
     let mut this = Loop::new();
-    let waker = Arc::new(this.waker());
+    let waker = Arc::new(waker(&this));
     let limits = nbd_client_mio::proto::Limits::default().max_in_flight(4);
     let options = ConnectOptions::new().config(ClientConfig::new().limits(limits));
     let token = this.connect(&options, &server.uri());
@@ -277,7 +282,7 @@ fn other_threads_submit_wait_in_line_and_are_answered() {
 fn who_submits_to_a_loop_that_is_gone_is_told() {
     let server = nbdkit(&["memory", "1M"]);
     let mut this = Loop::new();
-    let waker = Arc::new(this.waker());
+    let waker = Arc::new(waker(&this));
     let limits = nbd_client_mio::proto::Limits::default().max_in_flight(2);
     let options = ConnectOptions::new().config(ClientConfig::new().limits(limits));
     let token = this.ready(&options, &server.uri());
@@ -402,13 +407,13 @@ fn a_handler_keeps_the_line_full() {
     let mut left = 500;
     let mut events = mio::Events::with_capacity(4);
     while disk.drive(this.poll.registry()).unwrap() != State::Closed {
-        disk.for_each_completion(|disk, done| {
+        while let Some(done) = disk.next_completion() {
             left -= 1;
             match left {
                 0 => disk.disconnect(Limit::Default),
                 _ => drop(disk.read(done.buffer.unwrap(), 0).unwrap()),
             }
-        });
+        }
         if !disk.needs_drive() {
             match this.poll.poll(&mut events, Some(Duration::from_secs(60))) {
                 // A process that was stopped and goes on sees its calls interrupted.

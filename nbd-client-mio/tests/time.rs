@@ -5,6 +5,7 @@ mod support;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use mio::{Token, Waker};
 use nbd_client_mio::proto::{ClientConfig, Command, CommandFlags, Limits};
 use nbd_client_mio::transport::{Endpoint, TcpKeepAlive};
 use nbd_client_mio::{ConnectOptions, Connection, Error, Limit, State};
@@ -20,6 +21,10 @@ fn nbdkit(args: &[&str]) -> Server {
 fn is_late(result: &Result<(), Error>) -> bool {
     // To the millisecond: what was set is what is told.
     matches!(result, Err(error) if error.is_timeout() && error.to_string().contains("200ms"))
+}
+
+fn waker(this: &Loop) -> Waker {
+    Waker::new(this.poll.registry(), Token(usize::MAX)).unwrap()
 }
 
 #[test]
@@ -64,7 +69,7 @@ fn deadlines_come_when_they_are_told() {
 fn who_waits_in_line_has_a_deadline_too() {
     let server = nbdkit(&["memory", "1M"]);
     let mut this = Loop::new();
-    let waker = Arc::new(this.waker());
+    let waker = Arc::new(waker(&this));
     let limits = ClientConfig::new().limits(Limits::default().max_in_flight(2));
     let token = this.ready(&ConnectOptions::new().config(limits), &server.uri());
     this.disk(token).set_request_timeout(TIMEOUT);

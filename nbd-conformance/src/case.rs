@@ -4,7 +4,6 @@ use std::error::Error;
 
 use crate::room::Room;
 use crate::site::{Kind, Security};
-use crate::subject::Adapter;
 
 /// How a case ends, unless it panics.
 pub(crate) type CaseResult = Result<(), Box<dyn Error>>;
@@ -26,8 +25,6 @@ pub(crate) enum Need {
     PlainOnly(&'static str),
     /// There must be something to get wrong.
     SomeTls,
-    /// It takes more than one connection, or more than a connection.
-    Beyond,
 }
 
 impl Case {
@@ -45,22 +42,14 @@ impl Case {
         self.name
     }
 
-    /// Whether it runs in the cells of a server and a security.
+    /// Whether it runs in the cells of a server and a security, for every adapter.
     #[must_use]
     pub fn fits(&self, kind: Kind, security: Security) -> bool {
         self.needs.iter().all(|need| match need {
             Need::Server(kinds, _) => kinds.contains(&kind),
             Need::PlainOnly(_) => security == Security::Plain,
             Need::SomeTls => security != Security::Plain,
-            Need::Beyond => true,
         })
-    }
-
-    /// Whether it runs for an adapter.
-    #[must_use]
-    pub fn suits(&self, adapter: Adapter) -> bool {
-        let beyond = self.needs.iter().any(|need| matches!(need, Need::Beyond));
-        !beyond || adapter != Adapter::Mio
     }
 
     /// Why it does not run everywhere; nothing for a case that does.
@@ -68,7 +57,6 @@ impl Case {
         self.needs.iter().map(|need| match need {
             Need::Server(_, why) | Need::PlainOnly(why) => *why,
             Need::SomeTls => "without TLS there is nothing to get wrong",
-            Need::Beyond => "an event loop has single connections",
         })
     }
 

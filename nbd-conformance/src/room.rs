@@ -16,7 +16,7 @@ pub(crate) const LONG: Duration = Duration::from_secs(60);
 pub(crate) struct Room<'a> {
     pub(crate) site: Site,
     pub(crate) subject: &'a dyn Subject,
-    beyond: Option<Box<dyn Beyond>>,
+    beyond: Box<dyn Beyond>,
     shared: Running,
     named: Option<Running>,
     session: Option<Box<dyn Session>>,
@@ -26,15 +26,15 @@ impl<'a> Room<'a> {
     pub(crate) fn new(
         site: Site,
         subject: &'a dyn Subject,
-        beyond: Option<Box<dyn Beyond>>,
+        beyond: Box<dyn Beyond>,
     ) -> Result<Self, PeerError> {
         let shared = site.start(Disk::Plain)?;
         Ok(Self { site, subject, beyond, shared, named: None, session: None })
     }
 
-    /// What the adapter has beyond one connection, for cases that need it.
+    /// What the adapter has beyond one connection.
     pub(crate) fn beyond(&self) -> &dyn Beyond {
-        self.beyond.as_deref().expect("the case suits the adapter")
+        &*self.beyond
     }
 
     /// The connection that cases use one after the other, to a disk whose content is

@@ -29,6 +29,7 @@ use nbd_proto::{
 };
 
 use crate::error::Error;
+use crate::session::Request;
 
 /// Questions under way at a time. Each answer may hold a million extents.
 const DEPTH: usize = 4;
@@ -226,6 +227,15 @@ impl ExtentWalk {
     #[must_use]
     pub fn contexts(&self) -> &[ContextId] {
         &self.contexts
+    }
+
+    /// What is to be submitted for a question.
+    pub fn request(&self, question: &Question) -> Request<'_> {
+        let request = Request::new(question.command);
+        match self.asked_contexts() {
+            Some(contexts) => request.contexts(contexts),
+            None => request,
+        }
     }
 
     /// The contexts that every question is about, to be given with it: `None` when it is about

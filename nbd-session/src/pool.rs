@@ -13,6 +13,8 @@
 //! 3. To flush, [`begin_flush`](Members::begin_flush), flush each of the members that it
 //!    names, one after the other or all at once, tell what came of each, and return what
 //!    [`end_flush`](Members::end_flush) says.
+//!
+//!    A client without calls that wait has both as one: [`begin_call`](Members::begin_call).
 //! 4. At the end, [`farewell`](Members::farewell) says whether something was lost that nobody
 //!    was told of.
 //!
@@ -28,6 +30,7 @@ use nbd_proto::{Command, CommandType, Negotiated};
 
 use crate::error::Error;
 use crate::replay::RecoveryError;
+use crate::session::{Session, State};
 
 /// The connections of a pool, by number.
 #[derive(Debug)]
@@ -44,6 +47,10 @@ pub struct Members {
     /// has failed.
     losses: u64,
     told: u64,
+    /// Why the member died that died last.
+    end: Option<Error>,
+    /// What the end comes to, once it has begun.
+    farewell: Option<Result<(), Error>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -66,6 +73,26 @@ pub struct Flush {
     failure: Option<Error>,
 }
 
+/// A call, on one member after the other as it takes: another one where the first is lost and
+/// that helps, or all that have something to flush.
+#[derive(Debug)]
+#[must_use = "a call is to be carried out"]
+pub struct Call {
+    command: Command,
+    /// The member that carries it out.
+    number: usize,
+    /// For a flush: what it comes to, and how many members were asked.
+    flush: Option<(Flush, usize)>,
+}
+
+impl Call {
+    /// The command of it.
+    #[must_use]
+    pub const fn command(&self) -> Command {
+        self.command
+    }
+}
+
 impl Flush {
     /// The members that are to be flushed, each once. There may be one more when one of them
     /// was [found dead](Members::flushed).
@@ -80,7 +107,17 @@ impl Members {
     #[must_use]
     pub const fn new(size: usize) -> Self {
         let members = Vec::new();
-        Self { size, facts: None, complete: false, members, calls: 0, losses: 0, told: 0 }
+        Self {
+            size,
+            facts: None,
+            complete: false,
+            members,
+            calls: 0,
+            losses: 0,
+            told: 0,
+            end: None,
+            farewell: None,
+        }
     }
 
     /// A connection that is ready joins, if it may: when it is the first, or when the server
@@ -187,6 +224,38 @@ impl Members {
         }
     }
 
+    /// Looks how a connection is doing whose session is in the client's hands: the next one
+    /// [joins](Self::join) when it is ready, and a member whose session is over has
+    /// [died](Self::died). Returns whether the connection is to be kept: one that may not join
+    /// is not, nor one that [could not be made](Self::no_room) beside others.
+    pub fn look(&mut self, number: usize, session: &Session) -> bool {
+        let has_joined = number < self.members.len();
+        match (session.state(), session.negotiated()) {
+            (State::Ready, Some(facts)) if !has_joined => {
+                self.join(facts, session.options().keeps_unflushed()).is_some()
+            }
+            (State::Closed, _) if !has_joined => {
+                self.no_room();
+                number == 0
+            }
+            (State::Closed, _) if self.is_alive(number) => {
+                if let Some(farewell) = &mut self.farewell {
+                    *farewell = farewell.clone().and_then(|()| session.farewell());
+                }
+                self.end = session.end().cloned();
+                self.died(number, session.has_unflushed());
+                true
+            }
+            _ => true,
+        }
+    }
+
+    /// Why there is nobody to call: how the member ended that was found dead last.
+    #[must_use]
+    pub fn end(&self) -> Error {
+        self.end.clone().unwrap_or_else(Error::stopped)
+    }
+
     /// Whether a command that failed because its member is over may be tried on another one:
     /// what does no harm when it is carried out twice. A write could be finished by the server
     /// after a later one to the same place; and a flush on another member would not vouch for
@@ -252,13 +321,69 @@ impl Members {
         }
     }
 
+    /// Begins a call of any kind. `unflushed` is as for [`begin_flush`](Self::begin_flush).
+    pub fn begin_call(&self, command: Command, unflushed: impl Fn(usize) -> bool) -> Call {
+        let is_flush = command.kind == CommandType::Flush;
+        let flush = is_flush.then(|| (self.begin_flush(unflushed), 0));
+        Call { command, number: 0, flush }
+    }
+
+    /// The member that is to carry out a call, or to go on with it: one that has fewer than
+    /// `most` calls under way, unless it is a flush. It is under way from now on. `None` when
+    /// there is nobody.
+    pub fn next_member(&mut self, call: &mut Call, most: usize) -> Option<usize> {
+        call.number = match &mut call.flush {
+            None => self.pick(most)?,
+            Some((flush, asked)) => {
+                let number = *flush.members().get(*asked)?;
+                *asked += 1;
+                self.begin(number);
+                number
+            }
+        };
+        Some(call.number)
+    }
+
+    /// What came of a call on its member; tell first that it [died](Self::died), if it did.
+    /// Returns what its caller is to be told, or `None` when there is a
+    /// [next member](Self::next_member) to go on with it.
+    pub fn called(
+        &mut self,
+        call: &mut Call,
+        result: Result<(), Error>,
+    ) -> Option<Result<(), Error>> {
+        self.finished(call.number);
+        let Some((mut flush, asked)) = call.flush.take() else {
+            let again = result.is_err()
+                && !self.is_alive(call.number)
+                && self.is_worth_another(&call.command);
+            return (!again).then_some(result);
+        };
+        self.flushed(&mut flush, result);
+        if asked < flush.members().len() {
+            call.flush = Some((flush, asked));
+            return None;
+        }
+        Some(self.end_flush(flush))
+    }
+
+    /// All members are going to be ended. What their sessions say of it when they are
+    /// [over](Self::look) is part of the farewell, but for those that are dead already.
+    pub fn leave(&mut self) {
+        self.no_room();
+        self.farewell = Some(self.farewell());
+    }
+
     /// Whether everybody was told of what may be lost. To be asked before the members are
-    /// ended, which tell for themselves.
+    /// ended, which tell for themselves; or after them, by those who [look](Self::look).
     ///
     /// # Errors
     /// When a member has died with acknowledged writes that were not flushed, and no flush has
-    /// failed for that.
+    /// failed for that; how the first of them ended since the end [began](Self::leave).
     pub fn farewell(&self) -> Result<(), Error> {
+        if let Some(farewell) = &self.farewell {
+            return farewell.clone();
+        }
         if self.losses > self.told {
             return Err(RecoveryError::UnflushedLost.into());
         }

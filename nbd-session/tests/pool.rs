@@ -147,6 +147,47 @@ fn a_flush_for_others_is_tried_on_another_member() {
     pool.end_flush(flush).expect_err("nobody has flushed");
 }
 
+/// One call where there are two members, or one for each that has something to flush.
+#[test]
+fn a_call_goes_on_until_its_caller_can_be_told() {
+    let mut pool = pool(2);
+    let mut read = pool.begin_call(Command::read(0, 512), |_| true);
+    let first = pool.next_member(&mut read, 1).expect("both are free");
+    assert!(matches!(pool.called(&mut read, Ok(())), Some(Ok(()))));
+    let mut read = pool.begin_call(Command::read(0, 512), |_| true);
+    let second = pool.next_member(&mut read, 1).expect("both are free");
+    assert_ne!(first, second, "they take turns");
+    pool.died(second, false);
+    assert!(pool.called(&mut read, Err(failure())).is_none(), "another one will do");
+    assert_eq!(pool.next_member(&mut read, 1), Some(first));
+    let mut other = pool.begin_call(Command::read(0, 512), |_| true);
+    assert_eq!(pool.next_member(&mut other, 1), None, "it is busy");
+    assert_eq!(pool.next_member(&mut other, 2), Some(first));
+    // A failure of the command's own is its caller's.
+    assert!(matches!(pool.called(&mut read, Err(failure())), Some(Err(_))));
+    let mut write = pool.begin_call(Command::write(0, 512), |_| true);
+    assert_eq!(pool.next_member(&mut write, 2), Some(first));
+    pool.died(first, true);
+    assert!(matches!(pool.called(&mut write, Err(failure())), Some(Err(_))), "not once more");
+    assert!(matches!(pool.called(&mut other, Err(failure())), Some(Err(_))), "nobody is left");
+}
+
+#[test]
+fn a_flush_is_one_call_of_all_that_it_concerns() {
+    let mut pool = pool(3);
+    let mut flush = pool.begin_call(Command::flush(), |number| number != 1);
+    assert_eq!(pool.next_member(&mut flush, 1), Some(0));
+    assert!(pool.called(&mut flush, Ok(())).is_none());
+    assert_eq!(pool.next_member(&mut flush, 1), Some(2));
+    pool.died(2, true);
+    let told = pool.called(&mut flush, Err(failure())).expect("that was all");
+    assert_eq!(told.unwrap_err().kind(), ErrorKind::NotSent);
+    pool.farewell().expect("it was told");
+    pool.leave();
+    assert!(!pool.wants_more());
+    pool.farewell().expect("nothing was lost since");
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Step {
     /// A write is acknowledged on a member.

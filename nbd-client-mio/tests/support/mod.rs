@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Interest, Poll, Token};
 use nbd_client_mio::{Completion, ConnectOptions, Connection, Error, State};
 
 pub(crate) type Disk = Connection<Vec<u8>>;
@@ -20,8 +20,6 @@ pub(crate) struct Loop {
     pub turns: usize,
 }
 
-pub(crate) const WAKER: Token = Token(usize::MAX);
-
 impl Loop {
     pub(crate) fn new() -> Self {
         Self {
@@ -32,10 +30,6 @@ impl Loop {
             errors: Vec::new(),
             turns: 0,
         }
-    }
-
-    pub(crate) fn waker(&self) -> Waker {
-        Waker::new(self.poll.registry(), WAKER).unwrap()
     }
 
     /// Adds a connection and returns its token.

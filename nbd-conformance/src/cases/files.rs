@@ -12,13 +12,13 @@ const TELLS: Need =
     Need::Server(&[Kind::Nbdkit, Kind::Ours], "a file tells its holes in its own way");
 
 cases! {
-    a_file_has_no_blocks [Need::Beyond],
-    the_end_of_a_file [Need::Beyond],
-    what_a_file_accepts_is_written [Need::Beyond],
-    a_write_to_a_file_that_fails [Need::Beyond, FILTERS],
-    blocks_around_a_write_are_left_alone [Need::Beyond, FILTERS],
-    extents_of_a_whole_export [Need::Beyond, TELLS],
-    extents_in_many_short_answers [Need::Beyond, FILTERS],
+    a_file_has_no_blocks,
+    the_end_of_a_file,
+    what_a_file_accepts_is_written,
+    a_write_to_a_file_that_fails [FILTERS],
+    blocks_around_a_write_are_left_alone [FILTERS],
+    extents_of_a_whole_export [TELLS],
+    extents_in_many_short_answers [FILTERS],
 }
 
 fn a_file_has_no_blocks(room: &mut Room<'_>) -> CaseResult {

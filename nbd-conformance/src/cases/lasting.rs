@@ -14,13 +14,13 @@ const FORGETS: Need =
     Need::Server(&[Kind::Nbdkit, Kind::Ours], "a server that has a file forgets nothing");
 
 cases! {
-    every_command_goes_on [Need::Beyond],
-    many_commands_go_on [Need::Beyond],
-    a_flush_tells_once_of_what_may_be_lost [Need::Beyond],
-    what_is_kept_is_put_back [Need::Beyond, FORGETS],
-    what_was_flushed_is_not_put_back [Need::Beyond, FORGETS],
-    patience_has_an_end [Need::Beyond],
-    the_end_tells_of_what_may_be_lost [Need::Beyond],
+    every_command_goes_on,
+    many_commands_go_on,
+    a_flush_tells_once_of_what_may_be_lost,
+    what_is_kept_is_put_back [FORGETS],
+    what_was_flushed_is_not_put_back [FORGETS],
+    patience_has_an_end,
+    the_end_tells_of_what_may_be_lost,
 }
 
 const POLICY: Reconnect =

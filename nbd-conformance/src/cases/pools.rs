@@ -17,13 +17,13 @@ const FORGETS: Need =
 const LIMIT: Need = Need::Server(&[Kind::Nbdkit], "only nbdkit has such a limit");
 
 cases! {
-    all_connections_lead_to_the_same [Need::Beyond],
-    no_room_for_more_is_no_failure [Need::Beyond, LIMIT],
-    one_that_is_never_greeted_holds_up_nothing [Need::Beyond],
-    an_older_write_is_not_put_over_a_newer_one [Need::Beyond],
-    no_flush_vouches_for_a_dead_connection [Need::Beyond],
-    a_flush_tells_of_a_server_that_forgot [Need::Beyond, FORGETS],
-    the_end_of_a_pool_tells_of_a_dead_connection [Need::Beyond],
+    all_connections_lead_to_the_same,
+    no_room_for_more_is_no_failure [LIMIT],
+    one_that_is_never_greeted_holds_up_nothing,
+    an_older_write_is_not_put_over_a_newer_one,
+    no_flush_vouches_for_a_dead_connection,
+    a_flush_tells_of_a_server_that_forgot [FORGETS],
+    the_end_of_a_pool_tells_of_a_dead_connection,
 }
 
 const POLICY: Reconnect =

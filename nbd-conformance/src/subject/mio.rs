@@ -14,7 +14,7 @@ use crate::outcome::{Failure, Op, Outcome, Reply};
 
 pub(crate) struct Mio;
 
-fn connect(how: &How, option_mode: bool) -> Outcome<Live> {
+pub(super) fn options(how: &How, option_mode: bool) -> Outcome<ConnectOptions> {
     let options = ConnectOptions::new()
         .config(how.config.clone().option_mode(option_mode))
         .uri_policy(POLICY)
@@ -24,7 +24,14 @@ fn connect(how: &How, option_mode: bool) -> Outcome<Live> {
         Some((policy, connector)) => options.tls_connector(*policy, connector.clone()),
         None => options,
     };
-    Live::new(Connection::connect(options.uri(&how.uri)?)?)
+    Ok(options.uri(&how.uri)?)
+}
+
+/// A connection that is ready.
+pub(super) fn ready(options: ConnectOptions) -> Outcome<Live> {
+    let mut live = Live::new(Connection::connect(options)?)?;
+    live.reach(|disk| disk.state() == State::Ready)?;
+    Ok(live)
 }
 
 impl Subject for Mio {
@@ -33,13 +40,11 @@ impl Subject for Mio {
     }
 
     fn connect(&self, how: &How) -> Outcome<Box<dyn Session>> {
-        let mut live = connect(how, false)?;
-        live.reach(|disk| disk.state() == State::Ready)?;
-        Ok(Box::new(live))
+        Ok(Box::new(ready(options(how, false)?)?))
     }
 
     fn negotiate(&self, how: &How) -> Outcome<Box<dyn Choosing>> {
-        let mut live = connect(how, true)?;
+        let mut live = Live::new(Connection::connect(options(how, true)?)?)?;
         live.reach(|disk| matches!(disk.state(), State::Choosing | State::Ready))?;
         Ok(Box::new(live))
     }
@@ -82,6 +87,14 @@ impl Live {
             polled => polled.map_err(Error::from)?,
         }
         self.events.iter().for_each(|event| self.disk.handle_event(event));
+        Ok(())
+    }
+
+    /// The same where completions have somewhere else to go.
+    pub(super) fn turn_and_take(&mut self) -> Outcome {
+        // Why it failed is told by each command.
+        let _ = self.turn();
+        assert!(self.disk.next_completion().is_none(), "nobody has asked");
         Ok(())
     }
 

@@ -273,11 +273,29 @@ impl Dial {
         }
     }
 
-    /// What to tell when the caller's patience is over.
+    /// As [`advance`](Self::advance), and answers what is asked for on the way: names are
+    /// looked up [in a thread](Self::look_up), programs started at once. `None` while there is
+    /// something to wait for.
+    ///
+    /// # Errors
+    ///
+    /// As [`advance`](Self::advance).
+    pub fn proceed(&mut self, now: Instant) -> Result<Option<Connection>, ConnectError> {
+        loop {
+            match self.advance(now)? {
+                DialStep::Resolve { host, port } => self.look_up(host, port),
+                DialStep::Spawn(spawn) => self.spawned(spawn.start()),
+                DialStep::Wait => return Ok(None),
+                DialStep::Connected(connection) => return Ok(Some(connection)),
+            }
+        }
+    }
+
+    /// What to tell when the caller's patience is over. It is of no further use then.
     #[must_use]
-    pub fn timed_out(self) -> ConnectError {
+    pub fn timed_out(&mut self) -> ConnectError {
         let mut attempts = Vec::new();
-        let step = match self.state {
+        let step = match mem::replace(&mut self.state, State::Over) {
             State::Begin | State::Over => Step::Connect,
             State::Resolving { .. } | State::Resolved { .. } => Step::Resolve,
             State::Spawning { .. } | State::Spawned { .. } => Step::Spawn,

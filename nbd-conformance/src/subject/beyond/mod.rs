@@ -3,12 +3,14 @@
 
 mod asynchronous;
 mod blocking;
+mod mio;
 
 use nbd_session::replay::Reconnect;
 
 use super::asynchronous::Asynchronous;
 use super::blocking::Blocking;
 use super::host::{CurrentThread, MultiThread, OnAsyncStd, OnSmol};
+use super::mio::Mio;
 use super::{Adapter, How, Session};
 use crate::outcome::Outcome;
 
@@ -62,15 +64,14 @@ pub(crate) trait File {
 }
 
 impl Adapter {
-    /// `None` for an adapter that has one connection only.
-    pub(crate) fn beyond(self) -> Option<Box<dyn Beyond>> {
-        Some(match self {
+    pub(crate) fn beyond(self) -> Box<dyn Beyond> {
+        match self {
             Self::Blocking => Box::new(Blocking),
-            Self::Mio => return None,
+            Self::Mio => Box::new(Mio),
             Self::TokioCurrentThread => Box::new(Asynchronous(CurrentThread::new())),
             Self::TokioMultiThread => Box::new(Asynchronous(MultiThread::new())),
             Self::AsyncStd => Box::new(Asynchronous(OnAsyncStd)),
             Self::Smol => Box::new(Asynchronous(OnSmol)),
-        })
+        }
     }
 }

@@ -1,0 +1,97 @@
+//! The extents of a whole range, however many commands they take.
+
+use std::ops::Range;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::task::Poll;
+
+use nbd_proto::{ApiMisuse, ContextId, Extent};
+use nbd_session::Error;
+use nbd_session::extents::{ExtentWalk, Question, Segment, Walk};
+
+use crate::connection::Connection;
+use crate::submitter::Outcome;
+
+type Answer = (u64, Result<Vec<(ContextId, Extent)>, Error>);
+
+/// What one or several meta contexts say of a range, in order. Made by
+/// [`Connection::extents`].
+///
+/// Several commands are in flight at any time; none of them shows in
+/// [`Connection::next_completion`], which has to be called all the same. Neighbours of equal
+/// statuses are one, and nothing reaches beyond the range.
+#[derive(Debug)]
+pub struct Extents {
+    walk: ExtentWalk,
+    tell: Sender<Answer>,
+    told: Receiver<Answer>,
+}
+
+impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
+    /// Begins to walk over a range, by the meta contexts of these names, in this order; by all
+    /// that were granted, when none is named.
+    ///
+    /// ```no_run
+    /// # use std::task::Poll;
+    /// # fn turn(_: &mut nbd_client_mio::Connection<Vec<u8>>) {}
+    /// # fn example(mut disk: nbd_client_mio::Connection<Vec<u8>>)
+    /// #     -> Result<(), nbd_client_mio::Error> {
+    /// let mut extents = disk.extents(&["base:allocation"], 0..1 << 30)?;
+    /// loop {
+    ///     match extents.next(&mut disk) {
+    ///         Poll::Ready(Some(segment)) => println!("{:?}", segment?.placed()),
+    ///         Poll::Ready(None) => break,
+    ///         Poll::Pending => turn(&mut disk), // poll, drive, take completions
+    ///     }
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// When the connection is not ready, and when a context was not granted, or none was.
+    pub fn extents(&self, names: &[&str], range: Range<u64>) -> Result<Extents, Error> {
+        let facts = self.session.negotiated().ok_or(ApiMisuse::WrongState)?;
+        let walk = ExtentWalk::new(facts, names, range)?;
+        let (tell, told) = channel();
+        Ok(Extents { walk, tell, told })
+    }
+}
+
+impl Extents {
+    /// The next segment; `None` after the last one, and after an error. While it is pending,
+    /// drive the connection it was made by, and come again.
+    pub fn next<B: AsRef<[u8]> + AsMut<[u8]>>(
+        &mut self,
+        disk: &mut Connection<B>,
+    ) -> Poll<Option<Result<Segment, Error>>> {
+        while let Ok((number, answer)) = self.told.try_recv() {
+            match answer {
+                Err(error) if error.is_full() => self.walk.not_sent(number),
+                answer => self.walk.answered(number, answer.as_deref().map_err(Clone::clone)),
+            }
+        }
+        loop {
+            return match self.walk.poll() {
+                Walk::Ask(question) => {
+                    self.ask(question, disk);
+                    continue;
+                }
+                Walk::Segment(segment) => Poll::Ready(Some(Ok(segment))),
+                Walk::Waiting => Poll::Pending,
+                Walk::Failed(error) => Poll::Ready(Some(Err(error))),
+                Walk::Over => Poll::Ready(None),
+            };
+        }
+    }
+
+    fn ask<B: AsRef<[u8]> + AsMut<[u8]>>(&mut self, question: Question, disk: &mut Connection<B>) {
+        let Question { number, .. } = question;
+        let tell = self.tell.clone();
+        let on_done = move |outcome: Outcome<B>| {
+            let done = outcome.map_err(Error::from);
+            let answer = done.and_then(|done| done.result.map(|()| done.extents));
+            // Nobody may be interested any more.
+            let _ = tell.send((number, answer));
+        };
+        disk.submit_for(self.walk.request(&question), None, Box::new(on_done));
+    }
+}
