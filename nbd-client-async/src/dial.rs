@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::io;
-use std::mem;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::BorrowedFd;
 use std::pin::Pin;
@@ -41,8 +40,7 @@ impl Dialling {
 
     /// What to tell when patience is over.
     pub(crate) fn timed_out(&mut self) -> ConnectError {
-        let again = Dial::new(self.dial.endpoint().clone());
-        mem::replace(&mut self.dial, again).timed_out()
+        self.dial.timed_out()
     }
 
     /// Goes on as far as is possible without waiting.

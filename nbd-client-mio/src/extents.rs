@@ -83,7 +83,7 @@ impl Extents {
         }
     }
 
-    fn ask<B: AsRef<[u8]> + AsMut<[u8]>>(&mut self, question: Question, disk: &mut Connection<B>) {
+    fn ask<B: AsRef<[u8]> + AsMut<[u8]>>(&self, question: Question, disk: &mut Connection<B>) {
         let Question { number, .. } = question;
         let tell = self.tell.clone();
         let on_done = move |outcome: Outcome<B>| {
