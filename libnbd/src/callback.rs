@@ -18,6 +18,21 @@ pub struct Callback<F> {
     free: Option<unsafe extern "C" fn(*mut c_void)>,
 }
 
+impl<F> Callback<F> {
+    /// These three words.
+    #[must_use]
+    pub const fn new(
+        callback: Option<F>,
+        user_data: *mut c_void,
+        free: Option<unsafe extern "C" fn(*mut c_void)>,
+    ) -> Self
+    where
+        F: Copy,
+    {
+        Self { callback, user_data, free }
+    }
+}
+
 /// `nbd_completion_callback`.
 pub type CompletionFn = unsafe extern "C" fn(*mut c_void, *mut c_int) -> c_int;
 /// `nbd_chunk_callback`.

@@ -287,3 +287,31 @@ pub extern "C" fn nbd_get_error() -> *const c_char {
 pub extern "C" fn nbd_get_errno() -> c_int {
     last_error::errno()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_ends_the_handle_with_an_error() {
+        let handle = nbd_create();
+        // SAFETY: it was just made.
+        let shared = unsafe { handle.as_ref() };
+        let answer: c_int = locked(
+            shared,
+            "nbd_test",
+            &[In::Any],
+            || {},
+            |_| -> Result<(), Fail> {
+                panic!("a fault");
+            },
+        );
+        assert_eq!((answer, nbd_get_errno()), (-1, Errno::IO.raw_os_error()));
+        let state = |shared: Option<&NbdHandle>| shared.map(|handle| handle.published.state());
+        assert_eq!(state(shared), Some(State::Dead));
+        let again: c_int = locked(shared, "nbd_test", &[In::Created], || {}, |_| Ok(()));
+        assert_eq!((again, nbd_get_errno()), (-1, Errno::INVAL.raw_os_error()));
+        // SAFETY: nobody uses it any more.
+        unsafe { nbd_close(handle) };
+    }
+}

@@ -77,6 +77,8 @@ pub struct Handle<B> {
     /// It is driven by [`poll`](Handle::poll), so what is submitted can wait for the next.
     pub(crate) polled: bool,
     unsent: usize,
+    /// All of them wait for that only, and not for room.
+    put_off: bool,
     last_stats: Stats,
 }
 
@@ -101,6 +103,7 @@ impl<B: Memory> Handle<B> {
             cause: None,
             polled: false,
             unsent: 0,
+            put_off: false,
             last_stats: Stats::default(),
         }
     }
@@ -192,6 +195,8 @@ impl<B: Memory> Handle<B> {
         let later = self.polled && self.commands.in_flight() > 1 && self.unsent < BATCH;
         if idle && !later || self.unsent >= BATCH {
             self.send(now);
+        } else {
+            self.put_off |= idle;
         }
         Ok(cookie)
     }
@@ -199,6 +204,7 @@ impl<B: Memory> Handle<B> {
     /// Sends what is due, as far as there is room.
     pub(crate) fn send(&mut self, now: Instant) {
         self.unsent = 0;
+        self.put_off = false;
         if let Some(engine) = &mut self.engine {
             engine.write(&mut self.commands, now);
             engine.finish_turn(&mut self.commands, now);
@@ -238,7 +244,7 @@ impl<B: Memory> Handle<B> {
             Of::Connecting | Of::Negotiating => State::Connecting,
             Of::Choosing => State::Negotiating,
             Of::Ready | Of::Disconnecting | Of::Reconnecting if engine.session.is_ready() => {
-                if engine.session.direction().contains(Direction::WRITE) {
+                if engine.session.direction().contains(Direction::WRITE) && !self.put_off {
                     State::Processing
                 } else {
                     State::Ready

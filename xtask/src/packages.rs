@@ -15,21 +15,26 @@ use crate::workspace::{has_program, target_dir};
 enum Evidence {
     Program(&'static str),
     Header(&'static str),
+    /// Of OCaml.
+    Module(&'static str),
 }
 
-use Evidence::{Header, Program};
+use Evidence::{Header, Module, Program};
 
 /// Everything that the tests, the benchmarks and their peers are made with.
-const PACKAGES: [(&str, Evidence); 15] = [
+const PACKAGES: [(&str, Evidence); 18] = [
     ("fio", Program("fio")),
     ("g++", Program("c++")),
     ("gcc", Program("cc")),
     ("gnutls-bin", Program("certtool")),
     ("libnbd-bin", Program("nbdinfo")),
     ("libnbd-dev", Header("libnbd.h")),
+    ("libnbd-ocaml-dev", Module("nbd")),
     ("libssl-dev", Header("openssl/ssl.h")),
     ("nbd-server", Program("nbd-server")),
     ("nbdkit", Program("nbdkit")),
+    ("ocaml-findlib", Program("ocamlfind")),
+    ("ocaml-nox", Program("ocamlopt")),
     ("pkg-config", Program("pkg-config")),
     ("python3-libnbd", Program("nbdsh")),
     ("qemu-utils", Program("qemu-nbd")),
@@ -54,6 +59,7 @@ impl Evidence {
                 has_program(name) || Path::new("/usr/sbin").join(name).is_file()
             }
             Header(name) => Path::new("/usr/include").join(name).is_file(),
+            Module(name) => Path::new("/usr/lib/ocaml").join(name).is_dir(),
         }
     }
 }

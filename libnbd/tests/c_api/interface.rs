@@ -5,7 +5,7 @@ use std::process::Command;
 
 use nbd_sim::peer::Scratch;
 
-use crate::rig::{Library, succeed};
+use crate::rig::{Library, succeed, xtask};
 
 #[test]
 fn the_header_suits_c_and_cpp() {
@@ -37,7 +37,13 @@ fn pkg_config_knows_where_it_is() {
     assert!(ask("--libs").contains("-lnbd"));
 }
 
-/// Its own nm says the same of Debian's library: see `cargo xtask capi --check`.
+/// Debian's library has no symbol that this lacks, and its header no other prototype.
+#[test]
+fn the_system_finds_what_it_has() {
+    let mut xtask = xtask();
+    succeed(xtask.args(["--check", "--debug", "--level", "1.14.2"]));
+}
+
 #[test]
 fn symbols_have_the_versions_of_their_releases() {
     let symbols = |library: &Library| {

@@ -2,6 +2,7 @@
 
 mod consumers;
 mod interface;
+mod ocaml;
 mod python;
 mod rig;
 mod semantics;

@@ -28,9 +28,8 @@ impl Library {
 
     fn install(level: &str) -> Self {
         let prefix = Path::new(env!("CARGO_TARGET_TMPDIR")).join(level);
-        let mut xtask = Command::new(env!("CARGO"));
-        xtask.args(["run", "--quiet", "--package", "xtask", "--", "capi", "--debug", "--level"]);
-        xtask.arg(level).arg("--prefix").arg(&prefix).current_dir(env!("CARGO_MANIFEST_DIR"));
+        let mut xtask = xtask();
+        xtask.args(["--debug", "--level", level, "--prefix"]).arg(&prefix);
         let status = xtask.status().expect("cargo starts");
         assert!(status.success(), "the library is built");
         Self { prefix }
@@ -70,6 +69,14 @@ impl Library {
         let mut program = self.used_by(Command::new(program));
         succeed(program.args(args));
     }
+}
+
+/// `cargo xtask capi`, without arguments yet.
+pub(crate) fn xtask() -> Command {
+    let mut xtask = Command::new(env!("CARGO"));
+    xtask.args(["run", "--quiet", "--package", "xtask", "--", "capi"]);
+    xtask.current_dir(env!("CARGO_MANIFEST_DIR"));
+    xtask
 }
 
 /// Runs a program, which has to succeed, and returns what it said.

@@ -1,0 +1,9 @@
+#![no_main]
+
+// The test of the same calls, which plays from seeds.
+#[path = "../../libnbd/tests/any_calls/play.rs"]
+mod play;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    play::play(data);
+});
