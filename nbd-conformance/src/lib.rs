@@ -23,6 +23,23 @@
 //! Every cell starts its own servers. `nbd serve` comes from [`nbd_sim::peer::nbd_program`];
 //! cells with pre-shared keys need one that was built with feature `psk`.
 
+// The guides show every adapter, and this crate has them all.
+#[cfg(doctest)]
+mod guides {
+    #[doc = include_str!("../../docs/guides/which-crate.md")]
+    struct WhichCrate;
+    #[doc = include_str!("../../docs/guides/own-loop.md")]
+    struct OwnLoop;
+    #[doc = include_str!("../../docs/guides/many-connections.md")]
+    struct ManyConnections;
+    #[doc = include_str!("../../docs/guides/surviving-failures.md")]
+    struct SurvivingFailures;
+    #[doc = include_str!("../../docs/guides/tls.md")]
+    struct Tls;
+    #[doc = include_str!("../../docs/guides/writing-a-server.md")]
+    struct WritingAServer;
+}
+
 mod case;
 mod cases;
 mod outcome;
