@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::future::{Future, poll_fn};
-use std::ops::Range;
+use std::ops::RangeBounds;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -84,7 +84,11 @@ impl Stream for Extents {
 }
 
 impl Survey {
-    pub(crate) fn new(client: &Client, names: &[&str], range: Range<u64>) -> Result<Self, Error> {
+    pub(crate) fn new(
+        client: &Client,
+        names: &[&str],
+        range: impl RangeBounds<u64>,
+    ) -> Result<Self, Error> {
         let walk = ExtentWalk::new(&client.negotiated(), names, range)?;
         Ok(Self { client: client.clone(), walk, calls: Vec::new() })
     }

@@ -1,6 +1,6 @@
 //! The client: one call, one command.
 
-use std::ops::{Deref, DerefMut, Range};
+use std::ops::{Deref, DerefMut, RangeBounds};
 use std::time::{Duration, Instant};
 
 use nbd_proto::{
@@ -331,13 +331,17 @@ impl Client {
         self.status(Request::new(command).contexts(contexts))
     }
 
-    /// All extents of a range for one meta context, in order, neighbours of equal status
+    /// All extents of a range in bytes, `..` being the whole export, for one meta context, in order, neighbours of equal status
     /// merged. Several requests are in flight at any time.
     ///
     /// # Errors
     /// When the context was not granted.
     #[doc(alias("nbd_block_status", "nbd_block_status_64"))]
-    pub fn extents(&mut self, context: &str, range: Range<u64>) -> Result<Extents<'_>, Error> {
+    pub fn extents(
+        &mut self,
+        context: &str,
+        range: impl RangeBounds<u64>,
+    ) -> Result<Extents<'_>, Error> {
         Survey::new(self, &[context], range).map(Extents)
     }
 
@@ -347,7 +351,11 @@ impl Client {
     /// # Errors
     /// When one of the contexts was not granted.
     #[doc(alias("nbd_block_status", "nbd_block_status_64", "nbd_block_status_filter"))]
-    pub fn survey(&mut self, contexts: &[&str], range: Range<u64>) -> Result<Survey<'_>, Error> {
+    pub fn survey(
+        &mut self,
+        contexts: &[&str],
+        range: impl RangeBounds<u64>,
+    ) -> Result<Survey<'_>, Error> {
         Survey::new(self, contexts, range)
     }
 

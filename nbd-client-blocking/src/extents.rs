@@ -1,6 +1,6 @@
 //! The extents of a whole range, however many requests and replies they take.
 
-use std::ops::Range;
+use std::ops::RangeBounds;
 
 use nbd_proto::{ContextId, RequestId};
 use nbd_session::Error;
@@ -32,7 +32,7 @@ impl<'c> Survey<'c> {
     pub(crate) fn new(
         client: &'c mut Client,
         names: &[&str],
-        range: Range<u64>,
+        range: impl RangeBounds<u64>,
     ) -> Result<Self, Error> {
         let walk = ExtentWalk::new(client.negotiated(), names, range)?;
         Ok(Self { pipeline: client.pipeline(), walk, asked: Vec::new() })

@@ -193,6 +193,8 @@ impl Extent {
     /// `base:allocation`: reads as zeroes.
     #[doc(alias = "LIBNBD_STATE_ZERO")]
     pub const ZERO: u64 = 2;
+    /// `qemu:dirty-bitmap:…`: has been written to since the bitmap was made.
+    pub const DIRTY: u64 = 1;
 
     /// `base:allocation`: nothing is allocated here. Unknown bits are ignored.
     #[must_use]
@@ -206,6 +208,13 @@ impl Extent {
     #[doc(alias = "LIBNBD_STATE_ZERO")]
     pub const fn is_zero(self) -> bool {
         self.status & Self::ZERO != 0
+    }
+
+    /// `qemu:dirty-bitmap:…`: has been written to since the bitmap was made. Unknown bits are
+    /// ignored.
+    #[must_use]
+    pub const fn is_dirty(self) -> bool {
+        self.status & Self::DIRTY != 0
     }
 }
 

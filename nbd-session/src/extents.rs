@@ -21,7 +21,7 @@
 //! time is bounded: a few windows, and no more of them while many segments wait to be taken.
 
 use std::collections::VecDeque;
-use std::ops::Range;
+use std::ops::{Bound, Deref, Range, RangeBounds};
 
 use nbd_proto::{
     Command, CommandError, CommandFailure, ContextId, Extent, HeaderStyle, Negotiated, ReplyFault,
@@ -59,6 +59,23 @@ pub struct PlacedExtent {
     pub offset: u64,
     /// Its length in bytes, and its status.
     pub extent: Extent,
+}
+
+impl PlacedExtent {
+    /// The bytes it stands for, from the start of the export.
+    #[must_use]
+    pub const fn range(&self) -> Range<u64> {
+        self.offset..self.offset.saturating_add(self.extent.length)
+    }
+}
+
+/// It can be asked what an [`Extent`] can.
+impl Deref for PlacedExtent {
+    type Target = Extent;
+
+    fn deref(&self) -> &Extent {
+        &self.extent
+    }
 }
 
 /// A run of bytes for which no meta context changes its status.
@@ -179,13 +196,35 @@ struct Runs {
     statuses: VecDeque<u64>,
 }
 
+/// A range of an export of this size, with what was left open filled in.
+fn within(size: u64, range: &impl RangeBounds<u64>) -> Range<u64> {
+    let start = match range.start_bound() {
+        Bound::Included(start) => *start,
+        Bound::Excluded(before) => before.saturating_add(1),
+        Bound::Unbounded => 0,
+    };
+    let end = match range.end_bound() {
+        Bound::Included(last) => last.saturating_add(1),
+        Bound::Excluded(end) => *end,
+        Bound::Unbounded => size,
+    };
+    start..end
+}
+
 impl ExtentWalk {
-    /// A walk over a range, by the contexts of these names; by all that were granted, when
-    /// none is named.
+    /// A walk over a range in bytes, `..` being the whole export, by the contexts of these
+    /// names; by all that were granted, when none is named.
     ///
     /// # Errors
     /// When one of the contexts was not granted, or none was.
-    pub fn new(facts: &Negotiated, names: &[&str], range: Range<u64>) -> Result<Self, Error> {
+    pub fn new(
+        facts: &Negotiated,
+        names: &[&str],
+        range: impl RangeBounds<u64>,
+    ) -> Result<Self, Error> {
+        let export = facts.export.as_ref();
+        let size = export.map_or(0, |export| export.size);
+        let range = within(size, &range);
         let granted = &facts.contexts;
         let id = |name: &&str| granted.iter().find(|one| one.name == *name).map(|one| one.id);
         let ids: Option<Vec<u32>> = if names.is_empty() {
@@ -199,7 +238,6 @@ impl ExtentWalk {
             let command = Command::block_status(range.start, length);
             return Err(Error::not_sent(command, SubmitError::NoMetaContext));
         }
-        let export = facts.export.as_ref();
         let longest = match facts.headers {
             HeaderStyle::Extended => MAX_EXTENDED,
             HeaderStyle::Simple | HeaderStyle::Structured => MAX_COMPACT,
@@ -209,7 +247,7 @@ impl ExtentWalk {
                 && export.is_some_and(|export| export.can_block_status_payload()),
             contexts,
             block: export.map_or(1, |export| u64::from(export.minimum_block())),
-            size: export.map_or(0, |export| export.size),
+            size,
             longest,
             window: FIRST_WINDOW,
             next: range.start,

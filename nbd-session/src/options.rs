@@ -1,6 +1,7 @@
 //! How to connect, and to what.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -171,9 +172,28 @@ impl ConnectOptions {
     /// let options = ConnectOptions::new().endpoint(tcp("first")).endpoint(tcp("second"));
     /// ```
     #[must_use]
-    #[doc(alias("nbd_connect_unix", "nbd_aio_connect_unix"))]
     pub fn endpoint(self, endpoint: Endpoint) -> Self {
         self.target(Target::Endpoint(endpoint))
+    }
+
+    /// Adds a server by host, a name or an address, and port. See [`endpoint`](Self::endpoint).
+    ///
+    /// ```
+    /// use nbd_session::ConnectOptions;
+    ///
+    /// let options = ConnectOptions::new().tcp("localhost", 10809).export("disk");
+    /// ```
+    #[must_use]
+    #[doc(alias("nbd_connect_tcp", "nbd_aio_connect_tcp"))]
+    pub fn tcp(self, host: impl Into<String>, port: u16) -> Self {
+        self.endpoint(Endpoint::Tcp { host: host.into(), port })
+    }
+
+    /// Adds a server by the path of its Unix socket. See [`endpoint`](Self::endpoint).
+    #[must_use]
+    #[doc(alias("nbd_connect_unix", "nbd_aio_connect_unix"))]
+    pub fn unix(self, path: impl Into<PathBuf>) -> Self {
+        self.endpoint(Endpoint::Unix(path.into()))
     }
 
     /// As [`endpoint`](Self::endpoint), of any kind.

@@ -312,3 +312,23 @@ fn what_was_not_granted_is_refused_and_nothing_is_nothing() {
     facts.contexts.clear();
     assert!(ExtentWalk::new(&facts, &[], 0..512).is_err());
 }
+
+/// Where a range is left open, the export's own ends take the place.
+#[test]
+fn an_open_range_is_the_whole_export() {
+    let facts = plain(1 << 20);
+    let first = |walk: Result<ExtentWalk, nbd_session::Error>| {
+        let Walk::Ask(question) = walk.expect("a context was granted").poll() else {
+            panic!("nothing is asked");
+        };
+        (question.command.offset, question.command.length)
+    };
+    let walk = |range: (std::ops::Bound<u64>, std::ops::Bound<u64>)| {
+        first(ExtentWalk::new(&facts, &NAMES[..1], range))
+    };
+    use std::ops::Bound::{Excluded, Included, Unbounded};
+    assert_eq!(first(ExtentWalk::new(&facts, &NAMES[..1], ..)), (0, 1 << 20));
+    assert_eq!(walk((Included(4096), Unbounded)), (4096, (1 << 20) - 4096));
+    assert_eq!(walk((Excluded(4095), Included(8191))), (4096, 4096));
+    assert_eq!(walk((Unbounded, Excluded(512))), (0, 512));
+}

@@ -3,7 +3,7 @@
 mod facts;
 mod transfer;
 
-use std::ops::Range;
+use std::ops::RangeBounds;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -223,7 +223,7 @@ impl Client {
         Ok(exchange.details().extents)
     }
 
-    /// All extents of a range for one meta context, in order, neighbours of equal status
+    /// All extents of a range in bytes, `..` being the whole export, for one meta context, in order, neighbours of equal status
     /// merged, asked for as far as they are taken.
     ///
     /// ```
@@ -239,7 +239,7 @@ impl Client {
     ///
     /// # Errors
     /// When the context was not granted.
-    pub fn extents(&self, context: &str, range: Range<u64>) -> Result<Extents, Error> {
+    pub fn extents(&self, context: &str, range: impl RangeBounds<u64>) -> Result<Extents, Error> {
         Ok(Extents(self.survey(&[context], range)?))
     }
 
@@ -259,7 +259,7 @@ impl Client {
     ///
     /// # Errors
     /// When one of the contexts was not granted, or none was.
-    pub fn survey(&self, contexts: &[&str], range: Range<u64>) -> Result<Survey, Error> {
+    pub fn survey(&self, contexts: &[&str], range: impl RangeBounds<u64>) -> Result<Survey, Error> {
         Survey::new(self, contexts, range)
     }
 
