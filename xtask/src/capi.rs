@@ -41,7 +41,7 @@ impl Build {
 
 pub(crate) fn run(args: &[String]) -> Outcome {
     let mut build = Build { level: NEWEST.to_owned(), release: true, sanitize: false };
-    let (mut prefix, mut check) = (None, false);
+    let (mut prefix, mut against, mut check) = (None, None, false);
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or_else(|| format!("{arg} needs a value"));
@@ -51,14 +51,15 @@ pub(crate) fn run(args: &[String]) -> Outcome {
             "--debug" => build.release = false,
             "--sanitize" => build.sanitize = true,
             "--check" => check = true,
+            "--against" => against = Some(PathBuf::from(value()?)),
             other => return Err(format!("unknown argument {other}")),
         }
     }
     build.minor()?;
     match (prefix, check) {
         (Some(prefix), _) => install(&build, &prefix),
-        (None, true) => check::run(&build),
-        (None, false) => Err("say --prefix DIR, or --check".to_owned()),
+        (None, true) => check::run(&build, against.as_deref()),
+        (None, false) => Err("say --prefix DIR, or --check [--against DIR]".to_owned()),
     }
 }
 

@@ -27,8 +27,12 @@ impl Library {
     }
 
     fn install(level: &str) -> Self {
-        let prefix = Path::new(env!("CARGO_TARGET_TMPDIR")).join(level);
+        let place = if is_sanitized() { format!("{level}-sanitized") } else { level.to_owned() };
+        let prefix = Path::new(env!("CARGO_TARGET_TMPDIR")).join(place);
         let mut xtask = xtask();
+        if is_sanitized() {
+            xtask.arg("--sanitize");
+        }
         xtask.args(["--debug", "--level", level, "--prefix"]).arg(&prefix);
         let status = xtask.status().expect("cargo starts");
         assert!(status.success(), "the library is built");
@@ -56,6 +60,9 @@ impl Library {
         let mut cc = Command::new("cc");
         cc.args(["-std=gnu11", "-g", "-Wall", "-Wextra", "-Werror", "-pthread", "-o"])
             .arg(&program);
+        if is_sanitized() {
+            cc.arg("-fsanitize=address");
+        }
         cc.arg("-I").arg(self.include()).arg(sources.join(format!("{name}.c")));
         cc.arg("-L").arg(self.lib()).arg("-lnbd");
         succeed(&mut cc);
@@ -69,6 +76,12 @@ impl Library {
         let mut program = self.used_by(Command::new(program));
         succeed(program.args(args));
     }
+}
+
+/// Whether library and programs watch each access to memory: for `semantics` only, since the
+/// programs of others do not.
+fn is_sanitized() -> bool {
+    std::env::var_os("NBD_SANITIZE").is_some()
 }
 
 /// `cargo xtask capi`, without arguments yet.

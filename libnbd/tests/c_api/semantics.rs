@@ -84,6 +84,21 @@ fn programs_are_started_and_waited_for() {
 }
 
 #[test]
+fn tls_is_asked_for_offered_and_granted() {
+    let scratch = Scratch::new().expect("a directory is made");
+    let keys = scratch.join("keys.psk");
+    std::fs::write(&keys, "alice:0123456789abcdef0123456789abcdef\n").expect("a file is written");
+    let keys = keys.to_str().expect("the path is text");
+    let psk = format!("--tls-psk={keys}");
+    let (with, without) =
+        (nbdkit(&["--tls=require", &psk, "memory", "1M"]), nbdkit(&["memory", "1M"]));
+    let path = |server: &Server| server.unix_path().expect("it has a socket").display().to_string();
+    for library in [Library::newest(), Library::debian()] {
+        library.run("tls", &[&path(&with), &path(&without), keys]);
+    }
+}
+
+#[test]
 fn parts_of_reads_are_told() {
     // Data, a hole, data: 64 KiB each.
     let server = nbdkit(&["data", "( 0x55 * 65536 ) @131072 ( 0xaa * 65536 )"]);

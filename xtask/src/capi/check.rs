@@ -1,7 +1,7 @@
 //! Proof that the C library has the system's interface, and more.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::table::FUNCTIONS;
@@ -10,21 +10,28 @@ use crate::Outcome;
 use crate::steps::{capture, run as run_command};
 use crate::workspace::target_dir;
 
-/// Compares with what Debian has installed: symbols with their versions, and prototypes.
-pub(super) fn run(build: &Build) -> Outcome {
+/// Compares with what the system has installed, or with a package that was unpacked somewhere:
+/// symbols with their versions, and prototypes.
+pub(super) fn run(build: &Build, against: Option<&Path>) -> Outcome {
     let prefix = target_dir()?.join("capi-check");
     install(build, &prefix)?;
     let ours = symbols(&prefix.join("lib/libnbd.so.0"))?;
-    let theirs = symbols(&system_library()?)?;
+    let theirs = symbols(&match against {
+        None => system_library()?,
+        Some(dir) => unpacked_library(dir)?,
+    })?;
     let missing: Vec<_> = theirs.iter().filter(|symbol| !ours.contains(symbol)).collect();
     if !missing.is_empty() {
-        return Err(format!("the system's library has more symbols: {missing:?}"));
+        return Err(format!("the other library has more symbols: {missing:?}"));
     }
-    eprintln!("    {} symbols, {} of them the system's own", ours.len(), theirs.len());
+    eprintln!("    {} symbols, {} of them the other's, too", ours.len(), theirs.len());
     let source = prefix.join("both.c");
     fs::write(&source, both(build.minor()?)).map_err(|error| error.to_string())?;
     let mut cc = Command::new("cc");
     cc.args(["-Wall", "-Wextra", "-Werror", "-fsyntax-only"]).arg(&source);
+    if let Some(dir) = against {
+        cc.arg("-I").arg(dir.join("usr/include"));
+    }
     run_command(&mut cc)
 }
 
@@ -40,11 +47,22 @@ fn symbols(library: &Path) -> Outcome<Vec<String>> {
     Ok(functions.collect())
 }
 
-fn system_library() -> Outcome<std::path::PathBuf> {
+fn unpacked_library(dir: &Path) -> Outcome<PathBuf> {
+    let lib = dir.join("usr/lib");
+    let failed = |error| format!("{}: {error}", lib.display());
+    let mut places = vec![lib.clone()];
+    for entry in fs::read_dir(&lib).map_err(failed)? {
+        places.push(entry.map_err(failed)?.path());
+    }
+    let found = places.into_iter().map(|place| place.join("libnbd.so.0")).find(|it| it.exists());
+    found.ok_or_else(|| format!("there is no libnbd.so.0 below {}", lib.display()))
+}
+
+fn system_library() -> Outcome<PathBuf> {
     let mut cc = Command::new("cc");
     cc.arg("-print-file-name=libnbd.so.0");
     let (path, _) = capture(&mut cc)?;
-    let path = Path::new(path.trim()).to_path_buf();
+    let path = PathBuf::from(path.trim());
     if path.is_absolute() { Ok(path) } else { Err("libnbd-dev is not installed".to_owned()) }
 }
 
