@@ -139,6 +139,26 @@ impl Session {
         self.stop_by.get_or_insert(deadline);
     }
 
+    /// Whether only its client, or the end of the server, has it go on.
+    pub(crate) fn is_idle(&self) -> bool {
+        let waits_for_others = self.elsewhere > 0 || self.short || self.buffers.is_overdrawn();
+        let nothing_due = self.link.direction(&self.server) == Direction::READ;
+        nothing_due && !waits_for_others && self.waiting.is_empty() && self.stop_by.is_none()
+    }
+
+    /// Reads once, which may wait, ahead of [`drive`](Self::drive). Tells whether there may be
+    /// more to read.
+    ///
+    /// # Errors
+    /// Whatever ended the connection before its time.
+    pub(crate) fn receive<T>(&mut self, io: &mut T) -> Result<bool, ConnectionError>
+    where
+        T: Read + Write + ?Sized,
+    {
+        let progress = self.link.read(&mut self.server, io, &mut self.buffers, IoMode::Vectored);
+        Ok(self.with_alert(io, progress)? == Progress::More)
+    }
+
     /// Moves what can be moved, and carries out what can be carried out. Reads only what is
     /// `readable`, or may be.
     ///
@@ -162,11 +182,9 @@ impl Session {
             if !readable || !self.direction(now).contains(Direction::READ) {
                 return self.next(now);
             }
-            let progress =
-                self.link.read(&mut self.server, io, &mut self.buffers, IoMode::Vectored);
-            let progress = self.with_alert(io, progress)?;
+            let more = self.receive(io)?;
             self.answer_all(io, now, execute)?;
-            if progress != Progress::More && !self.link.is_behind() {
+            if !more && !self.link.is_behind() {
                 return self.next(now);
             }
         }

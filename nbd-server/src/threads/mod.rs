@@ -287,8 +287,7 @@ impl Core {
         place: Place,
         alarm: Alarm,
     ) -> io::Result<()> {
-        let alarm = Arc::new(alarm);
-        place.wake_with(Waker::from(Arc::clone(&alarm)));
+        let (socket, alarm) = (Arc::new(socket), Arc::new(alarm));
         let (shared, pool) = (Arc::clone(&self.shared), Arc::clone(&self.pool));
         let attendance = Attendance { socket, shared, pool, alarm };
         thread::Builder::new()
@@ -305,7 +304,7 @@ pub(crate) fn serve_one(shared: Shared, socket: OwnedFd) -> Result<(), Connectio
     let alarm = Arc::new(Alarm::new()?);
     let handshake = core.admit_as(Peer::of(&socket), |_| Waker::from(Arc::clone(&alarm)));
     let Core { shared, pool, .. } = core;
-    Attendance { socket, shared, pool, alarm }.negotiate_and_run(*handshake)
+    Attendance { socket: Arc::new(socket), shared, pool, alarm }.negotiate_and_run(*handshake)
 }
 
 /// Copies between two streams and a socket, in two threads. Gives the place back when all has

@@ -3,12 +3,21 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Wake;
 use std::time::{Duration, Instant};
 
 use nbd_proto::Direction;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::io::{Errno, read, write};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{Shutdown, shutdown};
+
+use crate::clients::Place;
+
+/// How long a thread waits in a read, before it waits for more.
+const RECENT: Duration = Duration::from_secs(1);
 
 /// Wakes the one thread that waits with it.
 #[derive(Debug)]
@@ -74,6 +83,59 @@ impl Wake for Alarm {
     fn wake_by_ref(self: &Arc<Self>) {
         // Fails when it would overflow, and is set then.
         let _ = write(&self.event, &1_u64.to_ne_bytes());
+    }
+}
+
+/// A thread that waits in a read, which only its client ends, or the end of the server.
+#[derive(Debug)]
+pub(super) struct Reader {
+    socket: Arc<OwnedFd>,
+    alarm: Arc<Alarm>,
+    /// Reads of the socket do wait.
+    waits: bool,
+    reading: AtomicBool,
+}
+
+impl Reader {
+    /// For a socket, whose reads wait no longer than [`RECENT`] from now on.
+    ///
+    /// # Errors
+    /// When it is no socket.
+    pub(super) fn new(socket: Arc<OwnedFd>, alarm: Arc<Alarm>) -> io::Result<Self> {
+        set_socket_timeout(&socket, Timeout::Recv, Some(RECENT))?;
+        let waits = !fcntl_getfl(&socket)?.contains(OFlags::NONBLOCK);
+        Ok(Self { socket, alarm, waits, reading: AtomicBool::new(false) })
+    }
+
+    /// Whether the thread may begin to wait in a read.
+    pub(super) fn begins(&self, place: &Place) -> bool {
+        if self.waits {
+            self.reading.store(true, Ordering::SeqCst);
+        }
+        // In this order, so that a stop is seen here, or ends the read.
+        if place.stop_by().is_some() {
+            self.ends();
+        }
+        self.reading.load(Ordering::SeqCst)
+    }
+
+    /// It has read, or has not.
+    pub(super) fn ends(&self) {
+        self.reading.store(false, Ordering::SeqCst);
+    }
+}
+
+impl Wake for Reader {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    /// The server stops. Only a client that has asked for nothing is cut off so.
+    fn wake_by_ref(self: &Arc<Self>) {
+        if self.reading.load(Ordering::SeqCst) {
+            let _ = shutdown(&self.socket, Shutdown::Read);
+        }
+        self.alarm.wake_by_ref();
     }
 }
 
