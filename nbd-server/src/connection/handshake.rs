@@ -356,3 +356,69 @@ const fn refusal(kind: io::ErrorKind) -> RefusalCode {
         _ => RefusalCode::Platform,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clients::Clients;
+    use crate::config::{Limits, Tls};
+    use crate::exports::ExportList;
+    use std::task::Waker;
+
+    /// A client that takes every answer, and what it has said that was not read.
+    struct Client(Vec<u8>);
+
+    impl Read for Client {
+        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+            if self.0.is_empty() {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            let n = buf.len().min(self.0.len());
+            buf[..n].copy_from_slice(&self.0[..n]);
+            self.0.drain(..n);
+            Ok(n)
+        }
+    }
+
+    impl Write for Client {
+        fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+            Ok(buf.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// When, after `pauses` between what the client says, the handshake ends, and why.
+    fn ends(words: &[u8], pause: u32) -> (u32, ConnectionError) {
+        let (limits, begun) = (Limits::default(), Instant::now());
+        let pause = limits.handshake_timeout / pause;
+        let exports = Arc::new(ExportList::new());
+        let shared = Arc::new(Shared::new(exports, limits, Tls::default(), None));
+        let place = Arc::new(Clients::default()).admit(|_| Waker::noop().clone(), 1);
+        let mut handshake = Handshake::new(shared, Peer::unknown(), place, begun);
+        let mut client = Client(vec![0, 0, 0, 3]);
+        for said in 0.. {
+            match handshake.drive(&mut client, begun + pause * said) {
+                Ok(Step::Wait(..)) => client.0.extend(words),
+                Ok(step) => panic!("{step:?}"),
+                Err(error) => return (said, error),
+            }
+        }
+        unreachable!("it takes its time for ever");
+    }
+
+    #[test]
+    fn a_client_that_asks_for_ever_is_cut_and_one_that_says_nothing_before() {
+        let (pauses, error) = ends(b"IHAVEOPT\0\0\0\x7f\0\0\0\0", 2);
+        assert!(matches!(error, ConnectionError::Undecided(_)), "{error}");
+        assert_eq!(pauses, 2 * LONGEST);
+        // A byte now and then is no message.
+        for words in [b"" as &[u8], b"I"] {
+            let (pauses, error) = ends(words, 4);
+            assert!(matches!(error, ConnectionError::Silent(_)), "{error}");
+            assert_eq!(pauses, 4);
+        }
+    }
+}

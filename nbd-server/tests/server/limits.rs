@@ -51,16 +51,6 @@ fn a_client_that_takes_its_time_over_one_message_is_cut() {
     assert!(told.contains("said nothing"), "{told}");
 }
 
-#[test]
-fn a_client_that_asks_for_ever_is_cut() {
-    use std::io::Read;
-    let told = talk(|client| {
-        client.stream.write_all(b"IHAVEOPT\0\0\0\x7f\0\0\0\0")?;
-        client.stream.read_exact(&mut [0; 20])
-    });
-    assert!(told.contains("had not chosen an export"), "{told}");
-}
-
 /// Asks on and on without ever reading the answers; tells how often the server took it.
 fn ask_on(client: &mut Raw, words: &[u8]) {
     client.stream.set_nonblocking(true).unwrap();
