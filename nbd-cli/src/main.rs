@@ -1,6 +1,7 @@
 //! `nbd`: looks at, copies, measures and serves network block devices.
 
 mod about;
+mod attach;
 mod bench;
 mod checksum;
 mod compare;
@@ -76,6 +77,12 @@ enum Command {
     Bench(bench::Args),
     /// Serve memory or a file
     Serve(Box<serve::Args>),
+    /// Make an export a block device of the kernel's
+    Attach(Box<attach::Args>),
+    /// End such devices
+    Detach(attach::DetachArgs),
+    /// Show such devices
+    Attached(attach::AttachedArgs),
     /// Show it all at work, with nothing installed
     Demo,
     /// Print what completes commands and options in a shell
@@ -162,6 +169,9 @@ fn run(command: Command) -> ExitCode {
         Command::Bench(args) => end(bench::run(&args)),
         // It may exit as a command does that it ran.
         Command::Serve(args) => serve::run(*args).unwrap_or_else(|failure| end(Err(failure))),
+        Command::Attach(args) => end(attach::run(&args)),
+        Command::Detach(args) => end(attach::detach(&args)),
+        Command::Attached(args) => end(attach::attached(&args)),
         Command::Demo => end(demo::run()),
         Command::Completions(args) => end(about::completions(&args, Program::command())),
         Command::Man(args) => end(about::manual(&args, Program::command())),

@@ -20,8 +20,9 @@ const SHELLS: [(&str, &str); 3] = [
     ("fish", "usr/share/fish/vendor_completions.d/nbd.fish"),
 ];
 
-/// What systemd is to know: a server of what a file lists, and the sockets it waits on.
-const UNITS: [(&str, &str); 2] = [
+/// What systemd is to know: devices, a server of what a file lists, and the sockets it waits on.
+const UNITS: [(&str, &str); 3] = [
+    ("nbd-attach@.service", include_str!("dist/nbd-attach@.service")),
     ("nbd-serve@.service", include_str!("dist/nbd-serve@.service")),
     ("nbd-serve@.socket", include_str!("dist/nbd-serve@.socket")),
 ];

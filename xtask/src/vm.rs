@@ -19,8 +19,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::Outcome;
-use crate::steps::capture;
-use crate::workspace::{find_program, nbd_program, root};
+use crate::steps::{capture, run as command};
+use crate::workspace::{cargo, find_program, nbd_program, root, target_dir};
 
 const USAGE: &str = "usage: cargo xtask vm [--seconds N] [--] SCRIPT [FILE...]";
 
@@ -43,14 +43,22 @@ pub(crate) fn run(args: &[String]) -> Outcome {
 /// Runs the scripts of `xtask/vm` with the program of this workspace.
 pub(crate) fn check() -> Outcome {
     let nbd = nbd_program()?;
-    let [nbdkit, nbdcopy] = ["nbdkit", "nbdcopy"]
+    let forgetful = target_dir()?.join("release/examples/forgetful");
+    command(&mut cargo(["build", "--release", "-p", "nbd-server", "--example", "forgetful"]))?;
+    let [nbdkit, nbdcopy, qemu_nbd, qemu_img] = ["nbdkit", "nbdcopy", "qemu-nbd", "qemu-img"]
         .map(|name| find_program(name).ok_or_else(|| format!("there is no {name}")));
-    let (nbdkit, nbdcopy) = (nbdkit?, nbdcopy?);
+    let (nbdkit, nbdcopy, qemu_nbd, qemu_img) = (nbdkit?, nbdcopy?, qemu_nbd?, qemu_img?);
     let (config, _) = capture(Command::new(&nbdkit).arg("--dump-config"))?;
     let plugins = config.lines().find_map(|line| line.strip_prefix("plugindir="));
-    let memory = Path::new(plugins.ok_or("nbdkit does not say where its plugins are")?)
-        .join("nbdkit-memory-plugin.so");
-    let runs = [("kernel.sh", vec![nbd.clone()]), ("vsock.sh", vec![nbd, nbdkit, memory, nbdcopy])];
+    let plugins = Path::new(plugins.ok_or("nbdkit does not say where its plugins are")?);
+    let [memory, file] =
+        ["memory", "file"].map(|name| plugins.join(format!("nbdkit-{name}-plugin.so")));
+    let runs = [
+        ("kernel.sh", vec![nbd.clone()]),
+        ("vsock.sh", vec![nbd.clone(), nbdkit.clone(), memory, nbdcopy]),
+        ("attach.sh", vec![nbd.clone(), forgetful.clone(), nbdkit, file, qemu_nbd, qemu_img]),
+        ("detach.sh", vec![nbd, forgetful]),
+    ];
     for (script, files) in runs {
         let script = root().join("xtask/vm").join(script);
         start(&Run { patience: PATIENCE, script, files })?;

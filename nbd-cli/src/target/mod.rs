@@ -240,9 +240,9 @@ impl Server {
         }
     }
 
-    /// `limit` is the longest time for connecting and negotiating, the longest silence of the
-    /// server, and how soon a network that is dead is noticed.
-    fn options(&self, config: ClientConfig, limit: Option<Duration>) -> ConnectOptions {
+    /// What it takes to connect; `limit` is the longest time for connecting and negotiating, the
+    /// longest silence of the server, and how soon a network that is dead is noticed.
+    pub(crate) fn options(&self, config: ClientConfig, limit: Option<Duration>) -> ConnectOptions {
         let keep_alive =
             limit.map(|limit| TcpKeepAlive::new().idle(limit / 2).interval(limit / 6).count(3));
         let options = ConnectOptions::new()

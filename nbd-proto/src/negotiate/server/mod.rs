@@ -152,6 +152,26 @@ impl ServerNegotiation {
         Self::with(config, outbox, Expect::Established, facts)
     }
 
+    /// A connection on which somebody else has negotiated, as Linux has it done for its network
+    /// block devices. Nothing is sent and nothing is expected before the data phase; `facts` is
+    /// what was agreed on, and without an export there is none.
+    ///
+    /// ```
+    /// use nbd_proto::{ExportInfo, Negotiated, ServerConfig, ServerNegotiation, TransmissionFlags};
+    ///
+    /// let flags = TransmissionFlags::HAS_FLAGS | TransmissionFlags::SEND_FLUSH;
+    /// let mut facts = Negotiated::default();
+    /// facts.export = Some(ExportInfo::new(1 << 20, flags));
+    /// let server = ServerNegotiation::agreed(ServerConfig::new(), facts).finish();
+    /// assert!(server.is_ok());
+    /// ```
+    #[must_use]
+    pub fn agreed(config: ServerConfig, mut facts: Negotiated) -> Self {
+        facts.normalise();
+        let expect = if facts.export.is_some() { Expect::Established } else { Expect::Closed };
+        Self::with(config, Outbox::new(), expect, facts)
+    }
+
     fn with(config: ServerConfig, outbox: Outbox, expect: Expect, facts: Negotiated) -> Self {
         let core = Core {
             config,

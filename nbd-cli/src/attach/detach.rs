@@ -1,0 +1,104 @@
+//! `nbd detach`: ends devices, when everything that was written to them is safe.
+
+use std::io;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::device::Device;
+use super::netlink;
+use super::record::{self, Record};
+use crate::failure::{Context, Failure, Result};
+use crate::output;
+
+/// How long the process of a device may take over its end: a little longer than the server may.
+const PATIENCE: Duration = Duration::from_secs(45);
+
+/// End block devices that `nbd attach` has made.
+///
+/// What the kernel has not written yet is written first, and flushed. A device that is mounted
+/// stays.
+#[derive(Debug, clap::Args)]
+pub(crate) struct DetachArgs {
+    /// All of them
+    #[arg(long, conflicts_with = "devices", required_unless_present = "devices")]
+    all: bool,
+    /// Also one that is in use, or that cannot be written to any more: what is only in the
+    /// kernel is lost
+    #[arg(long)]
+    force: bool,
+    /// /dev/nbdN
+    #[arg(value_name = "DEVICE")]
+    devices: Vec<Device>,
+}
+
+/// Detaches each device; one that stays does not keep the others.
+///
+/// # Errors
+///
+/// When one of them stays, or something that was written to it may be lost.
+pub(crate) fn run(args: &DetachArgs) -> Result<()> {
+    let all = || record::all().iter().filter_map(Record::device).collect();
+    let devices = if args.all { all() } else { args.devices.clone() };
+    let mut failures = devices.into_iter().filter_map(|device| detach(device, args.force).err());
+    let Some(first) = failures.next() else { return Ok(()) };
+    Err(failures.fold(first, Failure::and))
+}
+
+fn detach(device: Device, force: bool) -> Result<()> {
+    let known = record::read(device);
+    let Some(owner) = device.owner() else {
+        record::remove(device);
+        // It was, until its process died.
+        return known
+            .map(drop)
+            .ok_or_else(|| Failure::new(format!("{device}: nothing is attached there")));
+    };
+    let process = known.as_ref().filter(|record| record.is_served() && record.pid == owner);
+    if process.is_none() && record::process_start(owner).is_some() && !force {
+        return Err(Failure::new(format!(
+            "{device}: another program has attached it, process {owner}; --force ends it"
+        )));
+    }
+    match device.settle() {
+        Ok(()) => {}
+        Err(error) if force || process.is_none() && error.kind() != io::ErrorKind::ResourceBusy => {
+            output::mention(&format!("nbd: {device}: what the kernel had is lost: {error}\n"));
+        }
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+            return Err(Failure::new(format!("{device} is in use; unmount it first, or --force")));
+        }
+        Err(error) => {
+            return Err(error).context(format!("{device}: writing what the kernel has"));
+        }
+    }
+    // Held from before the end, so that it is that process and no later one.
+    let handle = process.and_then(|record| handle(record.pid));
+    netlink::disconnect(device).map_err(|refusal| Failure::new(format!("{device}: {refusal}")))?;
+    if let Some(handle) = handle {
+        wait(&handle).context(format!("{device}: waiting for the server"))?;
+    }
+    let loss = record::read(device).and_then(|record| record.loss);
+    record::remove(device);
+    match loss {
+        Some(loss) => {
+            Err(Failure::new(format!("{device} is detached, and not all is safe: {loss}")))
+        }
+        None => Ok(()),
+    }
+}
+
+fn handle(pid: u32) -> Option<rustix::fd::OwnedFd> {
+    let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
+    pidfd_open(pid, PidfdFlags::empty()).ok()
+}
+
+/// Waits for the end of a process.
+fn wait(process: &rustix::fd::OwnedFd) -> io::Result<()> {
+    let limit = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
+    match poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&limit))? {
+        0 => Err(io::ErrorKind::TimedOut.into()),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,195 @@
+//! How a device is attached: from the command line, or from a file of many.
+//!
+//! ```toml
+//! [nbd0]
+//! uri = "nbds://server/disk"
+//! connections = 4
+//!
+//! [nbd1]
+//! uri = "nbd+unix:///?socket=/run/nbd.sock"
+//! read-only = true
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use nbd_client_mio::ConnectOptions;
+use nbd_client_mio::proto::{ClientConfig, Limits};
+use nbd_client_mio::session::replay::Reconnect;
+use serde::Deserialize;
+
+use super::device::Device;
+use super::queue::IN_FLIGHT;
+use crate::failure::{Context, Failure, Result};
+use crate::target::Server;
+use crate::{YEAR, size};
+
+/// How much is kept in case that the server loses it.
+const KEPT: &str = "64M";
+
+/// A device is to go on as soon as it can.
+const DELAY: Duration = Duration::from_secs(1);
+
+/// How a device is attached.
+#[derive(Clone, Debug, clap::Args, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub(super) struct Settings {
+    /// Most connections to the server, where it says that several are safe; and queues of the
+    /// kernel's. With --keep-unflushed there is one connection
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(1..=16))]
+    connections: u32,
+    /// Keep so many bytes of what was written and not flushed, and send them again when the
+    /// server may have lost them; 0 keeps nothing
+    #[arg(long, value_name = "SIZE", default_value = KEPT)]
+    keep_unflushed: String,
+    /// How long to wait for a server that is lost before the device fails (default: for ever)
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=YEAR))]
+    reconnect: Option<u64>,
+    /// Do not connect again: the device is gone when the server is lost
+    #[arg(long, conflicts_with = "reconnect")]
+    once: bool,
+    /// Wait until there is a server
+    #[arg(long)]
+    pub(super) wait: bool,
+    /// Let nobody write to the device
+    #[arg(long)]
+    pub(super) read_only: bool,
+    /// Longest time to connect and negotiate, and longest silence of a server that owes an
+    /// answer to a read or write; 0 for no limit
+    #[arg(long, value_name = "SECONDS", default_value_t = 30,
+          value_parser = clap::value_parser!(u64).range(..=YEAR))]
+    timeout: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            connections: 1,
+            keep_unflushed: KEPT.to_owned(),
+            reconnect: None,
+            once: false,
+            wait: false,
+            read_only: false,
+            timeout: 30,
+        }
+    }
+}
+
+impl Settings {
+    /// How many queues the kernel gets, and connections there are at most.
+    pub(super) const fn connections(&self) -> usize {
+        self.connections as usize
+    }
+
+    /// How many bytes to keep.
+    fn kept(&self) -> Result<u64> {
+        size::parse(&self.keep_unflushed).context("--keep-unflushed")
+    }
+
+    /// How to connect to the server.
+    pub(super) fn options(&self, server: &Server) -> Result<ConnectOptions> {
+        let limits = Limits::default().max_in_flight(IN_FLIGHT * self.connections);
+        let config = ClientConfig::new().limits(limits);
+        let limit = Some(Duration::from_secs(self.timeout)).filter(|limit| !limit.is_zero());
+        // A server that is a command of ours dies with its connection, and what it held with it.
+        let policy = match (self.once || server.is_command(), self.reconnect) {
+            (true, _) => return Ok(server.options(config, limit)),
+            (false, Some(seconds)) => Reconnect::new().give_up_after(Duration::from_secs(seconds)),
+            (false, None) => Reconnect::new().give_up_after(Duration::MAX),
+        };
+        let policy = policy.max_delay(DELAY).allow_growth(true);
+        let policy = match self.kept()? {
+            0 => policy,
+            bytes => policy.keep_unflushed(bytes),
+        };
+        Ok(server.options(config, limit).reconnect(policy))
+    }
+
+    /// The same where the server can make nothing durable, so that keeping is of no use.
+    pub(super) fn without_keeping(&self) -> Self {
+        Self { keep_unflushed: "0".to_owned(), ..self.clone() }
+    }
+
+    /// Whether the user has not said what is to be kept.
+    pub(super) fn keeps_by_default(&self) -> bool {
+        self.keep_unflushed == KEPT
+    }
+}
+
+/// One device of a file of many.
+#[derive(Clone, Debug, Deserialize)]
+struct Entry {
+    uri: String,
+    #[serde(flatten)]
+    rest: toml::Table,
+}
+
+/// A device, and what it is to be attached to.
+#[derive(Clone, Debug)]
+pub(super) struct Planned {
+    pub(super) device: Device,
+    pub(super) uri: String,
+    pub(super) settings: Settings,
+}
+
+/// Reads a file of many devices.
+pub(super) fn read(path: &Path) -> Result<Vec<Planned>> {
+    let text = fs::read_to_string(path).context(path.display())?;
+    parse(&text).map_err(|error| Failure::new(format!("{}: {error}", path.display())))
+}
+
+fn parse(text: &str) -> std::result::Result<Vec<Planned>, String> {
+    let entries: BTreeMap<String, Entry> =
+        toml::from_str(text).map_err(|error| error.message().to_owned())?;
+    let mut planned = Vec::with_capacity(entries.len());
+    for (name, Entry { uri, rest }) in entries {
+        let device = name.parse()?;
+        let settings: Settings =
+            rest.try_into().map_err(|error| format!("{name}: {}", error.message()))?;
+        if !(1..=16).contains(&settings.connections) {
+            return Err(format!("{name}: there can be 1 to 16 connections"));
+        }
+        size::parse(&settings.keep_unflushed)
+            .map_err(|error| format!("{name}: keep-unflushed: {error}"))?;
+        planned.push(Planned { device, uri, settings });
+    }
+    if planned.is_empty() {
+        return Err("it names no device; write [nbd0], and what belongs to it below".to_owned());
+    }
+    Ok(planned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_names_devices_and_what_they_are_attached_to() {
+        let text = "[nbd1]\nuri = \"nbd://a\"\n[nbd0]\nuri = \"nbd://b/c\"\nconnections = 4\n\
+                    keep-unflushed = \"1M\"\nwait = true\n";
+        let planned = parse(text).unwrap();
+        assert_eq!(planned[0].device, Device::new(0));
+        assert_eq!((planned[0].uri.as_str(), planned[0].settings.connections), ("nbd://b/c", 4));
+        assert!(planned[0].settings.wait && !planned[1].settings.wait);
+        assert_eq!(planned[0].settings.kept().unwrap(), 1 << 20);
+        assert_eq!(planned[1].settings.kept().unwrap(), 64 << 20);
+    }
+
+    #[test]
+    fn what_a_file_says_wrong_is_told() {
+        for (text, expected) in [
+            ("", "names no device"),
+            ("[disk]\nuri = \"nbd://a\"", "`disk` is no device"),
+            ("[nbd0]\nuir = \"nbd://a\"", "missing field `uri`"),
+            ("[nbd0]\nuri = \"nbd://a\"\nconections = 4", "unknown field `conections`"),
+            ("[nbd0]\nuri = \"nbd://a\"\nconnections = 99", "1 to 16"),
+            ("[nbd0]\nuri = \"nbd://a\"\nkeep-unflushed = \"lots\"", "keep-unflushed"),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+}

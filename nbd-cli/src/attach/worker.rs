@@ -1,0 +1,311 @@
+//! The process that serves a device, from the first connection to the end.
+//!
+//! | thread | what it does |
+//! |---|---|
+//! | the first | tells others what happens: the file in `/run/nbd`, and the kernel when the export has grown |
+//! | `relay` | serves the device; it waits for nobody but the server |
+//! | `signals` | detaches on SIGTERM and SIGINT |
+
+use std::fs;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use nbd_client_mio::proto::{ExportInfo, TransmissionFlags};
+use nbd_client_mio::session::replay::RecoveryError;
+use rustix::mm::{MlockAllFlags, mlockall};
+use rustix::process::configure_io_flusher_behavior;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::device::{Device, LARGEST_BLOCK, SMALLEST_BLOCK};
+use super::guard;
+use super::netlink::{self, Refusal, Shape};
+use super::record::{self, Record};
+use super::relay::Relay;
+use super::settings::Settings;
+use super::status::{Health, News, Status};
+use crate::failure::{Context, Failure, Result};
+use crate::output;
+use crate::target::Server;
+
+/// Before another look for a server that is not there.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// What is to be attached.
+#[derive(Debug)]
+pub(super) struct Order {
+    pub(super) server: Server,
+    pub(super) device: Option<Device>,
+    pub(super) settings: Settings,
+}
+
+/// Attaches, tells by `announce` when the device is there, and serves it to its end.
+pub(super) fn run(order: &Order, announce: impl FnOnce(Device) -> Result<()>) -> Result<()> {
+    netlink::check().map_err(|refusal| Failure::new(refusal.to_string()))?;
+    if let Some(device) = order.device {
+        clear(device)?;
+    }
+    let status = Arc::new(Status::default());
+    let mut relay = connect(order, &status)?;
+    let nothing = || Failure::new(format!("{}: there is no export", order.server.name));
+    let export = relay.export().ok_or_else(nothing)?;
+    let shape = shape(export, order.settings.read_only)
+        .map_err(|error| Failure::new(format!("{}: {error}", order.server.name)))?;
+    let rest = export.size - shape.size;
+    if rest > 0 {
+        let block = shape.block;
+        output::complain(&format!(
+            "nbd: the last {rest} bytes of the export are no whole block of {block} bytes: the \
+             device is without them\n"
+        ));
+    }
+    let mut theirs = Vec::new();
+    for _ in 0..order.settings.connections() {
+        let (ours, kernels) = UnixStream::pair().context("a pair of sockets")?;
+        relay.serve(ours, shape.flags).context("a socket of the device")?;
+        theirs.push(kernels);
+    }
+    let (longest, connections) = (relay.longest_request(), relay.connections());
+    // From here on memory is not to be waited for: the kernel may wait for us to have some.
+    stay_in_memory();
+    let told = Arc::clone(&status);
+    let relay = thread::Builder::new()
+        .name("relay".to_owned())
+        .spawn(move || {
+            let ended = relay.run();
+            told.change(|news| {
+                news.over = true;
+                if ended.is_err() {
+                    news.health = Health::Failed;
+                }
+            });
+            ended
+        })
+        .context("a thread")?;
+    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).context("signals")?;
+    let sockets: Vec<_> = theirs.iter().map(AsFd::as_fd).collect();
+    let device = netlink::connect(order.device, shape, &sockets)
+        .map_err(|refusal| refused(order.device, &refusal))?;
+    drop(theirs);
+    // Its end of the pipe closes with this process, however that ends.
+    let (guard, guarded) = match guard::start(device) {
+        Ok(guard) => (Some(guard), Ok(())),
+        Err(error) => (None, Err(error).context("a process that looks after the device")),
+    };
+    let mut record = Record {
+        device: device.to_string(),
+        uri: order.server.name.clone(),
+        pid: std::process::id(),
+        process_start: record::process_start(std::process::id()).unwrap_or(0),
+        state: Health::Connected,
+        size: shape.size,
+        block_size: shape.block,
+        connections,
+        reconnects: 0,
+        since: record::now(),
+        last_error: None,
+        loss: None,
+    };
+    let begun = guarded
+        .and_then(|()| device.limit_requests(longest).context("the length of requests"))
+        .and_then(|()| record.write().context("/run/nbd"))
+        .and_then(|()| obey(signals, device).context("a thread"))
+        .and_then(|()| announce(device));
+    if begun.is_err() {
+        // The relay ends with the device.
+        let _ = netlink::disconnect(device);
+    }
+    report(&status, &mut record, device, shape);
+    let ended =
+        relay.join().map_err(|_| Failure::new("the thread that serves the device failed"))?;
+    if device.owner() == Some(std::process::id()) {
+        let _ = netlink::disconnect(device);
+    }
+    if let Some(mut guard) = guard {
+        drop(guard.stdin.take());
+        let _ = guard.wait();
+    }
+    match &ended {
+        Ok(()) => record::remove(device),
+        Err(error) => {
+            // Whoever detaches is told, and removes it.
+            record.loss = Some(error.to_string());
+            record.state = Health::Failed;
+            let _ = record.write();
+        }
+    }
+    begun?;
+    ended.context(&order.server.name)
+}
+
+/// A device whose process has died is as good as free.
+fn clear(device: Device) -> Result<()> {
+    let Some(owner) = device.owner() else { return Ok(()) };
+    if let Some(record) = record::read(device)
+        && record.pid == owner
+        && record.is_served()
+    {
+        return Err(Failure::new(format!(
+            "{device} is in use: it is attached to {}; nbd detach {device} ends that",
+            record.uri
+        )));
+    }
+    if record::process_start(owner).is_some() {
+        return Err(refused(Some(device), &Refusal::InUse));
+    }
+    netlink::disconnect(device).map_err(|refusal| refused(Some(device), &refusal))?;
+    record::remove(device);
+    Ok(())
+}
+
+fn refused(device: Option<Device>, refusal: &Refusal) -> Failure {
+    match device {
+        Some(device) => Failure::new(format!("{device}: {refusal}")),
+        None => Failure::new(refusal.to_string()),
+    }
+}
+
+/// Connects, as soon as there is a server if that is wanted.
+fn connect(order: &Order, status: &Arc<Status>) -> Result<Relay> {
+    let mut settings = order.settings.clone();
+    loop {
+        let options = settings.options(&order.server)?;
+        match Relay::connect(&options, settings.connections(), Arc::clone(status)) {
+            Err(error) if settings.wait && error.is_transient() => thread::sleep(AGAIN),
+            Err(error)
+                if error.recovery() == Some(&RecoveryError::CannotKeep)
+                    && settings.keeps_by_default() =>
+            {
+                settings = settings.without_keeping();
+                output::complain(
+                    "nbd: the server cannot make anything durable: what it loses is lost\n",
+                );
+            }
+            connected => return connected.context(&order.server.name),
+        }
+    }
+}
+
+/// What the device is to be like, for this export.
+fn shape(export: &ExportInfo, read_only: bool) -> std::result::Result<Shape, String> {
+    let block = export.minimum_block().max(SMALLEST_BLOCK);
+    if block > LARGEST_BLOCK {
+        return Err(format!(
+            "the server takes blocks of {block} bytes or more, and the kernel's devices have \
+             blocks of at most {LARGEST_BLOCK}"
+        ));
+    }
+    let size = export.size - export.size % u64::from(block);
+    if size == 0 {
+        return Err(format!(
+            "the export has {} bytes, which is less than one block of {block}",
+            export.size
+        ));
+    }
+    let known = TransmissionFlags::HAS_FLAGS
+        | TransmissionFlags::READ_ONLY
+        | TransmissionFlags::SEND_FLUSH
+        | TransmissionFlags::SEND_FUA
+        | TransmissionFlags::ROTATIONAL
+        | TransmissionFlags::SEND_TRIM
+        | TransmissionFlags::SEND_WRITE_ZEROES;
+    // All queues are served by one process, which flushes for all of them.
+    let mut flags =
+        export.flags & known | TransmissionFlags::HAS_FLAGS | TransmissionFlags::CAN_MULTI_CONN;
+    flags.set(
+        TransmissionFlags::READ_ONLY,
+        read_only || flags.contains(TransmissionFlags::READ_ONLY),
+    );
+    Ok(Shape { size, block, flags })
+}
+
+/// Memory that is swapped out could be wanted back for writing that very page; and whoever
+/// writes for the kernel must not wait for it to write.
+fn stay_in_memory() {
+    let locked = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT);
+    let marked = configure_io_flusher_behavior(true);
+    let spared = fs::write("/proc/self/oom_score_adj", "-1000");
+    let failed = [locked.map_err(io::Error::from).err(), marked.map_err(io::Error::from).err()];
+    if let Some(error) = failed.into_iter().flatten().chain(spared.err()).next() {
+        output::complain(&format!(
+            "nbd: the device may stop when memory is short, since it cannot be set apart: {error}\n"
+        ));
+    }
+}
+
+/// Detaches when a signal asks for it. The second one ends the process at once.
+fn obey(mut signals: Signals, device: Device) -> io::Result<()> {
+    let obey = move || {
+        for (number, signal) in signals.forever().enumerate() {
+            if number > 0 {
+                let _ = signal_hook::low_level::emulate_default_handler(signal);
+            }
+            // What is in the kernel only goes out first. Where somebody uses the device it
+            // stays: that was not asked for.
+            let _ = device.settle();
+            let _ = netlink::disconnect(device);
+        }
+    };
+    thread::Builder::new().name("signals".to_owned()).spawn(obey).map(drop)
+}
+
+/// Tells others what happens, until the device is no more.
+fn report(status: &Status, record: &mut Record, device: Device, mut shape: Shape) {
+    let mut known = News { size: shape.size, ..News::default() };
+    loop {
+        let news = status.wait(&known);
+        if news.over {
+            return;
+        }
+        let size = news.size - news.size % u64::from(shape.block);
+        if size > shape.size {
+            shape.size = size;
+            if let Err(refusal) = netlink::resize(device, shape) {
+                output::mention(&format!("nbd: {device} does not grow: {refusal}\n"));
+            }
+        }
+        if news.trouble != known.trouble
+            && let Some(trouble) = &news.trouble
+        {
+            output::mention(&format!("nbd: {device}: {trouble}\n"));
+        }
+        if news.reconnects > known.reconnects {
+            output::mention(&format!("nbd: {device}: connected again\n"));
+        }
+        record.state = news.health;
+        record.reconnects = news.reconnects;
+        record.last_error.clone_from(&news.trouble);
+        record.size = shape.size;
+        // Somebody looks at a file that is a little old.
+        let _ = record.write();
+        known = news;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_has_whole_blocks_that_the_kernel_can_have() {
+        use nbd_client_mio::proto::BlockSizes;
+        let flags = TransmissionFlags::HAS_FLAGS | TransmissionFlags::SEND_FLUSH;
+        let export = |size, minimum| {
+            let mut export = ExportInfo::new(size, flags | TransmissionFlags::SEND_CACHE);
+            export.block_sizes = Some(BlockSizes { minimum, preferred: 65536, maximum: 1 << 25 });
+            export
+        };
+        let told = |size, minimum| shape(&export(size, minimum), false).map(|s| (s.size, s.block));
+        assert_eq!(told(1025, 1), Ok((1024, 512)));
+        assert_eq!(told(8192, 4096), Ok((8192, 4096)));
+        assert!(told(511, 1).unwrap_err().contains("511 bytes"));
+        assert!(told(1 << 20, 8192).unwrap_err().contains("8192"));
+        let shape = shape(&export(1 << 20, 1), true).unwrap();
+        let read_only = TransmissionFlags::READ_ONLY | TransmissionFlags::CAN_MULTI_CONN;
+        assert_eq!(shape.flags, flags | read_only);
+    }
+}

@@ -1,0 +1,92 @@
+# `nbd attach` while its servers are killed every three seconds and started again, and one of them
+# stands still for a while: no error reaches the file systems, and everything that was written is
+# there. One of the servers forgets what was not flushed.
+#
+# By hand a file called `seconds` says how long, and one called `still` how long a server stands
+# still: cargo xtask vm xtask/vm/attach.sh ... seconds still
+
+seconds=$(cat /bin/seconds 2> /dev/null || echo 20)
+still=$(cat /bin/still 2> /dev/null || echo 4)
+cd /tmp
+echo alice:0123456789abcdef0123456789abcdef > psk
+
+# Servers, each of a disk of its own and on the socket of its name.
+for name in serve kit forget; do truncate -s 48M $name.img; done
+qemu-img create -q -f qcow2 qemu.img 48M
+serve() { exec nbd serve --file serve.img --unix serve > /dev/null; }
+kit() { rm -f kit; exec nbdkit -f -U kit --tls=require --tls-psk=psk file kit.img; }
+qemu() { rm -f qemu; exec qemu-nbd -t -k /tmp/qemu -f qcow2 qemu.img; }
+forget() { exec forgetful forget.img forget; }
+all="serve kit qemu forget"
+
+# Kills a server over and over, until there is a file that says enough.
+lives() {
+    while [ ! -e enough ]; do
+        $1 & server=$!
+        sleep 3
+        kill -9 $server
+        wait $server || true
+    done 2> /dev/null
+    $1
+}
+for name in $all; do
+    lives $name &
+    until [ -S $name ]; do sleep 0.1; done
+done
+
+number=0
+for name in $all; do
+    uri="nbd+unix:///?socket=/tmp/$name"
+    [ $name != kit ] || uri="nbds+unix://alice@/?socket=/tmp/kit&tls-psk-file=/tmp/psk"
+    [ "$(nbd attach --wait "$uri" /dev/nbd$number)" = /dev/nbd$number ]
+    mkfs.ext4 -q -E nodiscard /dev/nbd$number
+    mkdir -p /mnt/$name
+    mount -t ext4 /dev/nbd$number /mnt/$name
+    number=$((number + 1))
+done
+nbd attached
+
+# Writes files, and notes what was in them once they are safe.
+writes() {
+    count=0
+    until [ -e enough ]; do
+        head -c 1048576 /dev/urandom > $1.data
+        dd if=$1.data of=/mnt/$1/file$((count % 20)) bs=64k conv=fsync 2> $1.error || { touch $1.failed; return; }
+        md5sum < $1.data > $1.sum$((count % 20))
+        count=$((count + 1))
+    done
+    echo $count > $1.count
+}
+writers=
+for name in $all; do writes $name & writers="$writers $!"; done
+sleep $((seconds / 2))
+stopped=$(pidof forgetful || true)
+[ -z "$stopped" ] || kill -STOP $stopped || true
+sleep $still
+[ -z "$stopped" ] || kill -CONT $stopped 2> /dev/null || true
+sleep $((seconds - seconds / 2))
+touch enough
+for writer in $writers; do wait $writer; done
+nbd attached
+nbd attached --json > attached.json
+
+number=0
+for name in $all; do
+    [ ! -e $name.failed ] || { cat $name.error; exit 1; }
+    umount /mnt/$name
+    echo 3 > /proc/sys/vm/drop_caches
+    fsck.ext4 -f -n /dev/nbd$number > $name.fsck || { cat $name.fsck; exit 1; }
+    mount -t ext4 -o ro /dev/nbd$number /mnt/$name
+    for sum in $name.sum*; do
+        [ "$(md5sum < /mnt/$name/file${sum#$name.sum})" = "$(cat $sum)" ]
+    done
+    umount /mnt/$name
+    echo "$name: $(cat $name.count) files, and all of them are right"
+    number=$((number + 1))
+done
+if dmesg | grep -i 'i/o error'; then exit 1; fi
+[ "$(grep -c '"reconnects": [1-9]' attached.json)" = 4 ]
+nbd detach --all
+[ "$(nbd attached --json)" = "[]" ]
+[ "$(cat /sys/block/nbd0/size)" = 0 ]
+echo "no error has reached the file systems, and nothing is lost"

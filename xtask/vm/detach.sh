@@ -1,0 +1,90 @@
+# What becomes of a device of `nbd attach` when it is detached under load, when its process is
+# killed, when the export grows, and when something is wrong from the start.
+
+cd /tmp
+truncate -s 32M disk
+forgetful disk socket & server=$!
+until [ -S socket ]; do sleep 0.1; done
+uri="nbd+unix:///?socket=/tmp/socket"
+
+# Detached while somebody writes: what was acknowledged is in the file, though the server forgets.
+[ "$(nbd attach "$uri")" = /dev/nbd0 ]
+writes() {
+    block=0
+    while [ $block -lt 8192 ]; do
+        { echo $block; head -c 4096 /dev/zero; } | head -c 4096 > block
+        dd if=block of=/dev/nbd0 bs=4k seek=$block oflag=direct conv=notrunc 2> /dev/null || break
+        block=$((block + 1))
+        echo $block > acknowledged
+    done
+}
+writes & writer=$!
+until [ "$(cat acknowledged 2> /dev/null || echo 0)" -gt 20 ]; do sleep 0.1; done
+nbd detach /dev/nbd0
+wait $writer
+kill -9 $server
+wait $server || true
+acknowledged=$(cat acknowledged)
+block=0
+while [ $block -lt $acknowledged ]; do
+    [ "$(dd if=disk bs=4k skip=$block count=1 2> /dev/null | head -n 1)" = $block ]
+    block=$((block + 1))
+done
+echo "all of $acknowledged blocks that were acknowledged are there"
+
+# Killed: the device fails, is not stuck, and can be attached again.
+nbd serve --file disk --unix socket > /dev/null & server=$!
+until nbd info "$uri" > /dev/null 2>&1; do sleep 0.1; done
+nbd attach "$uri" /dev/nbd0
+kill -9 $(cat /sys/block/nbd0/pid)
+if dd if=/dev/nbd0 of=/dev/null bs=4k count=1 iflag=direct 2> error; then exit 1; fi
+nbd attached | grep ' dead '
+nbd attach "$uri" /dev/nbd0
+[ "$(dd if=/dev/nbd0 bs=4k count=1 iflag=direct 2> /dev/null | head -n 1)" = 0 ]
+
+# In use: it stays.
+mkfs.ext4 -q /dev/nbd0
+mount -t ext4 /dev/nbd0 /mnt
+if nbd detach /dev/nbd0 2> error; then exit 1; fi
+grep 'unmount it first' error
+if nbd attach "$uri" /dev/nbd0 2> error; then exit 1; fi
+grep 'is in use: it is attached to' error
+umount /mnt
+
+# The export grows while the server is away, and so does the device.
+kill -9 $server
+wait $server || true
+truncate -s 40M disk
+nbd serve --file disk --unix socket > /dev/null & server=$!
+until [ "$(cat /sys/block/nbd0/size)" = 81920 ]; do sleep 0.1; done
+nbd detach /dev/nbd0
+echo "it has grown"
+
+# Read-only, and of odd size.
+truncate -s 1000001 odd
+nbd serve --file odd --unix oddity > /dev/null &
+until [ -S oddity ]; do sleep 0.1; done
+nbd attach --read-only "nbd+unix:///?socket=/tmp/oddity" /dev/nbd1 2> error
+grep 'the last 65 bytes' error
+[ "$(cat /sys/block/nbd1/size)" = 1953 ] && [ "$(cat /sys/block/nbd1/ro)" = 1 ]
+dd if=/dev/nbd1 of=/dev/null bs=1M 2> /dev/null
+
+# A file of many.
+printf '[nbd2]\nuri = "%s"\nconnections = 2\nkeep-unflushed = "0"\n[nbd3]\nuri = "%s"\nread-only = true\n' \
+    "$uri" "$uri" > many.toml
+nbd attach --config many.toml
+[ "$(nbd attached | wc -l)" = 4 ]
+dd if=/dev/zero of=/dev/nbd2 bs=1M count=8 conv=fsync 2> /dev/null
+nbd detach /dev/nbd3 /dev/nbd2 /dev/nbd1
+[ "$(nbd attached --json)" = "[]" ]
+
+# What goes wrong is told.
+if nbd attach "nbd+unix:///?socket=/tmp/nothing" 2> error; then exit 1; fi
+grep '/tmp/nothing' error
+if nbd detach /dev/nbd5 2> error; then exit 1; fi
+grep 'nothing is attached there' error
+truncate -s 100 tiny
+nbd serve --file tiny --unix small > /dev/null &
+until [ -S small ]; do sleep 0.1; done
+if nbd attach "nbd+unix:///?socket=/tmp/small" 2> error; then exit 1; fi
+grep '100 bytes, which is less than one block' error
