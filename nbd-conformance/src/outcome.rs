@@ -1,13 +1,13 @@
 //! What is asked of a connection and what came of it, as plain data that can be compared.
 
+use std::error::Error as _;
 use std::fmt;
 
 use nbd_proto::{
     Command, CommandError, CommandFlags, ContextId, Errno, Error as ProtocolError, Extent,
-    PeerMisbehaved, SubmitError,
+    SubmitError,
 };
-use nbd_session::OldError as Error;
-use nbd_transport::ConnectError;
+use nbd_session::{Error, ErrorKind};
 
 /// What came of a call.
 pub(crate) type Outcome<T = ()> = Result<T, Failure>;
@@ -43,12 +43,6 @@ impl From<Error> for Failure {
     }
 }
 
-impl From<nbd_session::Error> for Failure {
-    fn from(error: nbd_session::Error) -> Self {
-        Self { who: who_erred_of(&error), errno: error.errno(), text: error.to_string() }
-    }
-}
-
 impl From<ProtocolError> for Failure {
     fn from(error: ProtocolError) -> Self {
         Error::from(error).into()
@@ -65,42 +59,6 @@ impl fmt::Display for Failure {
 impl std::error::Error for Failure {}
 
 fn who_erred(error: &Error) -> Who {
-    match error {
-        Error::TimedOut { .. } | Error::Connect(ConnectError::TimedOut { .. }) => Who::Time,
-        Error::Submit { error: SubmitError::NotConnected | SubmitError::Disconnecting, .. }
-        | Error::Connect(_)
-        | Error::Io(_)
-        | Error::Link(_)
-        | Error::Stopped => Who::Connection,
-        Error::Submit { .. }
-        | Error::BufferLength { .. }
-        | Error::Uri(_)
-        | Error::TlsConfig(_)
-        | Error::Misuse(_) => Who::Caller,
-        Error::Command(failure) => match failure.error {
-            CommandError::Server(_) => Who::Server,
-            CommandError::Fault(_) => Who::Peer,
-            CommandError::ConnectionLost => Who::Connection,
-            CommandError::NoDestination => Who::Caller,
-            _ => Who::Peer,
-        },
-        Error::Protocol(error) => match error {
-            ProtocolError::Refused(_) => Who::Server,
-            ProtocolError::Incompatible(_) => Who::Nobody,
-            ProtocolError::Misuse(_) => Who::Caller,
-            ProtocolError::Misbehaved(
-                PeerMisbehaved::Closed | PeerMisbehaved::ClosedMidMessage,
-            ) => Who::Connection,
-            _ => Who::Peer,
-        },
-        _ => Who::Peer,
-    }
-}
-
-fn who_erred_of(error: &nbd_session::Error) -> Who {
-    use nbd_session::ErrorKind;
-    use std::error::Error;
-
     let misbehaved = |error: &ProtocolError| matches!(error, ProtocolError::Incompatible(_));
     match error.kind() {
         ErrorKind::TimedOut => Who::Time,

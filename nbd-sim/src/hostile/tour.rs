@@ -1,13 +1,13 @@
 //! The whole table over real sockets, for any client.
 
+use std::error::Error as _;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread;
 
 use nbd_proto::{Command, CommandType};
-use nbd_session::OldError as Error;
-use nbd_transport::ConnectError;
+use nbd_session::{Error, ErrorKind};
 
 use super::{Address, Ask, Case, Failure, Played, Stage, all, scenes};
 use crate::delivery::Delivery;
@@ -15,30 +15,12 @@ use crate::peer::Scratch;
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        match error {
-            Error::Protocol(error) => Self::Protocol(error),
-            Error::Command(failed) => Self::Command(failed.error),
-            Error::Submit { .. } => Self::NotSent,
-            Error::Io(error) => Self::Io(error.kind()),
-            Error::Link(_) => Self::Tls,
-            Error::TimedOut { .. } | Error::Connect(ConnectError::TimedOut { .. }) => {
-                Self::TimedOut
-            }
-            other => Self::Other(other.to_string()),
-        }
-    }
-}
-
-impl From<nbd_session::Error> for Failure {
-    fn from(error: nbd_session::Error) -> Self {
-        use std::error::Error;
-
         let source = error.source();
         if error.is_timeout() {
             Self::TimedOut
         } else if let Some(failed) = error.command_failure() {
             Self::Command(failed.error)
-        } else if error.kind() == nbd_session::ErrorKind::Tls {
+        } else if error.kind() == ErrorKind::Tls {
             Self::Tls
         } else if let Some(protocol) = source.and_then(|it| it.downcast_ref()) {
             Self::Protocol(nbd_proto::Error::clone(protocol))
