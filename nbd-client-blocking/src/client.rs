@@ -38,7 +38,6 @@ impl Client {
     pub(crate) fn new(driver: Driver) -> Result<Self, Error> {
         match (driver.session.negotiated(), driver.session.export()) {
             (Some(facts), Some(export)) => {
-                driver.trace.established(facts);
                 let facts = Box::new((Negotiated::clone(facts), export.clone()));
                 Ok(Self { driver, limit: Limit::Default, facts })
             }
@@ -64,7 +63,7 @@ impl Client {
     #[must_use]
     #[doc(alias = "nbd_get_handle_name")]
     pub fn name(&self) -> &str {
-        &self.driver.trace.name
+        self.session().name()
     }
 
     /// A URI that leads to the same export, with the same credentials for TLS as long as

@@ -18,7 +18,6 @@ use rustix::net::{Shutdown, shutdown};
 
 use crate::completion::Woken;
 use crate::dial::{Dialling, Function, Source};
-use crate::trace::Trace;
 
 /// The shortest time that a socket can be told to wait, where none is for ever.
 const MOMENT: Duration = Duration::from_micros(1);
@@ -34,7 +33,6 @@ pub(crate) struct Driver {
     /// How long a read waits, as the socket was told.
     read_timeout: Option<Duration>,
     pub(crate) system_calls: u64,
-    pub(crate) trace: Trace,
     pub(crate) observer: Option<Function<Observer>>,
 }
 
@@ -49,7 +47,6 @@ impl Driver {
         stop: Option<BorrowedFd<'_>>,
     ) -> Result<Self, Error> {
         let now = Instant::now();
-        let trace = Trace::new(options.given_name());
         // Another one for each session.
         let seed = RandomState::new().hash_one(now);
         let mut driver = Self {
@@ -59,7 +56,6 @@ impl Driver {
             source,
             read_timeout: None,
             system_calls: 0,
-            trace,
             observer: None,
         };
         driver.session.reads_wait(true);
@@ -94,9 +90,7 @@ impl Driver {
         if self.session.keeps_payload(&command) {
             return self.submit_request(Request::new(command).limit(limit), payload, now);
         }
-        let id = self.session.submit(command, limit, now)?;
-        self.trace.submitted(id, &command);
-        Ok(id)
+        self.session.submit(command, limit, now)
     }
 
     /// Queues a command with all that may go with it.
@@ -111,9 +105,7 @@ impl Driver {
         if self.session.keeps_payload(&command) {
             request = request.payload(payload.to_vec().into());
         }
-        let id = self.session.submit_request(request, now)?;
-        self.trace.submitted(id, &command);
-        Ok(id)
+        self.session.submit_request(request, now)
     }
 
     /// A command is finished, and its payload the caller's again.
@@ -123,7 +115,6 @@ impl Driver {
             // The rest of a write whose time was over when it was half sent.
             self.session.copy_held(done.id, payload);
         }
-        self.trace.finished(done.id, done.result.as_ref().copied());
     }
 
     /// Sends what is due, then waits until something happens, and takes that in. `now` is the
@@ -234,7 +225,6 @@ impl Driver {
                 }
             }
             Step::Close { last_word, .. } => {
-                self.trace.closed();
                 self.dialling = None;
                 if let Some(Connection { stream, .. }) = self.connection.take() {
                     let _ = SocketIo::non_blocking(stream.as_fd()).write(&last_word);

@@ -69,7 +69,7 @@ impl Options {
     #[must_use]
     #[doc(alias = "nbd_get_handle_name")]
     pub fn name(&self) -> &str {
-        &self.driver.trace.name
+        self.session().name()
     }
 
     /// What is asked for.
@@ -247,10 +247,9 @@ impl Options {
 
     /// Asks for an option and waits for the answer, which is of the kind that was asked for.
     fn ask(&mut self, request: OptionRequest) -> Result<OptionReply, Error> {
-        self.driver.session.request_option(request.clone(), Limit::Default, Instant::now())?;
+        self.driver.session.request_option(request, Limit::Default, Instant::now())?;
         loop {
             if let Some(answer) = self.driver.session.take_option() {
-                self.driver.trace.option(&request, answer.as_ref());
                 return answer;
             }
             if self.driver.session.is_over() {

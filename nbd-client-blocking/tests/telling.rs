@@ -35,7 +35,7 @@ impl Visit for Line<'_> {
 
 impl Subscriber for Notes {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target().starts_with("nbd_client_blocking")
+        metadata.target().starts_with("nbd_session")
     }
 
     fn new_span(&self, span: &Attributes<'_>) -> Id {

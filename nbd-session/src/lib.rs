@@ -23,6 +23,10 @@
 //! | [`replay`] | what is sent again after a lost connection |
 //! | [`Link`], [`Handshake`] | a machine and TLS over any stream, for those who have a loop of their own |
 //!
+//! With feature `tracing` every session tells what it does in events of a span `nbd` of its own,
+//! whose field `name` is [`Session::name`]. Adapters may hold a lock then: a subscriber must not
+//! use the connection.
+//!
 //! # Platforms
 //!
 //! Linux, whole and tested. macOS and FreeBSD compile.
@@ -43,6 +47,7 @@ pub mod replay;
 mod session;
 mod timers;
 mod tls;
+mod trace;
 
 pub use error::{Blame, Error, ErrorKind};
 pub use event::{Event, SessionStats};

@@ -149,6 +149,7 @@ impl Session {
             self.quiet.look(core);
             self.durability.submitted(id, command.kind);
             self.start_timer(id, limit, now);
+            self.way.trace.submitted(id, &command);
             return Ok(id);
         }
         self.submit_request(Request::new(command).limit(limit), now)
@@ -197,6 +198,7 @@ impl Session {
             self.chunks.insert(id, Vec::new());
         }
         self.start_timer(id, limit, now);
+        self.way.trace.submitted(id, &command);
         self.wind_up(now);
         Ok(id)
     }
@@ -409,7 +411,13 @@ impl Session {
             Err(error) => Err(self.failure(id, command, error)),
         };
         let (extents, chunks) = (self.take_extents(id, &command), self.take_chunks(id, &command));
-        Completion { id, command, result, extents, chunks, held: false }
+        self.told(Completion { id, command, result, extents, chunks, held: false })
+    }
+
+    #[inline]
+    fn told(&self, done: Completion) -> Completion {
+        self.way.trace.finished(&done);
+        done
     }
 
     #[inline]
@@ -488,7 +496,7 @@ impl Session {
         let held = self.abandon(id) == super::Withdrawn::HalfSent;
         let result = Err(Error::late(command, state, after));
         let chunks = self.take_chunks(id, &command);
-        Some(Completion { id, command, result, extents: Vec::new(), chunks, held })
+        Some(self.told(Completion { id, command, result, extents: Vec::new(), chunks, held }))
     }
 
     fn take_lasting(&mut self, id: RequestId) -> Option<Completion> {
@@ -501,7 +509,7 @@ impl Session {
         // Unless it was answered, the log still has it.
         let held = self.abandon(id) == super::Withdrawn::HalfSent;
         self.remarks.remove(id);
-        Some(Completion { id, command, result, extents, chunks, held })
+        Some(self.told(Completion { id, command, result, extents, chunks, held }))
     }
 
     /// Whether [`next_completion`](Self::next_completion) has something.

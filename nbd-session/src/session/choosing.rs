@@ -205,6 +205,7 @@ impl Session {
         if !(established && request == OptionRequest::Go) {
             start(negotiating.handshake.negotiation(), &request)?;
         }
+        self.way.trace.asked(&request);
         let (exports, contexts) = (Vec::new(), Vec::new());
         negotiating.asked =
             Some(Asked { request, exports, contexts, refusal: None, since: limit.since(now), by });
@@ -218,7 +219,9 @@ impl Session {
     /// What became of the option that was [asked](Self::request_option) for, once that is
     /// known.
     pub fn take_option(&mut self) -> Option<Result<OptionReply, Error>> {
-        self.way.option.take()
+        let answer = self.way.option.take()?;
+        self.way.trace.answered(&answer);
+        Some(answer)
     }
 
     /// Asks for another export from now on, in [`State::Choosing`](super::State::Choosing).

@@ -228,6 +228,7 @@ impl Session {
             }
             lasting.opened = now;
         }
+        self.way.trace.established(&facts);
         self.way.opened(&config, &export, &facts);
         if let Some(mode) = self.strict {
             core.set_strict(mode);

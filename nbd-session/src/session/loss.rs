@@ -324,6 +324,7 @@ impl Session {
         if self.end.is_some() {
             return;
         }
+        self.way.trace.ended(&cause);
         self.end = Some(End { cause: cause.clone(), farewell });
         if let Some(lasting) = self.lasting.as_deref_mut() {
             for id in lasting.unfinished() {

@@ -317,6 +317,12 @@ impl Session {
         self.quiet.waits = wait;
     }
 
+    /// Its name: the one that was [given](ConnectOptions::name), or `nbd1`, `nbd2` and so on.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.way.trace.name
+    }
+
     /// What it was told to do.
     #[must_use]
     pub const fn options(&self) -> &ConnectOptions {

@@ -14,6 +14,7 @@ use crate::error::Error;
 use crate::event::Event;
 use crate::options::{ConnectOptions, Credentials, Target};
 use crate::replay::Reconnect;
+use crate::trace::Trace;
 
 /// Events that are kept for whoever asks; older ones give way.
 const MAX_EVENTS: usize = 64;
@@ -22,6 +23,7 @@ const MAX_EVENTS: usize = 64;
 #[derive(Debug)]
 pub(super) struct Way {
     pub(super) options: ConnectOptions,
+    pub(super) trace: Trace,
     /// What is asked for; from the second connection on, what was agreed on before.
     pub(super) config: ClientConfig,
     connector: Option<TlsConnector>,
@@ -56,6 +58,7 @@ impl Way {
     pub(super) fn new(options: ConnectOptions, seed: u64, now: Instant) -> Self {
         Self {
             config: options.config.clone(),
+            trace: Trace::new(options.given_name()),
             connector: None,
             at: 0,
             failures: Vec::new(),
@@ -96,6 +99,7 @@ impl Way {
         if self.options.reconnect.is_none() {
             return;
         }
+        self.trace.happened(&event);
         if self.events.len() >= MAX_EVENTS {
             self.events.pop_front();
         }

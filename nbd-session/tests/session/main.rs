@@ -10,4 +10,6 @@ mod loss;
 mod rig;
 mod silence;
 mod streams;
+#[cfg(feature = "tracing")]
+mod telling;
 mod withdrawal;
