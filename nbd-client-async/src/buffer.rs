@@ -15,13 +15,24 @@ pub(crate) enum Buffer {
     Other(Box<dyn Lent>),
 }
 
+/// Memory to read into: whatever can be seen as bytes and given to the connection meanwhile.
+///
+/// ```
+/// fn is_one(_: impl nbd_client_async::ReadBuffer) {}
+/// is_one(vec![0; 512]);
+/// is_one([0; 512]);
+/// ```
+pub trait ReadBuffer: AsMut<[u8]> + Send + 'static {}
+
+impl<B: AsMut<[u8]> + Send + 'static> ReadBuffer for B {}
+
 /// A caller's own type of buffer.
 pub(crate) trait Lent: Send {
     fn bytes(&mut self) -> &mut [u8];
     fn into_any(self: Box<Self>) -> Box<dyn Any>;
 }
 
-impl<B: AsMut<[u8]> + Send + 'static> Lent for B {
+impl<B: ReadBuffer> Lent for B {
     fn bytes(&mut self) -> &mut [u8] {
         self.as_mut()
     }
@@ -37,7 +48,7 @@ fn same<A: 'static, B: 'static>(value: &mut Option<A>) -> Option<B> {
 }
 
 impl Buffer {
-    pub(crate) fn lend<B: AsMut<[u8]> + Send + 'static>(buffer: B) -> Self {
+    pub(crate) fn lend<B: ReadBuffer>(buffer: B) -> Self {
         let mut buffer = Some(buffer);
         if let Some(bytes) = same(&mut buffer) {
             return Self::BytesMut(bytes);
@@ -82,7 +93,7 @@ impl Buffer {
 mod tests {
     use super::*;
 
-    fn round<B: AsMut<[u8]> + Send + 'static>(buffer: B) -> B {
+    fn round<B: ReadBuffer>(buffer: B) -> B {
         let mut lent = Buffer::lend(buffer);
         lent.writable().fill(7);
         assert_eq!(lent.writable().len(), 3);

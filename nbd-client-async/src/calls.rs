@@ -3,10 +3,10 @@
 use std::mem;
 use std::task::Waker;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use nbd_proto::{
-    Command, CommandType, ContextId, Extent, PayloadSink, PayloadSource, ReadChunk, RequestId,
-    Table, part, part_mut,
+    Command, ContextId, Extent, PayloadSink, PayloadSource, ReadChunk, RequestId, Table, part,
+    part_mut,
 };
 use nbd_session::{Completion, Error, Limit, Request, Ticket};
 use slab::Slab;
@@ -19,23 +19,25 @@ pub(crate) struct Exchange {
     /// Where in the buffer the command's data begins.
     pub(crate) base: usize,
     pub(crate) buffer: Buffer,
-    /// In a box, as most commands have nothing of the kind.
-    details: Option<Box<Details>>,
-}
-
-/// What a command says besides its range, and its reply besides data.
-#[derive(Default)]
-pub(crate) struct Details {
     /// The only meta contexts that are asked for.
-    contexts: Option<Vec<ContextId>>,
+    pub(crate) contexts: Option<Vec<ContextId>>,
     pub(crate) extents: Vec<(ContextId, Extent)>,
-    /// The parts of a read, where they are wanted.
+    /// The parts of a read, and whether they are wanted.
     pub(crate) chunks: Vec<ReadChunk>,
+    pub(crate) report_chunks: bool,
 }
 
 impl Exchange {
     pub(crate) const fn new(command: Command, buffer: Buffer) -> Self {
-        Self { command, base: 0, buffer, details: None }
+        Self {
+            command,
+            base: 0,
+            buffer,
+            contexts: None,
+            extents: Vec::new(),
+            chunks: Vec::new(),
+            report_chunks: false,
+        }
     }
 
     /// What is left where it was, while the connection has it.
@@ -43,48 +45,39 @@ impl Exchange {
         Self::new(Command::flush(), Buffer::None)
     }
 
-    /// A read whose parts are wanted, or a block status.
-    pub(crate) fn detailed(
-        command: Command,
-        buffer: Buffer,
-        contexts: Option<&[ContextId]>,
-    ) -> Self {
-        let contexts = contexts.map(<[_]>::to_vec);
-        let details = Details { contexts, ..Details::default() };
-        Self { details: Some(Box::new(details)), ..Self::new(command, buffer) }
-    }
-
     /// Whether it is no more than a command.
     pub(crate) const fn is_plain(&self) -> bool {
-        self.details.is_none()
+        self.contexts.is_none() && !self.report_chunks
     }
 
     /// All that is asked for.
     pub(crate) fn request(&self, limit: Limit, keep: bool) -> Request<'_> {
         let mut request = Request::new(self.command).limit(limit);
-        if let Some(details) = &self.details {
-            if self.command.kind == CommandType::Read {
-                request = request.report_chunks();
-            }
-            if let Some(contexts) = &details.contexts {
-                request = request.contexts(contexts);
-            }
+        if self.report_chunks {
+            request = request.report_chunks();
+        }
+        if let Some(contexts) = &self.contexts {
+            request = request.contexts(contexts);
         }
         match &self.buffer {
             Buffer::Write(bytes) if keep => request.payload(bytes.clone()),
             _ => request,
         }
     }
+}
 
-    /// Takes out the data of a read into new memory.
-    pub(crate) fn data(&mut self) -> BytesMut {
-        mem::take(&mut self.buffer).give_back().unwrap_or_default()
-    }
+/// How a call is to be made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms {
+    pub(crate) limit: Limit,
+    pub(crate) when_full: WhenFull,
+}
 
-    /// Takes out what the reply said besides data.
-    pub(crate) fn details(&mut self) -> Details {
-        self.details.take().map_or_else(Details::default, |details| *details)
-    }
+/// What to do when there is no room for one more command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WhenFull {
+    Wait,
+    Fail,
 }
 
 /// How far a call has come.
@@ -166,9 +159,7 @@ impl Calls {
         {
             self.leaving.insert(done.id, bytes.clone());
         }
-        if let Some(details) = &mut call.exchange.details {
-            (details.extents, details.chunks) = (done.extents, done.chunks);
-        }
+        (call.exchange.extents, call.exchange.chunks) = (done.extents, done.chunks);
         call.stage = Stage::Done(done.result);
         Some(call)
     }

@@ -8,14 +8,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use nbd_session::{ConnectOptions, Error, Session, State, Target};
-use nbd_transport::Connection;
 
 use crate::client::Client;
 use crate::driver::Driver;
+use crate::into_stream::IntoStream;
 use crate::options::Options;
 use crate::pool::Pool;
-use crate::runtime::{Runtime, Socket};
-use crate::way::{Source, Stream};
+use crate::runtime::Runtime;
+use crate::way::Source;
 
 /// Connects as [`ConnectOptions`] say, on a runtime.
 ///
@@ -102,62 +102,46 @@ impl<R: Runtime + Clone> Connector<R> {
         self.open(self.options.clone(), Source::None).await
     }
 
-    /// Negotiates over a connection that is there already. It cannot be made again.
-    ///
-    /// ```
-    /// # use nbd_client_async::{Connector, Error, Runtime, transport::Connection};
-    /// # async fn example(connector: Connector<impl Runtime + Clone>) -> Result<(), Error> {
-    /// let socket = std::os::unix::net::UnixStream::connect("/run/nbd.sock")?;
-    /// let connection = Connection::from_socket(socket.into())?;
-    /// let client = connector.connect_over(connection).await?;
-    /// # Ok(()) }
-    /// ```
-    ///
-    /// # Errors
-    /// When the server refuses.
-    #[doc(alias = "nbd_connect_socket")]
-    pub async fn connect_over(&self, connection: Connection) -> Result<Client, Error> {
-        self.open(self.given(), Source::Given(Some(Stream::Os(connection)))).await
-    }
-
-    /// Negotiates over any stream. It cannot be made again; see
+    /// Negotiates over a connection that is there already. It cannot be made again; see
     /// [`connect_with`](Self::connect_with).
     ///
     /// ```
-    /// # use nbd_client_async::{Connector, Error, Runtime, Socket};
-    /// # async fn example(connector: Connector<impl Runtime + Clone>, stream: impl Socket)
-    /// # -> Result<(), Error> {
-    /// let client = connector.connect_stream(stream).await?;
+    /// # use nbd_client_async::{Connector, Error, Runtime};
+    /// # async fn example(connector: Connector<impl Runtime + Clone>) -> Result<(), Error> {
+    /// let socket = std::os::unix::net::UnixStream::connect("/run/nbd.sock")?;
+    /// let client = connector.connect_over(socket).await?;
     /// # Ok(()) }
     /// ```
     ///
     /// # Errors
-    /// When the stream fails or the server refuses.
-    pub async fn connect_stream(&self, stream: impl Socket) -> Result<Client, Error> {
-        let stream = Stream::Own(Box::new(stream));
-        self.open(self.given(), Source::Given(Some(stream))).await
+    /// When it fails, or the server refuses.
+    #[doc(alias = "nbd_connect_socket")]
+    pub async fn connect_over<T>(&self, stream: impl IntoStream<T>) -> Result<Client, Error> {
+        self.open(self.given(), Source::Given(Some(stream.into_stream()?))).await
     }
 
     /// Negotiates over any stream, and asks for another one whenever it is lost, if
     /// [`ConnectOptions::reconnect`] says so.
     ///
     /// ```
-    /// # use nbd_client_async::{Connector, Error, Runtime, Socket};
-    /// # async fn example<S: Socket>(connector: Connector<impl Runtime + Clone>, tunnel: fn() -> S)
-    /// # -> Result<(), Error> {
+    /// # use nbd_client_async::{Connector, Error, IntoStream, Runtime};
+    /// # async fn example<S: IntoStream<T>, T>(
+    /// #     connector: Connector<impl Runtime + Clone>,
+    /// #     tunnel: fn() -> S,
+    /// # ) -> Result<(), Error> {
     /// let client = connector.connect_with(move || async move { Ok(tunnel()) }).await?;
     /// # Ok(()) }
     /// ```
     ///
     /// # Errors
     /// When there is no stream, it fails, or the server refuses.
-    pub async fn connect_with<F, S>(
+    pub async fn connect_with<F, S, T>(
         &self,
         dial: impl Fn() -> F + Send + 'static,
     ) -> Result<Client, Error>
     where
         F: Future<Output = io::Result<S>> + Send + 'static,
-        S: Socket,
+        S: IntoStream<T>,
     {
         let options = self.options.clone().target(Target::Dialler);
         self.open(options, Source::dialler(dial)).await
@@ -206,34 +190,19 @@ impl<R: Runtime + Clone> Connector<R> {
     /// ask and choose.
     ///
     /// ```
-    /// # use nbd_client_async::{Connector, Error, Runtime, transport::Connection};
-    /// # async fn example(connector: Connector<impl Runtime + Clone>, connection: Connection)
-    /// # -> Result<(), Error> {
-    /// let options = connector.negotiate_over(connection).await?;
+    /// # use nbd_client_async::{Connector, Error, IntoStream, Runtime};
+    /// # async fn example<T>(
+    /// #     connector: Connector<impl Runtime + Clone>,
+    /// #     stream: impl IntoStream<T>,
+    /// # ) -> Result<(), Error> {
+    /// let options = connector.negotiate_over(stream).await?;
     /// # Ok(()) }
     /// ```
     ///
     /// # Errors
-    /// When the server refuses.
-    pub async fn negotiate_over(&self, connection: Connection) -> Result<Options, Error> {
-        self.choose(self.given(), Source::Given(Some(Stream::Os(connection)))).await
-    }
-
-    /// Negotiates over any stream, and stops for the caller to ask and choose.
-    ///
-    /// ```
-    /// # use nbd_client_async::{Connector, Error, Runtime, Socket};
-    /// # async fn example(connector: Connector<impl Runtime + Clone>, stream: impl Socket)
-    /// # -> Result<(), Error> {
-    /// let options = connector.negotiate_stream(stream).await?;
-    /// # Ok(()) }
-    /// ```
-    ///
-    /// # Errors
-    /// When the stream fails or the server refuses.
-    pub async fn negotiate_stream(&self, stream: impl Socket) -> Result<Options, Error> {
-        let stream = Stream::Own(Box::new(stream));
-        self.choose(self.given(), Source::Given(Some(stream))).await
+    /// When it fails, or the server refuses.
+    pub async fn negotiate_over<T>(&self, stream: impl IntoStream<T>) -> Result<Options, Error> {
+        self.choose(self.given(), Source::Given(Some(stream.into_stream()?))).await
     }
 
     fn given(&self) -> ConnectOptions {

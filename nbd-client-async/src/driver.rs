@@ -1,6 +1,5 @@
 //! The task that serves a connection.
 
-use std::fmt;
 use std::future::{Future, poll_fn};
 use std::hint;
 use std::io::Write;
@@ -12,33 +11,20 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use nbd_proto::io::IoMode;
-use nbd_session::{Error, Session, State as SessionState, Step};
+use nbd_session::{Error, Session, Step};
 use nbd_transport::SocketIo;
 use rustix::net::{Shutdown, shutdown};
 
 use crate::client::Client;
+use crate::into_stream::{Kind, Stream};
 use crate::own::OwnStream;
-use crate::runtime::{Runtime, Sleep};
-use crate::state::{Beside, Shared, State, Turn, Wire};
-use crate::way::{Errand, Outcome, Source, Stream};
+use crate::runtime::{Runtime, Sleep, Task};
+use crate::state::{Shared, State, Wire};
+use crate::way::{Errand, Outcome, Source};
 
 /// Serves a connection: makes it, sends what was submitted, takes in what comes, wakes who
 /// waits for it, and watches the time; and makes it again if that is wanted.
-///
-/// It is ready when the connection is over, or nobody holds it any more and the session
-/// has ended in good order. When it is dropped before that, the connection is closed
-/// and everybody who waits for it gets an error of the kind
-/// [`Stopped`](nbd_session::ErrorKind::Stopped).
-///
-/// ```
-/// fn spawn(driver: nbd_client_async::Driver) {
-///     // Any executor will do.
-///     std::thread::spawn(move || block_on(driver));
-/// }
-/// # fn block_on(_: nbd_client_async::Driver) {}
-/// ```
-#[must_use = "a connection does nothing unless its driver is polled"]
-pub struct Driver {
+pub(crate) struct Driver {
     pub(crate) shared: Arc<Shared>,
     runtime: Arc<dyn Runtime>,
     source: Source,
@@ -61,25 +47,18 @@ struct Left {
     wake: Vec<Waker>,
     done_with: Vec<Bytes>,
     /// Other work, done on the way.
-    beside: Vec<Beside>,
+    beside: Vec<Task>,
     /// Some of it was not begun.
     fresh: bool,
-    /// The connection whose facts all know.
-    noted: u64,
 }
 
 impl Left {
-    fn collect(&mut self, shared: &Shared, state: &mut State) {
+    fn collect(&mut self, state: &mut State) {
         state.leftovers(&mut self.wake, &mut self.done_with);
         self.fresh |= !state.beside.is_empty();
         self.beside.append(&mut state.beside);
         while let Some(step) = state.session.next_step() {
             self.steps.push(step);
-        }
-        let generation = state.session.generation();
-        if self.noted != generation && state.session.state() == SessionState::Ready {
-            self.noted = generation;
-            shared.note_export(&state.session);
         }
     }
 
@@ -132,11 +111,10 @@ impl Driver {
         let runtime = Arc::clone(&self.runtime);
         // It is another task's from now on, which begins with a turn.
         let mut state = shared.lock();
-        shared.note_export(&state.session);
         let old = state.forget_driver();
         drop(state);
         drop(old);
-        runtime.spawn(self)?;
+        runtime.spawn(Box::pin(self))?;
         Ok(Client::new(shared))
     }
 
@@ -185,14 +163,14 @@ impl Driver {
         generation: u64,
         stream: Stream,
     ) -> Result<(IoMode, Option<Wire>), Error> {
-        Ok(match stream {
-            Stream::Os(connection) => {
+        Ok(match stream.0 {
+            Kind::Os(connection) => {
                 let endpoint = connection.stream.peer();
                 let (stream, process) = (connection.stream, connection.peer);
                 let socket = self.runtime.watch(stream.into())?;
                 (IoMode::Vectored, Some(Wire { generation, socket, endpoint, process }))
             }
-            Stream::Own(stream) => {
+            Kind::Own(stream) => {
                 self.own = Some(OwnStream::new(generation, stream));
                 (IoMode::Single, None)
             }
@@ -251,16 +229,16 @@ impl Driver {
     }
 
     /// Takes in what has come, sends what is due, and wakes whom that concerns.
-    fn turn(&mut self, cx: &mut Context<'_>, due: Option<Instant>) -> Turn {
+    fn turn(&mut self, cx: &mut Context<'_>, due: Option<Instant>) -> bool {
         let now = Instant::now();
         // The timer's word counts, should its clock be another one.
         let now = due.map_or(now, |due| now.max(due));
         let mut state = self.shared.lock();
-        let turn = state.turn(cx, &mut self.waited, now);
-        self.left.collect(&self.shared, &mut state);
+        let again = state.turn(cx, &mut self.waited, now);
+        self.left.collect(&mut state);
         drop(state);
         self.left.tell();
-        turn
+        again
     }
 
     /// Looks for replies without asking the runtime, which may wait for them, for a while.
@@ -276,7 +254,7 @@ impl Driver {
             let now = Instant::now();
             if state.read_awake(now) {
                 state.settle(now);
-                self.left.collect(&self.shared, &mut state);
+                self.left.collect(&mut state);
                 drop(state);
                 self.left.tell();
                 return true;
@@ -307,22 +285,20 @@ impl Future for Driver {
             let due = this.poll_timer(cx);
             this.poll_errand(cx, due);
             this.left.beside.retain_mut(|work| work.as_mut().poll(cx).is_pending());
-            let mut turn = this.turn(cx, due);
+            let mut again = this.turn(cx, due);
             if let Some(mut own) = this.own.take() {
-                turn.again |= own.pump(&this.shared, cx);
+                again |= own.pump(&this.shared, cx);
                 this.own = Some(own);
-                let state = &mut this.shared.lock();
-                this.left.collect(&this.shared, state);
-                turn.over = state.session.is_over();
+                this.left.collect(&mut this.shared.lock());
             }
             // Whatever was begun has to be polled once.
             if mem::take(&mut this.left.fresh) | this.take_steps() | this.rearm() {
                 continue;
             }
-            if turn.over {
+            if this.shared.lock().session.is_over() {
                 return Poll::Ready(());
             }
-            if turn.again || this.poll_awake() {
+            if again || this.poll_awake() {
                 cx.waker().wake_by_ref();
             }
             return Poll::Pending;
@@ -335,11 +311,5 @@ impl Drop for Driver {
         self.stop(Error::stopped());
         let wire = self.shared.lock().wire.take();
         drop(wire);
-    }
-}
-
-impl fmt::Debug for Driver {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Driver").field("connection", &self.shared).finish_non_exhaustive()
     }
 }

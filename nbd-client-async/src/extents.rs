@@ -57,6 +57,48 @@ pub struct Survey {
     calls: Vec<(u64, Pending<Arc<Handle>, Exchange>)>,
 }
 
+impl Client {
+    /// All extents of a range in bytes, `..` being the whole export, for one meta context, in
+    /// order, neighbours of equal status merged, asked for as far as they are taken.
+    ///
+    /// ```
+    /// # use nbd_client_async::{Client, Error};
+    /// # async fn example(client: &Client) -> Result<(), Error> {
+    /// let mut extents = client.extents("base:allocation", 0..client.size())?;
+    /// while let Some(placed) = extents.next().await {
+    ///     let placed = placed?;
+    ///     println!("{} bytes at {}", placed.extent.length, placed.offset);
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// When the context was not granted.
+    pub fn extents(&self, context: &str, range: impl RangeBounds<u64>) -> Result<Extents, Error> {
+        Ok(Extents(self.survey(&[context], range)?))
+    }
+
+    /// What several meta contexts say of a range, in order and cut where any of them changes;
+    /// of all contexts that were granted, when none is named.
+    ///
+    /// ```
+    /// # use nbd_client_async::{Client, Error};
+    /// # async fn example(client: &Client) -> Result<(), Error> {
+    /// let mut survey = client.survey(&[], 0..client.size())?;
+    /// while let Some(segment) = survey.next().await {
+    ///     let segment = segment?;
+    ///     println!("{} bytes at {}: {:?}", segment.length, segment.offset, segment.statuses);
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// When one of the contexts was not granted, or none was.
+    pub fn survey(&self, contexts: &[&str], range: impl RangeBounds<u64>) -> Result<Survey, Error> {
+        Survey::new(self, contexts, range)
+    }
+}
+
 impl Extents {
     /// The next extent; `None` after the last one.
     ///
@@ -129,8 +171,8 @@ impl Stream for Survey {
         loop {
             match this.walk.poll() {
                 Walk::Ask(question) => {
-                    let contexts = this.walk.asked_contexts();
-                    let exchange = Exchange::detailed(question.command, Buffer::None, contexts);
+                    let mut exchange = Exchange::new(question.command, Buffer::None);
+                    exchange.contexts = this.walk.asked_contexts().map(<[_]>::to_vec);
                     this.calls.push((question.number, this.client.keep(exchange)));
                     continue;
                 }
@@ -145,8 +187,7 @@ impl Stream for Survey {
             let waiting = this.calls.len();
             this.calls.retain_mut(|(number, call)| {
                 let Poll::Ready(result) = Pin::new(&mut *call).poll(cx) else { return true };
-                let extents = call.exchange.details().extents;
-                this.walk.answered(*number, result.map(|()| &*extents));
+                this.walk.answered(*number, result.map(|()| &*call.exchange.extents));
                 false
             });
             if this.calls.len() == waiting {

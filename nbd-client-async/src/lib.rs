@@ -17,10 +17,11 @@
 //! |---|---|
 //! | `connector`, `options` | from options to a client |
 //! | `client`, `pending` | one command, from the caller's side |
-//! | `extents`, `view`, `pool` | what is made of commands |
+//! | `extents`, `file`, `pool` | what is made of commands |
 //! | `state`, `calls`, `buffer` | what the tasks share: the session, who waits for what, whose memory it is |
 //! | `driver` | one connection, from the server's side |
-//! | `way`, `dial` | how it comes to a stream |
+//! | `way`, `dial`, `into_stream` | how it comes to a stream |
+//! | `tokio_io` | streams and files in the terms of tokio |
 //! | `stream`, `own` | how bytes are moved: through a socket, and through a stream of somebody else's |
 //! | `runtime` | what is asked of a runtime |
 
@@ -31,6 +32,8 @@ mod connector;
 mod dial;
 mod driver;
 mod extents;
+mod file;
+mod into_stream;
 mod options;
 mod own;
 mod pending;
@@ -38,13 +41,16 @@ mod pool;
 mod runtime;
 mod state;
 mod stream;
-mod view;
+#[cfg(feature = "tokio")]
+mod tokio_io;
 mod way;
 
+pub use buffer::ReadBuffer;
 pub use client::Client;
 pub use connector::Connector;
-pub use driver::Driver;
 pub use extents::{Extents, Survey};
+pub use file::ExportFile;
+pub use into_stream::{FuturesIo, IntoStream, Stream, System};
 pub use nbd_proto as proto;
 pub use nbd_session as session;
 pub use nbd_session::extents::{PlacedExtent, Segment};
@@ -53,5 +59,6 @@ pub use nbd_session::{ConnectOptions, Error, ErrorKind, SessionStats, State};
 pub use nbd_transport as transport;
 pub use options::{GoError, Options};
 pub use pool::Pool;
-pub use runtime::{BlockingWork, IoCall, Runtime, Sleep, Socket, Watched};
-pub use view::ExportView;
+pub use runtime::{BlockingWork, IoCall, Runtime, Sleep, Task, Watched};
+#[cfg(feature = "tokio")]
+pub use tokio_io::TokioIo;

@@ -1,6 +1,7 @@
 //! Option mode: asking a server before choosing an export.
 
 use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use nbd_proto::{ClientConfig, ExportEntry, MetaContext, Negotiated};
@@ -9,6 +10,7 @@ use nbd_transport::tls::TlsInfo;
 
 use crate::client::Client;
 use crate::driver::Driver;
+use crate::state::Shared;
 
 /// A connection whose export is not chosen yet.
 ///
@@ -28,7 +30,9 @@ use crate::driver::Driver;
 /// }
 /// ```
 pub struct Options {
-    driver: Driver,
+    shared: Arc<Shared>,
+    /// Never locked: it makes this `Sync`, as errors have to be.
+    driver: Mutex<Driver>,
 }
 
 /// [`Options::go`] failed. Converts into the [`Error`] alone.
@@ -63,8 +67,12 @@ impl From<GoError> for Error {
 }
 
 impl Options {
-    pub(crate) const fn new(driver: Driver) -> Self {
-        Self { driver }
+    pub(crate) fn new(driver: Driver) -> Self {
+        Self { shared: Arc::clone(&driver.shared), driver: Mutex::new(driver) }
+    }
+
+    fn driver(&mut self) -> &mut Driver {
+        self.driver.get_mut().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the server can be asked. One that speaks an older protocol cannot, and
@@ -78,7 +86,7 @@ impl Options {
     #[must_use]
     #[doc(alias = "nbd_aio_is_negotiating")]
     pub fn is_negotiating(&self) -> bool {
-        self.driver.shared.lock().session.takes_options()
+        self.shared.lock().session.takes_options()
     }
 
     /// What has been agreed on, and what is known of the export after
@@ -91,7 +99,7 @@ impl Options {
     /// ```
     #[must_use]
     pub fn negotiated(&self) -> Negotiated {
-        let session = &self.driver.shared.lock().session;
+        let session = &self.shared.lock().session;
         session.negotiation().map_or_else(Negotiated::default, |it| it.negotiated().clone())
     }
 
@@ -104,7 +112,7 @@ impl Options {
     /// ```
     #[must_use]
     pub fn tls_info(&self) -> Option<TlsInfo> {
-        self.driver.shared.lock().session.tls_info().cloned()
+        self.shared.lock().session.tls_info().cloned()
     }
 
     /// The name of the export that is asked for.
@@ -117,7 +125,7 @@ impl Options {
     #[must_use]
     #[doc(alias = "nbd_get_export_name")]
     pub fn export_name(&self) -> String {
-        let session = &self.driver.shared.lock().session;
+        let session = &self.shared.lock().session;
         session.negotiation().map(|it| it.export_name().to_owned()).unwrap_or_default()
     }
 
@@ -258,7 +266,7 @@ impl Options {
     /// When the name is too long or contains NUL, or an option is under way.
     #[doc(alias = "nbd_set_export_name")]
     pub fn set_export_name(&mut self, name: impl Into<String>) -> Result<(), Error> {
-        self.driver.shared.lock().session.set_export_name(name)
+        self.shared.lock().session.set_export_name(name)
     }
 
     /// Changes what is asked for from now on.
@@ -276,7 +284,7 @@ impl Options {
         &mut self,
         change: impl FnOnce(ClientConfig) -> ClientConfig,
     ) -> Result<(), Error> {
-        self.driver.shared.lock().session.reconfigure(change)
+        self.shared.lock().session.reconfigure(change)
     }
 
     /// Chooses the export. A refusal gives the connection back, to choose another one.
@@ -293,7 +301,10 @@ impl Options {
     #[doc(alias = "nbd_opt_go")]
     pub async fn go(mut self) -> Result<Client, GoError> {
         match self.ask(OptionRequest::Go).await {
-            Ok(_) => self.driver.into_client().map_err(|error| GoError { error, options: None }),
+            Ok(_) => {
+                let driver = self.driver.into_inner().unwrap_or_else(PoisonError::into_inner);
+                driver.into_client().map_err(|error| GoError { error, options: None })
+            }
             Err(error) => {
                 let options = self.is_negotiating().then(|| Box::new(self));
                 Err(GoError { error, options })
@@ -334,10 +345,10 @@ impl Options {
     /// Asks for an option and waits for its answer.
     async fn ask(&mut self, request: OptionRequest) -> Result<OptionReply, Error> {
         // An earlier future may have been dropped.
-        self.driver.until(|session| (session.state() == State::Choosing).then_some(())).await?;
+        self.driver().until(|session| (session.state() == State::Choosing).then_some(())).await?;
         let now = Instant::now();
-        self.driver.shared.lock().session.request_option(request, Limit::Default, now)?;
-        self.driver.until(Session::take_option).await?
+        self.shared.lock().session.request_option(request, Limit::Default, now)?;
+        self.driver().until(Session::take_option).await?
     }
 }
 
@@ -347,6 +358,6 @@ fn owned(names: &[&str]) -> Vec<String> {
 
 impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Options").field("connection", &self.driver.shared).finish()
+        f.debug_struct("Options").field("connection", &self.shared).finish()
     }
 }

@@ -1,14 +1,15 @@
 //! A stream that somebody else has made. What it does is unknown, so it is called with no lock
 //! held, and bytes are copied on their way.
 
-use std::io::{self, ErrorKind, IoSlice, Write};
+use std::io::{self, ErrorKind, Write};
 use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use nbd_proto::io::{checked_count, is_gone};
+use nbd_session::Outgoing;
 
-use crate::runtime::Socket;
+use crate::into_stream::Duplex;
 use crate::state::{BUDGET, Shared, State};
 
 /// As many bytes are under way at most, in each direction.
@@ -17,65 +18,25 @@ const ROOM: usize = 64 << 10;
 /// A stream of the caller's, and what is on its way through it.
 pub(crate) struct OwnStream {
     pub(crate) generation: u64,
-    stream: Box<dyn Socket>,
+    stream: Box<dyn Duplex>,
     input: Box<[u8]>,
     /// What of the input was not taken in.
     unread: Range<usize>,
-    output: Output,
+    output: Outgoing,
     unflushed: bool,
     /// Nothing more is to be sent.
     pub(crate) closing: bool,
     closed: bool,
 }
 
-/// Bytes to be sent.
-#[derive(Default)]
-struct Output {
-    bytes: Vec<u8>,
-    sent: usize,
-}
-
-impl Output {
-    fn rest(&self) -> &[u8] {
-        self.bytes.get(self.sent..).unwrap_or_default()
-    }
-
-    fn clear(&mut self) {
-        self.bytes.clear();
-        self.sent = 0;
-    }
-}
-
-impl Write for Output {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.write_vectored(&[IoSlice::new(buf)])
-    }
-
-    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
-        let before = self.bytes.len();
-        for buf in bufs {
-            let room = ROOM.saturating_sub(self.bytes.len());
-            self.bytes.extend_from_slice(buf.get(..room).unwrap_or(buf));
-        }
-        match self.bytes.len() - before {
-            0 => Err(ErrorKind::WouldBlock.into()),
-            count => Ok(count),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 impl OwnStream {
-    pub(crate) fn new(generation: u64, stream: Box<dyn Socket>) -> Self {
+    pub(crate) fn new(generation: u64, stream: Box<dyn Duplex>) -> Self {
         Self {
             generation,
             stream,
             input: vec![0; ROOM].into_boxed_slice(),
             unread: 0..0,
-            output: Output::default(),
+            output: Outgoing::new(ROOM),
             unflushed: false,
             closing: false,
             closed: false,
@@ -84,7 +45,7 @@ impl OwnStream {
 
     /// Sends this as well, as far as that goes at once: whether it arrives changes nothing.
     pub(crate) fn close(mut self, last_word: &[u8]) {
-        self.output.bytes.extend_from_slice(last_word);
+        let _ = self.output.write_all(last_word);
         let cx = &mut Context::from_waker(Waker::noop());
         let _ = Pin::new(&mut *self.stream).poll_write(cx, self.output.rest());
         let _ = Pin::new(&mut *self.stream).poll_flush(cx);
@@ -127,8 +88,7 @@ impl OwnStream {
 
     fn poll_send(&mut self, shared: &Shared, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            if self.output.rest().is_empty() {
-                self.output.clear();
+            if self.output.is_empty() {
                 shared.drive(|state, now| state.write_to(&mut self.output, now));
             }
             let offered = self.output.rest().len();
@@ -140,7 +100,7 @@ impl OwnStream {
             if count == 0 {
                 return Poll::Ready(Err(ErrorKind::WriteZero.into()));
             }
-            self.output.sent += count;
+            self.output.sent(count);
             self.unflushed = true;
         }
         if self.unflushed {

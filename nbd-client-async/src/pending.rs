@@ -7,10 +7,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use nbd_session::{Error, Limit};
+use nbd_session::Error;
 
-use crate::calls::Exchange;
-use crate::state::{Shared, WhenFull};
+use crate::calls::{Exchange, Terms};
+use crate::state::Shared;
 
 /// Keeps the connection. When the last one goes, the session ends.
 #[derive(Debug)]
@@ -22,13 +22,6 @@ impl Drop for Handle {
     fn drop(&mut self) {
         self.shared.with(|state, now| state.session.release(now));
     }
-}
-
-/// How a call is to be made.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Terms {
-    pub(crate) limit: Limit,
-    pub(crate) when_full: WhenFull,
 }
 
 /// One command until its result. Dropping it withdraws the command; the connection, and

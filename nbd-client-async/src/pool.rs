@@ -9,6 +9,7 @@ use nbd_proto::{Command, CommandFlags, SubmitError};
 use nbd_session::Error;
 use nbd_session::pool::Members;
 
+use crate::buffer::ReadBuffer;
 use crate::client::Client;
 
 /// Several connections to one export, each call on the one that has the least to do.
@@ -222,10 +223,11 @@ impl Pool {
     ///
     /// # Errors
     /// As [`Client::read_exact_at`].
-    pub async fn read_exact_at<B>(&self, mut buffer: B, offset: u64) -> (Result<(), Error>, B)
-    where
-        B: AsMut<[u8]> + Send + 'static,
-    {
+    pub async fn read_exact_at<B: ReadBuffer>(
+        &self,
+        mut buffer: B,
+        offset: u64,
+    ) -> (Result<(), Error>, B) {
         loop {
             let lease = match self.pick(Command::read(offset, u32::MAX)) {
                 Ok(lease) => lease,

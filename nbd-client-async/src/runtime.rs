@@ -9,9 +9,9 @@ use std::thread;
 use std::time::Instant;
 
 use futures_channel::oneshot;
-use futures_io::{AsyncRead, AsyncWrite};
 
-use crate::driver::Driver;
+/// What serves a connection, until that is over.
+pub type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A timer: ready once its time has come, or at once where the runtime has no timers.
 pub type Sleep = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
@@ -21,17 +21,6 @@ pub type BlockingWork = Box<dyn FnOnce() + Send>;
 
 /// One call to the system on a descriptor, which does not wait.
 pub type IoCall<'a> = &'a mut dyn FnMut(BorrowedFd<'_>) -> io::Result<usize>;
-
-/// A stream to a server, in the terms of futures-io. Every type that fits is one.
-///
-/// ```
-/// fn boxed(stream: impl nbd_client_async::Socket) -> Box<dyn nbd_client_async::Socket> {
-///     Box::new(stream)
-/// }
-/// ```
-pub trait Socket: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Socket for T {}
 
 /// A descriptor of the system's, and a runtime that tells when it is ready.
 ///
@@ -83,15 +72,15 @@ pub trait Watched: AsFd + Send + 'static {
 /// A runtime: it runs a task, tells the time, and says when a descriptor is ready.
 ///
 /// ```
-/// use nbd_client_async::{Driver, Runtime, Sleep, Watched};
+/// use nbd_client_async::{Runtime, Sleep, Task, Watched};
 /// use std::{io, os::fd::OwnedFd, time::Instant};
 ///
 /// #[derive(Clone)]
 /// struct Mine;
 ///
 /// impl Runtime for Mine {
-///     fn spawn(&self, driver: Driver) -> io::Result<()> {
-///         std::thread::spawn(move || block_on(driver));
+///     fn spawn(&self, task: Task) -> io::Result<()> {
+///         std::thread::spawn(move || block_on(task));
 ///         Ok(())
 ///     }
 ///     fn sleep_until(&self, at: Instant) -> Sleep {
@@ -101,16 +90,18 @@ pub trait Watched: AsFd + Send + 'static {
 ///         Err(io::ErrorKind::Unsupported.into())
 ///     }
 /// }
-/// # fn block_on(_: Driver) {}
+/// # fn block_on(_: Task) {}
 /// # async fn timer(_: Instant) -> io::Result<()> { Ok(()) }
 /// ```
 pub trait Runtime: Send + Sync + 'static {
-    /// Starts a task that runs until it ends by itself. When the runtime drops it
-    /// before, everybody who waits for the connection gets an error.
+    /// Starts a task that runs until it ends by itself: when the connection is over, or nobody
+    /// holds it any more and the session has ended in good order. When the runtime drops it
+    /// before, the connection is closed, and everybody who waits for it gets an error of the kind
+    /// [`Stopped`](nbd_session::ErrorKind::Stopped).
     ///
     /// # Errors
     /// When there is no runtime to run it.
-    fn spawn(&self, driver: Driver) -> io::Result<()>;
+    fn spawn(&self, task: Task) -> io::Result<()>;
 
     /// Runs what may block, such as looking up a name or reading credentials, where that keeps
     /// no task waiting (default: in a thread of its own). What is dropped without having run

@@ -1,11 +1,8 @@
 //! One connection: session, socket, and all calls, behind one lock.
 
 use std::fmt;
-use std::future::Future;
 use std::io::{self, Write};
 use std::mem;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 use std::time::Instant;
@@ -17,9 +14,8 @@ use nbd_session::{Error, Received, Session, State as SessionState, Withdrawn};
 use nbd_transport::{Endpoint, PeerProcess, SocketIo};
 use slab::Slab;
 
-use crate::calls::{Call, Calls, Exchange, Stage};
-use crate::pending::Terms;
-use crate::runtime::Watched;
+use crate::calls::{Call, Calls, Exchange, Stage, Terms, WhenFull};
+use crate::runtime::{Task, Watched};
 use crate::stream::WatchedIo;
 
 /// Reads in one turn of the driver, so that one busy connection does not starve the
@@ -36,20 +32,9 @@ pub(crate) struct Wire {
     pub(crate) process: Option<PeerProcess>,
 }
 
-/// What to do when there is no room for one more command.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum WhenFull {
-    Wait,
-    Fail,
-}
-
 /// What all handles and the driver of a connection share.
 pub(crate) struct Shared {
     state: Mutex<State>,
-    /// Size of the export in bytes, which may grow.
-    size: AtomicU64,
-    /// The longest read or write sent as one command, in bytes.
-    max_request: AtomicUsize,
 }
 
 impl Shared {
@@ -69,7 +54,7 @@ impl Shared {
             done_with: Vec::new(),
             beside: Vec::new(),
         };
-        Self { state: Mutex::new(state), size: AtomicU64::new(0), max_request: AtomicUsize::new(0) }
+        Self { state: Mutex::new(state) }
     }
 
     /// A panic of somebody's buffer leaves nothing half done that matters: the driver ends
@@ -115,22 +100,6 @@ impl Shared {
         driver.into_iter().chain(others).for_each(Waker::wake);
         result
     }
-
-    pub(crate) fn size(&self) -> u64 {
-        self.size.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn max_request(&self) -> usize {
-        self.max_request.load(Ordering::Relaxed)
-    }
-
-    /// There is a connection, perhaps another one than before.
-    pub(crate) fn note_export(&self, session: &Session) {
-        if let Some(export) = session.export() {
-            self.size.store(export.size, Ordering::Relaxed);
-            self.max_request.store(session.max_request(), Ordering::Relaxed);
-        }
-    }
 }
 
 pub(crate) struct State {
@@ -152,17 +121,7 @@ pub(crate) struct State {
     /// What to drop then.
     done_with: Vec<Bytes>,
     /// Other work for the driver.
-    pub(crate) beside: Vec<Beside>,
-}
-
-/// Work that the driver does beside its own.
-pub(crate) type Beside = Pin<Box<dyn Future<Output = ()> + Send>>;
-
-/// What a turn of the driver leaves.
-pub(crate) struct Turn {
-    /// There is more to do at once.
-    pub(crate) again: bool,
-    pub(crate) over: bool,
+    pub(crate) beside: Vec<Task>,
 }
 
 impl State {
@@ -287,7 +246,7 @@ impl State {
     }
 
     /// Has the driver do something beside its own work.
-    pub(crate) fn do_beside(&mut self, work: Beside) {
+    pub(crate) fn do_beside(&mut self, work: Task) {
         // Nobody would do it any more.
         if !self.session.is_over() {
             self.beside.push(work);
@@ -357,8 +316,9 @@ impl State {
         true
     }
 
-    /// One turn of the driver, whose context this is.
-    pub(crate) fn turn(&mut self, cx: &mut Context<'_>, waited: &mut bool, now: Instant) -> Turn {
+    /// One turn of the driver, whose context this is. Returns whether there is more to do at
+    /// once.
+    pub(crate) fn turn(&mut self, cx: &mut Context<'_>, waited: &mut bool, now: Instant) -> bool {
         (self.rousing, self.roused) = (false, false);
         if !self.driver.as_ref().is_some_and(|kept| kept.will_wake(cx.waker())) {
             self.wake.extend(self.driver.replace(cx.waker().clone()));
@@ -385,7 +345,7 @@ impl State {
             again |= more || (self.has_unsent() && !stuck);
         }
         self.rousing = false;
-        Turn { again, over: self.session.is_over() }
+        again
     }
 
     /// When the driver has to look at the clock again, if that is before `armed`.

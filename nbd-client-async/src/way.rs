@@ -8,22 +8,15 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use nbd_session::{Connect, Error, Target};
+use nbd_transport::TcpKeepAlive;
 use nbd_transport::tls::{TlsConfig, TlsConfigError, TlsConnector};
-use nbd_transport::{Connection, TcpKeepAlive};
 
 use crate::dial::Dialling;
-use crate::runtime::{Runtime, Socket, Unblocked, unblock};
-
-/// What leads to a server.
-pub(crate) enum Stream {
-    /// One of the system's sockets.
-    Os(Connection),
-    /// One of which nothing is known.
-    Own(Box<dyn Socket>),
-}
+use crate::into_stream::{IntoStream, Kind, Stream};
+use crate::runtime::{Runtime, Unblocked, unblock};
 
 /// A stream that takes its time.
-type Later = Pin<Box<dyn Future<Output = io::Result<Box<dyn Socket>>> + Send>>;
+type Later = Pin<Box<dyn Future<Output = Result<Stream, Error>> + Send>>;
 
 /// Where streams come from, but for those to servers that the options name.
 pub(crate) enum Source {
@@ -35,14 +28,14 @@ pub(crate) enum Source {
 }
 
 impl Source {
-    pub(crate) fn dialler<F, S>(dial: impl Fn() -> F + Send + 'static) -> Self
+    pub(crate) fn dialler<F, S, T>(dial: impl Fn() -> F + Send + 'static) -> Self
     where
         F: Future<Output = io::Result<S>> + Send + 'static,
-        S: Socket,
+        S: IntoStream<T>,
     {
         Self::Dialler(Box::new(move || {
             let stream = dial();
-            Box::pin(async move { Ok(Box::new(stream.await?) as Box<dyn Socket>) })
+            Box::pin(async move { stream.await?.into_stream() })
         }))
     }
 }
@@ -121,10 +114,10 @@ impl Attempt {
                     if let Some(keep_alive) = *keep_alive {
                         connection.set_tcp_keep_alive(keep_alive)?;
                     }
-                    Ok(Stream::Os(connection))
+                    Ok(Stream(Kind::Os(connection)))
                 }),
             },
-            Self::Own(stream) => stream.as_mut().poll(cx).map(|stream| Ok(Stream::Own(stream?))),
+            Self::Own(stream) => stream.as_mut().poll(cx),
             Self::Given(stream) => {
                 let nobody = || io::Error::new(io::ErrorKind::NotConnected, "no stream was given");
                 Poll::Ready(stream.take().ok_or_else(|| nobody().into()))

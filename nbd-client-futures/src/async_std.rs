@@ -1,74 +1,8 @@
 //! Connections on async-std.
 
-use std::io;
-use std::os::fd::OwnedFd;
-use std::time::Instant;
-
-use nbd_client_async::{
-    BlockingWork, Client, ConnectOptions, Driver, Error, Runtime, Sleep, Watched,
-};
-
-use crate::watched::{self, Descriptor};
-
-/// The runtime of the crate `async-std`.
-///
-/// ```
-/// use nbd_client_futures::ConnectOptions;
-/// use nbd_client_futures::async_std::{Connector, AsyncStd};
-///
-/// // The same as `Connector::new(…)`.
-/// let connector = Connector::on(AsyncStd, ConnectOptions::new());
-/// ```
-#[derive(Clone, Copy, Debug, Default)]
-pub struct AsyncStd;
-
-impl Runtime for AsyncStd {
-    fn spawn(&self, driver: Driver) -> io::Result<()> {
-        ::async_std::task::spawn(driver);
-        Ok(())
-    }
-
-    fn sleep_until(&self, at: Instant) -> Sleep {
-        watched::sleep_until(at)
-    }
-
-    fn spawn_blocking(&self, work: BlockingWork) -> io::Result<()> {
-        ::async_std::task::spawn_blocking(work);
-        Ok(())
-    }
-
-    fn watch(&self, socket: OwnedFd) -> io::Result<Box<dyn Watched>> {
-        Ok(Box::new(Descriptor::new(socket)?))
-    }
-}
-
-/// Connects as [`ConnectOptions`] say.
-///
-/// ```no_run
-/// # async fn example() -> Result<(), nbd_client_futures::Error> {
-/// use nbd_client_futures::{ConnectOptions, async_std::Connector};
-///
-/// let options: ConnectOptions = "nbd://localhost/disk".parse()?;
-/// let options = options.request_timeout(std::time::Duration::from_secs(30));
-/// let pool = Connector::new(options).connect_pool(4).await?;
-/// # Ok(()) }
-/// ```
-pub type Connector = nbd_client_async::Connector<AsyncStd>;
-
-/// Connects to a URI, or as other [`ConnectOptions`] say.
-///
-/// ```no_run
-/// # async fn example() -> Result<(), nbd_client_futures::Error> {
-/// let client = nbd_client_futures::async_std::connect("nbd://localhost/disk").await?;
-/// # Ok(()) }
-/// ```
-///
-/// # Errors
-/// When the URI is malformed or forbidden, nobody answers, or the server refuses.
-pub async fn connect<O>(options: O) -> Result<Client, Error>
-where
-    O: TryInto<ConnectOptions>,
-    Error: From<O::Error>,
-{
-    Connector::new(options.try_into()?).connect().await
-}
+crate::watched::runtime!(
+    /// The runtime of the crate `async-std`.
+    AsyncStd in "async_std",
+    ::async_std::task::spawn,
+    ::async_std::task::spawn_blocking
+);

@@ -29,7 +29,6 @@
 //! The authors of async-std have given it up in favour of smol; this crate depends on
 //! it with its feature only.
 
-mod file;
 #[cfg(any(feature = "smol", feature = "async-std"))]
 mod watched;
 
@@ -38,9 +37,8 @@ pub mod async_std;
 #[cfg(feature = "smol")]
 pub mod smol;
 
-pub use file::ExportFile;
 pub use nbd_client_async::{
-    BlockingWork, Client, ConnectOptions, Connector, Driver, Error, ErrorKind, Extents, GoError,
-    IoCall, Options, PlacedExtent, Pool, Reconnect, Runtime, Segment, SessionStats, Sleep, Socket,
-    State, Survey, Watched, proto, session, transport,
+    BlockingWork, Client, ConnectOptions, Connector, Error, ErrorKind, ExportFile, Extents,
+    GoError, IntoStream, IoCall, Options, PlacedExtent, Pool, ReadBuffer, Reconnect, Runtime,
+    Segment, SessionStats, Sleep, State, Survey, Task, Watched, proto, session, transport,
 };

@@ -1,5 +1,78 @@
 //! What smol and async-std have in common: the reactor of async-io.
 
+/// Makes the items of a runtime's module: which one it is, how it runs a task, and work that
+/// blocks.
+macro_rules! runtime {
+    ($(#[$docs:meta])* $runtime:ident in $module:literal, $spawn:expr, $spawn_blocking:expr) => {
+        $(#[$docs])*
+        ///
+        /// ```
+        /// use nbd_client_futures::ConnectOptions;
+        #[doc = concat!("use nbd_client_futures::", $module, "::{Connector, ", stringify!($runtime), "};")]
+        ///
+        /// // The same as `Connector::new(…)`.
+        #[doc = concat!("let connector = Connector::on(", stringify!($runtime), ", ConnectOptions::new());")]
+        /// ```
+        #[derive(Clone, Copy, Debug, Default)]
+        pub struct $runtime;
+
+        impl nbd_client_async::Runtime for $runtime {
+            fn spawn(&self, task: nbd_client_async::Task) -> std::io::Result<()> {
+                $spawn(task);
+                Ok(())
+            }
+
+            fn sleep_until(&self, at: std::time::Instant) -> nbd_client_async::Sleep {
+                crate::watched::sleep_until(at)
+            }
+
+            fn spawn_blocking(&self, work: nbd_client_async::BlockingWork) -> std::io::Result<()> {
+                $spawn_blocking(work);
+                Ok(())
+            }
+
+            fn watch(
+                &self,
+                socket: std::os::fd::OwnedFd,
+            ) -> std::io::Result<Box<dyn nbd_client_async::Watched>> {
+                Ok(Box::new(crate::watched::Descriptor::new(socket)?))
+            }
+        }
+
+        /// Connects as [`ConnectOptions`](nbd_client_async::ConnectOptions) say.
+        ///
+        /// ```no_run
+        /// # async fn example() -> Result<(), nbd_client_futures::Error> {
+        #[doc = concat!("use nbd_client_futures::{ConnectOptions, ", $module, "::Connector};")]
+        ///
+        /// let options: ConnectOptions = "nbd://localhost/disk".parse()?;
+        /// let options = options.request_timeout(std::time::Duration::from_secs(30));
+        /// let pool = Connector::new(options).connect_pool(4).await?;
+        /// # Ok(()) }
+        /// ```
+        pub type Connector = nbd_client_async::Connector<$runtime>;
+
+        /// Connects to a URI, or as other [`ConnectOptions`](nbd_client_async::ConnectOptions)
+        /// say.
+        ///
+        /// ```no_run
+        /// # async fn example() -> Result<(), nbd_client_futures::Error> {
+        #[doc = concat!("let client = nbd_client_futures::", $module, "::connect(\"nbd://localhost/disk\").await?;")]
+        /// # Ok(()) }
+        /// ```
+        ///
+        /// # Errors
+        /// When the URI is malformed or forbidden, nobody answers, or the server refuses.
+        pub async fn connect<O>(options: O) -> Result<crate::Client, crate::Error>
+        where
+            O: TryInto<crate::ConnectOptions>,
+            crate::Error: From<O::Error>,
+        {
+            Connector::new(options.try_into()?).connect().await
+        }
+    };
+}
+
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::task::{Context, Poll, ready};
@@ -63,3 +136,5 @@ impl Watched for Descriptor {
         }
     }
 }
+
+pub(crate) use runtime;

@@ -26,7 +26,7 @@
 //! | walk over its extents | [`Extents`], [`Survey`] |
 //! | ask before choosing an export | [`Options`] |
 //! | use several connections | [`Pool`] |
-//! | bring a stream of your own | [`Compat`] |
+//! | connect over a stream of your own | [`Connector::connect_over`] |
 //!
 //! The runtime must have its IO driver enabled ([`enable_io`]), and its timers
 //! ([`enable_time`]) where there are timeouts or connections are made again: otherwise
@@ -42,15 +42,12 @@
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-mod compat;
-mod file;
 mod runtime;
 
-pub use compat::Compat;
-pub use file::ExportFile;
 pub use nbd_client_async::{
-    Client, ConnectOptions, Driver, Error, ErrorKind, Extents, GoError, Options, PlacedExtent,
-    Pool, Reconnect, Segment, SessionStats, State, Survey, proto, session, transport,
+    Client, ConnectOptions, Error, ErrorKind, ExportFile, Extents, GoError, IntoStream, Options,
+    PlacedExtent, Pool, ReadBuffer, Reconnect, Segment, SessionStats, State, Survey, proto,
+    session, transport,
 };
 pub use runtime::Tokio;
 

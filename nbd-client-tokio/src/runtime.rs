@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use nbd_client_async::{BlockingWork, Driver, IoCall, Runtime, Sleep, Watched};
+use nbd_client_async::{BlockingWork, IoCall, Runtime, Sleep, Task, Watched};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::runtime::Handle;
@@ -28,8 +28,8 @@ use tokio::time::sleep_until;
 pub struct Tokio;
 
 impl Runtime for Tokio {
-    fn spawn(&self, driver: Driver) -> io::Result<()> {
-        Handle::try_current().map_err(io::Error::other)?.spawn(driver);
+    fn spawn(&self, task: Task) -> io::Result<()> {
+        Handle::try_current().map_err(io::Error::other)?.spawn(task);
         Ok(())
     }
 

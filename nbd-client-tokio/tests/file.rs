@@ -7,7 +7,7 @@ use std::process::Command;
 use std::task::Poll;
 
 use futures_util::SinkExt;
-use nbd_client_tokio::{Client, Compat, ConnectOptions, Connector, ExportFile, connect};
+use nbd_client_tokio::{Client, ConnectOptions, Connector, ExportFile, connect};
 use nbd_sim::peer::{Scratch, Server};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncSeekExt, AsyncWrite, AsyncWriteExt};
 use tokio_util::codec::{FramedWrite, LinesCodec};
@@ -151,8 +151,7 @@ async fn any_stream_will_do() {
     let server = Server::nbdkit(&["memory", "8M"]).tcp().start().unwrap();
     let stream = tokio::net::TcpStream::connect(server.tcp_address().unwrap());
     let stream = tokio::io::BufWriter::new(stream.await.unwrap());
-    let client =
-        Connector::new(ConnectOptions::new()).connect_stream(Compat(stream)).await.unwrap();
+    let client = Connector::new(ConnectOptions::new()).connect_over(stream).await.unwrap();
     let data: Vec<u8> = (0..4 << 20).map(|index| (index % 253) as u8).collect();
     client.write_all_at(data.clone(), 1000).await.unwrap();
     assert!(client.read(1000, 4 << 20).await.unwrap() == data);

@@ -40,6 +40,7 @@ mod limit;
 mod line;
 mod link;
 mod options;
+mod outgoing;
 pub mod pool;
 mod received;
 mod rejected;
@@ -56,6 +57,7 @@ pub use limit::Limit;
 pub use line::{Admission, Ticket};
 pub use link::{Link, LinkError};
 pub use options::{ConnectOptions, Target};
+pub use outgoing::Outgoing;
 pub use received::Received;
 pub use rejected::Rejected;
 pub use session::{

@@ -24,7 +24,7 @@ impl Client {
     #[must_use]
     #[doc(alias = "nbd_get_size")]
     pub fn size(&self) -> u64 {
-        self.shared().size()
+        self.shared().lock().session.export().map_or(0, |export| export.size)
     }
 
     /// What the export can do.
@@ -134,7 +134,7 @@ impl Client {
     /// ```
     #[must_use]
     pub fn max_request(&self) -> usize {
-        self.shared().max_request()
+        self.shared().lock().session.max_request()
     }
 
     /// What has been done so far, on all connections together.

@@ -3,7 +3,6 @@
 mod facts;
 mod transfer;
 
-use std::ops::RangeBounds;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,19 +10,17 @@ use nbd_proto::{Command, CommandFlags, ContextId, Disconnect, Extent};
 use nbd_session::{Error, Limit, State};
 
 use crate::buffer::Buffer;
-use crate::calls::Exchange;
-use crate::extents::{Extents, Survey};
-use crate::pending::{Handle, Pending, Terms};
-use crate::state::{Shared, WhenFull};
+use crate::calls::{Exchange, Terms, WhenFull};
+use crate::pending::{Handle, Pending};
+use crate::state::Shared;
 
 /// A connection to an export, for any number of tasks.
 ///
 /// Clones share the connection. What many tasks ask for at the same time is in flight
 /// at the same time and leaves in few system calls. When as much is in flight as
 /// [`ConnectOptions::max_in_flight`](nbd_session::ConnectOptions::max_in_flight) allows, calls
-/// wait in line, first come first served; those whose name begins with `try_` fail instead, with
-/// an error that [says so](Error::is_full). Offsets and lengths are in bytes from the start of
-/// the export.
+/// wait in line, first come first served; see [`fail_when_full`](Self::fail_when_full) for those
+/// that must not. Offsets and lengths are in bytes from the start of the export.
 ///
 /// Every future can be dropped at any time: its command is withdrawn, and neither the
 /// connection nor another command takes notice. Whether a withdrawn write takes place
@@ -47,6 +44,7 @@ use crate::state::{Shared, WhenFull};
 pub struct Client {
     handle: Arc<Handle>,
     timeout: Timeout,
+    when_full: WhenFull,
 }
 
 /// How long the calls of a handle may take.
@@ -59,7 +57,8 @@ enum Timeout {
 
 impl Client {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { handle: Arc::new(Handle { shared }), timeout: Timeout::Default }
+        let handle = Arc::new(Handle { shared });
+        Self { handle, timeout: Timeout::Default, when_full: WhenFull::Wait }
     }
 
     fn shared(&self) -> &Shared {
@@ -68,7 +67,7 @@ impl Client {
 
     /// Another handle on the same connection whose calls fail with a
     /// [timeout](Error::is_timeout) when they take longer than this, reconnecting included;
-    /// `None` lets them take for ever. Without it, the limit is
+    /// `None`, or zero, lets them take for ever. Without it, the limit is
     /// [`ConnectOptions::request_timeout`](nbd_session::ConnectOptions::request_timeout).
     ///
     /// ```
@@ -81,7 +80,23 @@ impl Client {
     /// ```
     #[must_use]
     pub fn with_timeout(&self, timeout: Option<Duration>) -> Self {
-        Self { handle: Arc::clone(&self.handle), timeout: Timeout::Set(timeout) }
+        Self { timeout: Timeout::Set(timeout), ..self.clone() }
+    }
+
+    /// Another handle on the same connection whose calls do not wait in line: when there is no
+    /// room, they fail with an error that [says so](Error::is_full).
+    ///
+    /// ```
+    /// # async fn example(client: &nbd_client_async::Client) {
+    /// match client.fail_when_full().read(0, 512).await {
+    ///     Err(error) if error.is_full() => println!("busy"),
+    ///     result => println!("{result:?}"),
+    /// }
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn fail_when_full(&self) -> Self {
+        Self { when_full: WhenFull::Fail, ..self.clone() }
     }
 
     /// Makes everything durable that has been written on this connection, and on every
@@ -218,49 +233,10 @@ impl Client {
         command: Command,
         contexts: Option<&[ContextId]>,
     ) -> Result<Vec<(ContextId, Extent)>, Error> {
-        let mut exchange = Exchange::detailed(command, Buffer::None, contexts);
-        self.call(&mut exchange, WhenFull::Wait).await?;
-        Ok(exchange.details().extents)
-    }
-
-    /// All extents of a range in bytes, `..` being the whole export, for one meta context, in order, neighbours of equal status
-    /// merged, asked for as far as they are taken.
-    ///
-    /// ```
-    /// # use nbd_client_async::{Client, Error};
-    /// # async fn example(client: &Client) -> Result<(), Error> {
-    /// let mut extents = client.extents("base:allocation", 0..client.size())?;
-    /// while let Some(placed) = extents.next().await {
-    ///     let placed = placed?;
-    ///     println!("{} bytes at {}", placed.extent.length, placed.offset);
-    /// }
-    /// # Ok(()) }
-    /// ```
-    ///
-    /// # Errors
-    /// When the context was not granted.
-    pub fn extents(&self, context: &str, range: impl RangeBounds<u64>) -> Result<Extents, Error> {
-        Ok(Extents(self.survey(&[context], range)?))
-    }
-
-    /// What several meta contexts say of a range, in order and cut where any of them changes;
-    /// of all contexts that were granted, when none is named.
-    ///
-    /// ```
-    /// # use nbd_client_async::{Client, Error};
-    /// # async fn example(client: &Client) -> Result<(), Error> {
-    /// let mut survey = client.survey(&[], 0..client.size())?;
-    /// while let Some(segment) = survey.next().await {
-    ///     let segment = segment?;
-    ///     println!("{} bytes at {}: {:?}", segment.length, segment.offset, segment.statuses);
-    /// }
-    /// # Ok(()) }
-    /// ```
-    ///
-    /// # Errors
-    /// When one of the contexts was not granted, or none was.
-    pub fn survey(&self, contexts: &[&str], range: impl RangeBounds<u64>) -> Result<Survey, Error> {
-        Survey::new(self, contexts, range)
+        let mut exchange = Exchange::new(command, Buffer::None);
+        exchange.contexts = contexts.map(<[_]>::to_vec);
+        self.call(&mut exchange).await?;
+        Ok(exchange.extents)
     }
 
     /// Reads the first block of the export, to see whether the server is there. An export of no
@@ -297,24 +273,10 @@ impl Client {
     /// When it cannot be sent, the server fails it, the connection fails, or the time is
     /// over.
     pub async fn run(&self, command: Command) -> Result<(), Error> {
-        self.check_data(command)?;
-        self.call(&mut Exchange::new(command, Buffer::None), WhenFull::Wait).await
-    }
-
-    /// Sends a command as [`run`](Self::run), but does not wait in line.
-    ///
-    /// ```
-    /// # use nbd_client_async::{Client, Error, proto::Command};
-    /// # async fn example(client: &Client) -> Result<(), Error> {
-    /// client.try_run(Command::flush()).await?;
-    /// # Ok(()) }
-    /// ```
-    ///
-    /// # Errors
-    /// As [`run`](Self::run), and when there is [no room](Error::is_full).
-    pub async fn try_run(&self, command: Command) -> Result<(), Error> {
-        self.check_data(command)?;
-        self.call(&mut Exchange::new(command, Buffer::None), WhenFull::Fail).await
+        // What else is wrong with the command than that it needs data is told first.
+        Error::check_payload(&command, 0)
+            .or_else(|_| self.shared().lock().session.check_payload(&command, 0))?;
+        self.call(&mut Exchange::new(command, Buffer::None)).await
     }
 
     /// Ends the session for all handles: waits for the replies that are due, asks the
@@ -343,12 +305,6 @@ impl Client {
         self.shared().lock().session.farewell()
     }
 
-    /// Whether a command needs no data. What else is wrong with it is told first.
-    fn check_data(&self, command: Command) -> Result<(), Error> {
-        Error::check_payload(&command, 0)
-            .or_else(|_| self.shared().lock().session.check_payload(&command, 0))
-    }
-
     fn limit(&self) -> Limit {
         match self.timeout {
             Timeout::Default => Limit::Default,
@@ -357,21 +313,16 @@ impl Client {
         }
     }
 
-    fn terms(&self, when_full: WhenFull) -> Terms {
-        Terms { limit: self.limit(), when_full }
+    fn terms(&self) -> Terms {
+        Terms { limit: self.limit(), when_full: self.when_full }
     }
 
-    fn call<'a>(
-        &'a self,
-        exchange: &'a mut Exchange,
-        when_full: WhenFull,
-    ) -> Pending<&'a Handle, &'a mut Exchange> {
-        Pending::new(&*self.handle, exchange, self.terms(when_full))
+    fn call<'a>(&'a self, exchange: &'a mut Exchange) -> Pending<&'a Handle, &'a mut Exchange> {
+        Pending::new(&*self.handle, exchange, self.terms())
     }
 
     /// A call that keeps the connection, to be kept itself.
     pub(crate) fn keep(&self, exchange: Exchange) -> Pending<Arc<Handle>, Exchange> {
-        let handle = Arc::clone(&self.handle);
-        Pending::new(handle, exchange, self.terms(WhenFull::Wait))
+        Pending::new(Arc::clone(&self.handle), exchange, self.terms())
     }
 }

@@ -4,13 +4,12 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use nbd_proto::{Command, CommandFlags, ReadChunk, SubmitError};
-use nbd_session::{Error, Limit};
+use nbd_session::Error;
 
 use super::Client;
-use crate::buffer::Buffer;
-use crate::calls::Exchange;
-use crate::pending::{Pending, Terms};
-use crate::state::WhenFull;
+use crate::buffer::{Buffer, ReadBuffer};
+use crate::calls::{Exchange, Terms};
+use crate::pending::Pending;
 
 impl Client {
     /// Reads `length` bytes at `offset`.
@@ -27,40 +26,13 @@ impl Client {
     /// connection fails, or the time is over.
     #[doc(alias = "nbd_pread")]
     pub async fn read(&self, offset: u64, length: usize) -> Result<Bytes, Error> {
-        self.read_new(offset, length, WhenFull::Wait).await
-    }
-
-    /// Reads as [`read`](Self::read), but does not wait in line.
-    ///
-    /// ```
-    /// # async fn example(client: &nbd_client_async::Client) {
-    /// match client.try_read(0, 512).await {
-    ///     Err(error) if error.is_full() => println!("busy"),
-    ///     result => println!("{result:?}"),
-    /// }
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// As [`read`](Self::read), and when there is [no room](Error::is_full).
-    pub async fn try_read(&self, offset: u64, length: usize) -> Result<Bytes, Error> {
-        self.read_new(offset, length, WhenFull::Fail).await
-    }
-
-    async fn read_new(
-        &self,
-        offset: u64,
-        length: usize,
-        when_full: WhenFull,
-    ) -> Result<Bytes, Error> {
         if length as u64 > self.size() {
             // Before there is memory for it.
             let length = u32::try_from(length).unwrap_or(u32::MAX);
             let command = Command::read(offset, length);
             return Err(Error::not_sent(command, SubmitError::OutOfBounds));
         }
-        let buffer = BytesMut::zeroed(length);
-        let (result, buffer) = self.read_whole(offset, buffer, when_full).await;
+        let (result, buffer) = self.read_exact_at(BytesMut::zeroed(length), offset).await;
         result.map(|()| buffer.freeze())
     }
 
@@ -85,43 +57,14 @@ impl Client {
     /// # Errors
     /// As [`read`](Self::read).
     #[doc(alias = "nbd_pread")]
-    pub async fn read_exact_at<B>(&self, buffer: B, offset: u64) -> (Result<(), Error>, B)
-    where
-        B: AsMut<[u8]> + Send + 'static,
-    {
-        self.read_whole(offset, buffer, WhenFull::Wait).await
-    }
-
-    /// Reads as [`read_exact_at`](Self::read_exact_at), but does not wait in line.
-    ///
-    /// ```
-    /// # async fn example(client: &nbd_client_async::Client) {
-    /// let (result, buffer) = client.try_read_exact_at(vec![0; 512], 0).await;
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// As [`read`](Self::read), and when there is [no room](Error::is_full).
-    pub async fn try_read_exact_at<B>(&self, buffer: B, offset: u64) -> (Result<(), Error>, B)
-    where
-        B: AsMut<[u8]> + Send + 'static,
-    {
-        self.read_whole(offset, buffer, WhenFull::Fail).await
-    }
-
-    async fn read_whole<B>(
+    pub async fn read_exact_at<B: ReadBuffer>(
         &self,
-        offset: u64,
         buffer: B,
-        when_full: WhenFull,
-    ) -> (Result<(), Error>, B)
-    where
-        B: AsMut<[u8]> + Send + 'static,
-    {
+        offset: u64,
+    ) -> (Result<(), Error>, B) {
         let mut exchange = Exchange::new(Command::read(offset, 0), Buffer::lend(buffer));
         let length = exchange.buffer.writable().len();
-        let terms = self.terms_of(length, when_full);
-        let max = self.max_request();
+        let (max, terms) = self.pieces(length);
         let mut result = Ok(());
         let mut base = 0;
         while base < length && result.is_ok() {
@@ -149,22 +92,19 @@ impl Client {
     /// # Errors
     /// As [`read`](Self::read).
     #[doc(alias = "nbd_pread_structured")]
-    pub async fn read_structured<B>(
+    pub async fn read_structured<B: ReadBuffer>(
         &self,
         buffer: B,
         offset: u64,
         flags: CommandFlags,
-    ) -> (Result<Vec<ReadChunk>, Error>, B)
-    where
-        B: AsMut<[u8]> + Send + 'static,
-    {
+    ) -> (Result<Vec<ReadChunk>, Error>, B) {
         let mut buffer = Buffer::lend(buffer);
         let length = u32::try_from(buffer.writable().len()).unwrap_or(u32::MAX);
         let command = Command::read(offset, length).with(flags);
-        let mut exchange = Exchange::detailed(command, buffer, None);
-        let result = self.call(&mut exchange, WhenFull::Wait).await;
-        let chunks = exchange.details().chunks;
-        (result.map(|()| chunks), returned(exchange.buffer))
+        let mut exchange = Exchange::new(command, buffer);
+        exchange.report_chunks = true;
+        let result = self.call(&mut exchange).await;
+        (result.map(|()| exchange.chunks), returned(exchange.buffer))
     }
 
     /// Writes all of `data` at `offset`.
@@ -183,7 +123,7 @@ impl Client {
     /// written then is unknown.
     #[doc(alias = "nbd_pwrite")]
     pub async fn write_all_at(&self, data: impl Into<Bytes>, offset: u64) -> Result<(), Error> {
-        self.write_whole(offset, data.into(), CommandFlags::empty(), WhenFull::Wait).await
+        self.write_all_at_with(data, offset, CommandFlags::empty()).await
     }
 
     /// Writes as [`write_all_at`](Self::write_all_at), with flags such as
@@ -205,33 +145,8 @@ impl Client {
         offset: u64,
         flags: CommandFlags,
     ) -> Result<(), Error> {
-        self.write_whole(offset, data.into(), flags, WhenFull::Wait).await
-    }
-
-    /// Writes as [`write_all_at`](Self::write_all_at), but does not wait in line.
-    ///
-    /// ```
-    /// # use nbd_client_async::{Client, Error};
-    /// # async fn example(client: &Client) -> Result<(), Error> {
-    /// client.try_write_all_at(vec![7; 512], 0).await?;
-    /// # Ok(()) }
-    /// ```
-    ///
-    /// # Errors
-    /// As [`write_all_at`](Self::write_all_at), and when there is [no room](Error::is_full).
-    pub async fn try_write_all_at(&self, data: impl Into<Bytes>, offset: u64) -> Result<(), Error> {
-        self.write_whole(offset, data.into(), CommandFlags::empty(), WhenFull::Fail).await
-    }
-
-    async fn write_whole(
-        &self,
-        offset: u64,
-        mut data: Bytes,
-        flags: CommandFlags,
-        when_full: WhenFull,
-    ) -> Result<(), Error> {
-        let terms = self.terms_of(data.len(), when_full);
-        let max = self.max_request();
+        let mut data = data.into();
+        let (max, terms) = self.pieces(data.len());
         let mut at = offset;
         while !data.is_empty() {
             let piece = data.split_to(max.min(data.len()));
@@ -244,14 +159,15 @@ impl Client {
         Ok(())
     }
 
-    /// The terms of a call that may take several commands, which have one limit together.
-    fn terms_of(&self, length: usize, when_full: WhenFull) -> Terms {
-        let terms = self.terms(when_full);
-        if terms.limit != Limit::Default || length <= self.max_request() {
-            return terms;
+    /// The longest piece of a call that may take several commands, and their terms: they have
+    /// one limit together.
+    fn pieces(&self, length: usize) -> (usize, Terms) {
+        let session = &self.shared().lock().session;
+        let (max, mut terms) = (session.max_request(), self.terms());
+        if length > max {
+            terms.limit = session.fixed(terms.limit, Instant::now());
         }
-        let limit = self.shared().lock().session.fixed(terms.limit, Instant::now());
-        Terms { limit, ..terms }
+        (max, terms)
     }
 }
 

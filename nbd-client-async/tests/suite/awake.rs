@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use nbd_client_async::{Connector, Driver, IoCall, Runtime, Sleep, Watched};
+use nbd_client_async::{Connector, IoCall, Runtime, Sleep, Task, Watched};
 use nbd_client_futures::smol::Smol;
 
 use crate::support::{LONG, nbdkit, options};
@@ -19,12 +19,12 @@ use crate::support::{LONG, nbdkit, options};
 #[derive(Clone, Default)]
 struct Deaf {
     deaf: Arc<AtomicBool>,
-    driver: Arc<Mutex<Option<Driver>>>,
+    driver: Arc<Mutex<Option<Task>>>,
 }
 
 impl Runtime for Deaf {
-    fn spawn(&self, driver: Driver) -> io::Result<()> {
-        *self.driver.lock().expect("no panic") = Some(driver);
+    fn spawn(&self, task: Task) -> io::Result<()> {
+        *self.driver.lock().expect("no panic") = Some(task);
         Ok(())
     }
 
@@ -62,7 +62,7 @@ impl Watched for Ear {
 }
 
 /// The driver, and what it serves, on a runtime that has just become deaf.
-fn deaf(busy_poll: Option<Duration>, uri: &str) -> (Driver, nbd_client_async::Client) {
+fn deaf(busy_poll: Option<Duration>, uri: &str) -> (Task, nbd_client_async::Client) {
     let runtime = Deaf::default();
     let options = options().busy_poll(busy_poll).uri(uri).expect("a sound URI");
     let connector = Connector::on(runtime.clone(), options);

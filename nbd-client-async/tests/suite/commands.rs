@@ -219,16 +219,16 @@ async fn a_full_table_is_told<H: Host>() {
         assert!(once(call).await.is_pending());
     }
     let full = |result: Result<(), Error>| matches!(result, Err(error) if error.is_full());
-    assert!(full(client.try_read(0, 512).await.map(drop)));
-    assert!(full(client.try_write_all_at(vec![0; 512], 0).await));
-    assert!(full(client.try_run(Command::flush()).await));
-    let (result, buffer) = client.try_read_exact_at(vec![3; 9], 0).await;
+    assert!(full(client.fail_when_full().read(0, 512).await.map(drop)));
+    assert!(full(client.fail_when_full().write_all_at(vec![0; 512], 0).await));
+    assert!(full(client.fail_when_full().run(Command::flush()).await));
+    let (result, buffer) = client.fail_when_full().read_exact_at(vec![3; 9], 0).await;
     assert!(full(result) && buffer == [3; 9]);
     server.cont().unwrap();
     for call in calls {
         call.await.unwrap();
     }
-    client.try_read(0, 512).await.unwrap();
+    client.fail_when_full().read(0, 512).await.unwrap();
 }
 
 async fn deadlines_fire_while_the_server_stands_still<H: Host>() {

@@ -247,7 +247,7 @@ async fn time_goes_on_while_nobody_is_there<H: Host>() {
     for read in &mut reads {
         assert!(once(read).await.is_pending());
     }
-    let full = client.try_read(0, 512).await.unwrap_err();
+    let full = client.fail_when_full().read(0, 512).await.unwrap_err();
     assert!(full.is_full(), "{full}");
     // Dropping gives the place to the next.
     drop(reads.remove(0));

@@ -80,16 +80,26 @@ async fn each_change_has_an_error_of_its_own<H: Host>() {
 
 /// Each connection is good for one read, over and over, for far longer than patience lasts.
 async fn patience_begins_anew_with_each_answer<H: Host>() {
+    // A busy machine may need longer than a short patience for one connection.
+    for patience in [400, 2_000, 10_000].map(Duration::from_millis) {
+        if outlasts::<H>(patience).await {
+            return;
+        }
+    }
+    panic!("patience is counted from the first loss");
+}
+
+async fn outlasts<H: Host>(patience: Duration) -> bool {
     let server = Scripted::start(|_| Life { replies: 1, ..Life::default() });
-    let patience = Duration::from_millis(800);
     let options = options().reconnect(POLICY.give_up_after(patience));
     let client = H::to(options, &server.uri()).connect().await.unwrap();
     let begun = Instant::now();
-    while begun.elapsed() < patience * 2 {
-        client.read(0, 512).await.unwrap();
+    while begun.elapsed() < patience * 2 || client.reconnects() < 3 {
+        if client.read(0, 512).await.is_err() {
+            return false;
+        }
     }
-    assert!(client.reconnects() > 3, "{}", client.reconnects());
-    drop(client);
+    true
 }
 
 /// A directory with a server's certificate and key, of an authority of its own.

@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nbd_client_async::{
-    Client, ConnectOptions, Connector, Driver, Error, ErrorKind, Reconnect, Runtime, Sleep, State,
+    Client, ConnectOptions, Connector, Error, ErrorKind, Reconnect, Runtime, Sleep, State, Task,
     Watched,
 };
 use nbd_client_futures::smol::Smol;
@@ -148,8 +148,8 @@ fn a_runtime_of_many_threads_however_it_ends() {
 struct Own(Arc<smol::Executor<'static>>);
 
 impl Runtime for Own {
-    fn spawn(&self, driver: Driver) -> io::Result<()> {
-        self.0.spawn(driver).detach();
+    fn spawn(&self, task: Task) -> io::Result<()> {
+        self.0.spawn(task).detach();
         Ok(())
     }
 
@@ -167,9 +167,9 @@ impl Runtime for Own {
 struct Weak(std::sync::Weak<smol::Executor<'static>>);
 
 impl Runtime for Weak {
-    fn spawn(&self, driver: Driver) -> io::Result<()> {
+    fn spawn(&self, task: Task) -> io::Result<()> {
         let executor = self.0.upgrade().ok_or(io::ErrorKind::NotConnected)?;
-        Own(executor).spawn(driver)
+        Own(executor).spawn(task)
     }
 
     fn sleep_until(&self, at: Instant) -> Sleep {
@@ -227,7 +227,7 @@ fn no_runtime_is_an_error() {
     // A stream of one's own needs no runtime, but its silence would have no end.
     let (silent, _far) = smol::Async::<UnixStream>::pair().expect("a pair");
     let connector = on_tokio(ConnectOptions::new().connect_timeout(LONG));
-    lacks("no reactor", smol::block_on(connector.connect_stream(silent)));
+    lacks("no reactor", smol::block_on(connector.connect_over(silent)));
 }
 
 /// Whether it fails for want of something, and says of what.

@@ -142,7 +142,7 @@ async fn session<H: Host>(
     trouble: &Trouble,
     quirk: Quirk,
 ) -> Result<[usize; 3], Vec<Result<(), Error>>> {
-    let connected = H::on(options()).connect_stream(Stream::new(trouble, quirk)).await;
+    let connected = H::on(options()).connect_over(Stream::new(trouble, quirk)).await;
     let client = connected.map_err(|error| vec![Err(error)])?;
     let results = talk::<H>(&client).await;
     let calls = [Call::Read, Call::Write, Call::Flush].map(|call| trouble.calls(call));
@@ -154,7 +154,7 @@ async fn session<H: Host>(
         H::until(|| client.is_closed()).await;
         results.push(client.read_exact_at(vec![0; 512], 0).await.0);
         results.push(client.write_all_at(vec![0; 512], 0).await);
-        results.push(client.try_read(0, 512).await.map(drop));
+        results.push(client.fail_when_full().read(0, 512).await.map(drop));
         let later = results.iter().rev().take(3);
         assert!(later.into_iter().all(Result::is_err), "{results:?}");
         let ended = client.clone().disconnect().await;
@@ -242,7 +242,7 @@ fn endless_interruption_ends_in_a_timeout() {
     let limit = Duration::from_millis(300);
     let options = options().connect_timeout(limit).request_timeout(limit);
     let result = CurrentThread::run(async {
-        let client = CurrentThread::on(options).connect_stream(stream).await?;
+        let client = CurrentThread::on(options).connect_over(stream).await?;
         client.read(0, 512).await
     });
     assert!(is_timeout(&result) && trouble.calls(Call::Read) > 5, "{result:?}");
@@ -271,7 +271,7 @@ fn a_broken_stream_that_never_ends_is_given_up() {
         let trouble = Trouble::none();
         let stream = Stream::new(&trouble, Quirk::Silent);
         let server = stream.inner.clone();
-        let client = CurrentThread::on(options()).connect_stream(stream).await.expect("connect");
+        let client = CurrentThread::on(options()).connect_over(stream).await.expect("connect");
         server.with(MemoryServer::withhold);
         let mut sent = Box::pin(client.read(0, 512));
         let mut unanswered = Box::pin(client.read(512, 512));
@@ -322,6 +322,6 @@ fn a_stream_that_turns_silent_ends_in_a_timeout() {
         }
     }
     let options = options().connect_timeout(Duration::from_millis(50));
-    let result = OnSmol::run(async { OnSmol::on(options).connect_stream(Silent).await });
+    let result = OnSmol::run(async { OnSmol::on(options).connect_over(Silent).await });
     assert!(is_timeout(&result), "{result:?}");
 }

@@ -4,8 +4,9 @@ use std::future::poll_fn;
 use std::io::SeekFrom;
 use std::ops::Range;
 
-use nbd_client_async::{Client, Connector, Error, ExportView};
+use nbd_client_async::{Client, Connector, Error, ExportFile};
 use nbd_session::replay::Reconnect;
+use smol::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 
 use super::{Beyond, File, Pool};
 use crate::outcome::Outcome;
@@ -28,8 +29,8 @@ impl<H: Host> Beyond for Asynchronous<H> {
 
     fn file(&self, how: &How) -> Outcome<Box<dyn File>> {
         let client = self.0.block_on(self.connector(how)?.connect())?;
-        let view = ExportView::new(client.clone());
-        Ok(Box::new(Viewed { host: self.0.clone(), client, view }))
+        let file = ExportFile::new(client.clone());
+        Ok(Box::new(Viewed { host: self.0.clone(), client, file }))
     }
 
     fn extents(
@@ -94,53 +95,32 @@ async fn pause() {
 struct Viewed<H> {
     host: H,
     client: Client,
-    view: ExportView,
+    file: ExportFile,
 }
 
 impl<H: Host> File for Viewed<H> {
     fn seek(&mut self, position: u64) -> Outcome {
-        self.view.seek(SeekFrom::Start(position)).map_err(Error::from)?;
+        self.host.block_on(self.file.seek(SeekFrom::Start(position))).map_err(Error::from)?;
         Ok(())
     }
 
     fn read(&mut self, length: usize) -> Outcome<Vec<u8>> {
-        let Self { host, view, .. } = self;
+        let Self { host, file, .. } = self;
         let mut data = Vec::new();
-        while data.len() < length {
-            let want = length - data.len();
-            let more = poll_fn(|cx| view.poll_fill(cx, want).map_ok(<[u8]>::to_vec));
-            let more = host.block_on(more).map_err(Error::from)?;
-            if more.is_empty() {
-                break;
-            }
-            view.consume(more.len());
-            data.extend(more);
-        }
+        let mut part = file.take(length as u64);
+        host.block_on(part.read_to_end(&mut data)).map_err(Error::from)?;
         Ok(data)
     }
 
-    fn write(&mut self, mut data: &[u8]) -> Outcome {
-        let Self { host, view, .. } = self;
-        while !data.is_empty() {
-            let written = host.block_on(poll_fn(|cx| view.poll_write(cx, data)));
-            match written.map_err(Error::from)? {
-                0 => {
-                    return Err(
-                        Error::from(std::io::Error::from(std::io::ErrorKind::WriteZero)).into()
-                    );
-                }
-                n => data = &data[n..],
-            }
-        }
-        Ok(())
+    fn write(&mut self, data: &[u8]) -> Outcome {
+        Ok(self.host.block_on(self.file.write_all(data)).map_err(Error::from)?)
     }
 
     fn flush(&mut self) -> Outcome {
-        let Self { host, view, .. } = self;
-        Ok(host.block_on(poll_fn(|cx| view.poll_flush(cx))).map_err(Error::from)?)
+        Ok(self.host.block_on(self.file.flush()).map_err(Error::from)?)
     }
 
     fn again(&mut self) {
-        self.view = ExportView::new(self.client.clone());
+        self.file = ExportFile::new(self.client.clone());
     }
 }

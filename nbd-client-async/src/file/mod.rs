@@ -1,4 +1,6 @@
-//! An export as a stream of bytes with a position, before a runtime gives it its traits.
+//! An export as a file: a stream of bytes with a position.
+
+mod futures;
 
 use std::fmt;
 use std::future::Future;
@@ -18,29 +20,39 @@ use crate::calls::Exchange;
 use crate::client::Client;
 use crate::pending::{Handle, Pending};
 
-/// A position in an export, and reading and writing there in the form of polls.
+/// How much is read ahead of a caller that asks for a buffer, in bytes.
+pub(crate) const AHEAD: usize = 64 << 10;
+
+/// `AsyncRead`, `AsyncBufRead`, `AsyncWrite` and `AsyncSeek` on an export: those of futures-io,
+/// and with feature `tokio` those of tokio.
 ///
-/// This is what the adapters' `ExportFile` is made of. Ranges that do not fall on the
-/// export's minimum block size are read as whole blocks, and written by reading the
-/// blocks around them first. Reading ends, and writing stops, at the end of the export.
+/// A flush covers what was written through this file: it is the export's flush, where the server
+/// has one, and is done at once when nothing was written since the last one. Closing, or shutting
+/// down, is flushing. A write is accepted when the server has acknowledged it, so dropping the
+/// file loses nothing that was accepted; one that is given up before may have taken place.
 ///
-/// A write is accepted when the server has acknowledged it, so dropping the view loses
-/// nothing that was accepted. A write that is given up before may have taken place.
-/// One task may read from it while another one writes, as the halves of a split stream do:
-/// one thing is under way at a time, and both are woken when it is done.
+/// Ranges that do not fall on the export's minimum block size are read as whole blocks, and
+/// written by reading the blocks around them first. Reading ends, and writing stops, at the end
+/// of the export. What is read is read ahead for `AsyncBufRead` only, 64 KiB at a time. One task
+/// may read while another one writes, as the halves of a split stream do: one thing is under way
+/// at a time, and both are woken when it is done. For reading and writing at an offset, without
+/// the position, there is [`client`](Self::client).
 ///
 /// ```
-/// # use nbd_client_async::{Client, ExportView};
-/// # async fn example(client: Client) -> std::io::Result<()> {
-/// let mut view = ExportView::new(client);
-/// view.seek(std::io::SeekFrom::Start(510))?;
-/// let length = std::future::poll_fn(|cx| view.poll_fill(cx, 2).map_ok(<[u8]>::len)).await?;
-/// view.consume(length);
-/// # Ok(()) }
+/// use futures_io::AsyncBufRead;
+/// use nbd_client_async::{Client, ExportFile};
+/// use std::{future::poll_fn, pin::Pin};
+///
+/// async fn peek(client: Client) -> std::io::Result<()> {
+///     let mut file = ExportFile::new(client);
+///     let bytes = poll_fn(|cx| Pin::new(&mut file).poll_fill_buf(cx).map_ok(<[u8]>::len));
+///     println!("{} bytes", bytes.await?);
+///     Ok(())
+/// }
 /// ```
-pub struct ExportView {
+pub struct ExportFile {
     client: Client,
-    view: FileView,
+    pub(crate) view: FileView,
     /// The command under way.
     call: Option<Pending<Arc<Handle>, Exchange>>,
     waiting: Arc<Waiting>,
@@ -91,13 +103,13 @@ impl Wake for Waiting {
     }
 }
 
-impl ExportView {
-    /// A view that starts at offset 0.
+impl ExportFile {
+    /// A file that starts at offset 0.
     ///
     /// ```
-    /// # use nbd_client_async::{Client, ExportView};
+    /// # use nbd_client_async::{Client, ExportFile};
     /// # fn example(client: &Client) {
-    /// let view = ExportView::new(client.clone());
+    /// let file = ExportFile::new(client.clone());
     /// # }
     /// ```
     #[must_use]
@@ -109,92 +121,46 @@ impl ExportView {
     /// The client behind it.
     ///
     /// ```
-    /// # fn example(view: &nbd_client_async::ExportView) {
-    /// println!("{} bytes", view.client().size());
-    /// # }
+    /// # async fn example(file: &nbd_client_async::ExportFile) -> std::io::Result<()> {
+    /// let sector = file.client().read(0, 512).await?;
+    /// # Ok(()) }
     /// ```
     #[must_use]
     pub const fn client(&self) -> &Client {
         &self.client
     }
 
-    /// Bytes at the position: at least one and at most `want`, none at the end of the
-    /// export. They stay until they are [consumed](Self::consume).
+    /// The client, without the file. What is under way is given up.
     ///
     /// ```
-    /// # use nbd_client_async::ExportView;
-    /// # async fn example(view: &mut ExportView) -> std::io::Result<()> {
-    /// let first = std::future::poll_fn(|cx| {
-    ///     view.poll_fill(cx, 1).map_ok(|bytes| bytes.first().copied())
-    /// });
-    /// println!("{:?}", first.await?);
+    /// # async fn example(file: nbd_client_async::ExportFile) -> std::io::Result<()> {
+    /// file.into_inner().disconnect().await?;
     /// # Ok(()) }
     /// ```
-    ///
-    /// # Errors
-    /// When the server fails the command, or the connection fails.
-    pub fn poll_fill(&mut self, cx: &mut Context<'_>, want: usize) -> Poll<io::Result<&[u8]>> {
+    #[must_use]
+    pub fn into_inner(self) -> Client {
+        self.client
+    }
+
+    /// Bytes at the position: at least one and at most `want`, none at the end of the
+    /// export. They stay until they are consumed.
+    pub(crate) fn poll_fill(&mut self, cx: &Context<'_>, want: usize) -> Poll<io::Result<&[u8]>> {
         ready!(self.poll_next(Side::Reads, cx, |view| view.read(want)))?;
         Poll::Ready(Ok(self.view.ahead(want)))
     }
 
-    /// Moves the position over bytes that [`poll_fill`](Self::poll_fill) gave.
-    ///
-    /// ```
-    /// # fn example(view: &mut nbd_client_async::ExportView) {
-    /// view.consume(0);
-    /// # }
-    /// ```
-    pub fn consume(&mut self, count: usize) {
-        self.view.consume(count);
-    }
-
-    /// Writes at the position; returns how much was written, which is nothing at the end
-    /// of the export.
-    ///
     /// While it is pending nothing is accepted, and the same bytes are to be given again;
     /// others begin another write once this one is over.
-    ///
-    /// ```
-    /// # use nbd_client_async::ExportView;
-    /// # async fn example(view: &mut ExportView) -> std::io::Result<()> {
-    /// let written = std::future::poll_fn(|cx| view.poll_write(cx, b"hello")).await?;
-    /// # Ok(()) }
-    /// ```
-    ///
-    /// # Errors
-    /// When the export is read-only, the server fails the command, or the connection fails.
-    pub fn poll_write(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+    pub(crate) fn poll_put(&mut self, cx: &Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_next(Side::Writes, cx, |view| view.write(data))
     }
 
-    /// Has the server make durable what was written, if it knows how to. A view through
-    /// which nothing was written since its last flush is ready at once.
-    ///
-    /// ```
-    /// # use nbd_client_async::ExportView;
-    /// # async fn example(view: &mut ExportView) -> std::io::Result<()> {
-    /// std::future::poll_fn(|cx| view.poll_flush(cx)).await?;
-    /// # Ok(()) }
-    /// ```
-    ///
-    /// # Errors
-    /// When the flush failed.
-    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_sync(&mut self, cx: &Context<'_>) -> Poll<io::Result<()>> {
         self.poll_next(Side::Writes, cx, FileView::flush)
     }
 
     /// Moves the position; it may be beyond the end of the export. Returns the new one.
-    ///
-    /// ```
-    /// # fn example(view: &mut nbd_client_async::ExportView) -> std::io::Result<()> {
-    /// let size = view.seek(std::io::SeekFrom::End(0))?;
-    /// # Ok(()) }
-    /// ```
-    ///
-    /// # Errors
-    /// When it would be negative.
-    pub fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+    pub(crate) fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         let position = self.view.seek(to)?;
         if self.view.take_stale() {
             self.call = None;
@@ -239,7 +205,7 @@ impl ExportView {
             self.waiting.set(side, cx.waker());
             let waker = Waker::from(Arc::clone(&self.waiting));
             let result = ready!(Pin::new(&mut *call).poll(&mut Context::from_waker(&waker)));
-            let data = call.exchange.data();
+            let data = mem::take(&mut call.exchange.buffer).give_back().unwrap_or_default();
             self.call = None;
             match self.view.completed(result, data) {
                 Some(send) => self.send(send),
@@ -250,9 +216,9 @@ impl ExportView {
     }
 }
 
-impl fmt::Debug for ExportView {
+impl fmt::Debug for ExportFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ExportView")
+        f.debug_struct("ExportFile")
             .field("client", &self.client)
             .field("view", &self.view)
             .finish_non_exhaustive()
