@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use nbd_proto::ClientConfig;
+use nbd_session::ConnectOptions;
+use nbd_session::replay::Reconnect;
 use nbd_sim::peer::PeerError;
 
 use crate::outcome::Outcome;
@@ -83,6 +85,16 @@ impl<'a> Room<'a> {
         self.subject.connect(&how(uri, change))
     }
 
+    /// Connects, to connect again.
+    pub(crate) fn connect_lasting(
+        &self,
+        how: &How,
+        policy: Reconnect,
+    ) -> Outcome<Box<dyn Session>> {
+        let base = how.base.clone().reconnect(policy);
+        self.subject.connect(&How { base, ..how.clone() })
+    }
+
     /// Connects to any URI, to ask and choose.
     pub(crate) fn negotiate(
         &self,
@@ -95,7 +107,8 @@ impl<'a> Room<'a> {
 
 /// How most connections are made.
 pub(crate) fn how(uri: &str, change: impl FnOnce(ClientConfig) -> ClientConfig) -> How {
-    How { uri: uri.to_owned(), config: change(ClientConfig::new()), tls: None, timeout: LONG }
+    let (base, config) = (ConnectOptions::new(), change(ClientConfig::new()));
+    How { uri: uri.to_owned(), base, config, tls: None, timeout: LONG }
 }
 
 /// Leaves the configuration as it is.

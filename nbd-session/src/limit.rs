@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 /// let now = Instant::now();
 /// let time = Duration::from_secs(5);
 /// assert_eq!(Limit::within(time, now), Limit::Within { time, since: now });
+/// assert_eq!(Limit::within(Duration::ZERO, now), Limit::Never);
 /// assert_eq!(Limit::default(), Limit::Default);
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -36,10 +37,11 @@ pub enum Limit {
 }
 
 impl Limit {
-    /// So long from now on.
+    /// So long from now on; for ever where that is no time at all: zero switches a limit off, as in
+    /// [`ConnectOptions`](crate::ConnectOptions).
     #[must_use]
     pub const fn within(time: Duration, now: Instant) -> Self {
-        Self::Within { time, since: now }
+        if time.is_zero() { Self::Never } else { Self::Within { time, since: now } }
     }
 
     /// When it ends.

@@ -96,14 +96,12 @@ fn killed_over_sixty_commands(
         1 => Op::write(index << 12, vec![2; 4096]),
         _ => Op::run(Command::flush()),
     };
-    let start = Instant::now();
     let outcomes = disk.batch((0..60).map(op).collect(), &mut || server.server.kill());
     assert_eq!(outcomes.len(), 60);
     for outcome in outcomes {
         fails(outcome, Who::Connection, Errno::NotConn);
     }
     fails(disk.read(0, 512), Who::Connection, Errno::NotConn);
-    assert!(start.elapsed() < LONG / 2, "{:?}", start.elapsed());
     Ok(())
 }
 
@@ -117,7 +115,6 @@ fn a_reset_is_told_to_everybody(room: &mut Room<'_>) -> CaseResult {
         1 => Op::write(index << 12, vec![2; 4096]),
         _ => Op::run(Command::flush()),
     };
-    let start = Instant::now();
     let mut outcomes = disk.batch((0..60).map(op).collect(), &mut || ());
     outcomes.extend(disk.batch((0..3).map(op).collect(), &mut || ()));
     let outcomes = outcomes.into_iter().map(|outcome| outcome.map(drop));
@@ -127,7 +124,6 @@ fn a_reset_is_told_to_everybody(room: &mut Room<'_>) -> CaseResult {
         let told = text.contains("reset by peer") || text.contains("broken pipe");
         assert!(text.starts_with("connection failed: ") && told, "{failure}");
     }
-    assert!(start.elapsed() < LONG / 2, "{:?}", start.elapsed());
     Ok(())
 }
 
@@ -136,12 +132,10 @@ fn while_nothing_is_asked(room: &mut Room<'_>) -> CaseResult {
     let mut disk = room.connect_to(&server.uri(), as_is)?;
     disk.read(0, 512)?;
     server.server.kill();
-    let start = Instant::now();
     for _ in 0..3 {
         let failure = failed(disk.read(0, 512));
         assert_eq!(failure.who, Who::Connection, "{failure}");
     }
-    assert!(start.elapsed() < LONG / 2, "{:?}", start.elapsed());
     Ok(())
 }
 
@@ -182,7 +176,6 @@ fn a_deadline_passes_and_the_client_lives_on(room: &mut Room<'_>) -> CaseResult 
         let failure = failed(disk.batch(vec![command], &mut || ()).remove(0));
         assert_eq!((failure.who, failure.errno), (Who::Time, 110), "{failure}");
         assert!(start.elapsed() >= SOON, "{:?}", start.elapsed());
-        assert!(start.elapsed() < LONG / 2, "{:?}", start.elapsed());
     }
     let failure = failed(disk.read(0, 512));
     assert_eq!(failure.who, Who::Time, "{failure}");
@@ -220,10 +213,8 @@ fn a_deadline_while_connecting(room: &mut Room<'_>) -> CaseResult {
     server.server.stop()?;
     let mut hasty = how(&server.uri(), as_is);
     hasty.timeout = SOON;
-    let start = Instant::now();
     let failure = failed(room.subject.connect(&hasty));
     assert_eq!((failure.who, failure.errno), (Who::Time, 110), "{failure}");
-    assert!(start.elapsed() < LONG / 2, "{:?}", start.elapsed());
     server.server.cont()?;
     room.connect_to(&server.uri(), as_is)?.read(0, 512)?;
     Ok(())

@@ -31,7 +31,7 @@ const NONE: CommandFlags = CommandFlags::empty();
 fn every_command_goes_on(room: &mut Room<'_>) -> CaseResult {
     let mut server = room.site.start(Disk::Sized(1 << 20))?;
     let how = how(&server.uri(), |config| config.meta_context("base:allocation"));
-    let mut disk = room.beyond().connect_lasting(&how, POLICY)?;
+    let mut disk = room.connect_lasting(&how, POLICY)?;
     let mut again = || {
         server.server.kill();
         server.server.start_again()
@@ -53,7 +53,7 @@ fn every_command_goes_on(room: &mut Room<'_>) -> CaseResult {
 /// The server is stopped with commands that it has not answered, and killed.
 fn many_commands_go_on(room: &mut Room<'_>) -> CaseResult {
     let mut server = room.site.start(Disk::Sized(1 << 20))?;
-    let mut disk = room.beyond().connect_lasting(&how(&server.uri(), as_is), POLICY)?;
+    let mut disk = room.connect_lasting(&how(&server.uri(), as_is), POLICY)?;
     let data = noise(1 << 17, 2);
     for kill in [true, true, false] {
         server.server.stop()?;
@@ -78,7 +78,7 @@ fn many_commands_go_on(room: &mut Room<'_>) -> CaseResult {
 
 fn a_flush_tells_once_of_what_may_be_lost(room: &mut Room<'_>) -> CaseResult {
     let mut server = room.site.start(Disk::Sized(1 << 20))?;
-    let mut disk = room.beyond().connect_lasting(&how(&server.uri(), as_is), POLICY)?;
+    let mut disk = room.connect_lasting(&how(&server.uri(), as_is), POLICY)?;
     disk.write(0, &[1; 512], NONE)?;
     disk.flush()?;
     server.server.kill();
@@ -99,7 +99,7 @@ fn a_flush_tells_once_of_what_may_be_lost(room: &mut Room<'_>) -> CaseResult {
 fn what_is_kept_is_put_back(room: &mut Room<'_>) -> CaseResult {
     let mut server = room.site.start(Disk::Sized(1 << 20))?;
     let policy = POLICY.keep_unflushed(1 << 20);
-    let mut disk = room.beyond().connect_lasting(&how(&server.uri(), as_is), policy)?;
+    let mut disk = room.connect_lasting(&how(&server.uri(), as_is), policy)?;
     let data = noise(1 << 16, 3);
     // Whole, and then parts of it once more: the later ones are to win.
     disk.write(0, &vec![9; data.len()], NONE)?;
@@ -124,7 +124,7 @@ fn what_is_kept_is_put_back(room: &mut Room<'_>) -> CaseResult {
 fn what_was_flushed_is_not_put_back(room: &mut Room<'_>) -> CaseResult {
     let mut server = room.site.start(Disk::Sized(1 << 20))?;
     let policy = POLICY.keep_unflushed(1 << 20);
-    let mut disk = room.beyond().connect_lasting(&how(&server.uri(), as_is), policy)?;
+    let mut disk = room.connect_lasting(&how(&server.uri(), as_is), policy)?;
     disk.write(0, &[1; 512], NONE)?;
     disk.flush()?;
     disk.write(512, &[2; 512], NONE)?;
@@ -137,7 +137,7 @@ fn what_was_flushed_is_not_put_back(room: &mut Room<'_>) -> CaseResult {
 fn patience_has_an_end(room: &mut Room<'_>) -> CaseResult {
     let mut server = room.site.start(Disk::Sized(1 << 20))?;
     let policy = POLICY.give_up_after(Duration::from_millis(100));
-    let mut disk = room.beyond().connect_lasting(&how(&server.uri(), as_is), policy)?;
+    let mut disk = room.connect_lasting(&how(&server.uri(), as_is), policy)?;
     server.server.kill();
     for _ in 0..3 {
         let failure = failed(disk.read(0, 512));
@@ -153,7 +153,7 @@ fn the_end_tells_of_what_may_be_lost(room: &mut Room<'_>) -> CaseResult {
     for flushed in [true, false] {
         let mut server = room.site.start(Disk::Sized(1 << 20))?;
         let policy = POLICY.give_up_after(Duration::from_millis(100));
-        let mut disk = room.beyond().connect_lasting(&how(&server.uri(), as_is), policy)?;
+        let mut disk = room.connect_lasting(&how(&server.uri(), as_is), policy)?;
         disk.write(0, &[1; 512], NONE)?;
         if flushed {
             disk.flush()?;

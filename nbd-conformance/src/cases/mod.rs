@@ -7,6 +7,7 @@ mod facts;
 mod files;
 mod lacking;
 mod lasting;
+mod limits;
 mod older;
 mod options;
 mod pools;
@@ -38,6 +39,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         lacking::CASES,
         older::CASES,
         lasting::CASES,
+        limits::CASES,
         pools::CASES,
         files::CASES,
     ];

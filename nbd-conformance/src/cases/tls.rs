@@ -5,7 +5,7 @@ use nbd_transport::tls::TlsConfig;
 
 use crate::case::{CaseResult, Need, cases};
 use crate::outcome::{Who, failed, fails};
-use crate::room::{LONG, Room, as_is, how};
+use crate::room::{Room, as_is, how};
 use crate::site::{Credentials, Kind, Security};
 
 const CLEAR: Need = Need::PlainOnly("the server is one without TLS");
@@ -37,13 +37,11 @@ fn questions_in_clear_where_tls_is_wanted(room: &mut Room<'_>) -> CaseResult {
     Ok(())
 }
 
-/// Another authority, another key: it ends, and soon.
+/// Another authority, another key: it ends, and not because the time is over.
 fn strangers_are_not_let_in(room: &mut Room<'_>) -> CaseResult {
     let uri = room.shared().uri_as("", room.site.security, Credentials::strange());
-    let start = std::time::Instant::now();
     let failure = failed(room.connect_to(&uri, as_is));
     assert_eq!(failure.who, Who::Connection, "{failure}");
-    assert!(start.elapsed() < LONG / 2, "{:?}", start.elapsed());
     room.disk()?.read(0, 512)?;
     Ok(())
 }

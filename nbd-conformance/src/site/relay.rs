@@ -1,11 +1,11 @@
-//! Something between client and server that can let go of single connections.
+//! Something between client and server that can do harm to single connections.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 
 use nbd_sim::peer::Scratch;
@@ -16,9 +16,47 @@ use super::Running;
 pub(crate) struct Relay {
     path: PathBuf,
     server: PathBuf,
-    clients: Arc<Mutex<Vec<UnixStream>>>,
+    clients: Arc<Mutex<Vec<Client>>>,
     over: Arc<AtomicBool>,
     _scratch: Scratch,
+}
+
+/// One connection.
+struct Client {
+    stream: UnixStream,
+    mood: Arc<Mood>,
+}
+
+/// What is done with what passes through a connection.
+#[derive(Default)]
+struct Mood {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// Nothing is passed on.
+    frozen: bool,
+    /// A bit of what the server sends next is to be another one.
+    damages: bool,
+}
+
+impl Mood {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no panic")
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state());
+        self.changed.notify_all();
+    }
+
+    /// Waits until something may pass, and says whether it is to be damaged.
+    fn pass(&self, from_server: bool) -> bool {
+        let wait = self.changed.wait_while(self.state(), |state| state.frozen);
+        from_server && std::mem::take(&mut wait.expect("no panic").damages)
+    }
 }
 
 impl Relay {
@@ -43,8 +81,10 @@ impl Relay {
                     return;
                 }
                 let Ok(kept) = client.try_clone() else { return };
+                let mood = Arc::<Mood>::default();
+                let kept = Client { stream: kept, mood: Arc::clone(&mood) };
                 all.lock().expect("no panic").push(kept);
-                if number < served && pass_on(&client, &there).is_err() {
+                if number < served && pass_on(&client, &there, &mood).is_err() {
                     // A server that is not there closes no connection: this does.
                     let _ = client.shutdown(Shutdown::Both);
                 }
@@ -66,7 +106,26 @@ impl Relay {
 
     /// Ends a connection, as seen from both sides.
     pub(crate) fn cut(&self, number: usize) {
-        let _ = self.clients.lock().expect("no panic")[number].shutdown(Shutdown::Both);
+        let _ = self.clients.lock().expect("no panic")[number].stream.shutdown(Shutdown::Both);
+    }
+
+    /// Holds back whatever comes, from both sides, and goes on with both as if all were well.
+    pub(crate) fn freeze(&self, number: usize) {
+        self.change(number, |state| state.frozen = true);
+    }
+
+    /// Passes on what was held back, and what comes later.
+    pub(crate) fn thaw(&self, number: usize) {
+        self.change(number, |state| state.frozen = false);
+    }
+
+    /// Changes a bit of what the server sends next.
+    pub(crate) fn damage(&self, number: usize) {
+        self.change(number, |state| state.damages = true);
+    }
+
+    fn change(&self, number: usize, change: impl FnOnce(&mut State)) {
+        self.clients.lock().expect("no panic")[number].mood.change(change);
     }
 }
 
@@ -76,21 +135,29 @@ impl Drop for Relay {
         // Wakes who accepts.
         let _ = UnixStream::connect(&self.path);
         for client in self.clients.lock().expect("no panic").iter() {
-            let _ = client.shutdown(Shutdown::Both);
+            let _ = client.stream.shutdown(Shutdown::Both);
+            client.mood.change(|state| state.frozen = false);
         }
     }
 }
 
-fn pass_on(client: &UnixStream, there: &Path) -> io::Result<()> {
+fn pass_on(client: &UnixStream, there: &Path, mood: &Arc<Mood>) -> io::Result<()> {
     let server = UnixStream::connect(there)?;
-    for (from, to) in [(client, &server), (&server, client)] {
+    for (from, to, from_server) in [(client, &server, false), (&server, client, true)] {
         let (mut from, mut to) = (from.try_clone()?, to.try_clone()?);
+        let mood = Arc::clone(mood);
         thread::spawn(move || {
             let mut bytes = [0; 65536];
             while let Ok(n) = from.read(&mut bytes)
                 && n > 0
-                && to.write_all(&bytes[..n]).is_ok()
-            {}
+            {
+                if mood.pass(from_server) {
+                    bytes[n - 1] ^= 1;
+                }
+                if to.write_all(&bytes[..n]).is_err() {
+                    break;
+                }
+            }
             // The end goes on as well, whichever side it came from.
             let _ = to.shutdown(Shutdown::Both);
             let _ = from.shutdown(Shutdown::Both);

@@ -7,33 +7,21 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use nbd_client_async::{Client, ConnectOptions, Connector, Error, Options};
+use nbd_client_async::{Client, Connector, Error, Options};
 use nbd_proto::{
     Command, CommandFlags, CommandType, ContextId, ExportEntry, Extent, MetaContext, Negotiated,
 };
 use nbd_transport::tls::TlsInfo;
 
 use super::host::Host;
-use super::{Choosing, How, POLICY, Refused, Session, Subject};
+use super::{Choosing, How, Refused, Session, Subject};
 use crate::outcome::{Failure, Op, Outcome, Reply};
 
 pub(crate) struct Asynchronous<H>(pub(crate) H);
 
 impl<H: Host> Asynchronous<H> {
-    pub(super) fn options(&self, how: &How) -> Outcome<ConnectOptions> {
-        let mut options = ConnectOptions::new()
-            .config(how.config.clone())
-            .uri_policy(POLICY)
-            .connect_timeout(how.timeout)
-            .request_timeout(how.timeout);
-        if let Some((policy, connector)) = &how.tls {
-            options = options.tls_connector(*policy, connector.clone());
-        }
-        Ok(options.uri(&how.uri)?)
-    }
-
     pub(super) fn connector(&self, how: &How) -> Outcome<Connector<H::Runtime>> {
-        Ok(Connector::new(self.options(how)?))
+        Ok(Connector::new(how.options()?))
     }
 }
 

@@ -3,29 +3,16 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use nbd_client_blocking::{Client, Completion, ConnectOptions, Options};
+use nbd_client_blocking::{Client, Completion, Options};
 use nbd_proto::{
     Command, CommandFlags, CommandType, ContextId, ExportEntry, Extent, MetaContext, Negotiated,
 };
 use nbd_transport::tls::TlsInfo;
 
-use super::{Choosing, How, POLICY, Refused, Session, Subject};
+use super::{Choosing, How, Refused, Session, Subject};
 use crate::outcome::{Failure, Op, Outcome, Reply};
 
 pub(crate) struct Blocking;
-
-pub(super) fn options(how: &How) -> Outcome<ConnectOptions> {
-    let options = ConnectOptions::new()
-        .config(how.config.clone())
-        .uri_policy(POLICY)
-        .connect_timeout(how.timeout)
-        .request_timeout(how.timeout);
-    let options = match &how.tls {
-        Some((policy, connector)) => options.tls_connector(*policy, connector.clone()),
-        None => options,
-    };
-    Ok(options.uri(&how.uri)?)
-}
 
 impl Subject for Blocking {
     fn splits(&self) -> bool {
@@ -33,11 +20,11 @@ impl Subject for Blocking {
     }
 
     fn connect(&self, how: &How) -> Outcome<Box<dyn Session>> {
-        Ok(Box::new(Client::connect(options(how)?)?))
+        Ok(Box::new(Client::connect(how.options()?)?))
     }
 
     fn negotiate(&self, how: &How) -> Outcome<Box<dyn Choosing>> {
-        Ok(Box::new(Options::connect(options(how)?)?))
+        Ok(Box::new(Options::connect(how.options()?)?))
     }
 }
 

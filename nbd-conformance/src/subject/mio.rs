@@ -9,22 +9,15 @@ use nbd_client_mio::{Completion, ConnectOptions, Connection, Error, Limit, Rejec
 use nbd_proto::{ApiMisuse, Command, CommandFlags, CommandType, ContextId, Extent, Negotiated};
 use nbd_transport::tls::TlsInfo;
 
-use super::{Choosing, How, POLICY, Session, Subject};
+use super::{Choosing, How, Session, Subject};
 use crate::outcome::{Failure, Op, Outcome, Reply};
 
 pub(crate) struct Mio;
 
 pub(super) fn options(how: &How, option_mode: bool) -> Outcome<ConnectOptions> {
-    let options = ConnectOptions::new()
-        .config(how.config.clone().option_mode(option_mode))
-        .uri_policy(POLICY)
-        .connect_timeout(how.timeout)
-        .request_timeout(how.timeout);
-    let options = match &how.tls {
-        Some((policy, connector)) => options.tls_connector(*policy, connector.clone()),
-        None => options,
-    };
-    Ok(options.uri(&how.uri)?)
+    let options = how.options()?;
+    let config = options.negotiation().clone().option_mode(option_mode);
+    Ok(options.config(config))
 }
 
 /// A connection that is ready.

@@ -13,6 +13,7 @@ use nbd_proto::{
     ClientConfig, Command, CommandFlags, ContextId, ExportEntry, Extent, MetaContext, Negotiated,
     TlsPolicy,
 };
+use nbd_session::ConnectOptions;
 use nbd_transport::tls::{TlsConnector, TlsInfo};
 use nbd_transport::{AllowedTransports, UriPolicy};
 
@@ -56,10 +57,24 @@ impl Adapter {
 #[derive(Clone, Debug)]
 pub(crate) struct How {
     pub(crate) uri: String,
+    /// What the rest is added to.
+    pub(crate) base: ConnectOptions,
     pub(crate) config: ClientConfig,
     /// TLS by the program's own choice, in place of the URI's.
     pub(crate) tls: Option<(TlsPolicy, TlsConnector)>,
     pub(crate) timeout: Duration,
+}
+
+impl How {
+    fn options(&self) -> Outcome<ConnectOptions> {
+        let options = self.base.clone().config(self.config.clone()).uri_policy(POLICY);
+        let options = options.connect_timeout(self.timeout).request_timeout(self.timeout);
+        let options = match &self.tls {
+            Some((policy, connector)) => options.tls_connector(*policy, connector.clone()),
+            None => options,
+        };
+        Ok(options.uri(&self.uri)?)
+    }
 }
 
 /// The tests' URIs name the files of their credentials.

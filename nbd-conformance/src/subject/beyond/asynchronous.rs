@@ -10,19 +10,13 @@ use smol::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 
 use super::{Beyond, File, Pool};
 use crate::outcome::Outcome;
-use crate::subject::asynchronous::{Asynchronous, Live};
+use crate::subject::How;
+use crate::subject::asynchronous::Asynchronous;
 use crate::subject::host::Host;
-use crate::subject::{How, Session};
 
 impl<H: Host> Beyond for Asynchronous<H> {
-    fn connect_lasting(&self, how: &How, policy: Reconnect) -> Outcome<Box<dyn Session>> {
-        let connector = Connector::<H::Runtime>::new(self.options(how)?.reconnect(policy));
-        let client = self.0.block_on(connector.connect())?;
-        Ok(Box::new(Live { host: self.0.clone(), client }))
-    }
-
     fn pool(&self, how: &How, policy: Option<Reconnect>, size: usize) -> Outcome<Box<dyn Pool>> {
-        let connector = Connector::<H::Runtime>::new(self.options(how)?.reconnect(policy));
+        let connector = Connector::<H::Runtime>::new(how.options()?.reconnect(policy));
         let pool = self.0.block_on(connector.connect_pool(size))?;
         Ok(Box::new(Pooled { host: self.0.clone(), pool }))
     }

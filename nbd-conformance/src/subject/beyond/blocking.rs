@@ -8,21 +8,16 @@ use nbd_session::replay::Reconnect;
 
 use super::{Beyond, File, Pool};
 use crate::outcome::Outcome;
-use crate::subject::blocking::{Blocking, options};
-use crate::subject::{How, Session};
+use crate::subject::How;
+use crate::subject::blocking::Blocking;
 
 impl Beyond for Blocking {
-    fn connect_lasting(&self, how: &How, policy: Reconnect) -> Outcome<Box<dyn Session>> {
-        Ok(Box::new(Client::connect(options(how)?.reconnect(policy))?))
-    }
-
     fn pool(&self, how: &How, policy: Option<Reconnect>, size: usize) -> Outcome<Box<dyn Pool>> {
-        let options = options(how)?.reconnect(policy);
-        Ok(Box::new(nbd_client_blocking::Pool::connect(options, size)?))
+        Ok(Box::new(nbd_client_blocking::Pool::connect(how.options()?.reconnect(policy), size)?))
     }
 
     fn file(&self, how: &How) -> Outcome<Box<dyn File>> {
-        Ok(Box::new(Some(ExportFile::new(Client::connect(options(how)?)?))))
+        Ok(Box::new(Some(ExportFile::new(Client::connect(how.options()?)?))))
     }
 
     fn extents(
@@ -31,7 +26,7 @@ impl Beyond for Blocking {
         context: &str,
         range: Range<u64>,
     ) -> Outcome<Vec<(u64, u64, u64)>> {
-        let mut client = Client::connect(options(how)?)?;
+        let mut client = Client::connect(how.options()?)?;
         let extents = client.extents(context, range)?;
         let placed = extents.map(|placed| {
             placed.map(|placed| (placed.offset, placed.extent.length, placed.extent.status))

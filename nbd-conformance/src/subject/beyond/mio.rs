@@ -14,14 +14,10 @@ use nbd_session::replay::Reconnect;
 
 use super::{Beyond, File, Pool};
 use crate::outcome::Outcome;
+use crate::subject::How;
 use crate::subject::mio::{Live, Mio, options, ready};
-use crate::subject::{How, Session};
 
 impl Beyond for Mio {
-    fn connect_lasting(&self, how: &How, policy: Reconnect) -> Outcome<Box<dyn Session>> {
-        Ok(Box::new(ready(options(how, false)?.reconnect(policy))?))
-    }
-
     fn pool(&self, how: &How, policy: Option<Reconnect>, size: usize) -> Outcome<Box<dyn Pool>> {
         let options = options(how, false)?.reconnect(policy);
         let mut pooled = Pooled {

@@ -1,5 +1,4 @@
-//! What goes beyond one connection: it is made again, there are several of them, or it is seen
-//! as a file.
+//! What goes beyond commands: there are several connections, or one is seen as a file.
 
 mod asynchronous;
 mod blocking;
@@ -11,14 +10,11 @@ use super::asynchronous::Asynchronous;
 use super::blocking::Blocking;
 use super::host::{CurrentThread, MultiThread, OnAsyncStd, OnSmol};
 use super::mio::Mio;
-use super::{Adapter, How, Session};
+use super::{Adapter, How};
 use crate::outcome::Outcome;
 
 /// An adapter, beyond one connection.
 pub(crate) trait Beyond {
-    /// Connects, to connect again.
-    fn connect_lasting(&self, how: &How, policy: Reconnect) -> Outcome<Box<dyn Session>>;
-
     /// Opens a pool of up to so many connections.
     fn pool(&self, how: &How, policy: Option<Reconnect>, size: usize) -> Outcome<Box<dyn Pool>>;
 

@@ -1,0 +1,163 @@
+//! Limits of time, and servers that say nothing any more.
+//!
+//! What is looked at is which error came, or that none did; never how soon. Where a limit is
+//! short, a busy machine may reach it where nothing is wrong, so what is then expected holds all
+//! the same.
+
+use std::time::Duration;
+
+use nbd_proto::{CommandFlags, Errno};
+use nbd_session::ConnectOptions;
+use nbd_session::replay::Reconnect;
+
+use crate::case::{CaseResult, Need, cases};
+use crate::outcome::{Op, Who, failed, fails};
+use crate::room::{LONG, Room, as_is, how, noise};
+use crate::site::{Disk, Kind, Relay};
+use crate::subject::How;
+
+const TIME: Need = Need::PlainOnly("time is the same behind TLS");
+const FILTERS: Need = Need::Server(&[Kind::Nbdkit], "only nbdkit can be told to be slow");
+
+cases! {
+    a_server_that_falls_silent_is_left [TIME],
+    silence_is_told_to_everybody [TIME],
+    long_work_is_no_silence [FILTERS, TIME],
+    a_limit_counts_while_there_is_nobody [TIME],
+    a_call_that_is_late_harms_no_other [TIME],
+    zero_is_no_limit [FILTERS, TIME],
+    damage_is_never_data [Need::SomeTls],
+    a_damaged_connection_is_made_again [Need::SomeTls],
+}
+
+const SHORT: Duration = Duration::from_millis(300);
+
+const POLICY: Reconnect =
+    Reconnect::new().first_delay(Duration::from_millis(2)).max_delay(Duration::from_millis(50));
+
+const NONE: CommandFlags = CommandFlags::empty();
+
+fn with(base: ConnectOptions, how: How) -> How {
+    How { base, ..how }
+}
+
+/// The network loses everything and says so to nobody: another connection works.
+fn a_server_that_falls_silent_is_left(room: &mut Room<'_>) -> CaseResult {
+    let server = room.site.start(Disk::Sized(1 << 20))?;
+    let relay = Relay::start(&server, usize::MAX)?;
+    let silence = ConnectOptions::new().silence(SHORT);
+    let how = with(silence, how(&relay.uri(&server), as_is));
+    let mut disk = room.connect_lasting(&how, POLICY)?;
+    let data = noise(4096, 1);
+    disk.write(0, &data, CommandFlags::FUA)?;
+    relay.freeze(relay.connections() - 1);
+    for outcome in disk.batch(vec![Op::read(0, 4096); 25], &mut || ()) {
+        assert_eq!(outcome?.data, data);
+    }
+    assert!(relay.connections() > 1, "it was kept");
+    disk.disconnect()?;
+    Ok(())
+}
+
+fn silence_is_told_to_everybody(room: &mut Room<'_>) -> CaseResult {
+    let server = room.site.start(Disk::Sized(1 << 20))?;
+    let relay = Relay::start(&server, usize::MAX)?;
+    let silence = ConnectOptions::new().silence(SHORT);
+    let mut disk = room.subject.connect(&with(silence, how(&relay.uri(&server), as_is)))?;
+    relay.freeze(0);
+    for outcome in disk.batch(vec![Op::read(0, 512); 5], &mut || ()) {
+        fails(outcome, Who::Time, Errno::TimedOut);
+    }
+    // It is over, and why is told again.
+    fails(disk.read(0, 512), Who::Time, Errno::TimedOut);
+    Ok(())
+}
+
+/// A server that fills a disk with zeroes may answer nothing else meanwhile.
+fn long_work_is_no_silence(room: &mut Room<'_>) -> CaseResult {
+    let slow = ["--filter=delay", "memory", "1M", "delay-zero=1200ms"];
+    let server = room.site.start_with(&slow)?;
+    let silence = ConnectOptions::new().silence(SHORT);
+    let mut disk = room.subject.connect(&with(silence, how(&server.uri(), as_is)))?;
+    disk.write_zeroes(0, 4096)?;
+    disk.disconnect()?;
+    Ok(())
+}
+
+/// The time of a call goes on while a lost connection is made again.
+fn a_limit_counts_while_there_is_nobody(room: &mut Room<'_>) -> CaseResult {
+    let server = room.site.start(Disk::Sized(1 << 20))?;
+    // Whoever comes later is accepted, and hears nothing.
+    let relay = Relay::start(&server, 1)?;
+    let mut disk = room.connect_lasting(&how(&relay.uri(&server), as_is), POLICY)?;
+    disk.read(0, 512)?;
+    relay.cut(0);
+    disk.set_timeout(SHORT)?;
+    fails(disk.read(0, 512), Who::Time, Errno::TimedOut);
+    for outcome in disk.batch(vec![Op::read(0, 512); 5], &mut || ()) {
+        fails(outcome, Who::Time, Errno::TimedOut);
+    }
+    Ok(())
+}
+
+/// What comes too late is nobody's, and the connection goes on.
+fn a_call_that_is_late_harms_no_other(room: &mut Room<'_>) -> CaseResult {
+    let server = room.site.start(Disk::Sized(1 << 20))?;
+    let relay = Relay::start(&server, usize::MAX)?;
+    let mut disk = room.connect_to(&relay.uri(&server), as_is)?;
+    let data = noise(8192, 2);
+    disk.write(0, &data, NONE)?;
+    relay.freeze(0);
+    disk.set_timeout(SHORT)?;
+    fails(disk.read(0, 4096), Who::Time, Errno::TimedOut);
+    fails(disk.write(4096, &[0; 4096], NONE), Who::Time, Errno::TimedOut);
+    disk.set_timeout(LONG)?;
+    relay.thaw(0);
+    assert_eq!(disk.read(0, 4096)?, data[..4096]);
+    disk.write(4096, &data[4096..], NONE)?;
+    assert_eq!(disk.read(0, 8192)?, data);
+    assert_eq!(relay.connections(), 1);
+    Ok(())
+}
+
+fn zero_is_no_limit(room: &mut Room<'_>) -> CaseResult {
+    let slow = ["--filter=delay", "memory", "1M", "delay-read=100ms"];
+    let server = room.site.start_with(&slow)?;
+    let none = ConnectOptions::new().silence(Duration::ZERO).keep_alive(Duration::ZERO);
+    let how = How { timeout: Duration::ZERO, ..with(none, how(&server.uri(), as_is)) };
+    let mut disk = room.subject.connect(&how)?;
+    assert_eq!(disk.read(0, 512)?, [0; 512]);
+    disk.set_timeout(Duration::ZERO)?;
+    assert_eq!(disk.read(0, 512)?, [0; 512]);
+    for outcome in disk.batch(vec![Op::read(0, 512); 5], &mut || ()) {
+        assert_eq!(outcome?.data, [0; 512]);
+    }
+    disk.disconnect()?;
+    Ok(())
+}
+
+fn damage_is_never_data(room: &mut Room<'_>) -> CaseResult {
+    let server = room.site.start(Disk::Sized(1 << 20))?;
+    let relay = Relay::start(&server, usize::MAX)?;
+    let mut disk = room.connect_to(&relay.uri(&server), as_is)?;
+    disk.read(0, 512)?;
+    relay.damage(0);
+    let failure = failed(disk.read(0, 4096));
+    assert_eq!(failure.who, Who::Connection, "{failure}");
+    Ok(())
+}
+
+fn a_damaged_connection_is_made_again(room: &mut Room<'_>) -> CaseResult {
+    let server = room.site.start(Disk::Sized(1 << 20))?;
+    let relay = Relay::start(&server, usize::MAX)?;
+    let mut disk = room.connect_lasting(&how(&relay.uri(&server), as_is), POLICY)?;
+    let data = noise(4096, 3);
+    disk.write(0, &data, NONE)?;
+    for round in 0..3 {
+        assert_eq!(relay.connections(), round + 1);
+        relay.damage(round);
+        assert_eq!(disk.read(0, 4096)?, data);
+    }
+    disk.disconnect()?;
+    Ok(())
+}
