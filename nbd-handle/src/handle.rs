@@ -68,7 +68,7 @@ pub struct Handle<B> {
     pub(crate) answer: Option<Result<i32, Fail>>,
     /// What was agreed on so far.
     pub(crate) facts: Negotiated,
-    /// Meta contexts were selected.
+    /// Meta contexts were selected for this export, even if none was granted.
     pub(crate) selected: bool,
     /// The end was asked for.
     pub(crate) ending: bool,
@@ -286,6 +286,9 @@ impl<B: Memory> Handle<B> {
         }
         self.learn();
         let Some(engine) = &self.engine else { return };
+        if before == State::Connecting && state.is_connected() && !self.settings.option_mode {
+            self.selected |= self.settings.request_meta_contexts;
+        }
         match state {
             State::Dead | State::Created => {
                 self.cause = engine.session.end().cloned().map(Fail::from);

@@ -69,10 +69,10 @@ impl<B: Memory> Handle<B> {
     /// # Errors
     /// Before that is known.
     pub fn can_meta_context(&self, name: &str) -> Result<bool, Fail> {
-        let early =
-            self.level.knows_contexts_early() && (self.selected || !self.facts.contexts.is_empty());
-        if !early {
+        if !self.level.knows_contexts_early() {
             self.export()?;
+        } else if !self.settings.meta_contexts.is_empty() && !self.selected {
+            return Err(Fail::invalid("no meta contexts were selected yet"));
         }
         Ok(self.facts.contexts.iter().any(|context| context.name == name))
     }

@@ -169,7 +169,6 @@ impl<B: Memory> Handle<B> {
                         callback(&context.name);
                     }
                 }
-                self.selected |= matches!(call.request, OptionRequest::SetMetaContexts(_));
                 Ok(count(contexts.len()))
             }
             Ok(OptionReply::Granted(granted)) => {
@@ -186,8 +185,23 @@ impl<B: Memory> Handle<B> {
                 Err(fail)
             }
         };
+        self.note_selection(&call.request, errno == 0);
         self.answer = Some(answer);
         call.complete(errno);
+    }
+
+    /// Whether the selection of meta contexts is that of the export that is asked for.
+    fn note_selection(&mut self, request: &OptionRequest, granted: bool) {
+        match request {
+            OptionRequest::SetMetaContexts(_) => self.selected = granted,
+            OptionRequest::Go | OptionRequest::Info if granted => {
+                self.selected |= self.settings.request_meta_contexts;
+            }
+            OptionRequest::Go | OptionRequest::Info => self.selected = false,
+            // What was agreed on in clear is forgotten.
+            OptionRequest::StartTls => self.selected &= !granted,
+            _ => {}
+        }
     }
 }
 

@@ -72,6 +72,7 @@ impl<B: Memory> Handle<B> {
     /// `ENAMETOOLONG` beyond 4096 bytes.
     pub fn set_export_name(&mut self, name: &str) -> Result<(), Fail> {
         check_length(name)?;
+        self.selected &= name == self.settings.export_name;
         name.clone_into(&mut self.settings.export_name);
         self.reconfigure()
     }

@@ -67,6 +67,8 @@ main (int argc UNUSED, char *argv[])
 
 #ifdef LIBNBD_HAVE_NBD_OPT_STARTTLS
   char *queries[] = { "base:", NULL };
+  /* For this export none was selected yet: its name was another one meanwhile. */
+  FAILS (nbd_can_meta_context (h, LIBNBD_CONTEXT_BASE_ALLOCATION), EINVAL);
   CHECK (nbd_opt_set_meta_context_queries (h, queries, context) >= 0);
   CHECK (nbd_opt_set_meta_context (h, context) == 1);
   CHECK (nbd_opt_starttls (h) == 0); /* the server has none */
