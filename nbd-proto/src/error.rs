@@ -47,8 +47,14 @@ pub enum Error {
 /// the connection and says why, rather than go on with a stream it has lost.
 #[cold]
 pub(crate) fn internal(what: &'static str) -> Error {
-    debug_assert!(false, "{what}");
+    broken(what);
     Error::Internal(what)
+}
+
+/// The same where nothing can be returned, and nothing is lost by going on.
+#[cold]
+pub(crate) fn broken(what: &'static str) {
+    debug_assert!(false, "{what}");
 }
 
 impl Error {

@@ -124,8 +124,8 @@ pub use negotiate::client::{Negotiation, NegotiationEvent, Phase};
 pub use negotiate::facts::{ExportInfo, Negotiated, Protocol};
 pub use negotiate::server::{Question, ServerNegotiation, ServerPhase};
 pub use payload::{
-    Discard, ErrorReport, PayloadSink, PayloadSource, ReadChunk, ReadInto, Table, WriteFrom,
-    escape, part, part_mut,
+    Discard, ErrorReport, PayloadSink, PayloadSource, ReadChunk, ReadInto, Table, WriteBuffers,
+    WriteFrom, escape, part, part_mut,
 };
 pub use server::Server;
 pub use types::{Command, ContextId, Direction, Extent, HeaderStyle, RequestId};

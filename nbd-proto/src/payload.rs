@@ -257,6 +257,54 @@ impl<B: AsRef<[u8]>> PayloadSource for Table<B> {
     }
 }
 
+/// What a server's clients write, until the server takes it: a buffer for each write, made when
+/// its first bytes come.
+///
+/// ```
+/// # use nbd_proto::{PayloadSink, RequestId, WriteBuffers};
+/// let id = RequestId::from_cookie(7 | 1 << 32);
+/// let mut buffers = WriteBuffers::new();
+/// buffers.region(id, 0, 3).copy_from_slice(b"new");
+/// assert_eq!(buffers.take(id), b"new");
+/// assert_eq!(buffers.take(id), b"");
+/// ```
+///
+/// A buffer grows with what has come, and not with what a client has announced. How many there
+/// can be and how long they get is limited by [`Limits`](crate::Limits).
+#[derive(Debug, Default)]
+pub struct WriteBuffers(Table<Vec<u8>>);
+
+impl WriteBuffers {
+    /// By how many bytes a buffer is ahead of what has come, at most.
+    const GROWTH: usize = 256 << 10;
+
+    /// No buffers yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(Table::new())
+    }
+
+    /// The data of a write that is [complete](crate::ServerEvent::Request); empty if there is
+    /// none. To be taken for each of them, or its memory stays.
+    pub fn take(&mut self, id: RequestId) -> Vec<u8> {
+        self.0.remove(id).unwrap_or_default()
+    }
+}
+
+impl PayloadSink for WriteBuffers {
+    fn region(&mut self, id: RequestId, at: usize, len: usize) -> &mut [u8] {
+        if self.0.get(id).is_none() {
+            self.0.insert(id, Vec::new());
+        }
+        let Some(buffer) = self.0.get_mut(id) else { return &mut [] };
+        let end = at.saturating_add(len.min(Self::GROWTH));
+        if buffer.len() < end {
+            buffer.resize(end, 0);
+        }
+        part_mut(buffer, at, len)
+    }
+}
+
 /// At most `len` bytes of `buffer` from `at`; empty when `at` is beyond the end.
 #[must_use]
 pub fn part(buffer: &[u8], at: usize, len: usize) -> &[u8] {

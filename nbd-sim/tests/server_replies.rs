@@ -7,7 +7,7 @@ use nbd_proto::wire::request::RequestHeader;
 use nbd_proto::{
     ApiMisuse, CommandFlags, CommandType, ContextId, Discard, Errno, ExportInfo, Extent, Limits,
     Machine, PayloadSource, Question, RequestId, Server, ServerConfig, ServerEvent,
-    ServerNegotiation, TransmissionFlags,
+    ServerNegotiation, TransmissionFlags, WriteBuffers,
 };
 
 const WRONG: Result<(), ApiMisuse> = Err(ApiMisuse::WrongReply);
@@ -60,6 +60,32 @@ fn says(server: &mut Server, kind: CommandType, flags: CommandFlags, length: u64
         }
         _ => drop(server.feed(&header.encode_compact().unwrap(), &mut Discard).unwrap()),
     }
+}
+
+/// The stock sink for servers makes room for whatever comes, as it comes.
+#[test]
+fn writes_come_into_buffers_that_nobody_had_to_make() {
+    let mut server = server(8);
+    let mut buffers = WriteBuffers::new();
+    let data: Vec<u8> = (0..700_000_u32).map(|byte| byte as u8).collect();
+    let header = RequestHeader {
+        flags: CommandFlags::empty(),
+        kind: CommandType::Write.to_wire(),
+        cookie: 7,
+        offset: 0,
+        length: data.len() as u64,
+    };
+    let bytes = [&header.encode_compact().unwrap()[..], &data].concat();
+    // However it is cut.
+    for piece in bytes.chunks(70_001) {
+        server.feed(piece, &mut buffers).unwrap();
+    }
+    let Some(ServerEvent::Request { id, command }) = server.poll_event() else {
+        panic!("it was refused");
+    };
+    assert_eq!(command.length, 700_000);
+    assert!(buffers.take(id) == data);
+    assert!(buffers.take(id).is_empty());
 }
 
 fn asked(form: u32, kind: CommandType, flags: CommandFlags) -> (Server, RequestId) {

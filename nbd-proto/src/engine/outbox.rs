@@ -22,7 +22,7 @@ use core::mem;
 use core::ops::{ControlFlow, Range};
 
 use crate::engine::Stats;
-use crate::error::{ApiMisuse, Error};
+use crate::error::{ApiMisuse, Error, broken};
 use crate::payload::PayloadSource;
 use crate::types::RequestId;
 
@@ -247,8 +247,11 @@ impl Outbox {
             return false;
         }
         let after = self.queue.partition_point(|entry| entry.first <= sequence);
-        let Some(place) = after.checked_sub(1) else { return false };
-        let Some(entry) = self.queue.get_mut(place) else { return false };
+        let place = after.saturating_sub(1);
+        let Some(entry) = self.queue.get_mut(place) else {
+            broken("what was not sent is queued");
+            return false;
+        };
         let index = sequence.saturating_sub(entry.first) as u32;
         if (place == 0 && self.cursor > entry.start(index)) || entry.is_cancelled(index) {
             return false;

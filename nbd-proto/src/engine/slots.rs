@@ -5,9 +5,11 @@
 use alloc::vec::Vec;
 use core::mem;
 
+use crate::error::broken;
 use crate::types::RequestId;
 
 const NONE: u32 = u32::MAX;
+const NO_ENTRY: &str = "an id that was never issued is in no list";
 /// The generation of no id, whoever made it up.
 const FREE: u64 = u64::MAX;
 
@@ -201,16 +203,15 @@ impl<T: Default> Slots<T> {
     #[inline]
     pub(crate) fn push_back(&mut self, list: &mut List, id: RequestId) {
         let tail = self.append(list, id.slot);
-        if let Some(entry) = self.at(id.slot) {
-            entry.prev = tail;
-            entry.next = NONE;
-        }
+        let Some(entry) = self.at(id.slot) else { return broken(NO_ENTRY) };
+        entry.prev = tail;
+        entry.next = NONE;
     }
 
     /// Takes an entry out of the list it is in. The id must be valid.
     #[inline]
     pub(crate) fn unlink(&mut self, list: &mut List, id: RequestId) {
-        let Some(entry) = self.at(id.slot) else { return };
+        let Some(entry) = self.at(id.slot) else { return broken(NO_ENTRY) };
         let (prev, next) = (entry.prev, entry.next);
         self.join(list, prev, next);
     }
@@ -220,7 +221,7 @@ impl<T: Default> Slots<T> {
     #[inline]
     pub(crate) fn transfer(&mut self, from: &mut List, to: &mut List, id: RequestId) {
         let tail = self.append(to, id.slot);
-        let Some(entry) = self.at(id.slot) else { return };
+        let Some(entry) = self.at(id.slot) else { return broken(NO_ENTRY) };
         let prev = mem::replace(&mut entry.prev, tail);
         let next = mem::replace(&mut entry.next, NONE);
         self.join(from, prev, next);

@@ -175,7 +175,21 @@ fn protocol(error: &nbd_proto::Error) -> String {
     }
 }
 
+/// What cannot be has come to pass, and nothing is lost by going on: a build with debug
+/// assertions stops here.
+#[cold]
+pub(crate) fn broken(what: &'static str) {
+    debug_assert!(false, "{what}");
+}
+
 impl Error {
+    /// The same, where somebody can be told.
+    #[cold]
+    pub(crate) fn internal(what: &'static str) -> Self {
+        broken(what);
+        nbd_proto::Error::Internal(what).into()
+    }
+
     pub(crate) const fn full() -> Self {
         Self(Repr::Full)
     }
@@ -234,7 +248,7 @@ impl Error {
     /// Several endpoints were tried, and each failed.
     pub(crate) fn no_endpoint(mut errors: Vec<Self>) -> Self {
         match (errors.pop(), errors.is_empty()) {
-            (None, _) => Self::closed(),
+            (None, _) => Self::internal("nothing was tried"),
             (Some(only), true) => only,
             (Some(last), false) => {
                 errors.push(last);

@@ -289,7 +289,7 @@ impl Session {
         }
         self.check_lasting(command, contexts)?;
         let full = self.room() == 0;
-        let Some(lasting) = self.lasting.as_deref_mut() else { return Err(Error::closed()) };
+        let Some(lasting) = self.lasting.as_deref_mut() else { return Err(no_log()) };
         if lasting.log.is_none() {
             return Err(Error::not_sent(command, SubmitError::NotConnected));
         }
@@ -297,7 +297,7 @@ impl Session {
             return Err(Error::full());
         }
         let id = lasting.claim();
-        let Some(log) = &mut lasting.log else { return Err(Error::closed()) };
+        let Some(log) = &mut lasting.log else { return Err(no_log()) };
         match log.submit(id, command, payload) {
             Ok(place) => {
                 let contexts = contexts.map(Box::from);
@@ -574,4 +574,8 @@ impl Session {
     pub fn flushed_elsewhere(&mut self, acknowledged: u64) {
         self.durability.settle(acknowledged);
     }
+}
+
+fn no_log() -> Error {
+    Error::internal("there is no log")
 }

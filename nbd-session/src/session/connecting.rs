@@ -13,11 +13,13 @@ use super::loss::closed;
 use super::step::Step;
 use super::way::Next;
 use super::{Goodbye, Open, Session, Stage};
-use crate::error::Error;
+use crate::error::{Error, broken};
 use crate::event::Event;
 use crate::handshake::Handshake;
 use crate::link::LinkError;
 use crate::replay::ReplayLog;
+
+const NO_TROUBLE: &str = "what was not lost is not put off";
 
 impl Session {
     /// The next thing to do for the adapter, told once. A step whose outcome never comes is
@@ -131,8 +133,8 @@ impl Session {
 
     /// Waits a while before the next attempt.
     pub(super) fn put_off(&mut self, now: Instant) {
-        let Some(lasting) = self.lasting.as_deref_mut() else { return };
-        let Some(trouble) = &mut lasting.trouble else { return };
+        let Some(lasting) = self.lasting.as_deref_mut() else { return broken(NO_TROUBLE) };
+        let Some(trouble) = &mut lasting.trouble else { return broken(NO_TROUBLE) };
         let delay = self.way.delay(&lasting.policy, trouble.attempts);
         trouble.attempts = trouble.attempts.saturating_add(1);
         self.stage = Stage::Waiting(now.checked_add(delay).unwrap_or(now));

@@ -10,13 +10,15 @@ use nbd_proto::{
 use super::lasting::Trouble;
 use super::step::Step;
 use super::{End, Goodbye, Open, Session, Stage};
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, broken};
 use crate::event::{Event, add};
 use crate::limit::Limit;
 use crate::replay::{RecoveryError, ReplayLog};
 
 /// How long a server may take to close a connection on which nothing more is sent.
 const LINGER: Duration = Duration::from_secs(5);
+
+const NO_LOG: &str = "what is not made again has been lost";
 
 impl Session {
     /// Asks for the end of the session. No command is accepted from now on, but for those whose
@@ -259,7 +261,7 @@ impl Session {
 
     /// The connection is to be made again.
     fn went_down(&mut self, cause: Error, now: Instant) {
-        let Some(lasting) = self.lasting.as_deref_mut() else { return };
+        let Some(lasting) = self.lasting.as_deref_mut() else { return broken(NO_LOG) };
         let unfinished = lasting.unfinished();
         self.stats.sent_again += unfinished.len() as u64;
         for id in unfinished {
@@ -392,7 +394,7 @@ impl Session {
                 // Of use: the next loss has nothing to do with the last one.
                 lasting.trouble = None;
             }
-            let Some(log) = &mut lasting.log else { return };
+            let Some(log) = &mut lasting.log else { return broken(NO_LOG) };
             let Some((id, result)) = log.completed(sent_as, result) else { continue };
             let Some(command) = lasting.get(id).map(|open| open.command) else { continue };
             let result = result.map_err(|error| {

@@ -10,7 +10,7 @@ use nbd_transport::tls::TlsConnector;
 
 use super::choosing::OptionReply;
 use super::step::{Connect, Step};
-use crate::error::Error;
+use crate::error::{Error, broken};
 use crate::event::Event;
 use crate::options::{ConnectOptions, Credentials, Target};
 use crate::replay::Reconnect;
@@ -185,7 +185,7 @@ impl Way {
     }
 
     fn connect(&mut self) {
-        let Some(target) = self.target().cloned() else { return };
+        let Some(target) = self.target().cloned() else { return broken("there is no target") };
         let tcp_keep_alive = self.options.tcp_probes();
         let (generation, by) = (self.generation, self.by);
         self.ask(Step::Connect(Connect { generation, target, by, tcp_keep_alive }));
