@@ -21,6 +21,7 @@
 //! | [`disk`] | what a server serves and what a client knows of it |
 //! | [`pair`] | a client and a server over a pipe, and every invariant checked |
 //! | [`recovery`] | a client that reconnects to a server that crashes |
+//! | [`session`] | whole sessions and pools on a clock that is a number, and what goes wrong |
 //! | [`delivery`] | the ways in which bytes can reach a machine |
 //! | [`memory_server`] | a sound server over memory, and a stream to it |
 //! | [`trouble`] | a stream that lies, stops or fails at any one call |
@@ -54,5 +55,6 @@ pub mod rng;
 pub mod rude;
 #[cfg(feature = "peers")]
 pub mod scripted;
+pub mod session;
 pub mod transcript;
 pub mod trouble;

@@ -203,6 +203,18 @@ impl End {
         self.outbound.borrow_mut().writer_left = true;
     }
 
+    /// From now on a write blocks only for want of room.
+    pub fn steady(&mut self) {
+        self.outbound.borrow_mut().schedule.block_one_in = 0;
+    }
+
+    /// Ends both directions, and what is under way with them.
+    pub fn cut(&mut self) {
+        self.close();
+        self.inbound.borrow_mut().bytes.clear();
+        self.outbound.borrow_mut().bytes.clear();
+    }
+
     fn flow(&self) -> Ref<'_, Flow> {
         self.inbound.borrow()
     }

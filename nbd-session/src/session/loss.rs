@@ -408,7 +408,11 @@ impl Session {
 
     /// Whether the server said that it is shutting down, and has answered all it had.
     pub(super) fn has_drained(&self) -> bool {
-        matches!(self.stage, Stage::Open(_)) && self.log().is_some_and(ReplayLog::is_drained)
+        let Stage::Open(Open { core, .. }) = &self.stage else { return false };
+        // The core says goodbye by itself then, also when the command that was told so is
+        // nobody's any more.
+        let is_leaving = self.goodbye == Goodbye::No && self.linger.is_none() && core.is_ending();
+        is_leaving || self.log().is_some_and(ReplayLog::is_drained)
     }
 
     /// Commands that failed without having been sent, and what ends everything.

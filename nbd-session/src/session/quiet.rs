@@ -43,6 +43,11 @@ impl Quiet {
         }
     }
 
+    /// The time that was told last.
+    pub(super) const fn told(&self) -> Instant {
+        self.told
+    }
+
     /// Looks at what came, and at what is owed now.
     #[inline]
     pub(super) fn look(&mut self, core: &Client) {

@@ -22,6 +22,8 @@ impl Session {
             return None;
         }
         match &self.stage {
+            // Nobody else will notice.
+            Stage::Open(_) if self.has_drained() => Some(self.quiet.told()),
             Stage::Open(_) => {
                 let probe = self.probe.as_ref().map(super::Probe::next);
                 sooner(sooner(next, self.quiet.deadline()), sooner(probe, self.linger))
@@ -64,6 +66,12 @@ impl Session {
             return;
         }
         let patience_is_over = self.end_of_patience().is_some_and(|at| at <= now);
+        if self.has_drained() {
+            match self.lasting {
+                Some(_) => return self.lost(super::loss::closed(), now),
+                None => self.linger_on(now),
+            }
+        }
         match &mut self.stage {
             Stage::Open(Open { core, .. }) => {
                 if self.linger.is_some_and(|at| at <= now) {

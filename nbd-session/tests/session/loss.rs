@@ -5,9 +5,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use nbd_proto::{Command, Disconnect, RequestId};
+use nbd_proto::{Command, Disconnect, Errno, RequestId};
 use nbd_session::replay::Reconnect;
-use nbd_session::{ConnectOptions, Error, ErrorKind, Event, Limit, Request, State, Target};
+use nbd_session::{
+    ConnectOptions, Error, ErrorKind, Event, Limit, Request, State, Target, Withdrawn,
+};
 use nbd_sim::memory_server::MemoryServer;
 use nbd_transport::Endpoint;
 
@@ -361,4 +363,28 @@ fn what_cannot_be_put_back_ends_everything() {
     assert!(rig.session.stats().wire.bytes_sent > sent, "counters only grow");
     rig.sleep(100.0);
     assert_eq!(rig.steps, ["connect 1", "close 1", "connect 2", "close 2"]);
+}
+
+/// It told only a command that nobody waits for, and says nothing more.
+#[test]
+fn a_server_that_shuts_down_is_left_whoever_was_told_so() {
+    for lasts in [true, false] {
+        let policy = lasts.then(Reconnect::new);
+        let mut rig = Rig::ready(options().reconnect(policy));
+        rig.server(|server| {
+            server.withhold();
+            server.fail_changes(Errno::Shutdown);
+        });
+        let write = rig.submit(Command::write(0, 512));
+        rig.turn();
+        assert_eq!(rig.withdraw(write), Withdrawn::Free);
+        // Nor does it close the connection: it never hears the goodbye.
+        rig.limited().room = 0;
+        rig.server(|server| server.answer(1));
+        rig.turn();
+        rig.sleep(6.0);
+        assert_eq!(rig.session.generation(), if lasts { 2 } else { 1 });
+        assert_eq!(rig.session.is_over(), !lasts, "{:?}", rig.session);
+        assert_eq!(rig.session.is_ready(), lasts);
+    }
 }

@@ -15,33 +15,40 @@ struct Change {
 
 /// What a server serves, and what would be left of it.
 #[derive(Debug)]
-pub(super) struct VolatileDisk {
+pub(crate) struct VolatileDisk {
     safe: Vec<u8>,
     now: Vec<u8>,
     changes: Vec<Change>,
 }
 
 impl VolatileDisk {
-    pub(super) fn new(bytes: Vec<u8>) -> Self {
+    pub(crate) fn new(bytes: Vec<u8>) -> Self {
         Self { safe: bytes.clone(), now: bytes, changes: Vec::new() }
     }
 
-    pub(super) fn read(&self, range: Range<usize>) -> &[u8] {
+    pub(crate) fn read(&self, range: Range<usize>) -> &[u8] {
         &self.now[range]
     }
 
-    pub(super) fn change(&mut self, at: usize, data: Vec<u8>, durable: bool) {
+    pub(crate) fn change(&mut self, at: usize, data: Vec<u8>, durable: bool) {
         self.now[at..at + data.len()].copy_from_slice(&data);
         self.changes.push(Change { at, data, durable });
     }
 
-    pub(super) fn flush(&mut self) {
+    /// Cuts it off, or adds zeroes.
+    pub(crate) fn resize(&mut self, size: usize) {
+        self.flush();
+        self.safe.resize(size, 0);
+        self.now.resize(size, 0);
+    }
+
+    pub(crate) fn flush(&mut self) {
         self.safe.clone_from(&self.now);
         self.changes.clear();
     }
 
     /// Of what was not flushed, any part is gone.
-    pub(super) fn crash(&mut self, rng: &mut Rng) {
+    pub(crate) fn crash(&mut self, rng: &mut Rng) {
         let unlucky = rng.pick(&[1, 2, 4]);
         for change in self.changes.drain(..) {
             if change.durable || !rng.one_in(unlucky) {

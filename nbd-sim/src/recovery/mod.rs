@@ -24,9 +24,9 @@
 //! | `disk` | a disk with a cache that does not survive |
 
 mod client;
-mod disk;
-mod model;
-mod server;
+pub(crate) mod disk;
+pub(crate) mod model;
+pub(crate) mod server;
 mod world;
 
 use std::fmt;
@@ -88,4 +88,4 @@ pub fn run_seed(seed: u64) -> Result<Report, Failure> {
 }
 
 /// Whether the promises hold, or which does not.
-type Check = Result<(), String>;
+pub(crate) type Check = Result<(), String>;

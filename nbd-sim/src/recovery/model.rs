@@ -28,14 +28,14 @@ struct Byte {
 
 /// A byte when a read began.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Glance {
+pub(crate) struct Glance {
     touched: u64,
     seen: bool,
 }
 
 /// The disk as the application may expect it.
 #[derive(Debug)]
-pub(super) struct Model {
+pub(crate) struct Model {
     bytes: Vec<Byte>,
     /// Writes acknowledged.
     stamp: u64,
@@ -48,7 +48,7 @@ pub(super) struct Model {
 }
 
 impl Model {
-    pub(super) fn new(disk: &[u8], keeps: bool) -> Self {
+    pub(crate) fn new(disk: &[u8], keeps: bool) -> Self {
         let byte = |value: &u8| Byte {
             candidates: vec![Candidate { value: Some(*value), stamp: 0 }],
             writers: 0,
@@ -61,18 +61,18 @@ impl Model {
     }
 
     /// Writes acknowledged so far: what a flush covers that is submitted now.
-    pub(super) const fn stamp(&self) -> u64 {
+    pub(crate) const fn stamp(&self) -> u64 {
         self.stamp
     }
 
     /// To be given to [`check_read`](Self::check_read) when the read has come back.
-    pub(super) fn glance(&self, range: Range<usize>) -> Vec<Glance> {
+    pub(crate) fn glance(&self, range: Range<usize>) -> Vec<Glance> {
         let glance = |byte: &Byte| Glance { touched: byte.touched, seen: byte.seen };
         self.bytes[range].iter().map(glance).collect()
     }
 
     /// A change is submitted; `data` is what it writes, if that is certain.
-    pub(super) fn begin(&mut self, range: Range<usize>, data: Option<&[u8]>) {
+    pub(crate) fn begin(&mut self, range: Range<usize>, data: Option<&[u8]>) {
         for (index, byte) in self.bytes[range].iter_mut().enumerate() {
             byte.writers += 1;
             byte.touched += 1;
@@ -82,7 +82,7 @@ impl Model {
     }
 
     /// A change succeeded.
-    pub(super) fn acknowledge(&mut self, range: Range<usize>, data: Option<&[u8]>, durable: bool) {
+    pub(crate) fn acknowledge(&mut self, range: Range<usize>, data: Option<&[u8]>, durable: bool) {
         self.stamp += 1;
         let stamp = self.stamp;
         for (index, byte) in self.bytes[range].iter_mut().enumerate() {
@@ -95,7 +95,7 @@ impl Model {
     }
 
     /// A change failed, in part or not at all.
-    pub(super) fn fail(&mut self, range: Range<usize>) {
+    pub(crate) fn fail(&mut self, range: Range<usize>) {
         self.stamp += 1;
         let stamp = self.stamp;
         for byte in &mut self.bytes[range] {
@@ -105,15 +105,31 @@ impl Model {
     }
 
     /// Nobody waits for a change any more.
-    pub(super) fn give_up(&mut self, range: Range<usize>) {
+    pub(crate) fn give_up(&mut self, range: Range<usize>) {
         for byte in &mut self.bytes[range] {
             byte.end();
             byte.hopeless = true;
         }
     }
 
+    /// What nobody waits for any more has struck by now, or never will.
+    pub(crate) fn calm(&mut self) {
+        let stamp = self.stamp;
+        for byte in self.bytes.iter_mut().filter(|byte| byte.hopeless) {
+            byte.hopeless = false;
+            byte.touched += 1;
+            byte.candidates.push(Candidate { value: None, stamp });
+        }
+    }
+
+    /// The export has grown, by zeroes.
+    pub(crate) fn grow(&mut self, size: usize) {
+        let more = Self::new(&vec![0; size.saturating_sub(self.bytes.len())], self.keeps);
+        self.bytes.extend(more.bytes);
+    }
+
     /// A connection is lost.
-    pub(super) const fn lose(&mut self, crashed: bool) {
+    pub(crate) const fn lose(&mut self, crashed: bool) {
         self.lost = self.stamp;
         if crashed {
             self.crashed = self.stamp;
@@ -121,7 +137,7 @@ impl Model {
     }
 
     /// A flush succeeded that was submitted when so many had been acknowledged.
-    pub(super) fn flush(&mut self, covers: u64) {
+    pub(crate) fn flush(&mut self, covers: u64) {
         for byte in &mut self.bytes {
             let last = byte.candidates.iter().rposition(|one| one.stamp <= covers);
             byte.candidates.drain(..last.unwrap_or(0));
@@ -129,7 +145,7 @@ impl Model {
     }
 
     /// A flush told that what was acknowledged before the loss may be gone.
-    pub(super) fn tell(&mut self) {
+    pub(crate) fn tell(&mut self) {
         for byte in &mut self.bytes {
             let gone = byte.candidates.iter().filter(|one| one.stamp <= self.lost).count();
             if gone > 1 {
@@ -141,7 +157,7 @@ impl Model {
     }
 
     /// The first byte that cannot have been read. The glances are from when the read began.
-    pub(super) fn check_read(
+    pub(crate) fn check_read(
         &mut self,
         at: usize,
         data: &[u8],
@@ -158,7 +174,7 @@ impl Model {
     }
 
     /// The first byte of what a crash has left that cannot be, after a flush.
-    pub(super) fn check_remains(&self, disk: &[u8]) -> Option<usize> {
+    pub(crate) fn check_remains(&self, disk: &[u8]) -> Option<usize> {
         let bytes = self.bytes.iter().zip(disk);
         bytes.enumerate().find_map(|(index, (byte, value))| {
             let settled = byte.writers == 0 && !byte.hopeless;

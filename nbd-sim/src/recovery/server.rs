@@ -18,7 +18,7 @@ enum Life {
 }
 
 /// The server's end of one connection.
-pub(super) struct ServerSide {
+pub(crate) struct ServerSide {
     link: Link,
     life: Life,
     export: ExportInfo,
@@ -27,15 +27,15 @@ pub(super) struct ServerSide {
     answers: Vec<(RequestId, Command, Result<(), Errno>)>,
     memory: Table<Vec<u8>>,
     /// Whoever asks is told so.
-    pub(super) shutting_down: bool,
+    pub(crate) shutting_down: bool,
     /// One request in so many fails; 0 for none.
     fail_one_in: usize,
     /// Cancelled commands are still about, so that changes may overlap.
-    pub(super) lenient: bool,
+    pub(crate) lenient: bool,
 }
 
 impl ServerSide {
-    pub(super) fn new(
+    pub(crate) fn new(
         link: Link,
         config: ServerConfig,
         export: ExportInfo,
@@ -54,7 +54,7 @@ impl ServerSide {
         }
     }
 
-    pub(super) fn step(&mut self, rng: &mut Rng, disk: &mut VolatileDisk) -> Check {
+    pub(crate) fn step(&mut self, rng: &mut Rng, disk: &mut VolatileDisk) -> Check {
         match std::mem::replace(&mut self.life, Life::Over) {
             Life::Haggling(mut negotiation) => {
                 if self.haggle(&mut negotiation).is_err() {
@@ -177,7 +177,7 @@ impl ServerSide {
     }
 
     /// The connection is gone. What had arrived is carried out, or is not.
-    pub(super) fn leave(mut self, rng: &mut Rng, disk: &mut VolatileDisk) {
+    pub(crate) fn leave(mut self, rng: &mut Rng, disk: &mut VolatileDisk) {
         let mut pending = std::mem::take(&mut self.pending);
         rng.shuffle(&mut pending);
         for (id, command) in pending {
