@@ -20,12 +20,12 @@ fn sessions_keep_their_promises() {
     let sum = |part: fn(&Report) -> u64| reports.iter().map(part).sum::<u64>();
     // A story in which nothing happens would end well, too.
     assert!(sum(|r| r.succeeded) > 20 * seeds);
-    assert!(sum(|r| r.connections) > 2 * seeds);
+    assert!(sum(|r| r.connections) > seeds + seeds / 2);
     assert!(sum(|r| r.crashes) > seeds / 2);
     assert!(sum(|r| r.silences) > seeds / 4);
     assert!(sum(|r| r.jumps) > seeds / 10);
     assert!(sum(|r| r.withdrawn) > seeds);
-    assert!(sum(|r| r.late) > seeds);
+    assert!(sum(|r| r.late) > seeds / 2);
     assert!(sum(|r| r.told) > seeds / 20);
     assert!(sum(|r| r.given_up) > seeds / 20);
     assert!(sum(|r| r.seconds) > 10 * seeds);
