@@ -341,7 +341,7 @@ fn what_cannot_be_put_back_ends_everything() {
         Box::new(move |_| {
             let stream = server(1 << 20);
             if !std::mem::take(&mut first) {
-                stream.with(|server| server.fail_changes(nbd_proto::Errno::Io));
+                stream.with(|server| server.fail_changes(Errno::Io));
             }
             Some(Ok(stream))
         }),

@@ -29,7 +29,7 @@ impl PayloadSource for Lent {
 
 /// What the world makes of an attempt to connect.
 pub(super) enum Dialled {
-    Done(End, ServerSide),
+    Done(End, Box<ServerSide>),
     Refused,
     /// The outcome never comes.
     Never,
@@ -112,7 +112,7 @@ impl Member {
                     let generation = connect.generation;
                     let outcome = match dial(rng, generation > 1) {
                         Dialled::Done(end, server) => {
-                            let server = Some(server);
+                            let server = Some(*server);
                             let (frozen, owes) = (None, None);
                             self.stream = Some(Stream { generation, end, server, frozen, owes });
                             Ok(self.mode)

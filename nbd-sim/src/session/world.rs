@@ -73,7 +73,7 @@ impl Site {
         let link = Link::new(theirs, Drive::random(rng));
         let export = self.export.clone();
         let server = ServerSide::new(link, ServerConfig::new(), export, self.fail_one_in);
-        Dialled::Done(ours, server)
+        Dialled::Done(ours, Box::new(server))
     }
 
     const fn fault(&mut self, now: Instant) {
@@ -337,14 +337,14 @@ impl World {
             member.session.disconnect(Disconnect::AfterReplies, limit, self.now);
         }
         self.go_on(|world| world.all.iter().all(|member| member.session.is_over()))?;
-        for at in 0..self.all.len() {
+        for (at, was_alive) in alive.into_iter().enumerate() {
             self.turn(at)?;
             let member = &self.all[at];
             if member.session.in_flight() > 0 || !member.lent.0.is_empty() {
                 return Err(format!("something is kept for ever: {:?}", member.lent));
             }
             if let Err(error) = member.session.farewell()
-                && alive[at]
+                && was_alive
                 && !error.is_timeout()
                 && !self.app.has_strays
             {
