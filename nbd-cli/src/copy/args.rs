@@ -52,12 +52,12 @@ pub(crate) struct Args {
     /// No more connections than this; 0 for no such limit
     #[arg(long, short = 'T', value_name = "N", default_value_t = 0)]
     threads: u16,
-    /// Requests in flight on each connection
-    #[arg(long, short = 'R', value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    requests: u32,
-    /// Bytes per request
-    #[arg(long, value_name = "SIZE", default_value = "256k", value_parser = size::parse)]
-    request_size: u64,
+    /// Requests in flight on each connection [default: 64, or what the distance asks for]
+    #[arg(long, short = 'R', value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    requests: Option<u32>,
+    /// Bytes per request [default: 256k, or what the distance asks for]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    request_size: Option<u64>,
     /// Bytes in flight on each connection
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     queue_size: Option<u64>,
@@ -150,14 +150,27 @@ impl Args {
             return (1, 1);
         }
         let queue = usize::try_from(self.queue_size.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
-        let requests = (self.requests as usize).min(queue / request_size).max(1);
+        let requests = (self.requests.unwrap_or(64) as usize).min(queue / request_size).max(1);
         let connections = self.connections.map_or_else(super::plan::connections, usize::from);
         let threads = if self.threads == 0 { connections } else { usize::from(self.threads) };
         (connections.min(threads), requests)
     }
 
+    /// Whether nobody has said how much is to be in flight.
+    fn adapts(&self) -> bool {
+        let Self { connections, requests, request_size, queue_size, .. } = self;
+        connections.is_none()
+            && requests.is_none()
+            && request_size.is_none()
+            && queue_size.is_none()
+            && self.threads == 0
+            && !self.synchronous
+            && self.rate.is_none()
+    }
+
     fn plan(&self) -> Result<Plan> {
-        let request_size = usize::try_from(self.request_size).unwrap_or(usize::MAX);
+        let request_size = self.request_size.unwrap_or(256 << 10);
+        let request_size = usize::try_from(request_size).unwrap_or(usize::MAX);
         if !(512..=32 << 20).contains(&request_size) || !request_size.is_power_of_two() {
             return Err(Failure::new("--request-size must be a power of two from 512 to 32M"));
         }
@@ -180,6 +193,7 @@ impl Args {
             requests,
             // A slow copy moves a little at a time, not much now and then.
             request_size: request_size.min(slow.max(4096).next_power_of_two()),
+            adapts: self.adapts(),
             // What is to take up space is written as it is.
             sparse: if self.allocated { 0 } else { sparse },
             block: 1,

@@ -1,11 +1,10 @@
 //! What of a source has changed, by a dirty bitmap.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use nbd_client_blocking::proto::ClientConfig;
 
-use super::blocks;
-use super::plan::Plan;
 use crate::extents;
 use crate::failure::{Failure, Result};
 use crate::target::Target;
@@ -14,14 +13,9 @@ use crate::target::Target;
 const BITMAPS: &str = "qemu:dirty-bitmap:";
 const DIRTY: u64 = 1;
 
-/// The parts of a range that have changed, in whole blocks of both ends.
-pub(super) fn of(
-    from: &Target,
-    bitmap: &str,
-    plan: &Plan,
-    block: usize,
-    range: &Range<u64>,
-) -> Result<Vec<Range<u64>>> {
+/// The parts of an export that have changed. It is asked before anything else is connected:
+/// there are servers that serve one connection at a time.
+pub(super) fn of(from: &Target, bitmap: &str, limit: Option<Duration>) -> Result<Vec<Range<u64>>> {
     let Target::Nbd(server) = from else {
         return Err(Failure::new("--context needs a server as the source"));
     };
@@ -30,12 +24,13 @@ pub(super) fn of(
             "`{bitmap}` is no dirty bitmap; the name of one begins with {BITMAPS}"
         )));
     }
-    let mut client = server.connect(ClientConfig::new().meta_context(bitmap), plan.limit)?;
+    let mut client = server.connect(ClientConfig::new().meta_context(bitmap), limit)?;
     if client.context(bitmap).is_none() {
-        return Err(extents::no_context(server, bitmap, plan.limit));
+        drop(client);
+        return Err(extents::no_context(server, bitmap, limit));
     }
-    let mut dirty = Vec::new();
-    extents::walk(&mut client, server, &[bitmap], range.clone(), plan.limit, |segment| {
+    let (mut dirty, size) = (Vec::new(), client.size());
+    extents::walk(&mut client, server, &[bitmap], 0..size, limit, |segment| {
         if segment.placed().extent.status & DIRTY != 0 {
             dirty.push(segment.offset..segment.offset + segment.length);
         }
@@ -43,5 +38,5 @@ pub(super) fn of(
     })?;
     // All is known, however the goodbye goes.
     let _ = client.disconnect();
-    Ok(blocks(dirty, plan.block.max(block) as u64, range))
+    Ok(dirty)
 }

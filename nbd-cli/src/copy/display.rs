@@ -206,10 +206,20 @@ impl Picture {
     }
 }
 
+/// Columns of a terminal that has room for everything.
+const ROOMY: u16 = 72;
+
+fn columns() -> u16 {
+    rustix::termios::tcgetwinsize(io::stderr()).map_or(ROOMY, |size| size.ws_col)
+}
+
 /// A bar over so many bytes, or a counter where the size is unknown.
 fn bar(total: Option<u64>) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr());
     let template = match total {
+        Some(_) if columns() < ROOMY => {
+            "{wide_bar:.cyan} {percent:>3}% {binary_bytes_per_sec} {eta} {msg}"
+        }
         Some(_) => {
             "{wide_bar:.cyan} {percent:>3}% {binary_bytes}/{binary_total_bytes} \
              {binary_bytes_per_sec} {eta} {msg}"

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rangemap::RangeSet;
 
 use super::difference::Differences;
+use super::distance::Distance;
 use super::lanes::Regions;
 use super::pace::Pace;
 use super::part::Part;
@@ -24,6 +25,7 @@ pub(super) struct Job {
     pub(super) progress: Arc<Progress>,
     pub(super) stop: Arc<Stop>,
     pub(super) regions: Regions,
+    pub(super) distance: Distance,
     pub(super) part: Part,
     /// What is left of the source, for `--resume`.
     pub(super) record: Option<Arc<Record>>,
@@ -47,6 +49,7 @@ impl Job {
             progress: Arc::default(),
             stop: Arc::new(Stop::new()?),
             regions: Regions::new(iter::once(wanted), lanes, plan.request_size as u64),
+            distance: Distance::default(),
             part,
             record: None,
             pace: None,

@@ -20,6 +20,7 @@
 //! | `plan` | what reading and writing go by |
 //! | `transfer` | one pass, in threads |
 //! | `lanes` | sharing the work out among several connections |
+//! | `distance` | whether more lanes are of use |
 //! | `piece` | what travels from the source to the destination |
 //! | `passing` | what is done with it on its way |
 //! | `pace` | no faster than is wanted |
@@ -41,6 +42,7 @@ mod destination;
 mod difference;
 mod dirty;
 mod display;
+mod distance;
 mod job;
 mod lanes;
 mod pace;
@@ -76,6 +78,7 @@ pub(crate) use args::Args;
 use destination::Destination;
 use difference::{Differences, Found};
 use display::{Display, Form};
+use distance::Distance;
 use job::Job;
 use lanes::Regions;
 use pace::Pace;
@@ -86,6 +89,7 @@ use progress::Progress;
 use record::Record;
 use source::Source;
 use stop::Stop;
+use transfer::Lanes;
 
 pub(crate) use args::run;
 
@@ -179,7 +183,7 @@ pub(crate) fn read<'a>(
     let plan = plan.between(&source, &destination);
     let part = Part { range: whole.clone(), to: begin };
     let job = Job::new(plan, part, whole, 1)?;
-    transfer::transfer(source, destination, &Arc::new(job), 1)
+    transfer::transfer(source, destination, &Arc::new(job), Lanes::ONE)
 }
 
 /// The checksum of all of a target.
@@ -273,6 +277,10 @@ fn copy(
     wishes: &Wishes,
     manner: Manner,
 ) -> Result<Outcome> {
+    let dirty = match &wishes.bitmap {
+        Some(bitmap) => Some(dirty::of(from, bitmap, plan.limit)?),
+        None => None,
+    };
     let source = Source::open(from, &plan)?;
     let size = source.size();
     let mut part = wishes.part.of(size)?;
@@ -299,8 +307,8 @@ fn copy(
         Some(record) => record.left(&part.range),
         None => iter::once(part.range.clone()).collect(),
     };
-    if let Some(bitmap) = &wishes.bitmap {
-        wanted = dirty::of(from, bitmap, &plan, source.block(), &part.range)?;
+    if let Some(dirty) = dirty {
+        wanted = blocks(dirty, plan.block.max(source.block()) as u64, &part.range);
     }
     let total = size.map(|_| wanted.iter().map(|range| range.end - range.start).sum());
     if manner.verbose {
@@ -381,12 +389,13 @@ impl Copy<'_> {
     ) -> Result<Vec<Range<u64>>> {
         let sums = first && self.digest.lock().is_ok_and(|digest| digest.is_some());
         // What is summed up comes in order.
-        let lanes = if sums { 1 } else { transfer::lanes(&source, &destination, plan) };
+        let lanes = if sums { Lanes::ONE } else { transfer::lanes(&source, &destination, plan) };
         let job = Arc::new(Job {
             plan: *plan,
             progress: Arc::clone(&self.progress),
             stop: Arc::clone(&self.stop),
-            regions: Regions::new(wanted, lanes, self.plan.request_size as u64),
+            regions: Regions::new(wanted, lanes.most, self.plan.request_size as u64),
+            distance: Distance::default(),
             part: self.part.clone(),
             record: self.record.clone(),
             pace: self.pace.clone(),

@@ -11,6 +11,8 @@ pub(super) struct Plan {
     pub(super) connections: usize,
     pub(super) requests: usize,
     pub(super) request_size: usize,
+    /// How much is in flight follows the distance of the source.
+    pub(super) adapts: bool,
     /// Shortest run of zeroes in data that is one, in bytes; 0 for none.
     pub(super) sparse: usize,
     /// Pieces start and end on multiples of this many bytes, a power of two.
@@ -53,6 +55,7 @@ impl Default for Plan {
             connections: connections(),
             requests: 64,
             request_size: 256 << 10,
+            adapts: false,
             sparse: 4096,
             block: 1,
             use_extents: true,

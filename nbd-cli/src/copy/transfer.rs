@@ -12,28 +12,51 @@ use super::plan::Plan;
 use super::source::Source;
 use crate::failure::{Failure, Result};
 
-/// How many lanes both ends have, of those that are worth while.
-pub(super) fn lanes(source: &Source, destination: &Destination<'_>, plan: &Plan) -> usize {
-    let wanted = worthwhile(source.size().unwrap_or(0), plan.connections);
-    destination.lanes(source.lanes(wanted))
+/// Pieces that wait for the destination, where their length is not known before.
+const WAITING: usize = 8;
+
+/// How many lanes a copy has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Lanes {
+    /// From the start.
+    pub(super) first: usize,
+    /// When the source turns out to be far away.
+    pub(super) most: usize,
 }
+
+impl Lanes {
+    pub(super) const ONE: Self = Self { first: 1, most: 1 };
+}
+
+/// How many lanes both ends have, of those that are worth while.
+pub(super) fn lanes(source: &Source, destination: &Destination<'_>, plan: &Plan) -> Lanes {
+    let size = source.size().unwrap_or(0);
+    let both = |wanted| destination.lanes(source.lanes(worthwhile(size, wanted)));
+    let first = both(plan.connections);
+    let most = if plan.adapts { both(plan.connections.max(FAR)) } else { first };
+    Lanes { first, most }
+}
+
+/// Lanes to a source that is far away, which wait for its answers and not for a processor.
+const FAR: usize = 4;
 
 /// Copies all of it, on so many lanes.
 pub(super) fn transfer(
     source: Source,
     destination: Destination<'_>,
     job: &Arc<Job>,
-    lanes: usize,
+    lanes: Lanes,
 ) -> Result<()> {
     let team = Arc::new(Team::new());
-    for _ in 1..lanes {
+    for place in 1..lanes.most {
         let (Some(source), Some(destination)) = (source.another(), destination.another()) else {
             break;
         };
         let (job, team) = (Arc::clone(job), Arc::clone(&team));
         let join = move || {
             // Whoever has no room for one more has told nothing that is worth failing for.
-            if let (Ok(source), Ok(destination)) = (source(), destination())
+            if (place < lanes.first || job.distance.wait())
+                && let (Ok(source), Ok(destination)) = (source(), destination())
                 && team.enter()
             {
                 lane(source, destination, &job, &team);
@@ -45,6 +68,7 @@ pub(super) fn transfer(
         }
     }
     lane(source, destination, job, &team);
+    job.distance.close();
     team.end()
 }
 
@@ -77,7 +101,8 @@ fn copy(source: Source, destination: Destination<'_>, job: &Job) -> Result<()> {
             &mut shifted
         };
         if !alone {
-            let (thread, inlet) = channel(job.plan.requests);
+            let waiting = if job.plan.adapts { WAITING } else { job.plan.requests };
+            let (thread, inlet) = channel(waiting);
             let result = std::thread::scope(|scope| {
                 let read = &read;
                 let reader = move || read(&Outlet::Thread(thread));

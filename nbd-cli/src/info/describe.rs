@@ -138,32 +138,38 @@ pub(super) fn all(
     let session = Session::of(&options.negotiated(), tls.as_ref());
     let mut exports = Vec::new();
     for entry in entries {
-        let export = server.with_export(&entry.name);
         let told = if content { None } else { asked(&mut options, &entry.name) };
-        let mut described = match told {
-            Some(described) => described,
-            // It does not know how to, does not tell the truth, or more is wanted.
-            None => match chosen(&export, content, limit) {
-                Ok((_, described)) => described,
-                Err(failure) => Described {
-                    name: String::new(),
-                    description: None,
-                    info: Err(failure.to_string()),
-                    contexts: Ok(Vec::new()),
-                    content: None,
-                    uri: None,
-                },
-            },
-        };
+        exports.push((entry, told));
+    }
+    // There are servers that serve one connection at a time.
+    let _ = options.abort();
+    let exports = exports.into_iter().map(|(entry, told)| {
+        let export = server.with_export(&entry.name);
+        // It does not know how to, does not tell the truth, or more is wanted.
+        let mut described = told.unwrap_or_else(|| opened(&export, content, limit));
         described.name = entry.name;
         described.uri = export.uri().map(ToString::to_string);
         if described.description.is_none() && !entry.description.is_empty() {
             described.description = Some(entry.description);
         }
-        exports.push(described);
+        described
+    });
+    Ok((session, exports.collect()))
+}
+
+/// An export as it is to whoever connects to it, or why nobody can.
+fn opened(export: &Server, content: bool, limit: Option<Duration>) -> Described {
+    match chosen(export, content, limit) {
+        Ok((_, described)) => described,
+        Err(failure) => Described {
+            name: String::new(),
+            description: None,
+            info: Err(failure.to_string()),
+            contexts: Ok(Vec::new()),
+            content: None,
+            uri: None,
+        },
     }
-    let _ = options.abort();
-    Ok((session, exports))
 }
 
 fn negotiate(server: &Server, limit: Option<Duration>) -> Result<Options> {

@@ -28,6 +28,8 @@ pub(super) fn run(
     let config = ClientConfig::new().meta_context(context);
     let mut client = server.connect(config, limit)?;
     if client.context(context).is_none() {
+        // There are servers that serve one connection at a time.
+        drop(client);
         return Err(extents::no_context(server, context, limit));
     }
     let size = client.size();

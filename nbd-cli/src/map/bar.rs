@@ -32,8 +32,9 @@ pub(super) fn render(names: &[&str], cells: &Cells, color: bool) -> String {
         if names.len() > 1 {
             let _ = writeln!(text, "{name}");
         }
-        for status in cells.of(index) {
-            text += &look(status, color);
+        let cells_of: Vec<u64> = cells.of(index).collect();
+        for run in cells_of.chunk_by(|a, b| a == b) {
+            text += &look(run[0], run.len(), color);
         }
         text.push('\n');
         for (status, bytes) in cells.sums(index) {
@@ -43,7 +44,7 @@ pub(super) fn render(names: &[&str], cells: &Cells, color: bool) -> String {
             let _ = writeln!(
                 text,
                 " {} {words:12} {:>12} {percent:5.1}%",
-                look(status, color),
+                look(status, 1, color),
                 indicatif::BinaryBytes(bytes).to_string()
             );
         }
@@ -52,8 +53,8 @@ pub(super) fn render(names: &[&str], cells: &Cells, color: bool) -> String {
     text
 }
 
-/// One cell.
-fn look(status: u64, color: bool) -> String {
+/// So many cells.
+fn look(status: u64, count: usize, color: bool) -> String {
     let (paint, sign) = LOOKS[usize::try_from(status).unwrap_or(usize::MAX).min(LOOKS.len() - 1)];
-    if color { format!("{paint} {PLAIN}") } else { sign.to_string() }
+    if color { format!("{paint}{:count$}{PLAIN}", "") } else { sign.to_string().repeat(count) }
 }

@@ -90,6 +90,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let config = names.iter().fold(ClientConfig::new(), |config, name| config.meta_context(*name));
     let mut client = server.connect(config, limit)?;
     if let Some(missing) = names.iter().find(|name| client.context(name).is_none()) {
+        // There are servers that serve one connection at a time.
+        drop(client);
         return Err(extents::no_context(&server, missing, limit));
     }
     let range = range(args, client.size()).context(&server.name)?;

@@ -242,3 +242,15 @@ fn for_people() -> TestResult {
     fs::remove_file(raw).unwrap();
     Ok(())
 }
+
+/// nbdkit takes the second connection of such a plugin when the first has ended.
+#[test]
+fn one_connection_at_a_time_suffices() -> TestResult {
+    let server =
+        Server::nbdkit(&["eval", "get_size=echo 0", "thread_model=echo serialize_connections"])
+            .start()?;
+    let list = json(&succeed(&["info", "--list", "--json", &server.uri()])?);
+    assert_eq!(list["exports"][0]["export-size"], 0);
+    assert_eq!(succeed(&["list", &server.uri()])?.lines().count(), 2);
+    Ok(())
+}

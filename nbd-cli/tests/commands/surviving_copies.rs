@@ -214,6 +214,11 @@ fn what_a_bitmap_says_has_changed() -> TestResult {
     tool("qemu-io", &["-f", "qcow2", "-c", "write -P 9 1M 128k", &disk]);
     tool("qemu-io", &["-f", "qcow2", "-c", "write -P 8 3M 1", &disk]);
     let server = Server::qemu_nbd(&["-f", "qcow2", "-B", "b0", "-r"]).arg(&disk).start()?;
+    // One connection at a time is enough.
+    let single = Server::qemu_nbd(&["-f", "qcow2", "-B", "b0", "-r", "-e", "1"]);
+    let single = single.arg(&disk).start()?;
+    let other = scratch.join("other");
+    fs::write(&other, vec![5; 4 * MIB as usize]).unwrap();
     let backup = scratch.join("backup");
     fs::write(&backup, vec![5; 4 * MIB as usize]).unwrap();
     let bitmap = "--context=qemu:dirty-bitmap:b0";
@@ -223,7 +228,9 @@ fn what_a_bitmap_says_has_changed() -> TestResult {
     assert_eq!(bytes.len() as u64, 4 * MIB);
     assert_eq!((at(0), at(MIB), at(MIB + 131_071), at(MIB + 131_072)), (5, 9, 9, 5));
     assert_eq!((at(3 * MIB), at(3 * MIB + 1), at(3 * MIB + 65_536)), (8, 1, 5));
-    let told = fail(&["copy", "--context=qemu:dirty-bitmap:b9", &server.uri(), "null:"])?;
+    succeed(&["copy", bitmap, &single.uri(), &arg(&other)])?;
+    assert!(fs::read(&other).unwrap() == bytes);
+    let told = fail(&["copy", "--context=qemu:dirty-bitmap:b9", &single.uri(), "null:"])?;
     assert!(told.contains("no meta context `qemu:dirty-bitmap:b9`; it has "), "{told}");
     let told = fail(&["copy", "--context=b0", &server.uri(), "null:"])?;
     assert!(told.contains("begins with qemu:dirty-bitmap:"), "{told}");

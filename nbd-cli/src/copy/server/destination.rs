@@ -139,6 +139,8 @@ fn is_unknown(error: &Error) -> bool {
         .is_some_and(|failure| matches!(failure.error.errno(), Errno::Inval | Errno::NotSup))
 }
 
+/// The most bytes in flight where the length of requests follows the distance.
+const QUEUE: u64 = 16 << 20;
 /// Nothing is made durable for less than so many bytes.
 const LEAST: u64 = 1 << 20;
 /// Lost connections in a row, without anything that became durable, that are too many.
@@ -171,6 +173,10 @@ impl Sink for Writer<'_> {
             return Err(too_small(self.name, self.size, None));
         }
         self.job.progress.begin();
+        if self.job.plan.adapts && matches!(piece, Piece::Data { .. }) {
+            // Long pieces come from far away: as many as there is memory for.
+            self.depth = self.depth.min((QUEUE / length.max(1)).max(1) as usize);
+        }
         match piece {
             Piece::Data { bytes, .. } if length <= self.request => self.write(bytes, offset)?,
             Piece::Data { bytes, .. } => {

@@ -9,6 +9,7 @@
 //! | `unflushed` | what of it is not known to be durable |
 //! | `verify` | reading it again |
 //! | `against` | comparing an export |
+//! | `width` | how much is in flight |
 //! | `silence` | how long a server may bring nothing |
 
 mod against;
@@ -18,6 +19,7 @@ mod silence;
 mod source;
 mod unflushed;
 mod verify;
+mod width;
 
 use nbd_client_blocking::Client;
 use nbd_client_blocking::proto::HeaderStyle;

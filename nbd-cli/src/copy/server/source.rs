@@ -9,6 +9,7 @@ use nbd_client_blocking::proto::{ClientConfig, CommandType, ContextId};
 use super::map::Map;
 use super::request_size;
 use super::silence::Silence;
+use super::width::Width;
 use crate::copy::job::Job;
 use crate::copy::lanes;
 use crate::copy::piece::Outlet;
@@ -75,14 +76,15 @@ impl ServerSource {
         let Self { server, mut client, allocation, limit, .. } = self;
         let (name, plan) = (server.name, &job.plan);
         let mut map = Map::new(&client, allocation, job);
-        let request = request_size(&client, plan);
+        let longest = client.session().max_request();
+        let mut width = Width::new(plan, request_size(&client, plan), longest);
         let mut pipeline = client.pipeline::<Vec<u8>>();
         let silence = Silence::new(&name, limit, &job.stop);
         let mut order = Order::new(plan.requests * OVERTAKING);
         while !job.stop.is_wished() {
             map.ask(&mut pipeline).context(&name)?;
-            while pipeline.in_flight() < plan.requests && order.has_room() {
-                let Some(range) = map.next(request) else {
+            while pipeline.in_flight() < width.requests() && order.has_room() {
+                let Some(range) = map.next(width.request()) else {
                     break;
                 };
                 if range.start >= job.until() {
@@ -91,6 +93,7 @@ impl ServerSource {
                 let buffer = outlet.buffer((range.end - range.start) as usize);
                 pipeline.read(buffer, range.start).context(&name)?;
                 order.submitted(range.start);
+                width.sent();
             }
             let Some(done) = silence.wait(&mut pipeline)? else {
                 break;
@@ -108,6 +111,10 @@ impl ServerSource {
             }
             done.result.context(&name)?;
             order.finished(done.command.offset);
+            if width.answered() {
+                order.limit = width.requests() * OVERTAKING;
+                job.distance.is_far();
+            }
             if let Some(buffer) = done.buffer {
                 job.let_pass(buffer.len() as u64);
                 sparse::send(outlet, done.command.offset, buffer, plan.sparse)?;
