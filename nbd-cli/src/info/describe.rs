@@ -149,7 +149,8 @@ pub(super) fn all(
         let mut described = told.unwrap_or_else(|| opened(&export, content, limit));
         described.name = entry.name;
         described.uri = export.uri().map(ToString::to_string);
-        if described.description.is_none() && !entry.description.is_empty() {
+        // The list is what was asked for.
+        if !entry.description.is_empty() {
             described.description = Some(entry.description);
         }
         described

@@ -254,3 +254,17 @@ fn one_connection_at_a_time_suffices() -> TestResult {
     assert_eq!(succeed(&["list", &server.uri()])?.lines().count(), 2);
     Ok(())
 }
+
+/// Some say something else in the list than of the export itself: the list counts, as in nbdinfo.
+#[test]
+fn descriptions_are_those_of_the_list() -> TestResult {
+    let list = "list_exports=echo INTERLEAVED; echo a; echo in the list";
+    let server = Server::nbdkit(&["eval", "get_size=echo 512", list])
+        .arg("export_description=echo of the export")
+        .start()?;
+    let told = json(&succeed(&["info", "--list", "--json", &server.uri()])?);
+    assert_eq!(told["exports"][0]["description"], "in the list");
+    let told = json(&succeed(&["info", "--json", &server.export_uri("a")])?);
+    assert_eq!(told["exports"][0]["description"], "of the export");
+    Ok(())
+}
