@@ -14,6 +14,7 @@ mod failure;
 mod info;
 mod list;
 mod map;
+mod mount;
 mod output;
 mod range;
 mod serve;
@@ -79,6 +80,8 @@ enum Command {
     Serve(Box<serve::Args>),
     /// Make an export a block device of the kernel's
     Attach(Box<attach::Args>),
+    /// Make an export a file in a directory, by FUSE
+    Mount(mount::Args),
     /// End such devices
     Detach(attach::DetachArgs),
     /// Show such devices
@@ -170,6 +173,7 @@ fn run(command: Command) -> ExitCode {
         // It may exit as a command does that it ran.
         Command::Serve(args) => serve::run(*args).unwrap_or_else(|failure| end(Err(failure))),
         Command::Attach(args) => end(attach::run(&args)),
+        Command::Mount(args) => end(mount::run(&args)),
         Command::Detach(args) => end(attach::detach(&args)),
         Command::Attached(args) => end(attach::attached(&args)),
         Command::Demo => end(demo::run()),

@@ -22,7 +22,8 @@ enum Evidence {
 use Evidence::{Header, Module, Program};
 
 /// Everything that the tests, the benchmarks and their peers are made with.
-const PACKAGES: [(&str, Evidence); 18] = [
+const PACKAGES: [(&str, Evidence); 19] = [
+    ("e2fsprogs", Program("mkfs.ext4")),
     ("fio", Program("fio")),
     ("g++", Program("c++")),
     ("gcc", Program("cc")),

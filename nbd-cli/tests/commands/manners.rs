@@ -8,7 +8,7 @@ use nbd_sim::peer::{Scratch, Server};
 use super::support::{NBD, TestResult, arg, json, nbd, succeed};
 
 /// Every command of the program, but for those that it has from its library.
-const COMMANDS: [&str; 18] = [
+const COMMANDS: [&str; 22] = [
     "info",
     "list",
     "map",
@@ -24,6 +24,10 @@ const COMMANDS: [&str; 18] = [
     "flush",
     "bench",
     "serve",
+    "attach",
+    "mount",
+    "detach",
+    "attached",
     "demo",
     "completions",
     "help",
@@ -36,7 +40,7 @@ fn help_tells_of_all_commands() -> TestResult {
         assert!(help.contains(&format!("\n  {command} ")), "{command}: {help}");
     }
     assert!(help.contains("Examples:") && help.contains("Exit status"), "{help}");
-    for command in &COMMANDS[..15] {
+    for command in &COMMANDS[..19] {
         assert_eq!(succeed(&["help", command])?, succeed(&[command, "--help"])?);
     }
     Ok(())

@@ -1,0 +1,207 @@
+//! `nbd mount` on this machine, by FUSE.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use nbd_sim::peer::{PeerError, Scratch, Server, run_while_crashing, run_within};
+use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
+use rustix::process::{Pid, Signal, kill_process};
+
+type TestResult = Result<(), PeerError>;
+
+const NBD: &str = env!("CARGO_BIN_EXE_nbd");
+
+/// Longer than anything here takes on a busy machine, so that a hang is a failure.
+const LIMIT: Duration = Duration::from_secs(300);
+
+const MIB: u64 = 1 << 20;
+
+/// An export as a file. A test that fails leaves nothing mounted.
+struct Mount {
+    process: Child,
+    directory: PathBuf,
+    file: PathBuf,
+}
+
+impl Mount {
+    fn new(options: &[&str], uri: &str, scratch: &Scratch) -> Self {
+        let directory = scratch.join("mounted");
+        fs::create_dir_all(&directory).unwrap();
+        let mut command = Command::new(NBD);
+        command.arg("mount").args(options).arg(uri).arg(&directory).stdout(Stdio::piped());
+        let mut process = command.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let file = PathBuf::from(line.trim_end());
+        let mount = Self { process, directory, file };
+        assert!(mount.file.starts_with(&mount.directory), "{line:?}");
+        mount
+    }
+
+    fn open(&self) -> File {
+        OpenOptions::new().read(true).write(true).open(&self.file).unwrap()
+    }
+
+    /// Ends it as a user does.
+    fn end(mut self, how: Signal) {
+        kill_process(Pid::from_child(&self.process), how).unwrap();
+        assert!(self.process.wait().unwrap().success());
+        assert!(!self.file.exists(), "it is still mounted");
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        if self.process.try_wait().is_ok_and(|ended| ended.is_none()) {
+            let _ = kill_process(Pid::from_child(&self.process), Signal::TERM);
+            let _ = self.process.wait();
+        }
+    }
+}
+
+fn succeed(command: &mut Command) -> TestResult {
+    run_within(LIMIT, command)?.success().map(drop)
+}
+
+fn check(file: &Path) -> TestResult {
+    succeed(Command::new("/usr/sbin/e2fsck").args(["-f", "-n"]).arg(file))
+}
+
+#[test]
+fn a_file_system_in_the_file_is_sound() -> TestResult {
+    let scratch = Scratch::new()?;
+    let image = scratch.raw_image("disk", 32 * MIB)?;
+    let server = Server::nbdkit(&["file", &image.display().to_string()]).start()?;
+    let mount = Mount::new(&[], &server.uri(), &scratch);
+    assert_eq!(fs::metadata(&mount.file).unwrap().len(), 32 * MIB);
+    succeed(Command::new("/usr/sbin/mkfs.ext4").arg("-q").arg(&mount.file))?;
+    check(&mount.file)?;
+    mount.end(Signal::TERM);
+    check(&image)
+}
+
+#[test]
+fn what_was_written_is_read_while_the_server_dies_and_comes_back() -> TestResult {
+    let scratch = Scratch::new()?;
+    let image = scratch.raw_image("disk", 16 * MIB)?;
+    let image = image.display().to_string();
+    let mut server =
+        Server::command(NBD, &["serve", "--unix", "{socket}", "--file", &image]).start()?;
+    let mount = Mount::new(&["--keep-unflushed=8M"], &server.uri(), &scratch);
+    let mut fio = Command::new("fio");
+    fio.args(["--name=verify", "--rw=randwrite", "--bs=4k", "--size=16M", "--verify=crc32c"]);
+    fio.args(["--ioengine=psync", "--numjobs=1", "--do_verify=1", "--fsync=256", "--loops=4"]);
+    fio.arg(format!("--filename={}", mount.file.display()));
+    let (finished, _) =
+        run_while_crashing(&mut server, Duration::from_millis(700), LIMIT, &mut fio)?;
+    finished.success()?;
+    mount.end(Signal::INT);
+    Ok(())
+}
+
+#[test]
+fn holes_are_found_and_made() -> TestResult {
+    let scratch = Scratch::new()?;
+    let server = Server::nbdkit(&["memory", "16M"]).start()?;
+    let mount = Mount::new(&[], &server.uri(), &scratch);
+    let file = mount.open();
+    let find = |from| seek(&file, from).map_err(|errno| errno.raw_os_error());
+    let nothing = Err(rustix::io::Errno::NXIO.raw_os_error());
+    assert_eq!(find(SeekFrom::Data(0)), nothing);
+    file.write_all_at(&[7; 1 << 20], 4 * MIB).unwrap();
+    file.sync_all().unwrap();
+    assert_eq!(find(SeekFrom::Data(0)), Ok(4 * MIB));
+    assert_eq!(find(SeekFrom::Data(4 * MIB + 5)), Ok(4 * MIB + 5));
+    assert_eq!(find(SeekFrom::Hole(4 * MIB + 5)), Ok(5 * MIB));
+    assert_eq!(find(SeekFrom::Hole(5 * MIB + 5)), Ok(5 * MIB + 5));
+    assert_eq!(find(SeekFrom::Data(16 * MIB)), nothing);
+    let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    fallocate(&file, punch, 4 * MIB, MIB / 2).unwrap();
+    assert_eq!(find(SeekFrom::Data(0)), Ok(4 * MIB + MIB / 2));
+    fallocate(&file, FallocateFlags::ZERO_RANGE, 4 * MIB + MIB / 2 + 3, 10).unwrap();
+    let mut bytes = [1; 14];
+    file.read_exact_at(&mut bytes, 4 * MIB + MIB / 2).unwrap();
+    assert_eq!(bytes, [7, 7, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7]);
+    drop(file);
+    mount.end(Signal::HUP);
+    Ok(())
+}
+
+#[test]
+fn a_server_of_whole_blocks_gets_whole_blocks() -> TestResult {
+    let scratch = Scratch::new()?;
+    let arguments = ["--filter=blocksize-policy", "memory", "1M", "blocksize-minimum=4096"];
+    let server =
+        Server::nbdkit(&[&arguments[..], &["blocksize-error-policy=error"]].concat()).start()?;
+    let mount = Mount::new(&[], &server.uri(), &scratch);
+    let file = mount.open();
+    for (at, length) in [(5, 3), (4090, 10), (8192, 4096), (MIB - 1, 1)] {
+        file.write_all_at(&vec![9; length], at).unwrap();
+        let mut bytes = vec![0; length];
+        file.read_exact_at(&mut bytes, at).unwrap();
+        assert_eq!(bytes, vec![9; length]);
+    }
+    drop(file);
+    mount.end(Signal::TERM);
+    let read = run_within(LIMIT, Command::new(NBD).args(["read", "-n", "16", &server.uri()]))?;
+    assert_eq!(read.stdout, [0, 0, 0, 0, 0, 9, 9, 9, 0, 0, 0, 0, 0, 0, 0, 0]);
+    Ok(())
+}
+
+#[test]
+fn the_file_is_like_a_disk() -> TestResult {
+    let scratch = Scratch::new()?;
+    let server = Server::nbdkit(&["memory", "1M"]).start()?;
+    let mount = Mount::new(&["--name=disk"], &server.uri(), &scratch);
+    assert_eq!(mount.file.file_name().unwrap(), "disk");
+    assert_eq!(fs::read_dir(&mount.directory).unwrap().count(), 1);
+    let file = mount.open();
+    assert!(file.set_len(5).is_err());
+    assert!(file.write_all_at(&[1; 4096], MIB - 512).is_err());
+    assert!(fs::write(mount.directory.join("other"), "x").is_err());
+    // Opened for being written anew, it keeps its size.
+    drop(File::create(&mount.file).unwrap());
+    assert_eq!(fs::metadata(&mount.file).unwrap().len(), MIB);
+    // In use when it is to end, it stays for those who use it.
+    kill_process(Pid::from_child(&mount.process), Signal::TERM).unwrap();
+    while mount.file.exists() {
+        thread::yield_now();
+    }
+    file.write_all_at(&[5; 512], 0).unwrap();
+    drop(file);
+    let mut mount = mount;
+    assert!(mount.process.wait().unwrap().success());
+    let mount = Mount::new(&["--read-only"], &server.uri(), &scratch);
+    assert!(OpenOptions::new().write(true).open(&mount.file).is_err());
+    assert_eq!(fs::read(&mount.file).unwrap().len() as u64, MIB);
+    // Unmounted by somebody else, it ends as well.
+    let Mount { directory, .. } = &mount;
+    succeed(Command::new("umount").arg(directory))?;
+    let mut mount = mount;
+    assert!(mount.process.wait().unwrap().success());
+    Ok(())
+}
+
+#[test]
+fn what_goes_wrong_is_told() -> TestResult {
+    let scratch = Scratch::new()?;
+    let server = Server::nbdkit(&["memory", "1M"]).start()?;
+    let (uri, nowhere) = (server.uri(), scratch.join("nowhere").display().to_string());
+    let directory = scratch.path().display().to_string();
+    for (words, expected) in [
+        (&["mount", &uri, &nowhere][..], "is no directory"),
+        (&["mount", "--name=a/b", &uri, &directory], "no name of a file"),
+        (&["mount", "nbd+unix:///?socket=/nothing", &directory], "/nothing"),
+    ] {
+        let finished = run_within(LIMIT, Command::new(NBD).args(words))?;
+        let told = String::from_utf8_lossy(&finished.stderr).into_owned();
+        assert_eq!(finished.status.code(), Some(1), "{told}");
+        assert!(told.contains(expected), "{told}");
+    }
+    Ok(())
+}
