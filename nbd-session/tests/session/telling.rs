@@ -78,9 +78,8 @@ fn commands_losses_and_the_end_are_told_under_the_name() {
     for words in [
         "name: \"left\"",
         "DEBUG message: connected",
-        "TRACE message: RequestId",
-        "submitted",
-        "succeeded",
+        "TRACE message: #0.0 submitted",
+        "TRACE message: #0.0 succeeded",
         "WARN message: connection lost",
         "INFO message: connected again",
         "DEBUG message: connection ended",
