@@ -125,7 +125,7 @@ impl<R: Runtime + Clone> Connector<R> {
     ///
     /// ```
     /// # use nbd_client_async::{Connector, Error, IntoStream, Runtime};
-    /// # async fn example<S: IntoStream<T>, T>(
+    /// # async fn example<S: IntoStream<T> + 'static, T: 'static>(
     /// #     connector: Connector<impl Runtime + Clone>,
     /// #     tunnel: fn() -> S,
     /// # ) -> Result<(), Error> {
