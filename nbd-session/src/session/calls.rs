@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use nbd_proto::{
-    Command, CommandError, CommandFailure, CommandType, ContextId, Extent, ReadChunk, RequestId,
-    RequestStatus, SubmitError,
+    Command, CommandError, CommandFailure, CommandType, ContextId, Extent, Machine, ReadChunk,
+    RequestId, RequestStatus, SubmitError,
 };
 
 use super::lasting::Open as LastingOpen;
@@ -232,10 +232,11 @@ impl Session {
     fn not_sent(&self, command: Command, error: SubmitError) -> Error {
         match self.end() {
             Some(end) if error == SubmitError::NotConnected => end.clone(),
-            // It was not the caller who wants the end: the stream takes no more.
+            // Nobody wants the end, neither the caller nor the server: the stream takes no more.
             None if error == SubmitError::Disconnecting
                 && self.goodbye == Goodbye::No
-                && self.linger.is_some() =>
+                && self.linger.is_some()
+                && !matches!(&self.stage, Stage::Open(open) if open.core.is_ending()) =>
             {
                 super::loss::closed()
             }
