@@ -157,6 +157,7 @@ impl Session {
     /// The server takes no more. Replies may still come, but not for ever.
     #[cold]
     fn write_refused(&mut self, now: Instant) {
+        self.refused = true;
         self.linger_on(now);
         self.drain(now);
     }

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use nbd_proto::{
-    Command, CommandError, CommandFailure, CommandType, ContextId, Extent, Machine, ReadChunk,
-    RequestId, RequestStatus, SubmitError,
+    Command, CommandError, CommandFailure, CommandType, ContextId, Extent, ReadChunk, RequestId,
+    RequestStatus, SubmitError,
 };
 
 use super::lasting::Open as LastingOpen;
@@ -235,8 +235,7 @@ impl Session {
             // Nobody wants the end, neither the caller nor the server: the stream takes no more.
             None if error == SubmitError::Disconnecting
                 && self.goodbye == Goodbye::No
-                && self.linger.is_some()
-                && !matches!(&self.stage, Stage::Open(open) if open.core.is_ending()) =>
+                && self.refused =>
             {
                 super::loss::closed()
             }

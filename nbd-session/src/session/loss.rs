@@ -186,7 +186,7 @@ impl Session {
         self.way.close(last_word);
         self.linger = None;
         self.again = Direction::empty();
-        self.stuck = false;
+        (self.stuck, self.refused) = (false, false);
         let was_open = self.shut_down_core(now);
         if self.end.is_some() {
             // What it had to report was worse than the loss.

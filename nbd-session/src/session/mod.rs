@@ -183,6 +183,8 @@ pub struct Session {
     lasting: Option<Box<Lasting>>,
     /// The last write found no room.
     stuck: bool,
+    /// The stream takes no more.
+    refused: bool,
     /// In which direction there was more to move at once.
     again: Direction,
     goodbye: Goodbye,
@@ -296,6 +298,7 @@ impl Session {
             line: Line::default(),
             lasting: options.reconnect.map(|policy| Box::new(Lasting::new(policy, now))),
             stuck: false,
+            refused: false,
             again: Direction::empty(),
             goodbye: Goodbye::No,
             linger: None,
