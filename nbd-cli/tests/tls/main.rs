@@ -6,6 +6,7 @@ mod ours;
 mod pki;
 mod psk;
 mod refusals;
+mod reload;
 mod support;
 mod survive;
 mod tools;

@@ -33,7 +33,7 @@ impl Pki {
         pki.write("ca-cert.pem", &certificate.pem());
         let issuer = Issuer::new(authority, key);
         pki.issue("server", names, ExtendedKeyUsagePurpose::ServerAuth, &issuer);
-        pki.issue("client", &[], ExtendedKeyUsagePurpose::ClientAuth, &issuer);
+        pki.issue("client", &["client.example"], ExtendedKeyUsagePurpose::ClientAuth, &issuer);
         pki
     }
 

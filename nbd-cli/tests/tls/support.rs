@@ -95,6 +95,12 @@ impl Serving {
         kill_process(pid, Signal::TERM).expect("it has not ended by itself");
     }
 
+    /// Asks the server to read its credentials again.
+    pub(crate) fn reload(&self) {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, Signal::HUP).expect("it has not ended by itself");
+    }
+
     /// What the server has said on standard error.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.scratch.join("log")).expect("the log can be read")

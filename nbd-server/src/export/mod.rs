@@ -254,6 +254,7 @@ bitflags! {
 
 /// What became of a read that was not to wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Attempt {
     /// It is done.
     Done,
