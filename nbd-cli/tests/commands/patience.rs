@@ -94,7 +94,8 @@ fn streams_without_end_that_bring_nothing() -> TestResult {
         |cookie| chunk(MORE, kind::NONE, cookie, &[]),
     ];
     for talk in talkers {
-        let (limit, told) = fail_in_time(&["copy", &stub(Endless(talk)), "null:"])?;
+        let (limit, told) =
+            fail_in_time(&["copy", "--reconnect=0", &stub(Endless(talk)), "null:"])?;
         let expected = format!("no answer from the server for {limit}s");
         assert!(told.contains(&expected), "{told}");
     }

@@ -13,8 +13,10 @@ fn progress_is_shown_where_it_is_asked_for() -> TestResult {
     let finished = nbd(&["copy", "--progress", &server.uri(), "null:"])?;
     let said = String::from_utf8_lossy(&finished.stderr).into_owned();
     assert_eq!(finished.success()?, "");
-    let last = said.lines().last().unwrap_or_default();
-    assert!(last.starts_with("nbd: 100% 1.00 MiB of 1.00 MiB"), "{said}");
+    let lines: Vec<_> = said.lines().collect();
+    let [.., bar, summary] = lines[..] else { panic!("{said}") };
+    assert!(bar.starts_with("nbd: 100% 1.00 MiB of 1.00 MiB"), "{said}");
+    assert!(summary.starts_with("nbd: 1.00 MiB in "), "{said}");
     let stream = "cat /dev/null | \"$0\" copy -p - null:";
     let mut shell = Command::new("sh");
     let finished = run_within(LIMIT, shell.args(["-c", stream, NBD]))?;

@@ -277,8 +277,10 @@ impl Session {
         }
         lasting.lost = Some(now);
         lasting.cause = Some(cause.clone());
-        if now.saturating_duration_since(lasting.opened) > lasting.policy.longest_wait() {
-            // It was of use, even if nothing was asked of it.
+        let lasted = now.saturating_duration_since(lasting.opened);
+        if lasted > lasting.policy.longest_wait() && !cause.is_timeout() {
+            // It was of use, even if nothing was asked of it. One that was silent was not: it
+            // lasted as long as it was waited for.
             lasting.trouble = None;
         }
         lasting.trouble.get_or_insert(Trouble { since: now, attempts: 0 });

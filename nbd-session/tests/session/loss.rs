@@ -123,6 +123,25 @@ fn a_black_hole_is_got_out_of() {
     assert_eq!(rig.session.stats().connections, 2);
 }
 
+/// Each connection lasts as long as its silence is borne, which is longer than any wait between
+/// attempts.
+#[test]
+fn patience_has_an_end_where_every_connection_falls_silent() {
+    let patience = Duration::from_secs(100);
+    let silent = |_: &_| {
+        let stream = server(1 << 20);
+        stream.with(MemoryServer::withhold);
+        Some(Ok(stream))
+    };
+    let options = options().reconnect(Reconnect::new().give_up_after(patience));
+    let mut rig = Rig::dialling(options, Box::new(silent));
+    rig.turn();
+    let id = rig.submit(Command::write(0, 512));
+    rig.sleep(200.0);
+    assert_eq!(rig.outcomes(), [(id, false)]);
+    assert!(rig.session.is_over());
+}
+
 #[test]
 fn a_hanging_write_is_got_out_of_too() {
     let mut rig = Rig::ready(reconnecting());
