@@ -18,8 +18,8 @@ use rustix::net::{Shutdown, shutdown};
 use crate::client::Client;
 use crate::into_stream::{Kind, Stream};
 use crate::own::OwnStream;
-use crate::runtime::{Runtime, Sleep, Task};
-use crate::state::{Shared, State, Wire};
+use crate::runtime::{Held, Runtime, Sleep, Task};
+use crate::state::{Peer, Shared, State, Wire};
 use crate::way::{Errand, Outcome, Source};
 
 /// Serves a connection: makes it, sends what was submitted, takes in what comes, wakes who
@@ -147,10 +147,6 @@ impl Driver {
             Outcome::Connected(generation, outcome) => {
                 let outcome = outcome.and_then(|stream| self.take_over(generation, stream));
                 self.shared.with(|state, now| {
-                    let outcome = outcome.map(|(mode, wire)| {
-                        state.wire = wire;
-                        mode
-                    });
                     state.session.connected(generation, outcome, now);
                 });
             }
@@ -158,23 +154,28 @@ impl Driver {
         }
     }
 
-    fn take_over(
-        &mut self,
-        generation: u64,
-        stream: Stream,
-    ) -> Result<(IoMode, Option<Wire>), Error> {
-        Ok(match stream.0 {
+    fn take_over(&mut self, generation: u64, stream: Stream) -> Result<IoMode, Error> {
+        let (held, peer) = match stream.0 {
+            Kind::Own(stream) => (Held::Stream(stream), None),
             Kind::Os(connection) => {
                 let endpoint = connection.stream.peer();
                 let (stream, process) = (connection.stream, connection.peer);
-                let socket = self.runtime.watch(stream.into())?;
-                (IoMode::Vectored, Some(Wire { generation, socket, endpoint, process }))
+                let held = self.runtime.adopt(stream.into())?.0;
+                (held, Some(Peer { generation, endpoint, process }))
             }
-            Kind::Own(stream) => {
+        };
+        let mut state = self.shared.lock();
+        state.peer = peer;
+        match held {
+            Held::Watched(socket) => {
+                state.wire = Some(Wire { generation, socket });
+                Ok(IoMode::Vectored)
+            }
+            Held::Stream(stream) => {
                 self.own = Some(OwnStream::new(generation, stream));
-                (IoMode::Single, None)
+                Ok(IoMode::Single)
             }
-        })
+        }
     }
 
     /// Ends it all.
@@ -221,11 +222,16 @@ impl Driver {
         {
             own.close(last_word);
         }
-        let wire = self.shared.lock().wire.take_if(|wire| wire.generation <= generation);
+        let mut state = self.shared.lock();
+        let wire = state.wire.take_if(|wire| wire.generation <= generation);
+        let peer = state.peer.take_if(|peer| peer.generation <= generation);
+        drop(state);
         if let Some(wire) = wire {
             // Whether it arrives changes nothing.
             let _ = SocketIo::non_blocking(wire.socket.as_fd()).write(last_word);
         }
+        // It is told by the end of its socket, and waited for after that.
+        drop(peer);
     }
 
     /// Takes in what has come, sends what is due, and wakes whom that concerns.
@@ -309,7 +315,9 @@ impl Future for Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         self.stop(Error::stopped());
-        let wire = self.shared.lock().wire.take();
-        drop(wire);
+        let mut state = self.shared.lock();
+        let (wire, peer) = (state.wire.take(), state.peer.take());
+        drop(state);
+        drop((wire, peer));
     }
 }

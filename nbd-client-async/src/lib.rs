@@ -1,7 +1,7 @@
 //! What the asynchronous clients share: everything but the runtime.
 //!
-//! Use it through `nbd-client-tokio` or `nbd-client-futures`, which bring a
-//! [`Runtime`] each; or write one, three methods long, for a runtime of your own.
+//! Use it through `nbd-client-tokio`, `nbd-client-futures` or `nbd-client-compio`, which bring
+//! a [`Runtime`] each; or write one, three methods long, for a runtime of your own.
 //!
 //! ```text
 //!   task ── Client ──┐ submit, wait                   wake when finished
@@ -59,6 +59,6 @@ pub use nbd_session::{ConnectOptions, Error, ErrorKind, SessionStats, State};
 pub use nbd_transport as transport;
 pub use options::{GoError, Options};
 pub use pool::Pool;
-pub use runtime::{BlockingWork, IoCall, Runtime, Sleep, Task, Watched};
+pub use runtime::{Adopted, BlockingWork, IoCall, Runtime, Sleep, Task, Watched};
 #[cfg(feature = "tokio")]
 pub use tokio_io::TokioIo;

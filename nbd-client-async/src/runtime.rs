@@ -1,5 +1,6 @@
 //! What is asked of a runtime.
 
+use std::fmt;
 use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -9,6 +10,9 @@ use std::thread;
 use std::time::Instant;
 
 use futures_channel::oneshot;
+use futures_io::{AsyncRead, AsyncWrite};
+
+use crate::into_stream::Duplex;
 
 /// What serves a connection, until that is over.
 pub type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -122,6 +126,44 @@ pub trait Runtime: Send + Sync + 'static {
     /// # Errors
     /// When there is no runtime to watch it, or the system refuses.
     fn watch(&self, socket: OwnedFd) -> io::Result<Box<dyn Watched>>;
+
+    /// Takes over a socket that is connected: how bytes are moved from now on (default: it is
+    /// [watched](Self::watch)). It is closed when what is returned is dropped.
+    ///
+    /// # Errors
+    /// As [`watch`](Self::watch).
+    fn adopt(&self, socket: OwnedFd) -> io::Result<Adopted> {
+        self.watch(socket).map(Adopted::watched)
+    }
+}
+
+/// A socket in the hands of a [`Runtime`]: see [`Runtime::adopt`].
+pub struct Adopted(pub(crate) Held);
+
+pub(crate) enum Held {
+    Watched(Box<dyn Watched>),
+    Stream(Box<dyn Duplex>),
+}
+
+impl Adopted {
+    /// The runtime tells when it is ready; it is read from and written to without waiting.
+    #[must_use]
+    pub fn watched(socket: Box<dyn Watched>) -> Self {
+        Self(Held::Watched(socket))
+    }
+
+    /// The runtime reads and writes by itself, as those do whose operations own their buffers
+    /// until they are complete.
+    #[must_use]
+    pub fn stream(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
+        Self(Held::Stream(Box::new(stream)))
+    }
+}
+
+impl fmt::Debug for Adopted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Adopted").finish_non_exhaustive()
+    }
 }
 
 /// What comes of work that may block.

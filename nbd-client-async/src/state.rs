@@ -26,6 +26,11 @@ pub(crate) const BUDGET: usize = 16;
 pub(crate) struct Wire {
     pub(crate) generation: u64,
     pub(crate) socket: Box<dyn Watched>,
+}
+
+/// Who is at the other end of one of the system's sockets.
+pub(crate) struct Peer {
+    pub(crate) generation: u64,
     /// What the socket is connected to, if that has a name.
     pub(crate) endpoint: Option<Endpoint>,
     /// The process behind it, which ends with the connection.
@@ -43,6 +48,7 @@ impl Shared {
         let state = State {
             session,
             wire: None,
+            peer: None,
             calls: Calls::default(),
             driver: None,
             rousing: false,
@@ -105,6 +111,7 @@ impl Shared {
 pub(crate) struct State {
     pub(crate) session: Session,
     pub(crate) wire: Option<Wire>,
+    pub(crate) peer: Option<Peer>,
     calls: Calls,
     driver: Option<Waker>,
     /// The driver is to be woken.

@@ -53,6 +53,8 @@ matrix! {
     tokio_multi_thread TokioMultiThread,
     async_std AsyncStd,
     smol Smol,
+    compio Compio,
+    compio_polling CompioPolling,
 }
 
 /// Whoever adds a case, or takes one away, or makes it choosy, sees here where it runs.

@@ -5,11 +5,12 @@ use crate::steps::{capture, run};
 use crate::workspace::cargo;
 
 /// Whatever a user adds to a project, or installs.
-const PACKAGES: [&str; 6] = [
+const PACKAGES: [&str; 7] = [
     "nbd-client-blocking",
     "nbd-client-mio",
     "nbd-client-tokio",
     "nbd-client-futures",
+    "nbd-client-compio",
     "nbd-server",
     "nbd-cli",
 ];

@@ -11,7 +11,7 @@ use crate::workspace::root;
 use crate::{Outcome, rustdoc_json};
 
 /// What is published.
-const PACKAGES: [&str; 9] = [
+const PACKAGES: [&str; 10] = [
     "nbd-proto",
     "nbd-transport",
     "nbd-session",
@@ -20,6 +20,7 @@ const PACKAGES: [&str; 9] = [
     "nbd-client-async",
     "nbd-client-tokio",
     "nbd-client-futures",
+    "nbd-client-compio",
     "nbd-server",
 ];
 

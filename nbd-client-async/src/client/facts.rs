@@ -95,7 +95,7 @@ impl Client {
     #[doc(alias = "nbd_get_uri")]
     pub fn to_uri(&self) -> Result<NbdUri, UriError> {
         let state = self.shared().lock();
-        state.session.to_uri(state.wire.as_ref().and_then(|wire| wire.endpoint.as_ref()))
+        state.session.to_uri(state.peer.as_ref().and_then(|peer| peer.endpoint.as_ref()))
     }
 
     /// What was agreed on for TLS, and who the server is; `None` in clear.
@@ -185,7 +185,7 @@ impl Client {
     #[must_use]
     pub fn peer_pid(&self) -> Option<u32> {
         let state = self.shared().lock();
-        Some(state.wire.as_ref()?.process.as_ref()?.pid())
+        Some(state.peer.as_ref()?.process.as_ref()?.pid())
     }
 
     /// What the connection is doing. Without

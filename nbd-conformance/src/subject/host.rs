@@ -4,10 +4,13 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use compio::driver::{DriverType, ProactorBuilder};
 use nbd_client_async::Runtime;
+use nbd_client_compio::Compio;
 use nbd_client_futures::async_std::AsyncStd;
 use nbd_client_futures::smol::Smol;
 use nbd_client_tokio::Tokio;
+use tokio::sync::oneshot;
 
 /// A task that has been started.
 pub(crate) type Task<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -104,5 +107,41 @@ impl Host for OnSmol {
 
     fn spawn<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Task<T> {
         Box::pin(smol::spawn(work))
+    }
+}
+
+#[derive(Clone)]
+pub(crate) struct OnCompio(compio::runtime::Runtime);
+
+impl OnCompio {
+    /// Whatever the system has: io_uring, where it is not refused.
+    pub(crate) fn new() -> Self {
+        Self(compio::runtime::Runtime::new().expect("a runtime is made"))
+    }
+
+    /// What is left where io_uring is refused.
+    pub(crate) fn polling() -> Self {
+        let mut proactor = ProactorBuilder::new();
+        proactor.driver_type(DriverType::Poll);
+        let runtime = compio::runtime::Runtime::builder().with_proactor(proactor).build();
+        Self(runtime.expect("a runtime is made"))
+    }
+}
+
+impl Host for OnCompio {
+    type Runtime = Compio;
+
+    fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+        self.0.block_on(work)
+    }
+
+    fn spawn<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Task<T> {
+        let (tell, told) = oneshot::channel();
+        let task = self.0.spawn(async move {
+            // Nobody may be waiting any more.
+            let _ = tell.send(work.await);
+        });
+        task.detach();
+        Box::pin(async move { told.await.expect("the task ends by itself") })
     }
 }

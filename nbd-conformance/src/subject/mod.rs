@@ -20,7 +20,7 @@ use nbd_transport::{AllowedTransports, UriPolicy};
 use crate::outcome::{Op, Outcome, Reply};
 use asynchronous::Asynchronous;
 use blocking::Blocking;
-use host::{CurrentThread, MultiThread, OnAsyncStd, OnSmol};
+use host::{CurrentThread, MultiThread, OnAsyncStd, OnCompio, OnSmol};
 use mio::Mio;
 
 /// What is tested.
@@ -38,6 +38,10 @@ pub enum Adapter {
     AsyncStd,
     /// `nbd-client-futures` on smol.
     Smol,
+    /// `nbd-client-compio` on whatever the system has.
+    Compio,
+    /// `nbd-client-compio` where there is no io_uring.
+    CompioPolling,
 }
 
 impl Adapter {
@@ -49,6 +53,8 @@ impl Adapter {
             Self::TokioMultiThread => Box::new(Asynchronous(MultiThread::new())),
             Self::AsyncStd => Box::new(Asynchronous(OnAsyncStd)),
             Self::Smol => Box::new(Asynchronous(OnSmol)),
+            Self::Compio => Box::new(Asynchronous(OnCompio::new())),
+            Self::CompioPolling => Box::new(Asynchronous(OnCompio::polling())),
         }
     }
 }

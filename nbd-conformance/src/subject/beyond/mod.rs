@@ -8,7 +8,7 @@ use nbd_session::replay::Reconnect;
 
 use super::asynchronous::Asynchronous;
 use super::blocking::Blocking;
-use super::host::{CurrentThread, MultiThread, OnAsyncStd, OnSmol};
+use super::host::{CurrentThread, MultiThread, OnAsyncStd, OnCompio, OnSmol};
 use super::mio::Mio;
 use super::{Adapter, How};
 use crate::outcome::Outcome;
@@ -68,6 +68,8 @@ impl Adapter {
             Self::TokioMultiThread => Box::new(Asynchronous(MultiThread::new())),
             Self::AsyncStd => Box::new(Asynchronous(OnAsyncStd)),
             Self::Smol => Box::new(Asynchronous(OnSmol)),
+            Self::Compio => Box::new(Asynchronous(OnCompio::new())),
+            Self::CompioPolling => Box::new(Asynchronous(OnCompio::polling())),
         }
     }
 }

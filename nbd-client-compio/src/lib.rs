@@ -1,0 +1,91 @@
+//! A Network Block Device client for [compio], on io_uring where there is one.
+//!
+//! A [`Client`] is a handle that any number of tasks clone and use at the same time, those of
+//! other threads too. One task per connection moves the bytes, with one for each direction of
+//! its socket, all on the runtime that the connection was made on. Futures may be dropped at
+//! any time.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let runtime = compio::runtime::Runtime::new()?;
+//! runtime.block_on(async {
+//!     let client = nbd_client_compio::connect("nbd://localhost/disk").await?;
+//!     let (one, two) = (client.read(0, 4096), client.read(1 << 20, 4096));
+//!     println!("{} {}", one.await?.len(), two.await?.len());
+//!     client.disconnect().await
+//! })?;
+//! # Ok(()) }
+//! ```
+//!
+//! | to | use |
+//! |---|---|
+//! | connect | [`connect`], [`Connector`] |
+//! | read, write and the rest | [`Client`] |
+//! | see the export as a file | [`ExportFile`] |
+//! | walk over its extents | [`Extents`], [`Survey`] |
+//! | ask before choosing an export | [`Options`] |
+//! | use several connections | [`Pool`] |
+//!
+//! # Whose buffer is the kernel's
+//!
+//! ```text
+//!   caller's buffer ◄── session ◄── copied ◄── a buffer of the connection ◄── kernel
+//!   caller's buffer ──► session ──► copied ──► a buffer of the connection ──► kernel
+//! ```
+//!
+//! The kernel is lent buffers of the connection only, and each is its until the operation is
+//! complete. A future that is dropped withdraws its command and leaves them alone: what was half
+//! sent is sent to its end, and a reply is read through. When a connection ends, its operations
+//! are cancelled, and the runtime keeps their buffers until the kernel has let go of them.
+//!
+//! # Where there is no io_uring
+//!
+//! Systems that are old, and containers that forbid it, have none; nor have other systems than
+//! Linux. compio polls there instead, without being told, and nothing else is different. A
+//! runtime may be told so: see `compio::driver::ProactorBuilder::driver_type`.
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
+mod runtime;
+mod stream;
+mod watched;
+
+pub use nbd_client_async::{
+    Client, ConnectOptions, Error, ErrorKind, ExportFile, Extents, GoError, IntoStream, Options,
+    PlacedExtent, Pool, ReadBuffer, Reconnect, Segment, SessionStats, State, Survey, proto,
+    session, transport,
+};
+pub use runtime::Compio;
+
+/// Connects as [`ConnectOptions`] say, on the runtime it is used in.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), nbd_client_compio::Error> {
+/// use nbd_client_compio::{ConnectOptions, Connector};
+///
+/// let options: ConnectOptions = "nbd://localhost/disk".parse()?;
+/// let options = options.request_timeout(std::time::Duration::from_secs(30));
+/// let pool = Connector::new(options).connect_pool(4).await?;
+/// # Ok(()) }
+/// ```
+pub type Connector = nbd_client_async::Connector<Compio>;
+
+/// Connects to a URI, or as other [`ConnectOptions`] say.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), nbd_client_compio::Error> {
+/// let client = nbd_client_compio::connect("nbd://localhost/disk").await?;
+/// # Ok(()) }
+/// ```
+///
+/// # Errors
+/// When the URI is malformed or forbidden, nobody answers, or the server refuses.
+pub async fn connect<O>(options: O) -> Result<Client, Error>
+where
+    O: TryInto<ConnectOptions>,
+    Error: From<O::Error>,
+{
+    Connector::new(options.try_into()?).connect().await
+}

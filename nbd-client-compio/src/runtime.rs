@@ -1,0 +1,72 @@
+//! What compio does for a connection.
+
+use std::future::Future;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use compio::runtime::Runtime as Current;
+use futures_channel::oneshot::channel;
+use futures_util::future::select;
+use nbd_client_async::{Adopted, BlockingWork, Runtime, Sleep, Task, Watched};
+
+use crate::stream::Stream;
+use crate::watched::Descriptor;
+
+/// The compio runtime in whose context a connection is made.
+///
+/// ```
+/// use nbd_client_compio::{Compio, ConnectOptions, Connector};
+///
+/// // The same as `Connector::new(…)`.
+/// let connector = Connector::on(Compio, ConnectOptions::new());
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Compio;
+
+impl Runtime for Compio {
+    fn spawn(&self, task: Task) -> io::Result<()> {
+        spawn(task)
+    }
+
+    fn spawn_blocking(&self, work: BlockingWork) -> io::Result<()> {
+        current()?.spawn_blocking(work).detach();
+        Ok(())
+    }
+
+    fn sleep_until(&self, at: Instant) -> Sleep {
+        // compio's own timer stays with its thread.
+        let (mut tell, told) = channel();
+        let spawned = spawn(async move {
+            let sleep = Box::pin(compio::time::sleep_until(at));
+            select(sleep, tell.cancellation()).await;
+            // Nobody may be waiting any more.
+            let _ = tell.send(());
+        });
+        Box::pin(async move {
+            spawned?;
+            told.await.map_err(io::Error::other)
+        })
+    }
+
+    fn watch(&self, socket: OwnedFd) -> io::Result<Box<dyn Watched>> {
+        current()?;
+        Ok(Box::new(Descriptor::new(socket)))
+    }
+
+    fn adopt(&self, socket: OwnedFd) -> io::Result<Adopted> {
+        current()?;
+        Ok(Adopted::stream(Stream::new(socket)?))
+    }
+}
+
+/// The runtime of this thread.
+pub(crate) fn current() -> io::Result<Current> {
+    Current::try_current().ok_or_else(|| io::Error::other("there is no compio runtime here"))
+}
+
+/// Starts a task on this thread's runtime, which ends by itself.
+pub(crate) fn spawn(task: impl Future<Output = ()> + 'static) -> io::Result<()> {
+    current()?.spawn(task).detach();
+    Ok(())
+}
