@@ -36,7 +36,7 @@ struct Command {
 const COMMANDS: [Command; 12] = [
     Command {
         name: "test",
-        about: "install what is missing, then check everything: format, lints, tests, documentation",
+        about: "install what is missing (unless [--no-install]), then check everything: format, lints, tests, documentation",
         run: test::run,
     },
     Command {

@@ -65,6 +65,15 @@ impl Evidence {
     }
 }
 
+/// What to do about packages that are missing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Install {
+    /// Say which, and install them.
+    Missing,
+    /// Say which: the machine's owner installs them.
+    Nothing,
+}
+
 /// The first version of QEMU with extended headers, which the tests speak with it.
 const QEMU: (u32, u32) = (8, 2);
 
@@ -73,12 +82,12 @@ const QEMU: (u32, u32) = (8, 2);
 /// # Errors
 ///
 /// Names the packages that are missing, or too old, and cannot be installed.
-pub(crate) fn ensure() -> Outcome {
-    ensure_all()?;
-    ensure_qemu()
+pub(crate) fn ensure(install: Install) -> Outcome {
+    ensure_all(install)?;
+    ensure_qemu(install)
 }
 
-fn ensure_all() -> Outcome {
+fn ensure_all(install: Install) -> Outcome {
     let wanted = missing();
     if wanted.is_empty() {
         eprintln!("    nothing to install");
@@ -87,6 +96,9 @@ fn ensure_all() -> Outcome {
     let names = wanted.join(" ");
     eprintln!("    missing: {names}");
     let how = format!("missing Debian packages: {names}. Install them, then run this again");
+    if install == Install::Nothing {
+        return Err(how);
+    }
     if !has_program("apt-get") {
         return Err(format!("{how} (there is no apt-get here)"));
     }
@@ -106,7 +118,7 @@ pub(crate) fn update_lists() {
 }
 
 /// Debian 12 has an older QEMU, and a newer one among its backports.
-fn ensure_qemu() -> Outcome {
+fn ensure_qemu(install: Install) -> Outcome {
     let version = || Ok(qemu_version(&capture(Command::new("qemu-nbd").arg("--version"))?.0));
     let old = match version()? {
         Some(found) if found < QEMU => found,
@@ -117,6 +129,9 @@ fn ensure_qemu() -> Outcome {
         "qemu-nbd here is of version {}.{}, and the tests need {}.{} for extended headers",
         old.0, old.1, QEMU.0, QEMU.1
     );
+    if install == Install::Nothing {
+        return Err(told);
+    }
     eprintln!("    {told}");
     let newer = install_backport("qemu-utils").and_then(|()| version());
     match newer {

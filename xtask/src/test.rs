@@ -1,5 +1,6 @@
 //! `cargo xtask test`: everything that must hold before a change is merged.
 
+use crate::packages::Install;
 use crate::steps::{Steps, run as command, tee};
 use crate::workspace::{cargo, nbd_program, root};
 use crate::{Outcome, api_map, bare, packages, platforms, public_api, vm};
@@ -25,16 +26,18 @@ pub(crate) fn run_ci(args: &[String]) -> Outcome {
 }
 
 fn check(args: &[String], colour: &str) -> Outcome {
-    if let [unexpected, ..] = args {
-        return Err(format!("unexpected argument {unexpected:?}"));
-    }
+    let install = match args {
+        [] => Install::Missing,
+        [option] if option == "--no-install" => Install::Nothing,
+        [unexpected, ..] => return Err(format!("unexpected argument {unexpected:?}")),
+    };
     let cargo_step = |args: &[&str], variables: &[(&str, &std::ffi::OsStr)]| {
         let mut cargo = cargo(["--color", colour]);
         command(cargo.args(args).envs(variables.iter().copied()))
     };
     let nbd = nbd_program()?;
     let mut steps = Steps::new(13);
-    steps.step("programs and libraries", packages::ensure)?;
+    steps.step("programs and libraries", || packages::ensure(install))?;
     steps.step("documents", documents)?;
     steps.step("format", || cargo_step(&["fmt", "--all", "--check"], &[]))?;
     steps.step("lints", || {
