@@ -10,6 +10,7 @@ mod adapters;
 mod callgrind;
 mod contender;
 mod copies;
+pub(crate) mod core;
 mod report;
 mod rounds;
 mod server;
@@ -65,6 +66,7 @@ pub(crate) fn run(args: &[String]) -> Outcome {
         Some((word, rest)) if word == "tls" => return tls::run(parse(rest)?),
         Some((word, rest)) if word == "adapters" => return adapters::run(parse(rest)?),
         Some((word, rest)) if word == "copies" => return copies::run(parse(rest)?),
+        Some((word, rest)) if word == "core" => return core::run(rest),
         _ => parse(args)?,
     };
     build(&[])?;
@@ -111,7 +113,8 @@ fn parse(args: &[String]) -> Outcome<usize> {
             Ok(rounds) if rounds > 0 => Ok(rounds),
             _ => Err(format!("--rounds wants a number above 0, not {rounds:?}")),
         },
-        _ => Err("usage: cargo xtask bench [tls|adapters|copies] [--rounds N]".to_owned()),
+        _ => Err("usage: cargo xtask bench [tls|adapters|copies] [--rounds N], or core [--check]"
+            .to_owned()),
     }
 }
 

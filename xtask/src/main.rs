@@ -56,7 +56,7 @@ const COMMANDS: [Command; 12] = [
     },
     Command {
         name: "bench",
-        about: "compare `nbd bench` with libnbd: throughput and instructions, or behind TLS [tls], or all clients [adapters], or copies by three tools [copies] [--rounds N]",
+        about: "compare `nbd bench` with libnbd: throughput and instructions, or behind TLS [tls], or all clients [adapters], or copies by three tools [copies] [--rounds N]; instructions of the core [core [--check]]",
         run: bench::run,
     },
     Command {

@@ -3,7 +3,7 @@
 use crate::packages::Install;
 use crate::steps::{Steps, run as command, tee};
 use crate::workspace::{cargo, nbd_program, root};
-use crate::{Outcome, api_map, bare, packages, platforms, public_api, vm};
+use crate::{Outcome, api_map, bare, bench, packages, platforms, public_api, vm};
 
 /// The files at the root that every reader counts on.
 const DOCUMENTS: [&str; 6] = [
@@ -36,7 +36,7 @@ fn check(args: &[String], colour: &str) -> Outcome {
         command(cargo.args(args).envs(variables.iter().copied()))
     };
     let nbd = nbd_program()?;
-    let mut steps = Steps::new(13);
+    let mut steps = Steps::new(14);
     steps.step("programs and libraries", || packages::ensure(install))?;
     steps.step("documents", documents)?;
     steps.step("format", || cargo_step(&["fmt", "--all", "--check"], &[]))?;
@@ -52,6 +52,7 @@ fn check(args: &[String], colour: &str) -> Outcome {
     steps.step("release program", || {
         cargo_step(&["build", "--release", "-p", "nbd-cli", "--all-features"], &[])
     })?;
+    steps.step("instructions of the core", bench::core::check)?;
     steps.step("tests", || {
         let mut tests = cargo(["test", "--workspace", "--all-features"]);
         let output = tee(tests.env("NBD_PROGRAM", &nbd).env("CARGO_TERM_COLOR", "never"))?;

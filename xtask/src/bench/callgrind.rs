@@ -21,10 +21,9 @@ pub(super) fn instructions_per_request(
     uri: &str,
 ) -> Outcome<f64> {
     let count = |requests| {
-        let mut valgrind = Command::new("valgrind");
-        valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]);
-        let (_, report) = capture(valgrind.args(contender.words(load, requests, uri)))?;
-        collected(&report).ok_or_else(|| format!("callgrind printed no count but: {report}"))
+        let words = contender.words(load, requests, uri);
+        let (program, args) = words.split_first().ok_or("no program to count")?;
+        Ok::<_, String>(instructions(Command::new(program).args(args))? as f64)
     };
     let mut costs = [0.0; COUNTS];
     for cost in &mut costs {
@@ -33,8 +32,16 @@ pub(super) fn instructions_per_request(
     Ok(median(costs.into_iter()).unwrap_or_default())
 }
 
+/// All user instructions of one run of a program.
+pub(super) fn instructions(program: &Command) -> Outcome<u64> {
+    let mut valgrind = Command::new("valgrind");
+    valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]);
+    let (_, report) = capture(valgrind.arg(program.get_program()).args(program.get_args()))?;
+    collected(&report).ok_or_else(|| format!("callgrind printed no count but: {report}"))
+}
+
 /// The count in the line "==PID== Collected : N".
-fn collected(report: &str) -> Option<f64> {
+fn collected(report: &str) -> Option<u64> {
     let (_, after) = report.split_once("Collected :")?;
     after.lines().next()?.trim().parse().ok()
 }
@@ -46,7 +53,7 @@ mod tests {
     #[test]
     fn the_count_is_found() {
         let report = "==7== Events    : Ir\n==7== Collected : 123456\n==7== \n";
-        assert_eq!(collected(report), Some(123_456.0));
+        assert_eq!(collected(report), Some(123_456));
         assert_eq!(collected("==7== Collected : none\n"), None);
         assert_eq!(collected(""), None);
     }
