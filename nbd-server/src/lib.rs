@@ -56,6 +56,8 @@ mod listener;
 mod peer;
 mod pool;
 mod server;
+#[cfg(any(test, fuzzing))]
+mod simulation;
 #[cfg(feature = "tokio")]
 mod tasks;
 mod threads;
@@ -75,6 +77,10 @@ pub use exports::{ExportList, Exports, Listed, Opened};
 pub use listener::Listener;
 pub use peer::{Peer, PeerAddress};
 pub use server::Server;
+/// What a fuzzer's bytes are played to.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use simulation::play;
 #[cfg(feature = "tokio")]
 pub use tasks::AsyncServerHandle;
 pub use threads::ServerHandle;

@@ -194,6 +194,12 @@ impl Job {
         Ok(Outcome::Done)
     }
 
+    /// Nobody can be had to carry it out.
+    pub(crate) fn refuse(&mut self) {
+        let reason = "the server has no thread for the request".to_owned();
+        self.outcome = Outcome::Failed { errno: Errno::NoMem, reason };
+    }
+
     /// It was not carried out to its end.
     pub(crate) fn give_up(&mut self) {
         self.outcome = panicked();

@@ -25,7 +25,7 @@ pub(crate) struct Placement {
 
 impl Placement {
     /// Nothing is done on the spot until it has been quick: for a task that shares its thread.
-    #[cfg(feature = "tokio")]
+    #[cfg(any(feature = "tokio", test, fuzzing))]
     pub(crate) const fn cautious() -> Self {
         Self { streaks: [0; 4] }
     }

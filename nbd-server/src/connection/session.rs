@@ -427,7 +427,7 @@ impl Session {
             Err(mut job) => {
                 match &self.opened.export {
                     AnyExport::Blocking(export) => job.run(&**export),
-                    AnyExport::Async(_) => job.give_up(),
+                    AnyExport::Async(_) => job.refuse(),
                 }
                 self.reply(*job, now)?;
             }
