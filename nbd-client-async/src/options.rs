@@ -52,6 +52,7 @@ pub struct Options {
 /// ```
 #[derive(Debug, thiserror::Error)]
 #[error("{error}")]
+#[non_exhaustive]
 pub struct GoError {
     /// Why.
     #[source]

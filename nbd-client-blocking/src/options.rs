@@ -29,6 +29,7 @@ pub struct Options {
 /// [`Options::go`] failed. Converts into the [`Error`] alone.
 #[derive(Debug, thiserror::Error)]
 #[error("{error}")]
+#[non_exhaustive]
 pub struct GoError {
     /// Why.
     #[source]

@@ -38,6 +38,7 @@ impl PayloadSource for Single<'_> {
 /// # Ok::<(), nbd_client_blocking::Error>(())
 /// ```
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Borrowed<'a> {
     /// To read into, or to write from.
     Mut(&'a mut [u8]),

@@ -22,6 +22,7 @@ use crate::watched::Descriptor;
 /// let connector = Connector::on(Compio, ConnectOptions::new());
 /// ```
 #[derive(Clone, Copy, Debug, Default)]
+#[expect(clippy::exhaustive_structs, reason = "a name for a runtime: it holds nothing")]
 pub struct Compio;
 
 impl Runtime for Compio {

@@ -14,6 +14,7 @@ macro_rules! runtime {
         #[doc = concat!("let connector = Connector::on(", stringify!($runtime), ", ConnectOptions::new());")]
         /// ```
         #[derive(Clone, Copy, Debug, Default)]
+        #[expect(clippy::exhaustive_structs, reason = "a name for a runtime: it holds nothing")]
         pub struct $runtime;
 
         impl nbd_client_async::Runtime for $runtime {

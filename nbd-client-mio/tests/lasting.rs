@@ -68,7 +68,7 @@ fn by_hand(server: &Server, calls: &Arc<AtomicUsize>) -> Disk {
         let stream =
             UnixStream::from(fcntl_dupfd_cloexec(stream, NUMBER).map_err(std::io::Error::from)?);
         stream.set_nonblocking(true)?;
-        Ok(Transport { stream: Stream::Unix(stream), peer: None })
+        Ok(Stream::Unix(stream).into())
     };
     Connection::connect_with(lasting(), dial).expect("a connection")
 }
@@ -137,7 +137,7 @@ fn a_way_to_connect_that_leads_nowhere_is_tried_until_it_does() {
         counted.fetch_add(1, Ordering::Relaxed);
         let stream = UnixStream::connect(&path)?;
         stream.set_nonblocking(true)?;
-        Ok(Transport { stream: Stream::Unix(stream), peer: None })
+        Ok(Stream::Unix(stream).into())
     };
     let token = this.add(Connection::connect_with(lasting(), dial).unwrap());
     this.all(State::Ready);

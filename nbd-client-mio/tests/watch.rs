@@ -38,7 +38,7 @@ impl Stage {
         client.set_nonblocking(true).expect("a socket");
         let watched = format!("tfd: {:8} ", client.as_fd().as_raw_fd());
         let poll = Poll::new().expect("a poll");
-        let transport = Transport { stream: Stream::Unix(client), peer: None };
+        let transport = Transport::from(Stream::Unix(client));
         let mut disk =
             Connection::connect_over(ConnectOptions::new(), transport).expect("a connection");
         poll.registry().register(&mut disk, Token(0), Interest::READABLE).expect("registration");

@@ -25,6 +25,7 @@ use tokio::time::sleep_until;
 /// let connector = Connector::on(Tokio, ConnectOptions::new());
 /// ```
 #[derive(Clone, Copy, Debug, Default)]
+#[expect(clippy::exhaustive_structs, reason = "a name for a runtime: it holds nothing")]
 pub struct Tokio;
 
 impl Runtime for Tokio {

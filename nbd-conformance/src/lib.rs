@@ -23,6 +23,8 @@
 //! Every cell starts its own servers. `nbd serve` comes from [`nbd_sim::peer::nbd_program`];
 //! cells with pre-shared keys need one that was built with feature `psk`.
 
+#![allow(clippy::exhaustive_enums, clippy::exhaustive_structs, reason = "it is never published")]
+
 // The guides show every adapter, and this crate has them all.
 #[cfg(doctest)]
 mod guides {

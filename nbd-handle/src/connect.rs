@@ -18,6 +18,7 @@ use crate::state::State;
 
 /// Whom to connect to.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Destination {
     /// What a URI says; it sets the export, and whatever else it speaks of.
     Uri(String),

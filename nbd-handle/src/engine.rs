@@ -134,7 +134,7 @@ impl Engine {
     }
 
     fn connected(&mut self, connect: &Connect, outcome: Result<Connection, Error>, now: Instant) {
-        let outcome = outcome.map(|Connection { stream, peer }| {
+        let outcome = outcome.map(|Connection { stream, peer, .. }| {
             self.address = stream.peer();
             self.stream = Some(stream);
             self.process = peer;

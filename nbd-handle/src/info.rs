@@ -12,6 +12,7 @@ const LONGEST: u32 = 64 << 20;
 
 /// Something that an export can do or be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Ability {
     /// It is not written to.
     ReadOnly,

@@ -22,6 +22,7 @@ pub type ExtentCallback = Box<dyn FnMut(&str, u64, &[Extent], &mut i32) -> i32 +
 /// What a part of a structured read is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
+#[non_exhaustive]
 pub enum Chunk {
     /// Data.
     Data = 1,
@@ -34,6 +35,7 @@ pub enum Chunk {
 /// A run of bytes with one status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
+#[expect(clippy::exhaustive_structs, reason = "its layout is that of C")]
 pub struct Extent {
     /// Length in bytes, at most 2^63 - 1.
     pub length: u64,
@@ -43,6 +45,7 @@ pub struct Extent {
 
 /// How a connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(clippy::exhaustive_enums, reason = "what is under way is waited for or not")]
 pub enum Shutdown {
     /// After everything that was submitted has been sent.
     AfterRequests,

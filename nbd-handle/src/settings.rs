@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use nbd_proto::{ClientConfig, HandshakeFlags, StrictMode, TlsPolicy};
 use nbd_transport::tls::{ServerCheck, TlsConfig};
-use nbd_transport::{AllowedTransports, UriPolicy};
+use nbd_transport::{AllowedTransports, Transport, UriPolicy};
 
 use crate::level::Level;
 
@@ -120,13 +120,17 @@ impl Settings {
 
     /// What a URI may ask for.
     pub(crate) fn uri_policy(&self) -> UriPolicy {
-        let allowed = |bit| self.uri_transports & bit != 0;
-        let transports = AllowedTransports {
-            tcp: allowed(TCP),
-            unix: allowed(UNIX),
-            vsock: allowed(VSOCK),
-            ssh: allowed(SSH),
-        };
-        UriPolicy { transports, tls: self.uri_tls, local_files: self.uri_local_files }
+        let all = [
+            (TCP, Transport::Tcp),
+            (UNIX, Transport::Unix),
+            (VSOCK, Transport::Vsock),
+            (SSH, Transport::Ssh),
+        ];
+        let allowed = all.into_iter().filter(|(bit, _)| self.uri_transports & bit != 0);
+        let none = AllowedTransports::NONE;
+        UriPolicy::default()
+            .transports(allowed.fold(none, |allowed, (_, transport)| allowed.with(transport)))
+            .tls(self.uri_tls)
+            .local_files(self.uri_local_files)
     }
 }

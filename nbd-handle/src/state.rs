@@ -7,6 +7,7 @@ use nbd_proto::Direction;
 /// What a handle is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
+#[expect(clippy::exhaustive_enums, reason = "the states of libnbd")]
 pub enum State {
     /// Nothing has been connected to.
     Created,

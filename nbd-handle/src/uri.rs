@@ -67,6 +67,7 @@ impl<B: Memory> Handle<B> {
                 return Ok(uri.map_err(nbd_session::Error::from)?.to_string());
             }
             Endpoint::Command(_) | Endpoint::SocketActivation(_) => return Err(none("a program")),
+            _ => return Err(none("a connection of this kind")),
         };
         let settings = &self.settings;
         let tls = settings.tls == TlsPolicy::Require || self.facts.tls;

@@ -106,6 +106,7 @@ impl Default for Limits {
 /// Whether TLS is used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[doc(alias("nbd_set_tls", "nbd_get_tls", "LIBNBD_TLS"))]
+#[expect(clippy::exhaustive_enums, reason = "never, if it can be had, always: there is no fourth")]
 pub enum TlsPolicy {
     /// Never ask for TLS.
     #[default]

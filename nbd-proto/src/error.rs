@@ -255,6 +255,7 @@ pub enum PeerIncompatible {
 
 /// A server's refusal of an option, with its own words.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Refusal {
     /// The option that was refused.
     pub option: OptionCode,
@@ -262,6 +263,14 @@ pub struct Refusal {
     pub code: RefusalCode,
     /// The server's explanation, control characters escaped; often empty.
     pub message: String,
+}
+
+impl Refusal {
+    /// A refusal, as a server would send it.
+    #[must_use]
+    pub fn new(option: OptionCode, code: RefusalCode, message: impl Into<String>) -> Self {
+        Self { option, code, message: message.into() }
+    }
 }
 
 impl fmt::Display for Refusal {
@@ -521,6 +530,7 @@ impl From<SubmitError> for std::io::Error {
 
 /// A reply that fits no command in flight and was skipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Anomaly {
     /// What was wrong.
     pub fault: ReplyFault,

@@ -5,6 +5,10 @@ use crate::types::{Command, RequestId};
 
 /// What a [`Client`](crate::Client) reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::exhaustive_enums,
+    reason = "whoever drives must act on each: a new one may not go unnoticed"
+)]
 pub enum Event {
     /// A command is finished; its id is free from now on. Each command that was
     /// submitted and not abandoned is reported exactly once.
@@ -27,6 +31,10 @@ pub enum Event {
 
 /// What a [`Server`](crate::Server) reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::exhaustive_enums,
+    reason = "whoever drives must act on each: a new one may not go unnoticed"
+)]
 pub enum ServerEvent {
     /// A sound request has arrived, with all of its payload: answer it.
     Request {

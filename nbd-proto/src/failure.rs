@@ -12,6 +12,7 @@ use crate::types::Command;
 /// A sink gets it with [`PayloadSink::error`](crate::PayloadSink::error), before the
 /// command completes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Remark {
     /// The server's own words, [escaped](escape()); often empty.
     pub message: String,
@@ -36,6 +37,7 @@ impl From<ErrorReport<'_>> for Remark {
 /// assert!(failure.to_string().ends_with("server said \"bad sector\" (at offset 4096)"));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct CommandFailure {
     /// What was asked for.
     pub command: Command,

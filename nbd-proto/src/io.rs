@@ -10,6 +10,7 @@ use crate::types::Direction;
 
 /// What the transport is good at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "several buffers at a time or one")]
 pub enum IoMode {
     /// `read_vectored` and `write_vectored` are real, as on a socket.
     Vectored,
@@ -19,6 +20,10 @@ pub enum IoMode {
 
 /// How a call to the driver ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::exhaustive_enums,
+    reason = "whoever drives must act on each: a new one may not go unnoticed"
+)]
 pub enum Progress {
     /// The transport has no more to read, or no room, for now; or nothing is
     /// wanted or due.
@@ -31,6 +36,7 @@ pub enum Progress {
 
 /// Why driving failed.
 #[derive(Debug, thiserror::Error)]
+#[expect(clippy::exhaustive_enums, reason = "what moves bytes fails, or what understands them")]
 pub enum DriveError {
     /// The transport failed.
     #[error(transparent)]

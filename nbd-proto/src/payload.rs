@@ -15,6 +15,7 @@ use crate::types::{ContextId, Extent, RequestId};
 /// One part of the reply to a structured read, reported when it is in place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[doc(alias = "nbd_pread_structured")]
+#[expect(clippy::exhaustive_structs, reason = "what the protocol tells of a piece of a read")]
 pub struct ReadChunk {
     /// Bytes from the start of the request.
     pub at: usize,
@@ -28,6 +29,7 @@ pub struct ReadChunk {
 /// An error a server reported, with what it said about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[doc(alias = "LIBNBD_READ_ERROR")]
+#[expect(clippy::exhaustive_structs, reason = "what the protocol tells of an error")]
 pub struct ErrorReport<'a> {
     /// The error.
     pub errno: Errno,
@@ -127,6 +129,7 @@ impl<T: PayloadSink + ?Sized> PayloadSink for &mut T {
 /// No payload at all: arriving bytes are thrown away, none can be sent. What a
 /// negotiation is driven with.
 #[derive(Clone, Copy, Debug, Default)]
+#[expect(clippy::exhaustive_structs, reason = "it holds nothing")]
 pub struct Discard;
 
 impl PayloadSink for Discard {
@@ -143,6 +146,7 @@ impl PayloadSource for Discard {
 
 /// The caller's own slice as the destination of one read.
 #[derive(Debug)]
+#[expect(clippy::exhaustive_structs, reason = "a name and its buffer, put together by the caller")]
 pub struct ReadInto<'a> {
     /// The read.
     pub id: RequestId,
@@ -161,6 +165,7 @@ impl PayloadSink for ReadInto<'_> {
 
 /// The caller's own slice as the source of one write.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "a name and its buffer, put together by the caller")]
 pub struct WriteFrom<'a> {
     /// The write.
     pub id: RequestId,

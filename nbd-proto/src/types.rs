@@ -92,6 +92,7 @@ impl fmt::Debug for RequestId {
 /// Offsets and lengths are in bytes from the start of the export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[doc(alias("nbd_aio_flush", "nbd_aio_trim", "nbd_aio_cache", "nbd_aio_zero"))]
+#[expect(clippy::exhaustive_structs, reason = "the fields of a request in the protocol")]
 pub struct Command {
     /// What is asked for.
     pub kind: CommandType,
@@ -178,6 +179,7 @@ impl Command {
 
 /// A run of bytes with one status, as block status reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(clippy::exhaustive_structs, reason = "the fields of a block descriptor in the protocol")]
 pub struct Extent {
     /// Length in bytes.
     pub length: u64,
@@ -220,11 +222,13 @@ impl Extent {
 
 /// The number a server gave a meta context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[expect(clippy::exhaustive_structs, reason = "a number of the protocol")]
 pub struct ContextId(pub u32);
 
 /// How the data phase talks, as negotiated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[doc(alias("nbd_get_structured_replies_negotiated", "nbd_get_extended_headers_negotiated"))]
+#[non_exhaustive]
 pub enum HeaderStyle {
     /// Compact requests, simple replies.
     #[default]
@@ -233,6 +237,24 @@ pub enum HeaderStyle {
     Structured,
     /// Extended requests and replies with 64-bit lengths.
     Extended,
+}
+
+impl HeaderStyle {
+    /// A word for messages: `"simple"`, `"structured"` or `"extended"`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Simple => "simple",
+            Self::Structured => "structured",
+            Self::Extended => "extended",
+        }
+    }
+}
+
+impl fmt::Display for HeaderStyle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 bitflags! {

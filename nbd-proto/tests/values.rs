@@ -54,10 +54,7 @@ fn block_sizes_are_powers_of_two_in_order_under_any_maximum() {
 
 #[test]
 fn connections_are_safe_side_by_side_if_they_serve_the_same_and_the_server_says_so() {
-    let facts = |size, flags| Negotiated {
-        export: Some(ExportInfo::new(size, flags)),
-        ..Negotiated::default()
-    };
+    let facts = |size, flags| Negotiated::new(ExportInfo::new(size, flags));
     let shared = facts(4096, TransmissionFlags::CAN_MULTI_CONN);
     assert!(shared.is_safe_beside(&shared));
     let mut contexts = shared.clone();
@@ -141,7 +138,8 @@ fn a_failure_tells_what_the_server_said() {
     let said = |offset| Remark::from(ErrorReport { offset, ..report });
     let error = CommandError::Server(Errno::Io);
     let words = "read of 8192 bytes at 0: server error: input/output error (EIO)";
-    let silent = Remark { message: String::new(), offset: Some(4096) };
+    let mut silent = Remark::default();
+    silent.offset = Some(4096);
     let cases = [
         (None, ""),
         (Some(Remark::default()), ""),
@@ -162,9 +160,7 @@ fn errors_of_a_connection_are_sorted() {
     use PeerMisbehaved::{Closed, ClosedMidMessage, TooLong};
     use io::ErrorKind;
 
-    let refused = |code| {
-        Error::from(Refusal { option: OptionCode::Go, code, message: String::from("no disk") })
-    };
+    let refused = |code| Error::from(Refusal::new(OptionCode::Go, code, "no disk"));
     let (once, again) = (false, true);
     let cases = [
         (InvalidMessage::NotNbd.into(), Errno::Proto, ErrorKind::InvalidData, once),

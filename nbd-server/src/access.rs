@@ -170,6 +170,7 @@ impl Access {
 
 /// Whether a client may only read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a yes or no with a name")]
 pub struct ReadOnly(pub bool);
 
 #[cfg(test)]

@@ -57,7 +57,7 @@ impl Exports for Directory {
             if let Ok(name) = name
                 && self.file(&name).is_ok()
             {
-                all.push(Listed { name, description: String::new() });
+                all.push(Listed::new(name));
             }
         }
         all.sort_by(|a, b| a.name.cmp(&b.name));

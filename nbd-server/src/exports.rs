@@ -46,11 +46,27 @@ impl<E: Exports + ?Sized> Exports for Arc<E> {
 
 /// An export in a list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Listed {
     /// Its name.
     pub name: String,
     /// What it is, for people; may be empty.
     pub description: String,
+}
+
+impl Listed {
+    /// An export without a description.
+    #[must_use]
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), description: String::new() }
+    }
+
+    /// What clients are told it is.
+    #[must_use]
+    pub fn described(mut self, description: impl Into<String>) -> Self {
+        self.description = description.into();
+        self
+    }
 }
 
 /// An export that a client may use.
@@ -193,7 +209,7 @@ impl Exports for ExportList {
     fn list(&self, peer: &Peer) -> io::Result<Vec<Listed>> {
         let listed = |opened: Opened| {
             let description = opened.description().unwrap_or_default();
-            Listed { name: opened.name, description }
+            Listed::new(opened.name).described(description)
         };
         Ok(self.allowed(peer).map(listed).collect())
     }

@@ -52,17 +52,3 @@ pub struct SessionStats {
     /// Counters of the protocol, of all connections together.
     pub wire: Stats,
 }
-
-pub(crate) const fn add(a: &Stats, b: &Stats) -> Stats {
-    Stats {
-        bytes_received: a.bytes_received.wrapping_add(b.bytes_received),
-        bytes_sent: a.bytes_sent.wrapping_add(b.bytes_sent),
-        messages_received: a.messages_received.wrapping_add(b.messages_received),
-        messages_sent: a.messages_sent.wrapping_add(b.messages_sent),
-        reads: a.reads.wrapping_add(b.reads),
-        writes: a.writes.wrapping_add(b.writes),
-        bytes_copied: a.bytes_copied.wrapping_add(b.bytes_copied),
-        bytes_placed: a.bytes_placed.wrapping_add(b.bytes_placed),
-        anomalies: a.anomalies.wrapping_add(b.anomalies),
-    }
-}

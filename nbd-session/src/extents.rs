@@ -112,6 +112,10 @@ pub struct Question {
 
 /// What [`ExtentWalk::poll`] has.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::exhaustive_enums,
+    reason = "whoever drives must act on each: a new one may not go unnoticed"
+)]
 pub enum Walk {
     /// A question, which counts as sent from now on.
     Ask(Question),
@@ -238,10 +242,8 @@ impl ExtentWalk {
             let command = Command::block_status(range.start, length);
             return Err(Error::not_sent(command, SubmitError::NoMetaContext));
         }
-        let longest = match facts.headers {
-            HeaderStyle::Extended => MAX_EXTENDED,
-            HeaderStyle::Simple | HeaderStyle::Structured => MAX_COMPACT,
-        };
+        let longest =
+            if facts.headers == HeaderStyle::Extended { MAX_EXTENDED } else { MAX_COMPACT };
         Ok(Self {
             filtered: contexts.len() < granted.len()
                 && export.is_some_and(|export| export.can_block_status_payload()),

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 /// assert_eq!(Limit::default(), Limit::Default);
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Limit {
     /// As the connection was told: [`ConnectOptions::request_timeout`] for commands,
     /// [`ConnectOptions::connect_timeout`] for options.

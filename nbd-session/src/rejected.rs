@@ -7,6 +7,7 @@ use crate::error::Error;
 /// A command that was not sent. Converts into the [`Error`] alone.
 #[derive(thiserror::Error)]
 #[error("{error}")]
+#[expect(clippy::exhaustive_structs, reason = "an error and what comes back with it")]
 pub struct Rejected<B> {
     /// Why.
     pub error: Error,

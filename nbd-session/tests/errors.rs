@@ -10,7 +10,7 @@ use nbd_session::{Error, LinkError};
 use nbd_transport::tls::{CertificateFault, TlsError, TlsRole};
 
 fn refused(code: RefusalCode) -> nbd_proto::Error {
-    Refusal { option: OptionCode::Go, code, message: String::new() }.into()
+    Refusal::new(OptionCode::Go, code, "").into()
 }
 
 #[test]

@@ -17,12 +17,10 @@ fn facts(size: u64, block: u32, headers: HeaderStyle, flags: TransmissionFlags) 
     export.block_sizes = Some(BlockSizes { minimum: block, preferred: block, maximum: 1 << 25 });
     let contexts = NAMES.iter().zip(5..);
     let contexts = contexts.map(|(name, id)| MetaContext { id, name: (*name).to_owned() });
-    Negotiated {
-        headers,
-        export: Some(export),
-        contexts: contexts.collect(),
-        ..Negotiated::default()
-    }
+    let mut facts = Negotiated::new(export);
+    facts.headers = headers;
+    facts.contexts = contexts.collect();
+    facts
 }
 
 fn plain(size: u64) -> Negotiated {

@@ -7,7 +7,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 fn facts(flags: TransmissionFlags) -> Negotiated {
-    Negotiated { export: Some(ExportInfo::new(1 << 20, flags)), ..Negotiated::default() }
+    Negotiated::new(ExportInfo::new(1 << 20, flags))
 }
 
 fn safe() -> Negotiated {

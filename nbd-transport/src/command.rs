@@ -7,6 +7,7 @@ use thiserror::Error;
 
 /// What becomes of the standard error of a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum PeerStderr {
     /// It goes where the caller's goes.
     #[default]

@@ -16,6 +16,7 @@ pub(crate) const UNIX_SEND_BUFFER: usize = 2 << 20;
 
 /// A connection to a server that has yet to greet us.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Connection {
     /// The socket. It comes first so that it closes before the process is told to end.
     pub stream: Stream,
@@ -25,6 +26,7 @@ pub struct Connection {
 
 /// A connected stream socket, in blocking mode and closed on exec.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Stream {
     /// TCP over IPv4 or IPv6, without delay of small segments.
     Tcp(TcpStream),
@@ -51,13 +53,20 @@ impl Connection {
     }
 }
 
+/// A connection without a process behind it. Nothing about the socket is checked or changed.
+impl From<Stream> for Connection {
+    fn from(stream: Stream) -> Self {
+        Self { stream, peer: None }
+    }
+}
+
 fn adopt(socket: Socket) -> io::Result<Connection> {
     if socket.r#type()? != Type::STREAM {
         return Err(Errno::PROTOTYPE.into());
     }
     socket.peer_addr()?;
     socket.set_cloexec(true)?;
-    Ok(Connection { stream: Stream::new(socket, None)?, peer: None })
+    Ok(Stream::new(socket, None)?.into())
 }
 
 #[cfg(target_os = "linux")]

@@ -12,6 +12,7 @@ use std::time::Instant;
 
 /// Where an NBD server is found, or how it is started.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Endpoint {
     /// A TCP port of a host, whose name is resolved when connecting.
     #[doc(alias("nbd_connect_tcp", "nbd_aio_connect_tcp"))]
@@ -53,6 +54,21 @@ pub enum Endpoint {
 }
 
 impl Endpoint {
+    /// The host, by name or address, where there is one: what a server's certificate must be for.
+    #[must_use]
+    pub fn host(&self) -> Option<String> {
+        match self {
+            Self::Tcp { host, .. } => Some(host.clone()),
+            Self::Address(address) => Some(address.ip().to_string()),
+            Self::Unix(_)
+            | Self::UnixAbstract(_)
+            | Self::Vsock { .. }
+            | Self::Command(_)
+            | Self::SocketActivation(_)
+            | Self::Ssh(_) => None,
+        }
+    }
+
     /// Connects, blocking the calling thread until `deadline` at the latest; without one, for as
     /// long as the system and the server take.
     ///

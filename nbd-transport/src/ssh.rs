@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 /// A server behind `ssh`.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SshTarget {
     /// Host to log in to.
     pub host: String,
@@ -25,6 +26,7 @@ pub struct SshTarget {
 
 /// Where an NBD server listens, seen from the host that `ssh` logs in to.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum SshRemote {
     /// A TCP port of `localhost`.
     Tcp {
@@ -36,6 +38,12 @@ pub enum SshRemote {
 }
 
 impl SshTarget {
+    /// A server on `host`, with user, port and compression as ssh's configuration has them.
+    #[must_use]
+    pub fn new(host: impl Into<String>, remote: SshRemote) -> Self {
+        Self { host: host.into(), user: None, port: None, compress: false, remote }
+    }
+
     /// The command to run: `ssh [-C] [-p PORT] [-l USER] -- HOST nc …`.
     ///
     /// # Errors

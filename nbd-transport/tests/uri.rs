@@ -2,7 +2,7 @@
 
 use nbd_proto::TlsPolicy;
 use nbd_transport::{
-    AllowedTransports, Endpoint, MAX_PART_LEN, NbdUri, SshRemote, UriError, UriPolicy,
+    AllowedTransports, Endpoint, MAX_PART_LEN, NbdUri, SshRemote, Transport, UriError, UriPolicy,
 };
 use rustix::io::Errno;
 use std::path::Path;
@@ -271,7 +271,7 @@ fn policy_defaults_allow_all_but_local_files() {
         let error = policy.check(&parse(text)).unwrap_err();
         assert_eq!(error.errno(), Errno::PERM.raw_os_error());
         assert!(error.to_string().contains("local files"), "{error}");
-        UriPolicy { local_files: true, ..policy }.check(&parse(text)).unwrap();
+        policy.local_files(true).check(&parse(text)).unwrap();
     }
 }
 
@@ -288,18 +288,18 @@ fn policy_refuses_transports_and_tls() {
         ("nbd+vsock://", "vsock"),
         ("nbd+ssh://h", "ssh"),
     ] {
-        let none = UriPolicy { transports: AllowedTransports::NONE, ..UriPolicy::default() };
+        let none = UriPolicy::default().transports(AllowedTransports::NONE);
         denied(none, text, word);
     }
-    let only_unix = AllowedTransports { unix: true, ..AllowedTransports::NONE };
-    let policy = UriPolicy { transports: only_unix, ..UriPolicy::default() };
+    let only_unix = AllowedTransports::NONE.with(Transport::Unix);
+    let policy = UriPolicy::default().transports(only_unix);
     policy.check(&parse("nbd+unix:///?socket=s")).unwrap();
     denied(policy, "nbds://h?tls-psk-file=f", "TCP");
 
-    let disable = UriPolicy { tls: TlsPolicy::Disable, ..UriPolicy::default() };
+    let disable = UriPolicy::default().tls(TlsPolicy::Disable);
     disable.check(&parse("nbd://h")).unwrap();
     denied(disable, "nbds://h", "TLS (an nbds scheme)");
-    let require = UriPolicy { tls: TlsPolicy::Require, ..UriPolicy::default() };
+    let require = UriPolicy::default().tls(TlsPolicy::Require);
     require.check(&parse("nbds://h")).unwrap();
     denied(require, "nbd://h", "without TLS");
 }

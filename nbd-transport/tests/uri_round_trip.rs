@@ -34,18 +34,20 @@ fn address() -> impl Strategy<Value = UriAddress> {
         vec(any::<u8>(), 1..40).prop_map(|name| UriAddress::UnixAbstract { name }),
         any::<(u32, u32)>().prop_map(|(cid, port)| UriAddress::Vsock { cid, port }),
         ssh.prop_map(|(host, port, compress, remote)| {
-            UriAddress::Ssh(SshTarget { host, user: None, port, compress, remote })
+            let mut target = SshTarget::new(host, remote);
+            (target.port, target.compress) = (port, compress);
+            UriAddress::Ssh(target)
         }),
     ]
 }
 
 fn tls() -> impl Strategy<Value = UriTls> {
     (option::of(path()), option::of(path()), option::of(text()), option::of(any::<bool>()))
-        .prop_map(|(certificates, psk_file, hostname, verify_peer)| UriTls {
-            certificates,
-            psk_file,
-            hostname,
-            verify_peer,
+        .prop_map(|(certificates, psk_file, hostname, verify_peer)| {
+            let mut tls = UriTls::default();
+            (tls.certificates, tls.psk_file) = (certificates, psk_file);
+            (tls.hostname, tls.verify_peer) = (hostname, verify_peer);
+            tls
         })
 }
 

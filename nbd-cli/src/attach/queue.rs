@@ -41,8 +41,7 @@ impl Queue {
     /// Answers on this socket for an export with such abilities.
     pub(super) fn new(socket: UnixStream, flags: TransmissionFlags) -> Option<Self> {
         let limits = Limits::default().max_in_flight(IN_FLIGHT).max_payload(LONGEST);
-        let export = Some(ExportInfo::new(ENDLESS, flags));
-        let facts = Negotiated { export, ..Negotiated::default() };
+        let facts = Negotiated::new(ExportInfo::new(ENDLESS, flags));
         let agreed = ServerNegotiation::agreed(ServerConfig::new().limits(limits), facts);
         let server = agreed.finish().ok()?;
         let buffers = Table::new();

@@ -31,7 +31,7 @@ impl<'a> Written<'a> {
 
     pub(super) fn piece(&mut self, piece: &Piece, skip: bool) -> Result<()> {
         let plan = &self.job.plan;
-        let zeroing = Zeroing { may_punch: !plan.allocated, fast_only: false };
+        let zeroing = if plan.allocated { Zeroing::PROVISIONED } else { Zeroing::ANY };
         let written = match piece {
             Piece::Data { offset, bytes } => self.store.write_all_at(bytes.as_ref(), *offset),
             Piece::Zeroes { .. } if skip => Ok(()),

@@ -2,17 +2,13 @@
 
 use std::fmt::Write;
 
-use nbd_client_blocking::proto::{HeaderStyle, escape};
+use nbd_client_blocking::proto::escape;
 
 use super::describe::{ABILITIES, Described, Session};
 
 pub(super) fn render(session: &Session, exports: &[Described]) -> String {
     let mut out = String::new();
-    let packets = match session.headers {
-        HeaderStyle::Simple => "simple",
-        HeaderStyle::Structured => "structured",
-        HeaderStyle::Extended => "extended",
-    };
+    let packets = session.headers;
     let with = if session.tls.is_some() { "with" } else { "without" };
     // Writing to a string does not fail.
     let _ = writeln!(out, "protocol: {} {with} TLS, using {packets} packets", session.protocol);

@@ -214,10 +214,8 @@ fn change(place: &Place, command: impl Fn(u64, u64) -> Command, flush: bool) -> 
     }
     let block = u64::from(client.export().minimum_block());
     // Requests with compact headers have 32 bits for the length.
-    let longest = match client.negotiated().headers {
-        HeaderStyle::Extended => 1 << 40,
-        HeaderStyle::Simple | HeaderStyle::Structured => (1 << 32) - block.max(1 << 16),
-    };
+    let extended = client.negotiated().headers == HeaderStyle::Extended;
+    let longest = if extended { 1 << 40 } else { (1 << 32) - block.max(1 << 16) };
     let mut offset = range.start;
     while offset < range.end {
         let length = (range.end - offset).min(longest);

@@ -134,7 +134,7 @@ impl Server {
         };
         let uri: NbdUri = word.parse().context(word)?;
         // The user wrote the URI, so it may name the user's files.
-        let policy = UriPolicy { local_files: true, ..UriPolicy::default() };
+        let policy = UriPolicy::default().local_files(true);
         policy.check(&uri).context(word)?;
         // Here, so that credentials are found wrong before anybody is connected to.
         let tls = match uri.tls_required() {

@@ -120,7 +120,7 @@ fn where_tls_is_allowed_clients_choose() -> TestResult {
 }
 
 fn connect(uri: &str) -> Client {
-    let policy = UriPolicy { local_files: true, ..UriPolicy::default() };
+    let policy = UriPolicy::default().local_files(true);
     let options = ConnectOptions::new().uri_policy(policy);
     let options = options.connect_timeout(LIMIT).request_timeout(LIMIT);
     options.uri(uri).and_then(Client::connect).unwrap_or_else(|error| panic!("{error}"))

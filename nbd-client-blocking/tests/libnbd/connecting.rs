@@ -119,9 +119,9 @@ fn an_activated_program_has_a_socket_while_it_lives() {
 
 #[test]
 fn what_a_uri_may_do_is_for_the_policy() {
-    let none = UriPolicy { transports: AllowedTransports::NONE, ..UriPolicy::default() };
-    let tls_only = UriPolicy { tls: TlsPolicy::Require, ..UriPolicy::default() };
-    let no_tls = UriPolicy { tls: TlsPolicy::Disable, ..UriPolicy::default() };
+    let none = UriPolicy::default().transports(AllowedTransports::NONE);
+    let tls_only = UriPolicy::default().tls(TlsPolicy::Require);
+    let no_tls = UriPolicy::default().tls(TlsPolicy::Disable);
     let default = UriPolicy::default();
     for (policy, uri, words) in [
         (none, "nbd://localhost", "TCP"),

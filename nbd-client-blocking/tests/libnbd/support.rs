@@ -62,5 +62,5 @@ pub(crate) fn negotiate(server: &Server, config: ClientConfig) -> Options {
 }
 
 pub(crate) fn with_local_files() -> UriPolicy {
-    UriPolicy { local_files: true, ..UriPolicy::default() }
+    UriPolicy::default().local_files(true)
 }

@@ -14,8 +14,8 @@ use nbd_proto::{
     TlsPolicy,
 };
 use nbd_session::ConnectOptions;
+use nbd_transport::UriPolicy;
 use nbd_transport::tls::{TlsConnector, TlsInfo};
-use nbd_transport::{AllowedTransports, UriPolicy};
 
 use crate::outcome::{Op, Outcome, Reply};
 use asynchronous::Asynchronous;
@@ -84,8 +84,7 @@ impl How {
 }
 
 /// The tests' URIs name the files of their credentials.
-const POLICY: UriPolicy =
-    UriPolicy { transports: AllowedTransports::ALL, tls: TlsPolicy::Allow, local_files: true };
+const POLICY: UriPolicy = UriPolicy::new().local_files(true);
 
 /// An adapter.
 pub(crate) trait Subject {

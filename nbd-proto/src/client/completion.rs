@@ -14,6 +14,7 @@ const MAX_ANOMALIES: usize = 16;
 /// What a client knows about an id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[doc(alias = "nbd_aio_command_completed")]
+#[expect(clippy::exhaustive_enums, reason = "the whole life of a command")]
 pub enum RequestStatus {
     /// Waiting for its reply.
     InFlight,

@@ -11,6 +11,7 @@ use crate::wire::request::{DISCONNECT, RequestHeader};
 /// When to send the disconnect request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[doc(alias("nbd_shutdown", "LIBNBD_SHUTDOWN"))]
+#[non_exhaustive]
 pub enum Disconnect {
     /// After the last reply, as proto.md, "Terminating the transmission phase",
     /// recommends.

@@ -63,6 +63,7 @@ pub(crate) trait Role<S: PayloadSink> {
 
 /// Where the next bytes go: first `payload`, then `scratch`.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct RecvBufs<'a> {
     /// The rest of the payload that is arriving; empty if none is.
     pub payload: &'a mut [u8],

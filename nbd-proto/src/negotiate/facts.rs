@@ -2,6 +2,7 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::fmt;
 
 use crate::error::{Error, PeerMisbehaved};
 use crate::types::HeaderStyle;
@@ -10,6 +11,7 @@ use crate::wire::option::{BlockSizes, Info, MetaContext};
 
 /// Which negotiation was spoken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Protocol {
     /// No negotiation.
     Oldstyle,
@@ -33,8 +35,15 @@ impl Protocol {
     }
 }
 
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// An export, as the server describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ExportInfo {
     /// Size in bytes.
     #[doc(alias = "nbd_get_size")]
@@ -69,6 +78,7 @@ impl ExportInfo {
 
 /// Everything that was agreed on, from the first byte to the present.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Negotiated {
     /// Which negotiation was spoken.
     #[doc(alias = "nbd_get_protocol")]
@@ -90,6 +100,13 @@ pub struct Negotiated {
 }
 
 impl Negotiated {
+    /// An export on a connection in clear, where nothing else was agreed on: simple replies, no
+    /// meta contexts.
+    #[must_use]
+    pub fn new(export: ExportInfo) -> Self {
+        Self { export: Some(export), ..Self::default() }
+    }
+
     /// Whether commands may be spread over a connection with these facts and one with
     /// those of `other`: the server describes the same export with the same numbers for
     /// its meta contexts, and says that several connections to it are safe.

@@ -14,6 +14,7 @@ use crate::types::Extent;
 
 /// What the body of a chunk is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum ChunkType {
     /// No body; ends a reply.
     None,
@@ -71,6 +72,7 @@ impl ChunkType {
 
 /// Start of an OFFSET_DATA body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "the protocol fixes the layout of the message")]
 pub struct OffsetData {
     /// Where the data belongs, in bytes from the start of the export.
     pub offset: u64,
@@ -95,6 +97,7 @@ impl OffsetData {
 
 /// Body of an OFFSET_HOLE chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "the protocol fixes the layout of the message")]
 pub struct OffsetHole {
     /// Where the hole starts, in bytes from the start of the export.
     pub offset: u64,
@@ -122,6 +125,7 @@ impl OffsetHole {
 
 /// Start of an error body; the message follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "the protocol fixes the layout of the message")]
 pub struct ErrorHead {
     /// Wire error value; must not be 0.
     pub error: u32,
@@ -149,6 +153,7 @@ impl ErrorHead {
 
 /// Start of a BLOCK_STATUS_EXT body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "the protocol fixes the layout of the message")]
 pub struct StatusExtHead {
     /// The meta context the extents are about.
     pub context: u32,

@@ -17,6 +17,7 @@ pub const ZERO_PADDING: usize = 124;
 
 /// Which negotiation the two magic numbers announce.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "the protocol has these two greetings")]
 pub enum Style {
     /// No negotiation: size and flags follow at once.
     Oldstyle,
@@ -59,6 +60,7 @@ impl Style {
 /// Size and flags of an export, as an oldstyle greeting and the answer to
 /// `NBD_OPT_EXPORT_NAME` carry them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "the protocol fixes the layout of the message")]
 pub struct ExportHeader {
     /// Size of the export in bytes.
     pub size: u64,

@@ -15,6 +15,7 @@ use crate::error::InvalidMessage;
 
 /// Header of a simple reply; data follows only when a read succeeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "the protocol fixes the layout of the message")]
 pub struct SimpleReply {
     /// Wire error value, 0 for success.
     pub error: u32,
@@ -47,6 +48,7 @@ impl SimpleReply {
 
 /// Header of a chunk, in either form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "the protocol fixes the layout of the message")]
 pub struct ChunkHeader {
     /// Flags of the chunk.
     pub flags: ReplyFlags,

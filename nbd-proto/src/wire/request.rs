@@ -18,6 +18,10 @@ pub const DISCONNECT: u16 = 2;
 /// What a command asks for (proto.md, "Request types").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u16)]
+#[expect(
+    clippy::exhaustive_enums,
+    reason = "who orders, repeats or carries out commands must decide about each"
+)]
 pub enum CommandType {
     /// Read data.
     Read = 0,
@@ -80,6 +84,7 @@ impl CommandType {
 
 /// Header of a request, in either form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "the protocol fixes the layout of the message")]
 pub struct RequestHeader {
     /// Flags of the command.
     pub flags: CommandFlags,

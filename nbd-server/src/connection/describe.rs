@@ -13,12 +13,11 @@ pub(crate) fn describe(opened: &Opened, max_payload: u32) -> ExportInfo {
     let sizes = block_sizes(opened.export.block_sizes(), max_payload);
     // proto.md, "Size constraints": the size should be a multiple of the minimum.
     let size = opened.export.size() & !u64::from(sizes.minimum - 1);
-    ExportInfo {
-        block_sizes: Some(sizes),
-        canonical_name: Some(opened.name.clone()),
-        description: opened.description(),
-        ..ExportInfo::new(size, flags(opened))
-    }
+    let mut described = ExportInfo::new(size, flags(opened));
+    described.block_sizes = Some(sizes);
+    described.canonical_name = Some(opened.name.clone());
+    described.description = opened.description();
+    described
 }
 
 /// What the protocol allows of what an export says (proto.md, "Size constraints").

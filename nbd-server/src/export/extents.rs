@@ -9,6 +9,7 @@ use rustix::io::Errno;
 
 /// One run of bytes of the same kind. It starts where the one before it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a length and what is there")]
 pub struct AllocationExtent {
     /// The length in bytes, never zero.
     pub length: u64,
@@ -18,6 +19,7 @@ pub struct AllocationExtent {
 
 /// What is known of the bytes of an extent without reading them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ExtentKind {
     /// They may have any value.
     Data,

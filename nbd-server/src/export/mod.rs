@@ -266,6 +266,7 @@ pub enum Attempt {
 
 /// How zeroes may be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Zeroing {
     /// The range may become a hole. When false the range must be fully
     /// provisioned, so that a later write into it cannot run out of space.
@@ -273,6 +274,13 @@ pub struct Zeroing {
     /// Fail at once with `EOPNOTSUPP`, with nothing changed, unless zeroing is
     /// faster than writing the same range would be.
     pub fast_only: bool,
+}
+
+impl Zeroing {
+    /// The quickest way there is: the range may become a hole, and writing is as good.
+    pub const ANY: Self = Self { may_punch: true, fast_only: false };
+    /// So that a later write into the range cannot run out of space.
+    pub const PROVISIONED: Self = Self { may_punch: false, fast_only: false };
 }
 
 /// What is written where there is no quicker way to zero.

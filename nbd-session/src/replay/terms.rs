@@ -117,8 +117,7 @@ mod tests {
     use nbd_proto::{BlockSizes, MetaContext};
 
     fn facts(flags: Flags) -> Negotiated {
-        let export = ExportInfo::new(1 << 20, Flags::HAS_FLAGS | flags);
-        Negotiated { export: Some(export), ..Negotiated::default() }
+        Negotiated::new(ExportInfo::new(1 << 20, Flags::HAS_FLAGS | flags))
     }
 
     #[test]

@@ -14,8 +14,7 @@ const KEEP: Reconnect = Reconnect::new().keep_unflushed(1000);
 const FORGET: Reconnect = Reconnect::new();
 
 fn facts(flags: Flags) -> Negotiated {
-    let export = ExportInfo::new(1 << 20, Flags::HAS_FLAGS | flags);
-    Negotiated { export: Some(export), ..Negotiated::default() }
+    Negotiated::new(ExportInfo::new(1 << 20, Flags::HAS_FLAGS | flags))
 }
 
 /// A log and what is on its way.

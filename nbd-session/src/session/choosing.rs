@@ -111,8 +111,8 @@ impl Negotiating {
                 NegotiationEvent::Finished { option, result } if option == asked.code() => {
                     asked.refusal = result.err();
                 }
-                // An option that went before it by itself.
-                NegotiationEvent::Finished { .. } => {}
+                // An option that went before it by itself, or what nobody asked for.
+                _ => {}
             }
         }
     }

@@ -11,7 +11,7 @@ use super::lasting::Trouble;
 use super::step::Step;
 use super::{End, Goodbye, Open, Session, Stage};
 use crate::error::{Error, ErrorKind, broken};
-use crate::event::{Event, add};
+use crate::event::Event;
 use crate::limit::Limit;
 use crate::replay::{RecoveryError, ReplayLog};
 
@@ -254,7 +254,7 @@ impl Session {
     /// What the core has counted stays.
     fn drop_core(&mut self) {
         if let Stage::Open(Open { core, .. }) = &self.stage {
-            self.stats.wire = add(&self.stats.wire, core.stats());
+            self.stats.wire += *core.stats();
         }
         self.stage = Stage::Over;
     }

@@ -45,7 +45,7 @@ use nbd_transport::tls::TlsInfo;
 use nbd_transport::{Endpoint, NbdUri, UriError};
 
 use crate::error::Error;
-use crate::event::{Event, SessionStats, add};
+use crate::event::{Event, SessionStats};
 use crate::line::Line;
 use crate::link::Link;
 use crate::options::{ConnectOptions, Target};
@@ -531,9 +531,9 @@ impl Session {
         let mut stats = *self.stats;
         stats.probes = self.probe.as_ref().map_or(0, |probe| probe.count);
         match &self.stage {
-            Stage::Open(open) => stats.wire = add(&stats.wire, open.core.stats()),
+            Stage::Open(open) => stats.wire += *open.core.stats(),
             Stage::Negotiating(negotiating) => {
-                stats.wire = add(&stats.wire, negotiating.handshake.stats());
+                stats.wire += *negotiating.handshake.stats();
             }
             _ => {}
         }

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use nbd_proto::io::IoMode;
 use nbd_proto::{ClientConfig, HeaderStyle, Negotiated, TlsPolicy};
-use nbd_transport::Endpoint;
 use nbd_transport::tls::TlsConnector;
 
 use super::choosing::OptionReply;
@@ -198,18 +197,8 @@ impl Way {
     /// The name with which a server's certificate is compared.
     pub(super) fn host(&self) -> Option<String> {
         match self.target()? {
-            Target::Endpoint(Endpoint::Tcp { host, .. }) => Some(host.clone()),
-            Target::Endpoint(Endpoint::Address(address)) => Some(address.ip().to_string()),
-            Target::Endpoint(
-                Endpoint::Unix(_)
-                | Endpoint::UnixAbstract(_)
-                | Endpoint::Vsock { .. }
-                | Endpoint::Command(_)
-                | Endpoint::SocketActivation(_)
-                | Endpoint::Ssh(_),
-            )
-            | Target::Dialler
-            | Target::Given => None,
+            Target::Endpoint(endpoint) => endpoint.host(),
+            Target::Dialler | Target::Given => None,
         }
     }
 

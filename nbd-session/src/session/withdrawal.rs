@@ -13,6 +13,10 @@ use super::{Open, Session, Stage};
 /// What becomes of the payload of a command that was withdrawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[must_use]
+#[expect(
+    clippy::exhaustive_enums,
+    reason = "the caller must know whose the buffer is: a third answer may not go unnoticed"
+)]
 pub enum Withdrawn {
     /// It is the caller's again.
     Free,

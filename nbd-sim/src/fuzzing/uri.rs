@@ -19,12 +19,11 @@ pub fn uri(data: &[u8]) {
 
 /// Asks every kind of policy; what the widest one refuses is refused by all.
 fn judge(uri: &NbdUri) {
-    let widest =
-        UriPolicy { transports: AllowedTransports::ALL, tls: TlsPolicy::Allow, local_files: true };
+    let widest = UriPolicy::default().local_files(true);
     assert_eq!(widest.check(uri), Ok(()), "{uri}");
-    let none = UriPolicy { transports: AllowedTransports::NONE, ..widest };
+    let none = widest.transports(AllowedTransports::NONE);
     assert!(none.check(uri).is_err(), "{uri}");
-    let refused = |tls| UriPolicy { tls, ..widest }.check(uri).is_err();
+    let refused = |tls| widest.tls(tls).check(uri).is_err();
     let (plain_only, tls_only) = (refused(TlsPolicy::Disable), refused(TlsPolicy::Require));
     assert_ne!(plain_only, tls_only, "{uri}");
 }

@@ -140,11 +140,11 @@ fn ends() -> Vec<Case> {
     padded.bursts[0] = greeting(1);
     let mut unpadded = fallback("O49", header.clone(), Outcome::Waits);
     unpadded.bursts[0] = greeting(1);
-    let closed = nbd_proto::Refusal {
-        option: nbd_proto::OptionCode::ExportName,
-        code: RefusalCode::UnknownExport,
-        message: "the server closed the connection".to_owned(),
-    };
+    let closed = nbd_proto::Refusal::new(
+        nbd_proto::OptionCode::ExportName,
+        RefusalCode::UnknownExport,
+        "the server closed the connection",
+    );
     let mut zeroes = go(
         "O51",
         &[granted(), vec![0; 124]],

@@ -133,7 +133,7 @@ impl Case {
                 NegotiationEvent::Export(entry) => seen.names.push(entry.name),
                 NegotiationEvent::MetaContext(context) if asked => seen.names.push(context.name),
                 NegotiationEvent::Finished { result, .. } if asked => seen.listed = Some(result),
-                NegotiationEvent::MetaContext(_) | NegotiationEvent::Finished { .. } => {}
+                _ => {}
             }
         }
         seen.error = result.err();

@@ -105,6 +105,7 @@ fn reply(bytes: &[u8]) -> Vec<u8> {
         ReplyType::Server => ExportEntry::decode(data).unwrap().encode(&mut out),
         ReplyType::Info => Info::decode(data).unwrap().encode(&mut out),
         ReplyType::MetaContext => MetaContext::decode(data).unwrap().encode(&mut out),
+        other => panic!("no example has a {other:?}"),
     }
     out
 }
@@ -147,6 +148,7 @@ fn chunk(header: ChunkHeader, body: &[u8]) -> Vec<u8> {
             out.extend(ErrorHead::decode(head).encode());
             rest
         }
+        other => panic!("no example has a {other:?}"),
     };
     out.extend(rest);
     out

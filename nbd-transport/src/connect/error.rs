@@ -36,6 +36,7 @@ impl fmt::Display for Step {
 /// One address that was tried in vain.
 #[derive(Debug, Error)]
 #[error("{address}: {error}")]
+#[non_exhaustive]
 pub struct Attempt {
     /// The address.
     pub address: String,

@@ -12,6 +12,7 @@ use std::sync::Arc;
 /// How far the server's certificate is checked.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[doc(alias("nbd_set_tls_verify_peer", "nbd_get_tls_verify_peer"))]
+#[non_exhaustive]
 pub enum ServerCheck {
     /// It must be signed by a trusted authority, be valid now, be meant for servers, and name the
     /// server. On a connection that has no name, such as one over a Unix socket, everything but

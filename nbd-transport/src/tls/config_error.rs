@@ -111,6 +111,7 @@ pub(super) const fn no_keys() -> TlsConfigError {
 
 /// Where credentials come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Origin {
     /// A file.
     File(PathBuf),

@@ -5,6 +5,7 @@ use std::fmt;
 
 /// Why a [stage](super::TlsStage) could not hand over what it decrypts.
 #[derive(Debug, thiserror::Error)]
+#[expect(clippy::exhaustive_enums, reason = "TLS fails, or what stands above it")]
 pub enum StageError {
     /// TLS failed.
     #[error(transparent)]

@@ -70,6 +70,7 @@ impl fmt::Display for TlsInfo {
 
 /// Which end a machine is at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "there are two ends")]
 pub enum TlsRole {
     /// The one that connected.
     Client,

@@ -62,6 +62,10 @@ pub trait TlsStage: fmt::Debug + Send + Sync {
 
 /// How [`TlsStage::open`] ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(
+    clippy::exhaustive_enums,
+    reason = "whoever drives must act on each: a new one may not go unnoticed"
+)]
 pub enum Opened {
     /// It needs more ciphertext.
     Drained,
@@ -91,6 +95,7 @@ pub trait Plaintext {
 
 /// A machine and its sink as the destination of plaintext.
 #[derive(Debug)]
+#[expect(clippy::exhaustive_structs, reason = "a machine and its sink, put together by the caller")]
 pub struct IntoMachine<'a, M, S> {
     /// Who understands the bytes.
     pub machine: &'a mut M,

@@ -18,6 +18,7 @@ const RECORD: usize = (16 << 10) + 2048 + 5;
 ///
 /// What arrives never takes more than a fixed room. What leaves is bounded by the stage, which
 /// encrypts no more while much is unsent.
+#[expect(clippy::exhaustive_structs, reason = "there are two ways for bytes to go")]
 pub struct Wire {
     /// What has arrived, for the stage to decrypt.
     pub incoming: Incoming,

@@ -28,6 +28,7 @@ use text::{check, check_given};
 
 /// Where a URI leads.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum UriAddress {
     /// A TCP port of a host.
     Tcp {

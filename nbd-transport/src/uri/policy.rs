@@ -8,6 +8,7 @@ use nbd_proto::TlsPolicy;
 /// The transports a URI may ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[doc(alias("nbd_set_uri_allow_transports", "LIBNBD_ALLOW_TRANSPORT"))]
+#[non_exhaustive]
 pub struct AllowedTransports {
     /// `nbd` and `nbds`.
     pub tcp: bool,
@@ -35,10 +36,42 @@ impl AllowedTransports {
             Transport::Ssh => self.ssh,
         }
     }
+
+    /// The same, and `transport`.
+    ///
+    /// ```
+    /// use nbd_transport::{AllowedTransports, Transport};
+    ///
+    /// let local = AllowedTransports::NONE.with(Transport::Unix).with(Transport::Vsock);
+    /// assert!(local.vsock && !local.ssh);
+    /// ```
+    #[must_use]
+    pub const fn with(mut self, transport: Transport) -> Self {
+        match transport {
+            Transport::Tcp => self.tcp = true,
+            Transport::Unix => self.unix = true,
+            Transport::Vsock => self.vsock = true,
+            Transport::Ssh => self.ssh = true,
+        }
+        self
+    }
 }
 
 /// Which URIs are accepted. The default allows every transport, TLS or not, and no local files.
+///
+/// ```
+/// use nbd_proto::TlsPolicy;
+/// use nbd_transport::{AllowedTransports, Transport, UriPolicy};
+///
+/// let policy = UriPolicy::default()
+///     .transports(AllowedTransports::NONE.with(Transport::Tcp))
+///     .tls(TlsPolicy::Require);
+/// assert!(policy.check(&"nbds://example.com/".parse()?).is_ok());
+/// assert!(policy.check(&"nbd+ssh://example.com/".parse()?).is_err());
+/// # Ok::<(), nbd_transport::UriError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct UriPolicy {
     /// Transports accepted.
     #[doc(alias = "nbd_set_uri_allow_transports")]
@@ -53,11 +86,38 @@ pub struct UriPolicy {
 
 impl Default for UriPolicy {
     fn default() -> Self {
-        Self { transports: AllowedTransports::ALL, tls: TlsPolicy::Allow, local_files: false }
+        Self::new()
     }
 }
 
 impl UriPolicy {
+    /// Every transport, TLS or not, and no local files.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { transports: AllowedTransports::ALL, tls: TlsPolicy::Allow, local_files: false }
+    }
+
+    /// Sets which transports are accepted.
+    #[must_use]
+    pub const fn transports(mut self, transports: AllowedTransports) -> Self {
+        self.transports = transports;
+        self
+    }
+
+    /// Sets which schemes are accepted: only the plain `nbd` ones, both, or only the `nbds` ones.
+    #[must_use]
+    pub const fn tls(mut self, tls: TlsPolicy) -> Self {
+        self.tls = tls;
+        self
+    }
+
+    /// Sets whether the URI may name files to open.
+    #[must_use]
+    pub const fn local_files(mut self, allowed: bool) -> Self {
+        self.local_files = allowed;
+        self
+    }
+
     /// Checks `uri` before anything is done with it.
     ///
     /// # Errors
@@ -73,12 +133,11 @@ impl UriPolicy {
                 Transport::Ssh => "the ssh transport",
             });
         }
-        match (self.tls, uri.tls_required()) {
-            (TlsPolicy::Disable, true) => return refused("TLS (an nbds scheme)"),
-            (TlsPolicy::Require, false) => {
-                return refused("a connection without TLS: use an nbds scheme");
-            }
-            (TlsPolicy::Allow, _) | (TlsPolicy::Disable, false) | (TlsPolicy::Require, true) => {}
+        if self.tls == TlsPolicy::Disable && uri.tls_required() {
+            return refused("TLS (an nbds scheme)");
+        }
+        if self.tls == TlsPolicy::Require && !uri.tls_required() {
+            return refused("a connection without TLS: use an nbds scheme");
         }
         if uri.tls().names_local_file() && !self.local_files {
             return refused("local files (tls-certificates, tls-psk-file)");

@@ -2,6 +2,7 @@
 
 /// The kind of connection a URI asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Transport {
     /// TCP over IPv4 or IPv6: `nbd`, `nbds`.
     Tcp,

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 /// TLS parameters from the query. They are wishes: nothing has been opened or read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct UriTls {
     /// `tls-certificates`: directory with `ca-cert.pem` and so on.
     pub certificates: Option<PathBuf>,

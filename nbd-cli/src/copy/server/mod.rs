@@ -37,10 +37,8 @@ const MAX_COMPACT: u64 = (1 << 32) - (128 << 20);
 const MAX_EXTENDED: u64 = 1 << 40;
 
 fn longest_range(client: &Client) -> u64 {
-    match client.negotiated().headers {
-        HeaderStyle::Extended => MAX_EXTENDED,
-        HeaderStyle::Simple | HeaderStyle::Structured => MAX_COMPACT,
-    }
+    let extended = client.negotiated().headers == HeaderStyle::Extended;
+    if extended { MAX_EXTENDED } else { MAX_COMPACT }
 }
 
 /// Bytes per request that the server takes, in whole blocks if one of them fits.

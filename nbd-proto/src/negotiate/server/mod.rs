@@ -46,6 +46,10 @@ const MAX_UNSENT: usize = SCRATCH;
 
 /// What a server's negotiation waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(
+    clippy::exhaustive_enums,
+    reason = "whoever drives must act on each: a new one may not go unnoticed"
+)]
 pub enum ServerPhase {
     /// Bytes from or to the client.
     Busy,
@@ -63,6 +67,7 @@ pub enum ServerPhase {
 
 /// What a client asks that only the owner of the exports can answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "a client waits for the answer to each")]
 pub enum Question {
     /// Which exports are there? Answer with
     /// [`send_export`](ServerNegotiation::send_export) for each and

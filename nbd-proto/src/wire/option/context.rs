@@ -9,6 +9,7 @@ use crate::wire::reader::{Reader, text};
 
 /// Data of `NBD_OPT_LIST_META_CONTEXT` and `NBD_OPT_SET_META_CONTEXT`.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "the protocol fixes the layout of the message")]
 pub struct MetaContextRequest {
     /// The export meant.
     pub export: String,
@@ -47,6 +48,7 @@ impl MetaContextRequest {
 
 /// Data of `NBD_REP_META_CONTEXT`: a context and the number replies use for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "the protocol fixes the layout of the message")]
 pub struct MetaContext {
     /// Number in block status chunks; meaningless in a list.
     pub id: u32,

@@ -12,6 +12,7 @@ use crate::wire::reader::{Reader, text};
 /// (proto.md, "NBD_OPT_INFO").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u16)]
+#[non_exhaustive]
 pub enum InfoType {
     /// Size and transmission flags; always sent.
     Export = 0,
@@ -33,6 +34,7 @@ impl InfoType {
 
 /// Data of `NBD_OPT_INFO` and `NBD_OPT_GO`.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "the protocol fixes the layout of the message")]
 pub struct InfoRequest {
     /// The export meant; empty for the server's default.
     pub export: String,
@@ -69,6 +71,7 @@ impl InfoRequest {
 
 /// Data of `NBD_REP_SERVER`: one export of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "the protocol fixes the layout of the message")]
 pub struct ExportEntry {
     /// Name to ask for.
     pub name: String,
@@ -99,6 +102,7 @@ impl ExportEntry {
 /// Block sizes of an export, in bytes (proto.md, "Size constraints").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[doc(alias = "LIBNBD_SIZE")]
+#[expect(clippy::exhaustive_structs, reason = "the protocol fixes the layout of the message")]
 pub struct BlockSizes {
     /// Offsets and lengths must be multiples of this.
     pub minimum: u32,
@@ -125,6 +129,7 @@ impl BlockSizes {
 
 /// Data of `NBD_REP_INFO`.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Info {
     /// Size in bytes and transmission flags.
     Export(u64, TransmissionFlags),

@@ -36,6 +36,7 @@ const ERROR_BIT: u32 = 1 << 31;
 /// `NBD_OPT_PEEK_EXPORT` (4) was withdrawn and is never sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
+#[non_exhaustive]
 pub enum OptionCode {
     /// Choose an export and start transmission; has no reply to its own.
     ExportName = 1,
@@ -110,6 +111,7 @@ impl fmt::Display for OptionCode {
 
 /// What an option reply says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum ReplyType {
     /// `NBD_REP_ACK`: the option is done.
     Ack,
@@ -152,6 +154,7 @@ impl ReplyType {
 
 /// Header of an option request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "the protocol fixes the layout of the message")]
 pub struct OptionHeader {
     /// The option's number; a server meets numbers it does not know.
     pub option: u32,
@@ -184,6 +187,7 @@ impl OptionHeader {
 
 /// Header of an option reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "the protocol fixes the layout of the message")]
 pub struct OptionReplyHeader {
     /// The option this answers.
     pub option: u32,

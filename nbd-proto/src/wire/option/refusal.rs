@@ -7,6 +7,7 @@ use crate::errno::Errno;
 
 /// Why a server refused an option (proto.md, "Option reply types").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum RefusalCode {
     /// The option is unknown.
     Unsupported,
