@@ -433,7 +433,9 @@ impl Client {
         loop {
             // What cannot be done is finished before anything is sent.
             if let Some(done) = self.driver.session.take(payload.id) {
-                self.driver.finished(&done, payload.write);
+                if done.held {
+                    self.driver.release(done.id, payload.write);
+                }
                 return done;
             }
             self.driver.turn(&mut payload, now);

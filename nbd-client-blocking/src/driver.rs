@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use nbd_proto::io::{IoMode, Progress};
 use nbd_proto::{Command, Direction, Discard, PayloadSink, PayloadSource, RequestId};
-use nbd_session::{Completion, ConnectOptions, Error, Event, Limit, Request, Session, State, Step};
+use nbd_session::{ConnectOptions, Error, Event, Limit, Request, Session, State, Step};
 use nbd_transport::{Connection, SocketIo};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -79,7 +79,7 @@ impl Driver {
     }
 
     /// Queues a command whose payload is a slice that will be lent.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn submit(
         &mut self,
         command: Command,
@@ -108,13 +108,11 @@ impl Driver {
         self.session.submit_request(request, now)
     }
 
-    /// A command is finished, and its payload the caller's again.
-    #[inline]
-    pub(crate) fn finished(&mut self, done: &Completion, payload: &[u8]) {
-        if done.held {
-            // The rest of a write whose time was over when it was half sent.
-            self.session.copy_held(done.id, payload);
-        }
+    /// The payload of a finished command is the caller's again, although it is
+    /// [held](nbd_session::Completion::held): the rest of a write whose time was over when it was half sent.
+    #[cold]
+    pub(crate) fn release(&mut self, id: RequestId, payload: &[u8]) {
+        self.session.copy_held(id, payload);
     }
 
     /// Sends what is due, then waits until something happens, and takes that in. `now` is the

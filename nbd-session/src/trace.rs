@@ -10,7 +10,7 @@ use nbd_proto::{Command, Negotiated, RequestId};
 
 use crate::error::Error;
 use crate::event::Event;
-use crate::session::{Completion, OptionReply, OptionRequest};
+use crate::session::{OptionReply, OptionRequest};
 
 /// For connections that were given no name.
 static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -69,9 +69,8 @@ impl Trace {
     }
 
     #[inline]
-    pub(crate) fn finished(&self, done: &Completion) {
-        let id = done.id;
-        match &done.result {
+    pub(crate) fn finished(&self, id: RequestId, result: &Result<(), Error>) {
+        match result {
             Ok(()) => emit!(self, trace, "{id:?} succeeded"),
             Err(error) => emit!(self, debug, "{id:?} failed: {error}"),
         }

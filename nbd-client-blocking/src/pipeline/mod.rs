@@ -134,7 +134,10 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
         let Client { driver, limit, .. } = &mut *self.client;
         let payload = buffer.as_ref().map_or(&[][..], AsRef::as_ref);
         let submitted = match driver.session.check_payload(&command, payload.len()) {
-            Ok(()) => driver.submit(command, payload, *limit, Instant::now()),
+            Ok(()) => {
+                let now = driver.session.submission_time(*limit, Instant::now);
+                driver.submit(command, payload, *limit, now)
+            }
             Err(error) => Err(error),
         };
         self.submitted(submitted, buffer)
@@ -339,9 +342,11 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
 
     #[inline(always)]
     fn completion(&mut self, done: nbd_session::Completion) -> Completion<B> {
-        let buffer = self.buffers.remove(done.id);
-        self.client.driver.finished(&done, buffer.as_ref().map_or(&[], AsRef::as_ref));
-        let nbd_session::Completion { id, command, extents, chunks, result, .. } = done;
+        let nbd_session::Completion { id, command, extents, chunks, result, held, .. } = done;
+        let buffer = self.buffers.remove(id);
+        if held {
+            self.client.driver.release(id, buffer.as_ref().map_or(&[], AsRef::as_ref));
+        }
         Completion { id, command, buffer, extents, chunks, result }
     }
 }

@@ -25,7 +25,7 @@ impl Client {
     /// # Errors
     /// When the command cannot be sent, or would be wrong and the
     /// [`StrictMode`] in force minds. Nothing has changed then.
-    #[inline]
+    #[inline(always)]
     #[doc(alias = "nbd_aio_pread")]
     pub fn submit(&mut self, command: Command) -> Result<RequestId, SubmitError> {
         if matches!(self.core.life, Life::Open) && self.core.gate.passes(&command) {
@@ -58,6 +58,9 @@ impl Client {
     pub fn check(&self, mut command: Command) -> Result<(), SubmitError> {
         self.core.check_open()?;
         command.flags = self.core.flags_to_send(&command, false);
+        if self.core.gate.passes(&command) && !self.core.slots.is_full() {
+            return Ok(());
+        }
         self.core.check(&command, false)
     }
 
@@ -73,19 +76,22 @@ impl Client {
         if !core.gate.passes(&command) {
             core.check(&command, filter.is_some())?;
         }
-        if let Some(contexts) = filter {
-            let (wanted, once) = core.check_filter(&command, contexts)?;
-            return core.enqueue(asked, flags, Some(&once), Some(wanted));
-        }
-        let all = command.kind == CommandType::BlockStatus;
-        core.enqueue(asked, flags, None, all.then(|| core.contexts.all()))
+        let (wanted, once) = match filter {
+            Some(contexts) => {
+                let (wanted, once) = core.check_filter(&command, contexts)?;
+                (Some(wanted), Some(once))
+            }
+            None if command.kind == CommandType::BlockStatus => (Some(core.contexts.all()), None),
+            None => (None, None),
+        };
+        core.enqueue(asked, flags, once.as_deref(), wanted)
     }
 }
 
 impl Core {
     /// Queues a command that has passed all checks but for a free slot, with these flags in
     /// place of its own.
-    #[inline]
+    #[inline(always)]
     fn enqueue(
         &mut self,
         command: Command,
@@ -130,7 +136,7 @@ const fn header(command: Command, id: RequestId) -> RequestHeader {
 }
 
 /// Queues a request without a payload; `compact` is the length if headers are compact.
-#[inline]
+#[inline(always)]
 pub(super) fn push_header(outbox: &mut Outbox, compact: Option<u32>, header: RequestHeader) -> u64 {
     match compact {
         Some(length) => outbox.push(&header.compact(length)),

@@ -80,5 +80,9 @@ impl<T, P> Entry<T, P> {
 }
 
 fn overlap(a: &Command, b: &Command) -> bool {
-    a.offset < b.offset.saturating_add(b.length) && b.offset < a.offset.saturating_add(a.length)
+    // What has no length is about no byte.
+    a.length > 0
+        && b.length > 0
+        && a.offset < b.offset.saturating_add(b.length)
+        && b.offset < a.offset.saturating_add(a.length)
 }

@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::entry::{Entry, Owner, Stage};
 use super::error::RecoveryError;
-use super::line::Line;
+use super::pending::{Pending, Place};
 use super::reconnect::Reconnect;
 use super::terms::{self, Changed};
 use super::unflushed::{Unflushed, UnflushedWrites};
@@ -16,11 +16,6 @@ use nbd_proto::Table;
 use nbd_proto::{Command, ContextId, RequestId};
 use nbd_proto::{CommandError, SubmitError};
 use nbd_proto::{CommandFlags, TransmissionFlags};
-
-/// Names a command from [`ReplayLog::submit`] until it is completed, over any number of
-/// connections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Place(u64);
 
 /// Stands between callers and a [`Client`](nbd_proto::Client), and outlives the client.
 ///
@@ -77,9 +72,8 @@ pub struct ReplayLog<T, P> {
     durable_writes: bool,
     capacity: usize,
     link: Link,
-    line: Line<T, P>,
-    sent: Table<u64>,
-    next: u64,
+    pending: Pending<T, P>,
+    sent: Table<Place>,
     /// Commands whose caller waits.
     callers: usize,
     flushes: usize,
@@ -137,9 +131,8 @@ impl<T: Copy, P> ReplayLog<T, P> {
             durable_writes,
             capacity,
             link: Link::Up,
-            line: Line::new(),
+            pending: Pending::new(),
             sent: Table::new(),
-            next: 0,
             callers: 0,
             flushes: 0,
             under_way: 0,
@@ -161,7 +154,7 @@ impl<T: Copy, P> ReplayLog<T, P> {
     /// Whether nothing is to be sent or answered. Acknowledged writes may still be kept.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.line.is_empty()
+        self.pending.is_empty()
     }
 
     /// Whether the server is shutting down and has answered all it had: connect again.
@@ -185,7 +178,7 @@ impl<T: Copy, P> ReplayLog<T, P> {
     /// Who waits for a request; `None` when nobody does, or there is no such request.
     #[must_use]
     pub fn caller(&self, id: RequestId) -> Option<T> {
-        match self.line.get(*self.sent.get(id)?)?.owner {
+        match self.pending.get(*self.sent.get(id)?)?.owner {
             Owner::Caller(token) => Some(token),
             Owner::Acknowledged | Owner::Log => None,
         }
@@ -194,7 +187,7 @@ impl<T: Copy, P> ReplayLog<T, P> {
     /// Who waits for a command, sent or not.
     #[must_use]
     pub fn owner(&self, place: Place) -> Option<T> {
-        match self.line.get(place.0)?.owner {
+        match self.pending.get(place)?.owner {
             Owner::Caller(token) => Some(token),
             Owner::Acknowledged | Owner::Log => None,
         }
@@ -216,7 +209,7 @@ impl<T: Copy, P> ReplayLog<T, P> {
     /// [`abandon`](nbd_proto::Client::abandon) before [`cancel`](Self::cancel).
     #[must_use]
     pub fn request(&self, place: Place) -> Option<RequestId> {
-        match self.line.get(place.0)?.stage {
+        match self.pending.get(place)?.stage {
             Stage::Sent { id, .. } => Some(id),
             Stage::Waiting => None,
         }
@@ -225,7 +218,7 @@ impl<T: Copy, P> ReplayLog<T, P> {
     /// The data of a write.
     #[must_use]
     pub fn payload(&self, id: RequestId) -> Option<&P> {
-        self.line.get(*self.sent.get(id)?)?.payload.as_ref()
+        self.pending.get(*self.sent.get(id)?)?.payload.as_ref()
     }
 
     /// The number by which callers know a meta context that has this one now.
@@ -261,7 +254,7 @@ impl<T: Copy, P> ReplayLog<T, P> {
         }
         if command.kind == CommandType::Flush && std::mem::take(&mut self.owes_failure) {
             self.failed.push_back((token, RecoveryError::UnflushedLost));
-            return Ok(self.number());
+            return Ok(self.pending.nobodys_place());
         }
         let mut entry = Entry::new(command, payload, Owner::Caller(token));
         entry.has_room = self.unflushed.is_none() || !modifies;
@@ -272,14 +265,7 @@ impl<T: Copy, P> ReplayLog<T, P> {
         let (wanted, flush) = weight(&entry);
         self.callers = self.callers.saturating_add(wanted);
         self.flushes = self.flushes.saturating_add(flush);
-        let place = self.number();
-        self.line.push(place.0, entry);
-        place
-    }
-
-    fn number(&mut self) -> Place {
-        self.next = self.next.saturating_add(1);
-        Place(self.next)
+        self.pending.push(entry)
     }
 
     /// The next command to hand to the client, if there is one. The same again until it was
@@ -295,8 +281,8 @@ impl<T: Copy, P> ReplayLog<T, P> {
         let fits = |command: &Command| {
             unflushed.as_ref().is_none_or(|unflushed| unflushed.has_room(command))
         };
-        let seq = self.line.first(fits)?;
-        self.line.get(seq).map(|entry| (Place(seq), entry.command))
+        let place = self.pending.first(fits)?;
+        self.pending.get(place).map(|entry| (place, entry.command))
     }
 
     /// Whether a flush is needed that nobody has asked for.
@@ -306,7 +292,7 @@ impl<T: Copy, P> ReplayLog<T, P> {
             return false;
         };
         let starving = || {
-            let first = self.line.first_short();
+            let first = self.pending.first_short();
             first.is_some_and(|(_, entry)| !unflushed.has_room(&entry.command))
         };
         // One that failed is not tried again for its own sake.
@@ -315,20 +301,19 @@ impl<T: Copy, P> ReplayLog<T, P> {
 
     /// The client has taken what was due, under this name.
     pub fn sent(&mut self, place: Place, id: RequestId) {
-        let had_room = self.line.get(place.0).is_some_and(|entry| entry.has_room);
-        let Some(entry) = self.line.sent(place.0, id, self.acknowledged) else {
+        let Some((command, had_room)) = self.pending.sent(place, id, self.acknowledged) else {
             return;
         };
         if let Some(unflushed) = self.unflushed.as_mut().filter(|_| !had_room) {
-            unflushed.take_room(&entry.command);
+            unflushed.take_room(&command);
         }
-        self.sent.insert(id, place.0);
+        self.sent.insert(id, place);
         self.under_way = self.under_way.saturating_add(1);
     }
 
     /// The client does not take what was due, and never will. Returns whom to tell.
     pub fn refused(&mut self, place: Place, error: SubmitError) -> Option<T> {
-        let gone = self.drop_out(place.0)?;
+        let gone = self.drop_out(place)?;
         match gone.owner {
             Owner::Caller(token) => return Some(token),
             Owner::Acknowledged => self.cannot_repeat(gone.command, error.errno()),
@@ -345,28 +330,28 @@ impl<T: Copy, P> ReplayLog<T, P> {
         id: RequestId,
         result: Result<(), CommandError>,
     ) -> Option<(T, Result<(), CommandError>)> {
-        let seq = self.sent.remove(id)?;
+        let place = self.sent.remove(id)?;
         self.under_way = self.under_way.saturating_sub(1);
         match result {
             // What became of it nobody knows; the loss itself is to be told.
             Err(CommandError::ConnectionLost) => return None,
             // The server will take no more, but it has not done this either.
             Err(CommandError::Server(Errno::Shutdown)) => {
-                self.line.given_back(seq);
+                self.pending.given_back(place);
                 self.link = Link::Draining;
                 return None;
             }
             _ => {}
         }
-        let covers = match self.line.get(seq)?.stage {
+        let covers = match self.pending.get(place)?.stage {
             Stage::Sent { covers, .. } => covers,
             Stage::Waiting => 0,
         };
-        let entry = self.forget(seq)?;
+        let entry = self.forget(place)?;
         let (command, owner) = (entry.command, entry.owner);
         match (command.kind, result) {
             (CommandType::Flush, Ok(())) => self.flushed(covers),
-            (kind, Ok(())) if kind.modifies() => self.acknowledge(seq, entry),
+            (kind, Ok(())) if kind.modifies() => self.acknowledge(place, entry),
             (kind, Err(_)) if kind.modifies() => self.give_back_room(&command),
             _ => {}
         }
@@ -379,7 +364,7 @@ impl<T: Copy, P> ReplayLog<T, P> {
         None
     }
 
-    fn acknowledge(&mut self, seq: u64, entry: Entry<T, P>) {
+    fn acknowledge(&mut self, place: Place, entry: Entry<T, P>) {
         let Entry { command, payload, .. } = entry;
         let durable = command.flags.contains(CommandFlags::FUA);
         self.acknowledged = self.acknowledged.saturating_add(u64::from(!durable));
@@ -390,7 +375,8 @@ impl<T: Copy, P> ReplayLog<T, P> {
         if durable && unflushed.is_empty() {
             unflushed.give_back_room(&command);
         } else {
-            unflushed.keep(seq, Unflushed { command, payload, stamp: self.acknowledged });
+            let seq = Pending::<T, P>::seq(place);
+            unflushed.keep(Unflushed { seq, command, payload, stamp: self.acknowledged });
         }
     }
 
@@ -408,10 +394,10 @@ impl<T: Copy, P> ReplayLog<T, P> {
 
     fn cannot_make_room(&mut self, errno: Errno) {
         self.flush_failed = true;
-        while let Some((seq, entry)) = self.line.first_short()
+        while let Some((place, entry)) = self.pending.first_short()
             && self.unflushed.as_ref().is_some_and(|unflushed| !unflushed.has_room(&entry.command))
         {
-            if let Some(Entry { owner: Owner::Caller(token), .. }) = self.forget(seq) {
+            if let Some(Entry { owner: Owner::Caller(token), .. }) = self.forget(place) {
                 self.failed.push_back((token, RecoveryError::CannotFlush(errno)));
             }
         }
@@ -423,13 +409,19 @@ impl<T: Copy, P> ReplayLog<T, P> {
         }
     }
 
-    /// The only way out of the line.
-    fn forget(&mut self, seq: u64) -> Option<Entry<T, P>> {
-        let gone = self.line.remove(seq)?;
+    /// The only way out of those that are not answered.
+    fn forget(&mut self, place: Place) -> Option<Entry<T, P>> {
+        let gone = self.pending.remove(place)?;
         let (wanted, flush) = weight(&gone);
         self.callers = self.callers.saturating_sub(wanted);
         self.flushes = self.flushes.saturating_sub(flush);
         Some(gone)
+    }
+
+    /// Whether [`poll_failed`](Self::poll_failed) or [`fault`](Self::fault) has something.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        !self.failed.is_empty() || self.fault.is_some()
     }
 
     /// A command that failed without having been sent.
@@ -441,10 +433,10 @@ impl<T: Copy, P> ReplayLog<T, P> {
     /// unknown.
     pub fn cancel(&mut self, place: Place) {
         let wanted = |entry: &Entry<T, P>| matches!(entry.owner, Owner::Caller(_));
-        if !self.line.get(place.0).is_some_and(wanted) {
+        if !self.pending.get(place).is_some_and(wanted) {
             return;
         }
-        let stage = self.drop_out(place.0).map(|gone| gone.stage);
+        let stage = self.drop_out(place).map(|gone| gone.stage);
         if let Some(Stage::Sent { id, .. }) = stage
             && self.sent.remove(id).is_some()
         {
@@ -453,8 +445,8 @@ impl<T: Copy, P> ReplayLog<T, P> {
     }
 
     /// Takes a command out of the line that is not acknowledged.
-    fn drop_out(&mut self, seq: u64) -> Option<Entry<T, P>> {
-        let gone = self.forget(seq)?;
+    fn drop_out(&mut self, place: Place) -> Option<Entry<T, P>> {
+        let gone = self.forget(place)?;
         if gone.has_room && gone.command.kind.modifies() {
             self.give_back_room(&gone.command);
         }
@@ -467,24 +459,27 @@ impl<T: Copy, P> ReplayLog<T, P> {
         self.link = Link::Down;
         self.sent = Table::new();
         self.under_way = 0;
-        if let Some(seq) = self.of_flushes(|owner| matches!(owner, Owner::Log)).first() {
-            self.forget(*seq);
+        if let Some(place) = self.of_flushes(|owner| matches!(owner, Owner::Log)).first() {
+            self.forget(*place);
         }
         let kept = self.unflushed.as_mut().map(UnflushedWrites::unpack).unwrap_or_default();
-        let again = kept.into_iter().map(|(seq, kept)| {
-            let Unflushed { command, payload, .. } = kept;
+        let again = kept.into_iter().map(|kept| {
+            let Unflushed { seq, command, payload, .. } = kept;
             let entry = Entry::new(command, payload, Owner::Acknowledged);
             (seq, Entry { again: true, ..entry })
         });
-        self.line.put_back(again);
+        self.pending.put_back(again);
         if self.unflushed.is_none() && self.acknowledged > self.settled {
             self.tell_of_losses();
         }
     }
 
-    fn of_flushes(&self, wanted: impl Fn(&Owner<T>) -> bool) -> Vec<u64> {
-        let flushes = self.line.entries().filter(|(_, e)| e.command.kind == CommandType::Flush);
-        flushes.filter(|(_, entry)| wanted(&entry.owner)).map(|(seq, _)| seq).collect()
+    fn of_flushes(&self, wanted: impl Fn(&Owner<T>) -> bool) -> Vec<Place> {
+        let flushes = self.pending.entries().filter(|(_, e)| e.command.kind == CommandType::Flush);
+        let wanted = flushes.filter(|(_, entry)| wanted(&entry.owner));
+        let mut places: Vec<Place> = wanted.map(|(place, _)| place).collect();
+        places.sort_unstable();
+        places
     }
 
     /// Acknowledged writes may be lost. Flushes that vouch for them fail: those under way, or
@@ -493,8 +488,8 @@ impl<T: Copy, P> ReplayLog<T, P> {
         self.settled = self.acknowledged;
         let flushes = self.of_flushes(|_| true);
         self.owes_failure |= flushes.is_empty();
-        for seq in flushes {
-            if let Some(Entry { owner: Owner::Caller(token), .. }) = self.forget(seq) {
+        for place in flushes {
+            if let Some(Entry { owner: Owner::Caller(token), .. }) = self.forget(place) {
                 self.failed.push_back((token, RecoveryError::UnflushedLost));
             }
         }

@@ -41,15 +41,17 @@
 
 mod entry;
 mod error;
-mod line;
 mod log;
+mod pending;
 mod reconnect;
+mod spans;
 mod terms;
 #[cfg(test)]
 mod tests;
 mod unflushed;
 
 pub use error::RecoveryError;
-pub use log::{Place, ReplayLog};
+pub use log::ReplayLog;
+pub use pending::Place;
 pub use reconnect::Reconnect;
 pub use terms::Changed;

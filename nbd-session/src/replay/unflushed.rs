@@ -1,6 +1,6 @@
 //! Acknowledged writes that no flush has made durable, and the room for them.
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::mem;
 
 use nbd_proto::Command;
@@ -12,6 +12,8 @@ const MAX_KEPT: usize = 4096;
 /// A command that was acknowledged.
 #[derive(Clone, Debug)]
 pub(super) struct Unflushed<P> {
+    /// Its number among all commands.
+    pub(super) seq: u64,
     pub(super) command: Command,
     pub(super) payload: Option<P>,
     /// How many had been acknowledged before it, itself included.
@@ -46,13 +48,14 @@ pub(super) struct UnflushedWrites<P> {
     taken: Room,
     /// By what is kept.
     used: Room,
-    kept: BTreeMap<u64, Unflushed<P>>,
+    /// In the order in which they were acknowledged.
+    kept: VecDeque<Unflushed<P>>,
 }
 
 impl<P> UnflushedWrites<P> {
     /// Room for so many bytes of payload.
     pub(super) fn new(bytes: u64) -> Self {
-        Self { bytes, taken: Room::default(), used: Room::default(), kept: BTreeMap::new() }
+        Self { bytes, taken: Room::default(), used: Room::default(), kept: VecDeque::new() }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -82,25 +85,23 @@ impl<P> UnflushedWrites<P> {
     }
 
     /// A command that has room was acknowledged.
-    pub(super) fn keep(&mut self, seq: u64, kept: Unflushed<P>) {
+    pub(super) fn keep(&mut self, kept: Unflushed<P>) {
         self.used.add(&kept.command);
-        self.kept.insert(seq, kept);
+        self.kept.push_back(kept);
     }
 
     /// A flush has made everything durable that was acknowledged up to then.
     pub(super) fn release(&mut self, stamp: u64) {
-        self.kept.retain(|_, kept| {
-            let stays = kept.stamp > stamp;
-            if !stays {
-                self.used.subtract(&kept.command);
-                self.taken.subtract(&kept.command);
-            }
-            stays
-        });
+        while self.kept.front().is_some_and(|kept| kept.stamp <= stamp)
+            && let Some(kept) = self.kept.pop_front()
+        {
+            self.used.subtract(&kept.command);
+            self.taken.subtract(&kept.command);
+        }
     }
 
     /// Everything kept is to be sent again; it goes on taking up its room.
-    pub(super) fn unpack(&mut self) -> BTreeMap<u64, Unflushed<P>> {
+    pub(super) fn unpack(&mut self) -> VecDeque<Unflushed<P>> {
         self.used = Room::default();
         mem::take(&mut self.kept)
     }
@@ -117,7 +118,7 @@ mod tests {
     fn keep(unflushed: &mut UnflushedWrites<()>, seq: u64, command: Command) {
         assert!(unflushed.has_room(&command), "{seq}");
         unflushed.take_room(&command);
-        unflushed.keep(seq, Unflushed { command, payload: None, stamp: seq });
+        unflushed.keep(Unflushed { seq, command, payload: None, stamp: seq });
     }
 
     #[test]

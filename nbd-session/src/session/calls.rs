@@ -129,7 +129,7 @@ impl Session {
     /// The command was not sent: it does not fit the export, there is
     /// [no room](Error::is_full), the export is not ready, or it is over. Its payload has not
     /// left the caller.
-    #[inline]
+    #[inline(always)]
     pub fn submit(
         &mut self,
         command: Command,
@@ -159,7 +159,6 @@ impl Session {
     ///
     /// # Errors
     /// As [`submit`](Self::submit). A ticket is void then.
-    #[cold]
     pub fn submit_request(
         &mut self,
         request: Request<'_>,
@@ -195,6 +194,7 @@ impl Session {
             self.durability.submitted(id, command.kind);
         }
         if report_chunks {
+            self.reports_chunks = true;
             self.chunks.insert(id, Vec::new());
         }
         self.start_timer(id, limit, now);
@@ -205,9 +205,36 @@ impl Session {
 
     #[inline]
     fn start_timer(&mut self, id: RequestId, limit: Limit, now: Instant) {
+        if self.is_limited(limit) {
+            self.limit(id, limit, now);
+        }
+    }
+
+    fn limit(&mut self, id: RequestId, limit: Limit, now: Instant) {
         if let Some(at) = limit.end(self.way.options.request_timeout, now) {
             self.timers.insert(Timer { at, since: limit.since(now), id });
         }
+    }
+
+    #[inline]
+    fn is_limited(&self, limit: Limit) -> bool {
+        match limit {
+            Limit::Default => self.way.options.request_timeout.is_some(),
+            Limit::Never => false,
+            Limit::Until(_) | Limit::Within { .. } => true,
+        }
+    }
+
+    /// The time to tell [`submit`](Self::submit) and its like: what the clock says where that
+    /// makes a difference, and where nothing has a limit, the time that was told last. Looking
+    /// at a clock is a good part of what a small request costs.
+    #[inline]
+    pub fn submission_time(&self, limit: Limit, clock: impl FnOnce() -> Instant) -> Instant {
+        let idle = self.lasting.is_none()
+            && !self.quiet.is_measured()
+            && matches!(self.goodbye, Goodbye::No)
+            && !self.is_limited(limit);
+        if idle { self.quiet.told() } else { clock() }
     }
 
     /// How long commands may take from now on, in place of
@@ -301,7 +328,8 @@ impl Session {
         match log.submit(id, command, payload) {
             Ok(place) => {
                 let contexts = contexts.map(Box::from);
-                lasting.fill(id, LastingOpen { command, contexts, place, outcome: None });
+                lasting
+                    .fill(id, LastingOpen { command, contexts, place: Some(place), outcome: None });
             }
             Err(error) => {
                 lasting.unclaim(id);
@@ -367,7 +395,7 @@ impl Session {
 
     /// Takes the oldest completion. The id is free from then on: hand its buffer over in the
     /// same moment.
-    #[inline]
+    #[inline(always)]
     pub fn next_completion(&mut self) -> Option<Completion> {
         if self.is_plain() {
             let Stage::Open(open) = &mut self.stage else { return None };
@@ -397,7 +425,7 @@ impl Session {
             && self.probe.as_ref().is_none_or(|probe| !probe.is_asking())
     }
 
-    #[inline]
+    #[inline(always)]
     fn complete(
         &mut self,
         id: RequestId,
@@ -405,32 +433,28 @@ impl Session {
         result: Result<(), CommandError>,
     ) -> Completion {
         self.timers.remove(id);
-        self.durability.completed(id, &command, result.is_ok());
+        self.durability.completed(id, command, result.is_ok());
         let result = match result {
             Ok(()) => Ok(()),
             Err(error) => Err(self.failure(id, command, error)),
         };
-        let (extents, chunks) = (self.take_extents(id, &command), self.take_chunks(id, &command));
-        self.told(Completion { id, command, result, extents, chunks, held: false })
+        let (extents, chunks) =
+            (self.take_extents(id, command.kind), self.take_chunks(id, command.kind));
+        self.way.trace.finished(id, &result);
+        Completion { id, command, result, extents, chunks, held: false }
     }
 
     #[inline]
-    fn told(&self, done: Completion) -> Completion {
-        self.way.trace.finished(&done);
-        done
-    }
-
-    #[inline]
-    fn take_extents(&mut self, id: RequestId, command: &Command) -> Vec<(ContextId, Extent)> {
-        if command.kind != CommandType::BlockStatus {
+    fn take_extents(&mut self, id: RequestId, kind: CommandType) -> Vec<(ContextId, Extent)> {
+        if kind != CommandType::BlockStatus {
             return Vec::new();
         }
         self.extents.remove(id).unwrap_or_default()
     }
 
     #[inline]
-    fn take_chunks(&mut self, id: RequestId, command: &Command) -> Vec<ReadChunk> {
-        if command.kind != CommandType::Read {
+    fn take_chunks(&mut self, id: RequestId, kind: CommandType) -> Vec<ReadChunk> {
+        if kind != CommandType::Read || !self.reports_chunks {
             return Vec::new();
         }
         self.chunks.remove(id).unwrap_or_default()
@@ -495,21 +519,29 @@ impl Session {
         let after = at.saturating_duration_since(since);
         let held = self.abandon(id) == super::Withdrawn::HalfSent;
         let result = Err(Error::late(command, state, after));
-        let chunks = self.take_chunks(id, &command);
-        Some(self.told(Completion { id, command, result, extents: Vec::new(), chunks, held }))
+        let chunks = self.take_chunks(id, command.kind);
+        self.way.trace.finished(id, &result);
+        Some(Completion { id, command, result, extents: Vec::new(), chunks, held })
     }
 
     fn take_lasting(&mut self, id: RequestId) -> Option<Completion> {
         let lasting = self.lasting.as_deref_mut()?;
         let open = lasting.get(id)?;
-        let result = open.outcome.clone()?;
-        let command = open.command;
+        let (result, command) = (open.outcome.clone()?, open.command);
+        let held = match open.place {
+            None => {
+                lasting.take(id, false);
+                false
+            }
+            // Its time is over, but the log still has it.
+            Some(_) => self.abandon(id) == super::Withdrawn::HalfSent,
+        };
         self.timers.remove(id);
-        let (extents, chunks) = (self.take_extents(id, &command), self.take_chunks(id, &command));
-        // Unless it was answered, the log still has it.
-        let held = self.abandon(id) == super::Withdrawn::HalfSent;
+        let (extents, chunks) =
+            (self.take_extents(id, command.kind), self.take_chunks(id, command.kind));
         self.remarks.remove(id);
-        Some(self.told(Completion { id, command, result, extents, chunks, held }))
+        self.way.trace.finished(id, &result);
+        Some(Completion { id, command, result, extents, chunks, held })
     }
 
     /// Whether [`next_completion`](Self::next_completion) has something.

@@ -24,7 +24,7 @@ impl Durability {
     }
 
     #[inline]
-    pub(super) fn completed(&mut self, id: RequestId, command: &Command, done: bool) {
+    pub(super) fn completed(&mut self, id: RequestId, command: Command, done: bool) {
         match command.kind {
             CommandType::Write | CommandType::WriteZeroes | CommandType::Trim => {
                 let durable = command.flags.contains(CommandFlags::FUA);

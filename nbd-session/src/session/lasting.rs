@@ -58,7 +58,8 @@ enum Slot {
 pub(super) struct Open {
     pub(super) command: Command,
     pub(super) contexts: Option<Box<[ContextId]>>,
-    pub(super) place: Place,
+    /// Its place in the log, until that has an answer.
+    pub(super) place: Option<Place>,
     pub(super) outcome: Option<Result<(), Error>>,
 }
 
@@ -120,8 +121,8 @@ impl Lasting {
         }
     }
 
-    /// The meta contexts that a command is about, if not about all, by the numbers they have
-    /// now.
+    /// The meta contexts that a block status is about, if not about all, by the numbers they
+    /// have now.
     pub(super) fn contexts_now(&self, place: Place) -> Option<Vec<ContextId>> {
         let log = self.log.as_ref()?;
         let contexts = self.get(log.owner(place)?)?.contexts.as_deref()?;
@@ -142,6 +143,14 @@ impl Lasting {
         if open.outcome.replace(result).is_none() {
             self.finished.push_back(id);
             self.untaken += 1;
+        }
+    }
+
+    /// What the log says of a command, which it has forgotten now.
+    pub(super) fn answered(&mut self, id: RequestId, result: Result<(), Error>) {
+        if let Some(Slot::Open(open)) = self.slot(id) {
+            open.place = None;
+            self.finish(id, result);
         }
     }
 

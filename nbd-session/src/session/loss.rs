@@ -91,11 +91,11 @@ impl Session {
         for id in lasting.unfinished() {
             let Some(open) = lasting.get(id) else { continue };
             let (command, place) = (open.command, open.place);
-            let Some(log) = &mut lasting.log else { return };
+            let (Some(log), Some(place)) = (&mut lasting.log, place) else { continue };
             if log.request(place).is_none() {
                 log.cancel(place);
                 let failure = CommandFailure::new(command, CommandError::ConnectionLost, None);
-                lasting.finish(id, Err(failure.into()));
+                lasting.answered(id, Err(failure.into()));
             }
         }
     }
@@ -353,7 +353,8 @@ impl Session {
             && !core.is_closed()
             && let Some((place, command)) = log.due()
         {
-            let filter = lasting.contexts_now(place);
+            let is_filtered = command.kind == CommandType::BlockStatus;
+            let filter = is_filtered.then(|| lasting.contexts_now(place)).flatten();
             let submitted = match filter {
                 None => core.submit(command),
                 Some(contexts) => core.submit_filtered(command, &contexts),
@@ -372,7 +373,7 @@ impl Session {
                 }
                 Err(error) => {
                     if let Some(id) = log.refused(place, error) {
-                        lasting.finish(id, Err(Error::not_sent(command, error)));
+                        lasting.answered(id, Err(Error::not_sent(command, error)));
                     }
                 }
             }
@@ -402,7 +403,7 @@ impl Session {
             let result = result.map_err(|error| {
                 CommandFailure::new(command, error, self.remarks.remove(id)).into()
             });
-            lasting.finish(id, result);
+            lasting.answered(id, result);
         }
         self.take_failed(now);
         self.hand_over();
@@ -420,14 +421,14 @@ impl Session {
     /// Commands that failed without having been sent, and what ends everything.
     pub(super) fn take_failed(&mut self, now: Instant) {
         let Some(lasting) = self.lasting.as_deref_mut() else { return };
-        let Some(log) = &mut lasting.log else { return };
+        let Some(log) = lasting.log.as_mut().filter(|log| log.has_failed()) else { return };
         let mut failed = Vec::new();
         while let Some(one) = log.poll_failed() {
             failed.push(one);
         }
         let fault = log.fault().cloned();
         for (id, error) in failed {
-            lasting.finish(id, Err(error.into()));
+            lasting.answered(id, Err(error.into()));
         }
         if let Some(fault) = fault
             && self.end.is_none()

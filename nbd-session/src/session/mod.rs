@@ -172,6 +172,8 @@ pub struct Session {
     extents: Table<Vec<(ContextId, Extent)>>,
     /// Of the reads that are to report them.
     chunks: Table<Vec<ReadChunk>>,
+    /// Some read was to.
+    reports_chunks: bool,
     leaving: Option<Leaving>,
     /// Payload that is free, and of which nobody has been told.
     released: Vec<RequestId>,
@@ -290,6 +292,7 @@ impl Session {
             remarks: Table::new(),
             extents: Table::new(),
             chunks: Table::new(),
+            reports_chunks: false,
             leaving: None,
             released: Vec::new(),
             quiet: Quiet::new(options.silence_limit(), now),

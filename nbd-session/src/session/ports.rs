@@ -61,6 +61,7 @@ impl<P: PayloadSink> PayloadSink for Ports<'_, P> {
         }
     }
 
+    #[inline]
     fn chunk(&mut self, id: RequestId, chunk: ReadChunk) {
         if let Some(id) = self.name(id) {
             self.lent.chunk(id, chunk);

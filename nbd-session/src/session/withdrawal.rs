@@ -90,7 +90,11 @@ impl Session {
             self.leaving = Some(Leaving { id, sent_as: id, copy: None });
             return Withdrawn::HalfSent;
         };
-        let Some(place) = lasting.get(id).map(|open| open.place) else { return Withdrawn::Free };
+        let Some(open) = lasting.get(id) else { return Withdrawn::Free };
+        let Some(place) = open.place else {
+            lasting.take(id, false);
+            return Withdrawn::Free;
+        };
         let sent_as = lasting.log.as_ref().and_then(|log| log.request(place));
         let mut leaving = false;
         if let (Some(sent_as), Stage::Open(Open { core, .. })) = (sent_as, &mut self.stage)
