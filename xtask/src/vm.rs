@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use crate::Outcome;
 use crate::steps::{capture, run as command};
-use crate::workspace::{cargo, find_program, nbd_program, root, target_dir};
+use crate::workspace::{cargo, find_program, root, target_dir};
 
 const USAGE: &str = "usage: cargo xtask vm [--seconds N] [--] SCRIPT [FILE...]";
 
@@ -40,11 +40,11 @@ pub(crate) fn run(args: &[String]) -> Outcome {
     start(&parse(args)?)
 }
 
-/// Runs the scripts of `xtask/vm` with the program of this workspace.
+/// Runs the scripts of `xtask/vm` with the program of this workspace, as its tests have it built.
 pub(crate) fn check() -> Outcome {
-    let nbd = nbd_program()?;
-    let forgetful = target_dir()?.join("release/examples/forgetful");
-    command(&mut cargo(["build", "--release", "-p", "nbd-server", "--example", "forgetful"]))?;
+    command(&mut cargo(["test", "--quiet", "--workspace", "--all-features", "--no-run"]))?;
+    let built = target_dir()?.join("debug");
+    let (nbd, forgetful) = (built.join("nbd"), built.join("examples/forgetful"));
     let [nbdkit, nbdcopy, qemu_nbd, qemu_img] = ["nbdkit", "nbdcopy", "qemu-nbd", "qemu-img"]
         .map(|name| find_program(name).ok_or_else(|| format!("there is no {name}")));
     let (nbdkit, nbdcopy, qemu_nbd, qemu_img) = (nbdkit?, nbdcopy?, qemu_nbd?, qemu_img?);
