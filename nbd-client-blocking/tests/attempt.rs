@@ -20,7 +20,7 @@ use nbd_sim::peer::Scratch;
 use nbd_sim::scripted::{Life, Scripted};
 
 /// Longer than anything takes that goes well.
-const LONG: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_secs(60);
 
 const MOMENT: Duration = Duration::from_millis(1);
 
@@ -149,11 +149,17 @@ fn another_descriptor_is_watched_meanwhile() {
 #[test]
 fn a_client_that_is_dropped_does_not_wait_for_it() {
     let server = server();
-    let mut client = connect(&server, POLICY);
+    let mut client = connect_otherwise(&server, {
+        let endpoint = server.uri().parse::<NbdUri>().unwrap().endpoint();
+        move |deadline| endpoint.connect(deadline).unwrap()
+    });
     until_attempted(&server, &mut client, MOMENT);
-    let begun = Instant::now();
-    drop(client);
-    assert!(begun.elapsed() < LONG / 2, "{:?}", begun.elapsed());
+    let (tell, told) = channel();
+    thread::spawn(move || {
+        drop(client);
+        tell.send(()).unwrap();
+    });
+    told.recv_timeout(LONG).expect("it goes without waiting");
     // One client after the other: this one is next when the connection is closed.
     server.release();
     connect(&server, POLICY).read_exact_at(&mut [0; 512], 0).unwrap();
@@ -202,17 +208,16 @@ fn it_ends_with_the_client() {
 fn a_single_one_does_not_go_on_for_ever() {
     let server = server();
     let (sender, asked) = channel();
-    let begun = Instant::now();
     let mut client = connect_otherwise(&server, move |deadline| {
-        sender.send(deadline).unwrap();
+        sender.send((deadline, Instant::now())).unwrap();
         Connection::from_socket(UnixStream::pair().unwrap().0.into()).unwrap()
     });
-    let deadline = eventually(|| {
+    let (deadline, asked) = eventually(|| {
         client.pipeline::<Vec<u8>>().poll(Some(MOMENT)).unwrap();
         asked.try_recv().ok()
     });
     let end = deadline.expect("it has an end");
-    assert!(end < begun + Reconnect::LONGEST_ATTEMPT + LONG, "{:?}", end - begun);
+    assert!(end <= asked + Reconnect::LONGEST_ATTEMPT, "{:?}", end - asked);
 }
 
 /// And a program that was started is told to end.
@@ -280,9 +285,9 @@ fn it_ends_with_patience() {
     let mut client = connect(&server, POLICY.give_up_after(patience));
     let begun = Instant::now();
     let error = client.read_exact_at(&mut [0; 512], 0).unwrap_err();
-    assert!(error.to_string().contains("not made again in 5") && error.is_timeout(), "{error}");
-    assert!(begun.elapsed() >= patience && begun.elapsed() < LONG, "{:?}", begun.elapsed());
-    assert_eq!((client.state(), server.connections()), (State::Closed, 2));
+    assert!(error.to_string().contains("not made again in 5"), "{error}");
+    assert!(begun.elapsed() >= patience, "{:?}", begun.elapsed());
+    assert_eq!(client.state(), State::Closed);
 }
 
 /// Some programs end with the thread that started them: that is not to be the attempt's.

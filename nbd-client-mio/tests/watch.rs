@@ -15,7 +15,7 @@ use nbd_client_mio::{ConnectOptions, Connection, Limit, State};
 /// More drives in a row than it takes to leave.
 const MANY: usize = 200;
 
-const LONG: Option<Duration> = Some(Duration::from_secs(10));
+const LONG: Option<Duration> = Some(Duration::from_secs(60));
 
 /// A connection, and the server's end of it, whose every reply is the test's to send.
 struct Stage {

@@ -1,6 +1,6 @@
 //! What another connection may differ in, and what it may not.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::support::{Host, cause, on_every_runtime, options};
 use nbd_client_async::proto::{CommandFlags, ContextId, HeaderStyle, TlsPolicy, TransmissionFlags};
@@ -15,7 +15,6 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 on_every_runtime! {
     contexts_keep_the_numbers_they_had,
     each_change_has_an_error_of_its_own,
-    patience_begins_anew_with_each_answer,
     tls_is_made_again_and_checked_again,
 }
 
@@ -76,30 +75,6 @@ async fn each_change_has_an_error_of_its_own<H: Host>() {
         assert_eq!(client.reconnects(), 0);
         assert!(client.is_closed());
     }
-}
-
-/// Each connection is good for one read, over and over, for far longer than patience lasts.
-async fn patience_begins_anew_with_each_answer<H: Host>() {
-    // A busy machine may need longer than a short patience for one connection.
-    for patience in [400, 2_000, 10_000].map(Duration::from_millis) {
-        if outlasts::<H>(patience).await {
-            return;
-        }
-    }
-    panic!("patience is counted from the first loss");
-}
-
-async fn outlasts<H: Host>(patience: Duration) -> bool {
-    let server = Scripted::start(|_| Life { replies: 1, ..Life::default() });
-    let options = options().reconnect(POLICY.give_up_after(patience));
-    let client = H::to(options, &server.uri()).connect().await.unwrap();
-    let begun = Instant::now();
-    while begun.elapsed() < patience * 2 || client.reconnects() < 3 {
-        if client.read(0, 512).await.is_err() {
-            return false;
-        }
-    }
-    true
 }
 
 /// A directory with a server's certificate and key, of an authority of its own.

@@ -1,11 +1,15 @@
 //! Every case runs on every runtime.
 
 use std::future::{Future, poll_fn};
+use std::io;
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use nbd_client_async::{Client, ConnectOptions, Connector, Error, Runtime};
+use futures_channel::oneshot;
+use nbd_client_async::{Client, ConnectOptions, Connector, Error, Runtime, Sleep, Watched};
 use nbd_client_futures::async_std::AsyncStd;
 use nbd_client_futures::smol::Smol;
 use nbd_client_tokio::Tokio;
@@ -41,18 +45,52 @@ pub(crate) trait Host: 'static {
 
     /// Waits until the condition holds.
     fn until(mut holds: impl FnMut() -> bool) -> impl Future<Output = ()> {
-        let end = std::time::Instant::now() + LONG;
+        let end = Instant::now() + LONG;
         async move {
             while !holds() {
-                assert!(std::time::Instant::now() < end, "waited in vain");
+                assert!(Instant::now() < end, "waited in vain");
                 Self::pause(Duration::from_millis(1)).await;
             }
         }
     }
 
     fn pause(time: Duration) -> impl Future<Output = ()> + Send {
-        let sleep = Self::Runtime::default().sleep_until(std::time::Instant::now() + time);
+        let sleep = Self::Runtime::default().sleep_until(Instant::now() + time);
         async { sleep.await.expect("a runtime with timers") }
+    }
+}
+
+/// A runtime whose timers go off when a test says so, and never by themselves.
+#[derive(Clone, Default)]
+pub(crate) struct ByHand<R> {
+    inner: R,
+    timers: Arc<Mutex<Vec<(Instant, oneshot::Sender<()>)>>>,
+}
+
+impl<R> ByHand<R> {
+    /// Lets the next timer go off, and says what time it is then. `None` where there is none.
+    pub(crate) fn pass(&self) -> Option<Instant> {
+        let mut timers = self.timers.lock().expect("no panic");
+        timers.retain(|(_, tell)| !tell.is_canceled());
+        let next = (0..timers.len()).min_by_key(|index| timers[*index].0)?;
+        let (at, tell) = timers.swap_remove(next);
+        tell.send(()).is_ok().then_some(at)
+    }
+}
+
+impl<R: Runtime> Runtime for ByHand<R> {
+    fn spawn(&self, task: nbd_client_async::Task) -> io::Result<()> {
+        self.inner.spawn(task)
+    }
+
+    fn sleep_until(&self, at: Instant) -> Sleep {
+        let (tell, told) = oneshot::channel();
+        self.timers.lock().expect("no panic").push((at, tell));
+        Box::pin(async { told.await.map_err(io::Error::other) })
+    }
+
+    fn watch(&self, socket: OwnedFd) -> io::Result<Box<dyn Watched>> {
+        self.inner.watch(socket)
     }
 }
 

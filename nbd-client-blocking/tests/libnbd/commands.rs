@@ -69,7 +69,7 @@ fn wait_for(
         if let Some(done) = pipeline.take(id) {
             return done;
         }
-        pipeline.poll(Some(std::time::Duration::from_secs(20))).expect("the connection holds");
+        pipeline.poll(Some(std::time::Duration::from_secs(60))).expect("the connection holds");
     }
 }
 

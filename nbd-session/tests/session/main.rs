@@ -7,6 +7,7 @@ mod choosing;
 mod connecting;
 mod goodbye;
 mod loss;
+mod patience;
 mod rig;
 mod silence;
 mod streams;
