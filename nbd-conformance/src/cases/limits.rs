@@ -30,7 +30,7 @@ cases! {
     a_damaged_connection_is_made_again [Need::SomeTls],
 }
 
-const SHORT: Duration = Duration::from_millis(300);
+const SHORT: Duration = Duration::from_millis(100);
 
 const POLICY: Reconnect =
     Reconnect::new().first_delay(Duration::from_millis(2)).max_delay(Duration::from_millis(50));
@@ -75,7 +75,7 @@ fn silence_is_told_to_everybody(room: &mut Room<'_>) -> CaseResult {
 
 /// A server that fills a disk with zeroes may answer nothing else meanwhile.
 fn long_work_is_no_silence(room: &mut Room<'_>) -> CaseResult {
-    let slow = ["--filter=delay", "memory", "1M", "delay-zero=1200ms"];
+    let slow = ["--filter=delay", "memory", "1M", "delay-zero=400ms"];
     let server = room.site.start_with(&slow)?;
     let silence = ConnectOptions::new().silence(SHORT);
     let mut disk = room.subject.connect(&with(silence, how(&server.uri(), as_is)))?;
@@ -121,7 +121,7 @@ fn a_call_that_is_late_harms_no_other(room: &mut Room<'_>) -> CaseResult {
 }
 
 fn zero_is_no_limit(room: &mut Room<'_>) -> CaseResult {
-    let slow = ["--filter=delay", "memory", "1M", "delay-read=100ms"];
+    let slow = ["--filter=delay", "memory", "1M", "delay-read=50ms"];
     let server = room.site.start_with(&slow)?;
     let none = ConnectOptions::new().silence(Duration::ZERO).keep_alive(Duration::ZERO);
     let how = How { timeout: Duration::ZERO, ..with(none, how(&server.uri(), as_is)) };

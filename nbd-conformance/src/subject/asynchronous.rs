@@ -13,7 +13,7 @@ use nbd_proto::{
 };
 use nbd_transport::tls::TlsInfo;
 
-use super::host::Host;
+use super::host::{Host, LastTurns};
 use super::{Choosing, How, Refused, Session, Subject};
 use crate::outcome::{Failure, Op, Outcome, Reply};
 
@@ -32,18 +32,26 @@ impl<H: Host> Subject for Asynchronous<H> {
 
     fn connect(&self, how: &How) -> Outcome<Box<dyn Session>> {
         let client = self.0.block_on(self.connector(how)?.connect())?;
-        Ok(Box::new(Live { host: self.0.clone(), client }))
+        Ok(Box::new(Live::new(self.0.clone(), client)))
     }
 
     fn negotiate(&self, how: &How) -> Outcome<Box<dyn Choosing>> {
         let options = self.0.block_on(self.connector(how)?.negotiate())?;
-        Ok(Box::new(Asking { host: self.0.clone(), options }))
+        let host = self.0.clone();
+        Ok(Box::new(Asking { options, _turns: LastTurns(host.clone()), host }))
     }
 }
 
-pub(super) struct Live<H> {
-    pub(super) host: H,
-    pub(super) client: Client,
+struct Live<H: Host> {
+    host: H,
+    client: Client,
+    _turns: LastTurns<H>,
+}
+
+impl<H: Host> Live<H> {
+    fn new(host: H, client: Client) -> Self {
+        Self { client, _turns: LastTurns(host.clone()), host }
+    }
 }
 
 /// What a command becomes that other tasks run beside.
@@ -165,9 +173,10 @@ impl<F: Future<Output = Outcome<Reply>>> Call<F> {
     }
 }
 
-struct Asking<H> {
+struct Asking<H: Host> {
     host: H,
     options: Options,
+    _turns: LastTurns<H>,
 }
 
 impl<H: Host> Choosing for Asking<H> {
@@ -192,13 +201,13 @@ impl<H: Host> Choosing for Asking<H> {
     }
 
     fn go(self: Box<Self>) -> Result<Box<dyn Session>, Refused> {
-        let Self { host, options } = *self;
+        let Self { host, options, _turns } = *self;
         match host.block_on(options.go()) {
-            Ok(client) => Ok(Box::new(Live { host, client })),
+            Ok(client) => Ok(Box::new(Live::new(host, client))),
             Err(failed) => {
                 let rest = failed.options.map(|options| {
                     let options = *options;
-                    Box::new(Self { host, options }) as Box<dyn Choosing>
+                    Box::new(Self { host, options, _turns }) as Box<dyn Choosing>
                 });
                 Err(Refused { failure: failed.error.into(), rest })
             }

@@ -1,8 +1,9 @@
 //! The runtimes that the asynchronous adapters run on.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use compio::driver::{DriverType, ProactorBuilder};
 use nbd_client_async::Runtime;
@@ -24,6 +25,32 @@ pub(crate) trait Host: Clone + 'static {
 
     /// Starts a task.
     fn spawn<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Task<T>;
+}
+
+/// Lets other tasks run once, where there is one thread for all.
+pub(crate) async fn pause() {
+    let mut first = true;
+    poll_fn(|cx| {
+        if std::mem::take(&mut first) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(())
+    })
+    .await;
+}
+
+/// Dropped after the last handle of a connection, it lets the connection's own task say goodbye:
+/// where there is one thread for all, that task has no turn otherwise before the next case, and
+/// a server that is asked to end meanwhile waits for its client.
+pub(crate) struct LastTurns<H: Host>(pub(crate) H);
+
+impl<H: Host> Drop for LastTurns<H> {
+    fn drop(&mut self) {
+        for _ in 0..8 {
+            self.0.block_on(pause());
+        }
+    }
 }
 
 #[derive(Clone)]

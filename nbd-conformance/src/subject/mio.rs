@@ -182,7 +182,8 @@ impl Session for Live {
                 outcomes[index] = Some(result.map(|()| reply).map_err(Failure::from));
                 place += 1;
             }
-            if owners.is_empty() {
+            // There is room for the next in line.
+            if owners.is_empty() || !line.is_empty() && !self.disk.session().is_full() {
                 continue;
             }
             // Why it failed is told by each command.

@@ -1,6 +1,5 @@
 //! The adapters for tasks.
 
-use std::future::poll_fn;
 use std::io::SeekFrom;
 use std::ops::Range;
 
@@ -12,19 +11,21 @@ use super::{Beyond, File, Pool};
 use crate::outcome::Outcome;
 use crate::subject::How;
 use crate::subject::asynchronous::Asynchronous;
-use crate::subject::host::Host;
+use crate::subject::host::{Host, LastTurns, pause};
 
 impl<H: Host> Beyond for Asynchronous<H> {
     fn pool(&self, how: &How, policy: Option<Reconnect>, size: usize) -> Outcome<Box<dyn Pool>> {
         let connector = Connector::<H::Runtime>::new(how.options()?.reconnect(policy));
         let pool = self.0.block_on(connector.connect_pool(size))?;
-        Ok(Box::new(Pooled { host: self.0.clone(), pool }))
+        let host = self.0.clone();
+        Ok(Box::new(Pooled { pool, _turns: LastTurns(host.clone()), host }))
     }
 
     fn file(&self, how: &How) -> Outcome<Box<dyn File>> {
         let client = self.0.block_on(self.connector(how)?.connect())?;
         let file = ExportFile::new(client.clone());
-        Ok(Box::new(Viewed { host: self.0.clone(), client, file }))
+        let host = self.0.clone();
+        Ok(Box::new(Viewed { client, file, _turns: LastTurns(host.clone()), host }))
     }
 
     fn extents(
@@ -33,6 +34,7 @@ impl<H: Host> Beyond for Asynchronous<H> {
         context: &str,
         range: Range<u64>,
     ) -> Outcome<Vec<(u64, u64, u64)>> {
+        let _turns = LastTurns(self.0.clone());
         let client = self.0.block_on(self.connector(how)?.connect())?;
         let mut extents = client.extents(context, range)?;
         let mut all = Vec::new();
@@ -44,9 +46,10 @@ impl<H: Host> Beyond for Asynchronous<H> {
     }
 }
 
-struct Pooled<H> {
+struct Pooled<H: Host> {
     host: H,
     pool: nbd_client_async::Pool,
+    _turns: LastTurns<H>,
 }
 
 impl<H: Host> Pool for Pooled<H> {
@@ -73,23 +76,11 @@ impl<H: Host> Pool for Pooled<H> {
     }
 }
 
-/// Lets other tasks run once, where there is one thread for all.
-async fn pause() {
-    let mut first = true;
-    poll_fn(|cx| {
-        if std::mem::take(&mut first) {
-            cx.waker().wake_by_ref();
-            return std::task::Poll::Pending;
-        }
-        std::task::Poll::Ready(())
-    })
-    .await;
-}
-
-struct Viewed<H> {
+struct Viewed<H: Host> {
     host: H,
     client: Client,
     file: ExportFile,
+    _turns: LastTurns<H>,
 }
 
 impl<H: Host> File for Viewed<H> {
