@@ -64,8 +64,11 @@ pub(crate) trait Host: 'static {
 #[derive(Clone, Default)]
 pub(crate) struct ByHand<R> {
     inner: R,
-    timers: Arc<Mutex<Vec<(Instant, oneshot::Sender<()>)>>>,
+    timers: Arc<Mutex<Vec<Timer>>>,
 }
+
+/// When it is to go off, and who is told.
+type Timer = (Instant, oneshot::Sender<()>);
 
 impl<R> ByHand<R> {
     /// Lets the next timer go off, and says what time it is then. `None` where there is none.
