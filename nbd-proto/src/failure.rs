@@ -29,9 +29,10 @@ impl From<ErrorReport<'_>> for Remark {
 /// A command that failed, and what the server said about it.
 ///
 /// ```
-/// use nbd_proto::{Command, CommandError, CommandFailure, Errno, Remark};
+/// use nbd_proto::{Command, CommandError, CommandFailure, Errno, ErrorReport, Remark};
 ///
-/// let remark = Remark { message: "bad sector".into(), offset: Some(4096) };
+/// let report = ErrorReport { errno: Errno::Io, offset: Some(4096), message: b"bad sector" };
+/// let remark = Remark::from(report);
 /// let error = CommandError::Server(Errno::Io);
 /// let failure = CommandFailure::new(Command::read(0, 8192), error, Some(remark));
 /// assert!(failure.to_string().ends_with("server said \"bad sector\" (at offset 4096)"));

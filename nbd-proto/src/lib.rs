@@ -62,6 +62,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! Where payload lands is up to whoever implements [`PayloadSink`]. [`Table`] has a buffer for
+//! each request; [`Replies`] also keeps the extents of a block status, the parts of a read and
+//! what the server says about an error; [`WriteBuffers`] is a server's.
+//!
 //! # Features
 //!
 //! `std` (default): the driver over [`std::io`], `IoSlice`s, conversions into
@@ -93,6 +97,7 @@ extern crate std;
 
 mod client;
 mod config;
+mod details;
 mod engine;
 mod errno;
 mod error;
@@ -110,6 +115,7 @@ pub mod wire;
 
 pub use client::{Client, Disconnect, Owed, RequestStatus};
 pub use config::{ClientConfig, Limits, ServerConfig, StrictMode, TlsPolicy};
+pub use details::{Details, Replies, ReplyDetails};
 pub use engine::Stats;
 pub use engine::intake::RecvBufs;
 pub use errno::Errno;

@@ -39,9 +39,7 @@ impl Session {
         let mut ports = Ports {
             log: self.lasting.as_deref().and_then(|lasting| lasting.log.as_ref()),
             leaving: None,
-            remarks: &mut self.remarks,
-            extents: &mut self.extents,
-            chunks: &mut self.chunks,
+            details: &mut self.details,
             lent: payload,
         };
         let result = link.read(core, io, &mut ports, self.way.mode);
@@ -70,9 +68,7 @@ impl Session {
         let ports = Ports {
             log: self.lasting.as_deref().and_then(|lasting| lasting.log.as_ref()),
             leaving: self.leaving.as_ref(),
-            remarks: &mut self.remarks,
-            extents: &mut self.extents,
-            chunks: &mut self.chunks,
+            details: &mut self.details,
             lent: payload,
         };
         let before = core.stats().bytes_sent;

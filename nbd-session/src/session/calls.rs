@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use nbd_proto::{
-    Command, CommandError, CommandFailure, CommandType, ContextId, Extent, ReadChunk, RequestId,
-    RequestStatus, SubmitError,
+    Command, CommandError, CommandFailure, CommandType, ContextId, Extent, ReadChunk, Remark,
+    ReplyDetails, RequestId, RequestStatus, SubmitError,
 };
 
 use super::lasting::Open as LastingOpen;
@@ -195,7 +195,7 @@ impl Session {
         }
         if report_chunks {
             self.reports_chunks = true;
-            self.chunks.insert(id, Vec::new());
+            self.details.report_chunks(id);
         }
         self.start_timer(id, limit, now);
         self.way.trace.submitted(id, &command);
@@ -434,40 +434,38 @@ impl Session {
     ) -> Completion {
         self.timers.remove(id);
         self.durability.completed(id, command, result.is_ok());
+        let ReplyDetails { extents, chunks, remark, .. } =
+            self.take_details(id, command.kind, result.is_err());
         let result = match result {
             Ok(()) => Ok(()),
-            Err(error) => Err(self.failure(id, command, error)),
+            Err(error) => Err(self.failure(command, error, remark)),
         };
-        let (extents, chunks) =
-            (self.take_extents(id, command.kind), self.take_chunks(id, command.kind));
         self.way.trace.finished(id, &result);
         Completion { id, command, result, extents, chunks, held: false }
     }
 
+    /// Most commands have none.
     #[inline]
-    fn take_extents(&mut self, id: RequestId, kind: CommandType) -> Vec<(ContextId, Extent)> {
-        if kind != CommandType::BlockStatus {
-            return Vec::new();
-        }
-        self.extents.remove(id).unwrap_or_default()
-    }
-
-    #[inline]
-    fn take_chunks(&mut self, id: RequestId, kind: CommandType) -> Vec<ReadChunk> {
-        if kind != CommandType::Read || !self.reports_chunks {
-            return Vec::new();
-        }
-        self.chunks.remove(id).unwrap_or_default()
+    fn take_details(&mut self, id: RequestId, kind: CommandType, failed: bool) -> ReplyDetails {
+        let wanted = match kind {
+            CommandType::Read => self.reports_chunks,
+            CommandType::BlockStatus => true,
+            CommandType::Write
+            | CommandType::Flush
+            | CommandType::Trim
+            | CommandType::WriteZeroes
+            | CommandType::Cache => false,
+        };
+        if wanted || failed { self.details.take(id) } else { ReplyDetails::default() }
     }
 
     #[cold]
     pub(super) fn failure(
-        &mut self,
-        id: RequestId,
+        &self,
         command: Command,
         error: CommandError,
+        remark: Option<Remark>,
     ) -> Error {
-        let remark = self.remarks.remove(id);
         match self.end() {
             Some(end) if error == CommandError::ConnectionLost => end.clone(),
             _ => CommandFailure::new(command, error, remark).into(),
@@ -519,7 +517,7 @@ impl Session {
         let after = at.saturating_duration_since(since);
         let held = self.abandon(id) == super::Withdrawn::HalfSent;
         let result = Err(Error::late(command, state, after));
-        let chunks = self.take_chunks(id, command.kind);
+        let chunks = self.details.take(id).chunks;
         self.way.trace.finished(id, &result);
         Some(Completion { id, command, result, extents: Vec::new(), chunks, held })
     }
@@ -537,9 +535,8 @@ impl Session {
             Some(_) => self.abandon(id) == super::Withdrawn::HalfSent,
         };
         self.timers.remove(id);
-        let (extents, chunks) =
-            (self.take_extents(id, command.kind), self.take_chunks(id, command.kind));
-        self.remarks.remove(id);
+        let ReplyDetails { extents, chunks, .. } =
+            self.take_details(id, command.kind, result.is_err());
         self.way.trace.finished(id, &result);
         Some(Completion { id, command, result, extents, chunks, held })
     }

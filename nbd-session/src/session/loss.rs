@@ -266,11 +266,7 @@ impl Session {
         self.stats.sent_again += unfinished.len() as u64;
         for id in unfinished {
             // What came with a part of the answer comes again with the whole.
-            self.remarks.remove(id);
-            self.extents.remove(id);
-            if let Some(chunks) = self.chunks.get_mut(id) {
-                chunks.clear();
-            }
+            self.details.restart(id);
         }
         if let Some(log) = &mut lasting.log {
             log.lost();
@@ -401,7 +397,8 @@ impl Session {
             let Some((id, result)) = log.completed(sent_as, result) else { continue };
             let Some(command) = lasting.get(id).map(|open| open.command) else { continue };
             let result = result.map_err(|error| {
-                CommandFailure::new(command, error, self.remarks.remove(id)).into()
+                let remark = self.details.take_remark(id);
+                CommandFailure::new(command, error, remark).into()
             });
             lasting.answered(id, result);
         }

@@ -38,8 +38,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use nbd_proto::{
-    Client, ContextId, Direction, Disconnect, ExportInfo, Extent, Machine, Negotiated, Negotiation,
-    ReadChunk, Remark, RequestId, RequestStatus, StrictMode, Table,
+    Client, ContextId, Details, Direction, Disconnect, ExportInfo, Machine, Negotiated,
+    Negotiation, RequestId, RequestStatus, StrictMode,
 };
 use nbd_transport::tls::TlsInfo;
 use nbd_transport::{Endpoint, NbdUri, UriError};
@@ -167,12 +167,9 @@ pub struct Session {
     timers: Timers,
     /// Commands whose time is over, with when it began, and whose completion was not taken.
     late: VecDeque<Timer>,
-    /// What the server said about errors.
-    remarks: Table<Remark>,
-    extents: Table<Vec<(ContextId, Extent)>>,
-    /// Of the reads that are to report them.
-    chunks: Table<Vec<ReadChunk>>,
-    /// Some read was to.
+    /// What replies told besides payload.
+    details: Details,
+    /// Some read was to report its parts.
     reports_chunks: bool,
     leaving: Option<Leaving>,
     /// Payload that is free, and of which nobody has been told.
@@ -289,9 +286,7 @@ impl Session {
             stage: Stage::Over,
             timers: Timers::default(),
             late: VecDeque::new(),
-            remarks: Table::new(),
-            extents: Table::new(),
-            chunks: Table::new(),
+            details: Details::new(),
             reports_chunks: false,
             leaving: None,
             released: Vec::new(),

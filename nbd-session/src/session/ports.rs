@@ -2,16 +2,10 @@
 
 use bytes::Bytes;
 use nbd_proto::{
-    ContextId, ErrorReport, Extent, PayloadSink, PayloadSource, ReadChunk, Remark, RequestId,
-    Table, part,
+    ContextId, Details, ErrorReport, Extent, PayloadSink, PayloadSource, ReadChunk, RequestId, part,
 };
 
 use crate::replay::ReplayLog;
-
-/// Extents or chunks of one command that are kept for its completion. A server may report as many
-/// extents in one chunk (proto.md, "NBD_REPLY_TYPE_BLOCK_STATUS"); what is beyond is cut off, as
-/// a server may do itself.
-const MAX_PARTS: usize = 1 << 20;
 
 /// A write that was withdrawn, or took too long, when it was half sent.
 #[derive(Debug)]
@@ -29,9 +23,7 @@ pub(super) struct Leaving {
 pub(super) struct Ports<'a, P> {
     pub(super) log: Option<&'a ReplayLog<RequestId, Bytes>>,
     pub(super) leaving: Option<&'a Leaving>,
-    pub(super) remarks: &'a mut Table<Remark>,
-    pub(super) extents: &'a mut Table<Vec<(ContextId, Extent)>>,
-    pub(super) chunks: &'a mut Table<Vec<ReadChunk>>,
+    pub(super) details: &'a mut Details,
     pub(super) lent: &'a mut P,
 }
 
@@ -65,9 +57,7 @@ impl<P: PayloadSink> PayloadSink for Ports<'_, P> {
     fn chunk(&mut self, id: RequestId, chunk: ReadChunk) {
         if let Some(id) = self.name(id) {
             self.lent.chunk(id, chunk);
-            if let Some(kept) = self.chunks.get_mut(id).filter(|kept| kept.len() < MAX_PARTS) {
-                kept.push(chunk);
-            }
+            self.details.chunk(id, chunk);
         }
     }
 
@@ -75,20 +65,13 @@ impl<P: PayloadSink> PayloadSink for Ports<'_, P> {
         let Some(id) = self.name(id) else { return };
         let context = self.log.map_or(context, |log| log.context(context));
         self.lent.extent(id, context, extent);
-        if self.extents.get(id).is_none() {
-            self.extents.insert(id, Vec::new());
-        }
-        if let Some(kept) = self.extents.get_mut(id)
-            && (kept.len() < MAX_PARTS || kept.iter().all(|(known, _)| *known != context))
-        {
-            kept.push((context, extent));
-        }
+        self.details.extent(id, context, extent);
     }
 
     fn error(&mut self, id: RequestId, report: ErrorReport<'_>) {
         if let Some(id) = self.name(id) {
             self.lent.error(id, report);
-            self.remarks.insert(id, Remark::from(report));
+            self.details.error(id, report);
         }
     }
 }

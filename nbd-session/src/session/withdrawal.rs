@@ -35,9 +35,7 @@ impl Session {
     pub fn withdraw(&mut self, id: RequestId, now: Instant) -> Withdrawn {
         self.quiet.tell(now);
         self.timers.remove(id);
-        self.remarks.remove(id);
-        self.extents.remove(id);
-        self.chunks.remove(id);
+        self.details.take(id);
         self.durability.forget(id);
         if !self.late.is_empty() {
             self.late.retain(|timer| timer.id != id);
