@@ -29,7 +29,7 @@ use nbd_proto::{CommandFlags, TransmissionFlags};
 /// use nbd_proto::{Command, CommandError, ExportInfo, Negotiated, RequestId, TransmissionFlags};
 /// # fn export() -> Negotiated {
 /// #     let flags = TransmissionFlags::HAS_FLAGS | TransmissionFlags::SEND_FLUSH;
-/// #     Negotiated { export: Some(ExportInfo::new(1 << 20, flags)), ..Negotiated::default() }
+/// #     Negotiated::new(ExportInfo::new(1 << 20, flags))
 /// # }
 /// let policy = Reconnect::new().keep_unflushed(1 << 20);
 /// let negotiated: Negotiated = export();
