@@ -20,11 +20,11 @@ fn any_calls_return_and_free_what_they_were_given() {
         let mut data: Vec<u8> = (0..len).map(|_| random(&mut state) as u8).collect();
         // Half of them get through the negotiation, which chance alone does not.
         if let Some(mode) = data.first_mut() {
-            *mode = (seed % 16) as u8;
+            *mode = (seed % 32) as u8;
         }
         ready += u32::from(play::play(&data));
     }
-    assert!(ready > 300, "only {ready} were connected");
+    assert!(ready > 200, "only {ready} were connected");
 }
 
 /// The fuzzer's seeds, and what once broke something.
