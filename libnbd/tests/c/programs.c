@@ -41,7 +41,11 @@ main (void)
   CHECK (waitpid (-1, NULL, 0) == -1 && errno == ECHILD);
 
   h = create ();
-  FAILS (nbd_connect_command (h, missing), ENOENT);
+  /* valgrind makes a fork of a vfork, whose parent does not learn that exec has failed. */
+  if (getenv ("NBD_VALGRIND") == NULL)
+    FAILS (nbd_connect_command (h, missing), ENOENT);
+  else
+    CHECK (nbd_connect_command (h, missing) == -1);
   CHECK (nbd_aio_is_dead (h) == 1);
   nbd_close (h);
   h = create ();

@@ -73,9 +73,21 @@ impl Library {
     pub(crate) fn run(&self, name: &str, args: &[&str]) {
         let scratch = Scratch::new().expect("a directory is made");
         let program = self.compile(name, &scratch);
-        let mut program = self.used_by(Command::new(program));
+        let mut program = self.used_by(watched(&program));
         succeed(program.args(args));
     }
+}
+
+/// A program of `tests/c`, under valgrind if that is asked for: a bad access or memory that is
+/// lost fails it.
+fn watched(program: &Path) -> Command {
+    if std::env::var_os("NBD_VALGRIND").is_none() {
+        return Command::new(program);
+    }
+    let mut valgrind = Command::new("valgrind");
+    valgrind.args(["--quiet", "--error-exitcode=99", "--leak-check=full"]);
+    valgrind.args(["--errors-for-leak-kinds=definite,indirect", "--num-callers=30"]).arg(program);
+    valgrind
 }
 
 /// Whether library and programs watch each access to memory: for `semantics` only, since the
