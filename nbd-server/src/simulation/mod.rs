@@ -31,6 +31,7 @@ use nbd_proto::{Direction, Disconnect};
 use crate::clients::{Clients, Place};
 use crate::config::{Limits, Shared, Tls};
 use crate::connection::ConnectionError;
+use crate::connection::budget::PATIENCE;
 use crate::connection::handshake::{Handshake, Step};
 use crate::connection::job::Job;
 use crate::connection::mailbox::Mailbox;
@@ -87,6 +88,7 @@ struct World {
     disk: Arc<Disk>,
     elsewhere: Elsewhere,
     connections: Vec<Connection>,
+    begun: Instant,
     now: Instant,
     /// Time enough has passed for a client to have been too slow.
     slow: bool,
@@ -188,7 +190,7 @@ impl Elsewhere {
 
 impl World {
     fn new(input: &mut Input<'_>) -> Self {
-        let setup = input.byte();
+        let (setup, begun) = (input.byte(), Instant::now());
         let disk = Arc::new(Disk::default());
         let opened = if setup & 1 == 0 {
             Opened::new("", Arc::clone(&disk) as _)
@@ -211,7 +213,8 @@ impl World {
             },
             disk,
             connections: Vec::new(),
-            now: Instant::now(),
+            begun,
+            now: begun,
             slow: false,
             version: 1,
         };
@@ -327,7 +330,7 @@ impl World {
 
     fn pass(&mut self, millis: u64) {
         self.now += Duration::from_millis(millis);
-        self.slow |= millis >= 1000;
+        self.slow = self.now >= self.begun + PATIENCE;
     }
 
     fn end(&mut self, at: usize, what: u8) {
