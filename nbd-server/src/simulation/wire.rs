@@ -35,7 +35,12 @@ impl Read for Wire {
         }
         let mut moved = 0;
         for buf in bufs {
-            moved += self.to_server.read(buf)?;
+            // Less than there is, where the queue goes round its end.
+            let n = self.to_server.read(buf)?;
+            moved += n;
+            if n < buf.len() {
+                break;
+            }
         }
         Ok(moved)
     }
