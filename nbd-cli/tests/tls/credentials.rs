@@ -6,8 +6,8 @@ use std::process::Command;
 
 use nbd_sim::peer::{Scratch, run_within};
 
-use crate::pki::Pki;
 use crate::support::{LIMIT, NBD, TestResult, arg, fail, nbd};
+use nbd_sim::peer::pki::Pki;
 
 /// What `nbd serve` says of these credentials, with no socket left behind.
 fn refused(args: &[&str]) -> Result<String, nbd_sim::peer::PeerError> {

@@ -3,7 +3,6 @@
 
 mod credentials;
 mod ours;
-mod pki;
 mod psk;
 mod refusals;
 mod reload;

@@ -6,8 +6,8 @@ use nbd_client_blocking::transport::UriPolicy;
 use nbd_client_blocking::{Client, ConnectOptions};
 use nbd_sim::peer::{Scratch, run, tool};
 
-use crate::pki::Pki;
 use crate::support::{LIMIT, Serving, TestResult, arg, assert_same, image, succeed};
+use nbd_sim::peer::pki::Pki;
 
 #[test]
 fn the_printed_uri_asks_for_tls() {

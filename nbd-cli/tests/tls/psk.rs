@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use nbd_sim::peer::{Finished, PeerError, Scratch, run, tool};
 
-use crate::pki::Pki;
 use crate::support::{Serving, TestResult, arg, assert_same, fail, image, succeed};
+use nbd_sim::peer::pki::Pki;
 
 const KEYS: &str = "bob:0123456789abcdef0123456789abcdef\nalice:000102030405060708090a0b0c0d0e0f\n";
 

@@ -3,8 +3,8 @@
 
 use nbd_sim::peer::{Server, run, tool};
 
-use crate::pki::Pki;
 use crate::support::{Serving, TestResult, fail, succeed};
+use nbd_sim::peer::pki::Pki;
 
 /// The server still serves those who fit.
 fn assert_lives(server: &Serving, pki: &Pki) -> TestResult {
@@ -63,7 +63,7 @@ fn a_wrong_name() -> TestResult {
 #[test]
 fn no_client_certificate_or_that_of_a_stranger() -> TestResult {
     let pki = Pki::new();
-    let nobody = pki.nobody();
+    let nobody = pki.trust_only();
     for server in [
         Serving::unix(&["--tls-certificates", pki.arg(), "--tls-verify-peer"]),
         Serving::tcp(&["--tls-certificates", pki.arg(), "--tls-verify-peer"]),

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use nbd_sim::peer::{Scratch, Server};
 
-use crate::pki::Pki;
 use crate::support::{LIMIT, NBD, Serving, TestResult, arg, nbd, succeed};
+use nbd_sim::peer::pki::{LOCAL, Pki, Special};
 
 fn is_served(server: &Serving, credentials: &Path) -> bool {
     nbd(&["info", "--size", &server.with(credentials)]).unwrap().status.success()
@@ -25,7 +25,7 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 #[test]
 fn certificates_are_read_again_when_the_server_is_told() {
     let (pki, other) = (Pki::new(), Pki::new());
-    let (old, new) = (pki.nobody(), other.nobody());
+    let (old, new) = (pki.trust_only(), other.trust_only());
     let server = Serving::unix(&["--tls-certificates", pki.arg()]);
     for name in ["ca-cert.pem", "server-cert.pem", "server-key.pem"] {
         fs::copy(other.dir().join(name), pki.dir().join(name)).unwrap();
@@ -38,6 +38,35 @@ fn certificates_are_read_again_when_the_server_is_told() {
     server.reload();
     eventually("they are looked at", || server.log().contains("stay as they are"));
     assert!(is_served(&server, new.path()));
+}
+
+/// Both ends are told which certificate it is; who is connected already stays.
+#[test]
+fn a_certificate_that_expires_is_told_and_can_be_replaced() {
+    let pki = Pki::new();
+    let expired = |names: &[&str]| Special { years: Some((2000, 2001)), ..Special::names(names) };
+    let server = Serving::unix(&["--tls-certificates", pki.arg(), "--tls-verify-peer", "-v"]);
+    let told = |server: &Serving| {
+        let refused = nbd(&["info", "--size", &server.with(pki.dir())]).unwrap();
+        assert!(!refused.status.success());
+        String::from_utf8(refused.stderr).unwrap()
+    };
+    pki.issue("server", expired(&["localhost"]));
+    server.reload();
+    eventually("it is read", || server.log().contains("read again"));
+    let error = told(&server);
+    assert!(
+        error.contains("the server's certificate") && error.contains("it has expired"),
+        "{error}"
+    );
+    eventually("the server is told", || server.log().contains("certificate expired"));
+    pki.issue("server", Special::names(&LOCAL));
+    server.reload();
+    eventually("the new one is used", || is_served(&server, pki.dir()));
+    pki.issue("client", expired(&["client.example"]));
+    let error = told(&server);
+    assert!(error.contains("certificate expired"), "{error}");
+    eventually("whose it is, is told", || server.log().contains("it has expired"));
 }
 
 /// A server of what is in a file of exports, on a Unix socket.

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use nbd_sim::peer::{PeerError, Scratch, Server, run_while_crashing};
 
-use crate::pki::Pki;
 use crate::support::{LIMIT, NBD, TestResult, arg};
+use nbd_sim::peer::pki::Pki;
 
 #[test]
 fn every_connection_goes_through_tls() -> TestResult {

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use nbd_sim::peer::{Finished, PeerError, Scratch, run, tool};
 
-use crate::pki::Pki;
 use crate::support::{Serving, TestResult, arg, assert_same, image};
+use nbd_sim::peer::pki::Pki;
 
 /// A server with certificates, and the two ways it may treat its clients.
 fn servers(pki: &Pki) -> [Serving; 2] {
@@ -98,7 +98,7 @@ fn qemu_img_there_and_back_in_each_version_of_tls() -> TestResult {
 #[test]
 fn those_without_a_certificate_are_turned_away_where_one_is_needed() -> TestResult {
     let pki = Pki::new();
-    let nobody = pki.nobody();
+    let nobody = pki.trust_only();
     let [anybody, known] = servers(&pki);
     let size =
         |server: &Serving, dir: &Path| run(tool("nbdinfo")?.args(["--size", &server.with(dir)]));

@@ -7,8 +7,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use nbd_sim::peer::Scratch;
 use nbd_transport::tls::TlsConfig;
 
-use crate::pki::Pki;
 use crate::support::{LIMIT, Serving, TestResult, arg, fail, succeed};
+use nbd_sim::peer::pki::Pki;
 
 const START_TLS: &[u8] = b"IHAVEOPT\0\0\0\x05\0\0\0\0";
 const LIST: &[u8] = b"IHAVEOPT\0\0\0\x03\0\0\0\0";

@@ -7,7 +7,6 @@ mod connecting;
 mod exports;
 mod extents;
 mod options;
-mod pki;
 mod plumbing;
 mod refusals;
 mod strict;

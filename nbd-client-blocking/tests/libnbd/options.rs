@@ -11,8 +11,8 @@ use nbd_client_blocking::transport::tls::TlsConfig;
 use nbd_client_blocking::{ConnectOptions, Options, State};
 use nbd_sim::peer::{Scratch, Server, run, tool};
 
-use crate::pki::Pki;
 use crate::support::{MIB, Qemu, defaults, nbdkit, negotiate, qemu};
+use nbd_sim::peer::pki::Pki;
 
 fn names(contexts: &[MetaContext]) -> Vec<&str> {
     contexts.iter().map(|context| context.name.as_str()).collect()

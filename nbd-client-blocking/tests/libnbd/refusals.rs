@@ -4,8 +4,8 @@ use nbd_client_blocking::proto::{ClientConfig, RefusalCode, TlsPolicy};
 use nbd_client_blocking::{Client, Error, Options, proto};
 use nbd_sim::peer::{Scratch, Server};
 
-use crate::pki::Pki;
 use crate::support::{MIB, Qemu, defaults, nbdkit, negotiate, qemu};
+use nbd_sim::peer::pki::Pki;
 
 const EPERM: i32 = 1;
 const ENOENT: i32 = 2;

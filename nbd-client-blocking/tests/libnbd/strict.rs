@@ -282,7 +282,7 @@ fn after_the_end_and_when_full() {
 /// A buffer that does not fit is the caller's fault and nobody else's; and no length of time
 /// is too long.
 #[test]
-fn a_buffer_that_does_not_fit_harms_nobody() {
+fn a_buffer_that_does_not_fit_harms_trust_only() {
     let server = nbdkit(&["memory", "1M"]);
     let mut client = connect(&server, allocation());
     let mut pipeline = client.pipeline();

@@ -4,8 +4,8 @@ use nbd_client_blocking::Client;
 use nbd_client_blocking::proto::TlsPolicy;
 use nbd_client_blocking::transport::tls::{ServerCheck, TlsConfig};
 
-use crate::pki::Pki;
 use crate::support::{defaults, nbdkit, with_local_files};
+use nbd_sim::peer::pki::Pki;
 
 fn serve(pki: &Pki, mode: &str) -> nbd_sim::peer::Server {
     let certificates = format!("--tls-certificates={}", pki.dir().display());

@@ -1,6 +1,6 @@
 //! Credentials that are wrong, each told before any connection.
 
-use crate::pki::{LOCAL, Pki, Special};
+use nbd_sim::peer::pki::{LOCAL, Pki, Special};
 use nbd_sim::peer::{Scratch, run, tool};
 use nbd_transport::NbdUri;
 use nbd_transport::tls::{Credentials, TlsConfig, TlsServerConfig};

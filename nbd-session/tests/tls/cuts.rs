@@ -1,8 +1,8 @@
 //! Streams that are cut off or changed on the way.
 
 use crate::memory::{Failed, Run, backends};
-use crate::pki::Pki;
 use nbd_session::LinkError;
+use nbd_sim::peer::pki::Pki;
 use nbd_sim::pipe::Way;
 use nbd_sim::rng::Rng;
 use nbd_sim::trouble::{Call, Mischief, Plan, Trouble};

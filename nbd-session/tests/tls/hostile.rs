@@ -1,9 +1,9 @@
 //! Servers that cheat around STARTTLS, over real sockets.
 
 use crate::driver::{connector, negotiate};
-use crate::pki::Pki;
 use nbd_proto::{ClientConfig, TlsPolicy};
 use nbd_session::LinkError;
+use nbd_sim::peer::pki::Pki;
 use nbd_transport::tls::TlsConfig;
 use std::io::{Read, Write};
 use std::net::Shutdown;

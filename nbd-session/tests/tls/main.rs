@@ -11,7 +11,6 @@ mod memory;
 mod misbehaviour;
 mod odd;
 mod pair;
-mod pki;
 #[cfg(feature = "psk")]
 mod psk;
 mod servers;

@@ -1,6 +1,5 @@
 //! A client and a server in memory, with TLS between them.
 
-use crate::pki::Pki;
 use nbd_proto::io::IoMode;
 use nbd_proto::{
     Client, ClientConfig, Command, CommandType, Direction, Discard, Disconnect, Event, ExportInfo,
@@ -8,6 +7,7 @@ use nbd_proto::{
     ServerPhase, Table, TlsPolicy, TransmissionFlags,
 };
 use nbd_session::{Handshake, Link, LinkError};
+use nbd_sim::peer::pki::Pki;
 use nbd_sim::pipe::{End, Schedule, pipe};
 use nbd_sim::rng::Rng;
 use nbd_sim::trouble::{Trouble, Troubled};

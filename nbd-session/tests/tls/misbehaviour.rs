@@ -1,10 +1,10 @@
 //! Peers that know the keys and break the rules, or bend them as far as they go.
 
 use crate::forge::Victim;
-use crate::pki::Pki;
 use nbd_proto::io::{IoMode, Progress};
 use nbd_proto::{ClientConfig, Direction, Discard, Negotiation};
 use nbd_session::{Link, LinkError};
+use nbd_sim::peer::pki::Pki;
 use nbd_transport::tls::{Opened, TlsRole, TlsVersion};
 use rustls::ContentType;
 

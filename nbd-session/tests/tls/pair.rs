@@ -3,12 +3,12 @@
 #[cfg(feature = "psk")]
 use crate::memory::{Failed, keys};
 use crate::memory::{Run, Served, backends, certificates};
-use crate::pki::Pki;
 use nbd_proto::io::IoMode;
 use nbd_proto::{ClientConfig, Command, Direction, Discard, Phase, TlsPolicy};
 use nbd_session::Handshake;
 #[cfg(feature = "psk")]
 use nbd_session::LinkError;
+use nbd_sim::peer::pki::Pki;
 use nbd_sim::pipe::{Schedule, Way, pipe};
 use nbd_sim::rng::Rng;
 use nbd_transport::tls::{

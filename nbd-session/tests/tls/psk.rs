@@ -1,8 +1,8 @@
 //! Pre-shared keys against real servers, good and bad.
 
 use crate::driver::{connector, negotiate, refusal, require};
-use crate::pki::Pki;
 use crate::servers::{nbdkit, pattern, unix};
+use nbd_sim::peer::pki::Pki;
 use nbd_sim::peer::{Scratch, Server};
 use nbd_transport::NbdUri;
 use nbd_transport::tls::{TlsConfig, TlsPeer, TlsVersion};

@@ -1,11 +1,10 @@
 //! Certificates against real servers, good and bad.
 
 use crate::driver::{connector, negotiate, refusal, require};
-use crate::pki::{LOCAL, Pki, Special};
 use nbd_proto::{ClientConfig, TlsPolicy};
+use nbd_sim::peer::pki::{LOCAL, Pki, Special, Usage};
 use nbd_sim::peer::{Scratch, Server};
 use nbd_transport::tls::{ServerCheck, TlsConfig, TlsVersion};
-use rcgen::ExtendedKeyUsagePurpose;
 use std::fs;
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
@@ -91,8 +90,7 @@ fn each_protocol_version_alone() {
 #[test]
 fn certificates_that_are_not_accepted() {
     let year = |from, to| Special { years: Some((from, to)), ..Special::names(&LOCAL) };
-    let for_clients =
-        Special { usage: vec![ExtendedKeyUsagePurpose::ClientAuth], ..Special::names(&LOCAL) };
+    let for_clients = Special { usage: vec![Usage::ClientAuth], ..Special::names(&LOCAL) };
     let prefix = "the server's certificate is not accepted: ";
     let cases = [
         (

@@ -12,7 +12,7 @@ use nbd_transport::Endpoint;
 use nbd_transport::tls::{TlsAcceptor, TlsConnector};
 
 use crate::memory::{Served, backends};
-use crate::pki::Pki;
+use nbd_sim::peer::pki::Pki;
 
 const READS: u64 = 8;
 const LENGTH: u32 = 64 << 10;

@@ -21,6 +21,8 @@
 mod builder;
 mod crash;
 mod error;
+#[cfg(feature = "pki")]
+pub mod pki;
 mod port;
 mod process;
 mod program;

@@ -10,8 +10,8 @@
 #[cfg(feature = "psk")]
 mod keys;
 
-use crate::pki::Pki;
 use nbd_session::LinkError;
+use nbd_sim::peer::pki::Pki;
 use nbd_transport::tls::{
     Opened, Plaintext, TlsConfig, TlsError, TlsRole, TlsServerConfig, TlsStage, TlsVersion,
 };

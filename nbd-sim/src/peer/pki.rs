@@ -1,54 +1,77 @@
 //! Certificates and keys made for one test.
 
-use nbd_sim::peer::Scratch;
-use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevocationReason,
-    RevokedCertParams, SerialNumber, date_time_ymd,
-};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+pub use rcgen::ExtendedKeyUsagePurpose as Usage;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer,
+    KeyIdMethod, KeyPair, KeyUsagePurpose, RevocationReason, RevokedCertParams, SerialNumber,
+    date_time_ymd,
+};
+
+use super::Scratch;
+
 /// The names of a server on this machine.
-pub(crate) const LOCAL: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
+pub const LOCAL: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 
 /// An authority, and a directory with its certificate. Servers and clients get theirs on demand.
-pub(crate) struct Pki {
+#[derive(Debug)]
+pub struct Pki {
     scratch: Scratch,
     issuer: Issuer<'static, KeyPair>,
 }
 
 /// What is special about a certificate.
-#[derive(Default)]
-pub(crate) struct Special {
-    pub(crate) names: Vec<String>,
-    pub(crate) years: Option<(i32, i32)>,
-    pub(crate) usage: Vec<ExtendedKeyUsagePurpose>,
-    pub(crate) serial: Option<u64>,
+#[derive(Debug, Default)]
+pub struct Special {
+    /// Whom it is for.
+    pub names: Vec<String>,
+    /// From the beginning of the one year to that of the other.
+    pub years: Option<(i32, i32)>,
+    /// What it may be used for; empty for anything.
+    pub usage: Vec<Usage>,
+    /// Its number.
+    pub serial: Option<u64>,
 }
 
 impl Special {
-    pub(crate) fn names(names: &[&str]) -> Self {
+    /// Only whom it is for.
+    pub fn names(names: &[&str]) -> Self {
         Self { names: names.iter().map(|name| (*name).to_owned()).collect(), ..Self::default() }
+    }
+}
+
+impl Default for Pki {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
 impl Pki {
     /// An authority with a server for [`LOCAL`] and a client.
-    pub(crate) fn new() -> Self {
+    pub fn new() -> Self {
+        Self::with_server(&LOCAL)
+    }
+
+    /// An authority with a server of these names and a client.
+    pub fn with_server(names: &[&str]) -> Self {
         let pki = Self::authority();
-        pki.issue("server", Special::names(&LOCAL));
-        pki.issue("client", Special::names(&["client"]));
+        let server = Special { usage: vec![Usage::ServerAuth], ..Special::names(names) };
+        pki.issue("server", server);
+        let client =
+            Special { usage: vec![Usage::ClientAuth], ..Special::names(&["client.example"]) };
+        pki.issue("client", client);
         pki
     }
 
     /// An authority alone.
-    pub(crate) fn authority() -> Self {
+    pub fn authority() -> Self {
         Self::called("Test CA")
     }
 
     /// An authority of that name.
-    pub(crate) fn called(name: &str) -> Self {
+    pub fn called(name: &str) -> Self {
         let scratch = Scratch::new().expect("a directory is made");
         let key = KeyPair::generate().expect("a key is made");
         let mut params = CertificateParams::new(Vec::new()).expect("no names are no fault");
@@ -62,10 +85,11 @@ impl Pki {
     }
 
     /// Issues `WHO-cert.pem` with `WHO-key.pem`.
-    pub(crate) fn issue(&self, who: &str, special: Special) {
+    pub fn issue(&self, who: &str, special: Special) {
         let key = KeyPair::generate().expect("a key is made");
         let mut params = CertificateParams::new(special.names).expect("the names are sound");
         params.distinguished_name.push(DnType::CommonName, who);
+        // QEMU wants the second one of any certificate.
         params.key_usages =
             vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
         params.extended_key_usages = special.usage;
@@ -80,7 +104,7 @@ impl Pki {
     }
 
     /// Revokes a certificate.
-    pub(crate) fn revoke(&self, serial: u64) {
+    pub fn revoke(&self, serial: u64) {
         let list = CertificateRevocationListParams {
             this_update: date_time_ymd(2020, 1, 1),
             next_update: date_time_ymd(4090, 1, 1),
@@ -99,7 +123,7 @@ impl Pki {
     }
 
     /// Makes a certificate and key for a server that signs itself.
-    pub(crate) fn sign_itself(&self) {
+    pub fn sign_itself(&self) {
         let key = KeyPair::generate().expect("a key is made");
         let names = LOCAL.map(str::to_owned).to_vec();
         let params = CertificateParams::new(names).expect("the names are sound");
@@ -108,16 +132,23 @@ impl Pki {
         fs::write(self.file("server-key.pem"), key.serialize_pem()).expect("written");
     }
 
-    pub(crate) fn dir(&self) -> &Path {
+    /// The directory.
+    pub fn dir(&self) -> &Path {
         self.scratch.path()
     }
 
-    pub(crate) fn file(&self, name: &str) -> PathBuf {
+    /// The directory as an argument.
+    pub fn arg(&self) -> &str {
+        self.dir().to_str().expect("the paths of tests are UTF-8")
+    }
+
+    /// A file in it.
+    pub fn file(&self, name: &str) -> PathBuf {
         self.scratch.join(name)
     }
 
     /// A directory in which this authority is trusted, and that has nothing else in it.
-    pub(crate) fn trust_only(&self) -> Scratch {
+    pub fn trust_only(&self) -> Scratch {
         let scratch = Scratch::new().expect("a directory is made");
         fs::copy(self.file("ca-cert.pem"), scratch.join("ca-cert.pem")).expect("it is copied");
         scratch
