@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use nbd_proto::RequestId;
 
-use crate::error::Error;
+use crate::error::{Error, broken};
 use crate::timers::{Timer, Timers};
 
 /// A place in the line of those who wait for room for one more command.
@@ -121,11 +121,12 @@ impl Line {
     }
 
     fn free(&mut self, ticket: Ticket) {
-        if let Some((number, place)) = self.places.get_mut(ticket.slot()) {
-            *number = number.wrapping_add(1);
-            *place = Place::Free;
-            self.free.push(ticket.slot() as u32);
-        }
+        let Some((number, place)) = self.places.get_mut(ticket.slot()) else {
+            return broken("who leaves has a place");
+        };
+        *number = number.wrapping_add(1);
+        *place = Place::Free;
+        self.free.push(ticket.slot() as u32);
     }
 
     /// The queue does not grow with those who left it.
@@ -143,7 +144,7 @@ impl Line {
     /// Lets in as many as there is room for, those for whom some is kept included.
     pub(crate) fn admit(&mut self, room: usize) {
         while self.waiting > 0 && self.admitted < room {
-            let Some(ticket) = self.queue.pop_front() else { break };
+            let Some(ticket) = self.queue.pop_front() else { return broken("who waits is queued") };
             let Some(place) = self.place(ticket).filter(|place| **place == Place::Waiting) else {
                 continue;
             };

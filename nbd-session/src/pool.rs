@@ -211,6 +211,7 @@ impl Members {
     /// A call on this member is finished, or was withdrawn.
     pub fn finished(&mut self, number: usize) {
         if let Some(member) = self.members.get_mut(number) {
+            debug_assert!(member.busy > 0, "a call is finished once");
             member.busy = member.busy.saturating_sub(1);
         }
     }

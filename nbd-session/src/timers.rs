@@ -4,6 +4,8 @@ use std::time::Instant;
 
 use nbd_proto::RequestId;
 
+use crate::error::broken;
+
 /// A heap whose places are known by slot: the soonest deadline is known at once, each one is
 /// taken out in logarithmic time, and nothing is ever searched for.
 #[derive(Debug, Default)]
@@ -74,9 +76,11 @@ impl Timers {
 
     /// Notes where a timer is.
     fn note(&mut self, index: usize) {
-        let Some(timer) = self.heap.get(index) else { return };
-        if let Some(place) = self.places.get_mut(timer.id.slot()) {
-            *place = u32::try_from(index + 1).unwrap_or(u32::MAX);
+        let timer = self.heap.get(index);
+        match timer.and_then(|timer| self.places.get_mut(timer.id.slot())) {
+            // There are no more timers than slots, whose numbers have 32 bits.
+            Some(place) => *place = (index + 1) as u32,
+            None => broken("what is in the heap has a place"),
         }
     }
 

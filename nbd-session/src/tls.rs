@@ -254,6 +254,7 @@ impl TlsSession {
                 Ok(n) => n,
                 Err(error) => {
                     self.state = State::Failed;
+                    // What is in flight is lost; why, the error tells.
                     let _ = machine.eof();
                     return Err(error.into());
                 }

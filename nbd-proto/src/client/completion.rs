@@ -4,9 +4,12 @@ use core::cmp::Reverse;
 
 use super::pending::Stage;
 use super::{Client, Core, End, Life};
-use crate::error::{Anomaly, CommandError, Error, PeerMisbehaved, ReplyFault};
+use crate::error::{Anomaly, CommandError, Error, PeerMisbehaved, ReplyFault, broken};
 use crate::event::Event;
 use crate::types::{Command, RequestId};
+
+/// What is listed has a slot.
+pub(super) const NO_PENDING: &str = "a command that is not finished keeps its slot";
 
 /// Anomalies kept for the caller; further ones are only counted.
 const MAX_ANOMALIES: usize = 16;
@@ -136,9 +139,7 @@ impl Client {
 impl Core {
     /// The final reply to a command is in, or none will come.
     pub(super) fn conclude(&mut self, id: RequestId, error: Option<CommandError>) {
-        let Some(pending) = self.slots.get_mut(id) else {
-            return;
-        };
+        let Some(pending) = self.slots.get_mut(id) else { return broken(NO_PENDING) };
         if let Some(error) = error {
             pending.fail(error);
         }
@@ -155,17 +156,13 @@ impl Core {
     /// Moves a command to the finished ones, or out if nobody waits for it. One that was held
     /// has been taken from there.
     pub(super) fn finish(&mut self, id: RequestId) {
-        let Some(pending) = self.slots.get_mut(id) else {
-            return;
-        };
+        let Some(pending) = self.slots.get_mut(id) else { return broken(NO_PENDING) };
         match pending.stage {
             Stage::InFlight => self.slots.unlink(&mut self.in_flight, id),
             Stage::Held => {}
             Stage::Done => return,
         }
-        let Some(pending) = self.slots.get_mut(id) else {
-            return;
-        };
+        let Some(pending) = self.slots.get_mut(id) else { return broken(NO_PENDING) };
         pending.stage = Stage::Done;
         let (kind, abandoned) = (pending.command.kind, pending.abandoned);
         self.count_out(kind, abandoned);

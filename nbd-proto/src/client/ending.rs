@@ -2,8 +2,9 @@
 
 use core::cmp::Reverse;
 
+use super::completion::NO_PENDING;
 use super::{Client, Core, Life, submit};
-use crate::error::{CommandError, Error};
+use crate::error::{CommandError, Error, broken};
 use crate::types::HeaderStyle;
 use crate::wire::flags::CommandFlags;
 use crate::wire::request::{DISCONNECT, RequestHeader};
@@ -39,6 +40,7 @@ impl Client {
                 while let Some(id) = next {
                     next = self.core.slots.after(id);
                     let Some(pending) = self.core.slots.get_mut(id) else {
+                        broken(NO_PENDING);
                         continue;
                     };
                     if self.core.outbox.cancel(pending.sequence) {

@@ -108,12 +108,12 @@ impl super::Core {
 
     /// A command is in flight no longer.
     pub(super) fn count_out(&mut self, kind: CommandType, abandoned: bool) {
-        self.unfinished = self.unfinished.saturating_sub(1);
+        count_down(&mut self.unfinished, 1);
         if is_operation(kind) {
-            self.operations = self.operations.saturating_sub(1);
+            count_down(&mut self.operations, 1);
         }
         if abandoned {
-            self.abandoned = self.abandoned.saturating_sub(1);
+            count_down(&mut self.abandoned, 1);
         }
     }
 
@@ -129,6 +129,13 @@ impl Pending {
     pub(super) fn abandon(&mut self) -> bool {
         !core::mem::replace(&mut self.abandoned, true)
     }
+}
+
+/// Counts out what was counted in.
+#[inline]
+pub(super) fn count_down(count: &mut usize, by: usize) {
+    debug_assert!(*count >= by, "more is counted out than was counted in");
+    *count = count.saturating_sub(by);
 }
 
 const fn is_operation(kind: CommandType) -> bool {

@@ -22,7 +22,7 @@ use core::mem;
 use core::ops::{ControlFlow, Range};
 
 use crate::engine::Stats;
-use crate::error::{ApiMisuse, Error, broken};
+use crate::error::{ApiMisuse, Error, broken, internal};
 use crate::payload::PayloadSource;
 use crate::types::RequestId;
 
@@ -395,7 +395,9 @@ impl Outbox {
                     start = start.max(at.saturating_add(entry.fixed));
                 }
             } else if entry.payload > 0 {
-                let Some(id) = entry.id else { continue };
+                let Some(id) = entry.id else {
+                    return Err(internal("payload is somebody's"));
+                };
                 let unsent = |done: usize| {
                     let left = entry.payload.saturating_sub(done);
                     let bytes = source.bytes(id, entry.at.saturating_add(done), left);

@@ -27,7 +27,7 @@ use crate::engine::intake::{Intake, RecvBufs, Step};
 use crate::engine::outbox::Outbox;
 use crate::engine::scratch::Scratch;
 use crate::engine::slots::{List, Slots};
-use crate::error::{Error, PeerMisbehaved};
+use crate::error::{Error, PeerMisbehaved, broken};
 use crate::event::ServerEvent;
 use crate::machine::Machine;
 use crate::negotiate::facts::{ExportInfo, Negotiated};
@@ -307,7 +307,7 @@ impl Core {
     /// One message of a reply is sent.
     fn sent(&mut self, id: RequestId) {
         let Some(received) = self.slots.get_mut(id) else {
-            return;
+            return broken("a request outlives what answers it");
         };
         received.queued = received.queued.saturating_sub(1);
         if received.queued == 0 && received.stage == Stage::Answered {

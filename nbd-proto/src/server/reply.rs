@@ -5,7 +5,7 @@ use core::slice;
 
 use super::{Core, Received, Server, Stage};
 use crate::errno::Errno;
-use crate::error::{ApiMisuse, internal};
+use crate::error::{ApiMisuse, broken, internal};
 use crate::reply::place;
 use crate::types::{ContextId, Extent, HeaderStyle, RequestId};
 use crate::wire::chunk::{ChunkType, ErrorHead, OffsetData, OffsetHole, StatusExtHead};
@@ -334,7 +334,7 @@ impl Core {
 
     fn chunk(&mut self, id: RequestId, kind: ChunkType, last: bool, fixed: &[u8], tail: Tail<'_>) {
         let Some(received) = self.slots.get_mut(id) else {
-            return;
+            return broken("only what was asked is answered");
         };
         let tail_length = match &tail {
             Tail::Empty => 0,

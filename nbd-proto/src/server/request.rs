@@ -13,7 +13,7 @@ use alloc::vec::Vec;
 use super::{Core, Life, Stage};
 use crate::engine::intake::{Role, Step};
 use crate::errno::Errno;
-use crate::error::{Error, InvalidMessage, PeerMisbehaved};
+use crate::error::{Error, InvalidMessage, PeerMisbehaved, broken};
 use crate::negotiate::MAX_CONTEXTS;
 use crate::payload::PayloadSink;
 use crate::reply::status::StatusProgress;
@@ -230,7 +230,7 @@ impl Core {
     /// The payload of a block status: the effect length, then context ids.
     fn filter(&mut self, id: RequestId, body: &[u8]) {
         let Some((effect, ids)) = body.split_first_chunk() else {
-            return;
+            return broken("the length of the payload was checked");
         };
         let filter: Vec<ContextId> =
             ids.as_chunks().0.iter().map(|bytes| ContextId(u32::from_be_bytes(*bytes))).collect();
@@ -240,7 +240,7 @@ impl Core {
             unique && self.facts.contexts.iter().any(|context| context.id == wanted.0)
         });
         let Some(received) = self.slots.get_mut(id) else {
-            return;
+            return broken("a request keeps its slot while its payload comes");
         };
         received.command.length = u64::from_be_bytes(*effect);
         received.filter = filter;

@@ -9,6 +9,7 @@ use super::pending::{Pending, Place};
 use super::reconnect::Reconnect;
 use super::terms::{self, Changed};
 use super::unflushed::{Unflushed, UnflushedWrites};
+use crate::error::broken;
 use nbd_proto::CommandType;
 use nbd_proto::Errno;
 use nbd_proto::Negotiated;
@@ -302,7 +303,7 @@ impl<T: Copy, P> ReplayLog<T, P> {
     /// The client has taken what was due, under this name.
     pub fn sent(&mut self, place: Place, id: RequestId) {
         let Some((command, had_room)) = self.pending.sent(place, id, self.acknowledged) else {
-            return;
+            return broken("what was due is there until it was sent");
         };
         if let Some(unflushed) = self.unflushed.as_mut().filter(|_| !had_room) {
             unflushed.take_room(&command);
@@ -330,8 +331,9 @@ impl<T: Copy, P> ReplayLog<T, P> {
         id: RequestId,
         result: Result<(), CommandError>,
     ) -> Option<(T, Result<(), CommandError>)> {
+        // Nobody may wait for it any more.
         let place = self.sent.remove(id)?;
-        self.under_way = self.under_way.saturating_sub(1);
+        count_down(&mut self.under_way, 1);
         match result {
             // What became of it nobody knows; the loss itself is to be told.
             Err(CommandError::ConnectionLost) => return None,
@@ -343,11 +345,17 @@ impl<T: Copy, P> ReplayLog<T, P> {
             }
             _ => {}
         }
-        let covers = match self.pending.get(place)?.stage {
-            Stage::Sent { covers, .. } => covers,
-            Stage::Waiting => 0,
+        let Some(entry) = self.forget(place) else {
+            broken("what was sent is there until its answer");
+            return None;
         };
-        let entry = self.forget(place)?;
+        let covers = match entry.stage {
+            Stage::Sent { covers, .. } => covers,
+            Stage::Waiting => {
+                broken("what is answered was sent");
+                0
+            }
+        };
         let (command, owner) = (entry.command, entry.owner);
         match (command.kind, result) {
             (CommandType::Flush, Ok(())) => self.flushed(covers),
@@ -413,8 +421,8 @@ impl<T: Copy, P> ReplayLog<T, P> {
     fn forget(&mut self, place: Place) -> Option<Entry<T, P>> {
         let gone = self.pending.remove(place)?;
         let (wanted, flush) = weight(&gone);
-        self.callers = self.callers.saturating_sub(wanted);
-        self.flushes = self.flushes.saturating_sub(flush);
+        count_down(&mut self.callers, wanted);
+        count_down(&mut self.flushes, flush);
         Some(gone)
     }
 
@@ -440,7 +448,7 @@ impl<T: Copy, P> ReplayLog<T, P> {
         if let Some(Stage::Sent { id, .. }) = stage
             && self.sent.remove(id).is_some()
         {
-            self.under_way = self.under_way.saturating_sub(1);
+            count_down(&mut self.under_way, 1);
         }
     }
 
@@ -509,6 +517,12 @@ impl<T: Copy, P> ReplayLog<T, P> {
         self.link = Link::Up;
         Ok(())
     }
+}
+
+/// Counts out what was counted in.
+fn count_down(count: &mut usize, by: usize) {
+    debug_assert!(*count >= by, "more is counted out than was counted in");
+    *count = count.saturating_sub(by);
 }
 
 /// What a command counts for among those whose caller waits, and among flushes.

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use super::entry::{Entry, Owner, Stage};
 use super::spans::Spans;
+use crate::error::broken;
 use nbd_proto::{Command, CommandType, RequestId};
 
 /// Names a command from [`ReplayLog::submit`](super::ReplayLog::submit) until it is completed,
@@ -115,8 +116,9 @@ impl<T, P> Pending<T, P> {
         let held = Slot { seq, entry: Some(entry) };
         match self.free.pop() {
             Some(slot) => {
-                if let Some(place) = self.slots.get_mut(slot as usize) {
-                    *place = held;
+                match self.slots.get_mut(slot as usize) {
+                    Some(place) => *place = held,
+                    None => broken("what is free is there"),
                 }
                 Place { seq, slot }
             }
@@ -129,7 +131,7 @@ impl<T, P> Pending<T, P> {
 
     /// Counts a command in, all earlier ones having been: what does it wait for?
     fn begin(&mut self, place: Place) {
-        let Some(entry) = self.get(place) else { return };
+        let Some(entry) = self.get(place) else { return broken("who begins is there") };
         let waits = if self.is_free(entry) {
             0
         } else {
@@ -237,16 +239,17 @@ impl<T, P> Pending<T, P> {
 
     /// A command is gone for which others may have waited.
     fn unblock(&mut self, seq: u64, gone: &Entry<T, P>) {
-        for index in 0..self.slots.len() {
-            let Some(slot) = self.slots.get_mut(index) else { return };
-            let place = Place { seq: slot.seq, slot: index as u32 };
-            let Some(entry) = slot.entry.as_mut().filter(|_| place.seq > seq) else { continue };
-            let Some(waits) = entry.waits.checked_sub(1) else { continue };
-            if !entry.depends_on(gone) {
+        for slot in 0..self.slots.len() {
+            let Some(Slot { seq: later, entry: Some(entry) }) = self.slots.get_mut(slot) else {
+                // It is free.
+                continue;
+            };
+            let place = Place { seq: *later, slot: slot as u32 };
+            if place.seq < seq || entry.waits == 0 || !entry.depends_on(gone) {
                 continue;
             }
-            entry.waits = waits;
-            if waits == 0 {
+            entry.waits -= 1;
+            if entry.waits == 0 {
                 let (command, has_room) = (entry.command, entry.has_room);
                 self.blocked -= 1;
                 self.blocked_changes -= usize::from(command.kind.modifies());

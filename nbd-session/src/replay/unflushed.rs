@@ -34,7 +34,9 @@ impl Room {
     }
 
     fn subtract(&mut self, command: &Command) {
-        self.bytes = self.bytes.saturating_sub(payload_len(command));
+        let bytes = payload_len(command);
+        debug_assert!(self.commands > 0 && self.bytes >= bytes, "room is given back once");
+        self.bytes = self.bytes.saturating_sub(bytes);
         self.commands = self.commands.saturating_sub(1);
     }
 }

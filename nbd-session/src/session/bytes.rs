@@ -161,6 +161,7 @@ impl Session {
     #[cold]
     fn read_negotiating<R: Read + ?Sized>(&mut self, io: &mut R, now: Instant) -> Progress {
         let mode = self.way.mode;
+        // A late event of a stream that was closed.
         let Stage::Negotiating(negotiating) = &mut self.stage else { return Progress::Closed };
         let result = negotiating.handshake.read(io, mode);
         self.negotiated_so_far(result, now)
@@ -169,6 +170,7 @@ impl Session {
     #[cold]
     fn write_negotiating<W: Write + ?Sized>(&mut self, io: &mut W, now: Instant) -> Progress {
         let mode = self.way.mode;
+        // As when reading.
         let Stage::Negotiating(negotiating) = &mut self.stage else { return Progress::Closed };
         let result = negotiating.handshake.write(io, mode);
         self.negotiated_so_far(result, now)

@@ -2,7 +2,7 @@
 
 use std::mem;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nbd_proto::Phase;
 use nbd_proto::io::{IoMode, Progress};
@@ -125,6 +125,7 @@ impl Session {
     }
 
     fn tell_failed(&mut self, cause: Error, _now: Instant) {
+        // Who does not go on is told by the error.
         let Some(lasting) = self.lasting.as_deref_mut() else { return };
         let attempts = lasting.trouble.map_or(0, |trouble| trouble.attempts);
         lasting.cause = Some(cause.clone());
@@ -137,7 +138,9 @@ impl Session {
         let Some(trouble) = &mut lasting.trouble else { return broken(NO_TROUBLE) };
         let delay = self.way.delay(&lasting.policy, trouble.attempts);
         trouble.attempts = trouble.attempts.saturating_add(1);
-        self.stage = Stage::Waiting(now.checked_add(delay).unwrap_or(now));
+        // Beyond the end of time it is looked at again in a year.
+        let year = Duration::from_secs(365 * 24 * 3600);
+        self.stage = Stage::Waiting(now.checked_add(delay).unwrap_or(now + year));
     }
 
     /// A handshake has moved bytes.
@@ -146,7 +149,10 @@ impl Session {
         result: Result<Progress, LinkError>,
         now: Instant,
     ) -> Progress {
-        let Stage::Negotiating(negotiating) = &mut self.stage else { return Progress::Closed };
+        let Stage::Negotiating(negotiating) = &mut self.stage else {
+            broken("what has moved bytes of a negotiation is in one");
+            return Progress::Closed;
+        };
         negotiating.collect();
         let progress = match result {
             Ok(progress) => progress,

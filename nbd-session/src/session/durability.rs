@@ -1,5 +1,6 @@
 //! What an acknowledged write is worth.
 
+use crate::error::broken;
 use nbd_proto::{Command, CommandFlags, CommandType, RequestId};
 
 /// Counts writes that were acknowledged, and those that a flush has made durable, where no
@@ -36,7 +37,9 @@ impl Durability {
     }
 
     fn flushed(&mut self, id: RequestId, done: bool) {
-        let Some(at) = self.flushes.iter().position(|(flush, _)| *flush == id) else { return };
+        let Some(at) = self.flushes.iter().position(|(flush, _)| *flush == id) else {
+            return broken("a flush is known until it is finished");
+        };
         let (_, covers) = self.flushes.swap_remove(at);
         if done {
             self.settled = self.settled.max(covers);

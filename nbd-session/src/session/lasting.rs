@@ -6,8 +6,10 @@ use std::time::Instant;
 use bytes::Bytes;
 use nbd_proto::{Command, ContextId, RequestId};
 
-use crate::error::Error;
+use crate::error::{Error, broken};
 use crate::replay::{Place, Reconnect, ReplayLog};
+
+const NO_SLOT: &str = "a command keeps its slot until its completion is taken";
 
 /// Behind one pointer, which a session that does not reconnect lacks.
 ///
@@ -103,8 +105,9 @@ impl Lasting {
     }
 
     pub(super) fn fill(&mut self, id: RequestId, open: Open) {
-        if let Some((_, slot)) = self.slots.get_mut(id.slot()) {
-            *slot = Slot::Open(open);
+        match self.slots.get_mut(id.slot()) {
+            Some((_, slot)) => *slot = Slot::Open(open),
+            None => broken(NO_SLOT),
         }
     }
 
@@ -139,7 +142,7 @@ impl Lasting {
     /// What became of a command. The first word counts, unless it was that time is over and
     /// there is a better one.
     pub(super) fn finish(&mut self, id: RequestId, result: Result<(), Error>) {
-        let Some(Slot::Open(open)) = self.slot(id) else { return };
+        let Some(Slot::Open(open)) = self.slot(id) else { return broken(NO_SLOT) };
         if open.outcome.replace(result).is_none() {
             self.finished.push_back(id);
             self.untaken += 1;
@@ -148,10 +151,9 @@ impl Lasting {
 
     /// What the log says of a command, which it has forgotten now.
     pub(super) fn answered(&mut self, id: RequestId, result: Result<(), Error>) {
-        if let Some(Slot::Open(open)) = self.slot(id) {
-            open.place = None;
-            self.finish(id, result);
-        }
+        let Some(Slot::Open(open)) = self.slot(id) else { return broken(NO_SLOT) };
+        open.place = None;
+        self.finish(id, result);
     }
 
     /// The oldest that is finished.
@@ -168,8 +170,11 @@ impl Lasting {
     /// Takes a command out; its name is kept while it is leaving.
     pub(super) fn take(&mut self, id: RequestId, leaving: bool) -> Option<Open> {
         self.get(id)?;
-        let place = self.slot(id)?;
-        let Slot::Open(open) = std::mem::replace(place, Slot::Leaving) else { return None };
+        let slot = self.slot(id)?;
+        let Slot::Open(open) = std::mem::replace(slot, Slot::Leaving) else {
+            broken(NO_SLOT);
+            return None;
+        };
         if open.outcome.is_some() {
             self.untaken -= 1;
             if self.finished.front() == Some(&id) {

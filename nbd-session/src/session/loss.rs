@@ -18,7 +18,7 @@ use crate::replay::{RecoveryError, ReplayLog};
 /// How long a server may take to close a connection on which nothing more is sent.
 const LINGER: Duration = Duration::from_secs(5);
 
-const NO_LOG: &str = "what is not made again has been lost";
+const NO_LOG: &str = "session, log and connection do not know the same commands";
 
 impl Session {
     /// Asks for the end of the session. No command is accepted from now on, but for those whose
@@ -89,9 +89,11 @@ impl Session {
     fn drop_unsent(&mut self) {
         let Some(lasting) = self.lasting.as_deref_mut() else { return };
         for id in lasting.unfinished() {
-            let Some(open) = lasting.get(id) else { continue };
-            let (command, place) = (open.command, open.place);
-            let (Some(log), Some(place)) = (&mut lasting.log, place) else { continue };
+            let found = lasting.get(id).map(|open| (open.command, open.place));
+            let (Some(log), Some((command, Some(place)))) = (&mut lasting.log, found) else {
+                broken(NO_LOG);
+                continue;
+            };
             if log.request(place).is_none() {
                 log.cancel(place);
                 let failure = CommandFailure::new(command, CommandError::ConnectionLost, None);
@@ -238,6 +240,7 @@ impl Session {
     /// The core reports all that it had. Returns whether there was one.
     fn shut_down_core(&mut self, now: Instant) -> bool {
         let Stage::Open(Open { core, .. }) = &mut self.stage else { return false };
+        // Why it has ended, the caller of this knows better.
         let _ = core.eof();
         self.leave();
         self.quiet.restart();
@@ -355,7 +358,7 @@ impl Session {
                 None => core.submit(command),
                 Some(contexts) => core.submit_filtered(command, &contexts),
             };
-            let Some(log) = &mut lasting.log else { break };
+            let Some(log) = &mut lasting.log else { return broken(NO_LOG) };
             match submitted {
                 Ok(id) => {
                     // An acknowledged write that is put back, or a flush of the log's own.
@@ -394,8 +397,12 @@ impl Session {
                 lasting.trouble = None;
             }
             let Some(log) = &mut lasting.log else { return broken(NO_LOG) };
+            // It may be sent again, or be nobody's.
             let Some((id, result)) = log.completed(sent_as, result) else { continue };
-            let Some(command) = lasting.get(id).map(|open| open.command) else { continue };
+            let Some(command) = lasting.get(id).map(|open| open.command) else {
+                broken(NO_LOG);
+                continue;
+            };
             let result = result.map_err(|error| {
                 let remark = self.details.take_remark(id);
                 CommandFailure::new(command, error, remark).into()

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use nbd_proto::RequestStatus;
 
 use super::{Goodbye, Open, Session, Stage};
-use crate::error::{Error, Owed};
+use crate::error::{Error, Owed, broken};
 use crate::timers::Timer;
 
 impl Session {
@@ -58,6 +58,7 @@ impl Session {
             let error = Error::timed_out("disconnecting", after);
             self.way.close(Vec::new());
             if let Stage::Open(Open { core, .. }) = &mut self.stage {
+                // What is under way is told that time is over.
                 let _ = nbd_proto::Machine::eof(core);
             }
             return self.finish_session(error.clone(), Err(error), now);
@@ -138,7 +139,9 @@ impl Session {
                 lasting.finish(id, Err(error));
             }
             None => {
-                let Stage::Open(open) = &self.stage else { return };
+                let Stage::Open(open) = &self.stage else {
+                    return broken("without a connection nothing is timed");
+                };
                 if open.core.status(id) != RequestStatus::InFlight {
                     return;
                 }

@@ -62,6 +62,7 @@ impl Spawner {
                 // Its end of the connection goes first: when the program dies nobody must be left
                 // to hold what nobody serves.
                 drop(command);
+                // Whoever gave the order waits for this.
                 let _ = answer.send(result);
             }
         })?;

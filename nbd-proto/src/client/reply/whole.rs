@@ -7,6 +7,7 @@
 
 use super::Expect;
 use crate::client::Core;
+use crate::client::owed::count_down;
 use crate::client::pending::Stage;
 use crate::payload::{PayloadSink, ReadChunk};
 use crate::types::{HeaderStyle, RequestId};
@@ -32,7 +33,7 @@ impl Core {
             count = count.wrapping_add(1);
         }
         let used = bytes.len().saturating_sub(rest.len());
-        self.unfinished = self.unfinished.saturating_sub(count);
+        count_down(&mut self.unfinished, count);
         self.advance(count);
         self.messages_received = self.messages_received.wrapping_add(count as u64);
         let copied = used.saturating_sub(count.saturating_mul(OVERHEAD));

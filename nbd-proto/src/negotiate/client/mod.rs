@@ -37,7 +37,7 @@ use crate::client::Client;
 use crate::config::{ClientConfig, check_sendable};
 use crate::engine::intake::Step;
 use crate::engine::outbox::Outbox;
-use crate::error::{ApiMisuse, Error, Refusal};
+use crate::error::{ApiMisuse, Error, Refusal, broken};
 use crate::wire::option::{ExportEntry, MetaContext, OptionCode};
 
 use options::check_all;
@@ -229,6 +229,7 @@ impl Negotiation {
             return Err(Box::new(self));
         }
         let Some(export) = self.session.core.facts.export.clone() else {
+            broken("what is established has an export");
             return Err(Box::new(self));
         };
         let (core, scratch, stats) = self.session.into_parts();

@@ -29,7 +29,7 @@ use super::{MAX_CONTEXTS, SCRATCH};
 use crate::config::{ServerConfig, check_sendable};
 use crate::engine::intake::Step;
 use crate::engine::outbox::Outbox;
-use crate::error::{ApiMisuse, Error};
+use crate::error::{ApiMisuse, Error, broken};
 use crate::server::Server;
 use crate::types::ContextId;
 use crate::wire::flags::TransmissionFlags;
@@ -402,6 +402,7 @@ impl ServerNegotiation {
             return Err(Box::new(self));
         }
         let Some(export) = self.session.core.facts.export.clone() else {
+            broken("what is established has an export");
             return Err(Box::new(self));
         };
         let (core, scratch, stats) = self.session.into_parts();
