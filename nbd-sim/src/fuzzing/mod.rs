@@ -13,6 +13,7 @@
 //! | [`negotiate_server`] | a client's half of it | likewise |
 //! | [`wire_roundtrip`] | one message | what is accepted is written back as it was |
 //! | [`pair_ops`] | calls to a client and a server that talk to each other | data is right, everything completes, both end in good order |
+//! | [`session_ops`] | calls to a session, its server's answers, other bytes and times | each command is told once and in time, data is right, it comes to rest and to its end |
 //! | `uri` | a URI, with feature `fuzz-uri` | what is accepted parses back from its text |
 //! | `tls_stage` | cuts, changes and calls to two stages of TLS, with feature `fuzz-tls` | what comes out is what went in, or nothing; buffers are bounded |
 
@@ -24,6 +25,7 @@ mod pair_ops;
 pub mod seeds;
 mod server;
 mod session;
+mod session_ops;
 #[cfg(feature = "fuzz-tls")]
 mod tls;
 #[cfg(feature = "fuzz-uri")]
@@ -34,6 +36,7 @@ pub use client::client_bytes;
 pub use negotiation::{negotiate_client, negotiate_server};
 pub use pair_ops::pair_ops;
 pub use server::server_bytes;
+pub use session_ops::session_ops;
 #[cfg(feature = "fuzz-tls")]
 pub use tls::tls_stage;
 #[cfg(feature = "fuzz-uri")]
@@ -53,6 +56,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("negotiate_server", negotiate_server),
     ("wire_roundtrip", wire_roundtrip),
     ("pair_ops", pair_ops),
+    ("session_ops", session_ops),
     #[cfg(feature = "fuzz-tls")]
     ("tls_stage", tls_stage),
     #[cfg(feature = "fuzz-uri")]
