@@ -303,10 +303,18 @@ impl ConnectOptions {
         self
     }
 
-    /// Reads the first block of the export when no request has been sent for nearly this
-    /// long, for servers that drop idle clients (default: never). One that does not answer
-    /// within the limit of [`silence`](Self::silence), or of this where there is none, is a
-    /// lost connection. An export of no bytes is not asked for anything.
+    /// Reads the first block of the export when for nearly this long nothing was asked of the
+    /// server, for servers that drop idle clients, or nothing came of what was asked, to find
+    /// out whether it is still there (default: never). One that then brings nothing within the
+    /// limit of [`silence`](Self::silence), or of this where there is none, is a lost
+    /// connection, whether or not calls have limits. An export of no bytes is not asked for
+    /// anything.
+    ///
+    /// A server that answers in any order shows so that it is alive however long a command
+    /// takes; one that does one thing after the other has to do each within that limit. While
+    /// a flush, trim, write of zeroes or cache is in flight, only a server is given up that has
+    /// answered other commands before as many of those on this connection; with another it is
+    /// left to [`tcp_keep_alive`](Self::tcp_keep_alive).
     #[must_use]
     pub fn keep_alive(mut self, time: impl Into<Option<Duration>>) -> Self {
         self.keep_alive = some_time(time);

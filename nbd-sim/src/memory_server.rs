@@ -27,7 +27,7 @@ pub struct MemoryServer {
     /// Payload of requests in work, both ways.
     buffers: Table<Vec<u8>>,
     unsent: Vec<u8>,
-    withholds: bool,
+    withholds: fn(CommandType) -> bool,
     withheld: Vec<(RequestId, Command)>,
     requests: Vec<Command>,
     /// How every change of the disk fails.
@@ -51,7 +51,7 @@ impl MemoryServer {
             disk,
             buffers: Table::new(),
             unsent: Vec::new(),
-            withholds: false,
+            withholds: |_| false,
             withheld: Vec::new(),
             requests: Vec::new(),
             fault: None,
@@ -86,7 +86,12 @@ impl MemoryServer {
 
     /// From now on requests are read and not answered.
     pub fn withhold(&mut self) {
-        self.withholds = true;
+        self.withholds = |_| true;
+    }
+
+    /// From now on flushes are read and not answered; all else is.
+    pub fn withhold_flushes(&mut self) {
+        self.withholds = |kind| kind == CommandType::Flush;
     }
 
     /// Answers the first `count` of what was withheld; goes on withholding.
@@ -101,7 +106,7 @@ impl MemoryServer {
 
     /// Answers everything, now and from now on.
     pub fn release(&mut self) {
-        self.withholds = false;
+        self.withholds = |_| false;
         self.answer(usize::MAX);
     }
 
@@ -195,7 +200,7 @@ impl MemoryServer {
             match event {
                 ServerEvent::Request { id, command } => {
                     self.requests.push(command);
-                    if self.withholds {
+                    if (self.withholds)(command.kind) {
                         self.withheld.push((id, command));
                     } else {
                         self.carry_out(&mut server, id, command)?;

@@ -280,3 +280,50 @@ fn what_is_completed_is_what_was_submitted() {
         assert_eq!(client.poll_event(), Some(Event::Completed { id, command, result }));
     }
 }
+
+/// By simple replies, and by small chunks, which are taken whole.
+#[test]
+fn a_server_is_known_by_what_its_answers_overtake() {
+    for (mut client, is_structured) in [(plain(), false), (structured(), true)] {
+        let commands =
+            [Command::flush(), Command::read(0, 8), Command::trim(0, 512), Command::read(8, 8)];
+        let ids = commands.map(|command| client.submit(command).unwrap());
+        client.drain(&mut Vec::new(), &Discard).unwrap();
+        let mut buffers = Table::new();
+        for id in ids {
+            buffers.insert(id, vec![0; 8]);
+        }
+        assert_eq!(client.owed().overtaken, 0);
+        for (which, overtaken) in [(1, 1), (3, 2), (0, 2), (2, 2)] {
+            let (cookie, Command { offset, length, .. }) =
+                (ids[which].to_cookie(), commands[which]);
+            let reads = which % 2 == 1;
+            let bytes = match (reads, is_structured) {
+                (true, true) => {
+                    chunk(DONE, kind::OFFSET_DATA, cookie, &data(offset, length as usize))
+                }
+                (true, false) => simple(0, cookie, &[1; 8]),
+                (false, _) => simple(0, cookie, &[]),
+            };
+            client.feed(&bytes, &mut buffers).unwrap();
+            assert_eq!(client.owed().overtaken, overtaken, "{which}");
+        }
+        assert_eq!(client.in_flight(), 0);
+        assert!(std::iter::from_fn(|| client.take_next()).all(|(_, _, result)| result.is_ok()));
+    }
+}
+
+#[test]
+fn a_server_that_shuts_down_is_known_whoever_is_told() {
+    for abandoned in [false, true] {
+        let mut client = plain();
+        let id = client.submit(Command::flush()).unwrap();
+        client.drain(&mut Vec::new(), &Discard).unwrap();
+        if abandoned {
+            client.abandon(id);
+        }
+        assert!(!client.is_shutting_down());
+        client.feed(&simple(108, id.to_cookie(), &[]), &mut Discard).unwrap();
+        assert!(client.is_shutting_down() && client.is_disconnecting());
+    }
+}

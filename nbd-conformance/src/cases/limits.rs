@@ -22,6 +22,7 @@ const FILTERS: Need = Need::Server(&[Kind::Nbdkit], "only nbdkit can be told to 
 cases! {
     a_server_that_falls_silent_is_left [TIME],
     silence_is_told_to_everybody [TIME],
+    keep_alive_finds_out_who_is_gone [TIME],
     long_work_is_no_silence [FILTERS, TIME],
     a_limit_counts_while_there_is_nobody [TIME],
     a_call_that_is_late_harms_no_other [TIME],
@@ -70,6 +71,25 @@ fn silence_is_told_to_everybody(room: &mut Room<'_>) -> CaseResult {
     }
     // It is over, and why is told again.
     fails(disk.read(0, 512), Who::Time, Errno::TimedOut);
+    Ok(())
+}
+
+/// Nothing has a limit, and still no call waits for a server that is not there any more.
+fn keep_alive_finds_out_who_is_gone(room: &mut Room<'_>) -> CaseResult {
+    let server = room.site.start(Disk::Sized(1 << 20))?;
+    let relay = Relay::start(&server, usize::MAX)?;
+    let asks = ConnectOptions::new().silence(Duration::ZERO).keep_alive(SHORT);
+    let mut disk = room.subject.connect(&with(asks.clone(), how(&relay.uri(&server), as_is)))?;
+    relay.freeze(0);
+    fails(disk.read(0, 512), Who::Time, Errno::TimedOut);
+    let mut disk = room.connect_lasting(&with(asks, how(&relay.uri(&server), as_is)), POLICY)?;
+    let data = noise(4096, 4);
+    disk.write(0, &data, CommandFlags::FUA)?;
+    relay.freeze(relay.connections() - 1);
+    for outcome in disk.batch(vec![Op::read(0, 4096); 5], &mut || ()) {
+        assert_eq!(outcome?.data, data);
+    }
+    disk.disconnect()?;
     Ok(())
 }
 

@@ -92,6 +92,10 @@ struct Core {
     operations: usize,
     /// And those that were abandoned.
     abandoned: usize,
+    /// The most operations that an answer has overtaken.
+    overtaken: usize,
+    /// The server has said that it is shutting down.
+    shutdown: bool,
     /// Grows with whatever brings one of them forward.
     progress: u64,
     expect: Expect,
@@ -145,6 +149,8 @@ impl Client {
             unfinished: 0,
             operations: 0,
             abandoned: 0,
+            overtaken: 0,
+            shutdown: false,
             progress: 0,
             expect: Expect::Header,
             anomalies: VecDeque::new(),
@@ -220,6 +226,14 @@ impl Client {
     #[must_use]
     pub fn is_disconnecting(&self) -> bool {
         matches!(self.core.life, Life::Draining | Life::Disconnecting)
+    }
+
+    /// Whether the server has said that it is shutting down (proto.md, "Terminating the
+    /// transmission phase"). Nothing more is sent then but the goodbye, by itself, after the
+    /// last reply.
+    #[must_use]
+    pub fn is_shutting_down(&self) -> bool {
+        self.core.shutdown
     }
 
     /// Whether a request is partly sent, or waits to be, or a reply has been received

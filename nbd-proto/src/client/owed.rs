@@ -20,6 +20,10 @@ pub struct Owed {
     pub operations: usize,
     /// How many of all these were abandoned.
     pub abandoned: usize,
+    /// The most operations that an answer has overtaken so far on this connection: while no
+    /// more than so many are in flight, this server can be expected to answer other commands.
+    /// 0 from one that does one thing after the other.
+    pub overtaken: usize,
 }
 
 impl Owed {
@@ -55,6 +59,7 @@ impl Client {
             transfers: core.unfinished.saturating_sub(core.operations),
             operations: core.operations,
             abandoned: core.abandoned,
+            overtaken: core.overtaken,
         }
     }
 
@@ -104,6 +109,20 @@ impl super::Core {
         if is_operation(kind) {
             self.operations = self.operations.wrapping_add(1);
         }
+    }
+
+    /// A command is answered. Which operations were to be done before it?
+    #[cold]
+    pub(super) fn overtakes(&mut self, id: RequestId) {
+        let mut overtaken = 0_usize;
+        let mut next = self.slots.front(&self.in_flight);
+        while let Some(earlier) = next.filter(|earlier| *earlier != id) {
+            let command = self.slots.get(earlier).map(|pending| pending.command);
+            let is_operation = command.is_some_and(|command| is_operation(command.kind));
+            overtaken = overtaken.saturating_add(is_operation.into());
+            next = self.slots.after(earlier);
+        }
+        self.overtaken = self.overtaken.max(overtaken);
     }
 
     /// A command is in flight no longer.

@@ -55,7 +55,9 @@ use nbd_proto::{CommandFlags, TransmissionFlags};
 /// 2. Give the client's completions to [`completed`](Self::completed). Take
 ///    [`poll_failed`](Self::poll_failed) until it is empty; end when there is a
 ///    [`fault`](Self::fault).
-/// 3. When the connection is lost, or [`is_drained`](Self::is_drained): let the client report
+/// 3. When the client [says](nbd_proto::Client::is_shutting_down) that the server is shutting
+///    down, tell [`drain`](Self::drain).
+/// 4. When the connection is lost, or [`is_drained`](Self::is_drained): let the client report
 ///    what it has, then call [`lost`](Self::lost). Connect, negotiate, and call
 ///    [`resume`](Self::resume).
 ///
@@ -156,6 +158,14 @@ impl<T: Copy, P> ReplayLog<T, P> {
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.pending.is_empty()
+    }
+
+    /// The server has said that it [is shutting
+    /// down](nbd_proto::Client::is_shutting_down): nothing more is due on this connection.
+    pub fn drain(&mut self) {
+        if self.link == Link::Up {
+            self.link = Link::Draining;
+        }
     }
 
     /// Whether the server is shutting down and has answered all it had: connect again.
@@ -337,10 +347,9 @@ impl<T: Copy, P> ReplayLog<T, P> {
         match result {
             // What became of it nobody knows; the loss itself is to be told.
             Err(CommandError::ConnectionLost) => return None,
-            // The server will take no more, but it has not done this either.
+            // The server is shutting down, and has not done this.
             Err(CommandError::Server(Errno::Shutdown)) => {
                 self.pending.given_back(place);
-                self.link = Link::Draining;
                 return None;
             }
             _ => {}

@@ -66,6 +66,12 @@ impl Desk {
         self.answer(n, Ok(()))
     }
 
+    /// The server answers so that it is shutting down, and the client says so.
+    fn shut_down(&mut self, n: usize) {
+        assert_eq!(self.answer(n, Err(CommandError::Server(Errno::Shutdown))), None);
+        self.log.drain();
+    }
+
     fn lose(&mut self) {
         for (id, _) in self.under_way.drain(..) {
             let told = self.log.completed(id, Err(CommandError::ConnectionLost));
@@ -283,7 +289,7 @@ fn a_journal_knows_whether_there_is_a_connection() {
     assert!(!desk.log.is_lost());
     desk.submit(1, Command::read(0, 10));
     desk.send();
-    desk.answer(0, Err(CommandError::Server(Errno::Shutdown)));
+    desk.shut_down(0);
     assert!(desk.log.is_drained() && !desk.log.is_lost());
     desk.lose();
     assert!(desk.log.is_lost() && !desk.log.is_drained());
@@ -388,7 +394,7 @@ fn a_server_that_shuts_down_is_waited_for_and_then_left() {
     desk.submit(1, Command::write(0, 10));
     desk.submit(2, Command::read(20, 10));
     desk.send();
-    assert_eq!(desk.answer(0, Err(CommandError::Server(Errno::Shutdown))), None);
+    desk.shut_down(0);
     desk.submit(3, Command::read(40, 10));
     assert_eq!(desk.send(), []);
     assert!(!desk.log.is_drained());

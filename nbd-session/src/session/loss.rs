@@ -409,6 +409,12 @@ impl Session {
             });
             lasting.answered(id, result);
         }
+        if let (Some(lasting), Stage::Open(Open { core, .. })) = (&mut self.lasting, &self.stage)
+            && core.is_shutting_down()
+            && let Some(log) = &mut lasting.log
+        {
+            log.drain();
+        }
         self.take_failed(now);
         self.hand_over();
     }

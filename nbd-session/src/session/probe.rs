@@ -1,11 +1,11 @@
-//! Asking a server for something when it has not been asked for long.
+//! Asking a server whether it is still there.
 
 use std::time::{Duration, Instant};
 
 use nbd_proto::{Client, Command, Machine, RequestId, RequestStatus};
 
-/// Reads the first block of the export, which no server minds, when no request has been sent
-/// for nearly so long.
+/// Reads the first block of the export, which no server minds, when nothing has been asked of
+/// it for nearly so long, or nothing has come of what was asked.
 ///
 /// ```text
 ///   a request       look: something       look: nothing since;    look: answered
@@ -14,26 +14,38 @@ use nbd_proto::{Client, Command, Machine, RequestId, RequestStatus};
 ///                       ├── half the time ────┤
 /// ```
 ///
-/// A server that does not answer that is given as much time, where its
-/// [silence](super::quiet::Quiet) is not measured anyway.
+/// A server that brings nothing for the [silence](super::quiet::Quiet) it may keep, or for as
+/// long as this where that has no limit, is gone. While it works on a flush, trim, write of
+/// zeroes or cache that says something only of one that is known to
+/// [overtake](nbd_proto::Owed::overtaken) as many of them; of another, the network alone can tell.
 #[derive(Debug)]
 pub(super) struct Probe {
     time: Duration,
     next: Instant,
     /// Bytes that had been sent at the last look.
     sent: u64,
-    asked: Option<RequestId>,
-    /// When, or when something last came.
+    question: Question,
+    /// When it was asked, or when something last came.
     since: Instant,
-    /// What the core's count of progress was.
+    /// What the core's count of progress was at the last look.
     seen: u64,
     pub(super) count: u64,
 }
 
+/// What the server's silence is measured by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Question {
+    None,
+    /// A read that nobody else knows of.
+    Own(RequestId),
+    /// What callers have asked: nothing else can be.
+    Callers,
+}
+
 impl Probe {
     pub(super) fn new(time: Duration, now: Instant) -> Self {
-        let mut probe =
-            Self { time, next: now, sent: 0, asked: None, since: now, seen: 0, count: 0 };
+        let question = Question::None;
+        let mut probe = Self { time, next: now, sent: 0, question, since: now, seen: 0, count: 0 };
         probe.adjourn(now);
         probe
     }
@@ -45,21 +57,25 @@ impl Probe {
     /// Whether a command is the one that was last submitted here, and its completion nobody's
     /// business.
     pub(super) fn owns(&self, id: RequestId) -> bool {
-        self.asked == Some(id)
+        self.question == Question::Own(id)
     }
 
     /// Its completion was taken.
     pub(super) const fn answered(&mut self) {
-        self.asked = None;
+        self.question = Question::None;
     }
 
     /// Whether its completion is there and was not taken.
     pub(super) fn is_answered(&self, core: &Client) -> bool {
-        self.asked.is_some_and(|id| core.status(id) == RequestStatus::Completed)
+        match self.question {
+            Question::Own(id) => core.status(id) == RequestStatus::Completed,
+            Question::None | Question::Callers => false,
+        }
     }
 
+    /// Whether a command of its own is in the core.
     pub(super) const fn is_asking(&self) -> bool {
-        self.asked.is_some()
+        matches!(self.question, Question::Own(_))
     }
 
     /// Looks whether it is time to ask, and submits a read if it is.
@@ -68,55 +84,72 @@ impl Probe {
             return;
         }
         self.adjourn(now);
-        if let Some(id) = self.asked {
-            match core.status(id) {
-                RequestStatus::InFlight => {
-                    if core.progress() != self.seen {
-                        (self.seen, self.since) = (core.progress(), now);
-                    }
-                    return;
-                }
+        let (sent, progress) = (core.stats().bytes_sent, core.progress());
+        let was_idle = sent == std::mem::replace(&mut self.sent, sent);
+        let nothing_came = progress == std::mem::replace(&mut self.seen, progress);
+        if !nothing_came {
+            self.since = now;
+        }
+        match self.question {
+            Question::Own(id) => match core.status(id) {
+                RequestStatus::InFlight => return,
                 // Nobody has come past it meanwhile.
                 RequestStatus::Completed => drop(core.take(id)),
                 RequestStatus::Retired | RequestStatus::Unknown => {}
-            }
-            self.asked = None;
+            },
+            Question::Callers if nothing_came => return,
+            Question::Callers | Question::None => {}
         }
-        let sent = core.stats().bytes_sent;
-        // Those that nobody waits for do not keep a connection alive.
-        let idle = core.owed().wanted() == 0 && sent == self.sent;
-        self.sent = sent;
+        self.question = Question::None;
+        let wanted = if core.in_flight() > 0 { nothing_came } else { was_idle };
         let block = core.export().minimum_block();
-        if idle
-            && core.export().size >= u64::from(block)
-            // Refused only when the end has been asked for, or there is no room.
-            && let Ok(id) = core.submit(Command::read(0, block))
-        {
-            self.asked = Some(id);
-            (self.seen, self.since) = (core.progress(), now);
-            self.count += 1;
+        if !wanted || core.export().size < u64::from(block) {
+            return;
         }
+        match core.submit(Command::read(0, block)) {
+            Ok(id) => {
+                self.question = Question::Own(id);
+                self.count += 1;
+            }
+            // There is no room, or the end has been asked for.
+            Err(_) if core.in_flight() > 0 => self.question = Question::Callers,
+            Err(_) => return,
+        }
+        self.since = now;
     }
 
-    /// For how long the server has owed the answer and brought nothing, if that is too long.
-    /// To be asked before [looking](Self::look).
+    /// For how long the server has owed an answer and brought nothing, if that is too long;
+    /// `silence` is the limit of that, if it has one. To be asked before [looking](Self::look).
     ///
     /// Whoever looks much too late has stood still, and what has come is not read yet.
-    pub(super) fn is_over(&mut self, now: Instant, core: &Client) -> Option<Duration> {
-        let id = self.asked.filter(|_| now >= self.next)?;
-        if core.status(id) != RequestStatus::InFlight || core.progress() != self.seen {
+    pub(super) fn is_over(
+        &mut self,
+        now: Instant,
+        core: &Client,
+        silence: Option<Duration>,
+    ) -> Option<Duration> {
+        let owed = core.owed();
+        if now < self.next
+            || self.question == Question::None
+            || core.progress() != self.seen
+            || self.is_answered(core)
+            || owed.operations > owed.overtaken
+            // Whoever measures that will say.
+            || owed.operations == 0 && silence.is_some()
+        {
             return None;
         }
         if now.saturating_duration_since(self.next) >= self.time / 4 {
             self.since = now;
             return None;
         }
-        (now.saturating_duration_since(self.since) >= self.time).then_some(self.time)
+        let limit = silence.unwrap_or(self.time);
+        (now.saturating_duration_since(self.since) >= limit).then_some(limit)
     }
 
     /// There is another connection, or none: nothing is owed.
     pub(super) fn restart(&mut self, now: Instant) {
-        (self.sent, self.asked) = (0, None);
+        (self.sent, self.seen, self.question) = (0, 0, Question::None);
         self.adjourn(now);
     }
 

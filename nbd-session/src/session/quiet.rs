@@ -79,6 +79,10 @@ impl Quiet {
         self.limit.is_some()
     }
 
+    pub(super) const fn limit(&self) -> Option<Duration> {
+        self.limit
+    }
+
     /// When the server will have been silent for too long. It may be later in truth.
     pub(super) fn deadline(&self) -> Option<Instant> {
         if !self.runs {

@@ -82,9 +82,7 @@ impl Session {
                     return self.lost(Error::silent(limit), now);
                 }
                 if let Some(probe) = &mut self.probe {
-                    if !self.quiet.is_measured()
-                        && let Some(limit) = probe.is_over(now, core)
-                    {
+                    if let Some(limit) = probe.is_over(now, core, self.quiet.limit()) {
                         return self.lost(Error::silent(limit), now);
                     }
                     probe.look(now, core);

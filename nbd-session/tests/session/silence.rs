@@ -135,33 +135,85 @@ fn an_abandoned_command_does_not_keep_from_asking() {
     assert!(rig.session.stats().probes > 0);
 }
 
-#[test]
-fn keep_alive_alone_judges_nothing_but_its_own_question() {
-    let ten = Duration::from_secs(10);
-    let mut rig = Rig::ready(options().keep_alive(ten));
-    rig.server(|server| server.withhold());
-    rig.submit(Command::read(0, 512));
-    rig.sleep(1000.0);
-    assert!(!rig.session.is_over(), "nobody has set a limit for reads");
-    let mut rig = Rig::ready(options().keep_alive(ten));
-    rig.turn();
-    rig.server(|server| server.withhold());
-    assert!(dies_after(&mut rig).is_some_and(|after| (10..=25).contains(&after)));
+const TEN: Duration = Duration::from_secs(10);
+
+/// What a server that is asked every five seconds is given, with the look that finds it out.
+const FOUND: std::ops::RangeInclusive<u64> = 10..=25;
+
+fn is_found(rig: &mut Rig) -> bool {
+    dies_after(rig).is_some_and(|after| FOUND.contains(&after))
 }
 
 #[test]
-fn a_clock_that_jumps_back_does_no_harm() {
-    let mut rig = Rig::ready(options().silence(LIMIT).keep_alive(LIMIT));
-    let limit = Limit::within(Duration::from_secs(10), rig.now + LIMIT);
-    rig.now += LIMIT;
+fn keep_alive_finds_out_who_answers_nothing() {
+    let mut rig = Rig::ready(options().keep_alive(TEN));
+    rig.turn();
     rig.server(|server| server.withhold());
-    let id = rig.try_submit(Command::read(0, 512), limit).unwrap();
+    assert!(is_found(&mut rig), "nothing was under way");
+    for command in [Command::read(0, 512), Command::write(0, 512)] {
+        let mut rig = Rig::ready(options().keep_alive(TEN));
+        rig.server(|server| server.withhold());
+        rig.submit(command);
+        rig.turn();
+        assert!(is_found(&mut rig), "{command}");
+        assert!(rig.session.end().is_some_and(|end| end.is_timeout()));
+    }
+}
+
+/// There is no room to ask for anything else: what was asked is the question.
+#[test]
+fn keep_alive_asks_nothing_where_all_room_is_taken() {
+    let mut rig = Rig::ready(options().max_in_flight(1).keep_alive(TEN));
+    rig.server(|server| server.withhold());
+    rig.submit(Command::read(0, 512));
     rig.turn();
-    rig.now -= LIMIT / 2;
-    rig.turn();
-    rig.session.handle_timeout(rig.now);
-    assert_eq!(rig.outcomes(), []);
-    rig.server(MemoryServer::release);
-    rig.turn();
-    assert_eq!(rig.outcomes(), [(id, true)]);
+    assert!(is_found(&mut rig));
+    assert_eq!(rig.session.stats().probes, 0);
+}
+
+#[test]
+fn keep_alive_does_not_end_a_flush_that_takes_long() {
+    for in_order in [true, false] {
+        let mut rig = Rig::ready(options().keep_alive(TEN));
+        rig.server(|server| if in_order { server.withhold() } else { server.withhold_flushes() });
+        let flush = rig.submit(Command::flush());
+        rig.sleep(1000.0);
+        assert!(!rig.session.is_over(), "{:?}", rig.session);
+        // Who answers the question is asked again.
+        let probes = rig.session.stats().probes;
+        assert!(if in_order { probes == 1 } else { probes > 90 }, "{probes}");
+        rig.server(MemoryServer::release);
+        rig.turn();
+        assert_eq!(rig.completions().first().map(|done| done.id), Some(flush));
+    }
+}
+
+/// It has answered other commands before a flush: if it does not any more, it is gone.
+#[test]
+fn keep_alive_finds_out_who_has_gone_during_a_flush() {
+    for (again, limit) in [(true, None), (false, None), (true, Some(LIMIT))] {
+        let mut rig = Rig::ready(options().keep_alive(TEN).silence(limit));
+        rig.server(|server| server.withhold_flushes());
+        rig.submit(Command::flush());
+        rig.sleep(100.0);
+        if again {
+            rig.server(MemoryServer::release);
+            rig.turn();
+            assert_eq!(rig.outcomes().len(), 1);
+            rig.submit(Command::flush());
+        }
+        rig.limited().dead = true;
+        let range = if limit.is_some() { 30..=45 } else { FOUND };
+        let after = dies_after(&mut rig);
+        assert!(after.is_some_and(|after| range.contains(&after)), "{again} {limit:?}: {after:?}");
+    }
+    // That it goes on with something during one says nothing about two.
+    let mut rig = Rig::ready(options().keep_alive(TEN));
+    rig.server(|server| server.withhold_flushes());
+    rig.submit(Command::flush());
+    rig.sleep(100.0);
+    rig.submit(Command::flush());
+    rig.limited().dead = true;
+    rig.sleep(1000.0);
+    assert!(!rig.session.is_over());
 }

@@ -228,6 +228,9 @@ impl App {
                 self.complete(token, result)?;
             }
         }
+        if client.is_shutting_down() {
+            self.memory.journal.drain();
+        }
         self.take_failed(false)
     }
 

@@ -1,7 +1,7 @@
 //! One session, and an adapter that waits for nothing.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nbd_proto::io::IoMode;
 use nbd_proto::{Direction, PayloadSink, PayloadSource, RequestId, part, part_mut};
@@ -43,8 +43,8 @@ pub(super) struct Stream {
     pub(super) server: Option<ServerSide>,
     /// Since when the server does nothing any more, nor does the network.
     pub(super) frozen: Option<Instant>,
-    /// Since when it has owed an answer that cannot come, and that cannot take long.
-    pub(super) owes: Option<Instant>,
+    /// Since when it has owed an answer that cannot come, and how long that may take.
+    pub(super) owes: Option<(Instant, Duration)>,
 }
 
 /// One session and everything around it.

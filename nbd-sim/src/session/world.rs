@@ -24,6 +24,8 @@ const MAX_STEPS: u64 = 500_000;
 const SILENCE: Duration = Duration::from_secs(30);
 /// The same, with all that may come to it: it was looked at late, or had said something before.
 const MOST_SILENCE: Duration = Duration::from_secs(43);
+/// A server that is asked whether it is there may be silent for so long, likewise.
+const MOST_UNASKED: Duration = Duration::from_secs(60);
 /// After so long the system says that nobody is there.
 const DEAD_NETWORK: Duration = Duration::from_secs(60);
 /// Longer than all limits together.
@@ -48,6 +50,9 @@ pub(super) struct World {
     app: Application,
     commands: u64,
     resizes: bool,
+    /// Whether there is a limit of silence, and whether servers are asked.
+    limited: bool,
+    asks: bool,
     /// Steps in which nothing has moved.
     still: usize,
     moves: u64,
@@ -104,13 +109,15 @@ impl World {
         }
         let limits = Limits::default().max_in_flight(rng.pick(&[2, 16]));
         let second = Duration::from_secs(1);
+        let limited = !rng.one_in(4);
+        let asks = rng.one_in(2);
         let options = ConnectOptions::new()
             .config(ClientConfig::new().block_sizes(false).limits(limits))
             .target(Target::Dialler)
             .connect_timeout(10 * second)
-            .silence(SILENCE)
+            .silence(limited.then_some(SILENCE))
             .request_timeout(rng.pick(&[None, None, Some(5 * second)]))
-            .keep_alive(rng.pick(&[None, None, Some(20 * second)]))
+            .keep_alive(asks.then_some(20 * second))
             .reconnect(lasts.then_some(policy));
         // Its value shows nowhere.
         let now = Instant::now();
@@ -131,6 +138,8 @@ impl World {
             app,
             commands: rng.pick(&[20, 60, 150]),
             resizes: rng.one_in(6),
+            limited,
+            asks,
             still: 0,
             moves: 0,
             rng,
@@ -234,17 +243,30 @@ impl World {
                 continue;
             };
             let owed = core.owed();
-            if owed.operations > 0 {
-                // That may take as long as it likes, but for what the system finds out.
-                stream.owes = None;
-                if now > frozen + DEAD_NETWORK {
-                    let dead = std::io::Error::from(std::io::ErrorKind::TimedOut);
-                    member.session.fail(dead, now);
+            // What finds it out, and how soon.
+            let most = match owed.operations {
+                0 if owed.transfers == 0 => None,
+                0 if self.limited => Some(MOST_SILENCE),
+                // That may take as long as it likes where nothing else is answered meanwhile.
+                some if self.asks && some <= owed.overtaken => Some(MOST_UNASKED),
+                _ => None,
+            };
+            match most {
+                None => {
+                    stream.owes = None;
+                    if owed.all() > 0 && now > frozen + DEAD_NETWORK {
+                        let dead = std::io::Error::from(std::io::ErrorKind::TimedOut);
+                        member.session.fail(dead, now);
+                    }
                 }
-            } else if owed.transfers == 0 {
-                stream.owes = None;
-            } else if now > *stream.owes.get_or_insert(now) + MOST_SILENCE {
-                return Err("a server that is silent is kept".to_owned());
+                Some(most) => {
+                    let (since, _) = *stream
+                        .owes
+                        .insert(stream.owes.filter(|(_, old)| *old == most).unwrap_or((now, most)));
+                    if now > since + most {
+                        return Err("a server that is silent is kept".to_owned());
+                    }
+                }
             }
         }
         Ok(())
@@ -280,7 +302,7 @@ impl World {
         self.now += Duration::from_secs(self.rng.pick(&[8, 100, 3600]));
         self.site.last_fault = self.now;
         for stream in self.all.iter_mut().filter_map(|member| member.stream.as_mut()) {
-            stream.owes = stream.owes.map(|_| self.now);
+            stream.owes = stream.owes.map(|(_, most)| (self.now, most));
         }
         self.app.report.jumps += 1;
     }

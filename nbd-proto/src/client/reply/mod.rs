@@ -373,6 +373,10 @@ impl Core {
             // start a soft disconnect.
             self.life = Life::Draining;
         }
+        self.shutdown |= shutdown;
+        if self.operations > self.overtaken {
+            self.overtakes(id);
+        }
         self.advance(1);
         self.conclude(id, None);
         Ok(())
