@@ -318,7 +318,7 @@ impl Play {
 
     /// Every second one has its payload copied.
     fn hold(&mut self, id: RequestId, call: Call) {
-        if call.command.offset % 2 == 0 {
+        if call.command.offset.is_multiple_of(2) {
             self.session.copy_held(id, &call.buffer);
         } else {
             self.held.insert(id, call);
