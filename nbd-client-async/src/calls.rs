@@ -5,7 +5,7 @@ use std::task::Waker;
 
 use bytes::Bytes;
 use nbd_proto::{
-    Command, ContextId, Extent, PayloadSink, PayloadSource, ReadChunk, RequestId, Table, part,
+    Buffers, Command, ContextId, Extent, PayloadSink, PayloadSource, ReadChunk, RequestId, part,
     part_mut,
 };
 use nbd_session::{Completion, Error, Limit, Request, Ticket};
@@ -104,11 +104,11 @@ pub(crate) struct Call {
 pub(crate) struct Calls {
     calls: Slab<Call>,
     /// Which call a command in flight belongs to, by slot.
-    owners: Table<usize>,
+    owners: Buffers<usize>,
     /// Which call waits in line, by the slot of its ticket.
     line: Vec<Option<usize>>,
     /// Data of writes that nobody waits for any more and that are partly sent.
-    leaving: Table<Bytes>,
+    leaving: Buffers<Bytes>,
 }
 
 impl Calls {

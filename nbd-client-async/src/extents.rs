@@ -34,23 +34,23 @@ use crate::pending::{Handle, Pending};
 /// # Ok(()) }
 /// ```
 #[derive(Debug)]
-pub struct Extents(pub(crate) Survey);
+pub struct Extents(pub(crate) ContextExtents);
 
 /// What several meta contexts say of a range, in order, as a [`Stream`]. Made by
-/// [`Client::survey`].
+/// [`Client::context_extents`].
 ///
 /// As [`Extents`], cut where any of the contexts changes.
 ///
 /// ```
 /// # use nbd_client_async::{Client, Error};
 /// # async fn example(client: &Client) -> Result<(), Error> {
-/// let mut survey = client.survey(&["base:allocation"], 0..client.size())?;
-/// while let Some(segment) = survey.next().await {
+/// let mut walk = client.context_extents(&["base:allocation"], 0..client.size())?;
+/// while let Some(segment) = walk.next().await {
 ///     println!("{:?}", segment?);
 /// }
 /// # Ok(()) }
 /// ```
-pub struct Survey {
+pub struct ContextExtents {
     client: Client,
     walk: ExtentWalk,
     /// What was asked, by the walk's number.
@@ -75,7 +75,7 @@ impl Client {
     /// # Errors
     /// When the context was not granted.
     pub fn extents(&self, context: &str, range: impl RangeBounds<u64>) -> Result<Extents, Error> {
-        Ok(Extents(self.survey(&[context], range)?))
+        Ok(Extents(self.context_extents(&[context], range)?))
     }
 
     /// What several meta contexts say of a range, in order and cut where any of them changes;
@@ -84,8 +84,8 @@ impl Client {
     /// ```
     /// # use nbd_client_async::{Client, Error};
     /// # async fn example(client: &Client) -> Result<(), Error> {
-    /// let mut survey = client.survey(&[], 0..client.size())?;
-    /// while let Some(segment) = survey.next().await {
+    /// let mut walk = client.context_extents(&[], 0..client.size())?;
+    /// while let Some(segment) = walk.next().await {
     ///     let segment = segment?;
     ///     println!("{} bytes at {}: {:?}", segment.length, segment.offset, segment.statuses);
     /// }
@@ -94,8 +94,12 @@ impl Client {
     ///
     /// # Errors
     /// When one of the contexts was not granted, or none was.
-    pub fn survey(&self, contexts: &[&str], range: impl RangeBounds<u64>) -> Result<Survey, Error> {
-        Survey::new(self, contexts, range)
+    pub fn context_extents(
+        &self,
+        contexts: &[&str],
+        range: impl RangeBounds<u64>,
+    ) -> Result<ContextExtents, Error> {
+        ContextExtents::new(self, contexts, range)
     }
 }
 
@@ -125,7 +129,7 @@ impl Stream for Extents {
     }
 }
 
-impl Survey {
+impl ContextExtents {
     pub(crate) fn new(
         client: &Client,
         names: &[&str],
@@ -138,8 +142,8 @@ impl Survey {
     /// The contexts, in the order of [`Segment::statuses`].
     ///
     /// ```
-    /// # fn example(survey: &nbd_client_async::Survey) {
-    /// println!("{} contexts", survey.contexts().len());
+    /// # fn example(walk: &nbd_client_async::ContextExtents) {
+    /// println!("{} contexts", walk.contexts().len());
     /// # }
     /// ```
     #[must_use]
@@ -152,7 +156,7 @@ impl Survey {
     /// ```
     /// # use nbd_client_async::{Client, Error};
     /// # async fn example(client: &Client) -> Result<(), Error> {
-    /// let first = client.survey(&[], 0..4096)?.next().await;
+    /// let first = client.context_extents(&[], 0..4096)?.next().await;
     /// # Ok(()) }
     /// ```
     ///
@@ -163,7 +167,7 @@ impl Survey {
     }
 }
 
-impl Stream for Survey {
+impl Stream for ContextExtents {
     type Item = Result<Segment, Error>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -197,9 +201,9 @@ impl Stream for Survey {
     }
 }
 
-impl fmt::Debug for Survey {
+impl fmt::Debug for ContextExtents {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Survey")
+        f.debug_struct("ContextExtents")
             .field("contexts", &self.contexts())
             .field("in_flight", &self.calls.len())
             .finish_non_exhaustive()

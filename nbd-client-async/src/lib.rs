@@ -48,7 +48,7 @@ mod way;
 pub use buffer::ReadBuffer;
 pub use client::Client;
 pub use connector::Connector;
-pub use extents::{Extents, Survey};
+pub use extents::{ContextExtents, Extents};
 pub use file::ExportFile;
 pub use into_stream::{FuturesIo, IntoStream, Stream, System};
 pub use nbd_proto as proto;

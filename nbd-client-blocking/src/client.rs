@@ -11,7 +11,7 @@ use nbd_session::{Completion, Error, Limit, Request, Session, State};
 use nbd_transport::{Connection, NbdUri, PeerProcess, UriError};
 
 use crate::driver::Driver;
-use crate::extents::{Extents, Survey};
+use crate::extents::{ContextExtents, Extents};
 use crate::pipeline::Pipeline;
 use crate::ports::Single;
 
@@ -341,7 +341,7 @@ impl Client {
         context: &str,
         range: impl RangeBounds<u64>,
     ) -> Result<Extents<'_>, Error> {
-        Survey::new(self, &[context], range).map(Extents)
+        ContextExtents::new(self, &[context], range).map(Extents)
     }
 
     /// What several meta contexts say of a range, in order and cut where any of them
@@ -350,12 +350,12 @@ impl Client {
     /// # Errors
     /// When one of the contexts was not granted.
     #[doc(alias("nbd_block_status", "nbd_block_status_64", "nbd_block_status_filter"))]
-    pub fn survey(
+    pub fn context_extents(
         &mut self,
         contexts: &[&str],
         range: impl RangeBounds<u64>,
-    ) -> Result<Survey<'_>, Error> {
-        Survey::new(self, contexts, range)
+    ) -> Result<ContextExtents<'_>, Error> {
+        ContextExtents::new(self, contexts, range)
     }
 
     /// Sends one command without payload and waits for its end.

@@ -14,21 +14,21 @@ use crate::pipeline::Pipeline;
 /// Neighbours of equal status are one, and nothing reaches beyond the range. After
 /// an error it ends.
 #[derive(Debug)]
-pub struct Extents<'c>(pub(crate) Survey<'c>);
+pub struct Extents<'c>(pub(crate) ContextExtents<'c>);
 
-/// What several meta contexts say of a range, in order. Made by [`Client::survey`].
+/// What several meta contexts say of a range, in order. Made by [`Client::context_extents`].
 ///
 /// Several requests are in flight at any time. Neighbours of equal statuses are one, and
 /// nothing reaches beyond the range. After an error it ends.
 #[derive(Debug)]
-pub struct Survey<'c> {
+pub struct ContextExtents<'c> {
     pipeline: Pipeline<'c, Vec<u8>>,
     walk: ExtentWalk,
     /// The walk's numbers of the questions under way, which are few.
     asked: Vec<(RequestId, u64)>,
 }
 
-impl<'c> Survey<'c> {
+impl<'c> ContextExtents<'c> {
     pub(crate) fn new(
         client: &'c mut Client,
         names: &[&str],
@@ -55,7 +55,7 @@ impl<'c> Survey<'c> {
     }
 }
 
-impl Iterator for Survey<'_> {
+impl Iterator for ContextExtents<'_> {
     type Item = Result<Segment, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {

@@ -19,7 +19,7 @@
 //! | do one thing at a time | [`Client`] |
 //! | keep many commands in flight | [`Pipeline`] |
 //! | see the export as a file | [`ExportFile`] |
-//! | walk over its extents | [`Extents`], [`Survey`] |
+//! | walk over its extents | [`Extents`], [`ContextExtents`] |
 //! | ask before choosing an export | [`Options`] |
 //! | go on after a lost connection | [`ConnectOptions::reconnect`] |
 //! | limit how long it may take | [`ConnectOptions::request_timeout`], [`Client::within`] |
@@ -47,7 +47,7 @@ mod view;
 
 pub use client::{Client, Within};
 pub use completion::{Completion, Woken};
-pub use extents::{Extents, Survey};
+pub use extents::{ContextExtents, Extents};
 pub use nbd_proto as proto;
 pub use nbd_proto::CommandFailure;
 pub use nbd_session as session;
@@ -58,7 +58,7 @@ pub use nbd_session::{
 pub use nbd_transport as transport;
 pub use options::{GoError, Options};
 pub use pipeline::Pipeline;
-pub use pool::{Lease, Pool};
+pub use pool::{Pool, PooledClient};
 pub use ports::Borrowed;
 pub use view::ExportFile;
 

@@ -144,7 +144,7 @@ impl Pool {
         self.shared.desk().line.len()
     }
 
-    /// A connection for the caller alone, until the [`Lease`] is dropped. Waits in line
+    /// A connection for the caller alone, until the [`PooledClient`] is dropped. Waits in line
     /// until one is free.
     ///
     /// A thread that holds one and waits for another may wait for ever.
@@ -158,15 +158,15 @@ impl Pool {
     ///
     /// # Errors
     /// When all connections are dead.
-    pub fn client(&self) -> Result<Lease<'_>, Error> {
+    pub fn client(&self) -> Result<PooledClient<'_>, Error> {
         self.wait(None).ok_or_else(|| self.shared.desk().dead())
     }
 
     /// A connection for the caller alone, if one is free.
     #[must_use]
-    pub fn try_client(&self) -> Option<Lease<'_>> {
+    pub fn try_client(&self) -> Option<PooledClient<'_>> {
         let number = self.shared.desk().members.pick(1)?;
-        self.lease(number)
+        self.pooled(number)
     }
 
     /// Reads `buf.len()` bytes at `offset`. See [`Client::read_exact_at`].
@@ -215,7 +215,7 @@ impl Pool {
         while let Some(number) = flush.members().get(flushed).copied() {
             flushed += 1;
             let result = match self.wait(Some(number)) {
-                Some(mut lease) => lease.client.flush(),
+                Some(mut pooled) => pooled.client.flush(),
                 None => Err(self.shared.desk().dead()),
             };
             self.shared.desk().members.flushed(&mut flush, result);
@@ -285,8 +285,8 @@ impl Pool {
     /// As [`Client::disconnect`], the first of them.
     pub fn disconnect(self) -> Result<(), Error> {
         let mut result = self.shared.desk().members.farewell();
-        for mut lease in std::iter::from_fn(|| self.try_client()) {
-            let ended = lease.client.end();
+        for mut pooled in std::iter::from_fn(|| self.try_client()) {
+            let ended = pooled.client.end();
             result = result.and(ended);
         }
         result
@@ -300,10 +300,10 @@ impl Pool {
         mut call: impl FnMut(&mut Client) -> Result<T, Error>,
     ) -> Result<T, Error> {
         loop {
-            let mut lease = self.client()?;
-            let result = call(&mut lease.client);
-            let dead = !is_usable(&lease);
-            drop(lease);
+            let mut pooled = self.client()?;
+            let result = call(&mut pooled.client);
+            let dead = !is_usable(&pooled);
+            drop(pooled);
             let again = || self.shared.desk().members.is_worth_another(&command);
             if result.is_ok() || !dead || !again() {
                 return result;
@@ -313,10 +313,10 @@ impl Pool {
 
     /// A connection once there is one, or `None` when all are dead; or that one, or `None`
     /// when it is dead.
-    fn wait(&self, number: Option<usize>) -> Option<Lease<'_>> {
+    fn wait(&self, number: Option<usize>) -> Option<PooledClient<'_>> {
         let mut desk = self.shared.desk();
         if let Some(picked) = desk.pick(number) {
-            return self.lease(picked);
+            return self.pooled(picked);
         }
         let hopeless = match number {
             Some(number) => !desk.members.is_alive(number),
@@ -329,13 +329,13 @@ impl Pool {
         desk.line.push_back(Waiting { number, turn });
         drop(desk);
         // Fails when the last connection dies, or the wanted one.
-        self.lease(wait.recv().ok()?)
+        self.pooled(wait.recv().ok()?)
     }
 
-    fn lease(&self, number: usize) -> Option<Lease<'_>> {
+    fn pooled(&self, number: usize) -> Option<PooledClient<'_>> {
         let client = self.shared.clients.get(number)?.get()?;
         let client = client.lock().unwrap_or_else(PoisonError::into_inner);
-        Some(Lease { client, number, pool: self })
+        Some(PooledClient { client, number, pool: self })
     }
 }
 
@@ -425,13 +425,13 @@ fn is_usable(client: &Client) -> bool {
 /// When its thread panics, the connection is closed: it may have been in the middle of
 /// something.
 #[derive(Debug)]
-pub struct Lease<'p> {
+pub struct PooledClient<'p> {
     client: MutexGuard<'p, Client>,
     number: usize,
     pool: &'p Pool,
 }
 
-impl Deref for Lease<'_> {
+impl Deref for PooledClient<'_> {
     type Target = Client;
 
     fn deref(&self) -> &Client {
@@ -439,13 +439,13 @@ impl Deref for Lease<'_> {
     }
 }
 
-impl DerefMut for Lease<'_> {
+impl DerefMut for PooledClient<'_> {
     fn deref_mut(&mut self) -> &mut Client {
         &mut self.client
     }
 }
 
-impl Drop for Lease<'_> {
+impl Drop for PooledClient<'_> {
     fn drop(&mut self) {
         if thread::panicking() {
             self.client.driver.fail(Error::stopped());

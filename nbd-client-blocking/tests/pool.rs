@@ -73,24 +73,24 @@ fn many_threads_use_all_connections() {
     });
     pool.flush().unwrap();
     let messages = |client: &Client| client.session().stats().wire.messages_received;
-    let leases: Vec<_> = (0..4).map(|_| pool.client().unwrap()).collect();
+    let clients: Vec<_> = (0..4).map(|_| pool.client().unwrap()).collect();
     assert!(pool.try_client().is_none());
-    let before: Vec<_> = leases.iter().map(|client| messages(client)).collect();
-    drop(leases);
+    let before: Vec<_> = clients.iter().map(|client| messages(client)).collect();
+    drop(clients);
     // Calls take turns even when one connection would do.
     for _ in 0..8 {
         pool.read_exact_at(&mut [0; 512], 0).unwrap();
     }
-    let leases: Vec<_> = (0..4).map(|_| pool.client().unwrap()).collect();
-    assert!(leases.iter().map(|client| messages(client) - 2).eq(before));
-    let before: Vec<_> = leases.iter().map(|client| messages(client)).collect();
-    drop(leases);
+    let clients: Vec<_> = (0..4).map(|_| pool.client().unwrap()).collect();
+    assert!(clients.iter().map(|client| messages(client) - 2).eq(before));
+    let before: Vec<_> = clients.iter().map(|client| messages(client)).collect();
+    drop(clients);
     // Nothing was written since, by any of them, and one flush will do.
     pool.flush().unwrap();
-    let leases: Vec<_> = (0..4).map(|_| pool.client().unwrap()).collect();
-    let after = leases.iter().map(|client| messages(client)).sum::<u64>();
+    let clients: Vec<_> = (0..4).map(|_| pool.client().unwrap()).collect();
+    let after = clients.iter().map(|client| messages(client)).sum::<u64>();
     assert_eq!(after, before.iter().sum::<u64>() + 1);
-    drop(leases);
+    drop(clients);
     assert!(pool.try_client().is_some());
     pool.disconnect().unwrap();
 }

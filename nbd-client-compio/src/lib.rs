@@ -22,7 +22,7 @@
 //! | connect | [`connect`], [`Connector`] |
 //! | read, write and the rest | [`Client`] |
 //! | see the export as a file | [`ExportFile`] |
-//! | walk over its extents | [`Extents`], [`Survey`] |
+//! | walk over its extents | [`Extents`], [`ContextExtents`] |
 //! | ask before choosing an export | [`Options`] |
 //! | use several connections | [`Pool`] |
 //!
@@ -53,9 +53,9 @@ mod stream;
 mod watched;
 
 pub use nbd_client_async::{
-    Client, ConnectOptions, Error, ErrorKind, ExportFile, Extents, GoError, IntoStream, Options,
-    PlacedExtent, Pool, ReadBuffer, Reconnect, Segment, SessionStats, State, Survey, proto,
-    session, transport,
+    Client, ConnectOptions, ContextExtents, Error, ErrorKind, ExportFile, Extents, GoError,
+    IntoStream, Options, PlacedExtent, Pool, ReadBuffer, Reconnect, Segment, SessionStats, State,
+    proto, session, transport,
 };
 pub use runtime::Compio;
 

@@ -22,7 +22,7 @@
 //! | connect on another runtime | [`Connector::on`] and a [`Runtime`] of your own |
 //! | read, write and the rest | [`Client`] |
 //! | see the export as a file | [`ExportFile`] |
-//! | walk over its extents | [`Extents`], [`Survey`] |
+//! | walk over its extents | [`Extents`], [`ContextExtents`] |
 //! | ask before choosing an export | [`Options`] |
 //! | use several connections | [`Pool`] |
 //!
@@ -38,7 +38,7 @@ pub mod async_std;
 pub mod smol;
 
 pub use nbd_client_async::{
-    BlockingWork, Client, ConnectOptions, Connector, Error, ErrorKind, ExportFile, Extents,
-    GoError, IntoStream, IoCall, Options, PlacedExtent, Pool, ReadBuffer, Reconnect, Runtime,
-    Segment, SessionStats, Sleep, State, Survey, Task, Watched, proto, session, transport,
+    BlockingWork, Client, ConnectOptions, Connector, ContextExtents, Error, ErrorKind, ExportFile,
+    Extents, GoError, IntoStream, IoCall, Options, PlacedExtent, Pool, ReadBuffer, Reconnect,
+    Runtime, Segment, SessionStats, Sleep, State, Task, Watched, proto, session, transport,
 };

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use mio::Waker;
 use mio::event::Event;
-use nbd_proto::{ClientConfig, Disconnect, Table};
+use nbd_proto::{Buffers, ClientConfig, Disconnect};
 use nbd_session::{
     ConnectOptions, Error, Limit, OptionReply, OptionRequest, Session, State, Target, Ticket,
 };
@@ -35,9 +35,9 @@ use crate::wire::{Dialler, Wire};
 pub struct Connection<B> {
     pub(crate) session: Session,
     pub(crate) wire: Wire,
-    pub(crate) buffers: Table<B>,
+    pub(crate) buffers: Buffers<B>,
     /// Commands of other threads that are in flight.
-    pub(crate) remote: Table<OnDone<B>>,
+    pub(crate) remote: Buffers<OnDone<B>>,
     /// Those that wait for room.
     pub(crate) waiting: HashMap<Ticket, Submission<B>>,
     pub(crate) submissions: Receiver<Submission<B>>,
@@ -112,8 +112,8 @@ impl<B> Connection<B> {
         let mut this = Self {
             session: Session::new(options, seed, Instant::now())?,
             wire: Wire::default(),
-            buffers: Table::new(),
-            remote: Table::new(),
+            buffers: Buffers::new(),
+            remote: Buffers::new(),
             waiting: HashMap::new(),
             submissions,
             submitter: Submitter { line, rung: Arc::default(), waker: None },

@@ -23,7 +23,7 @@
 //! | connect | [`connect`], [`Connector`] |
 //! | read, write and the rest | [`Client`] |
 //! | see the export as a file | [`ExportFile`] |
-//! | walk over its extents | [`Extents`], [`Survey`] |
+//! | walk over its extents | [`Extents`], [`ContextExtents`] |
 //! | ask before choosing an export | [`Options`] |
 //! | use several connections | [`Pool`] |
 //! | connect over a stream of your own | [`Connector::connect_over`] |
@@ -45,9 +45,9 @@ struct Readme;
 mod runtime;
 
 pub use nbd_client_async::{
-    Client, ConnectOptions, Error, ErrorKind, ExportFile, Extents, GoError, IntoStream, Options,
-    PlacedExtent, Pool, ReadBuffer, Reconnect, Segment, SessionStats, State, Survey, proto,
-    session, transport,
+    Client, ConnectOptions, ContextExtents, Error, ErrorKind, ExportFile, Extents, GoError,
+    IntoStream, Options, PlacedExtent, Pool, ReadBuffer, Reconnect, Segment, SessionStats, State,
+    proto, session, transport,
 };
 pub use runtime::Tokio;
 

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use nbd_proto::{
-    ContextId, ErrorReport, Extent, PayloadSink, PayloadSource, ReadChunk, RequestId, Table,
+    Buffers, ContextId, ErrorReport, Extent, PayloadSink, PayloadSource, ReadChunk, RequestId,
 };
 use rustix::io::Errno;
 
@@ -35,7 +35,7 @@ struct Done {
 /// Commands of one handle.
 #[derive(Debug)]
 pub(crate) struct Commands<B> {
-    pending: Table<Pending<B>>,
+    pending: Buffers<Pending<B>>,
     count: usize,
     done: HashMap<i64, Done>,
     /// Cookies of those, oldest first; some may be retired.
@@ -46,7 +46,7 @@ pub(crate) struct Commands<B> {
 impl<B> Commands<B> {
     pub(crate) fn new() -> Self {
         Self {
-            pending: Table::new(),
+            pending: Buffers::new(),
             count: 0,
             done: HashMap::new(),
             order: VecDeque::new(),

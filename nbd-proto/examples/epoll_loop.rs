@@ -17,8 +17,8 @@ use std::os::fd::OwnedFd;
 
 use nbd_proto::io::{IoMode, Progress};
 use nbd_proto::{
-    ClientConfig, Command, Direction, Discard, Disconnect, Event, Machine, Negotiation,
-    PayloadSink, PayloadSource, Table,
+    Buffers, ClientConfig, Command, Direction, Discard, Disconnect, Event, Machine, Negotiation,
+    PayloadSink, PayloadSource,
 };
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll;
@@ -90,7 +90,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
 
     let size = client.export().size;
-    let mut buffers = Table::new();
+    let mut buffers = Buffers::new();
     let (mut next, mut sum) = (0, 0);
     socket.more = true;
     while !client.is_closed() {

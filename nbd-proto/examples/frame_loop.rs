@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use nbd_proto::io::IoMode;
 use nbd_proto::{
-    Client, ClientConfig, Command, Discard, Disconnect, Event, Machine, Negotiation, Table,
+    Buffers, Client, ClientConfig, Command, Discard, Disconnect, Event, Machine, Negotiation,
 };
 
 const FRAME: Duration = Duration::from_millis(5);
@@ -37,7 +37,7 @@ enum Disk {
 struct Reading {
     stream: TcpStream,
     client: Client,
-    buffers: Table<Vec<u8>>,
+    buffers: Buffers<Vec<u8>>,
     next: u64,
     sum: u64,
 }
@@ -75,7 +75,7 @@ impl Disk {
                     Ok(client) => Self::Reading(Box::new(Reading {
                         stream,
                         client,
-                        buffers: Table::new(),
+                        buffers: Buffers::new(),
                         next: 0,
                         sum: 0,
                     })),

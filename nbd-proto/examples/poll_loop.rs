@@ -16,8 +16,8 @@ use std::net::TcpStream;
 use nbd_proto::Direction;
 use nbd_proto::io::IoMode;
 use nbd_proto::{
-    Client, ClientConfig, Command, Discard, Disconnect, Event, Machine, Negotiation, PayloadSink,
-    PayloadSource, Table,
+    Buffers, Client, ClientConfig, Command, Discard, Disconnect, Event, Machine, Negotiation,
+    PayloadSink, PayloadSource,
 };
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::retry_on_intr;
@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut client = negotiate(&mut stream)?;
 
     let size = client.export().size;
-    let mut buffers = Table::new();
+    let mut buffers = Buffers::new();
     let (mut next, mut sum) = (0, 0);
     while !client.is_closed() {
         while next < size && client.in_flight() < DEPTH {

@@ -18,8 +18,8 @@ use std::net::TcpStream;
 
 use nbd_proto::io::IoMode;
 use nbd_proto::{
-    Client, ClientConfig, Command, Direction, Discard, Disconnect, Event, Machine, Negotiation,
-    Table,
+    Buffers, Client, ClientConfig, Command, Direction, Discard, Disconnect, Event, Machine,
+    Negotiation,
 };
 use polling::Poller;
 
@@ -41,7 +41,7 @@ enum Stage {
 struct Connection {
     stream: TcpStream,
     stage: Option<Stage>,
-    buffers: Table<Vec<u8>>,
+    buffers: Buffers<Vec<u8>>,
 }
 
 impl Connection {
@@ -49,7 +49,7 @@ impl Connection {
         let stream = TcpStream::connect(address)?;
         stream.set_nonblocking(true)?;
         let negotiation = Box::new(Negotiation::new(ClientConfig::new())?);
-        Ok(Self { stream, stage: Some(Stage::Negotiating(negotiation)), buffers: Table::new() })
+        Ok(Self { stream, stage: Some(Stage::Negotiating(negotiation)), buffers: Buffers::new() })
     }
 
     /// Does what can be done, and says what to wait for: nothing at the end.

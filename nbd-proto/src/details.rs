@@ -2,8 +2,8 @@
 
 use alloc::vec::Vec;
 
-use crate::failure::Remark;
-use crate::payload::{ErrorReport, PayloadSink, PayloadSource, ReadChunk, Table};
+use crate::failure::ServerMessage;
+use crate::payload::{ErrorReport, PayloadSink, PayloadSource, ReadChunk, Buffers};
 use crate::types::{ContextId, Extent, RequestId};
 
 /// What the reply to one command told besides payload.
@@ -17,7 +17,7 @@ pub struct ReplyDetails {
     /// whatever order the server sent them; at most [`Details::MOST`].
     pub chunks: Vec<ReadChunk>,
     /// What the server said about its last error.
-    pub remark: Option<Remark>,
+    pub message: Option<ServerMessage>,
 }
 
 /// Keeps what replies tell besides payload, for each request until it is
@@ -26,7 +26,7 @@ pub struct ReplyDetails {
 ///
 /// It is a sink for commands without payload; [`Replies`] has buffers, too.
 #[derive(Debug, Default)]
-pub struct Details(Table<Kept>);
+pub struct Details(Buffers<Kept>);
 
 #[derive(Debug, Default)]
 struct Kept {
@@ -43,7 +43,7 @@ impl Details {
     /// Of no request yet.
     #[must_use]
     pub const fn new() -> Self {
-        Self(Table::new())
+        Self(Buffers::new())
     }
 
     /// Keeps the parts of the reply to a read that was just submitted.
@@ -60,8 +60,8 @@ impl Details {
 
     /// What the server said about an error, to be told before the rest is
     /// [taken](Self::take).
-    pub fn take_remark(&mut self, id: RequestId) -> Option<Remark> {
-        self.0.get_mut(id)?.details.remark.take()
+    pub fn take_message(&mut self, id: RequestId) -> Option<ServerMessage> {
+        self.0.get_mut(id)?.details.message.take()
     }
 
     /// Forgets what a reply told that will be given anew, from its start.
@@ -104,7 +104,7 @@ impl PayloadSink for Details {
 
     fn error(&mut self, id: RequestId, report: ErrorReport<'_>) {
         if let Some(kept) = self.kept(id) {
-            kept.details.remark = Some(Remark::from(report));
+            kept.details.message = Some(ServerMessage::from(report));
         }
     }
 }
@@ -127,11 +127,11 @@ impl PayloadSink for Details {
 /// let (buffer, details) = replies.take(id);
 /// assert_eq!(buffer, Some(b"new".to_vec()));
 /// assert_eq!(details.extents, [(ContextId(1), Extent { length: 512, status: 3 })]);
-/// assert_eq!(details.remark.unwrap().message, "bad sector");
+/// assert_eq!(details.message.unwrap().message, "bad sector");
 /// ```
 #[derive(Debug)]
 pub struct Replies<B> {
-    buffers: Table<B>,
+    buffers: Buffers<B>,
     details: Details,
 }
 
@@ -139,7 +139,7 @@ impl<B> Replies<B> {
     /// Of no request yet.
     #[must_use]
     pub const fn new() -> Self {
-        Self { buffers: Table::new(), details: Details::new() }
+        Self { buffers: Buffers::new(), details: Details::new() }
     }
 
     /// Keeps the buffer of a request; returns what its slot held before.
@@ -219,7 +219,7 @@ mod tests {
         details.extent(OTHER, ContextId(1), Extent { length: 1, status: 0 });
         assert_eq!(details.take(ID), ReplyDetails::default());
         let told = details.take(OTHER);
-        assert_eq!((told.extents.len(), told.remark), (1, None));
+        assert_eq!((told.extents.len(), told.message), (1, None));
     }
 
     #[test]

@@ -13,14 +13,14 @@ use crate::types::Command;
 /// command completes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Remark {
+pub struct ServerMessage {
     /// The server's own words, [escaped](escape()); often empty.
     pub message: String,
     /// Where in the export the error is, in bytes, if the server told.
     pub offset: Option<u64>,
 }
 
-impl From<ErrorReport<'_>> for Remark {
+impl From<ErrorReport<'_>> for ServerMessage {
     fn from(report: ErrorReport<'_>) -> Self {
         Self { message: escape(report.message), offset: report.offset }
     }
@@ -29,12 +29,12 @@ impl From<ErrorReport<'_>> for Remark {
 /// A command that failed, and what the server said about it.
 ///
 /// ```
-/// use nbd_proto::{Command, CommandError, CommandFailure, Errno, ErrorReport, Remark};
+/// use nbd_proto::{Command, CommandError, CommandFailure, Errno, ErrorReport, ServerMessage};
 ///
 /// let report = ErrorReport { errno: Errno::Io, offset: Some(4096), message: b"bad sector" };
-/// let remark = Remark::from(report);
+/// let said = ServerMessage::from(report);
 /// let error = CommandError::Server(Errno::Io);
-/// let failure = CommandFailure::new(Command::read(0, 8192), error, Some(remark));
+/// let failure = CommandFailure::new(Command::read(0, 8192), error, Some(said));
 /// assert!(failure.to_string().ends_with("server said \"bad sector\" (at offset 4096)"));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,8 +54,8 @@ pub struct CommandFailure {
 impl CommandFailure {
     /// A failure, with what the server said about it, if it did.
     #[must_use]
-    pub fn new(command: Command, error: CommandError, remark: Option<Remark>) -> Self {
-        let Remark { message, offset } = remark.unwrap_or_default();
+    pub fn new(command: Command, error: CommandError, said: Option<ServerMessage>) -> Self {
+        let ServerMessage { message, offset } = said.unwrap_or_default();
         Self { command, error, message, offset }
     }
 }

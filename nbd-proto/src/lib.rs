@@ -62,7 +62,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Where payload lands is up to whoever implements [`PayloadSink`]. [`Table`] has a buffer for
+//! Where payload lands is up to whoever implements [`PayloadSink`]. [`Buffers`] has a buffer for
 //! each request; [`Replies`] also keeps the extents of a block status, the parts of a read and
 //! what the server says about an error; [`WriteBuffers`] is a server's.
 //!
@@ -124,13 +124,13 @@ pub use error::{
     Refusal, ReplyFault, SubmitError,
 };
 pub use event::{Event, ServerEvent};
-pub use failure::{CommandFailure, Remark};
+pub use failure::{CommandFailure, ServerMessage};
 pub use machine::Machine;
 pub use negotiate::client::{Negotiation, NegotiationEvent, Phase};
 pub use negotiate::facts::{ExportInfo, Negotiated, Protocol};
 pub use negotiate::server::{Question, ServerNegotiation, ServerPhase};
 pub use payload::{
-    Discard, ErrorReport, PayloadSink, PayloadSource, ReadChunk, ReadInto, Table, WriteBuffers,
+    Buffers, Discard, ErrorReport, PayloadSink, PayloadSource, ReadChunk, ReadInto, WriteBuffers,
     WriteFrom, escape, part, part_mut,
 };
 pub use server::Server;

@@ -185,19 +185,19 @@ impl PayloadSource for WriteFrom<'_> {
 /// Buffers of many requests, found by slot.
 ///
 /// ```
-/// # use nbd_proto::{PayloadSink, RequestId, Table};
+/// # use nbd_proto::{PayloadSink, RequestId, Buffers};
 /// let id = RequestId::from_cookie(7 | 1 << 32);
-/// let mut table = Table::new();
+/// let mut table = Buffers::new();
 /// table.insert(id, vec![0; 512]);
 /// assert_eq!(table.region(id, 500, 100).len(), 12);
 /// assert_eq!(table.remove(id), Some(vec![0; 512]));
 /// assert_eq!(table.remove(id), None);
 /// ```
-pub struct Table<B> {
+pub struct Buffers<B> {
     slots: Vec<Option<(RequestId, B)>>,
 }
 
-impl<B> Table<B> {
+impl<B> Buffers<B> {
     /// An empty table. It grows to the highest slot in use and no further.
     #[must_use]
     pub const fn new() -> Self {
@@ -234,20 +234,20 @@ impl<B> Table<B> {
     }
 }
 
-impl<B> Default for Table<B> {
+impl<B> Default for Buffers<B> {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl<B> fmt::Debug for Table<B> {
+impl<B> fmt::Debug for Buffers<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let used = self.slots.iter().filter(|slot| slot.is_some()).count();
-        f.debug_struct("Table").field("used", &used).field("slots", &self.slots.len()).finish()
+        f.debug_struct("Buffers").field("used", &used).field("slots", &self.slots.len()).finish()
     }
 }
 
-impl<B: AsMut<[u8]>> PayloadSink for Table<B> {
+impl<B: AsMut<[u8]>> PayloadSink for Buffers<B> {
     fn region(&mut self, id: RequestId, at: usize, len: usize) -> &mut [u8] {
         match self.get_mut(id) {
             Some(buffer) => part_mut(buffer.as_mut(), at, len),
@@ -256,7 +256,7 @@ impl<B: AsMut<[u8]>> PayloadSink for Table<B> {
     }
 }
 
-impl<B: AsRef<[u8]>> PayloadSource for Table<B> {
+impl<B: AsRef<[u8]>> PayloadSource for Buffers<B> {
     fn bytes(&self, id: RequestId, at: usize, len: usize) -> &[u8] {
         self.get(id).map_or(&[], |buffer| part(buffer.as_ref(), at, len))
     }
@@ -277,7 +277,7 @@ impl<B: AsRef<[u8]>> PayloadSource for Table<B> {
 /// A buffer grows with what has come, and not with what a client has announced. How many there
 /// can be and how long they get is limited by [`Limits`](crate::Limits).
 #[derive(Debug, Default)]
-pub struct WriteBuffers(Table<Vec<u8>>);
+pub struct WriteBuffers(Buffers<Vec<u8>>);
 
 impl WriteBuffers {
     /// By how many bytes a buffer is ahead of what has come, at most.
@@ -286,7 +286,7 @@ impl WriteBuffers {
     /// No buffers yet.
     #[must_use]
     pub const fn new() -> Self {
-        Self(Table::new())
+        Self(Buffers::new())
     }
 
     /// The data of a write that is [complete](crate::ServerEvent::Request); empty if there is

@@ -4,9 +4,9 @@ use std::io::{self, ErrorKind, Read, Write};
 
 use nbd_proto::io::{DriveError, IoMode, Progress};
 use nbd_proto::{
-    ApiMisuse, Client, ClientConfig, Command, CommandError, ContextId, Direction, Discard, Errno,
-    Error, ErrorReport, Extent, Machine, Negotiation, PayloadSink, PayloadSource, ReadChunk,
-    ReadInto, RequestId, Table, WriteFrom, part_mut,
+    ApiMisuse, Buffers, Client, ClientConfig, Command, CommandError, ContextId, Direction, Discard,
+    Errno, Error, ErrorReport, Extent, Machine, Negotiation, PayloadSink, PayloadSource, ReadChunk,
+    ReadInto, RequestId, WriteFrom, part_mut,
 };
 use nbd_sim::hostile::bytes::{cookie, granted, greeting, simple};
 
@@ -21,8 +21,8 @@ fn client() -> Client {
 }
 
 /// A client with a write of 64 KiB that is not sent, and its data.
-fn writing() -> (Client, RequestId, Table<Vec<u8>>) {
-    let (mut client, mut table) = (client(), Table::new());
+fn writing() -> (Client, RequestId, Buffers<Vec<u8>>) {
+    let (mut client, mut table) = (client(), Buffers::new());
     let id = client.submit(Command::write(0, 64 << 10)).unwrap();
     table.insert(id, vec![7; 64 << 10]);
     (client, id, table)
@@ -212,10 +212,10 @@ fn a_slice_is_lent_to_one_command() {
     PayloadSink::zeroes(sink, own, 5, 99);
     PayloadSink::zeroes(sink, other, 0, 8);
     assert_eq!(buffer, [7, 7, 7, 7, 7, 0, 0, 0]);
-    let mut table = Table::default();
+    let mut table = Buffers::default();
     table.insert(other, [0; 8]);
     assert!(table.get(own).is_none() && table.region(own, 0, 8).is_empty());
-    assert_eq!(format!("{table:?}"), "Table { used: 1, slots: 2 }");
+    assert_eq!(format!("{table:?}"), "Buffers { used: 1, slots: 2 }");
 }
 
 /// Writes down what it is told.

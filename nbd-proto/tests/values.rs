@@ -135,14 +135,14 @@ fn names_are_those_of_the_protocol_text() {
 #[test]
 fn a_failure_tells_what_the_server_said() {
     let report = ErrorReport { errno: Errno::Io, offset: None, message: b"bad\x07 sector" };
-    let said = |offset| Remark::from(ErrorReport { offset, ..report });
+    let said = |offset| ServerMessage::from(ErrorReport { offset, ..report });
     let error = CommandError::Server(Errno::Io);
     let words = "read of 8192 bytes at 0: server error: input/output error (EIO)";
-    let mut silent = Remark::default();
+    let mut silent = ServerMessage::default();
     silent.offset = Some(4096);
     let cases = [
         (None, ""),
-        (Some(Remark::default()), ""),
+        (Some(ServerMessage::default()), ""),
         (Some(said(None)), r#": server said "bad\u{7} sector""#),
         (Some(said(Some(4096))), r#": server said "bad\u{7} sector" (at offset 4096)"#),
         (Some(silent), " (at offset 4096)"),

@@ -3,8 +3,8 @@
 
 use nbd_proto::io::{IoMode, is_gone};
 use nbd_proto::{
-    Client, ClientConfig, Command, CommandError, CommandFailure, CommandType, Direction,
-    Disconnect, Event, Machine, Phase, RequestId, SubmitError, Table,
+    Buffers, Client, ClientConfig, Command, CommandError, CommandFailure, CommandType, Direction,
+    Disconnect, Event, Machine, Phase, RequestId, SubmitError,
 };
 use nbd_session::{Error, Handshake, Link};
 use nbd_sim::memory_server::{MemoryServer, MemoryStream};
@@ -54,7 +54,7 @@ impl Session {
     /// ends once, and what is read is true.
     fn run(mut self) -> Result<(), Error> {
         let (mut client, mut link) = self.connect()?;
-        let mut buffers = Table::new();
+        let mut buffers = Buffers::new();
         let mut asked = Vec::new();
         for command in [
             Command::read(0, 512),
@@ -112,7 +112,7 @@ impl Session {
         &mut self,
         client: &mut Client,
         link: &mut Link,
-        buffers: &mut Table<Vec<u8>>,
+        buffers: &mut Buffers<Vec<u8>>,
         is_done: impl Fn(&Client) -> bool,
     ) -> Result<(), Error> {
         while !is_done(client) {
@@ -141,7 +141,7 @@ impl Session {
         &self,
         client: &mut Client,
         asked: &mut Vec<RequestId>,
-        buffers: &mut Table<Vec<u8>>,
+        buffers: &mut Buffers<Vec<u8>>,
     ) -> Option<Error> {
         let mut lost = None;
         let disk = disk();

@@ -1,9 +1,9 @@
 //! Memory of a server for the payload of writes.
 
-use nbd_proto::{PayloadSink, RequestId, Table, part_mut};
+use nbd_proto::{Buffers, PayloadSink, RequestId, part_mut};
 
 /// Makes it as the payload arrives: what is announced alone takes none.
-pub(crate) struct Arrivals<'a>(pub(crate) &'a mut Table<Vec<u8>>);
+pub(crate) struct Arrivals<'a>(pub(crate) &'a mut Buffers<Vec<u8>>);
 
 impl PayloadSink for Arrivals<'_> {
     fn region(&mut self, id: RequestId, at: usize, len: usize) -> &mut [u8] {

@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
 use nbd_proto::{
-    ApiMisuse, Command, CommandType, Discard, Errno, Error, ExportInfo, Extent, Machine, Question,
-    RequestId, Server, ServerConfig, ServerEvent, ServerNegotiation, ServerPhase, Table,
+    ApiMisuse, Buffers, Command, CommandType, Discard, Errno, Error, ExportInfo, Extent, Machine,
+    Question, RequestId, Server, ServerConfig, ServerEvent, ServerNegotiation, ServerPhase,
     TransmissionFlags,
 };
 
@@ -25,7 +25,7 @@ pub struct MemoryServer {
     life: Life,
     disk: Vec<u8>,
     /// Payload of requests in work, both ways.
-    buffers: Table<Vec<u8>>,
+    buffers: Buffers<Vec<u8>>,
     unsent: Vec<u8>,
     withholds: fn(CommandType) -> bool,
     withheld: Vec<(RequestId, Command)>,
@@ -49,7 +49,7 @@ impl MemoryServer {
         let mut this = Self {
             life: Life::Negotiating(Box::new(negotiation)),
             disk,
-            buffers: Table::new(),
+            buffers: Buffers::new(),
             unsent: Vec::new(),
             withholds: |_| false,
             withheld: Vec::new(),

@@ -2,9 +2,9 @@
 //! TLS that makes it forget, bytes that arrive before they are due.
 
 use nbd_proto::{
-    Client, ClientConfig, Command, CommandError, Direction, Discard, Disconnect, Errno, Error,
-    Event, HeaderStyle, InvalidMessage, Limits, Machine, PeerMisbehaved, Phase, RefusalCode,
-    ReplyFault, RequestStatus, SubmitError, Table,
+    Buffers, Client, ClientConfig, Command, CommandError, Direction, Discard, Disconnect, Errno,
+    Error, Event, HeaderStyle, InvalidMessage, Limits, Machine, PeerMisbehaved, Phase, RefusalCode,
+    ReplyFault, RequestStatus, SubmitError,
 };
 use nbd_sim::delivery::{Delivery, negotiation};
 use nbd_sim::hostile::bytes::{ack, claim, cookie, granted, greeting, join, opt, rep, simple};
@@ -49,7 +49,7 @@ fn as_much_is_offered_as_the_limits_allow() {
 #[test]
 fn a_reply_that_overtakes_its_payload_waits_for_it() {
     let mut client = client();
-    let mut table = Table::new();
+    let mut table = Buffers::new();
     let id = client.submit(Command::write(0, 4096)).unwrap();
     table.insert(id, vec![0x5a; 4096]);
     client.sent(1000).unwrap();
@@ -101,7 +101,7 @@ fn an_abandoned_read_is_read_over() {
 #[test]
 fn abandoned_commands_are_never_told_of() {
     let mut client = client();
-    let mut table = Table::new();
+    let mut table = Buffers::new();
     let done = client.submit(Command::flush()).unwrap();
     let sent = client.submit(Command::read(0, 512)).unwrap();
     let held = client.submit(Command::write(0, 4096)).unwrap();
@@ -208,7 +208,7 @@ fn tls_is_not_started_twice() {
 fn a_reply_behind_the_goodbye_counts() {
     for delivery in Delivery::ALL {
         let mut client = client();
-        let table: Table<Vec<u8>> = Table::new();
+        let table: Buffers<Vec<u8>> = Buffers::new();
         let (first, second) = (client.submit(Command::flush()), client.submit(Command::flush()));
         client.disconnect(Disconnect::AfterRequests);
         client.drain(&mut Vec::new(), &table).unwrap();
@@ -249,7 +249,7 @@ fn what_came_with_the_last_option_is_not_lost() {
 #[test]
 fn nothing_is_sent_behind_half_a_request() {
     let mut client = client();
-    let mut table = Table::new();
+    let mut table = Buffers::new();
     let id = client.submit(Command::write(0, 4096)).unwrap();
     table.insert(id, vec![0x5a; 4096]);
     client.submit(Command::read(0, 512)).unwrap();

@@ -2,9 +2,9 @@
 
 use nbd_proto::io::{IoMode, Progress};
 use nbd_proto::{
-    Client, ClientConfig, Command, CommandType, Discard, Event, ExportInfo, Machine, Negotiation,
-    PayloadSink, Phase, Question, RequestId, Server, ServerConfig, ServerEvent, ServerNegotiation,
-    Stats, Table, TransmissionFlags, part_mut,
+    Buffers, Client, ClientConfig, Command, CommandType, Discard, Event, ExportInfo, Machine,
+    Negotiation, PayloadSink, Phase, Question, RequestId, Server, ServerConfig, ServerEvent,
+    ServerNegotiation, Stats, TransmissionFlags, part_mut,
 };
 use nbd_sim::pipe::{End, Schedule, pipe};
 use nbd_sim::rng::Rng;
@@ -24,8 +24,8 @@ struct Pair {
     server: Server,
     client_end: End,
     server_end: End,
-    buffers: Table<Vec<u8>>,
-    data: Table<Vec<u8>>,
+    buffers: Buffers<Vec<u8>>,
+    data: Buffers<Vec<u8>>,
     pit: Pit,
 }
 
@@ -51,8 +51,8 @@ impl Pair {
             server: server.finish().unwrap(),
             client_end,
             server_end,
-            buffers: Table::new(),
-            data: Table::new(),
+            buffers: Buffers::new(),
+            data: Buffers::new(),
             pit: Pit(vec![0; 4096]),
         }
     }

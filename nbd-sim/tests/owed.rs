@@ -2,8 +2,8 @@
 //! owes, whether it gets on with it, and which buffers are still in use.
 
 use nbd_proto::{
-    Client, ClientConfig, Command, CommandError, CommandFlags, ContextId, Discard, Disconnect,
-    Event, Machine, Owed, RequestId, Table,
+    Buffers, Client, ClientConfig, Command, CommandError, CommandFlags, ContextId, Discard,
+    Disconnect, Event, Machine, Owed, RequestId,
 };
 use nbd_sim::delivery::{Delivery, negotiation};
 use nbd_sim::hostile::bytes::{
@@ -154,8 +154,8 @@ fn a_buffer_is_free_when_its_last_byte_has_left() {
 }
 
 /// Bytes for reads.
-fn buffers(ids: &[RequestId]) -> Table<Vec<u8>> {
-    let mut table = Table::new();
+fn buffers(ids: &[RequestId]) -> Buffers<Vec<u8>> {
+    let mut table = Buffers::new();
     for id in ids {
         table.insert(*id, vec![0; 4096]);
     }

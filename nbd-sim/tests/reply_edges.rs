@@ -2,8 +2,8 @@
 //! bytes that look like a reply where none is due.
 
 use nbd_proto::{
-    Client, ClientConfig, Command, CommandError, Discard, Errno, ErrorReport, Event, Limits,
-    Machine, Negotiation, PayloadSink, PeerMisbehaved, ReplyFault, RequestId, Stats, Table,
+    Buffers, Client, ClientConfig, Command, CommandError, Discard, Errno, ErrorReport, Event,
+    Limits, Machine, Negotiation, PayloadSink, PeerMisbehaved, ReplyFault, RequestId, Stats,
 };
 use nbd_sim::delivery::Delivery;
 use nbd_sim::hostile::bytes::{
@@ -51,7 +51,7 @@ fn reads(client: &mut Client, lengths: &[u32]) -> Vec<RequestId> {
 /// What was told of errors, and buffers for reads.
 #[derive(Default)]
 struct Sink {
-    table: Table<Vec<u8>>,
+    table: Buffers<Vec<u8>>,
     errors: Vec<(Option<u64>, Vec<u8>)>,
 }
 
@@ -217,7 +217,7 @@ fn only_a_header_is_read_before_a_large_payload() {
     ];
     for (mut client, header, head) in heads {
         let ids = reads(&mut client, &[LARGE, LARGE, 512]);
-        let mut table = Table::new();
+        let mut table = Buffers::new();
         for id in &ids {
             table.insert(*id, vec![0; large]);
         }

@@ -4,9 +4,9 @@
 use nbd_proto::wire::option::BlockSizes;
 use nbd_proto::wire::request::RequestHeader;
 use nbd_proto::{
-    ApiMisuse, CommandFlags, CommandType, ContextId, Discard, Errno, ExportInfo, Limits, Machine,
-    PeerMisbehaved, Question, Server, ServerConfig, ServerEvent, ServerNegotiation, ServerPhase,
-    Table, TransmissionFlags as Flags,
+    ApiMisuse, Buffers, CommandFlags, CommandType, ContextId, Discard, Errno, ExportInfo, Limits,
+    Machine, PeerMisbehaved, Question, Server, ServerConfig, ServerEvent, ServerNegotiation,
+    ServerPhase, TransmissionFlags as Flags,
 };
 
 const SIZE: u64 = 1 << 20;
@@ -55,7 +55,7 @@ fn ask(
 ) -> Result<Vec<ContextId>, Errno> {
     let (offset, length) = range;
     let header = RequestHeader { flags, kind: kind.to_wire(), cookie: 7, offset, length };
-    let mut buffers = Table::new();
+    let mut buffers = Buffers::new();
     buffers.insert(nbd_proto::RequestId::from_cookie(1 << 32), vec![0; MOST as usize]);
     server.feed(&header.encode_extended(), &mut buffers).unwrap();
     server.feed(payload, &mut buffers).unwrap();
@@ -208,7 +208,7 @@ fn the_end_before_a_payload_cuts_the_request() {
             let mut server = server(flags, 1);
             let (kind, length) = (kind.to_wire(), 16);
             let header = RequestHeader { flags: flag, kind, cookie: 7, offset: 0, length };
-            let mut buffers = Table::new();
+            let mut buffers = Buffers::new();
             buffers.insert(nbd_proto::RequestId::from_cookie(1 << 32), vec![0; 16]);
             server.feed(&header.encode_extended(), &mut buffers).unwrap();
             assert_eq!(server.eof(), Err(PeerMisbehaved::ClosedMidMessage.into()), "{header:?}");

@@ -1,9 +1,9 @@
 //! What machines say of themselves on their way from the first byte to the last.
 
 use nbd_proto::{
-    Client, ClientConfig, Command, Direction, Discard, Disconnect, Event, ExportInfo, Limits,
-    Machine, Negotiation, Phase, Question, RequestId, RequestStatus, Server, ServerConfig,
-    ServerEvent, ServerNegotiation, ServerPhase, Table, TlsPolicy, TransmissionFlags,
+    Buffers, Client, ClientConfig, Command, Direction, Discard, Disconnect, Event, ExportInfo,
+    Limits, Machine, Negotiation, Phase, Question, RequestId, RequestStatus, Server, ServerConfig,
+    ServerEvent, ServerNegotiation, ServerPhase, TlsPolicy, TransmissionFlags,
 };
 use nbd_sim::delivery::negotiation;
 use nbd_sim::hostile::bytes::{
@@ -56,7 +56,7 @@ fn a_client_says_what_it_does() {
     assert!(!client.is_processing());
     assert_eq!(client.get_direction(), Direction::READ);
     // Part of a header, part of the data, all of it.
-    let mut table = Table::new();
+    let mut table = Buffers::new();
     table.insert(id, vec![0; 512]);
     let reply = simple(0, cookie(0), &[7; 512]);
     for (from, to, state) in
@@ -161,7 +161,7 @@ fn a_server_says_what_it_does() {
     let (mut client, mut server) = pair(1);
     let write = |client: &mut Client| {
         let id = client.submit(Command::write(0, 4)).unwrap();
-        let mut table = Table::new();
+        let mut table = Buffers::new();
         table.insert(id, *b"data");
         let mut wire = Vec::new();
         client.drain(&mut wire, &table).unwrap();
@@ -170,7 +170,7 @@ fn a_server_says_what_it_does() {
     is(&server, "ready");
     assert_eq!(server.get_direction(), Direction::READ);
     let request = write(&mut client);
-    let mut table = Table::new();
+    let mut table = Buffers::new();
     table.insert(RequestId::from_cookie(1 << 32), [0; 4]);
     server.feed(&request[..30], &mut table).unwrap();
     is(&server, "receiving a request");

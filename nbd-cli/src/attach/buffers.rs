@@ -1,6 +1,6 @@
 //! Payload on its way, in memory that is used over and over.
 
-use nbd_client_mio::proto::{PayloadSink, RequestId, Table, part_mut};
+use nbd_client_mio::proto::{Buffers, PayloadSink, RequestId, part_mut};
 
 /// The smallest buffer, in bytes, as a power of two: the usual request.
 const SMALLEST: u32 = 12;
@@ -72,7 +72,7 @@ fn class_of(length: usize) -> usize {
 /// Where the payload of writes arrives.
 #[derive(Debug)]
 pub(super) struct Arrivals<'a> {
-    pub(super) buffers: &'a mut Table<Buffer>,
+    pub(super) buffers: &'a mut Buffers<Buffer>,
     pub(super) spare: &'a mut Spare,
 }
 

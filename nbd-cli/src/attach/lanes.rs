@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use mio::{Registry, Token};
-use nbd_client_mio::proto::{Command, CommandType, RequestId, Table};
+use nbd_client_mio::proto::{Buffers, Command, CommandType, RequestId};
 use nbd_client_mio::session::pool::{Flush, Members};
 use nbd_client_mio::session::{Event, SessionStats};
 use nbd_client_mio::{Connection, Error, Limit, Rejected, State};
@@ -44,7 +44,7 @@ pub(super) struct Lanes {
 struct Lane {
     connection: Connection<Buffer>,
     /// By the names that the connection has for its requests.
-    waiting: Table<Waiting>,
+    waiting: Buffers<Waiting>,
 }
 
 /// Who waits for a command of a connection.
@@ -85,7 +85,7 @@ impl Lanes {
         let facts = connection.session().negotiated();
         let joined = facts.and_then(|facts| self.members.join(facts, keeps)).is_some();
         if joined {
-            self.lanes.push(Lane { connection, waiting: Table::new() });
+            self.lanes.push(Lane { connection, waiting: Buffers::new() });
         }
         joined
     }

@@ -9,8 +9,8 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use nbd_client_mio::proto::io::{IoMode, Progress};
 use nbd_client_mio::proto::{
-    Command, CommandType, Direction, Errno, ExportInfo, Limits, Machine, Negotiated, RequestId,
-    Server, ServerConfig, ServerEvent, ServerNegotiation, Table, TransmissionFlags,
+    Buffers, Command, CommandType, Direction, Errno, ExportInfo, Limits, Machine, Negotiated,
+    RequestId, Server, ServerConfig, ServerEvent, ServerNegotiation, TransmissionFlags,
 };
 use nbd_client_mio::transport::SocketIo;
 
@@ -31,7 +31,7 @@ pub(super) struct Queue {
     socket: UnixStream,
     server: Server,
     /// The payload of requests, by their names here.
-    buffers: Table<Buffer>,
+    buffers: Buffers<Buffer>,
     readable: bool,
     writable: bool,
     over: bool,
@@ -44,7 +44,7 @@ impl Queue {
         let facts = Negotiated::new(ExportInfo::new(ENDLESS, flags));
         let agreed = ServerNegotiation::agreed(ServerConfig::new().limits(limits), facts);
         let server = agreed.finish().ok()?;
-        let buffers = Table::new();
+        let buffers = Buffers::new();
         Some(Self { socket, server, buffers, readable: true, writable: true, over: false })
     }
 

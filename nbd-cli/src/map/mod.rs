@@ -98,7 +98,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let terminal = bar::width();
     let mut cells = Cells::new(range.clone(), names.len(), terminal);
     let mut picture = Cells::new(range.clone(), names.len(), svg::CELLS);
-    let mut table = Table::new(args.json, &names);
+    let mut table = Buffers::new(args.json, &names);
     extents::walk(&mut client, &server, &names, range, limit, |segment| {
         cells.add(&segment);
         picture.add(&segment);
@@ -126,14 +126,14 @@ fn range(args: &Args, size: u64) -> Result<Range<u64>> {
 }
 
 /// One row for each segment; printed when all are there.
-struct Table<'a> {
+struct Buffers<'a> {
     as_json: bool,
     names: &'a [&'a str],
     count: usize,
     spool: SpooledTempFile,
 }
 
-impl<'a> Table<'a> {
+impl<'a> Buffers<'a> {
     fn new(as_json: bool, names: &'a [&'a str]) -> Self {
         Self { as_json, names, count: 0, spool: SpooledTempFile::new(IN_MEMORY) }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_core::Stream;
 use nbd_client_async::proto::{CommandFlags, ContextId, TlsPolicy};
 use nbd_client_async::transport::{CommandSpec, Endpoint};
-use nbd_client_async::{Client, Segment, Survey};
+use nbd_client_async::{Client, ContextExtents, Segment};
 use nbd_sim::peer::{Scratch, Server, tool};
 
 use crate::redial::{credentials, identity};
@@ -102,18 +102,18 @@ async fn some_contexts_of_several<H: Host>() {
     let some = client.block_status_filtered(0, 1 << 20, flags, &both[1..]).await.unwrap();
     assert!(!some.is_empty() && some.iter().all(|(told, _)| *told == both[1]), "{some:?}");
     // Both cut at each other's ends.
-    let mut survey = client.survey(&[], 0..1 << 20).unwrap();
-    assert_eq!(survey.contexts(), both);
-    let segments = all_of(&mut survey).await;
+    let mut walk = client.context_extents(&[], 0..1 << 20).unwrap();
+    assert_eq!(walk.contexts(), both);
+    let segments = all_of(&mut walk).await;
     let lengths: Vec<_> = segments.iter().map(|segment| segment.length >> 10).collect();
     assert_eq!(lengths, [256, 256, 512]);
     assert_eq!(segments[1].statuses, [0, 1]);
-    assert!(client.survey(&["no:such"], 0..1).is_err());
+    assert!(client.context_extents(&["no:such"], 0..1).is_err());
 }
 
-async fn all_of(survey: &mut Survey) -> Vec<Segment> {
+async fn all_of(walk: &mut ContextExtents) -> Vec<Segment> {
     let mut segments = Vec::new();
-    while let Some(segment) = survey.next().await {
+    while let Some(segment) = walk.next().await {
         segments.push(segment.unwrap());
     }
     segments
@@ -122,11 +122,11 @@ async fn all_of(survey: &mut Survey) -> Vec<Segment> {
 async fn a_survey_that_is_dropped_half_way<H: Host>() {
     let (_scratch, server, client) = two_contexts::<H>().await;
     server.stop().expect("stop");
-    let mut survey = client.survey(&["base:allocation"], 0..1 << 20).unwrap();
-    let polled = poll_fn(|cx| Poll::Ready(Pin::new(&mut survey).poll_next(cx).is_pending()));
+    let mut walk = client.context_extents(&["base:allocation"], 0..1 << 20).unwrap();
+    let polled = poll_fn(|cx| Poll::Ready(Pin::new(&mut walk).poll_next(cx).is_pending()));
     assert!(polled.await);
     assert!(client.in_flight() > 0);
-    drop(survey);
+    drop(walk);
     server.cont().unwrap();
     H::until(|| client.in_flight() == 0).await;
     client.ping().await.unwrap();

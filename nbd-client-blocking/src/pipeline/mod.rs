@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Instant;
 
-use nbd_proto::{Command, CommandFlags, Disconnect, RequestId, RequestStatus, Table};
+use nbd_proto::{Buffers, Command, CommandFlags, Disconnect, RequestId, RequestStatus};
 #[cfg(doc)]
 use nbd_session::Session;
 use nbd_session::{Error, Rejected, Request, Withdrawn};
@@ -56,7 +56,7 @@ use crate::completion::Completion;
 #[derive(Debug)]
 pub struct Pipeline<'c, B: AsRef<[u8]> + AsMut<[u8]>> {
     client: &'c mut Client,
-    buffers: Table<B>,
+    buffers: Buffers<B>,
     callbacks: BTreeMap<RequestId, Callback<'c, B>>,
 }
 
@@ -74,7 +74,7 @@ impl<B> fmt::Debug for Callback<'_, B> {
 
 impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
     pub(crate) const fn new(client: &'c mut Client) -> Self {
-        Self { client, buffers: Table::new(), callbacks: BTreeMap::new() }
+        Self { client, buffers: Buffers::new(), callbacks: BTreeMap::new() }
     }
 
     /// Reads into the whole buffer.

@@ -127,16 +127,16 @@ fn several_contexts_at_once_and_a_selection() {
         let ids = names.map(|name| client.context(name).expect("it was granted"));
         for chosen in [&[0, 1, 2][..], &[2, 0], &[1], &[]] {
             let asked: Vec<&str> = chosen.iter().map(|index| names[*index]).collect();
-            let survey = client.survey(&asked, 0..256 * MIB).expect("they were granted");
+            let walk = client.context_extents(&asked, 0..256 * MIB).expect("they were granted");
             // Without names it is the server's own order.
-            let which: Vec<usize> = survey
+            let which: Vec<usize> = walk
                 .contexts()
                 .iter()
                 .map(|id| ids.iter().position(|known| known == id).expect("it is one of them"))
                 .collect();
             assert!(chosen.is_empty() || which == chosen);
             assert_eq!(which.len(), if chosen.is_empty() { 3 } else { chosen.len() });
-            let segments: Vec<_> = survey.map(|segment| segment.expect("it is told")).collect();
+            let segments: Vec<_> = walk.map(|segment| segment.expect("it is told")).collect();
             let mut next = 0;
             for segment in &segments {
                 assert_eq!(segment.offset, next);
@@ -154,7 +154,7 @@ fn several_contexts_at_once_and_a_selection() {
             let differ = segments.windows(2).all(|two| two[0].statuses != two[1].statuses);
             assert!(differ, "neighbours are merged");
         }
-        assert!(client.survey(&["base:nothing"], 0..MIB).is_err());
+        assert!(client.context_extents(&["base:nothing"], 0..MIB).is_err());
     }
 }
 

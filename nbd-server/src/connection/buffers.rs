@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use nbd_proto::{PayloadSink, PayloadSource, RequestId, Table, part, part_mut};
+use nbd_proto::{PayloadSink, PayloadSource, RequestId, part, part_mut};
 
 use super::budget::{Account, Grant};
 
@@ -34,7 +34,7 @@ const SHORT_STEP: usize = 64 << 10;
 #[derive(Debug)]
 pub(crate) struct Buffers {
     account: Arc<Account>,
-    lent: Table<Buffer>,
+    lent: nbd_proto::Buffers<Buffer>,
     /// Bytes of buffers that requests have, here or elsewhere.
     in_use: usize,
     free: [Vec<Buffer>; CLASSES],
@@ -98,7 +98,7 @@ impl Buffers {
     pub(crate) fn new(account: Arc<Account>) -> Self {
         Self {
             account,
-            lent: Table::new(),
+            lent: nbd_proto::Buffers::new(),
             in_use: 0,
             free: Default::default(),
             kept: 0,

@@ -1,9 +1,9 @@
 //! A client that keeps the rules, and knows what it may be told.
 
 use nbd_proto::{
-    Client, ClientConfig, Command, CommandError, CommandFlags, CommandType, ContextId, Disconnect,
-    Event, Extent, Limits, Machine, Negotiation, PayloadSink, PayloadSource, Phase, RequestId,
-    Table,
+    Buffers, Client, ClientConfig, Command, CommandError, CommandFlags, CommandType, ContextId,
+    Disconnect, Event, Extent, Limits, Machine, Negotiation, PayloadSink, PayloadSource, Phase,
+    RequestId,
 };
 
 use super::disk::{BLOCK, BLOCKS, Disk, Tick, block_of, blocks, version_of};
@@ -22,7 +22,7 @@ pub(super) struct Honest {
 /// What belongs to its requests.
 #[derive(Debug)]
 struct Payload {
-    buffers: Table<Vec<u8>>,
+    buffers: Buffers<Vec<u8>>,
     extents: Vec<(RequestId, Extent)>,
 }
 
@@ -67,7 +67,7 @@ impl Honest {
     pub(super) fn new(negotiation: Negotiation) -> Self {
         Self {
             client: negotiation.finish().expect("it is established"),
-            payload: Payload { buffers: Table::new(), extents: Vec::new() },
+            payload: Payload { buffers: Buffers::new(), extents: Vec::new() },
             open: Vec::new(),
             over: false,
         }

@@ -13,7 +13,7 @@ use crate::error::broken;
 use nbd_proto::CommandType;
 use nbd_proto::Errno;
 use nbd_proto::Negotiated;
-use nbd_proto::Table;
+use nbd_proto::Buffers;
 use nbd_proto::{Command, ContextId, RequestId};
 use nbd_proto::{CommandError, SubmitError};
 use nbd_proto::{CommandFlags, TransmissionFlags};
@@ -76,7 +76,7 @@ pub struct ReplayLog<T, P> {
     capacity: usize,
     link: Link,
     pending: Pending<T, P>,
-    sent: Table<Place>,
+    sent: Buffers<Place>,
     /// Commands whose caller waits.
     callers: usize,
     flushes: usize,
@@ -135,7 +135,7 @@ impl<T: Copy, P> ReplayLog<T, P> {
             capacity,
             link: Link::Up,
             pending: Pending::new(),
-            sent: Table::new(),
+            sent: Buffers::new(),
             callers: 0,
             flushes: 0,
             under_way: 0,
@@ -474,7 +474,7 @@ impl<T: Copy, P> ReplayLog<T, P> {
     /// answered is to be sent again, and so is whatever was acknowledged and is kept.
     pub fn lost(&mut self) {
         self.link = Link::Down;
-        self.sent = Table::new();
+        self.sent = Buffers::new();
         self.under_way = 0;
         if let Some(place) = self.of_flushes(|owner| matches!(owner, Owner::Log)).first() {
             self.forget(*place);

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use nbd_proto::{
-    Command, CommandError, CommandFailure, CommandType, ContextId, Extent, ReadChunk, Remark,
+    Command, CommandError, CommandFailure, CommandType, ContextId, Extent, ReadChunk, ServerMessage,
     ReplyDetails, RequestId, RequestStatus, SubmitError,
 };
 
@@ -434,11 +434,11 @@ impl Session {
     ) -> Completion {
         self.timers.remove(id);
         self.durability.completed(id, command, result.is_ok());
-        let ReplyDetails { extents, chunks, remark, .. } =
+        let ReplyDetails { extents, chunks, message, .. } =
             self.take_details(id, command.kind, result.is_err());
         let result = match result {
             Ok(()) => Ok(()),
-            Err(error) => Err(self.failure(command, error, remark)),
+            Err(error) => Err(self.failure(command, error, message)),
         };
         self.way.trace.finished(id, &result);
         Completion { id, command, result, extents, chunks, held: false }
@@ -464,11 +464,11 @@ impl Session {
         &self,
         command: Command,
         error: CommandError,
-        remark: Option<Remark>,
+        message: Option<ServerMessage>,
     ) -> Error {
         match self.end() {
             Some(end) if error == CommandError::ConnectionLost => end.clone(),
-            _ => CommandFailure::new(command, error, remark).into(),
+            _ => CommandFailure::new(command, error, message).into(),
         }
     }
 

@@ -404,8 +404,8 @@ impl Session {
                 continue;
             };
             let result = result.map_err(|error| {
-                let remark = self.details.take_remark(id);
-                CommandFailure::new(command, error, remark).into()
+                let message = self.details.take_message(id);
+                CommandFailure::new(command, error, message).into()
             });
             lasting.answered(id, result);
         }

@@ -109,7 +109,7 @@ pub use withdrawal::Withdrawn;
 /// A command's id is valid from its submission until its completion is taken, or it is
 /// withdrawn and its payload released. Its [slot](RequestId::slot) is small and dense and
 /// belongs to it for as long, so side tables (buffers, wakers) are indexed by it: see
-/// [`Table`].
+/// [`Buffers`].
 ///
 /// # Example
 ///

@@ -4,7 +4,9 @@ use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write};
 use std::time::{Duration, Instant};
 
 use nbd_proto::io::{IoMode, Progress};
-use nbd_proto::{Command, Direction, PayloadSink, PayloadSource, RequestId, Table, part, part_mut};
+use nbd_proto::{
+    Buffers, Command, Direction, PayloadSink, PayloadSource, RequestId, part, part_mut,
+};
 use nbd_session::{
     Completion, Connect, ConnectOptions, Error, Limit, Session, Step, Target, Withdrawn,
 };
@@ -18,7 +20,7 @@ pub(crate) struct Rig {
     pub(crate) session: Session,
     pub(crate) now: Instant,
     pub(crate) start: Instant,
-    pub(crate) buffers: Table<Vec<u8>>,
+    pub(crate) buffers: Buffers<Vec<u8>>,
     pub(crate) stream: Option<(u64, Limited)>,
     dial: Dialler,
     /// Steps, in words.
@@ -77,7 +79,7 @@ impl Rig {
     pub(crate) fn dialling(options: ConnectOptions, dial: Dialler) -> Self {
         let start = Instant::now();
         let session = Session::new(options, 7, start).expect("sound options");
-        let buffers = Table::new();
+        let buffers = Buffers::new();
         Self { session, now: start, start, buffers, stream: None, dial, steps: Vec::new() }
     }
 

@@ -3,7 +3,7 @@
 use std::io::{self, ErrorKind as IoErrorKind, Read, Write};
 
 use nbd_proto::io::{IoMode, Progress};
-use nbd_proto::{Command, Direction, Table};
+use nbd_proto::{Buffers, Command, Direction};
 use nbd_session::replay::Reconnect;
 use nbd_session::{Limit, Received, Session, Step};
 
@@ -16,8 +16,8 @@ fn bytes_may_be_handed_over() {
         let now = std::time::Instant::now();
         let mut session = Session::new(options(), 1, now).unwrap();
         let mut far = server(1 << 20);
-        let mut buffers: Table<Vec<u8>> = Table::new();
-        let turn = |session: &mut Session, buffers: &mut Table<Vec<u8>>, far: &mut _| {
+        let mut buffers: Buffers<Vec<u8>> = Buffers::new();
+        let turn = |session: &mut Session, buffers: &mut Buffers<Vec<u8>>, far: &mut _| {
             let far: &mut nbd_sim::memory_server::MemoryStream = far;
             while let Some(step) = session.next_step() {
                 if let Step::Connect(connect) = step {

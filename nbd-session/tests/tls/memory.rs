@@ -2,9 +2,9 @@
 
 use nbd_proto::io::IoMode;
 use nbd_proto::{
-    Client, ClientConfig, Command, CommandType, Direction, Discard, Disconnect, Event, ExportInfo,
-    Machine, PayloadSink, Phase, Question, Server, ServerConfig, ServerEvent, ServerNegotiation,
-    ServerPhase, Table, TlsPolicy, TransmissionFlags,
+    Buffers, Client, ClientConfig, Command, CommandType, Direction, Discard, Disconnect, Event,
+    ExportInfo, Machine, PayloadSink, Phase, Question, Server, ServerConfig, ServerEvent,
+    ServerNegotiation, ServerPhase, TlsPolicy, TransmissionFlags,
 };
 use nbd_session::{Handshake, Link, LinkError};
 use nbd_sim::peer::pki::Pki;
@@ -25,7 +25,7 @@ pub(crate) struct Served {
     end: End,
     acceptor: TlsAcceptor,
     disk: Vec<u8>,
-    buffers: Table<Vec<u8>>,
+    buffers: Buffers<Vec<u8>>,
 }
 
 enum Stage {
@@ -43,7 +43,7 @@ impl Served {
             end,
             acceptor,
             disk: vec![0; SIZE],
-            buffers: Table::new(),
+            buffers: Buffers::new(),
         }
     }
 
@@ -147,7 +147,7 @@ impl Served {
 }
 
 /// Memory for writes, on demand.
-struct Allocating<'a>(&'a mut Table<Vec<u8>>);
+struct Allocating<'a>(&'a mut Buffers<Vec<u8>>);
 
 impl PayloadSink for Allocating<'_> {
     fn region(&mut self, id: nbd_proto::RequestId, at: usize, len: usize) -> &mut [u8] {
@@ -235,8 +235,8 @@ impl Run {
 
         let mut todo = commands(&mut rng);
         let mut model = vec![0; SIZE];
-        let mut buffers: Table<Vec<u8>> = Table::new();
-        let mut expected = Table::<Vec<u8>>::new();
+        let mut buffers: Buffers<Vec<u8>> = Buffers::new();
+        let mut expected = Buffers::<Vec<u8>>::new();
         let mut disconnected = false;
         while !client.is_closed() || !served.is_over() {
             turns.next().ok_or(Failed::Stuck)?;
@@ -284,8 +284,8 @@ fn submit(
     client: &mut Client,
     todo: &mut Vec<(usize, usize, bool)>,
     model: &mut [u8],
-    buffers: &mut Table<Vec<u8>>,
-    expected: &mut Table<Vec<u8>>,
+    buffers: &mut Buffers<Vec<u8>>,
+    expected: &mut Buffers<Vec<u8>>,
     rng: &mut Rng,
 ) {
     let mut busy: Vec<std::ops::Range<usize>> = Vec::new();

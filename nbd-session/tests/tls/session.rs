@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use nbd_proto::io::{IoMode, Progress};
-use nbd_proto::{Command, Direction, Table, TlsPolicy};
+use nbd_proto::{Buffers, Command, Direction, TlsPolicy};
 use nbd_session::replay::Reconnect;
 use nbd_session::{ConnectOptions, ErrorKind, Limit, Session, Step};
 use nbd_sim::pipe::{End, Schedule, pipe};
@@ -34,7 +34,7 @@ fn read_all(
         .reconnect(reconnect);
     let mut now = Instant::now();
     let mut session = Session::new(options, 3, now).expect("sound options");
-    let mut buffers: Table<Vec<u8>> = Table::new();
+    let mut buffers: Buffers<Vec<u8>> = Buffers::new();
     let mut ends: Option<(End, Served)> = None;
     let mut submitted = false;
     let (mut done, mut good) = (0, 0);

@@ -1,17 +1,17 @@
 //! A server application's memory for payload, which grows as the bytes arrive.
 
-use nbd_proto::{PayloadSink, PayloadSource, RequestId, Table, part_mut};
+use nbd_proto::{Buffers, PayloadSink, PayloadSource, RequestId, part_mut};
 
 /// Payload of requests in work, both ways.
 #[derive(Debug)]
-pub(super) struct Memory(Table<Vec<u8>>);
+pub(super) struct Memory(Buffers<Vec<u8>>);
 
 /// Most bytes offered at once: a length that a client only claims costs nothing.
 const PIECE: usize = 4096;
 
 impl Memory {
     pub(super) fn new() -> Self {
-        Self(Table::new())
+        Self(Buffers::new())
     }
 
     pub(super) fn insert(&mut self, id: RequestId, bytes: Vec<u8>) {

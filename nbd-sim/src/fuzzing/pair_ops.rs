@@ -7,8 +7,8 @@ use std::collections::VecDeque;
 use std::ops::ControlFlow;
 
 use nbd_proto::{
-    Client, Command, CommandFlags, CommandType, Disconnect, Errno, Event, Extent, HeaderStyle,
-    Machine, PayloadSource, RequestId, Server, ServerEvent, Table,
+    Buffers, Client, Command, CommandFlags, CommandType, Disconnect, Errno, Event, Extent,
+    HeaderStyle, Machine, PayloadSource, RequestId, Server, ServerEvent,
 };
 
 use super::input::Input;
@@ -25,7 +25,7 @@ pub fn pair_ops(data: &[u8]) {
         to_server: VecDeque::new(),
         to_client: VecDeque::new(),
         open: Vec::new(),
-        buffers: Table::new(),
+        buffers: Buffers::new(),
         memory: Memory::new(),
         requests: Vec::new(),
         cut: false,
@@ -44,7 +44,7 @@ struct World {
     to_client: VecDeque<u8>,
     /// Commands that were submitted and neither completed nor abandoned.
     open: Vec<RequestId>,
-    buffers: Table<Vec<u8>>,
+    buffers: Buffers<Vec<u8>>,
     memory: Memory,
     /// Requests that wait for the server's application.
     requests: Vec<(RequestId, Command)>,

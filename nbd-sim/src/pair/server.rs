@@ -1,8 +1,8 @@
 //! The application that answers: it reorders, cuts, leaves out zeroes and fails.
 
 use nbd_proto::{
-    Command, CommandType, Discard, Error, Negotiated, RequestId, Server, ServerEvent,
-    ServerNegotiation, ServerPhase, Table,
+    Buffers, Command, CommandType, Discard, Error, Negotiated, RequestId, Server, ServerEvent,
+    ServerNegotiation, ServerPhase,
 };
 
 use super::Check;
@@ -31,7 +31,7 @@ pub(super) struct ServerSide {
     rng: Rng,
     disk: Disk,
     /// Payload of requests in work, both ways.
-    memory: Table<Vec<u8>>,
+    memory: Buffers<Vec<u8>>,
     jobs: Vec<Job>,
 }
 
@@ -47,7 +47,7 @@ impl ServerSide {
             life: Life::Haggling(Box::new(negotiation)),
             rng,
             disk: plan.disk.clone(),
-            memory: Table::new(),
+            memory: Buffers::new(),
             jobs: Vec::new(),
         }
     }

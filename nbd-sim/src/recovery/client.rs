@@ -5,8 +5,8 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use nbd_proto::{
-    Client, Command, CommandError, CommandFlags, CommandType, Event, Machine, Negotiated,
-    PayloadSink, PayloadSource, RequestId, Table, TransmissionFlags, part, part_mut,
+    Buffers, Client, Command, CommandError, CommandFlags, CommandType, Event, Machine, Negotiated,
+    PayloadSink, PayloadSource, RequestId, TransmissionFlags, part, part_mut,
 };
 use nbd_session::replay::{Place, Reconnect, RecoveryError, ReplayLog};
 
@@ -63,7 +63,7 @@ struct Memory {
     journal: ReplayLog<u64, Data>,
     calls: BTreeMap<u64, Call>,
     /// Data of writes nobody waits for, which may be partly sent.
-    leaving: Table<Data>,
+    leaving: Buffers<Data>,
 }
 
 impl PayloadSink for Memory {
@@ -92,7 +92,7 @@ impl App {
         let flags = facts.export.as_ref().map_or(TransmissionFlags::empty(), |e| e.flags);
         Self {
             rng,
-            memory: Memory { journal, calls: BTreeMap::new(), leaving: Table::new() },
+            memory: Memory { journal, calls: BTreeMap::new(), leaving: Buffers::new() },
             model: Model::new(disk, policy.kept_bytes().is_some()),
             report: Report::default(),
             flags,
@@ -296,7 +296,7 @@ impl App {
             let _ = client.eof();
             self.take_events(&mut client)?;
         }
-        self.memory.leaving = Table::new();
+        self.memory.leaving = Buffers::new();
         self.memory.journal.lost();
         self.model.lose(crashed);
         self.report.losses += 1;

@@ -1,8 +1,8 @@
 //! A server that carries requests out in any order, at any time, or not at all.
 
 use nbd_proto::{
-    Command, CommandFlags, CommandType, Discard, Errno, Error, ExportInfo, Question, RequestId,
-    Server, ServerConfig, ServerEvent, ServerNegotiation, Table,
+    Buffers, Command, CommandFlags, CommandType, Discard, Errno, Error, ExportInfo, Question,
+    RequestId, Server, ServerConfig, ServerEvent, ServerNegotiation,
 };
 
 use super::Check;
@@ -25,7 +25,7 @@ pub(crate) struct ServerSide {
     pending: Vec<(RequestId, Command)>,
     /// Carried out, or not, and to be answered later.
     answers: Vec<(RequestId, Command, Result<(), Errno>)>,
-    memory: Table<Vec<u8>>,
+    memory: Buffers<Vec<u8>>,
     /// Whoever asks is told so.
     pub(crate) shutting_down: bool,
     /// One request in so many fails; 0 for none.
@@ -47,7 +47,7 @@ impl ServerSide {
             export,
             pending: Vec::new(),
             answers: Vec::new(),
-            memory: Table::new(),
+            memory: Buffers::new(),
             shutting_down: false,
             fail_one_in,
             lenient: false,

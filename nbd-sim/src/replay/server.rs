@@ -1,9 +1,9 @@
 //! A recorded client, played to our server.
 
 use nbd_proto::{
-    Command, CommandType, Discard, Errno, Error, ExportEntry, ExportInfo, Extent, HandshakeFlags,
-    Machine, Question, RefusalCode, RequestId, Server, ServerConfig, ServerEvent,
-    ServerNegotiation, ServerPhase, Table, TlsPolicy, TransmissionFlags,
+    Buffers, Command, CommandType, Discard, Errno, Error, ExportEntry, ExportInfo, Extent,
+    HandshakeFlags, Machine, Question, RefusalCode, RequestId, Server, ServerConfig, ServerEvent,
+    ServerNegotiation, ServerPhase, TlsPolicy, TransmissionFlags,
 };
 
 use super::Harm;
@@ -109,7 +109,7 @@ impl ServerScript {
         let mut player = Player {
             life: Life::Haggling(Box::new(negotiation)),
             export: self.export.clone(),
-            memory: Table::new(),
+            memory: Buffers::new(),
             disk: vec![7; DISK],
             early: Vec::new(),
             oracle,
@@ -144,7 +144,7 @@ struct Player {
     life: Life,
     export: ExportInfo,
     /// Payload of requests in work, both ways.
-    memory: Table<Vec<u8>>,
+    memory: Buffers<Vec<u8>>,
     disk: Vec<u8>,
     early: Vec<u8>,
     oracle: Option<Oracle>,
@@ -289,7 +289,7 @@ fn answer(negotiation: &mut ServerNegotiation, export: &ExportInfo) -> Result<bo
 }
 
 /// Answers every request that has arrived; returns whether there was one.
-fn serve(server: &mut Server, memory: &mut Table<Vec<u8>>, disk: &mut [u8]) -> bool {
+fn serve(server: &mut Server, memory: &mut Buffers<Vec<u8>>, disk: &mut [u8]) -> bool {
     let mut any = false;
     while let Some(event) = server.poll_event() {
         any = true;
@@ -310,7 +310,7 @@ fn perform(
     server: &mut Server,
     id: RequestId,
     command: Command,
-    memory: &mut Table<Vec<u8>>,
+    memory: &mut Buffers<Vec<u8>>,
     disk: &mut [u8],
 ) -> Result<(), nbd_proto::ApiMisuse> {
     let start = command.offset as usize;

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use nbd_client_blocking::proto::{Command, CommandFlags, RequestId, Table, TransmissionFlags};
+use nbd_client_blocking::proto::{Buffers, Command, CommandFlags, RequestId, TransmissionFlags};
 use nbd_client_blocking::session::replay::RecoveryError;
 use nbd_client_blocking::{Client, Completion, Error, ErrorKind, Pipeline};
 
@@ -28,7 +28,7 @@ pub(super) struct Load<'a> {
     /// The block after the last one that was chosen.
     next: usize,
     buffers: Vec<Vec<u8>>,
-    at_work: Table<Work>,
+    at_work: Buffers<Work>,
     tally: Tally,
     counts: Counts,
     /// When something was last completed.
@@ -62,7 +62,7 @@ impl<'a> Load<'a> {
             random: Random::stream(index),
             next: 0,
             buffers: vec![vec![0; args.size as usize]; args.depth as usize],
-            at_work: Table::new(),
+            at_work: Buffers::new(),
             tally: Tally::new(),
             counts: Counts::default(),
             progress: Instant::now(),

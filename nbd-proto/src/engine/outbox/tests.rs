@@ -1,7 +1,7 @@
 //! Queueing, sending in pieces, taking back.
 
 use super::*;
-use crate::payload::{Discard, Table};
+use crate::payload::{Buffers, Discard};
 use alloc::vec;
 use proptest::prelude::*;
 
@@ -9,7 +9,7 @@ fn id(slot: u64) -> RequestId {
     RequestId::from_cookie(slot | 1 << 32)
 }
 
-fn gather(outbox: &Outbox, table: &Table<Vec<u8>>) -> (Vec<u8>, usize) {
+fn gather(outbox: &Outbox, table: &Buffers<Vec<u8>>) -> (Vec<u8>, usize) {
     let (mut bytes, mut pieces) = (Vec::new(), 0);
     outbox
         .for_each_unsent(table, |piece| {
@@ -27,7 +27,7 @@ fn a_run_without_payload_is_one_piece() {
     for slot in 0..64 {
         outbox.push(&[slot as u8; 28]);
     }
-    let (bytes, pieces) = gather(&outbox, &Table::new());
+    let (bytes, pieces) = gather(&outbox, &Buffers::new());
     assert_eq!((bytes.len(), pieces), (64 * 28, 1));
 }
 
@@ -36,7 +36,7 @@ fn a_message_without_its_payload_is_not_begun() {
     let mut outbox = Outbox::new();
     outbox.push(b"first");
     outbox.push_payload(id(0), b"second", 0, 4);
-    assert_eq!(gather(&outbox, &Table::new()).0, b"first");
+    assert_eq!(gather(&outbox, &Buffers::new()).0, b"first");
     outbox.sent(5, &mut Stats::default(), |_| {}).unwrap();
     let nothing = outbox.for_each_unsent(&Discard, |_| ControlFlow::Continue(()));
     assert_eq!(nothing, Err(ApiMisuse::PayloadMissing.into()));
@@ -51,7 +51,7 @@ proptest! {
         messages in prop::collection::vec((1usize..4, 0usize..60, prop::bool::ANY), 1..200),
         cuts in prop::collection::vec(1usize..50, 1..200),
     ) {
-        let (mut outbox, mut table, mut expected) = (Outbox::new(), Table::new(), Vec::new());
+        let (mut outbox, mut table, mut expected) = (Outbox::new(), Buffers::new(), Vec::new());
         let mut sequences = Vec::new();
         for (i, (fixed, payload, cancel)) in messages.iter().enumerate() {
             let fixed = vec![i as u8; *fixed];
@@ -164,7 +164,7 @@ proptest! {
             0..1000,
         ),
     ) {
-        let (mut outbox, mut table) = (Outbox::new(), Table::new());
+        let (mut outbox, mut table) = (Outbox::new(), Buffers::new());
         // What is to come, by message: its number, its bytes, how many of them have left.
         let mut model: VecDeque<(u64, Vec<u8>, usize)> = VecDeque::new();
         let mut all = Vec::new();
