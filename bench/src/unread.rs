@@ -14,7 +14,8 @@ use nbd_proto::wire::option::{OptionHeader, OptionReplyHeader};
 use nbd_proto::wire::reply::SimpleReply;
 use nbd_proto::wire::request::{DISCONNECT, RequestHeader};
 use nbd_proto::{CommandType, Error, OptionCode};
-use nbd_transport::tls::{Plaintext, TlsConfig, TlsStage};
+use nbd_transport::tls::TlsConfig;
+use nbd_transport::tls::stage::{Plaintext, TlsStage};
 use nbd_transport::{NbdUri, Stream};
 
 use crate::Outcome;

@@ -52,7 +52,7 @@ pub struct Options {
 /// ```
 #[derive(Debug, thiserror::Error)]
 #[error("{error}")]
-#[non_exhaustive]
+#[expect(clippy::exhaustive_structs, reason = "an error and what comes back with it")]
 pub struct GoError {
     /// Why.
     #[source]

@@ -29,7 +29,7 @@ pub struct Options {
 /// [`Options::go`] failed. Converts into the [`Error`] alone.
 #[derive(Debug, thiserror::Error)]
 #[error("{error}")]
-#[non_exhaustive]
+#[expect(clippy::exhaustive_structs, reason = "an error and what comes back with it")]
 pub struct GoError {
     /// Why.
     #[source]

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use crate::failure::ServerMessage;
-use crate::payload::{ErrorReport, PayloadSink, PayloadSource, ReadChunk, Buffers};
+use crate::payload::{Buffers, ErrorReport, PayloadSink, PayloadSource, ReadChunk};
 use crate::types::{ContextId, Extent, RequestId};
 
 /// What the reply to one command told besides payload.

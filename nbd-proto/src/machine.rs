@@ -9,6 +9,16 @@ use crate::error::Error;
 use crate::payload::{PayloadSink, PayloadSource};
 use crate::types::Direction;
 
+mod private {
+    #[expect(unnameable_types, reason = "so that nobody else implements it")]
+    pub trait Sealed {}
+
+    impl Sealed for crate::Client {}
+    impl Sealed for crate::Negotiation {}
+    impl Sealed for crate::Server {}
+    impl Sealed for crate::ServerNegotiation {}
+}
+
 /// A state machine that is driven with bytes: [`Negotiation`](crate::Negotiation),
 /// [`Client`](crate::Client), [`ServerNegotiation`](crate::ServerNegotiation) and
 /// [`Server`](crate::Server).
@@ -27,7 +37,9 @@ use crate::types::Direction;
 /// drained before anything else, and what is reported waits in bounded storage.
 /// After an error the machine is dead and returns the same error again; events
 /// can still be taken from it.
-pub trait Machine {
+///
+/// It is sealed: there are these four.
+pub trait Machine: private::Sealed {
     /// Where the next bytes go. Both parts are empty when nothing is wanted.
     fn recv_bufs<'a, S: PayloadSink>(&'a mut self, sink: &'a mut S) -> RecvBufs<'a>;
 

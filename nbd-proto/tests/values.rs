@@ -147,8 +147,8 @@ fn a_failure_tells_what_the_server_said() {
         (Some(said(Some(4096))), r#": server said "bad\u{7} sector" (at offset 4096)"#),
         (Some(silent), " (at offset 4096)"),
     ];
-    for (remark, more) in cases {
-        let failure = CommandFailure::new(Command::read(0, 8192), error, remark);
+    for (said, more) in cases {
+        let failure = CommandFailure::new(Command::read(0, 8192), error, said);
         assert_eq!(failure.to_string(), format!("{words}{more}"));
     }
 }

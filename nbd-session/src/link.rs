@@ -3,7 +3,8 @@
 use crate::tls::TlsSession;
 use nbd_proto::io::{DriveError, IoMode, Progress};
 use nbd_proto::{Direction, Machine, PayloadSink, PayloadSource};
-use nbd_transport::tls::{StageError, TlsError, TlsInfo, TlsStage};
+use nbd_transport::tls::stage::{StageError, TlsStage};
+use nbd_transport::tls::{TlsError, TlsInfo};
 use std::io::{self, Read, Write};
 
 /// Why moving bytes between a machine and its transport failed.

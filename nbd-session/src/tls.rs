@@ -3,7 +3,8 @@
 use crate::link::LinkError;
 use nbd_proto::io::{Progress, checked_count, is_gone};
 use nbd_proto::{Direction, Error, Machine, PayloadSink, PayloadSource};
-use nbd_transport::tls::{IntoMachine, Opened, TlsError, TlsInfo, TlsRole, TlsStage};
+use nbd_transport::tls::stage::{IntoMachine, Opened, TlsStage};
+use nbd_transport::tls::{TlsError, TlsInfo, TlsRole};
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 
 /// Pieces that are encrypted in one go; enough for the headers and payloads of 64 writes.

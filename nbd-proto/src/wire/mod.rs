@@ -1,5 +1,21 @@
 //! The bytes of the protocol: constants, headers and bodies, both directions.
 //!
+//! Who moves data needs none of it. It is public for those who look at the bytes themselves:
+//! fuzzers and property tests that make messages, good and bad, and tools that print a recorded
+//! session.
+//!
+//! ```
+//! use nbd_proto::wire::request::RequestHeader;
+//! use nbd_proto::{CommandFlags, CommandType};
+//!
+//! let kind = CommandType::Read.to_wire();
+//! let header =
+//!     RequestHeader { kind, flags: CommandFlags::empty(), cookie: 7, offset: 512, length: 16 };
+//! let bytes: [u8; 28] = header.encode_compact().expect("16 fits in 32 bits");
+//! assert_eq!(RequestHeader::decode_compact(&bytes)?, header);
+//! # Ok::<(), nbd_proto::InvalidMessage>(())
+//! ```
+//!
 //! Everything here is plain data. A header of fixed size is encoded to and
 //! decoded from an array of exactly that size, so there is no short buffer to
 //! mishandle: `encode(self) -> [u8; N]`, `decode(&[u8; N]) -> Result<Self, _>`.

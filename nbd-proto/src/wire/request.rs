@@ -6,6 +6,8 @@
 //! ```
 //! proto.md, "Request message"; the extended form is in its extended-headers draft.
 
+use core::fmt;
+
 use super::flags::CommandFlags;
 use super::reader::Reader;
 use super::{EXTENDED_REQUEST_MAGIC, REQUEST_MAGIC, concat_be};
@@ -79,6 +81,12 @@ impl CommandType {
     #[must_use]
     pub const fn modifies(self) -> bool {
         matches!(self, Self::Write | Self::Trim | Self::WriteZeroes)
+    }
+}
+
+impl fmt::Display for CommandType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 

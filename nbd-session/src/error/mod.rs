@@ -69,6 +69,25 @@ pub enum ErrorKind {
     Stopped,
 }
 
+/// A few words for people, as [`std::io::ErrorKind`] has them.
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Usage => "wrong use",
+            Self::Connect => "nobody could be connected to",
+            Self::Closed => "not connected",
+            Self::Tls => "TLS failed",
+            Self::Protocol => "protocol error",
+            Self::Refused => "refused by the server",
+            Self::NotSent => "command not sent",
+            Self::Command => "failed by the server",
+            Self::TimedOut => "timed out",
+            Self::Recovery => "not recovered",
+            Self::Stopped => "connection task gone",
+        })
+    }
+}
+
 /// Who has to do something about an [`Error`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]

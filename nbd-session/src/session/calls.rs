@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use nbd_proto::{
-    Command, CommandError, CommandFailure, CommandType, ContextId, Extent, ReadChunk, ServerMessage,
-    ReplyDetails, RequestId, RequestStatus, SubmitError,
+    Command, CommandError, CommandFailure, CommandType, ContextId, Extent, ReadChunk, ReplyDetails,
+    RequestId, RequestStatus, ServerMessage, SubmitError,
 };
 
 use super::lasting::Open as LastingOpen;

@@ -265,6 +265,21 @@ pub enum State {
     Closed,
 }
 
+/// A word for people: "ready".
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Connecting => "connecting",
+            Self::Negotiating => "negotiating",
+            Self::Choosing => "choosing",
+            Self::Ready => "ready",
+            Self::Reconnecting => "reconnecting",
+            Self::Disconnecting => "disconnecting",
+            Self::Closed => "closed",
+        })
+    }
+}
+
 impl Session {
     /// Begins to connect. `seed` is to be different in each session: it spreads the attempts
     /// of many clients, so that they do not come back in step.

@@ -5,7 +5,8 @@ use nbd_proto::io::{IoMode, Progress};
 use nbd_proto::{ClientConfig, Direction, Discard, Negotiation};
 use nbd_session::{Link, LinkError};
 use nbd_sim::peer::pki::Pki;
-use nbd_transport::tls::{Opened, TlsRole, TlsVersion};
+use nbd_transport::tls::stage::Opened;
+use nbd_transport::tls::{TlsRole, TlsVersion};
 use rustls::ContentType;
 
 /// More than any library takes of what is of no use.

@@ -11,9 +11,8 @@
 use std::collections::VecDeque;
 use std::sync::LazyLock;
 
-use nbd_transport::tls::{
-    Credentials, Opened, Plaintext, TlsAcceptor, TlsConfig, TlsConnector, TlsServerConfig, TlsStage,
-};
+use nbd_transport::tls::stage::{Opened, Plaintext, TlsStage};
+use nbd_transport::tls::{Credentials, TlsAcceptor, TlsConfig, TlsConnector, TlsServerConfig};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
 use super::input::Input;

@@ -6,7 +6,7 @@
 //!   TlsServerConfig ─ likewise ──► TlsAcceptor ──┘          without IO
 //! ```
 //!
-//! A [`TlsStage`] stands between a machine and its transport and does no IO of its own.
+//! A [`TlsStage`](stage::TlsStage) stands between a machine and its transport and does no IO of its own.
 //! Whoever speaks the protocol
 //! drives it.
 //!
@@ -42,7 +42,7 @@ mod info;
 mod psk;
 mod search;
 mod server_config;
-mod stage;
+pub mod stage;
 mod wire;
 #[cfg(feature = "x509")]
 mod x509;
@@ -50,11 +50,10 @@ mod x509;
 pub use client_config::{ServerCheck, TlsConfig, TlsConnector};
 pub use config_error::{CredentialsFault, Origin, PskFault, TlsConfigError};
 pub use credentials::Credentials;
-pub use error::{CertificateFault, StageError, TlsError};
+pub use error::{CertificateFault, TlsError};
 pub use info::{TlsInfo, TlsPeer, TlsRole, TlsVersion};
 pub use server_config::{TlsAcceptor, TlsServerConfig};
-pub use stage::{IntoMachine, Opened, Plaintext, TlsStage};
-pub use wire::{Incoming, Outgoing, Wire};
+use stage::{StageError, TlsStage, Wire};
 
 /// What does TLS with certificates, for its own configuration: see
 /// [`TlsConnector::from_rustls`].

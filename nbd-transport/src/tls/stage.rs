@@ -1,9 +1,15 @@
-//! The stage between a machine and its transport.
+//! TLS without IO, for who has a loop of their own: the stage between a machine and its transport.
+//!
+//! Clients and servers drive it by `nbd_session::Link`; nobody else needs this module.
 
-use super::{StageError, TlsError, TlsInfo, TlsRole, Wire};
+use super::{TlsError, TlsInfo, TlsRole};
 use nbd_proto::{Machine, PayloadSink};
+use private::Sealed;
 use std::fmt;
 use std::io::IoSlice;
+
+pub use super::error::StageError;
+pub use super::wire::Wire;
 
 /// A TLS session without IO.
 ///
@@ -18,7 +24,10 @@ use std::io::IoSlice;
 /// delivery until it says that it is done, and [`open`](Self::open) from then on.
 ///
 /// After an error, what is unsent is a last word to the peer, and the session is over.
-pub trait TlsStage: fmt::Debug + Send + Sync {
+///
+/// It is sealed: a [`TlsConnector`](super::TlsConnector) or a
+/// [`TlsAcceptor`](super::TlsAcceptor) starts one.
+pub trait TlsStage: fmt::Debug + Send + Sync + Sealed {
     /// The ciphertext.
     fn wire(&self) -> &Wire;
 
@@ -58,6 +67,11 @@ pub trait TlsStage: fmt::Debug + Send + Sync {
 
     /// Why a peer may have closed without a word during the handshake or right after it.
     fn suspicion(&self) -> &'static str;
+}
+
+pub(super) mod private {
+    #[expect(unnameable_types, reason = "so that nobody else implements it")]
+    pub trait Sealed {}
 }
 
 /// How [`TlsStage::open`] ended.

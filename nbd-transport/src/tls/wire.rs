@@ -18,12 +18,11 @@ const RECORD: usize = (16 << 10) + 2048 + 5;
 ///
 /// What arrives never takes more than a fixed room. What leaves is bounded by the stage, which
 /// encrypts no more while much is unsent.
-#[expect(clippy::exhaustive_structs, reason = "there are two ways for bytes to go")]
 pub struct Wire {
     /// What has arrived, for the stage to decrypt.
-    pub incoming: Incoming,
+    pub(super) incoming: Incoming,
     /// What the stage has encrypted, to be sent.
-    pub outgoing: Outgoing,
+    pub(super) outgoing: Outgoing,
 }
 
 impl Wire {
@@ -98,7 +97,7 @@ impl fmt::Debug for Outgoing {
 }
 
 /// Ciphertext that has arrived and is not decrypted: `start..end`.
-pub struct Incoming {
+pub(super) struct Incoming {
     bytes: Vec<u8>,
     start: usize,
     end: usize,
@@ -117,19 +116,19 @@ impl Incoming {
     }
 
     /// What has arrived. It may be decrypted in place.
-    pub fn bytes(&mut self) -> &mut [u8] {
+    pub(super) fn bytes(&mut self) -> &mut [u8] {
         self.bytes.get_mut(self.start..self.end).unwrap_or_default()
     }
 
     /// The first `n` bytes are used up.
-    pub fn consume(&mut self, n: usize) {
+    pub(super) fn consume(&mut self, n: usize) {
         self.start = self.end.min(self.start + n);
     }
 }
 
 /// Ciphertext to be sent: `head..tail`. The memory behind it is cleared once and then reused.
 #[derive(Default)]
-pub struct Outgoing {
+pub(super) struct Outgoing {
     bytes: Vec<u8>,
     head: usize,
     tail: usize,
@@ -137,7 +136,7 @@ pub struct Outgoing {
 
 impl Outgoing {
     /// Room for `n` more bytes, of which [`added`](Self::added) tells how many were used.
-    pub fn room(&mut self, n: usize) -> &mut [u8] {
+    pub(super) fn room(&mut self, n: usize) -> &mut [u8] {
         let end = self.tail + n;
         if self.bytes.len() < end {
             self.bytes.resize(end, 0);
@@ -146,7 +145,7 @@ impl Outgoing {
     }
 
     /// The first `n` bytes of the last room are to be sent.
-    pub fn added(&mut self, n: usize) {
+    pub(super) fn added(&mut self, n: usize) {
         self.tail = self.bytes.len().min(self.tail + n);
     }
 }

@@ -1,5 +1,7 @@
 //! The eight schemes: a transport, with or without a demand for TLS.
 
+use std::fmt;
+
 /// The kind of connection a URI asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -12,6 +14,13 @@ pub enum Transport {
     Vsock,
     /// A remote socket reached through `ssh`: `nbd+ssh`, `nbds+ssh`.
     Ssh,
+}
+
+/// Its plain scheme, such as `nbd+unix`.
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(Scheme::new(*self, false).as_str())
+    }
 }
 
 /// A URI scheme taken apart.

@@ -1,7 +1,8 @@
 //! The same with pre-shared keys.
 
 use super::{Honest, Secrets};
-use nbd_transport::tls::{TlsConfig, TlsServerConfig, TlsStage, TlsVersion};
+use nbd_transport::tls::stage::TlsStage;
+use nbd_transport::tls::{TlsConfig, TlsServerConfig, TlsVersion};
 use openssl::ssl::{Ssl, SslContext, SslContextBuilder, SslMethod, SslStream, SslVersion};
 use std::io::{self, ErrorKind, Read, Write};
 use std::sync::Arc;

@@ -12,9 +12,8 @@ mod keys;
 
 use nbd_session::LinkError;
 use nbd_sim::peer::pki::Pki;
-use nbd_transport::tls::{
-    Opened, Plaintext, TlsConfig, TlsError, TlsRole, TlsServerConfig, TlsStage, TlsVersion,
-};
+use nbd_transport::tls::stage::{Opened, Plaintext, TlsStage};
+use nbd_transport::tls::{TlsConfig, TlsError, TlsRole, TlsServerConfig, TlsVersion};
 #[cfg(feature = "tls")]
 use rustls::crypto::aws_lc_rs as crypto;
 use rustls::crypto::cipher::{AeadKey, Iv, MessageEncrypter, OutboundChunks, OutboundPlainMessage};

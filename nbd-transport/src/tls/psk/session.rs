@@ -125,6 +125,8 @@ impl Stage {
     }
 }
 
+impl super::super::stage::private::Sealed for Stage {}
+
 impl TlsStage for Stage {
     fn wire(&self) -> &Wire {
         &self.stream.get_ref().0

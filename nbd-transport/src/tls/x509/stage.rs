@@ -271,6 +271,8 @@ impl<S: Side> Stage<S> {
     }
 }
 
+impl<S: Side> super::super::stage::private::Sealed for Stage<S> {}
+
 impl<S: Side> TlsStage for Stage<S> {
     fn wire(&self) -> &Wire {
         &self.wire
