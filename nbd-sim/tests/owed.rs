@@ -289,7 +289,7 @@ fn a_server_is_known_by_what_its_answers_overtake() {
             [Command::flush(), Command::read(0, 8), Command::trim(0, 512), Command::read(8, 8)];
         let ids = commands.map(|command| client.submit(command).unwrap());
         client.drain(&mut Vec::new(), &Discard).unwrap();
-        let mut buffers = Table::new();
+        let mut buffers = Buffers::new();
         for id in ids {
             buffers.insert(id, vec![0; 8]);
         }
