@@ -49,13 +49,18 @@ pub use client::{Client, Within};
 pub use completion::{Completion, Woken};
 pub use extents::{ContextExtents, Extents};
 pub use nbd_proto as proto;
-pub use nbd_proto::CommandFailure;
+pub use nbd_proto::{
+    Command, CommandFailure, CommandFlags, ContextId, Errno, ExportInfo, Extent, TlsPolicy,
+};
 pub use nbd_session as session;
 pub use nbd_session::extents::{PlacedExtent, Segment};
+pub use nbd_session::replay::Reconnect;
 pub use nbd_session::{
     ConnectOptions, Error, ErrorKind, Event, Limit, Rejected, Request, Session, State,
 };
 pub use nbd_transport as transport;
+pub use nbd_transport::tls::TlsConfig;
+pub use nbd_transport::{Endpoint, NbdUri};
 pub use options::{GoError, Options};
 pub use pipeline::Pipeline;
 pub use pool::{Pool, PooledClient};

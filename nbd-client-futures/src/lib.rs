@@ -38,7 +38,9 @@ pub mod async_std;
 pub mod smol;
 
 pub use nbd_client_async::{
-    BlockingWork, Client, ConnectOptions, Connector, ContextExtents, Error, ErrorKind, ExportFile,
-    Extents, GoError, IntoStream, IoCall, Options, PlacedExtent, Pool, ReadBuffer, Reconnect,
-    Runtime, Segment, SessionStats, Sleep, State, Task, Watched, proto, session, transport,
+    BlockingWork, Client, Command, CommandFlags, ConnectOptions, Connector, ContextExtents,
+    ContextId, Endpoint, Errno, Error, ErrorKind, Event, ExportFile, ExportInfo, Extent, Extents,
+    GoError, IntoStream, IoCall, NbdUri, Options, PlacedExtent, Pool, ReadBuffer, Reconnect,
+    Runtime, Segment, SessionStats, Sleep, State, Task, TlsConfig, TlsPolicy, Watched, proto,
+    session, transport,
 };

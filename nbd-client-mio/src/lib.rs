@@ -71,10 +71,16 @@ pub use connection::Connection;
 pub use extents::Extents;
 pub use file::{ExportFile, ExportView};
 pub use nbd_proto as proto;
+pub use nbd_proto::{Command, CommandFlags, ContextId, Errno, ExportInfo, Extent, TlsPolicy};
 pub use nbd_session as session;
+pub use nbd_session::extents::{PlacedExtent, Segment};
+pub use nbd_session::replay::Reconnect;
 pub use nbd_session::{
-    ConnectOptions, Error, ErrorKind, Limit, OptionReply, OptionRequest, Rejected, Request, State,
+    ConnectOptions, Error, ErrorKind, Event, Limit, OptionReply, OptionRequest, Rejected, Request,
+    State,
 };
 pub use nbd_transport as transport;
+pub use nbd_transport::tls::TlsConfig;
+pub use nbd_transport::{Endpoint, NbdUri};
 pub use pool::Pool;
 pub use submitter::Submitter;

@@ -45,9 +45,10 @@ struct Readme;
 mod runtime;
 
 pub use nbd_client_async::{
-    Client, ConnectOptions, ContextExtents, Error, ErrorKind, ExportFile, Extents, GoError,
-    IntoStream, Options, PlacedExtent, Pool, ReadBuffer, Reconnect, Segment, SessionStats, State,
-    proto, session, transport,
+    Client, Command, CommandFlags, ConnectOptions, ContextExtents, ContextId, Endpoint, Errno,
+    Error, ErrorKind, Event, ExportFile, ExportInfo, Extent, Extents, GoError, IntoStream, NbdUri,
+    Options, PlacedExtent, Pool, ReadBuffer, Reconnect, Segment, SessionStats, State, TlsConfig,
+    TlsPolicy, proto, session, transport,
 };
 pub use runtime::Tokio;
 

@@ -11,7 +11,7 @@ use crate::workspace::root;
 use crate::{Outcome, rustdoc_json};
 
 /// What is published.
-const PACKAGES: [&str; 10] = [
+const PACKAGES: [&str; 11] = [
     "nbd-proto",
     "nbd-transport",
     "nbd-session",
@@ -22,6 +22,7 @@ const PACKAGES: [&str; 10] = [
     "nbd-client-futures",
     "nbd-client-compio",
     "nbd-server",
+    "nbd-handle",
 ];
 
 const USAGE: &str = "usage: cargo xtask public-api [--check]";
