@@ -190,7 +190,7 @@ impl State {
     /// free.
     pub(crate) fn cancel(&mut self, key: usize, now: Instant) -> Option<Call> {
         match self.calls.get_mut(key)?.stage {
-            Stage::InLine(ticket, _) => self.session.leave_line(ticket, now),
+            Stage::InLine(ticket, _) => self.session.stop_waiting(ticket, now),
             Stage::InFlight(id) => {
                 let half_sent = self.session.withdraw(id, now) == Withdrawn::HalfSent;
                 self.calls.disown(id, half_sent);
@@ -217,7 +217,7 @@ impl State {
         }
         while let Some(admission) = self.session.next_admission() {
             let Some(key) = self.calls.admitted(admission.ticket) else {
-                self.session.leave_line(admission.ticket, now);
+                self.session.stop_waiting(admission.ticket, now);
                 continue;
             };
             let Some(call) = self.calls.get_mut(key) else { continue };

@@ -98,7 +98,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
         }
         while let Some(admission) = self.session.next_admission() {
             let Some(next) = self.waiting.remove(&admission.ticket) else {
-                self.session.leave_line(admission.ticket, now);
+                self.session.stop_waiting(admission.ticket, now);
                 continue;
             };
             match admission.result {

@@ -37,7 +37,6 @@ pub mod extents;
 pub mod file;
 mod handshake;
 mod limit;
-mod line;
 mod link;
 mod options;
 mod outgoing;
@@ -49,12 +48,12 @@ mod session;
 mod timers;
 mod tls;
 mod trace;
+mod waiters;
 
 pub use error::{Blame, Error, ErrorKind};
 pub use event::{Event, SessionStats};
 pub use handshake::Handshake;
 pub use limit::Limit;
-pub use line::{Admission, Ticket};
 pub use link::{Link, LinkError};
 pub use options::{ConnectOptions, Target};
 pub use outgoing::Outgoing;
@@ -63,3 +62,4 @@ pub use rejected::Rejected;
 pub use session::{
     Completion, Connect, OptionReply, OptionRequest, Request, Session, State, Step, Withdrawn,
 };
+pub use waiters::{Admission, Ticket};

@@ -7,7 +7,7 @@ use nbd_proto::io::Progress;
 use nbd_proto::{Direction, Machine, PayloadSink, PayloadSource};
 
 use super::loss::closed;
-use super::ports::Ports;
+use super::payload::Payloads;
 use super::{Goodbye, Open, Session, Stage};
 use crate::error::Error;
 use crate::link::LinkError;
@@ -28,7 +28,7 @@ impl Session {
         R: Read + ?Sized,
         P: PayloadSink,
     {
-        self.quiet.tell(now);
+        self.silence.tell(now);
         self.again.remove(Direction::READ);
         let Stage::Open(Open { core, link }) = &mut self.stage else {
             return self.read_negotiating(io, now);
@@ -36,14 +36,14 @@ impl Session {
         if self.end.is_some() {
             return Progress::Closed;
         }
-        let mut ports = Ports {
-            log: self.lasting.as_deref().and_then(|lasting| lasting.log.as_ref()),
+        let mut payloads = Payloads {
+            log: self.recovery.as_deref().and_then(|recovery| recovery.log.as_ref()),
             leaving: None,
             details: &mut self.details,
             lent: payload,
         };
-        let result = link.read(core, io, &mut ports, self.way.mode);
-        self.quiet.look_after_read(core);
+        let result = link.read(core, io, &mut payloads, self.attempts.mode);
+        self.silence.look_after_read(core);
         self.settle(result, Direction::READ, now)
     }
 
@@ -57,7 +57,7 @@ impl Session {
         W: Write + ?Sized,
         P: PayloadSource,
     {
-        self.quiet.tell(now);
+        self.silence.tell(now);
         self.again.remove(Direction::WRITE);
         let Stage::Open(Open { core, link }) = &mut self.stage else {
             return self.write_negotiating(io, now);
@@ -65,20 +65,20 @@ impl Session {
         if self.end.is_some() {
             return Progress::Closed;
         }
-        let ports = Ports {
-            log: self.lasting.as_deref().and_then(|lasting| lasting.log.as_ref()),
+        let payloads = Payloads {
+            log: self.recovery.as_deref().and_then(|recovery| recovery.log.as_ref()),
             leaving: self.leaving.as_ref(),
             details: &mut self.details,
             lent: payload,
         };
         let before = core.stats().bytes_sent;
-        let result = link.write(core, io, &ports, self.way.mode);
+        let result = link.write(core, io, &payloads, self.attempts.mode);
         if core.stats().bytes_sent == before {
             self.stuck = true;
         } else if self.stuck {
             // There was no room, and now there is: the other end is alive.
             self.stuck = false;
-            self.quiet.moved();
+            self.silence.moved();
         }
         match result {
             Ok(Progress::Closed) => {
@@ -98,7 +98,7 @@ impl Session {
     ) -> Progress {
         match result {
             Ok(progress @ (Progress::Blocked | Progress::More))
-                if self.lasting.is_none() && matches!(self.goodbye, Goodbye::No) =>
+                if self.recovery.is_none() && matches!(self.goodbye, Goodbye::No) =>
             {
                 self.again.set(direction, progress == Progress::More);
                 progress
@@ -160,7 +160,7 @@ impl Session {
 
     #[cold]
     fn read_negotiating<R: Read + ?Sized>(&mut self, io: &mut R, now: Instant) -> Progress {
-        let mode = self.way.mode;
+        let mode = self.attempts.mode;
         // A late event of a stream that was closed.
         let Stage::Negotiating(negotiating) = &mut self.stage else { return Progress::Closed };
         let result = negotiating.handshake.read(io, mode);
@@ -169,7 +169,7 @@ impl Session {
 
     #[cold]
     fn write_negotiating<W: Write + ?Sized>(&mut self, io: &mut W, now: Instant) -> Progress {
-        let mode = self.way.mode;
+        let mode = self.attempts.mode;
         // As when reading.
         let Stage::Negotiating(negotiating) = &mut self.stage else { return Progress::Closed };
         let result = negotiating.handshake.write(io, mode);

@@ -194,7 +194,7 @@ impl Session {
         limit: Limit,
         now: Instant,
     ) -> Result<(), Error> {
-        let by = limit.end(self.way.options.connect_timeout, now);
+        let by = limit.end(self.attempts.options.connect_timeout, now);
         let Stage::Negotiating(negotiating) = &mut self.stage else { return Err(wrong_state()) };
         if !negotiating.is_choosing() {
             return Err(wrong_state());
@@ -205,11 +205,11 @@ impl Session {
         if !(established && request == OptionRequest::Go) {
             start(negotiating.handshake.negotiation(), &request)?;
         }
-        self.way.trace.asked(&request);
+        self.attempts.trace.asked(&request);
         let (exports, contexts) = (Vec::new(), Vec::new());
         negotiating.asked =
             Some(Asked { request, exports, contexts, refusal: None, since: limit.since(now), by });
-        self.way.option = None;
+        self.attempts.option = None;
         if established {
             self.opened(now);
         }
@@ -219,8 +219,8 @@ impl Session {
     /// What became of the option that was [asked](Self::request_option) for, once that is
     /// known.
     pub fn take_option(&mut self) -> Option<Result<OptionReply, Error>> {
-        let answer = self.way.option.take()?;
-        self.way.trace.answered(&answer);
+        let answer = self.attempts.option.take()?;
+        self.attempts.trace.answered(&answer);
         Some(answer)
     }
 

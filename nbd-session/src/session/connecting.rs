@@ -8,10 +8,10 @@ use nbd_proto::Phase;
 use nbd_proto::io::{IoMode, Progress};
 use nbd_transport::tls::{TlsConfigError, TlsConnector};
 
+use super::attempts::Next;
 use super::choosing::Negotiating;
 use super::loss::closed;
 use super::step::Step;
-use super::way::Next;
 use super::{Goodbye, Open, Session, Stage};
 use crate::error::{Error, broken};
 use crate::event::Event;
@@ -25,7 +25,7 @@ impl Session {
     /// The next thing to do for the adapter, told once. A step whose outcome never comes is
     /// given up when connecting has taken too long.
     pub fn next_step(&mut self) -> Option<Step> {
-        self.way.next_step()
+        self.attempts.next_step()
     }
 
     /// What came of [`Step::Credentials`]. Credentials that cannot be used end the session.
@@ -35,9 +35,9 @@ impl Session {
         {
             return match outcome {
                 Ok(connector) => {
-                    let host = self.way.host();
+                    let host = self.attempts.host();
                     let started = negotiating.handshake.give_credentials(connector.clone(), host);
-                    self.way.keep_credentials(connector);
+                    self.attempts.keep_credentials(connector);
                     if let Err(error) = started {
                         self.lost(error.into(), now);
                     }
@@ -51,7 +51,7 @@ impl Session {
         match outcome {
             Ok(connector) => {
                 self.stage = Stage::Connecting;
-                self.way.take_credentials(connector);
+                self.attempts.take_credentials(connector);
             }
             Err(error) => self.attempt_failed(error.into(), now),
         }
@@ -61,17 +61,17 @@ impl Session {
     /// server's greeting, and what it is good at; or why there is none. The outcome of an older
     /// step is ignored: drop its stream.
     pub fn connected(&mut self, generation: u64, outcome: Result<IoMode, Error>, now: Instant) {
-        if generation != self.way.generation || !matches!(self.stage, Stage::Connecting) {
+        if generation != self.attempts.generation || !matches!(self.stage, Stage::Connecting) {
             return;
         }
         let begun = outcome.and_then(|mode| {
-            self.way.mode = mode;
-            let config = self.way.config.clone();
-            Ok(match self.way.connector() {
+            self.attempts.mode = mode;
+            let config = self.attempts.config.clone();
+            Ok(match self.attempts.connector() {
                 Some(connector) => {
-                    Handshake::with_tls(config, connector.clone(), self.way.host().as_deref())?
+                    Handshake::with_tls(config, connector.clone(), self.attempts.host().as_deref())?
                 }
-                None if self.way.has_late_credentials() => Handshake::with_late_tls(config)?,
+                None if self.attempts.has_late_credentials() => Handshake::with_late_tls(config)?,
                 None => Handshake::new(config)?,
             })
         });
@@ -85,26 +85,26 @@ impl Session {
 
     /// Begins to connect to the next target.
     pub(super) fn begin_attempt(&mut self, now: Instant) {
-        let lasting = self.lasting.as_deref();
-        let again = lasting.is_some_and(|lasting| lasting.log.is_some());
-        let reads_files = self.way.begin(again, self.end_of_patience(), now);
+        let recovery = self.recovery.as_deref();
+        let again = recovery.is_some_and(|recovery| recovery.log.is_some());
+        let reads_files = self.attempts.begin(again, self.end_of_patience(), now);
         self.stage = if reads_files { Stage::Credentials } else { Stage::Connecting };
     }
 
     /// When it is not tried any more to make a lost connection again.
     pub(super) fn end_of_patience(&self) -> Option<Instant> {
-        let lasting = self.lasting.as_deref()?;
-        lasting.trouble?.since.checked_add(lasting.policy.patience())
+        let recovery = self.recovery.as_deref()?;
+        recovery.trouble?.since.checked_add(recovery.policy.patience())
     }
 
     /// There was no connection yet, and this attempt leads to none.
     #[cold]
     pub(super) fn attempt_failed(&mut self, cause: Error, now: Instant) {
-        let again = self.lasting.as_deref().is_some_and(|lasting| lasting.log.is_some());
+        let again = self.recovery.as_deref().is_some_and(|recovery| recovery.log.is_some());
         if cause.is_callers() {
             return self.give_up(cause, now);
         }
-        let round = match self.way.failed(cause.clone()) {
+        let round = match self.attempts.failed(cause.clone()) {
             Next::Target => {
                 self.tell_failed(cause, now);
                 return self.begin_attempt(now);
@@ -126,17 +126,17 @@ impl Session {
 
     fn tell_failed(&mut self, cause: Error, _now: Instant) {
         // Who does not go on is told by the error.
-        let Some(lasting) = self.lasting.as_deref_mut() else { return };
-        let attempts = lasting.trouble.map_or(0, |trouble| trouble.attempts);
-        lasting.cause = Some(cause.clone());
-        self.way.tell(Event::Failed { attempts, cause });
+        let Some(recovery) = self.recovery.as_deref_mut() else { return };
+        let attempts = recovery.trouble.map_or(0, |trouble| trouble.attempts);
+        recovery.cause = Some(cause.clone());
+        self.attempts.tell(Event::Failed { attempts, cause });
     }
 
     /// Waits a while before the next attempt.
     pub(super) fn put_off(&mut self, now: Instant) {
-        let Some(lasting) = self.lasting.as_deref_mut() else { return broken(NO_TROUBLE) };
-        let Some(trouble) = &mut lasting.trouble else { return broken(NO_TROUBLE) };
-        let delay = self.way.delay(&lasting.policy, trouble.attempts);
+        let Some(recovery) = self.recovery.as_deref_mut() else { return broken(NO_TROUBLE) };
+        let Some(trouble) = &mut recovery.trouble else { return broken(NO_TROUBLE) };
+        let delay = self.attempts.delay(&recovery.policy, trouble.attempts);
         trouble.attempts = trouble.attempts.saturating_add(1);
         // Beyond the end of time it is looked at again in a year.
         let year = Duration::from_secs(365 * 24 * 3600);
@@ -169,21 +169,21 @@ impl Session {
             Phase::StartTls if negotiating.handshake.wants_credentials() => {
                 if !negotiating.awaits_credentials {
                     negotiating.awaits_credentials = true;
-                    self.way.ask_for_credentials();
+                    self.attempts.ask_for_credentials();
                 }
                 Progress::Blocked
             }
             Phase::Busy | Phase::StartTls => progress,
             Phase::Idle => {
                 // From here on it is the caller who takes the time.
-                self.way.by = None;
+                self.attempts.by = None;
                 if let Some(outcome) = negotiating.finish() {
-                    self.way.option = Some(outcome);
+                    self.attempts.option = Some(outcome);
                 }
                 progress
             }
             Phase::Established if negotiating.is_choosing() => {
-                self.way.by = None;
+                self.attempts.by = None;
                 progress
             }
             Phase::Established => {
@@ -220,28 +220,28 @@ impl Session {
         };
         let facts = core.negotiated().clone();
         self.capacity = core.capacity();
-        if let Some(lasting) = self.lasting.as_deref_mut() {
-            let agreed = match &mut lasting.log {
+        if let Some(recovery) = self.recovery.as_deref_mut() {
+            let agreed = match &mut recovery.log {
                 Some(log) => log.resume(&facts).map_err(Into::into),
-                None => ReplayLog::new(&lasting.policy, &facts, core.capacity())
-                    .map(|log| lasting.log = Some(log)),
+                None => ReplayLog::new(&recovery.policy, &facts, core.capacity())
+                    .map(|log| recovery.log = Some(log)),
             };
             if let Err(error) = agreed {
                 let error = Error::from(error);
-                self.way.close(Vec::new());
+                self.attempts.close(Vec::new());
                 if asked.is_some() {
-                    self.way.option = Some(Err(error.clone()));
+                    self.attempts.option = Some(Err(error.clone()));
                 }
                 return self.attempt_failed(error, now);
             }
-            lasting.opened = now;
+            recovery.opened = now;
         }
-        self.way.trace.established(&facts);
-        self.way.opened(&config, &export, &facts);
+        self.attempts.trace.established(&facts);
+        self.attempts.opened(&config, &export, &facts);
         if let Some(mode) = self.strict {
             core.set_strict(mode);
         }
-        match self.lasting.as_deref().and_then(|lasting| lasting.log.as_ref()) {
+        match self.recovery.as_deref().and_then(|recovery| recovery.log.as_ref()) {
             Some(log) if self.facts.as_deref() == Some(log.facts()) => {}
             Some(log) => self.facts = Some(Arc::new(log.facts().clone())),
             None => self.facts = Some(Arc::new(facts)),
@@ -249,15 +249,15 @@ impl Session {
         self.export_name = export;
         self.stats.connections += 1;
         self.stage = Stage::Open(Open { core, link });
-        self.quiet.restart();
-        if let Some(probe) = &mut self.probe {
+        self.silence.restart();
+        if let Some(probe) = &mut self.keep_alive {
             probe.restart(now);
         }
-        if let Some(lost) = self.lasting.as_deref_mut().and_then(|lasting| lasting.lost.take()) {
-            self.way.tell(Event::Reconnected { after: now.saturating_duration_since(lost) });
+        if let Some(lost) = self.recovery.as_deref_mut().and_then(|recovery| recovery.lost.take()) {
+            self.attempts.tell(Event::Reconnected { after: now.saturating_duration_since(lost) });
         }
         if asked.is_some() {
-            self.way.option = Some(Ok(super::OptionReply::Ready));
+            self.attempts.option = Some(Ok(super::OptionReply::Ready));
         }
         self.hand_over();
         if self.goodbye != Goodbye::No {

@@ -7,7 +7,7 @@ use nbd_proto::{
     SubmitError,
 };
 
-use super::lasting::Trouble;
+use super::recovery::Trouble;
 use super::step::Step;
 use super::{End, Goodbye, Open, Session, Stage};
 use crate::error::{Error, ErrorKind, broken};
@@ -22,7 +22,7 @@ const NO_LOG: &str = "session, log and connection do not know the same commands"
 
 impl Session {
     /// Asks for the end of the session. No command is accepted from now on, but for those whose
-    /// place in the line came first; what is under way is completed as `when` says. It is over
+    /// place in the queue came first; what is under way is completed as `when` says. It is over
     /// when [`is_over`](Self::is_over) says so, and [`farewell`](Self::farewell) tells how it
     /// went. What takes longer than the limit ([`Limit::Default`]: that of commands) ends
     /// abruptly.
@@ -33,11 +33,11 @@ impl Session {
         if self.end.is_some() {
             return;
         }
-        let by = limit.end(self.way.options.request_timeout, now);
+        let by = limit.end(self.attempts.options.request_timeout, now);
         self.goodbye = Goodbye::Wanted { when, by, since: limit.since(now) };
         match &mut self.stage {
             Stage::Open(_) => {
-                if self.lasting.is_some() && when == Disconnect::AbandonUnsent {
+                if self.recovery.is_some() && when == Disconnect::AbandonUnsent {
                     self.drop_unsent();
                 }
                 self.wind_up(now);
@@ -75,29 +75,29 @@ impl Session {
         }
         let cause = cause.into();
         let farewell = if self.is_at_risk() { Err(cause.clone()) } else { Ok(()) };
-        self.way.close(Vec::new());
+        self.attempts.close(Vec::new());
         self.shut_down_core(now);
         if let Stage::Negotiating(negotiating) = &mut self.stage
             && negotiating.asked.take().is_some()
         {
-            self.way.option = Some(Err(cause.clone()));
+            self.attempts.option = Some(Err(cause.clone()));
         }
         self.finish_session(cause, farewell, now);
     }
 
     /// What no connection has been given yet will not be sent.
     fn drop_unsent(&mut self) {
-        let Some(lasting) = self.lasting.as_deref_mut() else { return };
-        for id in lasting.unfinished() {
-            let found = lasting.get(id).map(|open| (open.command, open.place));
-            let (Some(log), Some((command, Some(place)))) = (&mut lasting.log, found) else {
+        let Some(recovery) = self.recovery.as_deref_mut() else { return };
+        for id in recovery.unfinished() {
+            let found = recovery.get(id).map(|open| (open.command, open.place));
+            let (Some(log), Some((command, Some(place)))) = (&mut recovery.log, found) else {
                 broken(NO_LOG);
                 continue;
             };
             if log.request(place).is_none() {
                 log.cancel(place);
                 let failure = CommandFailure::new(command, CommandError::ConnectionLost, None);
-                lasting.answered(id, Err(failure.into()));
+                recovery.answered(id, Err(failure.into()));
             }
         }
     }
@@ -105,7 +105,7 @@ impl Session {
     /// Goes on with the goodbye that was asked for.
     pub(super) fn wind_up(&mut self, now: Instant) {
         let Goodbye::Wanted { when, .. } = self.goodbye else { return };
-        if self.end.is_some() || !self.line.is_empty() {
+        if self.end.is_some() || !self.waiters.is_empty() {
             return;
         }
         if let Some(log) = self.log()
@@ -116,14 +116,15 @@ impl Session {
         match &mut self.stage {
             Stage::Open(Open { core, link }) => {
                 if !core.is_disconnecting() && !core.is_closed() {
-                    let when = if self.lasting.is_some() { Disconnect::AfterReplies } else { when };
+                    let when =
+                        if self.recovery.is_some() { Disconnect::AfterReplies } else { when };
                     core.disconnect(when);
                 }
                 if core.is_ending()
                     && self.linger.is_none()
                     && !link.direction(core).contains(Direction::WRITE)
                 {
-                    self.way.ask(Step::Shutdown { generation: self.way.generation });
+                    self.attempts.ask(Step::Shutdown { generation: self.attempts.generation });
                     self.linger_on(now);
                 }
             }
@@ -145,20 +146,20 @@ impl Session {
     fn over_and_out(&mut self, now: Instant) {
         let unflushed = self.log().is_some_and(ReplayLog::has_unflushed);
         let farewell = if unflushed { Err(RecoveryError::UnflushedLost.into()) } else { Ok(()) };
-        self.way.close(Vec::new());
+        self.attempts.close(Vec::new());
         self.stage = Stage::Over;
         self.finish_session(Error::closed(), farewell, now);
     }
 
     pub(super) fn log(&self) -> Option<&ReplayLog<nbd_proto::RequestId, bytes::Bytes>> {
-        self.lasting.as_deref()?.log.as_ref()
+        self.recovery.as_deref()?.log.as_ref()
     }
 
     /// Whether it is not certain that everything is done and durable that was acknowledged, or
     /// is under way.
     fn is_at_risk(&self) -> bool {
-        if let Some(lasting) = self.lasting.as_deref() {
-            return !lasting.unfinished().is_empty()
+        if let Some(recovery) = self.recovery.as_deref() {
+            return !recovery.unfinished().is_empty()
                 || self.log().is_some_and(ReplayLog::has_unflushed);
         }
         let Stage::Open(open) = &self.stage else { return false };
@@ -185,7 +186,7 @@ impl Session {
             ),
             _ => (Vec::new(), false),
         };
-        self.way.close(last_word);
+        self.attempts.close(last_word);
         self.linger = None;
         self.again = Direction::empty();
         (self.stuck, self.refused) = (false, false);
@@ -205,20 +206,20 @@ impl Session {
                 && negotiating.asked.take().is_some()
             {
                 let ended = farewell.clone().map(|()| super::OptionReply::Ended);
-                self.way.option = Some(ended);
+                self.attempts.option = Some(ended);
             }
             return self.finish_session(Error::closed(), farewell, now);
         }
         if let Stage::Negotiating(negotiating) = &mut self.stage
             && negotiating.asked.take().is_some()
         {
-            self.way.option = Some(Err(cause.clone()));
+            self.attempts.option = Some(Err(cause.clone()));
         }
         if !was_open {
             let chosen = matches!(&self.stage, Stage::Negotiating(negotiating)
                 if negotiating.handshake.peek().config().stops_for_options());
             // What was asked for in option mode cannot be asked for again by itself.
-            return if chosen && self.way.by.is_none() {
+            return if chosen && self.attempts.by.is_none() {
                 self.give_up(cause, now)
             } else {
                 self.attempt_failed(cause, now)
@@ -226,7 +227,7 @@ impl Session {
         }
         // Bytes that failed, or could not be trusted, are lost with the connection. A server
         // that breaks the protocol would do so again.
-        if self.lasting.is_none() {
+        if self.recovery.is_none() {
             let farewell = if at_risk { Err(cause.clone()) } else { Ok(()) };
             return self.finish_session(cause, farewell, now);
         }
@@ -243,11 +244,11 @@ impl Session {
         // Why it has ended, the caller of this knows better.
         let _ = core.eof();
         self.leave();
-        self.quiet.restart();
-        if self.lasting.is_some() {
+        self.silence.restart();
+        if self.recovery.is_some() {
             self.drain(now);
             self.drop_core();
-            if let Some(probe) = &mut self.probe {
+            if let Some(probe) = &mut self.keep_alive {
                 probe.restart(now);
             }
         }
@@ -264,26 +265,26 @@ impl Session {
 
     /// The connection is to be made again.
     fn went_down(&mut self, cause: Error, now: Instant) {
-        let Some(lasting) = self.lasting.as_deref_mut() else { return broken(NO_LOG) };
-        let unfinished = lasting.unfinished();
+        let Some(recovery) = self.recovery.as_deref_mut() else { return broken(NO_LOG) };
+        let unfinished = recovery.unfinished();
         self.stats.sent_again += unfinished.len() as u64;
         for id in unfinished {
             // What came with a part of the answer comes again with the whole.
             self.details.restart(id);
         }
-        if let Some(log) = &mut lasting.log {
+        if let Some(log) = &mut recovery.log {
             log.lost();
         }
-        lasting.lost = Some(now);
-        lasting.cause = Some(cause.clone());
-        let lasted = now.saturating_duration_since(lasting.opened);
-        if lasted > lasting.policy.longest_wait() && !cause.is_timeout() {
+        recovery.lost = Some(now);
+        recovery.cause = Some(cause.clone());
+        let lasted = now.saturating_duration_since(recovery.opened);
+        if lasted > recovery.policy.longest_wait() && !cause.is_timeout() {
             // It was of use, even if nothing was asked of it. One that was silent was not: it
             // lasted as long as it was waited for.
-            lasting.trouble = None;
+            recovery.trouble = None;
         }
-        lasting.trouble.get_or_insert(Trouble { since: now, attempts: 0 });
-        self.way.tell(Event::Lost { cause });
+        recovery.trouble.get_or_insert(Trouble { since: now, attempts: 0 });
+        self.attempts.tell(Event::Lost { cause });
         self.put_off(now);
         self.take_failed(now);
         self.wind_up(now);
@@ -292,8 +293,8 @@ impl Session {
     /// No other connection will be made: because of this.
     #[cold]
     pub(super) fn give_up(&mut self, cause: Error, now: Instant) {
-        let lasting = self.lasting.as_deref();
-        let after = lasting.and_then(|lasting| lasting.trouble).map(|trouble| trouble.since);
+        let recovery = self.recovery.as_deref();
+        let after = recovery.and_then(|recovery| recovery.trouble).map(|trouble| trouble.since);
         let cause = match after {
             Some(since) if cause.recovery().is_none() => {
                 Error::not_reconnected(now.saturating_duration_since(since), cause)
@@ -301,17 +302,17 @@ impl Session {
             _ => cause,
         };
         let farewell = if self.is_at_risk() { Err(cause.clone()) } else { Ok(()) };
-        self.way.tell(Event::GaveUp { cause: cause.clone() });
+        self.attempts.tell(Event::GaveUp { cause: cause.clone() });
         self.finish_session(cause, farewell, now);
     }
 
     /// Patience is over.
     pub(super) fn out_of_patience(&mut self, now: Instant) {
         let cause = if matches!(self.stage, Stage::Waiting(_)) {
-            self.lasting.as_deref().and_then(|lasting| lasting.cause.clone())
+            self.recovery.as_deref().and_then(|recovery| recovery.cause.clone())
         } else {
-            self.way.close(Vec::new());
-            let after = now.saturating_duration_since(self.way.began);
+            self.attempts.close(Vec::new());
+            let after = now.saturating_duration_since(self.attempts.began);
             Some(Error::timed_out("making the connection again", after))
         };
         self.give_up(cause.unwrap_or_else(closed), now);
@@ -327,11 +328,11 @@ impl Session {
         if self.end.is_some() {
             return;
         }
-        self.way.trace.ended(&cause);
+        self.attempts.trace.ended(&cause);
         self.end = Some(End { cause: cause.clone(), farewell });
-        if let Some(lasting) = self.lasting.as_deref_mut() {
-            for id in lasting.unfinished() {
-                lasting.finish(id, Err(cause.clone()));
+        if let Some(recovery) = self.recovery.as_deref_mut() {
+            for id in recovery.unfinished() {
+                recovery.finish(id, Err(cause.clone()));
             }
             self.drop_core();
         } else if !matches!(self.stage, Stage::Open(_)) {
@@ -339,26 +340,26 @@ impl Session {
         }
         self.linger = None;
         self.leave();
-        self.line.close(&cause);
+        self.waiters.close(&cause);
         self.timers = crate::timers::Timers::default();
     }
 
     /// From the log to the core, as far as there is room.
     pub(super) fn hand_over(&mut self) {
-        while let Some(lasting) = self.lasting.as_deref_mut()
-            && let Some(log) = lasting.log.as_mut()
+        while let Some(recovery) = self.recovery.as_deref_mut()
+            && let Some(log) = recovery.log.as_mut()
             && let Stage::Open(Open { core, .. }) = &mut self.stage
             && !core.is_full()
             && !core.is_closed()
             && let Some((place, command)) = log.due()
         {
             let is_filtered = command.kind == CommandType::BlockStatus;
-            let filter = is_filtered.then(|| lasting.contexts_now(place)).flatten();
+            let filter = is_filtered.then(|| recovery.contexts_now(place)).flatten();
             let submitted = match filter {
                 None => core.submit(command),
                 Some(contexts) => core.submit_filtered(command, &contexts),
             };
-            let Some(log) = &mut lasting.log else { return broken(NO_LOG) };
+            let Some(log) = &mut recovery.log else { return broken(NO_LOG) };
             match submitted {
                 Ok(id) => {
                     // An acknowledged write that is put back, or a flush of the log's own.
@@ -372,34 +373,34 @@ impl Session {
                 }
                 Err(error) => {
                     if let Some(id) = log.refused(place, error) {
-                        lasting.answered(id, Err(Error::not_sent(command, error)));
+                        recovery.answered(id, Err(Error::not_sent(command, error)));
                     }
                 }
             }
         }
         if let Stage::Open(open) = &self.stage {
-            self.quiet.look(&open.core);
+            self.silence.look(&open.core);
         }
     }
 
     /// From the core to the log and to those who wait.
     pub(super) fn drain(&mut self, now: Instant) {
-        while let Some(lasting) = self.lasting.as_deref_mut()
+        while let Some(recovery) = self.recovery.as_deref_mut()
             && let Stage::Open(Open { core, .. }) = &mut self.stage
             && let Some((sent_as, _, result)) = core.take_next()
         {
-            if let Some(probe) = self.probe.as_mut().filter(|probe| probe.owns(sent_as)) {
+            if let Some(probe) = self.keep_alive.as_mut().filter(|probe| probe.owns(sent_as)) {
                 probe.answered();
                 continue;
             }
             if result != Err(CommandError::ConnectionLost) {
                 // Of use: the next loss has nothing to do with the last one.
-                lasting.trouble = None;
+                recovery.trouble = None;
             }
-            let Some(log) = &mut lasting.log else { return broken(NO_LOG) };
+            let Some(log) = &mut recovery.log else { return broken(NO_LOG) };
             // It may be sent again, or be nobody's.
             let Some((id, result)) = log.completed(sent_as, result) else { continue };
-            let Some(command) = lasting.get(id).map(|open| open.command) else {
+            let Some(command) = recovery.get(id).map(|open| open.command) else {
                 broken(NO_LOG);
                 continue;
             };
@@ -407,11 +408,11 @@ impl Session {
                 let message = self.details.take_message(id);
                 CommandFailure::new(command, error, message).into()
             });
-            lasting.answered(id, result);
+            recovery.answered(id, result);
         }
-        if let (Some(lasting), Stage::Open(Open { core, .. })) = (&mut self.lasting, &self.stage)
+        if let (Some(recovery), Stage::Open(Open { core, .. })) = (&mut self.recovery, &self.stage)
             && core.is_shutting_down()
-            && let Some(log) = &mut lasting.log
+            && let Some(log) = &mut recovery.log
         {
             log.drain();
         }
@@ -430,21 +431,21 @@ impl Session {
 
     /// Commands that failed without having been sent, and what ends everything.
     pub(super) fn take_failed(&mut self, now: Instant) {
-        let Some(lasting) = self.lasting.as_deref_mut() else { return };
-        let Some(log) = lasting.log.as_mut().filter(|log| log.has_failed()) else { return };
+        let Some(recovery) = self.recovery.as_deref_mut() else { return };
+        let Some(log) = recovery.log.as_mut().filter(|log| log.has_failed()) else { return };
         let mut failed = Vec::new();
         while let Some(one) = log.poll_failed() {
             failed.push(one);
         }
         let fault = log.fault().cloned();
         for (id, error) in failed {
-            lasting.answered(id, Err(error.into()));
+            recovery.answered(id, Err(error.into()));
         }
         if let Some(fault) = fault
             && self.end.is_none()
         {
             if matches!(self.stage, Stage::Open(_)) {
-                self.way.close(Vec::new());
+                self.attempts.close(Vec::new());
             }
             self.give_up(fault.into(), now);
         }

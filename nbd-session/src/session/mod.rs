@@ -2,34 +2,40 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `mod` | the session, and what can be asked of it |
+//! | `mod` | the session, and what it keeps |
+//! | `state` | what it is doing, and what it is connected to |
 //! | `step` | what it asks its adapter to do |
-//! | `way` | which target, when, with what |
+//! | `attempts` | which target, when, with what |
 //! | `connecting` | from a step to a connection that is ready |
 //! | `choosing` | option requests |
-//! | `calls` | from a command to its completion |
+//! | `request` | a command with what goes with it, and what came of it |
+//! | `calls` | from a command to the connection |
+//! | `completions` | from what came of it to whoever waits |
 //! | `withdrawal` | commands that nobody waits for any more |
 //! | `bytes` | reading and writing |
 //! | `loss` | what follows from the end of a connection |
-//! | `lasting` | what outlives it |
+//! | `recovery` | what outlives it |
 //! | `time` | deadlines |
-//! | `quiet`, `probe` | the server's silence, and ours |
+//! | `silence`, `keep_alive` | the server's silence, and ours |
 //! | `durability` | what an acknowledged write is worth |
-//! | `ports` | where payload is found |
+//! | `payload` | where payload is found |
 
+mod attempts;
 mod bytes;
 mod calls;
 mod choosing;
+mod completions;
 mod connecting;
 mod durability;
-mod lasting;
+mod keep_alive;
 mod loss;
-mod ports;
-mod probe;
-mod quiet;
+mod payload;
+mod recovery;
+mod request;
+mod silence;
+mod state;
 mod step;
 mod time;
-mod way;
 mod withdrawal;
 
 use std::collections::VecDeque;
@@ -38,30 +44,29 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use nbd_proto::{
-    Client, ContextId, Details, Direction, Disconnect, ExportInfo, Machine, Negotiated,
-    Negotiation, RequestId, RequestStatus, StrictMode,
+    Client, Details, Direction, Disconnect, Machine, Negotiated, Negotiation, RequestId,
+    RequestStatus, StrictMode,
 };
-use nbd_transport::tls::TlsInfo;
-use nbd_transport::{Endpoint, NbdUri, UriError};
 
 use crate::error::Error;
 use crate::event::{Event, SessionStats};
-use crate::line::Line;
 use crate::link::Link;
 use crate::options::{ConnectOptions, Target};
 use crate::replay::RecoveryError;
 use crate::timers::{Timer, Timers};
+use crate::waiters::Waiters;
 
+use attempts::Attempts;
 use choosing::Negotiating;
 use durability::Durability;
-use lasting::Lasting;
-use ports::Leaving;
-use probe::Probe;
-use quiet::Quiet;
-use way::Way;
+use keep_alive::KeepAlive;
+use payload::HalfSentWrite;
+use recovery::Recovery;
+use silence::Silence;
 
-pub use calls::{Completion, Request};
 pub use choosing::{OptionReply, OptionRequest};
+pub use request::{Completion, Request};
+pub use state::State;
 pub use step::{Connect, Step};
 pub use withdrawal::Withdrawn;
 
@@ -109,7 +114,7 @@ pub use withdrawal::Withdrawn;
 /// A command's id is valid from its submission until its completion is taken, or it is
 /// withdrawn and its payload released. Its [slot](RequestId::slot) is small and dense and
 /// belongs to it for as long, so side tables (buffers, wakers) are indexed by it: see
-/// [`Buffers`].
+/// [`Buffers`](nbd_proto::Buffers).
 ///
 /// # Example
 ///
@@ -171,15 +176,15 @@ pub struct Session {
     details: Details,
     /// Some read was to report its parts.
     reports_chunks: bool,
-    leaving: Option<Leaving>,
+    leaving: Option<HalfSentWrite>,
     /// Payload that is free, and of which nobody has been told.
     released: Vec<RequestId>,
-    quiet: Quiet,
-    probe: Option<Probe>,
+    silence: Silence,
+    keep_alive: Option<KeepAlive>,
     durability: Durability,
-    line: Line,
+    waiters: Waiters,
     /// Only if it reconnects.
-    lasting: Option<Box<Lasting>>,
+    recovery: Option<Box<Recovery>>,
     /// The last write found no room.
     stuck: bool,
     /// The stream takes no more.
@@ -190,7 +195,7 @@ pub struct Session {
     /// Nothing more will be sent on this connection: until when the server's end is waited for.
     linger: Option<Instant>,
     end: Option<End>,
-    way: Box<Way>,
+    attempts: Box<Attempts>,
     stats: Box<SessionStats>,
     /// What callers were told of the server.
     facts: Option<Arc<Negotiated>>,
@@ -239,47 +244,6 @@ struct End {
     farewell: Result<(), Error>,
 }
 
-/// What a session is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-#[doc(alias = "nbd_connection_state")]
-pub enum State {
-    /// There is no server yet.
-    #[doc(alias = "nbd_aio_is_connecting")]
-    Connecting,
-    /// Waiting for the server's answer to an option.
-    Negotiating,
-    /// Option mode: the caller chooses what comes next, by
-    /// [`Session::request_option`].
-    #[doc(alias = "nbd_aio_is_negotiating")]
-    Choosing,
-    /// Commands are accepted, and sent.
-    #[doc(alias = "nbd_aio_is_ready")]
-    Ready,
-    /// The connection is lost. Commands are accepted, and wait for another one.
-    Reconnecting,
-    /// The end was asked for; the last replies are waited for, and the server's end.
-    Disconnecting,
-    /// Over. Completions can still be taken.
-    #[doc(alias = "nbd_aio_is_closed")]
-    Closed,
-}
-
-/// A word for people: "ready".
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Connecting => "connecting",
-            Self::Negotiating => "negotiating",
-            Self::Choosing => "choosing",
-            Self::Ready => "ready",
-            Self::Reconnecting => "reconnecting",
-            Self::Disconnecting => "disconnecting",
-            Self::Closed => "closed",
-        })
-    }
-}
-
 impl Session {
     /// Begins to connect. `seed` is to be different in each session: it spreads the attempts
     /// of many clients, so that they do not come back in step.
@@ -305,11 +269,11 @@ impl Session {
             reports_chunks: false,
             leaving: None,
             released: Vec::new(),
-            quiet: Quiet::new(options.silence_limit(), now),
-            probe: options.keep_alive.map(|time| Probe::new(time, now)),
+            silence: Silence::new(options.silence_limit(), now),
+            keep_alive: options.keep_alive.map(|time| KeepAlive::new(time, now)),
             durability: Durability::default(),
-            line: Line::default(),
-            lasting: options.reconnect.map(|policy| Box::new(Lasting::new(policy, now))),
+            waiters: Waiters::default(),
+            recovery: options.reconnect.map(|policy| Box::new(Recovery::new(policy, now))),
             stuck: false,
             refused: false,
             again: Direction::empty(),
@@ -321,7 +285,7 @@ impl Session {
             export_name: String::new(),
             strict: None,
             capacity: 0,
-            way: Box::new(Way::new(options, seed, now)),
+            attempts: Box::new(Attempts::new(options, seed, now)),
         };
         session.begin_attempt(now);
         Ok(session)
@@ -330,179 +294,19 @@ impl Session {
     /// For adapters whose reads wait: the time that [`read`](Self::read) is told is that of its
     /// beginning then, and what it brings may have come later.
     pub const fn reads_wait(&mut self, wait: bool) {
-        self.quiet.waits = wait;
+        self.silence.waits = wait;
     }
 
     /// Its name: the one that was [given](ConnectOptions::name), or `nbd1`, `nbd2` and so on.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.way.trace.name
+        &self.attempts.trace.name
     }
 
     /// What it was told to do.
     #[must_use]
     pub const fn options(&self) -> &ConnectOptions {
-        &self.way.options
-    }
-
-    /// What it is doing.
-    #[must_use]
-    pub fn state(&self) -> State {
-        if self.end.is_some() {
-            return State::Closed;
-        }
-        let ending = self.goodbye != Goodbye::No;
-        match &self.stage {
-            Stage::Over => State::Closed,
-            _ if ending => State::Disconnecting,
-            Stage::Open(_) => State::Ready,
-            _ if self.is_ready() => State::Reconnecting,
-            Stage::Negotiating(negotiating) if negotiating.is_choosing() => State::Choosing,
-            Stage::Negotiating(_) => State::Negotiating,
-            Stage::Waiting(_) | Stage::Credentials | Stage::Connecting => State::Connecting,
-        }
-    }
-
-    /// The state in words, for diagnostics only.
-    #[must_use]
-    pub fn state_name(&self) -> &'static str {
-        match (&self.stage, self.state()) {
-            (Stage::Open(open), State::Ready | State::Disconnecting) => open.core.state_name(),
-            (_, State::Connecting) => "connecting",
-            (_, State::Negotiating) => "negotiating",
-            (_, State::Choosing) => "waiting for an option to be chosen",
-            (_, State::Ready) => "ready",
-            (_, State::Reconnecting) => "reconnecting",
-            (_, State::Disconnecting) => "disconnecting",
-            (_, State::Closed) => "closed",
-        }
-    }
-
-    /// Whether the export is there: commands are accepted, even if they have to wait for
-    /// another connection.
-    #[must_use]
-    pub fn is_ready(&self) -> bool {
-        self.end.is_none() && self.facts.is_some()
-    }
-
-    /// Whether it is over. Completions can still be taken.
-    #[must_use]
-    pub const fn is_over(&self) -> bool {
-        self.end.is_some()
-    }
-
-    /// Why it is over, if it is: told to every call that was under way, and to those that come
-    /// later.
-    #[must_use]
-    #[doc(alias = "nbd_aio_is_dead")]
-    pub fn end(&self) -> Option<&Error> {
-        self.end.as_ref().map(|end| &end.cause)
-    }
-
-    /// Once it is [over](Self::is_over), what to tell whoever asked for the end: that all is
-    /// well; or why it is not certain that everything which was acknowledged or under way has
-    /// been done, and made durable where the server can.
-    ///
-    /// # Errors
-    /// When the connection died with commands under way, or after writes that were not flushed;
-    /// when the end took longer than its limit.
-    pub fn farewell(&self) -> Result<(), Error> {
-        match &self.end {
-            None => Ok(()),
-            Some(end) => end.farewell.clone(),
-        }
-    }
-
-    /// What was negotiated, as callers were told first: later connections agree with it, or are
-    /// refused. Only the size may grow, where the
-    /// [policy](crate::replay::Reconnect::allow_growth) says so. `None` before the export is
-    /// ready.
-    #[must_use]
-    pub const fn negotiated(&self) -> Option<&Arc<Negotiated>> {
-        self.facts.as_ref()
-    }
-
-    /// The export, once it is ready.
-    #[must_use]
-    pub fn export(&self) -> Option<&ExportInfo> {
-        self.facts.as_ref()?.export.as_ref()
-    }
-
-    /// The name of the export that was asked for. What the server calls it is in
-    /// [`ExportInfo::canonical_name`].
-    #[must_use]
-    #[doc(alias = "nbd_get_export_name")]
-    pub fn export_name(&self) -> &str {
-        &self.export_name
-    }
-
-    /// The number of a meta context, if it was asked for and granted.
-    #[must_use]
-    pub fn context(&self, name: &str) -> Option<ContextId> {
-        let contexts = &self.facts.as_ref()?.contexts;
-        let found = contexts.iter().find(|context| context.name == name)?;
-        Some(ContextId(found.id))
-    }
-
-    /// The longest read or write to be sent as one command, in bytes; longer ones are split.
-    /// Whole blocks, so that what follows a piece stays aligned.
-    #[must_use]
-    #[doc(alias = "nbd_get_block_size")]
-    pub fn max_request(&self) -> usize {
-        /// What a server takes that tells no maximum (proto.md, "Size constraints").
-        const DEFAULT: u64 = 32 << 20;
-        let Some(export) = self.export() else { return DEFAULT as usize };
-        let told = export.block_sizes.map(|sizes| u64::from(sizes.maximum));
-        let maximum = told.map_or(DEFAULT, |maximum| maximum.min(DEFAULT));
-        let block = u64::from(export.minimum_block()).max(1);
-        (maximum - maximum % block).max(block) as usize
-    }
-
-    /// What was agreed on for TLS, if it is in use on this connection.
-    #[must_use]
-    #[doc(alias = "nbd_get_tls_negotiated")]
-    pub fn tls_info(&self) -> Option<&TlsInfo> {
-        match &self.stage {
-            Stage::Negotiating(negotiating) => negotiating.handshake.tls_info(),
-            Stage::Open(open) => open.link.tls_info(),
-            _ => None,
-        }
-    }
-
-    /// A URI that leads to the same export, with the same credentials for TLS as long as those
-    /// came from a URI. `peer` is what the stream is connected to, if that has a name.
-    ///
-    /// What was connected to comes first, because a host name says more than the address it
-    /// was resolved to.
-    ///
-    /// # Errors
-    /// [`UriError::NoUri`] when the server has no address: a program that speaks on its
-    /// standard input and output, or a socket of another kind that was handed over.
-    pub fn to_uri(&self, peer: Option<&Endpoint>) -> Result<NbdUri, UriError> {
-        let tls = self.facts.as_ref().is_some_and(|facts| facts.tls);
-        let nameless = |what: &dyn fmt::Display| UriError::NoUri(what.to_string());
-        let uri = match (self.options().given_uri(), self.way.target()) {
-            (Some(uri), Some(Target::Endpoint(endpoint))) if *endpoint == uri.endpoint() => {
-                let again = NbdUri::new(uri.address().clone(), tls || uri.tls_required())?
-                    .with_tls(uri.tls().clone())?;
-                match uri.username() {
-                    Some(name) => again.with_username(name)?,
-                    None => again,
-                }
-            }
-            (
-                _,
-                Some(Target::Endpoint(
-                    endpoint @ (Endpoint::Command(_) | Endpoint::SocketActivation(_)),
-                )),
-            ) => NbdUri::from_endpoint(peer.ok_or_else(|| nameless(endpoint))?, tls)?,
-            (_, Some(Target::Endpoint(endpoint))) => NbdUri::from_endpoint(endpoint, tls)?,
-            (_, Some(Target::Dialler | Target::Given) | None) => {
-                let peer = peer.ok_or_else(|| nameless(&"a socket without an address"))?;
-                NbdUri::from_endpoint(peer, tls)?
-            }
-        };
-        uri.with_export_name(&self.export_name)
+        &self.attempts.options
     }
 
     /// The negotiation under way, for questions.
@@ -542,7 +346,7 @@ impl Session {
     ))]
     pub fn stats(&self) -> SessionStats {
         let mut stats = *self.stats;
-        stats.probes = self.probe.as_ref().map_or(0, |probe| probe.count);
+        stats.probes = self.keep_alive.as_ref().map_or(0, |probe| probe.count);
         match &self.stage {
             Stage::Open(open) => stats.wire += *open.core.stats(),
             Stage::Negotiating(negotiating) => {
@@ -556,7 +360,7 @@ impl Session {
     /// The next thing that happened to the connection, where it is made again after a loss. At
     /// most 64 are kept; to be told to an observer when no lock is held.
     pub fn next_event(&mut self) -> Option<Event> {
-        self.way.next_event()
+        self.attempts.next_event()
     }
 
     /// What to wait for on the stream; nothing while there is none, while an option is to be
@@ -578,7 +382,7 @@ impl Session {
     #[inline]
     pub fn needs_drive(&self) -> bool {
         !self.again.is_empty()
-            || self.way.has_step()
+            || self.attempts.has_step()
             || match &self.stage {
                 Stage::Open(open) => open.link.is_behind() || open.core.has_buffered(),
                 Stage::Negotiating(negotiating) => negotiating.has_buffered(),
@@ -589,17 +393,17 @@ impl Session {
     /// Which connection this is, from 1. Grows with each attempt to connect.
     #[must_use]
     pub const fn generation(&self) -> u64 {
-        self.way.generation
+        self.attempts.generation
     }
 
     /// Commands whose completion was not taken.
     #[must_use]
     #[inline]
     pub fn in_flight(&self) -> usize {
-        match (&self.lasting, &self.stage) {
-            (Some(lasting), _) => lasting.used(),
+        match (&self.recovery, &self.stage) {
+            (Some(recovery), _) => recovery.used(),
             (None, Stage::Open(open)) => {
-                let probe = self.probe.as_ref().is_some_and(Probe::is_asking);
+                let probe = self.keep_alive.as_ref().is_some_and(KeepAlive::is_asking);
                 let all = open.core.in_flight() + open.core.completed();
                 all.saturating_sub(open.core.owed().abandoned + usize::from(probe))
             }
@@ -617,18 +421,19 @@ impl Session {
     #[must_use]
     #[inline]
     pub fn is_full(&self) -> bool {
-        !self.line.is_empty() && (self.line.has_waiting() || self.room() <= self.line.admitted())
+        !self.waiters.is_empty()
+            && (self.waiters.has_waiting() || self.room() <= self.waiters.admitted())
             || self.room() == 0
     }
 
     /// What is known about a command.
     #[must_use]
     pub fn status(&self, id: RequestId) -> RequestStatus {
-        match (&self.lasting, &self.stage) {
-            (Some(lasting), _) => match lasting.get(id) {
+        match (&self.recovery, &self.stage) {
+            (Some(recovery), _) => match recovery.get(id) {
                 Some(open) if open.outcome.is_some() => RequestStatus::Completed,
                 Some(_) => RequestStatus::InFlight,
-                None if lasting.is_retired(id) => RequestStatus::Retired,
+                None if recovery.is_retired(id) => RequestStatus::Retired,
                 None => RequestStatus::Unknown,
             },
             (None, _) if self.late.iter().any(|timer| timer.id == id) => RequestStatus::Completed,

@@ -14,7 +14,7 @@ impl Session {
     #[must_use]
     #[inline]
     pub fn next_deadline(&self) -> Option<Instant> {
-        let mut next = sooner(self.timers.first(), self.line.first_deadline());
+        let mut next = sooner(self.timers.first(), self.waiters.first_deadline());
         if let Goodbye::Wanted { by, .. } = self.goodbye {
             next = sooner(next, by);
         }
@@ -23,18 +23,18 @@ impl Session {
         }
         match &self.stage {
             // Nobody else will notice.
-            Stage::Open(_) if self.has_drained() => Some(self.quiet.told()),
+            Stage::Open(_) if self.has_drained() => Some(self.silence.told()),
             Stage::Open(_) => {
-                let probe = self.probe.as_ref().map(super::Probe::next);
-                sooner(sooner(next, self.quiet.deadline()), sooner(probe, self.linger))
+                let probe = self.keep_alive.as_ref().map(super::KeepAlive::next);
+                sooner(sooner(next, self.silence.deadline()), sooner(probe, self.linger))
             }
             Stage::Waiting(until) => sooner(sooner(next, Some(*until)), self.end_of_patience()),
             Stage::Negotiating(negotiating) => {
                 let asked = negotiating.asked.as_ref().and_then(|asked| asked.by);
-                sooner(sooner(next, asked), sooner(self.way.by, self.end_of_patience()))
+                sooner(sooner(next, asked), sooner(self.attempts.by, self.end_of_patience()))
             }
             Stage::Credentials | Stage::Connecting => {
-                sooner(sooner(next, self.way.by), self.end_of_patience())
+                sooner(sooner(next, self.attempts.by), self.end_of_patience())
             }
             Stage::Over => next,
         }
@@ -45,18 +45,18 @@ impl Session {
     /// made again. Finding nothing to do is no fault.
     #[cold]
     pub fn handle_timeout(&mut self, now: Instant) {
-        self.quiet.tell(now);
+        self.silence.tell(now);
         while let Some(timer) = self.timers.pop_due(now) {
             self.expire(timer);
         }
-        self.line.expire(now);
+        self.waiters.expire(now);
         if let Goodbye::Wanted { by: Some(by), since, .. } = self.goodbye
             && by <= now
             && self.end.is_none()
         {
             let after = by.saturating_duration_since(since);
             let error = Error::timed_out("disconnecting", after);
-            self.way.close(Vec::new());
+            self.attempts.close(Vec::new());
             if let Stage::Open(Open { core, .. }) = &mut self.stage {
                 // What is under way is told that time is over.
                 let _ = nbd_proto::Machine::eof(core);
@@ -68,7 +68,7 @@ impl Session {
         }
         let patience_is_over = self.end_of_patience().is_some_and(|at| at <= now);
         if self.has_drained() {
-            match self.lasting {
+            match self.recovery {
                 Some(_) => return self.lost(super::loss::closed(), now),
                 None => self.linger_on(now),
             }
@@ -78,15 +78,15 @@ impl Session {
                 if self.linger.is_some_and(|at| at <= now) {
                     return self.lost(super::loss::closed(), now);
                 }
-                if let Some(limit) = self.quiet.is_over(now) {
+                if let Some(limit) = self.silence.is_over(now) {
                     return self.lost(Error::silent(limit), now);
                 }
-                if let Some(probe) = &mut self.probe {
-                    if let Some(limit) = probe.is_over(now, core, self.quiet.limit()) {
+                if let Some(probe) = &mut self.keep_alive {
+                    if let Some(limit) = probe.is_over(now, core, self.silence.limit()) {
                         return self.lost(Error::silent(limit), now);
                     }
                     probe.look(now, core);
-                    self.quiet.look(core);
+                    self.silence.look(core);
                 }
             }
             Stage::Waiting(_) | Stage::Credentials | Stage::Connecting | Stage::Negotiating(_)
@@ -118,8 +118,8 @@ impl Session {
     }
 
     fn attempt_expired(&mut self, error: impl FnOnce(Duration) -> Error, now: Instant) {
-        let Some(by) = self.way.by.filter(|by| *by <= now) else { return };
-        self.lost(error(by.saturating_duration_since(self.way.began)), now);
+        let Some(by) = self.attempts.by.filter(|by| *by <= now) else { return };
+        self.lost(error(by.saturating_duration_since(self.attempts.began)), now);
     }
 
     /// The time of a command is over. Its completion is there to be taken; until then it keeps
@@ -127,14 +127,14 @@ impl Session {
     fn expire(&mut self, timer: Timer) {
         let Timer { at, since, id } = timer;
         let state = self.state_name();
-        match self.lasting.as_deref_mut() {
-            Some(lasting) => {
-                let Some(open) = lasting.get(id).filter(|open| open.outcome.is_none()) else {
+        match self.recovery.as_deref_mut() {
+            Some(recovery) => {
+                let Some(open) = recovery.get(id).filter(|open| open.outcome.is_none()) else {
                     return;
                 };
                 let after = at.saturating_duration_since(since);
                 let error = Error::late(open.command, state, after);
-                lasting.finish(id, Err(error));
+                recovery.finish(id, Err(error));
             }
             None => {
                 let Stage::Open(open) = &self.stage else {

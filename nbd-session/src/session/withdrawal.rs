@@ -7,7 +7,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use nbd_proto::{Client, Machine, PayloadSource, RequestId};
 
-use super::ports::Leaving;
+use super::payload::HalfSentWrite;
 use super::{Open, Session, Stage};
 
 /// What becomes of the payload of a command that was withdrawn.
@@ -33,7 +33,7 @@ impl Session {
     ///
     /// The destination of a read is never asked for again.
     pub fn withdraw(&mut self, id: RequestId, now: Instant) -> Withdrawn {
-        self.quiet.tell(now);
+        self.silence.tell(now);
         self.timers.remove(id);
         self.details.take(id);
         self.durability.forget(id);
@@ -42,16 +42,16 @@ impl Session {
         }
         let withdrawn = self.abandon(id);
         if let Stage::Open(open) = &self.stage {
-            self.quiet.look(&open.core);
+            self.silence.look(&open.core);
         }
         withdrawn
     }
 
     /// Stops waiting for every command.
     pub fn withdraw_all(&mut self, now: Instant) -> Withdrawn {
-        if let Some(lasting) = self.lasting.as_deref() {
+        if let Some(recovery) = self.recovery.as_deref() {
             let mut all = Withdrawn::Free;
-            for id in lasting.all() {
+            for id in recovery.all() {
                 if self.withdraw(id, now) == Withdrawn::HalfSent {
                     all = Withdrawn::HalfSent;
                 }
@@ -62,7 +62,7 @@ impl Session {
         self.settle_leaving();
         let Stage::Open(Open { core, .. }) = &mut self.stage else { return Withdrawn::Free };
         core.abandon_all();
-        if let Some(probe) = &mut self.probe {
+        if let Some(probe) = &mut self.keep_alive {
             probe.answered();
         }
         self.timers = crate::timers::Timers::default();
@@ -70,7 +70,7 @@ impl Session {
         let half = if self.leaving.is_none() { half_sent(core) } else { None };
         match half {
             Some(id) => {
-                self.leaving = Some(Leaving { id, sent_as: id, copy: None });
+                self.leaving = Some(HalfSentWrite { id, sent_as: id, copy: None });
                 Withdrawn::HalfSent
             }
             None => Withdrawn::Free,
@@ -80,33 +80,33 @@ impl Session {
     /// From the core and the log.
     pub(super) fn abandon(&mut self, id: RequestId) -> Withdrawn {
         self.settle_leaving();
-        let Some(lasting) = self.lasting.as_deref_mut() else {
+        let Some(recovery) = self.recovery.as_deref_mut() else {
             let Stage::Open(Open { core, .. }) = &mut self.stage else { return Withdrawn::Free };
             if core.abandon(id) || !core.needs_payload(id) {
                 return Withdrawn::Free;
             }
-            self.leaving = Some(Leaving { id, sent_as: id, copy: None });
+            self.leaving = Some(HalfSentWrite { id, sent_as: id, copy: None });
             return Withdrawn::HalfSent;
         };
-        let Some(open) = lasting.get(id) else { return Withdrawn::Free };
+        let Some(open) = recovery.get(id) else { return Withdrawn::Free };
         let Some(place) = open.place else {
-            lasting.take(id, false);
+            recovery.take(id, false);
             return Withdrawn::Free;
         };
-        let sent_as = lasting.log.as_ref().and_then(|log| log.request(place));
+        let sent_as = recovery.log.as_ref().and_then(|log| log.request(place));
         let mut leaving = false;
         if let (Some(sent_as), Stage::Open(Open { core, .. })) = (sent_as, &mut self.stage)
             && !core.abandon(sent_as)
             && core.needs_payload(sent_as)
         {
-            let copy = lasting.log.as_ref().and_then(|log| log.payload(sent_as)).cloned();
+            let copy = recovery.log.as_ref().and_then(|log| log.payload(sent_as)).cloned();
             leaving = copy.is_none();
-            self.leaving = Some(Leaving { id, sent_as, copy });
+            self.leaving = Some(HalfSentWrite { id, sent_as, copy });
         }
-        if let Some(log) = &mut lasting.log {
+        if let Some(log) = &mut recovery.log {
             log.cancel(place);
         }
-        lasting.take(id, leaving);
+        recovery.take(id, leaving);
         self.hand_over();
         if leaving { Withdrawn::HalfSent } else { Withdrawn::Free }
     }
@@ -119,8 +119,8 @@ impl Session {
             && leaving.copy.is_none()
         {
             leaving.copy = Some(Bytes::copy_from_slice(payload));
-            if let Some(lasting) = self.lasting.as_deref_mut() {
-                lasting.release(id);
+            if let Some(recovery) = self.recovery.as_deref_mut() {
+                recovery.release(id);
             }
         }
     }
@@ -157,8 +157,8 @@ impl Session {
     pub(super) fn leave(&mut self) {
         let Some(leaving) = self.leaving.take() else { return };
         if leaving.copy.is_none() {
-            if let Some(lasting) = self.lasting.as_deref_mut() {
-                lasting.release(leaving.id);
+            if let Some(recovery) = self.recovery.as_deref_mut() {
+                recovery.release(leaving.id);
             }
             self.released.push(leaving.id);
         }

@@ -173,7 +173,7 @@ fn those_who_wait_for_room_get_it_in_turn() {
     assert!(rig.session.next_admission().is_none());
     // Nobody gets in between.
     assert!(rig.try_submit(Command::flush(), Limit::Default).unwrap_err().is_full());
-    rig.session.leave_line(tickets[0], rig.now);
+    rig.session.stop_waiting(tickets[0], rig.now);
     assert_eq!(rig.session.next_admission().expect("it was given back").ticket, tickets[1]);
     let request = Request::new(Command::flush()).ticket(tickets[1]);
     let id = rig.session.submit_request(request, rig.now).expect("there is room");

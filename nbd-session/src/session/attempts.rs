@@ -20,7 +20,7 @@ const MAX_EVENTS: usize = 64;
 
 /// Everything that is of no use while a connection works.
 #[derive(Debug)]
-pub(super) struct Way {
+pub(super) struct Attempts {
     pub(super) options: ConnectOptions,
     pub(super) trace: Trace,
     /// What is asked for; from the second connection on, what was agreed on before.
@@ -53,7 +53,7 @@ pub(super) enum Next {
     Round(Vec<Error>),
 }
 
-impl Way {
+impl Attempts {
     pub(super) fn new(options: ConnectOptions, seed: u64, now: Instant) -> Self {
         Self {
             config: options.config.clone(),

@@ -14,12 +14,12 @@ use nbd_proto::{Client, Command, Machine, RequestId, RequestStatus};
 ///                       ├── half the time ────┤
 /// ```
 ///
-/// A server that brings nothing for the [silence](super::quiet::Quiet) it may keep, or for as
+/// A server that brings nothing for the [silence](super::silence::Silence) it may keep, or for as
 /// long as this where that has no limit, is gone. While it works on a flush, trim, write of
 /// zeroes or cache that says something only of one that is known to
 /// [overtake](nbd_proto::Owed::overtaken) as many of them; of another, the network alone can tell.
 #[derive(Debug)]
-pub(super) struct Probe {
+pub(super) struct KeepAlive {
     time: Duration,
     next: Instant,
     /// Bytes that had been sent at the last look.
@@ -42,7 +42,7 @@ enum Question {
     Callers,
 }
 
-impl Probe {
+impl KeepAlive {
     pub(super) fn new(time: Duration, now: Instant) -> Self {
         let question = Question::None;
         let mut probe = Self { time, next: now, sent: 0, question, since: now, seen: 0, count: 0 };

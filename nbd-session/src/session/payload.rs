@@ -9,7 +9,7 @@ use crate::replay::ReplayLog;
 
 /// A write that was withdrawn, or took too long, when it was half sent.
 #[derive(Debug)]
-pub(super) struct Leaving {
+pub(super) struct HalfSentWrite {
     /// By this name the caller knows it.
     pub(super) id: RequestId,
     /// By this one the core does.
@@ -20,14 +20,14 @@ pub(super) struct Leaving {
 
 /// Payload by the names that the core knows. Made anew for each call, from parts of the session
 /// and what the caller has lent.
-pub(super) struct Ports<'a, P> {
+pub(super) struct Payloads<'a, P> {
     pub(super) log: Option<&'a ReplayLog<RequestId, Bytes>>,
-    pub(super) leaving: Option<&'a Leaving>,
+    pub(super) leaving: Option<&'a HalfSentWrite>,
     pub(super) details: &'a mut Details,
     pub(super) lent: &'a mut P,
 }
 
-impl<P> Ports<'_, P> {
+impl<P> Payloads<'_, P> {
     /// The caller's name for a command of the core's.
     #[inline]
     fn name(&self, id: RequestId) -> Option<RequestId> {
@@ -38,7 +38,7 @@ impl<P> Ports<'_, P> {
     }
 }
 
-impl<P: PayloadSink> PayloadSink for Ports<'_, P> {
+impl<P: PayloadSink> PayloadSink for Payloads<'_, P> {
     #[inline]
     fn region(&mut self, id: RequestId, at: usize, len: usize) -> &mut [u8] {
         match self.name(id) {
@@ -76,7 +76,7 @@ impl<P: PayloadSink> PayloadSink for Ports<'_, P> {
     }
 }
 
-impl<P: PayloadSource> PayloadSource for Ports<'_, P> {
+impl<P: PayloadSource> PayloadSource for Payloads<'_, P> {
     #[inline]
     fn bytes(&self, id: RequestId, at: usize, len: usize) -> &[u8] {
         if let Some(leaving) = self.leaving

@@ -1,4 +1,4 @@
-//! The line of those who wait for a free slot: first come, first served.
+//! Who waits for a free slot: first come, first served.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -8,7 +8,7 @@ use nbd_proto::RequestId;
 use crate::error::{Error, broken};
 use crate::timers::{Timer, Timers};
 
-/// A place in the line of those who wait for room for one more command.
+/// A place among those who wait for room for one more command.
 ///
 /// See [`Session::wait_for_room`](crate::Session::wait_for_room).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -29,13 +29,13 @@ pub struct Admission {
     /// Whose turn it is.
     pub ticket: Ticket,
     /// There is room, and it is kept for this ticket until it is
-    /// [used](crate::Request::ticket) or [given back](crate::Session::leave_line); or there
+    /// [used](crate::Request::ticket) or [given back](crate::Session::stop_waiting); or there
     /// will be none, and the ticket is void.
     pub result: Result<(), Error>,
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Line {
+pub(crate) struct Waiters {
     places: Vec<(u32, Place)>,
     free: Vec<u32>,
     /// Some may have left meanwhile.
@@ -55,7 +55,7 @@ enum Place {
     Admitted,
 }
 
-impl Line {
+impl Waiters {
     /// Whether nobody waits, and no room is kept for anybody.
     #[inline]
     pub(crate) const fn is_empty(&self) -> bool {
@@ -75,7 +75,7 @@ impl Line {
         self.timers.first()
     }
 
-    /// Joins the line, until `end`; time has been running since then.
+    /// Queues up, until `end`; time has been running since then.
     pub(crate) fn enter(&mut self, end: Option<Instant>, since: Instant) -> Ticket {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.places.push((0, Place::Free));
@@ -196,13 +196,13 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    fn news(line: &mut Line) -> Vec<(Ticket, bool)> {
+    fn news(line: &mut Waiters) -> Vec<(Ticket, bool)> {
         std::iter::from_fn(|| line.next_news()).map(|it| (it.ticket, it.result.is_ok())).collect()
     }
 
     #[test]
     fn first_come_first_served_and_who_left_is_passed_over() {
-        let (mut line, now) = (Line::default(), Instant::now());
+        let (mut line, now) = (Waiters::default(), Instant::now());
         let tickets: Vec<_> = (0..4).map(|_| line.enter(None, now)).collect();
         line.leave(tickets[1]);
         line.admit(2);
@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn those_who_wait_are_told_of_the_end_and_of_their_own() {
-        let (mut line, now) = (Line::default(), Instant::now());
+        let (mut line, now) = (Waiters::default(), Instant::now());
         let late = line.enter(Some(now + Duration::from_secs(1)), now);
         let patient = line.enter(None, now);
         assert_eq!(line.first_deadline(), Some(now + Duration::from_secs(1)));
@@ -233,7 +233,7 @@ mod tests {
 
     #[test]
     fn the_line_does_not_grow_with_those_who_leave() {
-        let (mut line, now) = (Line::default(), Instant::now());
+        let (mut line, now) = (Waiters::default(), Instant::now());
         let first = line.enter(None, now);
         for _ in 0..10_000 {
             let ticket = line.enter(None, now);

@@ -9,7 +9,7 @@ use nbd_proto::Client;
 /// Of what came in a read that may have waited, it is not known when it came: it counts from
 /// the next time that is told.
 #[derive(Debug)]
-pub(super) struct Quiet {
+pub(super) struct Silence {
     limit: Option<Duration>,
     /// The time that was told last.
     told: Instant,
@@ -23,7 +23,7 @@ pub(super) struct Quiet {
     runs: bool,
 }
 
-impl Quiet {
+impl Silence {
     pub(super) const fn new(limit: Option<Duration>, now: Instant) -> Self {
         Self { limit, told: now, since: now, seen: 0, waits: false, fresh: false, runs: false }
     }

@@ -1,22 +1,28 @@
 //! What is under way and what has to be sent again.
+//!
+//! | file | what |
+//! |---|---|
+//! | `mod` | the log, and what is to be sent |
+//! | `answers` | what comes of it |
+//! | `loss` | from one connection to the next |
+
+mod answers;
+mod loss;
 
 use std::collections::VecDeque;
 use std::fmt;
+
+use nbd_proto::{
+    Buffers, Command, CommandFlags, CommandType, ContextId, Negotiated, RequestId, SubmitError,
+    TransmissionFlags,
+};
 
 use super::entry::{Entry, Owner, Stage};
 use super::error::RecoveryError;
 use super::pending::{Pending, Place};
 use super::reconnect::Reconnect;
-use super::terms::{self, Changed};
-use super::unflushed::{Unflushed, UnflushedWrites};
+use super::unflushed::UnflushedWrites;
 use crate::error::broken;
-use nbd_proto::Buffers;
-use nbd_proto::CommandType;
-use nbd_proto::Errno;
-use nbd_proto::Negotiated;
-use nbd_proto::{Command, ContextId, RequestId};
-use nbd_proto::{CommandError, SubmitError};
-use nbd_proto::{CommandFlags, TransmissionFlags};
 
 /// Stands between callers and a [`Client`](nbd_proto::Client), and outlives the client.
 ///
@@ -320,211 +326,6 @@ impl<T: Copy, P> ReplayLog<T, P> {
         }
         self.sent.insert(id, place);
         self.under_way = self.under_way.saturating_add(1);
-    }
-
-    /// The client does not take what was due, and never will. Returns whom to tell.
-    pub fn refused(&mut self, place: Place, error: SubmitError) -> Option<T> {
-        let gone = self.drop_out(place)?;
-        match gone.owner {
-            Owner::Caller(token) => return Some(token),
-            Owner::Acknowledged => self.cannot_repeat(gone.command, error.errno()),
-            Owner::Log => self.cannot_make_room(error.errno()),
-        }
-        None
-    }
-
-    /// A request is finished. Returns who is to be told what; nobody when it is to be sent
-    /// again, or was the log's own affair.
-    #[must_use]
-    pub fn completed(
-        &mut self,
-        id: RequestId,
-        result: Result<(), CommandError>,
-    ) -> Option<(T, Result<(), CommandError>)> {
-        // Nobody may wait for it any more.
-        let place = self.sent.remove(id)?;
-        count_down(&mut self.under_way, 1);
-        match result {
-            // What became of it nobody knows; the loss itself is to be told.
-            Err(CommandError::ConnectionLost) => return None,
-            // The server is shutting down, and has not done this.
-            Err(CommandError::Server(Errno::Shutdown)) => {
-                self.pending.given_back(place);
-                return None;
-            }
-            _ => {}
-        }
-        let Some(entry) = self.forget(place) else {
-            broken("what was sent is there until its answer");
-            return None;
-        };
-        let covers = match entry.stage {
-            Stage::Sent { covers, .. } => covers,
-            Stage::Waiting => {
-                broken("what is answered was sent");
-                0
-            }
-        };
-        let (command, owner) = (entry.command, entry.owner);
-        match (command.kind, result) {
-            (CommandType::Flush, Ok(())) => self.flushed(covers),
-            (kind, Ok(())) if kind.modifies() => self.acknowledge(place, entry),
-            (kind, Err(_)) if kind.modifies() => self.give_back_room(&command),
-            _ => {}
-        }
-        match (owner, result) {
-            (Owner::Caller(token), result) => return Some((token, result)),
-            (Owner::Acknowledged, Err(error)) => self.cannot_repeat(command, error.errno()),
-            (Owner::Log, Err(error)) => self.cannot_make_room(error.errno()),
-            (Owner::Acknowledged | Owner::Log, Ok(())) => {}
-        }
-        None
-    }
-
-    fn acknowledge(&mut self, place: Place, entry: Entry<T, P>) {
-        let Entry { command, payload, .. } = entry;
-        let durable = command.flags.contains(CommandFlags::FUA);
-        self.acknowledged = self.acknowledged.saturating_add(u64::from(!durable));
-        let Some(unflushed) = &mut self.unflushed else {
-            return;
-        };
-        // A durable one is kept as long as an older one is that might be put back over it.
-        if durable && unflushed.is_empty() {
-            unflushed.give_back_room(&command);
-        } else {
-            let seq = Pending::<T, P>::seq(place);
-            unflushed.keep(Unflushed { seq, command, payload, stamp: self.acknowledged });
-        }
-    }
-
-    fn flushed(&mut self, covers: u64) {
-        self.settled = self.settled.max(covers);
-        self.flush_failed = false;
-        if let Some(unflushed) = &mut self.unflushed {
-            unflushed.release(covers);
-        }
-    }
-
-    fn cannot_repeat(&mut self, command: Command, errno: Errno) {
-        self.fault.get_or_insert(RecoveryError::ReplayFailed { command, errno });
-    }
-
-    fn cannot_make_room(&mut self, errno: Errno) {
-        self.flush_failed = true;
-        while let Some((place, entry)) = self.pending.first_short()
-            && self.unflushed.as_ref().is_some_and(|unflushed| !unflushed.has_room(&entry.command))
-        {
-            if let Some(Entry { owner: Owner::Caller(token), .. }) = self.forget(place) {
-                self.failed.push_back((token, RecoveryError::CannotFlush(errno)));
-            }
-        }
-    }
-
-    fn give_back_room(&mut self, command: &Command) {
-        if let Some(unflushed) = &mut self.unflushed {
-            unflushed.give_back_room(command);
-        }
-    }
-
-    /// The only way out of those that are not answered.
-    fn forget(&mut self, place: Place) -> Option<Entry<T, P>> {
-        let gone = self.pending.remove(place)?;
-        let (wanted, flush) = weight(&gone);
-        count_down(&mut self.callers, wanted);
-        count_down(&mut self.flushes, flush);
-        Some(gone)
-    }
-
-    /// Whether [`poll_failed`](Self::poll_failed) or [`fault`](Self::fault) has something.
-    #[must_use]
-    pub fn has_failed(&self) -> bool {
-        !self.failed.is_empty() || self.fault.is_some()
-    }
-
-    /// A command that failed without having been sent.
-    pub fn poll_failed(&mut self) -> Option<(T, RecoveryError)> {
-        self.failed.pop_front()
-    }
-
-    /// Nobody waits for a command any more. It is not sent again; whether it took place is
-    /// unknown.
-    pub fn cancel(&mut self, place: Place) {
-        let wanted = |entry: &Entry<T, P>| matches!(entry.owner, Owner::Caller(_));
-        if !self.pending.get(place).is_some_and(wanted) {
-            return;
-        }
-        let stage = self.drop_out(place).map(|gone| gone.stage);
-        if let Some(Stage::Sent { id, .. }) = stage
-            && self.sent.remove(id).is_some()
-        {
-            count_down(&mut self.under_way, 1);
-        }
-    }
-
-    /// Takes a command out of the line that is not acknowledged.
-    fn drop_out(&mut self, place: Place) -> Option<Entry<T, P>> {
-        let gone = self.forget(place)?;
-        if gone.has_room && gone.command.kind.modifies() {
-            self.give_back_room(&gone.command);
-        }
-        Some(gone)
-    }
-
-    /// The connection is gone, and the client has reported all it had. Whatever was not
-    /// answered is to be sent again, and so is whatever was acknowledged and is kept.
-    pub fn lost(&mut self) {
-        self.link = Link::Down;
-        self.sent = Buffers::new();
-        self.under_way = 0;
-        if let Some(place) = self.of_flushes(|owner| matches!(owner, Owner::Log)).first() {
-            self.forget(*place);
-        }
-        let kept = self.unflushed.as_mut().map(UnflushedWrites::unpack).unwrap_or_default();
-        let again = kept.into_iter().map(|kept| {
-            let Unflushed { seq, command, payload, .. } = kept;
-            let entry = Entry::new(command, payload, Owner::Acknowledged);
-            (seq, Entry { again: true, ..entry })
-        });
-        self.pending.put_back(again);
-        if self.unflushed.is_none() && self.acknowledged > self.settled {
-            self.tell_of_losses();
-        }
-    }
-
-    fn of_flushes(&self, wanted: impl Fn(&Owner<T>) -> bool) -> Vec<Place> {
-        let flushes = self.pending.entries().filter(|(_, e)| e.command.kind == CommandType::Flush);
-        let wanted = flushes.filter(|(_, entry)| wanted(&entry.owner));
-        let mut places: Vec<Place> = wanted.map(|(place, _)| place).collect();
-        places.sort_unstable();
-        places
-    }
-
-    /// Acknowledged writes may be lost. Flushes that vouch for them fail: those under way, or
-    /// else the next.
-    fn tell_of_losses(&mut self) {
-        self.settled = self.acknowledged;
-        let flushes = self.of_flushes(|_| true);
-        self.owes_failure |= flushes.is_empty();
-        for place in flushes {
-            if let Some(Entry { owner: Owner::Caller(token), .. }) = self.forget(place) {
-                self.failed.push_back((token, RecoveryError::UnflushedLost));
-            }
-        }
-    }
-
-    /// There is another connection.
-    ///
-    /// # Errors
-    /// When it leads to something else than the first one did. It is of no use then; a later
-    /// one may be.
-    pub fn resume(&mut self, facts: &Negotiated) -> Result<(), Changed> {
-        terms::check(&self.facts, facts, self.growth)?;
-        self.contexts = terms::renumbered(&self.facts, facts);
-        if let (Some(told), Some(now)) = (&mut self.facts.export, &facts.export) {
-            told.size = now.size;
-        }
-        self.link = Link::Up;
-        Ok(())
     }
 }
 

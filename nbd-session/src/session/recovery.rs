@@ -19,7 +19,7 @@ const NO_SLOT: &str = "a command keeps its slot until its completion is taken";
 ///            finished      └─────────┘          opened: another core
 /// ```
 #[derive(Debug)]
-pub(super) struct Lasting {
+pub(super) struct Recovery {
     pub(super) policy: Reconnect,
     /// Since the first connection is ready.
     pub(super) log: Option<ReplayLog<RequestId, Bytes>>,
@@ -50,14 +50,14 @@ pub(super) struct Trouble {
 #[derive(Debug)]
 enum Slot {
     Free,
-    Open(Open),
+    Call(Call),
     /// Withdrawn, but half sent: its payload is still the caller's.
     Leaving,
 }
 
 /// A command whose completion was not taken.
 #[derive(Debug)]
-pub(super) struct Open {
+pub(super) struct Call {
     pub(super) command: Command,
     pub(super) contexts: Option<Box<[ContextId]>>,
     /// Its place in the log, until that has an answer.
@@ -65,7 +65,7 @@ pub(super) struct Open {
     pub(super) outcome: Option<Result<(), Error>>,
 }
 
-impl Lasting {
+impl Recovery {
     pub(super) const fn new(policy: Reconnect, now: Instant) -> Self {
         Self {
             policy,
@@ -104,9 +104,9 @@ impl Lasting {
         self.free.push(id.slot() as u32);
     }
 
-    pub(super) fn fill(&mut self, id: RequestId, open: Open) {
+    pub(super) fn fill(&mut self, id: RequestId, open: Call) {
         match self.slots.get_mut(id.slot()) {
-            Some((_, slot)) => *slot = Slot::Open(open),
+            Some((_, slot)) => *slot = Slot::Call(open),
             None => broken(NO_SLOT),
         }
     }
@@ -116,10 +116,10 @@ impl Lasting {
         (u64::from(*generation) == id.to_cookie() >> 32).then_some(slot)
     }
 
-    pub(super) fn get(&self, id: RequestId) -> Option<&Open> {
+    pub(super) fn get(&self, id: RequestId) -> Option<&Call> {
         let (generation, slot) = self.slots.get(id.slot())?;
         match slot {
-            Slot::Open(open) if u64::from(*generation) == id.to_cookie() >> 32 => Some(open),
+            Slot::Call(open) if u64::from(*generation) == id.to_cookie() >> 32 => Some(open),
             _ => None,
         }
     }
@@ -142,7 +142,7 @@ impl Lasting {
     /// What became of a command. The first word counts, unless it was that time is over and
     /// there is a better one.
     pub(super) fn finish(&mut self, id: RequestId, result: Result<(), Error>) {
-        let Some(Slot::Open(open)) = self.slot(id) else { return broken(NO_SLOT) };
+        let Some(Slot::Call(open)) = self.slot(id) else { return broken(NO_SLOT) };
         if open.outcome.replace(result).is_none() {
             self.finished.push_back(id);
             self.untaken += 1;
@@ -151,7 +151,7 @@ impl Lasting {
 
     /// What the log says of a command, which it has forgotten now.
     pub(super) fn answered(&mut self, id: RequestId, result: Result<(), Error>) {
-        let Some(Slot::Open(open)) = self.slot(id) else { return broken(NO_SLOT) };
+        let Some(Slot::Call(open)) = self.slot(id) else { return broken(NO_SLOT) };
         open.place = None;
         self.finish(id, result);
     }
@@ -168,10 +168,10 @@ impl Lasting {
     }
 
     /// Takes a command out; its name is kept while it is leaving.
-    pub(super) fn take(&mut self, id: RequestId, leaving: bool) -> Option<Open> {
+    pub(super) fn take(&mut self, id: RequestId, leaving: bool) -> Option<Call> {
         self.get(id)?;
         let slot = self.slot(id)?;
-        let Slot::Open(open) = std::mem::replace(slot, Slot::Leaving) else {
+        let Slot::Call(open) = std::mem::replace(slot, Slot::Leaving) else {
             broken(NO_SLOT);
             return None;
         };
@@ -209,10 +209,10 @@ impl Lasting {
         self.ids(|_| true)
     }
 
-    fn ids(&self, wanted: impl Fn(&Open) -> bool) -> Vec<RequestId> {
+    fn ids(&self, wanted: impl Fn(&Call) -> bool) -> Vec<RequestId> {
         let slots = self.slots.iter().zip(0_u64..);
         slots
-            .filter(|((_, slot), _)| matches!(slot, Slot::Open(open) if wanted(open)))
+            .filter(|((_, slot), _)| matches!(slot, Slot::Call(open) if wanted(open)))
             .map(|((generation, _), slot)| {
                 RequestId::from_cookie(u64::from(*generation) << 32 | slot)
             })
