@@ -26,6 +26,102 @@
 //! 5. Take [`Client::poll_event`] until it is empty; go to 2, or wait for what
 //!    [`get_direction`](Machine::get_direction) says.
 //!
+//! Look at the phase and take the events *before* waiting: what has just been received may have
+//! been the last that was due, and then nobody sends anything more.
+//!
+//! A client and a server of a read-only disk, over sockets whose reads wait:
+//!
+//! ```
+//! use nbd_proto::*;
+//! use std::io::{Read, Write};
+//! use std::net::{TcpListener, TcpStream};
+//!
+//! type Payload = Buffers<Vec<u8>>;
+//!
+//! fn send(machine: &mut impl Machine, stream: &mut TcpStream, payload: &Payload) -> std::io::Result<()> {
+//!     let mut due = Vec::new();
+//!     machine.drain(&mut due, payload)?;
+//!     stream.write_all(&due)
+//! }
+//!
+//! fn receive(machine: &mut impl Machine, stream: &mut TcpStream, payload: &mut Payload) -> std::io::Result<()> {
+//!     if machine.has_buffered() {
+//!         return Ok(machine.received(0, payload)?);
+//!     }
+//!     match stream.read(machine.recv_buf(payload))? {
+//!         0 => Ok(machine.eof()?),
+//!         n => Ok(machine.received(n, payload)?),
+//!     }
+//! }
+//!
+//! fn serve(mut stream: TcpStream, disk: &[u8]) -> Result<(), Box<dyn std::error::Error>> {
+//!     let (mut negotiation, mut payload) = (ServerNegotiation::new(ServerConfig::new()), Buffers::new());
+//!     loop {
+//!         send(&mut negotiation, &mut stream, &payload)?;
+//!         match negotiation.phase() {
+//!             ServerPhase::Busy => receive(&mut negotiation, &mut stream, &mut payload)?,
+//!             ServerPhase::Question => match negotiation.question() {
+//!                 Some(Question::Info(_) | Question::Go(_) | Question::ExportName(_)) => {
+//!                     let flags = TransmissionFlags::HAS_FLAGS | TransmissionFlags::READ_ONLY;
+//!                     negotiation.describe(ExportInfo::new(disk.len() as u64, flags))?;
+//!                 }
+//!                 _ => negotiation.acknowledge()?,
+//!             },
+//!             ServerPhase::Established => break,
+//!             ServerPhase::StartTls | ServerPhase::Closed => return Ok(()),
+//!         }
+//!     }
+//!     let mut server = negotiation.finish().map_err(|_| "not established")?;
+//!     while !server.is_closed() {
+//!         receive(&mut server, &mut stream, &mut payload)?;
+//!         while let Some(event) = server.poll_event() {
+//!             match event {
+//!                 ServerEvent::Request { id, command } if command.kind == CommandType::Read => {
+//!                     // The request was checked: it lies within the export.
+//!                     let at = command.offset as usize;
+//!                     payload.insert(id, disk[at..at + command.length as usize].to_vec());
+//!                     server.reply_data(id)?;
+//!                 }
+//!                 ServerEvent::Request { id, .. } => server.reply(id, Err(Errno::NotSup))?,
+//!                 ServerEvent::Replied { id } => drop(payload.remove(id)),
+//!                 ServerEvent::Disconnected { .. } => {}
+//!             }
+//!         }
+//!         send(&mut server, &mut stream, &payload)?;
+//!     }
+//!     Ok(())
+//! }
+//!
+//! let listener = TcpListener::bind("127.0.0.1:0")?;
+//! let mut stream = TcpStream::connect(listener.local_addr()?)?;
+//! let accepted = listener.accept()?.0;
+//! let server = std::thread::spawn(move || serve(accepted, &[7; 4096]).map_err(|error| error.to_string()));
+//!
+//! let mut payload = Buffers::new();
+//! let mut negotiation = Negotiation::new(ClientConfig::new())?;
+//! while negotiation.phase() == Phase::Busy {
+//!     receive(&mut negotiation, &mut stream, &mut payload)?;
+//!     send(&mut negotiation, &mut stream, &payload)?;
+//! }
+//! let mut client = negotiation.finish().map_err(|_| "not established")?;
+//! let id = client.submit(Command::read(512, 1024))?;
+//! payload.insert(id, vec![0; 1024]);
+//! while !client.is_closed() {
+//!     send(&mut client, &mut stream, &payload)?;
+//!     match client.poll_event() {
+//!         Some(Event::Completed { id, result, .. }) => {
+//!             result?;
+//!             assert_eq!(payload.remove(id), Some(vec![7; 1024]));
+//!             client.disconnect(Disconnect::AfterReplies);
+//!         }
+//!         Some(Event::Anomaly(_) | Event::Disconnected { .. }) => {}
+//!         None => receive(&mut client, &mut stream, &mut payload)?,
+//!     }
+//! }
+//! server.join().expect("no panic")?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! Here both ends are in one place, and the "network" is a `Vec<u8>`:
 //!
 //! ```

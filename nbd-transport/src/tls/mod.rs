@@ -53,7 +53,9 @@ pub use credentials::Credentials;
 pub use error::{CertificateFault, TlsError};
 pub use info::{TlsInfo, TlsPeer, TlsRole, TlsVersion};
 pub use server_config::{TlsAcceptor, TlsServerConfig};
-use stage::{StageError, TlsStage, Wire};
+use stage::TlsStage;
+#[cfg(any(feature = "x509", feature = "psk"))]
+use stage::{StageError, Wire};
 
 /// What does TLS with certificates, for its own configuration: see
 /// [`TlsConnector::from_rustls`].

@@ -116,11 +116,13 @@ impl Incoming {
     }
 
     /// What has arrived. It may be decrypted in place.
+    #[cfg(any(feature = "x509", feature = "psk", test))]
     pub(super) fn bytes(&mut self) -> &mut [u8] {
         self.bytes.get_mut(self.start..self.end).unwrap_or_default()
     }
 
     /// The first `n` bytes are used up.
+    #[cfg(any(feature = "x509", feature = "psk", test))]
     pub(super) fn consume(&mut self, n: usize) {
         self.start = self.end.min(self.start + n);
     }
@@ -136,6 +138,7 @@ pub(super) struct Outgoing {
 
 impl Outgoing {
     /// Room for `n` more bytes, of which [`added`](Self::added) tells how many were used.
+    #[cfg(any(feature = "x509", feature = "psk", test))]
     pub(super) fn room(&mut self, n: usize) -> &mut [u8] {
         let end = self.tail + n;
         if self.bytes.len() < end {
@@ -145,6 +148,7 @@ impl Outgoing {
     }
 
     /// The first `n` bytes of the last room are to be sent.
+    #[cfg(any(feature = "x509", feature = "psk", test))]
     pub(super) fn added(&mut self, n: usize) {
         self.tail = self.bytes.len().min(self.tail + n);
     }
