@@ -28,6 +28,30 @@
 //! With feature `tracing` every connection tells what it does in a span `nbd` of its own,
 //! whose field `name` is [`Client::name`]. Feature `psk` brings TLS with pre-shared keys.
 //!
+//! # Errors
+//!
+//! [`Error::kind`] says what to do about one, [`Error::errno`] gives the number: a full disk is the
+//! server's answer `ENOSPC`.
+//!
+//! ```
+//! use nbd_client_blocking::{Errno, Error};
+//!
+//! fn is_full(error: &Error) -> bool {
+//!     error.errno() == Errno::NoSpc.to_linux()
+//! }
+//! ```
+//!
+//! # Features
+//!
+//! | feature | what |
+//! |---|---|
+//! | `tls` (default) | TLS with certificates, by rustls with the cryptography of AWS-LC |
+//! | `ring` | the same with the cryptography of ring |
+//! | `psk` | TLS with pre-shared keys, by OpenSSL |
+//! | `tracing` | events as those of the crate tracing |
+//!
+//! Without any there is no C to be built.
+//!
 //! # Platforms
 //!
 //! Linux, whole and tested. macOS and FreeBSD compile.

@@ -43,6 +43,33 @@
 //! Systems that are old, and containers that forbid it, have none; nor have other systems than
 //! Linux. compio polls there instead, without being told, and nothing else is different. A
 //! runtime may be told so: see `compio::driver::ProactorBuilder::driver_type`.
+//!
+//! # Errors
+//!
+//! [`Error::kind`] says what to do about one, [`Error::errno`] gives the number: a full disk is the
+//! server's answer `ENOSPC`.
+//!
+//! ```
+//! use nbd_client_compio::{Errno, Error};
+//!
+//! fn is_full(error: &Error) -> bool {
+//!     error.errno() == Errno::NoSpc.to_linux()
+//! }
+//! ```
+//!
+//! # Features
+//!
+//! | feature | what |
+//! |---|---|
+//! | `tls` (default) | TLS with certificates, by rustls with the cryptography of AWS-LC |
+//! | `ring` | the same with the cryptography of ring |
+//! | `psk` | TLS with pre-shared keys, by OpenSSL |
+//!
+//! Without any there is no C to be built.
+//!
+//! # Platforms
+//!
+//! Linux, whole and tested.
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -3,6 +3,36 @@
 //! A [`Client`] is a handle that any number of tasks clone and use at the same time.
 //! One task per connection moves the bytes. Futures may be dropped at any time.
 //!
+//!
+//! # Errors
+//!
+//! [`Error::kind`] says what to do about one, [`Error::errno`] gives the number: a full disk is the
+//! server's answer `ENOSPC`.
+//!
+//! ```
+//! use nbd_client_futures::{Errno, Error};
+//!
+//! fn is_full(error: &Error) -> bool {
+//!     error.errno() == Errno::NoSpc.to_linux()
+//! }
+//! ```
+//!
+//! # Features
+//!
+//! | feature | what |
+//! |---|---|
+//! | `tls` (default) | TLS with certificates, by rustls with the cryptography of AWS-LC |
+//! | `ring` | the same with the cryptography of ring |
+//! | `psk` | TLS with pre-shared keys, by OpenSSL |
+//! | `tracing` | events as those of the crate tracing |
+//! | `smol` | the runtime of smol |
+//! | `async-std` | the runtime of async-std |
+//!
+//! Without any there is no C to be built.
+//!
+//! # Platforms
+//!
+//! Linux, whole and tested.
 #![cfg_attr(feature = "smol", doc = "```no_run")]
 #![cfg_attr(not(feature = "smol"), doc = "```ignore")]
 //! # fn main() -> Result<(), nbd_client_futures::Error> {

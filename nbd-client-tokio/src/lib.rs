@@ -37,6 +37,34 @@
 //!
 //! [`enable_io`]: tokio::runtime::Builder::enable_io
 //! [`enable_time`]: tokio::runtime::Builder::enable_time
+//!
+//! # Errors
+//!
+//! [`Error::kind`] says what to do about one, [`Error::errno`] gives the number: a full disk is the
+//! server's answer `ENOSPC`.
+//!
+//! ```
+//! use nbd_client_tokio::{Errno, Error};
+//!
+//! fn is_full(error: &Error) -> bool {
+//!     error.errno() == Errno::NoSpc.to_linux()
+//! }
+//! ```
+//!
+//! # Features
+//!
+//! | feature | what |
+//! |---|---|
+//! | `tls` (default) | TLS with certificates, by rustls with the cryptography of AWS-LC |
+//! | `ring` | the same with the cryptography of ring |
+//! | `psk` | TLS with pre-shared keys, by OpenSSL |
+//! | `tracing` | events as those of the crate tracing |
+//!
+//! Without any there is no C to be built.
+//!
+//! # Platforms
+//!
+//! Linux, whole and tested.
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
