@@ -42,7 +42,7 @@ pub(crate) fn blocking(load: &Load) -> Outcome<Duration> {
 pub(crate) fn mio(load: &Load) -> Outcome<Duration> {
     let mut poll = Poll::new()?;
     let mut events = Events::with_capacity(8);
-    let mut disk: Connection<Vec<u8>> = Connection::connect(load.uri.parse()?)?;
+    let mut disk: Connection<Vec<u8>> = Connection::connect(&load.uri)?;
     poll.registry().register(&mut disk, Token(0), Interest::READABLE)?;
     while disk.drive(poll.registry())? != State::Ready {
         turn(&mut poll, &mut events, &mut disk)?;

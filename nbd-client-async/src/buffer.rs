@@ -26,6 +26,46 @@ pub trait ReadBuffer: AsMut<[u8]> + Send + 'static {}
 
 impl<B: AsMut<[u8]> + Send + 'static> ReadBuffer for B {}
 
+/// Data to write. What owns its bytes is taken as it is; a slice is copied.
+///
+/// ```
+/// fn is_one(_: impl nbd_client_async::WriteBuffer) {}
+/// is_one(vec![0; 512]);
+/// is_one(&[0; 512]);
+/// is_one("text");
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is nothing to write",
+    note = "take `Bytes`, `BytesMut`, `Vec<u8>`, `Box<[u8]>` or `String`, which are not copied, or \
+            `&[u8]`, which is",
+    note = "other owners of bytes become `Bytes` by `Bytes::from_owner`"
+)]
+pub trait WriteBuffer {
+    /// The bytes, with their owner.
+    fn into_bytes(self) -> Bytes;
+}
+
+/// Owners become `Bytes` by themselves, slices by a copy.
+macro_rules! write_buffers {
+    ($($owner:ty),*; $(($($constant:tt)*) $slice:ty),*) => {
+        $(impl WriteBuffer for $owner {
+            fn into_bytes(self) -> Bytes {
+                self.into()
+            }
+        })*
+        $(impl<$($constant)*> WriteBuffer for $slice {
+            fn into_bytes(self) -> Bytes {
+                Bytes::copy_from_slice(self.as_ref())
+            }
+        })*
+    };
+}
+
+write_buffers! {
+    Bytes, BytesMut, Vec<u8>, Box<[u8]>, String;
+    () &[u8], () &Vec<u8>, () &str, (const N: usize) &[u8; N], (const N: usize) [u8; N]
+}
+
 /// A caller's own type of buffer.
 pub(crate) trait Lent: Send {
     fn bytes(&mut self) -> &mut [u8];

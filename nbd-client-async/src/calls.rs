@@ -50,6 +50,12 @@ impl Exchange {
         self.contexts.is_none() && !self.report_chunks
     }
 
+    /// The data of a write.
+    fn payload(&self) -> Option<Bytes> {
+        let Buffer::Write(bytes) = &self.buffer else { return None };
+        Some(bytes.slice_ref(part(bytes, self.base, self.command.length as usize)))
+    }
+
     /// All that is asked for.
     pub(crate) fn request(&self, limit: Limit, keep: bool) -> Request<'_> {
         let mut request = Request::new(self.command).limit(limit);
@@ -59,9 +65,9 @@ impl Exchange {
         if let Some(contexts) = &self.contexts {
             request = request.contexts(contexts);
         }
-        match &self.buffer {
-            Buffer::Write(bytes) if keep => request.payload(bytes.clone()),
-            _ => request,
+        match keep.then(|| self.payload()).flatten() {
+            Some(data) => request.payload(data),
+            None => request,
         }
     }
 }
@@ -155,9 +161,9 @@ impl Calls {
         let key = self.owners.remove(done.id)?;
         let call = self.calls.get_mut(key)?;
         if done.held
-            && let Buffer::Write(bytes) = &call.exchange.buffer
+            && let Some(data) = call.exchange.payload()
         {
-            self.leaving.insert(done.id, bytes.clone());
+            self.leaving.insert(done.id, data);
         }
         (call.exchange.extents, call.exchange.chunks) = (done.extents, done.chunks);
         call.stage = Stage::Done(done.result);
@@ -168,10 +174,9 @@ impl Calls {
     pub(crate) fn disown(&mut self, id: RequestId, half_sent: bool) {
         let Some(key) = self.owners.remove(id) else { return };
         if half_sent
-            && let Some(Call { exchange: Exchange { buffer: Buffer::Write(bytes), .. }, .. }) =
-                self.calls.get(key)
+            && let Some(data) = self.calls.get(key).and_then(|call| call.exchange.payload())
         {
-            self.leaving.insert(id, bytes.clone());
+            self.leaving.insert(id, data);
         }
     }
 
@@ -222,7 +227,9 @@ impl PayloadSource for Calls {
     fn bytes(&self, id: RequestId, at: usize, len: usize) -> &[u8] {
         let call = self.owners.get(id).and_then(|key| self.calls.get(*key));
         match call {
-            Some(call) => part(call.exchange.buffer.readable(), at, len),
+            Some(Call { exchange, .. }) => {
+                part(exchange.buffer.readable(), exchange.base + at, len)
+            }
             None => part(self.leaving.get(id).map_or(&[], |bytes| bytes), at, len),
         }
     }

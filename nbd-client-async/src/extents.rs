@@ -99,7 +99,8 @@ impl Client {
         contexts: &[&str],
         range: impl RangeBounds<u64>,
     ) -> Result<ContextExtents, Error> {
-        ContextExtents::new(self, contexts, range)
+        let walk = ExtentWalk::new(&self.negotiated(), contexts, range)?;
+        Ok(ContextExtents { client: self.clone(), walk, calls: Vec::new() })
     }
 }
 
@@ -130,15 +131,6 @@ impl Stream for Extents {
 }
 
 impl ContextExtents {
-    pub(crate) fn new(
-        client: &Client,
-        names: &[&str],
-        range: impl RangeBounds<u64>,
-    ) -> Result<Self, Error> {
-        let walk = ExtentWalk::new(&client.negotiated(), names, range)?;
-        Ok(Self { client: client.clone(), walk, calls: Vec::new() })
-    }
-
     /// The contexts, in the order of [`Segment::statuses`].
     ///
     /// ```

@@ -45,7 +45,9 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Duplex for S {}
     message = "a connection cannot be made over `{Self}`",
     note = "it takes a `Connection`, a socket of the standard library's, or a stream that is \
             `AsyncRead + AsyncWrite + Send + Unpin + 'static` in the terms of futures-io or, with \
-            feature `tokio` or in nbd-client-tokio, of tokio"
+            feature `tokio` or in nbd-client-tokio, of tokio",
+    note = "a stream of compio's stays with its thread: give `std::net::TcpStream` or \
+            `std::os::unix::net::UnixStream` in its place"
 )]
 pub trait IntoStream<Terms> {
     /// Takes it over.

@@ -15,13 +15,13 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `connector`, `options` | from options to a client |
+//! | `connector`, `options`, `entry` | from options to a client |
 //! | `client`, `pending` | one command, from the caller's side |
 //! | `extents`, `file`, `pool` | what is made of commands |
 //! | `state`, `calls`, `buffer` | what the tasks share: the session, who waits for what, whose memory it is |
 //! | `driver` | one connection, from the server's side |
 //! | `way`, `dial`, `into_stream` | how it comes to a stream |
-//! | `tokio_io` | streams and files in the terms of tokio |
+//! | `tokio_io` | streams in the terms of tokio |
 //! | `stream`, `own` | how bytes are moved: through a socket, and through a stream of somebody else's |
 //! | `runtime` | what is asked of a runtime |
 
@@ -31,6 +31,7 @@ mod client;
 mod connector;
 mod dial;
 mod driver;
+mod entry;
 mod extents;
 mod file;
 mod into_stream;
@@ -45,7 +46,7 @@ mod stream;
 mod tokio_io;
 mod way;
 
-pub use buffer::ReadBuffer;
+pub use buffer::{ReadBuffer, WriteBuffer};
 pub use client::Client;
 pub use connector::Connector;
 pub use extents::{ContextExtents, Extents};
@@ -56,7 +57,7 @@ pub use nbd_proto::{Command, CommandFlags, ContextId, Errno, ExportInfo, Extent,
 pub use nbd_session as session;
 pub use nbd_session::extents::{PlacedExtent, Segment};
 pub use nbd_session::replay::Reconnect;
-pub use nbd_session::{ConnectOptions, Error, ErrorKind, Event, SessionStats, State};
+pub use nbd_session::{ConnectOptions, Error, ErrorKind, Event, Rejected, SessionStats, State};
 pub use nbd_transport as transport;
 pub use nbd_transport::tls::TlsConfig;
 pub use nbd_transport::{Endpoint, NbdUri};

@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Poll;
 
 use bytes::Bytes;
-use nbd_proto::{Command, CommandFlags, SubmitError};
-use nbd_session::Error;
+use nbd_proto::{Command, CommandFlags};
 use nbd_session::pool::Members;
+use nbd_session::{Error, Rejected};
 
-use crate::buffer::ReadBuffer;
+use crate::buffer::{ReadBuffer, WriteBuffer};
 use crate::client::Client;
 
 /// Several connections to one export, each call on the one that has the least to do.
@@ -55,18 +55,17 @@ struct State {
 }
 
 impl State {
-    fn join(&mut self, client: Client) -> bool {
-        let joins = self.members.join(&client.negotiated(), client.keeps_unflushed()).is_some();
+    fn join(&mut self, client: Client) {
+        let keeps = client.shared().lock().session.options().keeps_unflushed();
+        let joins = self.members.join(&client.negotiated(), keeps).is_some();
         self.clients.extend(joins.then_some(client));
-        joins
     }
 
     /// Takes those out that are over.
     fn look(&mut self) {
         for (number, client) in self.clients.iter().enumerate() {
-            if self.members.is_alive(number) && client.is_closed() {
-                self.members.died(number, client.has_unflushed());
-            }
+            // All of them have joined.
+            let _ = self.members.look(number, &client.shared().lock().session);
         }
     }
 
@@ -74,12 +73,6 @@ impl State {
         self.look();
         let number = self.members.pick(usize::MAX)?;
         Some((number, self.clients.get(number)?.clone()))
-    }
-
-    /// What to tell when nobody is left.
-    fn dead(&self, command: Command) -> Error {
-        let end = self.clients.first().and_then(Client::end);
-        end.unwrap_or_else(|| Error::not_sent(command, SubmitError::NotConnected))
     }
 }
 
@@ -103,9 +96,9 @@ impl Drop for Lease<'_> {
 }
 
 impl Pool {
-    /// A pool of connections that are there already, to one export of one server. Only
-    /// the first is kept when several are not safe, or when the server describes the
-    /// export differently on any of them.
+    /// A pool of connections that are there already, to one export of one server. Those that
+    /// are not safe beside the first are not kept, nor are those to which the server describes
+    /// the export differently.
     ///
     /// ```
     /// # use nbd_client_async::{Client, Pool};
@@ -117,10 +110,7 @@ impl Pool {
     pub fn new(clients: Vec<Client>) -> Self {
         let mut state = State { members: Members::new(clients.len()), clients: Vec::new() };
         for client in clients {
-            if !state.join(client) {
-                state.clients.truncate(1);
-                break;
-            }
+            state.join(client);
         }
         Self { shared: Arc::new(Shared(Mutex::new(state))) }
     }
@@ -147,7 +137,7 @@ impl Pool {
                     let Some(shared) = shared.upgrade() else { return };
                     let mut state = shared.lock();
                     match made {
-                        Ok(client) => drop(state.join(client)),
+                        Ok(client) => state.join(client),
                         // A server that has no room for this one has none for the next.
                         Err(_) => state.members.no_room(),
                     }
@@ -205,7 +195,7 @@ impl Pool {
     /// As [`Client::read`].
     pub async fn read(&self, offset: u64, length: usize) -> Result<Bytes, Error> {
         loop {
-            let lease = self.pick(Command::read(offset, u32::MAX))?;
+            let lease = self.pick()?;
             let result = lease.client.read(offset, length).await;
             if result.is_ok() || !self.is_worth_another(&lease) {
                 return result;
@@ -229,7 +219,7 @@ impl Pool {
         offset: u64,
     ) -> (Result<(), Error>, B) {
         loop {
-            let lease = match self.pick(Command::read(offset, u32::MAX)) {
+            let lease = match self.pick() {
                 Ok(lease) => lease,
                 Err(error) => return (Err(error), buffer),
             };
@@ -252,7 +242,11 @@ impl Pool {
     ///
     /// # Errors
     /// As [`Client::write_all_at`].
-    pub async fn write_all_at(&self, data: impl Into<Bytes>, offset: u64) -> Result<(), Error> {
+    pub async fn write_all_at(
+        &self,
+        data: impl WriteBuffer,
+        offset: u64,
+    ) -> Result<(), Rejected<Bytes>> {
         self.write_all_at_with(data, offset, CommandFlags::empty()).await
     }
 
@@ -269,12 +263,14 @@ impl Pool {
     /// As [`Client::write_all_at_with`].
     pub async fn write_all_at_with(
         &self,
-        data: impl Into<Bytes>,
+        data: impl WriteBuffer,
         offset: u64,
         flags: CommandFlags,
-    ) -> Result<(), Error> {
-        let lease = self.pick(Command::write(offset, u32::MAX))?;
-        lease.client.write_all_at_with(data, offset, flags).await
+    ) -> Result<(), Rejected<Bytes>> {
+        match self.pick() {
+            Ok(lease) => lease.client.write_all_at_with(data, offset, flags).await,
+            Err(error) => Err(Rejected { error, buffer: Some(data.into_bytes()) }),
+        }
     }
 
     /// Makes everything durable whose write has succeeded, whichever connection it was
@@ -294,15 +290,18 @@ impl Pool {
         let mut flush = {
             let mut state = self.shared.lock();
             state.look();
+            let unflushed = |client: &Client| client.shared().lock().session.has_unflushed();
             let flush = state
                 .members
-                .begin_flush(|number| state.clients.get(number).is_some_and(Client::has_unflushed));
+                .begin_flush(|number| state.clients.get(number).is_some_and(unflushed));
             if flush.members().is_empty() {
-                return Err(state.dead(Command::flush()));
+                return Err(state.members.end());
             }
             flush
         };
-        for number in flush.members().to_vec() {
+        let mut asked = 0;
+        while let Some(number) = flush.members().get(asked).copied() {
+            asked += 1;
             let client = self.shared.lock().clients.get(number).cloned();
             let Some(client) = client else { continue };
             let result = client.flush().await;
@@ -340,12 +339,10 @@ impl Pool {
         result
     }
 
-    fn pick(&self, command: Command) -> Result<Lease<'_>, Error> {
+    fn pick(&self) -> Result<Lease<'_>, Error> {
         let mut state = self.shared.lock();
-        match state.pick() {
-            Some((number, client)) => Ok(Lease { shared: &self.shared, number, client }),
-            None => Err(state.dead(command)),
-        }
+        let (number, client) = state.pick().ok_or_else(|| state.members.end())?;
+        Ok(Lease { shared: &self.shared, number, client })
     }
 
     /// Whether a read that failed may succeed on another connection. It ends: each connection

@@ -1,6 +1,6 @@
 //! The client: one call, one command.
 
-use std::ops::{Deref, DerefMut, RangeBounds};
+use std::ops::{Deref, DerefMut};
 use std::time::{Duration, Instant};
 
 use nbd_proto::{
@@ -11,8 +11,6 @@ use nbd_session::{Completion, Error, Limit, Request, Session, State};
 use nbd_transport::{Connection, NbdUri, PeerProcess, UriError};
 
 use crate::driver::Driver;
-use crate::extents::{ContextExtents, Extents};
-use crate::pipeline::Pipeline;
 use crate::ports::Single;
 
 /// A connection to an export.
@@ -330,34 +328,6 @@ impl Client {
         self.status(Request::new(command).contexts(contexts))
     }
 
-    /// All extents of a range in bytes, `..` being the whole export, for one meta context, in order, neighbours of equal status
-    /// merged. Several requests are in flight at any time.
-    ///
-    /// # Errors
-    /// When the context was not granted.
-    #[doc(alias("nbd_block_status", "nbd_block_status_64"))]
-    pub fn extents(
-        &mut self,
-        context: &str,
-        range: impl RangeBounds<u64>,
-    ) -> Result<Extents<'_>, Error> {
-        ContextExtents::new(self, &[context], range).map(Extents)
-    }
-
-    /// What several meta contexts say of a range, in order and cut where any of them
-    /// changes; of all contexts that were granted, when none is named.
-    ///
-    /// # Errors
-    /// When one of the contexts was not granted.
-    #[doc(alias("nbd_block_status", "nbd_block_status_64", "nbd_block_status_filter"))]
-    pub fn context_extents(
-        &mut self,
-        contexts: &[&str],
-        range: impl RangeBounds<u64>,
-    ) -> Result<ContextExtents<'_>, Error> {
-        ContextExtents::new(self, contexts, range)
-    }
-
     /// Sends one command without payload and waits for its end.
     ///
     /// # Errors
@@ -368,14 +338,9 @@ impl Client {
         self.run(command, &mut [], &[], self.limit)
     }
 
-    /// Starts keeping many commands in flight.
-    pub fn pipeline<B: AsRef<[u8]> + AsMut<[u8]>>(&mut self) -> Pipeline<'_, B> {
-        Pipeline::new(self)
-    }
-
     /// Ends the session: asks the server to, and waits until it has closed the
-    /// connection. A [`Pipeline`] with commands in flight has a
-    /// [`disconnect`](Pipeline::disconnect) of its own, which says what becomes of them.
+    /// connection. A [`Pipeline`](crate::Pipeline) with commands in flight has a
+    /// [`disconnect`](crate::Pipeline::disconnect) of its own, which says what becomes of them.
     ///
     /// # Errors
     /// As [`Session::farewell`].

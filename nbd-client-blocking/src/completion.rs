@@ -5,10 +5,7 @@ use nbd_session::Error;
 #[cfg(doc)]
 use nbd_session::Request;
 
-#[cfg(doc)]
-use crate::pipeline::Pipeline;
-
-/// What [`Pipeline::poll`] ended with.
+/// What [`Pipeline::poll`](crate::Pipeline::poll) ended with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 #[doc(alias = "nbd_poll2")]

@@ -14,7 +14,7 @@ use crate::pipeline::Pipeline;
 /// Neighbours of equal status are one, and nothing reaches beyond the range. After
 /// an error it ends.
 #[derive(Debug)]
-pub struct Extents<'c>(pub(crate) ContextExtents<'c>);
+pub struct Extents<'c>(ContextExtents<'c>);
 
 /// What several meta contexts say of a range, in order. Made by [`Client::context_extents`].
 ///
@@ -28,16 +28,38 @@ pub struct ContextExtents<'c> {
     asked: Vec<(RequestId, u64)>,
 }
 
-impl<'c> ContextExtents<'c> {
-    pub(crate) fn new(
-        client: &'c mut Client,
-        names: &[&str],
+impl Client {
+    /// All extents of a range in bytes, `..` being the whole export, for one meta context, in
+    /// order, neighbours of equal status merged. Several requests are in flight at any time.
+    ///
+    /// # Errors
+    /// When the context was not granted.
+    #[doc(alias("nbd_block_status", "nbd_block_status_64"))]
+    pub fn extents(
+        &mut self,
+        context: &str,
         range: impl RangeBounds<u64>,
-    ) -> Result<Self, Error> {
-        let walk = ExtentWalk::new(client.negotiated(), names, range)?;
-        Ok(Self { pipeline: client.pipeline(), walk, asked: Vec::new() })
+    ) -> Result<Extents<'_>, Error> {
+        self.context_extents(&[context], range).map(Extents)
     }
 
+    /// What several meta contexts say of a range, in order and cut where any of them
+    /// changes; of all contexts that were granted, when none is named.
+    ///
+    /// # Errors
+    /// When one of the contexts was not granted.
+    #[doc(alias("nbd_block_status", "nbd_block_status_64", "nbd_block_status_filter"))]
+    pub fn context_extents(
+        &mut self,
+        contexts: &[&str],
+        range: impl RangeBounds<u64>,
+    ) -> Result<ContextExtents<'_>, Error> {
+        let walk = ExtentWalk::new(self.negotiated(), contexts, range)?;
+        Ok(ContextExtents { pipeline: self.pipeline(), walk, asked: Vec::new() })
+    }
+}
+
+impl ContextExtents<'_> {
     /// The contexts, in the order of [`Segment::statuses`].
     #[must_use]
     pub fn contexts(&self) -> &[ContextId] {

@@ -9,10 +9,14 @@ use crate::client::Client;
 
 /// [`Read`], [`Write`] and [`Seek`] on an export.
 ///
+/// [`flush`](Write::flush) is the export's flush, where the server has one: it makes durable
+/// all that was written over the connection. A write is accepted when the server has
+/// acknowledged it, so dropping the file loses nothing that was accepted.
+///
 /// Ranges that do not fall on the export's minimum block size are read as whole blocks,
 /// and written by reading the blocks around them first. Reading ends, and writing stops,
-/// at the end of the export; [`flush`](Write::flush) is the export's flush, where the
-/// server has one.
+/// at the end of the export. Each call is at least one command: for many small ones wrap it in
+/// a [`BufReader`](io::BufReader) or a [`BufWriter`](io::BufWriter).
 ///
 /// ```no_run
 /// use nbd_client_blocking::{Client, ExportFile};

@@ -1,8 +1,7 @@
 //! Prints the SHA-256 of an export, on compio: `compio_checksum nbd://localhost/disk`.
 
-use std::collections::VecDeque;
-
 use compio::runtime::Runtime;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use nbd_client_compio::{Client, Error};
 use sha2::{Digest, Sha256};
 
@@ -16,28 +15,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let digest = checksum(&client).await?;
         client.disconnect().await.map(|()| digest)
     })?;
-    for byte in digest {
-        print!("{byte:02x}");
-    }
-    println!("  {uri}");
+    println!("{digest}  {uri}");
     Ok(())
 }
 
 /// Many reads are in flight; what they bring is hashed in order.
-async fn checksum(client: &Client) -> Result<[u8; 32], Error> {
+async fn checksum(client: &Client) -> Result<String, Error> {
+    let read = |offset| client.read(offset, PIECE.min(client.size() - offset) as usize);
+    let offsets = (0..client.size()).step_by(PIECE as usize);
+    let mut pieces = stream::iter(offsets).map(read).buffered(DEPTH);
     let mut hash = Sha256::new();
-    let mut reads = VecDeque::new();
-    let mut offset = 0;
-    loop {
-        while offset < client.size() && reads.len() < DEPTH {
-            let length = PIECE.min(client.size() - offset);
-            let client = client.clone();
-            let read = async move { client.read(offset, length as usize).await };
-            reads.push_back(compio::runtime::spawn(read));
-            offset += length;
-        }
-        let Some(read) = reads.pop_front() else { break };
-        hash.update(read.await.expect("reading does not panic")?);
+    while let Some(piece) = pieces.try_next().await? {
+        hash.update(&piece);
     }
-    Ok(hash.finalize().into())
+    Ok(format!("{:x}", hash.finalize()))
 }

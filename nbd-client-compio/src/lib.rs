@@ -19,12 +19,12 @@
 //!
 //! | to | use |
 //! |---|---|
-//! | connect | [`connect`], [`Connector`] |
+//! | connect | [`connect`](connect()), [`Connect`], [`Connector`] |
 //! | read, write and the rest | [`Client`] |
 //! | see the export as a file | [`ExportFile`] |
 //! | walk over its extents | [`Extents`], [`ContextExtents`] |
 //! | ask before choosing an export | [`Options`] |
-//! | use several connections | [`Pool`] |
+//! | use several connections | [`connect_pool`], [`Pool`] |
 //!
 //! # Whose buffer is the kernel's
 //!
@@ -77,43 +77,15 @@ struct Readme;
 
 mod runtime;
 mod stream;
+mod thread;
 mod watched;
 
 pub use nbd_client_async::{
     Client, Command, CommandFlags, ConnectOptions, ContextExtents, ContextId, Endpoint, Errno,
     Error, ErrorKind, Event, ExportFile, ExportInfo, Extent, Extents, GoError, IntoStream, NbdUri,
-    Options, PlacedExtent, Pool, ReadBuffer, Reconnect, Segment, SessionStats, State, TlsConfig,
-    TlsPolicy, proto, session, transport,
+    Options, PlacedExtent, Pool, ReadBuffer, Reconnect, Rejected, Segment, SessionStats, State,
+    TlsConfig, TlsPolicy, WriteBuffer, proto, session, transport,
 };
 pub use runtime::Compio;
 
-/// Connects as [`ConnectOptions`] say, on the runtime it is used in.
-///
-/// ```no_run
-/// # async fn example() -> Result<(), nbd_client_compio::Error> {
-/// use nbd_client_compio::{ConnectOptions, Connector};
-///
-/// let options: ConnectOptions = "nbd://localhost/disk".parse()?;
-/// let options = options.request_timeout(std::time::Duration::from_secs(30));
-/// let pool = Connector::new(options).connect_pool(4).await?;
-/// # Ok(()) }
-/// ```
-pub type Connector = nbd_client_async::Connector<Compio>;
-
-/// Connects to a URI, or as other [`ConnectOptions`] say.
-///
-/// ```no_run
-/// # async fn example() -> Result<(), nbd_client_compio::Error> {
-/// let client = nbd_client_compio::connect("nbd://localhost/disk").await?;
-/// # Ok(()) }
-/// ```
-///
-/// # Errors
-/// When the URI is malformed or forbidden, nobody answers, or the server refuses.
-pub async fn connect<O>(options: O) -> Result<Client, Error>
-where
-    O: TryInto<ConnectOptions>,
-    Error: From<O::Error>,
-{
-    Connector::new(options.try_into()?).connect().await
-}
+nbd_client_async::entry_points!(Compio, "nbd_client_compio", "nbd_client_compio");

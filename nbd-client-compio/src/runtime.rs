@@ -1,16 +1,15 @@
 //! What compio does for a connection.
 
-use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
-use compio::runtime::Runtime as Current;
 use futures_channel::oneshot::channel;
 use futures_util::future::select;
 use nbd_client_async::{Adopted, BlockingWork, Runtime, Sleep, Task, Watched};
 
 use crate::stream::Stream;
+use crate::thread::{current, spawn};
 use crate::watched::Descriptor;
 
 /// The compio runtime in whose context a connection is made.
@@ -59,15 +58,4 @@ impl Runtime for Compio {
         current()?;
         Ok(Adopted::stream(Stream::new(socket)?))
     }
-}
-
-/// The runtime of this thread.
-pub(crate) fn current() -> io::Result<Current> {
-    Current::try_current().ok_or_else(|| io::Error::other("there is no compio runtime here"))
-}
-
-/// Starts a task on this thread's runtime, which ends by itself.
-pub(crate) fn spawn(task: impl Future<Output = ()> + 'static) -> io::Result<()> {
-    current()?.spawn(task).detach();
-    Ok(())
 }

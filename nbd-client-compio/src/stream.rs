@@ -28,7 +28,7 @@ use futures_io::{AsyncRead, AsyncWrite};
 use futures_util::StreamExt;
 use futures_util::future::{Either, select};
 
-use crate::runtime::spawn;
+use crate::thread::spawn;
 
 /// As many bytes are under way in one operation.
 const ROOM: usize = 64 << 10;

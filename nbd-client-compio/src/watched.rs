@@ -11,7 +11,7 @@ use futures_channel::oneshot::{Receiver, channel};
 use futures_util::future::{Either, select};
 use nbd_client_async::{IoCall, Watched};
 
-use crate::runtime::spawn;
+use crate::thread::spawn;
 
 /// A socket, and an operation that is complete when it is ready.
 pub(crate) struct Descriptor {

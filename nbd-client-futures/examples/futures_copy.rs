@@ -37,5 +37,5 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 async fn copy(source: Client, target: Client, offset: u64) -> Result<(), Error> {
     let length = PIECE.min(source.size() - offset);
     let data = source.read(offset, length as usize).await?;
-    target.write_all_at(data, offset).await
+    Ok(target.write_all_at(data, offset).await?)
 }

@@ -71,6 +71,6 @@ pub use nbd_client_async::{
     BlockingWork, Client, Command, CommandFlags, ConnectOptions, Connector, ContextExtents,
     ContextId, Endpoint, Errno, Error, ErrorKind, Event, ExportFile, ExportInfo, Extent, Extents,
     GoError, IntoStream, IoCall, NbdUri, Options, PlacedExtent, Pool, ReadBuffer, Reconnect,
-    Runtime, Segment, SessionStats, Sleep, State, Task, TlsConfig, TlsPolicy, Watched, proto,
-    session, transport,
+    Rejected, Runtime, Segment, SessionStats, Sleep, State, Task, TlsConfig, TlsPolicy, Watched,
+    WriteBuffer, proto, session, transport,
 };

@@ -2,7 +2,7 @@
 
 crate::watched::runtime!(
     /// The runtime of the crate `smol`.
-    Smol in "smol",
+    Smol in "nbd_client_futures::smol",
     |task| ::smol::spawn::<()>(task).detach(),
     |work: nbd_client_async::BlockingWork| ::smol::unblock(work).detach()
 );

@@ -3,12 +3,12 @@
 /// Makes the items of a runtime's module: which one it is, how it runs a task, and work that
 /// blocks.
 macro_rules! runtime {
-    ($(#[$docs:meta])* $runtime:ident in $module:literal, $spawn:expr, $spawn_blocking:expr) => {
+    ($(#[$docs:meta])* $runtime:ident in $path:literal, $spawn:expr, $spawn_blocking:expr) => {
         $(#[$docs])*
         ///
         /// ```
         /// use nbd_client_futures::ConnectOptions;
-        #[doc = concat!("use nbd_client_futures::", $module, "::{Connector, ", stringify!($runtime), "};")]
+        #[doc = concat!("use ", $path, "::{Connector, ", stringify!($runtime), "};")]
         ///
         /// // The same as `Connector::new(…)`.
         #[doc = concat!("let connector = Connector::on(", stringify!($runtime), ", ConnectOptions::new());")]
@@ -40,37 +40,7 @@ macro_rules! runtime {
             }
         }
 
-        /// Connects as [`ConnectOptions`](nbd_client_async::ConnectOptions) say.
-        ///
-        /// ```no_run
-        /// # async fn example() -> Result<(), nbd_client_futures::Error> {
-        #[doc = concat!("use nbd_client_futures::{ConnectOptions, ", $module, "::Connector};")]
-        ///
-        /// let options: ConnectOptions = "nbd://localhost/disk".parse()?;
-        /// let options = options.request_timeout(std::time::Duration::from_secs(30));
-        /// let pool = Connector::new(options).connect_pool(4).await?;
-        /// # Ok(()) }
-        /// ```
-        pub type Connector = nbd_client_async::Connector<$runtime>;
-
-        /// Connects to a URI, or as other [`ConnectOptions`](nbd_client_async::ConnectOptions)
-        /// say.
-        ///
-        /// ```no_run
-        /// # async fn example() -> Result<(), nbd_client_futures::Error> {
-        #[doc = concat!("let client = nbd_client_futures::", $module, "::connect(\"nbd://localhost/disk\").await?;")]
-        /// # Ok(()) }
-        /// ```
-        ///
-        /// # Errors
-        /// When the URI is malformed or forbidden, nobody answers, or the server refuses.
-        pub async fn connect<O>(options: O) -> Result<crate::Client, crate::Error>
-        where
-            O: TryInto<crate::ConnectOptions>,
-            crate::Error: From<O::Error>,
-        {
-            Connector::new(options.try_into()?).connect().await
-        }
+        nbd_client_async::entry_points!($runtime, $path, "nbd_client_futures");
     };
 }
 

@@ -19,7 +19,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let uri = std::env::args().nth(1).ok_or("usage: mio_checksum URI")?;
     let mut poll = Poll::new()?;
     let mut events = Events::with_capacity(4);
-    let mut disk: Connection<Vec<u8>> = Connection::connect(uri.parse()?)?;
+    let mut disk: Connection<Vec<u8>> = Connection::connect(uri)?;
     poll.registry().register(&mut disk, Token(0), Interest::READABLE)?;
 
     let mut hash = Sha256::new();

@@ -25,7 +25,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut poll = Poll::new()?;
     let mut events = Events::with_capacity(4);
     let mut disks: [Connection<Vec<u8>>; 2] =
-        [Connection::connect(from.parse()?)?, Connection::connect(to.parse()?)?];
+        [Connection::connect(from)?, Connection::connect(to)?];
     for (token, disk) in disks.iter_mut().enumerate() {
         poll.registry().register(disk, Token(token), Interest::READABLE)?;
     }

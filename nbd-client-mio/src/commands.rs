@@ -2,28 +2,11 @@
 
 use std::time::Instant;
 
-use nbd_proto::{Command, CommandFlags, ContextId, Extent, RequestId};
-use nbd_session::{Error, Rejected, Request, Withdrawn};
+use nbd_proto::{Command, CommandFlags, RequestId};
+use nbd_session::{Rejected, Request, Withdrawn};
 
+use crate::completion::{Completion, OnDone};
 use crate::connection::Connection;
-use crate::submitter::OnDone;
-
-/// A command that is finished.
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct Completion<B> {
-    /// The id its submission returned; it is free from now on.
-    pub id: RequestId,
-    /// What was asked for.
-    pub command: Command,
-    /// The buffer of a read or write; `None` of a write whose time was over when it was half
-    /// sent, for the rest is still to be sent from it.
-    pub buffer: Option<B>,
-    /// The extents of a block status.
-    pub extents: Vec<(ContextId, Extent)>,
-    /// How it went.
-    pub result: Result<(), Error>,
-}
 
 impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
     /// Reads into the whole buffer, from `offset` on.
@@ -105,10 +88,16 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
         request: Request<'_>,
         buffer: Option<B>,
         on_done: OnDone<B>,
-    ) {
+    ) -> Option<RequestId> {
         match self.submit_request(request, buffer) {
-            Ok(id) => drop(self.remote.insert(id, on_done)),
-            Err(rejected) => on_done(Err(rejected)),
+            Ok(id) => {
+                self.remote.insert(id, on_done);
+                Some(id)
+            }
+            Err(rejected) => {
+                on_done(Err(rejected));
+                None
+            }
         }
     }
 }

@@ -3,20 +3,23 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
+use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use mio::Waker;
-use mio::event::Event;
-use nbd_proto::{Buffers, ClientConfig, Disconnect};
+use mio::event::{Event, Source};
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token, Waker};
+use nbd_proto::{Buffers, ClientConfig, Disconnect, RequestId};
 use nbd_session::{
     ConnectOptions, Error, Limit, OptionReply, OptionRequest, Session, State, Target, Ticket,
 };
 
+use crate::completion::OnDone;
 use crate::registration::Registration;
-use crate::submitter::{OnDone, Submission, Submitter};
+use crate::submitter::{Submission, Submitter};
 use crate::wire::{Dialler, Wire};
 
 /// A connection to an export, as an event source.
@@ -42,6 +45,8 @@ pub struct Connection<B> {
     pub(crate) waiting: HashMap<Ticket, Submission<B>>,
     pub(crate) submissions: Receiver<Submission<B>>,
     pub(crate) submitter: Submitter<B>,
+    /// Commands that nobody waits for any more, and who says so.
+    pub(crate) withdrawn: (Sender<RequestId>, Receiver<RequestId>),
     pub(crate) registration: Option<Registration>,
     pub(crate) dialler: Option<Dialler>,
     /// The poller has told that the peer will send no more.
@@ -62,18 +67,23 @@ impl<B> Connection<B> {
     /// ```no_run
     /// use nbd_client_mio::{ConnectOptions, Connection};
     ///
-    /// let options: ConnectOptions = "nbd://localhost/disk".parse()?;
-    /// let disk = Connection::<Vec<u8>>::connect(options.meta_context("base:allocation"))?;
+    /// let disk = Connection::<Vec<u8>>::connect("nbd://localhost/disk")?;
+    /// let options: ConnectOptions = "nbd://localhost/other".parse()?;
+    /// let other = Connection::<Vec<u8>>::connect(options.meta_context("base:allocation"))?;
     /// # Ok::<(), nbd_client_mio::Error>(())
     /// ```
     ///
     /// # Errors
-    /// When a name is too long or contains NUL, or there is nobody to connect to.
+    /// When the URI is malformed or forbidden, a name is too long or contains NUL, or there is nobody to connect to.
     #[doc(alias("nbd_aio_connect_uri", "nbd_aio_connect_tcp", "nbd_aio_connect_unix"))]
     #[doc(alias("nbd_aio_connect_vsock", "nbd_aio_connect_command"))]
     #[doc(alias("nbd_aio_connect_systemd_socket_activation"))]
-    pub fn connect(options: ConnectOptions) -> Result<Self, Error> {
-        Self::new(options, None)
+    pub fn connect<O>(to: O) -> Result<Self, Error>
+    where
+        O: TryInto<ConnectOptions>,
+        Error: From<O::Error>,
+    {
+        Self::new(to.try_into()?, None)
     }
 
     /// As [`connect`](Self::connect), in the caller's own way. `dial` is called for each
@@ -104,7 +114,7 @@ impl<B> Connection<B> {
         Self::new(options.target(Target::Given), Some(Box::new(once)))
     }
 
-    fn new(options: ConnectOptions, dialler: Option<Dialler>) -> Result<Self, Error> {
+    pub(crate) fn new(options: ConnectOptions, dialler: Option<Dialler>) -> Result<Self, Error> {
         // Another one in each session, so that many that are lost at once do not come back in
         // step.
         let (line, submissions) = channel();
@@ -117,6 +127,7 @@ impl<B> Connection<B> {
             waiting: HashMap::new(),
             submissions,
             submitter: Submitter { line, rung: Arc::default(), waker: None },
+            withdrawn: channel(),
             registration: None,
             dialler,
             peer_is_done: false,
@@ -276,6 +287,42 @@ impl<B> Connection<B> {
     pub fn to_uri(&self) -> Result<nbd_transport::NbdUri, nbd_transport::UriError> {
         let peer = self.wire.connection().and_then(|connection| connection.stream.peer());
         self.session.to_uri(peer.as_ref())
+    }
+}
+
+/// It follows what it waits for; the interest that is given makes no difference. Between two
+/// connections there is nothing to watch.
+impl<B> Source for Connection<B> {
+    fn register(&mut self, registry: &Registry, token: Token, _: Interest) -> io::Result<()> {
+        let mut registration = Registration::new(token);
+        let direction = self.session.direction();
+        registration.follow(registry, false, |watch| self.wire.watched(direction, watch))?;
+        self.registration = Some(registration);
+        Ok(())
+    }
+
+    fn reregister(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interest: Interest,
+    ) -> io::Result<()> {
+        self.deregister(registry)?;
+        self.register(registry, token, interest)
+    }
+
+    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        self.registration = None;
+        let mut present = Vec::new();
+        self.wire.watched(self.session.direction(), &mut present);
+        for entry in present {
+            match SourceFd(&entry.fd).deregister(registry) {
+                // It was about to be registered.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                told => told?,
+            }
+        }
+        Ok(())
     }
 }
 

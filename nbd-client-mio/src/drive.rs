@@ -92,6 +92,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
     fn send_in_line(&mut self, now: Instant) {
         // Whoever comes from now on rings again.
         self.submitter.rung.swap(false, Ordering::AcqRel);
+        while let Ok(id) = self.withdrawn.1.try_recv() {
+            drop(self.withdraw(id));
+        }
         while let Ok(next) = self.submissions.try_recv() {
             let limit = self.session.fixed(Limit::Default, next.since);
             self.waiting.insert(self.session.wait_for_room(limit, now), next);
@@ -105,7 +108,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
                 Ok(()) => {
                     let limit = self.session.fixed(Limit::Default, next.since);
                     let request = Request::new(next.command).limit(limit).ticket(admission.ticket);
-                    self.submit_for(request, next.buffer, next.on_done);
+                    let _ = self.submit_for(request, next.buffer, next.on_done);
                 }
                 Err(error) => (next.on_done)(Err(Rejected { error, buffer: next.buffer })),
             }

@@ -1,15 +1,17 @@
 //! The extents of a whole range, however many commands they take.
 
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::task::Poll;
 
-use nbd_proto::{ApiMisuse, ContextId, Extent};
+use nbd_proto::{ApiMisuse, ContextId, Extent, RequestId};
 use nbd_session::Error;
 use nbd_session::extents::{ExtentWalk, Question, Segment, Walk};
 
+use crate::completion::Outcome;
 use crate::connection::Connection;
-use crate::submitter::Outcome;
 
 type Answer = (u64, Result<Vec<(ContextId, Extent)>, Error>);
 
@@ -18,10 +20,15 @@ type Answer = (u64, Result<Vec<(ContextId, Extent)>, Error>);
 ///
 /// Several commands are in flight at any time; none of them shows in
 /// [`Connection::next_completion`], which has to be called all the same. Neighbours of equal
-/// statuses are one, and nothing reaches beyond the range.
+/// statuses are one, and nothing reaches beyond the range. When it is dropped, the connection's
+/// next drive withdraws what is still in flight.
 #[derive(Debug)]
 pub struct Extents {
     walk: ExtentWalk,
+    /// What is under way, by the walk's numbers.
+    asked: Vec<(u64, RequestId)>,
+    /// Who withdraws it, and is told to look.
+    withdraw: (Sender<RequestId>, Arc<AtomicBool>),
     tell: Sender<Answer>,
     told: Receiver<Answer>,
 }
@@ -52,7 +59,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
         let facts = self.session.negotiated().ok_or(ApiMisuse::WrongState)?;
         let walk = ExtentWalk::new(facts, names, range)?;
         let (tell, told) = channel();
-        Ok(Extents { walk, tell, told })
+        let withdraw = (self.withdrawn.0.clone(), Arc::clone(&self.submitter.rung));
+        Ok(Extents { walk, asked: Vec::new(), withdraw, tell, told })
     }
 }
 
@@ -64,6 +72,7 @@ impl Extents {
         disk: &mut Connection<B>,
     ) -> Poll<Option<Result<Segment, Error>>> {
         while let Ok((number, answer)) = self.told.try_recv() {
+            self.asked.retain(|(asked, _)| *asked != number);
             match answer {
                 Err(error) if error.is_full() => self.walk.not_sent(number),
                 answer => self.walk.answered(number, answer.as_deref().map_err(Clone::clone)),
@@ -83,7 +92,7 @@ impl Extents {
         }
     }
 
-    fn ask<B: AsRef<[u8]> + AsMut<[u8]>>(&self, question: Question, disk: &mut Connection<B>) {
+    fn ask<B: AsRef<[u8]> + AsMut<[u8]>>(&mut self, question: Question, disk: &mut Connection<B>) {
         let Question { number, .. } = question;
         let tell = self.tell.clone();
         let on_done = move |outcome: Outcome<B>| {
@@ -92,6 +101,17 @@ impl Extents {
             // Nobody may be interested any more.
             let _ = tell.send((number, answer));
         };
-        disk.submit_for(self.walk.request(&question), None, Box::new(on_done));
+        let id = disk.submit_for(self.walk.request(&question), None, Box::new(on_done));
+        self.asked.extend(id.map(|id| (number, id)));
+    }
+}
+
+impl Drop for Extents {
+    fn drop(&mut self) {
+        for (_, id) in &self.asked {
+            // A connection that is gone has withdrawn everything.
+            let _ = self.withdraw.0.send(*id);
+        }
+        self.withdraw.1.store(true, Ordering::Release);
     }
 }

@@ -8,8 +8,8 @@ use nbd_proto::{ApiMisuse, CommandType};
 use nbd_session::Error;
 use nbd_session::file::{FileView, Next, Send};
 
+use crate::completion::Outcome;
 use crate::connection::Connection;
-use crate::submitter::Outcome;
 
 /// A position in an export, for [`Connection::file`].
 ///
@@ -24,13 +24,16 @@ pub struct ExportView<B> {
 
 /// A connection and a position, as [`Read`], [`Write`] and [`Seek`].
 ///
+/// [`flush`](Write::flush) makes durable what was written through the view: it is the export's
+/// flush, where the server has one.
+///
 /// They are [`WouldBlock`](io::ErrorKind::WouldBlock) while the server is waited for: drive the
 /// connection, and make the same call again. Until then a write has accepted nothing; it has
 /// once the server has acknowledged it.
 ///
 /// Ranges that do not fall on the export's minimum block size are read as whole blocks, and
 /// written by reading the blocks around them first. Reading ends, and writing stops, at the end
-/// of the export; [`flush`](Write::flush) is the export's flush, where the server has one.
+/// of the export. For reading and writing at an offset there is the connection itself.
 #[derive(Debug)]
 pub struct ExportFile<'a, B> {
     disk: &'a mut Connection<B>,

@@ -11,7 +11,7 @@
 //!
 //! let mut poll = Poll::new()?;
 //! let mut events = Events::with_capacity(64);
-//! let mut disk: Connection<Vec<u8>> = Connection::connect("nbd://localhost/disk".parse()?)?;
+//! let mut disk: Connection<Vec<u8>> = Connection::connect("nbd://localhost/disk")?;
 //! poll.registry().register(&mut disk, Token(0), Interest::READABLE)?;
 //! let mut asked = false;
 //! loop {
@@ -81,6 +81,7 @@
 struct Readme;
 
 mod commands;
+mod completion;
 mod connection;
 mod drive;
 mod extents;
@@ -90,7 +91,7 @@ mod registration;
 mod submitter;
 mod wire;
 
-pub use commands::Completion;
+pub use completion::Completion;
 pub use connection::Connection;
 pub use extents::Extents;
 pub use file::{ExportFile, ExportView};

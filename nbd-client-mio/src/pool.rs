@@ -8,9 +8,8 @@ use nbd_proto::Command;
 use nbd_session::pool::{Call, Members};
 use nbd_session::{ConnectOptions, Error, Limit, Rejected, State};
 
-use crate::commands::Completion;
+use crate::completion::{Completion, OnDone, Outcome};
 use crate::connection::Connection;
-use crate::submitter::{OnDone, Outcome};
 
 /// Several connections to one export, each call on the one that has the least to do.
 ///
@@ -35,7 +34,7 @@ use crate::submitter::{OnDone, Outcome};
 ///
 /// # fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// let (mut poll, mut events) = (Poll::new()?, Events::with_capacity(64));
-/// let mut pool = Pool::connect("nbd://localhost/disk".parse()?, 4, Token(0))?;
+/// let mut pool = Pool::connect("nbd://localhost/disk", 4, Token(0))?;
 /// pool.submit(Command::read(0, 512), Some(vec![0; 512]), |done| println!("{done:?}"));
 /// while pool.drive(poll.registry())? != State::Closed {
 ///     if !pool.connections().iter().any(Connection::needs_drive) {
@@ -70,8 +69,13 @@ impl<B: AsRef<[u8]> + AsMut<[u8]> + Send + 'static> Pool<B> {
     ///
     /// # Errors
     /// As [`Connection::connect`].
-    pub fn connect(options: ConnectOptions, size: usize, token: Token) -> Result<Self, Error> {
-        let connections = vec![Connection::connect(options.clone())?];
+    pub fn connect<O>(to: O, size: usize, token: Token) -> Result<Self, Error>
+    where
+        O: TryInto<ConnectOptions>,
+        Error: From<O::Error>,
+    {
+        let options = to.try_into()?;
+        let connections = vec![Connection::new(options.clone(), None)?];
         let (members, (tell, told)) = (Members::new(size.max(1)), channel());
         Ok(Self { options, members, connections, token, tell, told })
     }
@@ -137,7 +141,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]> + Send + 'static> Pool<B> {
             }
         }
         if self.members.wants_more() && self.connections.len() == self.members.len() {
-            match Connection::connect(self.options.clone()) {
+            match Connection::new(self.options.clone(), None) {
                 Ok(another) => self.connections.push(another),
                 Err(_) => self.members.no_room(),
             }

@@ -4,9 +4,8 @@ use std::io::{self, ErrorKind};
 
 use mio::event::Source;
 use mio::unix::SourceFd;
-use mio::{Interest, Registry, Token};
+use mio::{Registry, Token};
 
-use crate::connection::Connection;
 use crate::wire::Watched;
 
 /// So many drives in a row have to take something in with no event between them. It costs two
@@ -45,7 +44,7 @@ pub(crate) struct Registration {
 }
 
 impl Registration {
-    const fn new(token: Token) -> Self {
+    pub(crate) const fn new(token: Token) -> Self {
         Self { token, watched: Vec::new(), spare: Vec::new(), away: false, unasked: 0 }
     }
 
@@ -89,41 +88,5 @@ fn tell(registry: &Registry, token: Token, new: &Watched) -> io::Result<()> {
             source.register(registry, token, new.interest)
         }
         told => told,
-    }
-}
-
-/// It follows what it waits for; the interest that is given makes no difference. Between two
-/// connections there is nothing to watch.
-impl<B> Source for Connection<B> {
-    fn register(&mut self, registry: &Registry, token: Token, _: Interest) -> io::Result<()> {
-        let mut registration = Registration::new(token);
-        let direction = self.session.direction();
-        registration.follow(registry, false, |watch| self.wire.watched(direction, watch))?;
-        self.registration = Some(registration);
-        Ok(())
-    }
-
-    fn reregister(
-        &mut self,
-        registry: &Registry,
-        token: Token,
-        interest: Interest,
-    ) -> io::Result<()> {
-        self.deregister(registry)?;
-        self.register(registry, token, interest)
-    }
-
-    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        self.registration = None;
-        let mut present = Vec::new();
-        self.wire.watched(self.session.direction(), &mut present);
-        for entry in present {
-            match SourceFd(&entry.fd).deregister(registry) {
-                // It was about to be registered.
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                told => told?,
-            }
-        }
-        Ok(())
     }
 }

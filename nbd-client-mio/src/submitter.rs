@@ -10,14 +10,7 @@ use mio::Waker;
 use nbd_proto::Command;
 use nbd_session::Rejected;
 
-use crate::commands::Completion;
-
-/// What came of a command.
-pub(crate) type Outcome<B> = Result<Completion<B>, Rejected<B>>;
-
-/// What to do with the outcome of a command that is not for
-/// [`next_completion`](crate::Connection::next_completion).
-pub(crate) type OnDone<B> = Box<dyn FnOnce(Outcome<B>) + Send>;
+use crate::completion::{Completion, OnDone};
 
 /// Submits commands to one connection from any thread.
 ///

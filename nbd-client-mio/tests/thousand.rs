@@ -150,7 +150,7 @@ fn on_mio(server: &Server) {
         Loop { poll, events: Events::with_capacity(256), disks: Vec::new(), due: Vec::new() };
     let cost = Cost::begin("mio", server);
     for index in 0..COUNT {
-        let mut disk: Disk = Connection::connect(server.uri().parse().unwrap()).unwrap();
+        let mut disk: Disk = Connection::connect(server.uri()).unwrap();
         let (token, interest) = (Token(index), Interest::READABLE);
         this.poll.registry().register(&mut disk, token, interest).unwrap();
         this.disks.push(disk);

@@ -7,7 +7,7 @@ use nbd_proto::{
     Command, CommandError, CommandFlags, ContextId, Errno, Error as ProtocolError, Extent,
     SubmitError,
 };
-use nbd_session::{Error, ErrorKind};
+use nbd_session::{Error, ErrorKind, Rejected};
 
 /// What came of a call.
 pub(crate) type Outcome<T = ()> = Result<T, Failure>;
@@ -40,6 +40,12 @@ pub(crate) struct Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Self { who: who_erred(&error), errno: error.errno(), text: error.to_string() }
+    }
+}
+
+impl<B> From<Rejected<B>> for Failure {
+    fn from(rejected: Rejected<B>) -> Self {
+        rejected.error.into()
     }
 }
 

@@ -1,10 +1,10 @@
-//! A command that was not sent, and the buffer it came with.
+//! What was not carried out, and the buffer it came with.
 
-use std::fmt;
+use std::{fmt, io};
 
 use crate::error::Error;
 
-/// A command that was not sent. Converts into the [`Error`] alone.
+/// A command that was not sent, or a write that failed. Converts into the [`Error`] alone.
 #[derive(thiserror::Error)]
 #[error("{error}")]
 #[expect(clippy::exhaustive_structs, reason = "an error and what comes back with it")]
@@ -27,5 +27,11 @@ impl<B> fmt::Debug for Rejected<B> {
 impl<B> From<Rejected<B>> for Error {
     fn from(rejected: Rejected<B>) -> Self {
         rejected.error
+    }
+}
+
+impl<B> From<Rejected<B>> for io::Error {
+    fn from(rejected: Rejected<B>) -> Self {
+        rejected.error.into()
     }
 }

@@ -253,16 +253,6 @@ impl Client {
         self.shared().lock().session.end().cloned()
     }
 
-    /// Whether writes were acknowledged that no flush has made durable.
-    pub(crate) fn has_unflushed(&self) -> bool {
-        self.shared().lock().session.has_unflushed()
-    }
-
-    /// Whether acknowledged writes are kept, so that nobody else may write.
-    pub(crate) fn keeps_unflushed(&self) -> bool {
-        self.shared().lock().session.options().keeps_unflushed()
-    }
-
     /// Has the driver do something beside its own work, as long as there is a connection.
     pub(crate) fn do_beside(&self, work: impl Future<Output = ()> + Send + 'static) {
         self.shared().with(|state, _| state.do_beside(Box::pin(work)));

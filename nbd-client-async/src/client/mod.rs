@@ -61,7 +61,7 @@ impl Client {
         Self { handle, timeout: Timeout::Default, when_full: WhenFull::Wait }
     }
 
-    fn shared(&self) -> &Shared {
+    pub(crate) fn shared(&self) -> &Shared {
         &self.handle.shared
     }
 

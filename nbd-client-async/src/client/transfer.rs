@@ -4,11 +4,11 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use nbd_proto::{Command, CommandFlags, ReadChunk, SubmitError};
-use nbd_session::Error;
+use nbd_session::{Error, Rejected};
 
 use super::Client;
-use crate::buffer::{Buffer, ReadBuffer};
-use crate::calls::{Exchange, Terms};
+use crate::buffer::{Buffer, ReadBuffer, WriteBuffer};
+use crate::calls::Exchange;
 use crate::pending::Pending;
 
 impl Client {
@@ -64,16 +64,7 @@ impl Client {
     ) -> (Result<(), Error>, B) {
         let mut exchange = Exchange::new(Command::read(offset, 0), Buffer::lend(buffer));
         let length = exchange.buffer.writable().len();
-        let (max, terms) = self.pieces(length);
-        let mut result = Ok(());
-        let mut base = 0;
-        while base < length && result.is_ok() {
-            let piece = max.min(length - base);
-            exchange.command = Command::read(offset.saturating_add(base as u64), piece as u32);
-            exchange.base = base;
-            result = Pending::new(&*self.handle, &mut exchange, terms).await;
-            base += piece;
-        }
+        let result = self.in_pieces(&mut exchange, length).await;
         (result, returned(exchange.buffer))
     }
 
@@ -113,16 +104,20 @@ impl Client {
     /// # use nbd_client_async::{Client, Error};
     /// # async fn example(client: &Client) -> Result<(), Error> {
     /// client.write_all_at(vec![7; 512], 0).await?;
-    /// client.write_all_at(&b"constant data"[..], 512).await?;
+    /// client.write_all_at(b"a copy is made", 512).await?;
     /// # Ok(()) }
     /// ```
     ///
     /// # Errors
     /// When the range is not inside the export, the export is read-only, the server
     /// fails the command, the connection fails, or the time is over. How much has been
-    /// written then is unknown.
+    /// written then is unknown. The data comes back with the error.
     #[doc(alias = "nbd_pwrite")]
-    pub async fn write_all_at(&self, data: impl Into<Bytes>, offset: u64) -> Result<(), Error> {
+    pub async fn write_all_at(
+        &self,
+        data: impl WriteBuffer,
+        offset: u64,
+    ) -> Result<(), Rejected<Bytes>> {
         self.write_all_at_with(data, offset, CommandFlags::empty()).await
     }
 
@@ -141,33 +136,37 @@ impl Client {
     #[doc(alias = "nbd_pwrite")]
     pub async fn write_all_at_with(
         &self,
-        data: impl Into<Bytes>,
+        data: impl WriteBuffer,
         offset: u64,
         flags: CommandFlags,
-    ) -> Result<(), Error> {
-        let mut data = data.into();
-        let (max, terms) = self.pieces(data.len());
-        let mut at = offset;
-        while !data.is_empty() {
-            let piece = data.split_to(max.min(data.len()));
-            let length = piece.len();
-            let command = Command::write(at, length as u32).with(flags);
-            let mut exchange = Exchange::new(command, Buffer::Write(piece));
-            Pending::new(&*self.handle, &mut exchange, terms).await?;
-            at = at.saturating_add(length as u64);
-        }
-        Ok(())
+    ) -> Result<(), Rejected<Bytes>> {
+        let data = data.into_bytes();
+        let length = data.len();
+        let command = Command::write(offset, 0).with(flags);
+        let mut exchange = Exchange::new(command, Buffer::Write(data));
+        let result = self.in_pieces(&mut exchange, length).await;
+        result.map_err(|error| Rejected { error, buffer: exchange.buffer.give_back() })
     }
 
-    /// The longest piece of a call that may take several commands, and their terms: they have
-    /// one limit together.
-    fn pieces(&self, length: usize) -> (usize, Terms) {
-        let session = &self.shared().lock().session;
-        let (max, mut terms) = (session.max_request(), self.terms());
-        if length > max {
-            terms.limit = session.fixed(terms.limit, Instant::now());
+    /// Has the command carried out with so many bytes of the buffer, in as many pieces as it
+    /// takes. They have one limit of time together.
+    async fn in_pieces(&self, exchange: &mut Exchange, length: usize) -> Result<(), Error> {
+        let (max, terms) = {
+            let session = &self.shared().lock().session;
+            let (max, mut terms) = (session.max_request(), self.terms());
+            if length > max {
+                terms.limit = session.fixed(terms.limit, Instant::now());
+            }
+            (max, terms)
+        };
+        let Command { offset, .. } = exchange.command;
+        for base in (0..length).step_by(max.max(1)) {
+            exchange.command.offset = offset.saturating_add(base as u64);
+            exchange.command.length = max.min(length - base) as u64;
+            exchange.base = base;
+            Pending::new(&*self.handle, &mut *exchange, terms).await?;
         }
-        (max, terms)
+        Ok(())
     }
 }
 

@@ -1,6 +1,6 @@
 //! An export as a file: a stream of bytes with a position.
 
-mod futures;
+mod traits;
 
 use std::fmt;
 use std::future::Future;
@@ -19,9 +19,6 @@ use crate::buffer::Buffer;
 use crate::calls::Exchange;
 use crate::client::Client;
 use crate::pending::{Handle, Pending};
-
-/// How much is read ahead of a caller that asks for a buffer, in bytes.
-pub(crate) const AHEAD: usize = 64 << 10;
 
 /// `AsyncRead`, `AsyncBufRead`, `AsyncWrite` and `AsyncSeek` on an export: those of futures-io,
 /// and with feature `tokio` those of tokio.
@@ -52,7 +49,7 @@ pub(crate) const AHEAD: usize = 64 << 10;
 /// ```
 pub struct ExportFile {
     client: Client,
-    pub(crate) view: FileView,
+    view: FileView,
     /// The command under way.
     call: Option<Pending<Arc<Handle>, Exchange>>,
     waiting: Arc<Waiting>,
@@ -144,23 +141,23 @@ impl ExportFile {
 
     /// Bytes at the position: at least one and at most `want`, none at the end of the
     /// export. They stay until they are consumed.
-    pub(crate) fn poll_fill(&mut self, cx: &Context<'_>, want: usize) -> Poll<io::Result<&[u8]>> {
+    fn poll_fill(&mut self, cx: &Context<'_>, want: usize) -> Poll<io::Result<&[u8]>> {
         ready!(self.poll_next(Side::Reads, cx, |view| view.read(want)))?;
         Poll::Ready(Ok(self.view.ahead(want)))
     }
 
     /// While it is pending nothing is accepted, and the same bytes are to be given again;
     /// others begin another write once this one is over.
-    pub(crate) fn poll_put(&mut self, cx: &Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_put(&mut self, cx: &Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_next(Side::Writes, cx, |view| view.write(data))
     }
 
-    pub(crate) fn poll_sync(&mut self, cx: &Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_sync(&mut self, cx: &Context<'_>) -> Poll<io::Result<()>> {
         self.poll_next(Side::Writes, cx, FileView::flush)
     }
 
     /// Moves the position; it may be beyond the end of the export. Returns the new one.
-    pub(crate) fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         let position = self.view.seek(to)?;
         if self.view.take_stale() {
             self.call = None;

@@ -220,7 +220,10 @@ async fn a_full_table_is_told<H: Host>() {
     }
     let full = |result: Result<(), Error>| matches!(result, Err(error) if error.is_full());
     assert!(full(client.fail_when_full().read(0, 512).await.map(drop)));
-    assert!(full(client.fail_when_full().write_all_at(vec![0; 512], 0).await));
+    let rejected = client.fail_when_full().write_all_at(vec![4; 512], 0).await.unwrap_err();
+    // With an allocation that is the caller's again.
+    assert_eq!(Vec::from(rejected.buffer.unwrap()), [4; 512]);
+    assert!(full(Err(rejected.error)));
     assert!(full(client.fail_when_full().run(Command::flush()).await));
     let (result, buffer) = client.fail_when_full().read_exact_at(vec![3; 9], 0).await;
     assert!(full(result) && buffer == [3; 9]);
@@ -244,7 +247,13 @@ async fn deadlines_fire_while_the_server_stands_still<H: Host>() {
                 let start = Instant::now();
                 // Some are partly sent, some are in line.
                 let result = match index % 3 {
-                    0 => hasty.write_all_at(noise(4 << 20, index), index << 20).await,
+                    0 => {
+                        let written = hasty.write_all_at(noise(4 << 20, index), index << 20).await;
+                        written.map_err(|rejected| {
+                            assert!(rejected.buffer.unwrap() == noise(4 << 20, index));
+                            rejected.error
+                        })
+                    }
                     1 => hasty.read_exact_at(vec![0; 512], index << 20).await.0,
                     _ => hasty.flush().await,
                 };
@@ -266,7 +275,8 @@ async fn deadlines_fire_while_the_server_stands_still<H: Host>() {
     let client = H::connect(&server).await;
     server.stop().expect("stop");
     let hasty = client.with_timeout(Some(timeout));
-    assert!(is_timeout(&hasty.write_all_at(noise(32 << 20, 1), 0).await));
+    let rejected = hasty.write_all_at(noise(40 << 20, 1), 0).await.unwrap_err();
+    assert!(rejected.error.is_timeout() && rejected.buffer.unwrap().len() == 40 << 20);
     assert!(is_timeout(&hasty.read(0, 512).await));
     server.cont().unwrap();
     // What was partly sent is sent to its end, and the connection lives on.
@@ -319,6 +329,16 @@ async fn a_pool_survives_the_death_of_a_connection<H: Host>() {
     pool.flush().await.unwrap();
     pool.disconnect().await.unwrap();
     assert!(Pool::new(Vec::new()).flush().await.is_err());
+    // Those that may not join are left out, and harm no other.
+    let (one, other) = (nbdkit(&["memory", "1M"]), nbdkit(&["memory", "2M"]));
+    let mut clients = vec![H::connect(&one).await, H::connect(&one).await];
+    clients.push(H::connect(&other).await);
+    let pool = Pool::new(clients);
+    for _ in 0..4 {
+        assert_eq!(pool.read(0, 512).await.unwrap(), vec![0; 512]);
+    }
+    assert_eq!(pool.clients().len(), 2);
+    pool.disconnect().await.unwrap();
 }
 
 async fn a_pool_grows_beside_its_work<H: Host>() {

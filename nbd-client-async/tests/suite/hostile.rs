@@ -77,7 +77,7 @@ async fn write<H: Host>(config: &ClientConfig, connection: Connection) -> Result
         assert!(flush.as_mut().poll(cx).is_pending(), "nobody has answered it");
         written
     });
-    written.await.map_err(Failure::from)
+    written.await.map_err(|rejected| rejected.error.into())
 }
 
 async fn play<H: Host>(tls: &TlsConnector, case: &Case, uri: &str) -> Played {
@@ -142,7 +142,8 @@ async fn run(client: &Client, command: Command) -> (Result<(), Error>, Guarded) 
         }
         CommandType::Write => {
             let data = buffer.as_ref().to_vec();
-            (client.write_all_at_with(data, command.offset, command.flags).await, buffer)
+            let written = client.write_all_at_with(data, command.offset, command.flags).await;
+            (written.map_err(Error::from), buffer)
         }
         _ => (client.run(command).await, buffer),
     }

@@ -268,8 +268,8 @@ async fn patience_has_an_end<H: Host>() {
     let patience = Duration::from_millis(300);
     let mut server = Phoenix::with_file();
     let client = server.client::<H>(POLICY.give_up_after(patience)).await;
-    server.kill();
     let start = Instant::now();
+    server.kill();
     let (one, two) = (client.read(0, 512), client.write_all_at(vec![1; 512], 0));
     let error = one.await.unwrap_err();
     let cause = cause(&error);

@@ -60,7 +60,7 @@ impl Waiters {
                     match index % 4 {
                         0 => client.read(0, 512).await.map(drop),
                         // More than a socket takes.
-                        1 => client.write_all_at(vec![1; 8 << 20], 0).await,
+                        1 => client.write_all_at(vec![1; 8 << 20], 0).await.map_err(Error::from),
                         2 => client.flush().await,
                         _ => client.read_exact_at(vec![0; 512], 512).await.0,
                     }
@@ -86,7 +86,7 @@ impl Waiters {
         smol::block_on(async {
             for _ in 0..2 {
                 let read = client.read(0, 512).await.map(drop);
-                let write = client.write_all_at(vec![0; 512], 0).await;
+                let write = client.write_all_at(vec![0; 512], 0).await.map_err(Error::from);
                 let later = [read, write, client.flush().await, client.trim(0, 512).await];
                 for result in later {
                     let error = result.expect_err("it is over");

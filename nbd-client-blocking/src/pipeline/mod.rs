@@ -72,11 +72,14 @@ impl<B> fmt::Debug for Callback<'_, B> {
     }
 }
 
-impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
-    pub(crate) const fn new(client: &'c mut Client) -> Self {
-        Self { client, buffers: Buffers::new(), callbacks: BTreeMap::new() }
+impl Client {
+    /// Starts keeping many commands in flight.
+    pub const fn pipeline<B: AsRef<[u8]> + AsMut<[u8]>>(&mut self) -> Pipeline<'_, B> {
+        Pipeline { client: self, buffers: Buffers::new(), callbacks: BTreeMap::new() }
     }
+}
 
+impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
     /// Reads into the whole buffer.
     ///
     /// # Errors

@@ -15,10 +15,13 @@ cases! {
     a_file_has_no_blocks,
     the_end_of_a_file,
     what_a_file_accepts_is_written,
+    lines_through_a_buffer,
+    one_half_reads_while_the_other_writes,
     a_write_to_a_file_that_fails [FILTERS],
     blocks_around_a_write_are_left_alone [FILTERS],
     extents_of_a_whole_export [TELLS],
     extents_in_many_short_answers [FILTERS],
+    extents_that_are_left_half_way [FILTERS],
 }
 
 fn a_file_has_no_blocks(room: &mut Room<'_>) -> CaseResult {
@@ -62,6 +65,34 @@ fn what_a_file_accepts_is_written(room: &mut Room<'_>) -> CaseResult {
         file.again();
         assert!(other.read(index << 13, data.len())? == data, "number {index}");
     }
+    Ok(())
+}
+
+fn lines_through_a_buffer(room: &mut Room<'_>) -> CaseResult {
+    let server = room.site.start(Disk::Sized(1 << 20))?;
+    let mut file = room.beyond().file(&how(&server.uri(), as_is))?;
+    let lines = ["one", "two, which is longer", "", "größer"];
+    for start in [0, 4_095] {
+        file.seek(start)?;
+        file.write_lines(&lines)?;
+        file.seek(start)?;
+        assert_eq!(file.read_lines(lines.len())?, lines);
+    }
+    Ok(())
+}
+
+/// They share a position, which goes forward with each of them.
+fn one_half_reads_while_the_other_writes(room: &mut Room<'_>) -> CaseResult {
+    let server = room.site.start(Disk::Sized(1 << 20))?;
+    let mut file = room.beyond().file(&how(&server.uri(), as_is))?;
+    let data = vec![7; 64 << 10];
+    file.read_beside_write(&data)?;
+    file.flush()?;
+    file.seek(0)?;
+    let back = file.read(1 << 20)?;
+    let written = back.iter().filter(|byte| **byte == 7).count();
+    // A write whose end is told after the other half has read is done again behind that.
+    assert!(written >= data.len(), "{written} bytes were written");
     Ok(())
 }
 
@@ -144,5 +175,21 @@ fn extents_in_many_short_answers(room: &mut Room<'_>) -> CaseResult {
     let extents = room.beyond().extents(&how, "base:allocation", 4096..40 << 10)?;
     in_order(&extents, 4096, 40 << 10);
     assert_eq!(extents.len(), 6, "{extents:?}");
+    Ok(())
+}
+
+/// Questions that were asked ahead are answered for nobody, and the connection goes on.
+fn extents_that_are_left_half_way(room: &mut Room<'_>) -> CaseResult {
+    let server = room.site.start_with(&[
+        "eval",
+        "get_size=echo 1048576",
+        "pread=head -c $3 /dev/zero | tr '\\0' '\\7'",
+        "can_extents=exit 0",
+        "extents=echo $4 4096 $(( ($4 / 4096) % 3 ? 3 : 0 ))",
+    ])?;
+    let how = how(&server.uri(), |config| config.meta_context("base:allocation"));
+    for after in [0, 1, 5] {
+        assert_eq!(room.beyond().leave_extents(&how, "base:allocation", after)?, [7; 512]);
+    }
     Ok(())
 }

@@ -22,6 +22,7 @@ cases! {
     one_that_is_never_greeted_holds_up_nothing,
     an_older_write_is_not_put_over_a_newer_one,
     no_flush_vouches_for_a_dead_connection,
+    a_connection_that_dies_with_nothing_to_flush_is_passed_over,
     a_flush_tells_of_a_server_that_forgot [FORGETS],
     the_end_of_a_pool_tells_of_a_dead_connection,
 }
@@ -122,6 +123,20 @@ fn no_flush_vouches_for_a_dead_connection(room: &mut Room<'_>) -> CaseResult {
     pool.flush()?;
     assert_eq!(pool.read(0, 512)?, [2; 512]);
     assert_eq!(pool.alive(), 1);
+    pool.disconnect()?;
+    Ok(())
+}
+
+fn a_connection_that_dies_with_nothing_to_flush_is_passed_over(room: &mut Room<'_>) -> CaseResult {
+    let server = room.site.start(Disk::Sized(1 << 20))?;
+    let relay = Relay::start(&server, usize::MAX)?;
+    let pool = room.beyond().pool(&how(&relay.uri(&server), as_is), None, 2)?;
+    grown(&*pool, 2);
+    pool.write(0, &[1; 512])?;
+    pool.flush()?;
+    relay.cut(0);
+    pool.flush()?;
+    assert_eq!(pool.read(0, 512)?, [1; 512]);
     pool.disconnect()?;
     Ok(())
 }

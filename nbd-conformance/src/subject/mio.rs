@@ -91,6 +91,11 @@ impl Live {
         Ok(())
     }
 
+    /// Size of the export, in bytes.
+    pub(super) fn facts_size(&self) -> u64 {
+        self.disk.session().export().expect("it is ready").size
+    }
+
     /// Turns until something holds.
     pub(super) fn reach(
         &mut self,

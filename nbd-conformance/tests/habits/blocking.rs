@@ -2,6 +2,7 @@
 
 /// Compiling it is the test.
 pub(super) fn all() {
+    let _ = buffered_lines::habit;
     let _ = connect_to_a_string::habit;
     let _ = errors_by_question::habit;
     let _ = file_ext::habit;
@@ -14,6 +15,20 @@ pub(super) fn all() {
     let _ = question_mark_into_boxed_error::habit;
     let _ = shared_among_threads::habit;
     let _ = whole_range::habit;
+}
+
+/// From std: what reads is buffered.
+mod buffered_lines {
+    use nbd_client_blocking::{Client, ExportFile};
+    use std::io::{BufRead, BufReader};
+
+    pub(super) fn habit() -> Result<(), Box<dyn std::error::Error>> {
+        let file = ExportFile::new(Client::connect("nbd://localhost/disk")?);
+        for line in BufReader::new(file).lines() {
+            println!("{}", line?);
+        }
+        Ok(())
+    }
 }
 
 /// From std: whatever is nearly a string is taken where a string is.

@@ -2,11 +2,25 @@
 
 /// Compiling it is the test.
 pub(super) fn all() {
+    let _ = mio_connect::habit;
     let _ = proto_command_flags::habit;
     let _ = server_behind_an_arc::habit;
     let _ = server_in_memory::habit;
     let _ = server_of_a_trait::habit;
     let _ = smol_connect::habit;
+}
+
+/// From mio: a source is made, then registered.
+mod mio_connect {
+    use mio::{Interest, Poll, Token};
+    use nbd_client_mio::Connection;
+
+    pub(super) fn habit() -> Result<(), Box<dyn std::error::Error>> {
+        let poll = Poll::new()?;
+        let mut disk = Connection::<Vec<u8>>::connect("nbd://localhost/disk")?;
+        poll.registry().register(&mut disk, Token(0), Interest::READABLE)?;
+        Ok(())
+    }
 }
 
 /// From bitflags: flags are joined by `|`.

@@ -5,7 +5,9 @@ use std::ops::Range;
 
 use nbd_client_async::{Client, Connector, Error, ExportFile};
 use nbd_session::replay::Reconnect;
-use smol::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
+use smol::future::try_zip;
+use smol::io::{AsyncBufReadExt, AsyncReadExt, AsyncSeekExt, AsyncWriteExt, BufWriter, split};
+use smol::stream::StreamExt;
 
 use super::{Beyond, File, Pool};
 use crate::outcome::Outcome;
@@ -43,6 +45,17 @@ impl<H: Host> Beyond for Asynchronous<H> {
             all.push((placed.offset, placed.extent.length, placed.extent.status));
         }
         Ok(all)
+    }
+
+    fn leave_extents(&self, how: &How, context: &str, after: usize) -> Outcome<Vec<u8>> {
+        let _turns = LastTurns(self.0.clone());
+        let client = self.0.block_on(self.connector(how)?.connect())?;
+        let mut extents = client.extents(context, ..)?;
+        for _ in 0..after {
+            self.0.block_on(extents.next()).transpose()?;
+        }
+        drop(extents);
+        Ok(self.0.block_on(client.read(0, 512))?.into())
     }
 }
 
@@ -103,6 +116,41 @@ impl<H: Host> File for Viewed<H> {
 
     fn flush(&mut self) -> Outcome {
         Ok(self.host.block_on(self.file.flush()).map_err(Error::from)?)
+    }
+
+    fn write_lines(&mut self, lines: &[&str]) -> Outcome {
+        let mut buffered = BufWriter::new(&mut self.file);
+        let all = async {
+            for line in lines {
+                buffered.write_all(line.as_bytes()).await?;
+                buffered.write_all(b"\n").await?;
+            }
+            buffered.close().await
+        };
+        Ok(self.host.block_on(all).map_err(Error::from)?)
+    }
+
+    fn read_lines(&mut self, count: usize) -> Outcome<Vec<String>> {
+        let lines = (&mut self.file).lines().take(count).try_collect();
+        Ok(self.host.block_on(lines).map_err(Error::from)?)
+    }
+
+    fn read_beside_write(&mut self, data: &[u8]) -> Outcome {
+        let (mut reader, mut writer) = split(&mut self.file);
+        let mut back = vec![0; data.len()];
+        let read = async {
+            for piece in back.chunks_mut(1024) {
+                reader.read_exact(piece).await?;
+            }
+            Ok::<_, std::io::Error>(())
+        };
+        let write = async {
+            for piece in data.chunks(1024) {
+                writer.write_all(piece).await?;
+            }
+            Ok(())
+        };
+        Ok(self.host.block_on(try_zip(read, write)).map(drop).map_err(Error::from)?)
     }
 
     fn again(&mut self) {

@@ -1,6 +1,6 @@
 //! The adapter for threads.
 
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 
 use nbd_client_blocking::{Client, Error, ExportFile};
@@ -32,6 +32,16 @@ impl Beyond for Blocking {
             placed.map(|placed| (placed.offset, placed.extent.length, placed.extent.status))
         });
         Ok(placed.collect::<Result<_, _>>()?)
+    }
+
+    fn leave_extents(&self, how: &How, context: &str, after: usize) -> Outcome<Vec<u8>> {
+        let mut client = Client::connect(how.options()?)?;
+        for extent in client.extents(context, ..)?.take(after) {
+            extent?;
+        }
+        let mut data = vec![0; 512];
+        client.read_exact_at(&mut data, 0)?;
+        Ok(data)
     }
 }
 
@@ -81,6 +91,20 @@ impl File for Option<ExportFile<Client>> {
     fn flush(&mut self) -> Outcome {
         let file = self.as_mut().expect("there is one");
         Ok(file.flush().map_err(Error::from)?)
+    }
+
+    fn write_lines(&mut self, lines: &[&str]) -> Outcome {
+        let mut buffered = BufWriter::new(self.as_mut().expect("there is one"));
+        for line in lines {
+            writeln!(buffered, "{line}").map_err(Error::from)?;
+        }
+        Ok(buffered.flush().map_err(Error::from)?)
+    }
+
+    fn read_lines(&mut self, count: usize) -> Outcome<Vec<String>> {
+        let buffered = BufReader::new(self.as_mut().expect("there is one"));
+        let lines = buffered.lines().take(count);
+        Ok(lines.collect::<Result<_, _>>().map_err(Error::from)?)
     }
 
     fn again(&mut self) {

@@ -14,8 +14,8 @@ use nbd_session::replay::Reconnect;
 
 use super::{Beyond, File, Pool};
 use crate::outcome::Outcome;
-use crate::subject::How;
 use crate::subject::mio::{Live, Mio, options, ready};
+use crate::subject::{How, Session};
 
 impl Beyond for Mio {
     fn pool(&self, how: &How, policy: Option<Reconnect>, size: usize) -> Outcome<Box<dyn Pool>> {
@@ -59,6 +59,21 @@ impl Beyond for Mio {
                 Step::Pending => live.turn_and_take()?,
             }
         }
+    }
+
+    fn leave_extents(&self, how: &How, context: &str, after: usize) -> Outcome<Vec<u8>> {
+        let mut live = ready(options(how, false)?)?;
+        let mut extents = live.disk.extents(&[context], 0..live.facts_size())?;
+        let mut told = 0;
+        while told < after {
+            match extents.next(&mut live.disk) {
+                Step::Ready(Some(segment)) => told += segment.map(|_| 1)?,
+                Step::Ready(None) => break,
+                Step::Pending => live.turn_and_take()?,
+            }
+        }
+        drop(extents);
+        live.read(0, 512)
     }
 }
 

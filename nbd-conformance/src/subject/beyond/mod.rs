@@ -28,6 +28,10 @@ pub(crate) trait Beyond {
         context: &str,
         range: std::ops::Range<u64>,
     ) -> Outcome<Vec<(u64, u64, u64)>>;
+
+    /// Connects and begins such a walk, leaves it after so many extents, and reads what is at
+    /// the start of the export over the same connection.
+    fn leave_extents(&self, how: &How, context: &str, after: usize) -> Outcome<Vec<u8>>;
 }
 
 /// Several connections to one export.
@@ -54,6 +58,30 @@ pub(crate) trait File {
     fn write(&mut self, data: &[u8]) -> Outcome;
 
     fn flush(&mut self) -> Outcome;
+
+    /// Writes lines, through a buffer where the adapter's users would have one, and ends that.
+    fn write_lines(&mut self, lines: &[&str]) -> Outcome {
+        for line in lines {
+            self.write(format!("{line}\n").as_bytes())?;
+        }
+        self.flush()
+    }
+
+    /// Reads so many lines.
+    fn read_lines(&mut self, count: usize) -> Outcome<Vec<String>> {
+        let text = String::from_utf8(self.read(1 << 16)?).expect("text");
+        Ok(text.lines().take(count).map(str::to_owned).collect())
+    }
+
+    /// Reads that many bytes and writes as many, side by side where the adapter has halves that
+    /// can be told apart; else in turn.
+    fn read_beside_write(&mut self, data: &[u8]) -> Outcome {
+        for piece in data.chunks(1024) {
+            assert_eq!(self.read(piece.len())?.len(), piece.len());
+            self.write(piece)?;
+        }
+        Ok(())
+    }
 
     /// Drops this view in favour of another one, at offset 0.
     fn again(&mut self);
