@@ -79,8 +79,9 @@ pub struct Flush {
 #[must_use = "a call is to be carried out"]
 pub struct Call {
     command: Command,
-    /// The member that carries it out.
-    number: usize,
+    /// The member that carries it out; none where it was given to a connection that has not
+    /// joined yet.
+    number: Option<usize>,
     /// For a flush: what it comes to, and how many members were asked.
     flush: Option<(Flush, usize)>,
 }
@@ -326,14 +327,14 @@ impl Members {
     pub fn begin_call(&self, command: Command, unflushed: impl Fn(usize) -> bool) -> Call {
         let is_flush = command.kind == CommandType::Flush;
         let flush = is_flush.then(|| (self.begin_flush(unflushed), 0));
-        Call { command, number: 0, flush }
+        Call { command, number: None, flush }
     }
 
     /// The member that is to carry out a call, or to go on with it: one that has fewer than
     /// `most` calls under way, unless it is a flush. It is under way from now on. `None` when
     /// there is nobody.
     pub fn next_member(&mut self, call: &mut Call, most: usize) -> Option<usize> {
-        call.number = match &mut call.flush {
+        let number = match &mut call.flush {
             None => self.pick(most)?,
             Some((flush, asked)) => {
                 let number = *flush.members().get(*asked)?;
@@ -342,7 +343,8 @@ impl Members {
                 number
             }
         };
-        Some(call.number)
+        call.number = Some(number);
+        call.number
     }
 
     /// What came of a call on its member; tell first that it [died](Self::died), if it did.
@@ -353,10 +355,14 @@ impl Members {
         call: &mut Call,
         result: Result<(), Error>,
     ) -> Option<Result<(), Error>> {
-        self.finished(call.number);
+        let number = call.number.take();
+        if let Some(number) = number {
+            self.finished(number);
+        }
         let Some((mut flush, asked)) = call.flush.take() else {
             let again = result.is_err()
-                && !self.is_alive(call.number)
+                // What came before there was a member was given to the first.
+                && !self.is_alive(number.unwrap_or(0))
                 && self.is_worth_another(&call.command);
             return (!again).then_some(result);
         };
