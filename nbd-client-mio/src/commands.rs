@@ -38,7 +38,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
     /// Submits any command; a read or write takes a buffer as long as it says.
     ///
     /// # Errors
-    /// When the command cannot be sent. [`Error::is_full`] tells that it can be once a
+    /// When the command cannot be sent. [`Error::is_full`](crate::Error::is_full) tells that it can be once a
     /// completion was taken. The buffer comes back.
     #[doc(alias("nbd_aio_flush", "nbd_aio_trim", "nbd_aio_cache", "nbd_aio_zero"))]
     #[doc(alias("nbd_aio_block_status"))]
