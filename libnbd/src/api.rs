@@ -87,7 +87,8 @@ functions! {
     /// when the server has agreed to TLS.
     "1.0" nbd_set_tls_certificates(dir: path) -> err [created]
         locked |h| { h.set_tls_certificates(dir); Ok(()) };
-    /// Whether the server's certificate is checked.
+    /// Whether the server's certificate is checked. Without this call it is, unless the server is
+    /// a local one and neither a directory of certificates nor a host name was set.
     "1.0" nbd_set_tls_verify_peer(verify: flag) -> err [created]
         locked |h| { h.set_tls_verify_peer(verify); Ok(()) };
     /// Whether the server's certificate is checked.

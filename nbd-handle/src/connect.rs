@@ -80,9 +80,10 @@ impl<B: Memory> Handle<B> {
             Way::To(endpoint) => (Target::Endpoint(endpoint), None),
             Way::Given(connection) => (Target::Given, Some(connection)),
         };
+        let named = matches!(target, Target::Endpoint(Endpoint::Tcp { .. } | Endpoint::Address(_)));
         let options = ConnectOptions::new()
             .config(self.settings.config(self.level))
-            .tls(self.settings.tls, self.settings.tls_config())
+            .tls(self.settings.tls, self.settings.tls_config(named))
             .late_credentials(true)
             .target(target);
         let engine = Engine::start(options, given, self.level.has_large_buffers(), now)?;
@@ -148,7 +149,7 @@ impl<B: Memory> Handle<B> {
             settings.hostname = Some(name.clone());
         }
         if let Some(verify) = tls.verify_peer {
-            settings.verify_peer = verify;
+            settings.verify_peer = Some(verify);
         }
         self.address = Some(parsed.endpoint());
         Ok(Way::To(parsed.endpoint()))

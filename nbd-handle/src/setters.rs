@@ -46,8 +46,6 @@ switches! {
     set_option_mode, option_mode => option_mode;
     /// Whether the buffers of reads are cleared first.
     set_pread_initialize, pread_initialize => pread_initialize;
-    /// Whether the server's certificate is checked.
-    set_tls_verify_peer, tls_verify_peer => verify_peer;
     /// Whether URIs may name local files.
     set_uri_local_files, uri_local_files => uri_local_files;
     /// Whether URIs may choose ciphers.
@@ -55,6 +53,18 @@ switches! {
 }
 
 impl<B: Memory> Handle<B> {
+    /// Whether the server's certificate is checked. Without this call it is, unless the server
+    /// is a local one and neither authorities nor a name are set.
+    pub const fn set_tls_verify_peer(&mut self, on: bool) {
+        self.settings.verify_peer = Some(on);
+    }
+
+    /// What was set by [`set_tls_verify_peer`](Self::set_tls_verify_peer), or true.
+    #[must_use]
+    pub const fn tls_verify_peer(&self) -> bool {
+        !matches!(self.settings.verify_peer, Some(false))
+    }
+
     /// What it is called in debug messages.
     pub fn set_name(&mut self, name: impl Into<String>) {
         self.name = name.into();

@@ -36,7 +36,8 @@ pub(crate) struct Settings {
     pub(crate) psk_file: Option<PathBuf>,
     pub(crate) username: Option<String>,
     pub(crate) hostname: Option<String>,
-    pub(crate) verify_peer: bool,
+    /// As long as nobody has said so, it depends on whom it is connected to.
+    pub(crate) verify_peer: Option<bool>,
     pub(crate) tls_priority: Option<String>,
     pub(crate) uri_transports: u32,
     pub(crate) uri_tls: TlsPolicy,
@@ -64,7 +65,7 @@ impl Settings {
             psk_file: None,
             username: None,
             hostname: None,
-            verify_peer: true,
+            verify_peer: None,
             tls_priority: None,
             uri_transports: level.transport_mask(),
             uri_tls: TlsPolicy::Allow,
@@ -97,8 +98,9 @@ impl Settings {
         StrictMode::from_bits_truncate(self.strict)
     }
 
-    /// For TLS, if the server agrees to it.
-    pub(crate) fn tls_config(&self) -> TlsConfig {
+    /// For TLS, if the server agrees to it; `named` if it is reached by the name or address of
+    /// a host.
+    pub(crate) fn tls_config(&self, named: bool) -> TlsConfig {
         let mut config = TlsConfig::new();
         if let Some(dir) = &self.certificates {
             config = config.directory(dir);
@@ -112,7 +114,9 @@ impl Settings {
         if let Some(name) = &self.hostname {
             config = config.server_name(name);
         }
-        if !self.verify_peer {
+        // What is local has no name that an authority of the system's could have signed for.
+        let anchored = named || self.certificates.is_some() || self.hostname.is_some();
+        if !self.verify_peer.unwrap_or(anchored) {
             config = config.server_check(ServerCheck::DangerouslyNothing);
         }
         config

@@ -3,6 +3,7 @@
 use std::fs;
 use std::process::Command;
 
+use nbd_sim::peer::pki::Pki;
 use nbd_sim::peer::{Scratch, tool};
 
 use crate::rig::{Library, nbdkit, succeed};
@@ -70,4 +71,18 @@ fn fio_verifies_what_it_has_written() {
         }
         succeed(fio.current_dir(scratch.path()));
     }
+}
+
+#[test]
+fn fio_and_nbdinfo_over_tls() {
+    let pki = Pki::new();
+    let certificates = format!("--tls-certificates={}", pki.arg());
+    let server = nbdkit(&["--tls=require", &certificates, "memory", "8M"]);
+    let uri = server.uri().replacen("nbd+unix", "nbds+unix", 1);
+    assert_eq!(succeed(with("nbdinfo").arg("--size").arg(&uri)), "8388608");
+    let scratch = Scratch::new().expect("a directory is made");
+    let mut fio = with("fio");
+    fio.args(["--name=t", "--ioengine=nbd", "--bs=4k", "--iodepth=32", "--size=8M"]);
+    fio.args(["--rw=randwrite", "--verify=crc32c", &format!("--uri={uri}")]);
+    succeed(fio.current_dir(scratch.path()));
 }

@@ -1,5 +1,6 @@
 //! Programs in C, each about one thing, against real servers.
 
+use nbd_sim::peer::pki::Pki;
 use nbd_sim::peer::{Scratch, Server};
 
 use crate::rig::{Library, nbdkit};
@@ -100,6 +101,20 @@ fn tls_is_asked_for_offered_and_granted() {
     let path = |server: &Server| server.unix_path().expect("it has a socket").display().to_string();
     for library in [Library::newest(), Library::debian()] {
         library.run("tls", &[&path(&with), &path(&without), keys]);
+    }
+}
+
+#[test]
+fn certificates_are_checked_where_there_is_something_to_check() {
+    let (right, wrong) = (Pki::new(), Pki::new());
+    let certificates = format!("--tls-certificates={}", right.arg());
+    let args = ["--tls=require", &certificates, "memory", "1M"];
+    let (unix, tcp) = (nbdkit(&args), Server::nbdkit(&args).tcp().start().expect("it starts"));
+    let path = unix.unix_path().expect("it has a socket").display().to_string();
+    let address = tcp.tcp_address().expect("it has a port");
+    let (host, port) = (address.ip().to_string(), address.port().to_string());
+    for library in [Library::newest(), Library::debian()] {
+        library.run("certificates", &[&path, &host, &port, right.arg(), wrong.arg()]);
     }
 }
 
