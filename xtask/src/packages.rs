@@ -22,8 +22,10 @@ enum Evidence {
 use Evidence::{Header, Module, Program};
 
 /// Everything that the tests, the benchmarks and their peers are made with.
-const PACKAGES: [(&str, Evidence); 19] = [
+const PACKAGES: [(&str, Evidence); 20] = [
     ("e2fsprogs", Program("mkfs.ext4")),
+    // nbdinfo asks it what an export holds.
+    ("file", Program("file")),
     ("fio", Program("fio")),
     ("g++", Program("c++")),
     ("gcc", Program("cc")),
