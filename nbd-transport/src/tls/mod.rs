@@ -6,7 +6,7 @@
 //!   TlsServerConfig ─ likewise ──► TlsAcceptor ──┘          without IO
 //! ```
 //!
-//! A [`TlsStage`](stage::TlsStage) stands between a machine and its transport and does no IO of its own.
+//! A [`TlsStage`] stands between a machine and its transport and does no IO of its own.
 //! Whoever speaks the protocol
 //! drives it.
 //!
