@@ -35,7 +35,8 @@ fn client(form: u32) -> Client {
 
 /// Transfers, operations, abandoned ones.
 fn owed(client: &Client) -> (usize, usize, usize) {
-    let Owed { transfers, operations, abandoned, .. } = client.owed();
+    let Owed { transfers, operations, unsent, abandoned, .. } = client.owed();
+    assert_eq!(client.owed().sent_operations(), operations - unsent);
     assert_eq!(client.owed().all(), client.in_flight());
     assert_eq!(client.owed().wanted(), client.in_flight() - abandoned);
     (transfers, operations, abandoned)
@@ -82,8 +83,10 @@ fn every_command_is_counted_by_its_kind_until_it_ends() {
             let mut client = structured();
             let id = client.submit(command).unwrap();
             assert_eq!((owed(&client), client.command(id)), (one, Some(command)));
+            assert_eq!(client.owed().unsent, one.1, "{command}");
             if sent {
                 send(&mut client);
+                assert_eq!(client.owed().unsent, 0, "{command}");
             }
             end(&mut client);
             assert_eq!(owed(&client), (0, 0, 0), "{command} {how}");

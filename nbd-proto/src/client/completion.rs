@@ -62,7 +62,7 @@ impl Client {
             Stage::InFlight | Stage::Held => {
                 let (kind, sequence) = (pending.command.kind, pending.sequence);
                 let held = pending.stage == Stage::Held;
-                if !self.core.outbox.cancel(sequence) {
+                if !self.core.take_back(sequence) {
                     self.core.abandoned = self.core.abandoned.saturating_add(new.into());
                     return false;
                 }

@@ -39,12 +39,14 @@ impl Client {
                 let mut next = self.core.slots.front(&self.core.in_flight);
                 while let Some(id) = next {
                     next = self.core.slots.after(id);
-                    let Some(pending) = self.core.slots.get_mut(id) else {
+                    let Some(pending) = self.core.slots.get(id) else {
                         broken(NO_PENDING);
                         continue;
                     };
-                    if self.core.outbox.cancel(pending.sequence) {
-                        pending.sequence = 0;
+                    if self.core.take_back(pending.sequence) {
+                        if let Some(pending) = self.core.slots.get_mut(id) {
+                            pending.sequence = 0;
+                        }
                         self.core.conclude(id, Some(CommandError::ConnectionLost));
                     }
                 }
@@ -97,6 +99,7 @@ impl Core {
             return;
         }
         self.life = Life::Closed(error);
+        self.unsent_operations.clear();
         while let Some(id) = self.slots.front(&self.in_flight) {
             // Errors that came before the end of a reply are not its outcome.
             if let Some(pending) = self.slots.get_mut(id) {

@@ -97,6 +97,7 @@ impl Machine for Client {
 
     fn sent(&mut self, n: usize) -> Result<(), Error> {
         let result = self.core.outbox.sent(n, &mut self.intake.stats, |_| {});
+        self.core.count_sent();
         self.core.release_held();
         self.disconnect_when_drained();
         result.map_err(|misuse| self.fail(misuse.into()))

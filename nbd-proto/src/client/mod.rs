@@ -90,6 +90,8 @@ struct Core {
     unfinished: usize,
     /// Of these, those that may take as long as they like.
     operations: usize,
+    /// Of these, in order, those that are not sent whole: their places in the outbox.
+    unsent_operations: VecDeque<u64>,
     /// And those that were abandoned.
     abandoned: usize,
     /// The most operations that an answer has overtaken.
@@ -148,6 +150,7 @@ impl Client {
             done: List::new(),
             unfinished: 0,
             operations: 0,
+            unsent_operations: VecDeque::new(),
             abandoned: 0,
             overtaken: 0,
             shutdown: false,

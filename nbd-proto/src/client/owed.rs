@@ -18,6 +18,9 @@ pub struct Owed {
     /// Flush, trim, write zeroes and cache: these may take as long as they like, and a server
     /// that does one thing after the other says nothing meanwhile.
     pub operations: usize,
+    /// How many of the operations are not sent whole: the server does not know of them, so it
+    /// is not for their sake that it says nothing.
+    pub unsent: usize,
     /// How many of all these were abandoned.
     pub abandoned: usize,
     /// The most operations that an answer has overtaken so far on this connection: while no
@@ -37,6 +40,12 @@ impl Owed {
     #[must_use]
     pub const fn wanted(self) -> usize {
         self.all().saturating_sub(self.abandoned)
+    }
+
+    /// Operations that the server knows of, and may be busy with.
+    #[must_use]
+    pub const fn sent_operations(self) -> usize {
+        self.operations.saturating_sub(self.unsent)
     }
 }
 
@@ -58,6 +67,7 @@ impl Client {
         Owed {
             transfers: core.unfinished.saturating_sub(core.operations),
             operations: core.operations,
+            unsent: core.unsent_operations.len(),
             abandoned: core.abandoned,
             overtaken: core.overtaken,
         }
@@ -103,12 +113,32 @@ impl Client {
 impl super::Core {
     /// A command is queued.
     #[inline]
-    pub(super) fn count_in(&mut self, kind: CommandType) {
+    pub(super) fn count_in(&mut self, kind: CommandType, sequence: u64) {
         // One for each slot in use at most.
         self.unfinished = self.unfinished.wrapping_add(1);
         if is_operation(kind) {
             self.operations = self.operations.wrapping_add(1);
+            self.unsent_operations.push_back(sequence);
         }
+    }
+
+    /// Something has been sent, perhaps all of an operation.
+    #[inline]
+    pub(super) fn count_sent(&mut self) {
+        while let Some(sequence) = self.unsent_operations.front()
+            && *sequence < self.outbox.first_unsent()
+        {
+            self.unsent_operations.pop_front();
+        }
+    }
+
+    /// Takes a request back of which nothing has been sent; false if something has.
+    pub(super) fn take_back(&mut self, sequence: u64) -> bool {
+        let is_back = self.outbox.cancel(sequence);
+        if is_back && let Ok(place) = self.unsent_operations.binary_search(&sequence) {
+            self.unsent_operations.remove(place);
+        }
+        is_back
     }
 
     /// A command is answered. Which operations were to be done before it?

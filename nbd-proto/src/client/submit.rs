@@ -119,7 +119,8 @@ impl Core {
             }
             None => push_header(&mut self.outbox, compact, header),
         };
-        self.count_in(command.kind);
+        let sequence = pending.sequence;
+        self.count_in(command.kind, sequence);
         Ok(id)
     }
 }

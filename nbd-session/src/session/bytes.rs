@@ -73,6 +73,7 @@ impl Session {
         };
         let before = core.stats().bytes_sent;
         let result = link.write(core, io, &payloads, self.attempts.mode);
+        self.silence.look(core);
         if core.stats().bytes_sent == before {
             self.stuck = true;
         } else if self.stuck {

@@ -133,9 +133,9 @@ impl KeepAlive {
             || self.question == Question::None
             || core.progress() != self.seen
             || self.is_answered(core)
-            || owed.operations > owed.overtaken
+            || owed.sent_operations() > owed.overtaken
             // Whoever measures that will say.
-            || owed.operations == 0 && silence.is_some()
+            || owed.sent_operations() == 0 && silence.is_some()
         {
             return None;
         }

@@ -6,6 +6,9 @@ use nbd_proto::Client;
 
 /// Measures the server's silence while it owes something that a working server answers soon.
 ///
+/// It may be busy with an operation that takes as long as it likes, but not with one that it
+/// does not know of: what is queued here, because nothing leaves, is no reason to wait.
+///
 /// Of what came in a read that may have waited, it is not known when it came: it counts from
 /// the next time that is told.
 #[derive(Debug)]
@@ -55,7 +58,7 @@ impl Silence {
             return;
         }
         let owed = core.owed();
-        let runs = owed.transfers > 0 && owed.operations == 0;
+        let runs = owed.transfers > 0 && owed.sent_operations() == 0;
         if core.progress() != self.seen || runs != self.runs {
             (self.seen, self.runs, self.since) = (core.progress(), runs, self.told);
         }

@@ -57,6 +57,25 @@ fn a_flush_may_take_as_long_as_it_likes() {
 }
 
 #[test]
+fn a_flush_that_cannot_leave_is_no_reason_to_wait() {
+    for command in [Command::flush(), Command::trim(0, 512), Command::cache(0, 512)] {
+        let mut rig = Rig::ready(options().silence(LIMIT));
+        rig.server(|server| server.withhold());
+        rig.submit(Command::read(0, 512));
+        rig.turn();
+        // Nothing comes, and nothing leaves: callers give up, and ask anew.
+        rig.limited().room = 0;
+        let start = rig.seconds();
+        while !rig.session.is_over() && rig.seconds() - start < 100.0 {
+            let limit = Limit::within(Duration::from_secs(5), rig.now);
+            rig.try_submit(command, limit).unwrap();
+            rig.sleep(5.0);
+        }
+        assert_eq!((rig.seconds() - start).round(), 30.0, "{command}");
+    }
+}
+
+#[test]
 fn what_comes_in_time_counts_from_when_it_is_seen() {
     let mut rig = Rig::ready(options().silence(LIMIT));
     rig.server(|server| server.withhold());

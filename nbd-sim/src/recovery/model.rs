@@ -31,6 +31,8 @@ struct Byte {
 pub(crate) struct Glance {
     touched: u64,
     seen: bool,
+    /// How often sights had been lost by then.
+    sights: u64,
 }
 
 /// The disk as the application may expect it.
@@ -43,6 +45,8 @@ pub(crate) struct Model {
     lost: u64,
     /// The same when one was lost to a crash, or 0.
     crashed: u64,
+    /// How often what was seen of changes under way has been lost.
+    sights: u64,
     /// What is acknowledged stays.
     keeps: bool,
 }
@@ -57,7 +61,14 @@ impl Model {
             touched: 0,
             hopeless: false,
         };
-        Self { bytes: disk.iter().map(byte).collect(), stamp: 0, lost: 0, crashed: 0, keeps }
+        Self {
+            bytes: disk.iter().map(byte).collect(),
+            stamp: 0,
+            lost: 0,
+            crashed: 0,
+            sights: 0,
+            keeps,
+        }
     }
 
     /// Writes acknowledged so far: what a flush covers that is submitted now.
@@ -67,7 +78,8 @@ impl Model {
 
     /// To be given to [`check_read`](Self::check_read) when the read has come back.
     pub(crate) fn glance(&self, range: Range<usize>) -> Vec<Glance> {
-        let glance = |byte: &Byte| Glance { touched: byte.touched, seen: byte.seen };
+        let sights = self.sights;
+        let glance = |byte: &Byte| Glance { touched: byte.touched, seen: byte.seen, sights };
         self.bytes[range].iter().map(glance).collect()
     }
 
@@ -136,6 +148,13 @@ impl Model {
         }
     }
 
+    /// A crash has taken what was seen of changes under way. They come again, but on other
+    /// connections than those of the reads that are next.
+    pub(crate) fn lose_sight(&mut self) {
+        self.sights += 1;
+        self.bytes.iter_mut().for_each(|byte| byte.seen = false);
+    }
+
     /// A flush succeeded that was submitted when so many had been acknowledged.
     pub(crate) fn flush(&mut self, covers: u64) {
         for byte in &mut self.bytes {
@@ -163,11 +182,11 @@ impl Model {
         data: &[u8],
         glances: &[Glance],
     ) -> Option<usize> {
-        let (keeps, crashed) = (self.keeps, self.crashed);
+        let (keeps, crashed, sights) = (self.keeps, self.crashed, self.sights);
         let bytes = self.bytes[at..].iter_mut().zip(data).zip(glances);
         let mut wrong = bytes.enumerate().filter_map(|(index, ((byte, value), glance))| {
             let stable = byte.touched == glance.touched && !byte.hopeless;
-            let allowed = !stable || byte.allows(*value, glance.seen, keeps, crashed);
+            let allowed = !stable || byte.allows(*value, glance.is_seen(sights), keeps, crashed);
             (!allowed).then_some(at + index)
         });
         wrong.next()
@@ -180,6 +199,12 @@ impl Model {
             let settled = byte.writers == 0 && !byte.hopeless;
             (settled && !byte.is_candidate(*value, self.keeps)).then_some(index)
         })
+    }
+}
+
+impl Glance {
+    const fn is_seen(&self, sights: u64) -> bool {
+        self.seen && self.sights == sights
     }
 }
 

@@ -58,6 +58,8 @@ pub(super) struct Application {
     withdraw_one_in: usize,
     /// A change was withdrawn, or took too long: it may still strike.
     pub(super) has_strays: bool,
+    /// What is told now was brought by a connection that has been lost since.
+    pub(super) is_told_of_a_loss: bool,
 }
 
 impl Application {
@@ -76,6 +78,7 @@ impl Application {
             limit_one_in: rng.pick(&[0, 4, 1]),
             withdraw_one_in: rng.pick(&[0, 200, 40]),
             has_strays: false,
+            is_told_of_a_loss: false,
         }
     }
 
@@ -345,6 +348,9 @@ impl Application {
             (kind, Ok(())) if kind.modifies() => {
                 let durable = command.flags.contains(CommandFlags::FUA);
                 self.model.acknowledge(range(command), data.as_deref(), durable);
+                if self.is_told_of_a_loss {
+                    self.model.lose(false);
+                }
             }
             (kind, Err(error)) if kind.modifies() => {
                 if error.command_failure().is_some() {

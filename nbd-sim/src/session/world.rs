@@ -206,10 +206,12 @@ impl World {
         for server in closed {
             server.leave(rng, &mut site.disk);
         }
+        app.is_told_of_a_loss = false;
         while let Some(event) = all[at].session.next_event() {
             if let Event::Lost { .. } = event {
                 app.losses += 1;
                 app.model.lose(false);
+                app.is_told_of_a_loss = true;
             }
         }
         app.let_join(all, *now);
@@ -244,7 +246,7 @@ impl World {
             };
             let owed = core.owed();
             // What finds it out, and how soon.
-            let most = match owed.operations {
+            let most = match owed.sent_operations() {
                 0 if owed.transfers == 0 => None,
                 0 if self.limited => Some(MOST_SILENCE),
                 // That may take as long as it likes where nothing else is answered meanwhile.
@@ -312,6 +314,9 @@ impl World {
         self.site.disk.crash(&mut self.rng);
         self.all.iter_mut().for_each(Member::crash);
         self.app.model.lose(true);
+        if self.all.len() > 1 {
+            self.app.model.lose_sight();
+        }
         self.app.model.calm();
         self.app.has_strays = false;
         self.app.report.crashes += 1;
