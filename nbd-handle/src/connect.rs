@@ -80,10 +80,18 @@ impl<B: Memory> Handle<B> {
             Way::To(endpoint) => (Target::Endpoint(endpoint), None),
             Way::Given(connection) => (Target::Given, Some(connection)),
         };
-        let named = matches!(target, Target::Endpoint(Endpoint::Tcp { .. } | Endpoint::Address(_)));
+        let local = matches!(
+            &target,
+            Target::Endpoint(
+                Endpoint::Unix(_)
+                    | Endpoint::UnixAbstract(_)
+                    | Endpoint::Command(_)
+                    | Endpoint::SocketActivation(_)
+            )
+        );
         let options = ConnectOptions::new()
             .config(self.settings.config(self.level))
-            .tls(self.settings.tls, self.settings.tls_config(named))
+            .tls(self.settings.tls, self.settings.tls_config(local))
             .late_credentials(true)
             .target(target);
         let engine = Engine::start(options, given, self.level.has_large_buffers(), now)?;

@@ -98,9 +98,8 @@ impl Settings {
         StrictMode::from_bits_truncate(self.strict)
     }
 
-    /// For TLS, if the server agrees to it; `named` if it is reached by the name or address of
-    /// a host.
-    pub(crate) fn tls_config(&self, named: bool) -> TlsConfig {
+    /// For TLS, if the server agrees to it; `local` if it is certain to be on this machine.
+    pub(crate) fn tls_config(&self, local: bool) -> TlsConfig {
         let mut config = TlsConfig::new();
         if let Some(dir) = &self.certificates {
             config = config.directory(dir);
@@ -115,7 +114,7 @@ impl Settings {
             config = config.server_name(name);
         }
         // What is local has no name that an authority of the system's could have signed for.
-        let anchored = named || self.certificates.is_some() || self.hostname.is_some();
+        let anchored = !local || self.certificates.is_some() || self.hostname.is_some();
         if !self.verify_peer.unwrap_or(anchored) {
             config = config.server_check(ServerCheck::DangerouslyNothing);
         }
