@@ -32,6 +32,9 @@ struct Done {
     _callbacks: Callbacks,
 }
 
+/// So few finished commands are not worth tidying up.
+const FEW: usize = 16;
+
 /// Commands of one handle.
 #[derive(Debug)]
 pub(crate) struct Commands<B> {
@@ -86,6 +89,9 @@ impl<B> Commands<B> {
         let done = self.done.remove(&cookie)?;
         if self.order.front() == Some(&cookie) {
             self.order.pop_front();
+        } else if self.order.len() / 2 > self.done.len().max(FEW) {
+            // Behind one that nobody retires, as many as like may have been.
+            self.order.retain(|cookie| self.done.contains_key(cookie));
         }
         Some(done.outcome)
     }
@@ -176,5 +182,25 @@ impl<B: Memory> PayloadSource for Commands<B> {
             Some(buffer) => buffer.bytes(at, len),
             None => &[],
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_that_is_never_retired_does_not_hold_the_others() {
+        let mut commands = Commands::<Vec<u8>>::new();
+        for cookie in 0..10_000 {
+            commands.finish(cookie, Ok(()), Callbacks::default());
+            if cookie > 0 {
+                assert_eq!(commands.retire(cookie), Some(Ok(())));
+            }
+            assert!(commands.order.len() <= 4 * FEW);
+            assert_eq!(commands.first_done(), Some(0));
+        }
+        assert_eq!(commands.retire(0), Some(Ok(())));
+        assert_eq!(commands.first_done(), None);
     }
 }
