@@ -30,6 +30,7 @@
 //! | [`rude`] | clients that break rules, as a table |
 //! | [`raw`] | a client that is driven by hand |
 //! | [`fuzzing`] | bytes from a fuzzer, turned into sessions |
+//! | `lossy` | a server in threads that forgets what was not flushed, with feature `peers` |
 //! | `scripted` | a server in a thread that changes and dies, with feature `peers` |
 //! | `peer` | real servers and tools, with feature `peers` |
 //!
@@ -44,6 +45,8 @@ pub mod disk;
 pub mod fuzzing;
 pub mod hostile;
 pub mod link;
+#[cfg(feature = "peers")]
+pub mod lossy;
 pub mod memory_server;
 pub mod oracle;
 pub mod pair;

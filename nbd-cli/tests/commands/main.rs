@@ -12,6 +12,7 @@ mod differences;
 mod extras;
 mod info;
 mod lanes;
+mod lossy_copies;
 mod manners;
 mod map;
 mod patience;
