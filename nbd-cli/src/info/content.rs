@@ -8,12 +8,11 @@ use nbd_client_blocking::Client;
 /// How much of it is looked at, in bytes.
 const LOOKED_AT: u64 = 8192;
 
-/// Words of file(1); nothing where there is nothing to read or to ask.
+/// Words of file(1); nothing where it cannot be read or asked.
 pub(super) fn of(client: &mut Client) -> Option<String> {
-    let mut start = vec![0; client.size().min(LOOKED_AT) as usize];
-    let block = client.export().minimum_block() as usize;
-    start.truncate(start.len() - start.len() % block);
-    if start.is_empty() || client.read_exact_at(&mut start, 0).is_err() {
+    let block = u64::from(client.export().minimum_block());
+    let mut start = vec![0; client.size().min(LOOKED_AT.next_multiple_of(block)) as usize];
+    if !start.is_empty() && client.read_exact_at(&mut start, 0).is_err() {
         return None;
     }
     let mut file = Command::new("file");

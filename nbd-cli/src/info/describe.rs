@@ -146,8 +146,7 @@ pub(super) fn all(
     let exports = exports.into_iter().map(|(entry, told)| {
         let export = server.with_export(&entry.name);
         // It does not know how to, does not tell the truth, or more is wanted.
-        let mut described = told.unwrap_or_else(|| opened(&export, content, limit));
-        described.name = entry.name;
+        let mut described = told.unwrap_or_else(|| opened(&export, &entry.name, content, limit));
         described.uri = export.uri().map(ToString::to_string);
         // The list is what was asked for.
         if !entry.description.is_empty() {
@@ -159,11 +158,11 @@ pub(super) fn all(
 }
 
 /// An export as it is to whoever connects to it, or why nobody can.
-fn opened(export: &Server, content: bool, limit: Option<Duration>) -> Described {
+fn opened(export: &Server, name: &str, content: bool, limit: Option<Duration>) -> Described {
     match chosen(export, content, limit) {
         Ok((_, described)) => described,
         Err(failure) => Described {
-            name: String::new(),
+            name: name.to_owned(),
             description: None,
             info: Err(failure.to_string()),
             contexts: Ok(Vec::new()),

@@ -35,10 +35,22 @@ pub(crate) fn percent(value: f64) -> f64 {
     (value * 1000.0).round()
 }
 
-/// What nbdinfo says of `--can connect` where nobody listens, and what newer ones and we do:
-/// no is an answer.
+/// nbdinfo fails to answer whether it can connect where it cannot; newer ones and we say no.
 pub(crate) const NOT_CONNECTED: [i32; 2] = [1, 2];
+
+/// nbd-server answers a mere question with a size of 0. nbdinfo believes it; we open the export.
+pub(crate) fn has_wrong_size(what: &str) -> bool {
+    what.starts_with("nbd-server")
+}
+
+/// Keys that follow from the size.
+pub(crate) const ABOUT_SIZE: [&str; 3] = ["export-size", "export-size-str", "content"];
 
 /// nbddump fails where a part of a block is to be shown and the server reads whole ones only;
 /// we read whole ones.
 pub(crate) const READS_WHOLE_BLOCKS: bool = true;
+
+/// Whether the two are meant to end with these, theirs and ours.
+pub(crate) fn ends_differently(args: &[&str], status: [Option<i32>; 2]) -> bool {
+    matches!(args, ["--can" | "--is", "connect", ..]) && status == NOT_CONNECTED.map(Some)
+}

@@ -5,6 +5,7 @@ use std::fs;
 use nbd_sim::peer::{Scratch, Server, ServerBuilder, run, tool};
 use serde_json::{Map, Value};
 
+use super::differences::ABOUT_SIZE;
 use super::support::{MIB, TestResult, arg, fail, json, serve, succeed};
 
 /// What both say of an export, when there is something to say.
@@ -145,9 +146,9 @@ fn nbd_server() -> TestResult {
     let server = Server::nbd_server(&(config + &read_only).replace(image, &disk)).start()?;
     // The server answers a mere question with a size of 0.
     for args in [&[&*server.export_uri("rw")][..], &[&server.export_uri("ro")]] {
-        agree_but_for(Some("export-size"), args)?;
+        agree_but_for(Some(ABOUT_SIZE[0]), args)?;
     }
-    agree_but_for(Some("export-size"), &["--list", &server.uri()])
+    agree_but_for(Some(ABOUT_SIZE[0]), &["--list", &server.uri()])
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! `nbd info`, `copy`, `bench` and `demo` against servers that others wrote, and against
 //! what nobody should have given them.
 
+mod all_servers;
 mod bad_input;
 mod bad_servers;
 mod bench;
+mod beside;
 mod broken_copies;
 mod compat;
 mod copy;
