@@ -158,7 +158,12 @@ impl State {
                 self.send_or_rouse(now);
                 Ok(key)
             }
-            Err(error) if error.is_full() && when_full == WhenFull::Wait => {
+            // Who waits in line has a limit of its own, whatever others have had to wait.
+            Err(_)
+                if self.session.is_ready()
+                    && !self.session.has_room()
+                    && when_full == WhenFull::Wait =>
+            {
                 let limit = self.session.fixed(limit, now);
                 let ticket = self.session.wait_for_room(limit, now);
                 Ok(self.calls.insert(Stage::InLine(ticket, limit), exchange, waker.clone()))

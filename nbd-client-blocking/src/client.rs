@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use nbd_proto::{
     Command, CommandFlags, ContextId, Discard, Disconnect, ExportInfo, Extent, Negotiated,
-    ReadChunk, StrictMode, TransmissionFlags,
+    ReadChunk, RequestId, StrictMode, TransmissionFlags,
 };
 use nbd_session::{Completion, Error, Limit, Request, Session, State};
 use nbd_transport::{Connection, NbdUri, PeerProcess, UriError};
@@ -378,8 +378,28 @@ impl Client {
         limit: Limit,
     ) -> Result<(), Error> {
         let now = Instant::now();
-        let id = self.driver.submit(command, write, limit, now)?;
+        let id = match self.driver.submit(command, write, limit, now) {
+            Ok(id) => id,
+            Err(error) => self.run_in_line(command, write, limit, error)?,
+        };
         self.finish(Single { id, read, write }, now).result
+    }
+
+    /// Submits a command that has been refused once there is room, if that was why.
+    #[cold]
+    fn run_in_line(
+        &mut self,
+        command: Command,
+        write: &[u8],
+        limit: Limit,
+        refused: Error,
+    ) -> Result<RequestId, Error> {
+        if !self.session().is_ready() || self.session().has_room() {
+            return Err(refused);
+        }
+        let limit = self.session().fixed(limit, Instant::now());
+        let request = Request::new(command).limit(limit).ticket(self.driver.wait_for_room(limit)?);
+        self.driver.submit_request(request, write, Instant::now())
     }
 
     fn status(&mut self, request: Request<'_>) -> Result<Vec<(ContextId, Extent)>, Error> {
@@ -388,8 +408,13 @@ impl Client {
     }
 
     fn request(&mut self, request: Request<'_>, read: &mut [u8]) -> Result<Completion, Error> {
+        let limit = self.session().fixed(self.limit, Instant::now());
+        let mut request = request.limit(limit);
+        if self.session().is_ready() && !self.session().has_room() {
+            request = request.ticket(self.driver.wait_for_room(limit)?);
+        }
         let now = Instant::now();
-        let id = self.driver.submit_request(request.limit(self.limit), &[], now)?;
+        let id = self.driver.submit_request(request, &[], now)?;
         Ok(self.finish(Single { id, read, write: &[] }, now))
     }
 

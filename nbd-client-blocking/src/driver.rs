@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use nbd_proto::io::{IoMode, Progress};
 use nbd_proto::{Command, Direction, Discard, PayloadSink, PayloadSource, RequestId};
-use nbd_session::{ConnectOptions, Error, Event, Limit, Request, Session, State, Step};
+use nbd_session::{ConnectOptions, Error, Event, Limit, Request, Session, State, Step, Ticket};
 use nbd_transport::{Connection, SocketIo};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -106,6 +106,31 @@ impl Driver {
             request = request.payload(payload.to_vec().into());
         }
         self.session.submit_request(request, now)
+    }
+
+    /// Takes in what has come where commands that were given up hold all the room. Returns
+    /// whether they did.
+    #[cold]
+    pub(crate) fn look_for_room<P: PayloadSink>(&mut self, payload: &mut P) -> bool {
+        let crowded = self.session.is_ready() && !self.session.has_room();
+        let crowded = crowded && self.session.in_flight() == 0;
+        if crowded {
+            self.receive(payload, Instant::now());
+        }
+        crowded
+    }
+
+    /// Waits in line for room that commands which were given up still hold.
+    #[cold]
+    pub(crate) fn wait_for_room(&mut self, limit: Limit) -> Result<Ticket, Error> {
+        let now = Instant::now();
+        let ticket = self.session.wait_for_room(limit, now);
+        loop {
+            if let Some(admission) = self.session.next_admission() {
+                return admission.result.map(|()| ticket);
+            }
+            self.turn(&mut Discard, Instant::now());
+        }
     }
 
     /// The payload of a finished command is the caller's again, although it is

@@ -67,6 +67,10 @@ impl ContextExtents<'_> {
     }
 
     fn ask(&mut self, question: Question) {
+        if self.asked.is_empty() && self.pipeline.is_full() {
+            // Commands that were given up hold all the room. Nothing is in flight.
+            drop(self.pipeline.wait());
+        }
         match self.pipeline.submit_request(self.walk.request(&question), None) {
             Ok(id) => self.asked.push((id, question.number)),
             Err(rejected) if rejected.error.is_full() && !self.asked.is_empty() => {

@@ -49,7 +49,10 @@ mod room;
 mod site;
 mod subject;
 
+use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
 use std::time::Instant;
 
 pub use case::Case;
@@ -75,8 +78,12 @@ pub fn run_cell(
     let mut room = Room::new(Site { kind, security }, &*subject, adapter.beyond())?;
     let mut count = 0;
     let mut failures = Vec::new();
+    let (began, cases) = channel();
+    thread::spawn(move || name_what_hangs(&format!("{adapter:?}, {security:?}, {kind:?}"), &cases));
     for case in all().filter(|case| case.fits(kind, security)) {
         count += 1;
+        // Whoever listens is gone only when this is.
+        let _ = began.send(case.name());
         let start = Instant::now();
         let outcome = catch_unwind(AssertUnwindSafe(|| case.run(&mut room)));
         let took = start.elapsed();
@@ -93,6 +100,23 @@ pub fn run_cell(
         room.clear();
     }
     Ok((count, failures))
+}
+
+/// Says which case takes too long while it does, past the harness, which shows what a test has
+/// printed only once it has ended.
+fn name_what_hangs(cell: &str, cases: &Receiver<&'static str>) {
+    let mut running = "starting";
+    loop {
+        match cases.recv_timeout(LONG) {
+            Ok(case) => running = case,
+            Err(RecvTimeoutError::Timeout) => {
+                let line = format!("{cell}: {running} has been running for over {LONG:?}\n");
+                // Nobody may be reading.
+                let _ = std::io::stderr().write_all(line.as_bytes());
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
 }
 
 fn words(panic: &(dyn std::any::Any + Send)) -> String {

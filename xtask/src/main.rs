@@ -13,6 +13,7 @@ mod packages;
 mod platforms;
 mod public_api;
 mod rustdoc_json;
+mod silence;
 mod sim;
 mod steps;
 mod survive;

@@ -2,9 +2,14 @@
 
 use std::io::{self, BufRead, BufReader};
 use std::process::{Command, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::Outcome;
+use crate::{Outcome, silence};
+
+/// How long a command may print nothing: longer than any test takes on a busy machine.
+pub(crate) const SILENCE: Duration = Duration::from_secs(15 * 60);
 
 /// The steps done so far.
 pub(crate) struct Steps {
@@ -62,8 +67,9 @@ pub(crate) fn run(command: &mut Command) -> Outcome {
 ///
 /// # Errors
 ///
-/// When it cannot be started, or its exit status is not 0.
-pub(crate) fn tee(command: &mut Command) -> Outcome<String> {
+/// When it cannot be started, or its exit status is not 0. When it prints nothing for as long
+/// as `silence`, it is killed, and what it was doing is told.
+pub(crate) fn tee(command: &mut Command, silence: Duration) -> Outcome<String> {
     let line = command_line(command);
     eprintln!("    $ {line}");
     let failed = |error: io::Error| format!("cannot run `{line}`: {error}");
@@ -72,14 +78,33 @@ pub(crate) fn tee(command: &mut Command) -> Outcome<String> {
     let mut child = command.spawn().map_err(failed)?;
     // The command holds copies of the writing end, without whose end there is no end.
     command.stdout(Stdio::inherit()).stderr(Stdio::inherit());
+    let (lines, printed) = channel();
+    thread::spawn(move || {
+        let mut reader = BufReader::new(reader);
+        loop {
+            let mut bytes = Vec::new();
+            match reader.read_until(b'\n', &mut bytes) {
+                Ok(0) => return,
+                // Nobody listens any more to a command that was given up.
+                result => drop(lines.send(result.map(|_| bytes))),
+            }
+        }
+    });
     let mut output = String::new();
-    let mut reader = BufReader::new(reader);
-    let mut bytes = Vec::new();
-    while reader.read_until(b'\n', &mut bytes).map_err(failed)? > 0 {
+    loop {
+        let bytes = match printed.recv_timeout(silence) {
+            Ok(bytes) => bytes.map_err(failed)?,
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {
+                let doing = silence::describe(child.id());
+                silence::kill(child.id());
+                child.wait().map_err(failed)?;
+                return Err(format!("`{line}` printed nothing for {silence:?}:\n{doing}"));
+            }
+        };
         let text = String::from_utf8_lossy(&bytes);
         eprint!("{text}");
         output.push_str(&text);
-        bytes.clear();
     }
     let status = child.wait().map_err(failed)?;
     if status.success() { Ok(output) } else { Err(format!("`{line}` ended with {status}")) }
@@ -123,9 +148,17 @@ mod tests {
 
     #[test]
     fn both_outputs_are_kept_in_order() {
-        let output = tee(Command::new("sh").args(["-c", "echo a; echo b >&2; echo c"]));
+        let output = tee(Command::new("sh").args(["-c", "echo a; echo b >&2; echo c"]), SILENCE);
         assert_eq!(output, Ok("a\nb\nc\n".to_owned()));
-        assert!(tee(Command::new("sh").args(["-c", "exit 4"])).is_err());
+        assert!(tee(Command::new("sh").args(["-c", "exit 4"]), SILENCE).is_err());
+    }
+
+    #[test]
+    fn who_prints_nothing_any_more_is_described_and_killed() {
+        let mut command = Command::new("sh");
+        let told = tee(command.args(["-c", "echo a; sleep 1000"]), Duration::from_millis(500));
+        let told = told.expect_err("it is silent");
+        assert!(told.contains("sleep 1000` printed nothing for 500ms:\nprocess "), "{told}");
     }
 
     #[test]

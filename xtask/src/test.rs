@@ -1,7 +1,7 @@
 //! `cargo xtask test`: everything that must hold before a change is merged.
 
 use crate::packages::Install;
-use crate::steps::{Steps, run as command, tee};
+use crate::steps::{SILENCE, Steps, run as command, tee};
 use crate::workspace::{cargo, root};
 use crate::{Outcome, api_map, bare, bench, packages, platforms, public_api, vm};
 
@@ -51,7 +51,8 @@ fn check(args: &[String], colour: &str) -> Outcome {
     steps.step("instructions of the core", bench::core::check)?;
     steps.step("tests", || {
         let mut tests = cargo(["test", "--workspace", "--all-features"]);
-        let output = tee(tests.env_remove("NBD_PROGRAM").env("CARGO_TERM_COLOR", "never"))?;
+        tests.env_remove("NBD_PROGRAM").env("CARGO_TERM_COLOR", "never");
+        let output = tee(&mut tests, SILENCE)?;
         api_map::note_tests(&output)
     })?;
     steps.step("the kernel's client and vsock", vm::check)?;

@@ -139,7 +139,13 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
         let submitted = match driver.session.check_payload(&command, payload.len()) {
             Ok(()) => {
                 let now = driver.session.submission_time(*limit, Instant::now);
-                driver.submit(command, payload, *limit, now)
+                match driver.submit(command, payload, *limit, now) {
+                    // Whoever only submits never reads.
+                    Err(_) if driver.look_for_room(&mut self.buffers) => {
+                        driver.submit(command, payload, *limit, Instant::now())
+                    }
+                    submitted => submitted,
+                }
             }
             Err(error) => Err(error),
         };
@@ -159,7 +165,10 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
         let driver = &mut self.client.driver;
         let payload = buffer.as_ref().map_or(&[][..], AsRef::as_ref);
         let submitted = match driver.session.check_payload(request.command(), payload.len()) {
-            Ok(()) => driver.submit_request(request, payload, Instant::now()),
+            Ok(()) => {
+                driver.look_for_room(&mut self.buffers);
+                driver.submit_request(request, payload, Instant::now())
+            }
             Err(error) => Err(error),
         };
         self.submitted(submitted, buffer)
@@ -209,7 +218,8 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
         self.client.session().in_flight()
     }
 
-    /// Whether one more command would find no room.
+    /// Whether one more command would find no room before something was
+    /// [waited](Self::wait) for.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.client.session().is_full()
@@ -244,6 +254,10 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
 
     /// The next command that is finished, or `None` when nothing is in flight. Waits as long
     /// as it takes: see [`ConnectOptions::request_timeout`](nbd_session::ConnectOptions).
+    ///
+    /// Where commands that were given up hold [all the room](Self::is_full), it waits for some
+    /// before it returns `None`, as long as a command may take; when there is none by then, the
+    /// next [`submit`](Self::submit) fails, because time is over.
     #[inline]
     #[doc(alias = "nbd_poll")]
     pub fn wait(&mut self) -> Option<Completion<B>> {
@@ -251,7 +265,7 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
             if let Some(completion) = self.next_completed() {
                 return Some(completion);
             }
-            if self.in_flight() == 0 {
+            if self.in_flight() == 0 && !self.is_full() {
                 return None;
             }
             self.client.driver.turn(&mut self.buffers, Instant::now());

@@ -4,9 +4,9 @@
 //! short, a busy machine may reach it where nothing is wrong, so what is then expected holds all
 //! the same.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use nbd_proto::{CommandFlags, Errno};
+use nbd_proto::{CommandFlags, Errno, Limits};
 use nbd_session::ConnectOptions;
 use nbd_session::replay::Reconnect;
 
@@ -26,6 +26,7 @@ cases! {
     long_work_is_no_silence [FILTERS, TIME],
     a_limit_counts_while_there_is_nobody [TIME],
     a_call_that_is_late_harms_no_other [TIME],
+    given_up_commands_hold_the_room [TIME],
     zero_is_no_limit [FILTERS, TIME],
     damage_is_never_data [Need::SomeTls],
     a_damaged_connection_is_made_again [Need::SomeTls],
@@ -137,6 +138,35 @@ fn a_call_that_is_late_harms_no_other(room: &mut Room<'_>) -> CaseResult {
     disk.write(4096, &data[4096..], NONE)?;
     assert_eq!(disk.read(0, 8192)?, data);
     assert_eq!(relay.connections(), 1);
+    Ok(())
+}
+
+/// The server owes the answers to all that may be in flight, and nobody waits for those any more.
+fn given_up_commands_hold_the_room(room: &mut Room<'_>) -> CaseResult {
+    let server = room.site.start(Disk::Sized(1 << 20))?;
+    let few = Limits::default().max_in_flight(3);
+    let mut disk = room.connect_to(&server.uri(), |config| config.limits(few))?;
+    let data = noise(1 << 16, 5);
+    disk.write(0, &data, NONE)?;
+    disk.set_timeout(SHORT)?;
+    server.server.stop()?;
+    for outcome in disk.batch(vec![Op::read(0, 512); 10], &mut || ()) {
+        fails(outcome, Who::Time, Errno::TimedOut);
+    }
+    fails(disk.read(0, 512), Who::Time, Errno::TimedOut);
+    server.server.cont()?;
+    disk.set_timeout(LONG)?;
+    let end = Instant::now() + LONG;
+    // Whoever cannot wait in line is told at once that there is no room yet.
+    let back = loop {
+        match disk.read(0, 512) {
+            Err(failure) if failure.who == Who::Time && Instant::now() < end => {}
+            outcome => break outcome?,
+        }
+    };
+    assert_eq!(back, data[..512]);
+    crate::cases::crowds::reads_match(&mut *disk, &data, 10);
+    disk.disconnect()?;
     Ok(())
 }
 

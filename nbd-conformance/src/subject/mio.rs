@@ -163,6 +163,11 @@ impl Session for Live {
         let mut meanwhile = Some(meanwhile);
         let mut place = 0;
         while !line.is_empty() || !owners.is_empty() {
+            let session = self.disk.session();
+            if owners.is_empty() && session.is_ready() && !session.has_room() {
+                // Commands that were given up hold all of it. Why it failed is told by each.
+                let _ = self.turn();
+            }
             while !(self.disk.session().is_ready() && self.disk.session().is_full())
                 && let Some((index, op)) = line.pop_front()
             {

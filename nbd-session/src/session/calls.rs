@@ -10,7 +10,6 @@ use super::{Goodbye, Open, Session, Stage};
 use crate::error::Error;
 use crate::limit::Limit;
 use crate::timers::Timer;
-use crate::waiters::{Admission, Ticket};
 
 impl Session {
     /// Submits a command. Nothing is sent yet: see [`direction`](Self::direction). The data of
@@ -158,6 +157,7 @@ impl Session {
             {
                 super::loss::closed()
             }
+            None if error == SubmitError::Full => self.no_room(),
             _ => Error::not_sent(command, error),
         }
     }
@@ -245,43 +245,6 @@ impl Session {
             };
         }
         Ok(())
-    }
-
-    /// For how many more commands there is room, those included for whom some is kept.
-    #[inline]
-    pub(super) fn room(&self) -> usize {
-        let used = match (&self.recovery, &self.stage) {
-            (Some(recovery), _) => recovery.used(),
-            (None, Stage::Open(open)) => open.core.in_flight() + open.core.completed(),
-            (None, _) => return 0,
-        };
-        self.capacity.saturating_sub(used)
-    }
-
-    /// Queues for [room](Self::is_full), behind those who wait already.
-    /// [`next_admission`](Self::next_admission) tells when it is its turn; then
-    /// [submit](Request::ticket). The limit counts while waiting too: give the call the same.
-    pub fn wait_for_room(&mut self, limit: Limit, now: Instant) -> Ticket {
-        let end = limit.end(self.attempts.options.request_timeout, now);
-        let ticket = self.waiters.enter(end, limit.since(now));
-        if let Some(end) = &self.end {
-            self.waiters.close(&end.cause);
-        }
-        ticket
-    }
-
-    /// Nobody waits for a ticket any more, or for the room that was kept for it.
-    pub fn stop_waiting(&mut self, ticket: Ticket, now: Instant) {
-        self.waiters.leave(ticket);
-        self.wind_up(now);
-    }
-
-    /// Whose turn it is, if it is anybody's.
-    pub fn next_admission(&mut self) -> Option<Admission> {
-        if self.waiters.has_waiting() && self.is_ready() {
-            self.waiters.admit(self.room());
-        }
-        self.waiters.next_news()
     }
 
     /// How many writes have been acknowledged so far that a flush has to make durable: to be

@@ -134,6 +134,7 @@ impl Session {
         let command = open.core.command(id)?;
         let after = at.saturating_duration_since(since);
         let held = self.abandon(id) == super::Withdrawn::HalfSent;
+        self.look_for_room(self.silence.told());
         self.durability.forget(id);
         let result = Err(Error::late(command, state, after));
         let chunks = self.details.take(id).chunks;

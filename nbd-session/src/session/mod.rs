@@ -32,6 +32,7 @@ mod loss;
 mod payload;
 mod recovery;
 mod request;
+mod room;
 mod silence;
 mod state;
 mod step;
@@ -62,6 +63,7 @@ use durability::Durability;
 use keep_alive::KeepAlive;
 use payload::HalfSentWrite;
 use recovery::Recovery;
+use room::GivenUp;
 use silence::Silence;
 
 pub use choosing::{OptionReply, OptionRequest};
@@ -183,6 +185,7 @@ pub struct Session {
     keep_alive: Option<KeepAlive>,
     durability: Durability,
     waiters: Waiters,
+    given_up: GivenUp,
     /// Only if it reconnects.
     recovery: Option<Box<Recovery>>,
     /// The last write found no room.
@@ -273,6 +276,7 @@ impl Session {
             keep_alive: options.keep_alive.map(|time| KeepAlive::new(time, now)),
             durability: Durability::default(),
             waiters: Waiters::default(),
+            given_up: GivenUp::default(),
             recovery: options.reconnect.map(|policy| Box::new(Recovery::new(policy, now))),
             stuck: false,
             refused: false,
@@ -415,15 +419,6 @@ impl Session {
     #[must_use]
     pub const fn capacity(&self) -> usize {
         self.capacity
-    }
-
-    /// Whether one more command would find no room, or somebody waits for some.
-    #[must_use]
-    #[inline]
-    pub fn is_full(&self) -> bool {
-        !self.waiters.is_empty()
-            && (self.waiters.has_waiting() || self.room() <= self.waiters.admitted())
-            || self.room() == 0
     }
 
     /// What is known about a command.

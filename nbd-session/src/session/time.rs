@@ -26,6 +26,7 @@ impl Session {
             Stage::Open(_) if self.has_drained() => Some(self.silence.told()),
             Stage::Open(_) => {
                 let probe = self.keep_alive.as_ref().map(super::KeepAlive::next);
+                next = sooner(next, self.end_of_room());
                 sooner(sooner(next, self.silence.deadline()), sooner(probe, self.linger))
             }
             Stage::Waiting(until) => sooner(sooner(next, Some(*until)), self.end_of_patience()),
@@ -50,6 +51,7 @@ impl Session {
             self.expire(timer);
         }
         self.waiters.expire(now);
+        self.look_how_long(now);
         if let Goodbye::Wanted { by: Some(by), since, .. } = self.goodbye
             && by <= now
             && self.end.is_none()

@@ -41,6 +41,7 @@ impl Session {
             self.late.retain(|timer| timer.id != id);
         }
         let withdrawn = self.abandon(id);
+        self.look_for_room(now);
         if let Stage::Open(open) = &self.stage {
             self.silence.look(&open.core);
         }
@@ -68,6 +69,7 @@ impl Session {
         self.timers = crate::timers::Timers::default();
         self.durability.forget_all();
         let half = if self.leaving.is_none() { half_sent(core) } else { None };
+        self.look_for_room(now);
         match half {
             Some(id) => {
                 self.leaving = Some(HalfSentWrite { id, sent_as: id, copy: None });
