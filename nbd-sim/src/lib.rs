@@ -22,6 +22,7 @@
 //! | [`pair`] | a client and a server over a pipe, and every invariant checked |
 //! | [`recovery`] | a client that reconnects to a server that crashes |
 //! | [`session`] | whole sessions and pools on a clock that is a number, and what goes wrong |
+//! | [`rig`] | one session by hand, on a clock that is a number |
 //! | [`delivery`] | the ways in which bytes can reach a machine |
 //! | [`memory_server`] | a sound server over memory, and a stream to it |
 //! | [`trouble`] | a stream that lies, stops or fails at any one call |
@@ -56,6 +57,7 @@ pub mod pipe;
 pub mod raw;
 pub mod recovery;
 pub mod replay;
+pub mod rig;
 pub mod rng;
 pub mod rude;
 #[cfg(feature = "peers")]

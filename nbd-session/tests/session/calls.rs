@@ -5,7 +5,7 @@ use std::time::Duration;
 use nbd_proto::{Command, ReadChunk, RequestStatus, SubmitError};
 use nbd_session::{ErrorKind, Limit, Request};
 
-use crate::rig::{Rig, options};
+use nbd_sim::rig::{Rig, options};
 
 #[test]
 fn a_write_and_a_read_of_it() {
@@ -151,6 +151,38 @@ fn a_slot_is_not_used_again_while_the_late_reply_is_to_come() {
     let next = rig.submit(Command::read(0, 512));
     rig.turn();
     assert_eq!(rig.outcomes(), [(next, true)]);
+}
+
+/// Nothing is in flight whose completion would make room, so waiting for one is no help.
+#[test]
+fn room_that_given_up_commands_hold_has_a_limit() {
+    let limit = Duration::from_secs(1);
+    let mut rig = Rig::ready(options().max_in_flight(2).request_timeout(limit));
+    rig.server(|server| server.withhold());
+    let late = [rig.submit(Command::read(0, 512)), rig.submit(Command::read(512, 512))];
+    rig.sleep(1.0);
+    assert!(rig.session.is_full() && !rig.session.has_room());
+    assert_eq!(rig.outcomes(), late.map(|id| (id, false)));
+    assert_eq!(rig.session.in_flight(), 0);
+    rig.sleep(0.5);
+    assert!(rig.session.is_full(), "there is time left");
+    let refused = rig.try_submit(Command::flush(), Limit::Default).unwrap_err();
+    assert!(refused.is_full(), "{refused}");
+    rig.sleep(0.5);
+    assert!(!rig.session.is_full() && !rig.session.has_room());
+    assert_eq!(rig.session.next_deadline(), None);
+    let refused = rig.try_submit(Command::flush(), Limit::Default).unwrap_err();
+    assert!(refused.is_timeout(), "{refused}");
+    let told = refused.to_string();
+    assert!(told.contains("room for one more command took longer than 1s"), "{told}");
+    rig.server(|server| server.release());
+    rig.turn();
+    assert!(rig.session.has_room());
+    let next = rig.submit(Command::read(0, 512));
+    let more = rig.submit(Command::read(0, 512));
+    assert!(rig.session.is_full(), "its completion will make room");
+    rig.turn();
+    assert_eq!(rig.outcomes(), [(next, true), (more, true)]);
 }
 
 #[test]

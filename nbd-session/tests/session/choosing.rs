@@ -9,7 +9,7 @@ use nbd_session::{
 };
 use nbd_transport::tls::TlsConfig;
 
-use crate::rig::{Rig, options};
+use nbd_sim::rig::{Rig, options};
 
 fn rig() -> Rig {
     let config = ClientConfig::new().option_mode(true);

@@ -9,7 +9,7 @@ use nbd_session::replay::Reconnect;
 use nbd_session::{ConnectOptions, ErrorKind, Session, State, Step, Target};
 use nbd_transport::Endpoint;
 
-use crate::rig::{Rig, options, server};
+use nbd_sim::rig::{Rig, options, server};
 
 fn unix(path: &str) -> Endpoint {
     Endpoint::Unix(path.into())
@@ -112,4 +112,11 @@ fn dead_networks_are_noticed_where_silence_or_loss_matters() {
     assert_eq!(probes(options().silence(thirty)).unwrap().patience(), thirty);
     assert_eq!(probes(options().reconnect(Reconnect::new())).unwrap().patience(), thirty);
     assert_eq!(probes(options().reconnect(Reconnect::new()).tcp_keep_alive(None)), None);
+}
+
+#[test]
+fn connections_without_a_name_are_given_one_each() {
+    let (one, two) = (Rig::new(options()), Rig::new(options()));
+    assert!(one.session.name().starts_with("nbd"));
+    assert_ne!(one.session.name(), two.session.name());
 }

@@ -11,7 +11,7 @@ use nbd_session::replay::Reconnect;
 use nbd_session::{ConnectOptions, Error, ErrorKind, Limit, Request, State, Target};
 use nbd_sim::memory_server::MemoryServer;
 
-use crate::rig::{Rig, options, server};
+use nbd_sim::rig::{Rig, options, server};
 
 fn leave(rig: &mut Rig) {
     rig.session.disconnect(Disconnect::AfterReplies, Limit::Default, rig.now);

@@ -13,7 +13,7 @@ use nbd_session::{
 use nbd_sim::memory_server::MemoryServer;
 use nbd_transport::Endpoint;
 
-use crate::rig::{Rig, options, server};
+use nbd_sim::rig::{Rig, options, server};
 
 fn reconnecting() -> ConnectOptions {
     options().reconnect(Reconnect::new())

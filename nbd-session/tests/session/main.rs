@@ -8,9 +8,6 @@ mod connecting;
 mod goodbye;
 mod loss;
 mod patience;
-mod rig;
 mod silence;
 mod streams;
-#[cfg(feature = "tracing")]
-mod telling;
 mod withdrawal;

@@ -11,7 +11,7 @@ use nbd_session::replay::Reconnect;
 use nbd_session::{ConnectOptions, State};
 use nbd_sim::memory_server::MemoryServer;
 
-use crate::rig::{Rig, options, server};
+use nbd_sim::rig::{Rig, options, server};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 

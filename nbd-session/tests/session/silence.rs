@@ -6,7 +6,7 @@ use nbd_proto::Command;
 use nbd_session::Limit;
 use nbd_sim::memory_server::MemoryServer;
 
-use crate::rig::{Rig, options};
+use nbd_sim::rig::{Rig, options};
 
 const LIMIT: Duration = Duration::from_secs(30);
 

@@ -7,7 +7,7 @@ use nbd_proto::{Buffers, Command, Direction};
 use nbd_session::replay::Reconnect;
 use nbd_session::{Limit, Received, Session, Step};
 
-use crate::rig::{Rig, options, server};
+use nbd_sim::rig::{Rig, options, server};
 
 /// Reads and writes by buffers that are handed over whole, as rings of the kernel do.
 #[test]

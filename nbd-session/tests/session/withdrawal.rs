@@ -7,7 +7,7 @@ use nbd_session::replay::Reconnect;
 use nbd_session::{Limit, Withdrawn};
 use nbd_sim::memory_server::MemoryServer;
 
-use crate::rig::{Lent, Rig, options};
+use nbd_sim::rig::{Lent, Rig, options};
 
 #[test]
 fn what_was_not_sent_is_not_sent() {

@@ -1,8 +1,10 @@
 //! An adapter that waits for nothing: the shortest there is, and a guide to longer ones.
 
+use std::fmt;
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write};
 use std::time::{Duration, Instant};
 
+use crate::memory_server::{MemoryServer, MemoryStream};
 use nbd_proto::io::{IoMode, Progress};
 use nbd_proto::{
     Buffers, Command, Direction, PayloadSink, PayloadSource, RequestId, part, part_mut,
@@ -10,28 +12,42 @@ use nbd_proto::{
 use nbd_session::{
     Completion, Connect, ConnectOptions, Error, Limit, Session, Step, Target, Withdrawn,
 };
-use nbd_sim::memory_server::{MemoryServer, MemoryStream};
 
 /// What connects, stream by stream.
-pub(crate) type Dialler = Box<dyn FnMut(&Connect) -> Option<Result<MemoryStream, Error>>>;
+pub type Dialler = Box<dyn FnMut(&Connect) -> Option<Result<MemoryStream, Error>>>;
 
 /// A session and everything around it.
-pub(crate) struct Rig {
-    pub(crate) session: Session,
-    pub(crate) now: Instant,
-    pub(crate) start: Instant,
-    pub(crate) buffers: Buffers<Vec<u8>>,
-    pub(crate) stream: Option<(u64, Limited)>,
+pub struct Rig {
+    /// The session.
+    pub session: Session,
+    /// So late it is.
+    pub now: Instant,
+    /// When it began.
+    pub start: Instant,
+    /// What is read into and written from.
+    pub buffers: Buffers<Vec<u8>>,
+    /// The stream there is, and the connection's generation.
+    pub stream: Option<(u64, Limited)>,
     dial: Dialler,
     /// Steps, in words.
-    pub(crate) steps: Vec<String>,
+    pub steps: Vec<String>,
+}
+
+impl fmt::Debug for Rig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rig").field("session", &self.session).finish_non_exhaustive()
+    }
 }
 
 /// A stream that takes so many bytes, and brings none while it is dead.
-pub(crate) struct Limited {
-    pub(crate) stream: MemoryStream,
-    pub(crate) room: usize,
-    pub(crate) dead: bool,
+#[derive(Debug)]
+pub struct Limited {
+    /// The server.
+    pub stream: MemoryStream,
+    /// How many bytes it takes.
+    pub room: usize,
+    /// Whether it brings none.
+    pub dead: bool,
 }
 
 impl Read for Limited {
@@ -72,11 +88,12 @@ impl Write for Limited {
 
 impl Rig {
     /// With a server of 1 MiB for each connection.
-    pub(crate) fn new(options: ConnectOptions) -> Self {
+    pub fn new(options: ConnectOptions) -> Self {
         Self::dialling(options, Box::new(|_| Some(Ok(server(1 << 20)))))
     }
 
-    pub(crate) fn dialling(options: ConnectOptions, dial: Dialler) -> Self {
+    /// With connections that somebody makes.
+    pub fn dialling(options: ConnectOptions, dial: Dialler) -> Self {
         let start = Instant::now();
         let session = Session::new(options, 7, start).expect("sound options");
         let buffers = Buffers::new();
@@ -84,23 +101,25 @@ impl Rig {
     }
 
     /// One that is ready.
-    pub(crate) fn ready(options: ConnectOptions) -> Self {
+    pub fn ready(options: ConnectOptions) -> Self {
         let mut rig = Self::new(options);
         rig.turn();
         assert!(rig.session.is_ready(), "{:?}", rig.session);
         rig
     }
 
-    pub(crate) fn server<T>(&self, work: impl FnOnce(&mut MemoryServer) -> T) -> T {
+    /// Works on the server of the stream there is.
+    pub fn server<T>(&self, work: impl FnOnce(&mut MemoryServer) -> T) -> T {
         self.stream.as_ref().expect("it is connected").1.stream.with(work)
     }
 
-    pub(crate) fn limited(&mut self) -> &mut Limited {
+    /// The stream there is.
+    pub fn limited(&mut self) -> &mut Limited {
         &mut self.stream.as_mut().expect("it is connected").1
     }
 
     /// As much as goes without waiting.
-    pub(crate) fn turn(&mut self) {
+    pub fn turn(&mut self) {
         let now = self.now;
         if self.session.next_deadline().is_some_and(|at| at <= now) {
             self.session.handle_timeout(now);
@@ -164,7 +183,7 @@ impl Rig {
     }
 
     /// So many seconds later, or as soon as something is due.
-    pub(crate) fn sleep(&mut self, seconds: f64) {
+    pub fn sleep(&mut self, seconds: f64) {
         let until = self.now + Duration::from_secs_f64(seconds);
         loop {
             self.turn();
@@ -178,32 +197,30 @@ impl Rig {
     }
 
     /// Seconds since the start.
-    pub(crate) fn seconds(&self) -> f64 {
+    pub fn seconds(&self) -> f64 {
         (self.now - self.start).as_secs_f64()
     }
 
-    pub(crate) fn submit(&mut self, command: Command) -> RequestId {
+    /// Submits a command, with a buffer.
+    pub fn submit(&mut self, command: Command) -> RequestId {
         self.try_submit(command, Limit::Default).expect("it can be submitted")
     }
 
-    pub(crate) fn try_submit(
-        &mut self,
-        command: Command,
-        limit: Limit,
-    ) -> Result<RequestId, Error> {
+    /// Submits a command, with a buffer, if the session takes it.
+    pub fn try_submit(&mut self, command: Command, limit: Limit) -> Result<RequestId, Error> {
         let id = self.session.submit(command, limit, self.now)?;
         self.lend(id, command);
         Ok(id)
     }
 
     /// A buffer for it. What is written is the low byte of the offset.
-    pub(crate) fn lend(&mut self, id: RequestId, command: Command) {
+    pub fn lend(&mut self, id: RequestId, command: Command) {
         let fill = (command.offset >> 9) as u8;
         self.buffers.insert(id, vec![fill; command.length as usize]);
     }
 
     /// Takes what is finished, in order.
-    pub(crate) fn completions(&mut self) -> Vec<Completion> {
+    pub fn completions(&mut self) -> Vec<Completion> {
         std::iter::from_fn(|| {
             let done = self.session.next_completion()?;
             if !done.held {
@@ -215,11 +232,12 @@ impl Rig {
     }
 
     /// Takes what is finished, and whether that went well.
-    pub(crate) fn outcomes(&mut self) -> Vec<(RequestId, bool)> {
+    pub fn outcomes(&mut self) -> Vec<(RequestId, bool)> {
         self.completions().into_iter().map(|done| (done.id, done.result.is_ok())).collect()
     }
 
-    pub(crate) fn withdraw(&mut self, id: RequestId) -> Withdrawn {
+    /// Withdraws a command, and its buffer if that is free.
+    pub fn withdraw(&mut self, id: RequestId) -> Withdrawn {
         let withdrawn = self.session.withdraw(id, self.now);
         if withdrawn == Withdrawn::Free {
             self.buffers.remove(id);
@@ -228,24 +246,30 @@ impl Rig {
     }
 
     /// The data that a read brought, before its completion is taken.
-    pub(crate) fn data(&self, id: RequestId) -> &[u8] {
+    pub fn data(&self, id: RequestId) -> &[u8] {
         self.buffers.get(id).expect("it has a buffer")
     }
 }
 
-pub(crate) fn options() -> ConnectOptions {
+/// Options that leave connecting to the rig.
+pub fn options() -> ConnectOptions {
     ConnectOptions::new().target(Target::Dialler)
 }
 
-pub(crate) fn server(size: usize) -> MemoryStream {
+/// A server of so many bytes.
+pub fn server(size: usize) -> MemoryStream {
     MemoryStream::new(MemoryServer::new(vec![0xee; size]))
 }
 
 /// One slice of a caller's.
-pub(crate) struct Lent<'a> {
-    pub(crate) id: RequestId,
-    pub(crate) read: &'a mut [u8],
-    pub(crate) write: &'a [u8],
+#[derive(Debug)]
+pub struct Lent<'a> {
+    /// The command.
+    pub id: RequestId,
+    /// To read into.
+    pub read: &'a mut [u8],
+    /// To write from.
+    pub write: &'a [u8],
 }
 
 impl PayloadSink for Lent<'_> {
