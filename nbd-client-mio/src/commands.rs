@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use bytes::Bytes;
 use nbd_proto::{Command, CommandFlags, RequestId};
 use nbd_session::{Rejected, Request, Withdrawn};
 
@@ -53,6 +54,11 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
     /// As [`submit`](Self::submit), with what goes along with the command: a limit of its own,
     /// or the meta contexts that a block status is about.
     ///
+    /// Where the session [keeps](nbd_session::Session::keeps_payload) what is written, the
+    /// buffer of a write is copied, for it comes back before the copy is of no use any more. A
+    /// write that shares its data by [`Request::payload`] has no buffer there, and nothing is
+    /// copied.
+    ///
     /// # Errors
     /// As [`submit`](Self::submit).
     #[doc(alias = "nbd_aio_block_status_filter")]
@@ -62,12 +68,18 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
         buffer: Option<B>,
     ) -> Result<RequestId, Rejected<B>> {
         let command = *request.command();
-        let given = buffer.as_ref().map_or(0, |buffer| buffer.as_ref().len());
+        let keeps = self.session.keeps_payload(&command);
+        let shared = request.kept_payload().filter(|_| keeps);
+        let given = match (&buffer, shared) {
+            (Some(buffer), _) => buffer.as_ref().len(),
+            (None, shared) => shared.map_or(0, Bytes::len),
+        };
+        let copies = keeps && shared.is_none();
         if let Err(error) = self.session.check_payload(&command, given) {
             return Err(Rejected { error, buffer });
         }
-        if let Some(buffer) = buffer.as_ref().filter(|_| self.session.keeps_payload(&command)) {
-            request = request.payload(bytes::Bytes::copy_from_slice(buffer.as_ref()));
+        if let Some(buffer) = buffer.as_ref().filter(|_| copies) {
+            request = request.payload(Bytes::copy_from_slice(buffer.as_ref()));
         }
         match self.session.submit_request(request, Instant::now()) {
             Ok(id) => {

@@ -5,10 +5,10 @@ use std::time::Instant;
 use mio::{Registry, Token};
 use nbd_client_mio::proto::{Buffers, Command, CommandType, RequestId};
 use nbd_client_mio::session::pool::{Flush, Members};
-use nbd_client_mio::session::{Event, SessionStats};
+use nbd_client_mio::session::{Event, Request, SessionStats};
 use nbd_client_mio::{Connection, Error, Limit, Rejected, State};
 
-use super::buffers::Buffer;
+use super::buffers::{Buffer, Spare};
 
 /// Whose request it is: a queue of the kernel's, and the request's name there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,7 +107,7 @@ impl Lanes {
         }
     }
 
-    /// Sends a request.
+    /// Sends a request. What is kept of it shares its buffer.
     ///
     /// # Errors
     /// When it cannot be sent; [`Error::is_full`] tells that it can be once another is done.
@@ -116,6 +116,7 @@ impl Lanes {
         owner: Owner,
         command: Command,
         buffer: Option<Buffer>,
+        spare: &mut Spare,
     ) -> Result<(), Rejected<Buffer>> {
         if command.kind == CommandType::Flush {
             self.begin_flush(owner);
@@ -124,7 +125,14 @@ impl Lanes {
         let Some(number) = self.members.pick(usize::MAX) else {
             return Err(Rejected { error: self.end(), buffer });
         };
-        let submitted = self.send(number, command, buffer, Waiting::Request(owner));
+        let keeps = |lane: &Lane| lane.connection.session().keeps_payload(&command);
+        let (request, buffer) = match buffer {
+            Some(buffer) if self.lanes.get(number).is_some_and(keeps) => {
+                (Request::new(command).payload(spare.share(buffer)), None)
+            }
+            buffer => (Request::new(command), buffer),
+        };
+        let submitted = self.send(number, request, buffer, Waiting::Request(owner));
         if submitted.is_err() {
             self.members.finished(number);
         }
@@ -134,14 +142,14 @@ impl Lanes {
     fn send(
         &mut self,
         number: usize,
-        command: Command,
+        request: Request<'_>,
         buffer: Option<Buffer>,
         waiting: Waiting,
     ) -> Result<(), Rejected<Buffer>> {
         let Some(lane) = self.lanes.get_mut(number) else {
             return Err(Rejected { error: self.end(), buffer });
         };
-        let id = lane.connection.submit(command, buffer)?;
+        let id = lane.connection.submit_request(request, buffer)?;
         lane.waiting.insert(id, waiting);
         Ok(())
     }
@@ -171,7 +179,7 @@ impl Lanes {
     fn go_on(&mut self, place: usize, mut flush: FlushOfAll) {
         while let Some(number) = flush.flush.members().get(flush.asked).copied() {
             flush.asked += 1;
-            match self.send(number, Command::flush(), None, Waiting::Flush(place)) {
+            match self.send(number, Command::flush().into(), None, Waiting::Flush(place)) {
                 Ok(()) => {
                     self.members.pick_one(number, usize::MAX);
                     flush.left += 1;

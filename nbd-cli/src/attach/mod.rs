@@ -27,6 +27,8 @@
 mod attached;
 mod background;
 mod buffers;
+#[cfg(test)]
+mod costs;
 mod detach;
 mod device;
 mod guard;

@@ -82,13 +82,15 @@ fn wait(poll: &mut Poll, events: &mut Events, left: Option<Duration>) -> io::Res
 }
 
 impl Relay {
-    /// Connects to the server, with as many connections as it takes, `connections` at most.
+    /// Connects to the server, with as many connections as it takes, `connections` at most. So
+    /// many bytes of what is written are `kept` until they are flushed.
     ///
     /// # Errors
     /// When there is not even one.
     pub(super) fn connect(
         options: &ConnectOptions,
         connections: usize,
+        kept: usize,
         status: Arc<Status>,
     ) -> Result<Self, Error> {
         let mut poll = Poll::new()?;
@@ -103,7 +105,7 @@ impl Relay {
             }
         }
         let events = Events::with_capacity(64);
-        let (queues, spare) = (Vec::new(), Spare::default());
+        let (queues, spare) = (Vec::new(), Spare::new(kept));
         let relay = Self { poll, events, lanes, queues, spare, status };
         let size = relay.export().map_or(0, |export| export.size);
         relay.status.change(|news| news.size = size);
@@ -199,7 +201,7 @@ impl Relay {
         queue.receive(spare);
         while let Some((id, command, buffer)) = queue.next_request(spare) {
             let owner = Owner { queue: number, id };
-            if let Err(rejected) = lanes.submit(owner, command, buffer) {
+            if let Err(rejected) = lanes.submit(owner, command, buffer, spare) {
                 let errno = Errno::from_linux(rejected.error.errno());
                 queue.answer(id, &command, rejected.buffer, Err(errno), spare);
             }
@@ -250,7 +252,8 @@ impl Relay {
         let mut flushed = Ok(());
         if flushes {
             let command = nbd_client_mio::proto::Command::flush();
-            flushed = self.lanes.submit(nobody, command, None).map_err(|rejected| rejected.error);
+            let submitted = self.lanes.submit(nobody, command, None, &mut self.spare);
+            flushed = submitted.map_err(|rejected| rejected.error);
         }
         let mut waiting = flushes && flushed.is_ok();
         self.queues.clear();

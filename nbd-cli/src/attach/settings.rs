@@ -85,7 +85,7 @@ impl Settings {
     }
 
     /// How many bytes to keep.
-    fn kept(&self) -> Result<u64> {
+    pub(super) fn kept(&self) -> Result<u64> {
         size::parse(&self.keep_unflushed).context("--keep-unflushed")
     }
 

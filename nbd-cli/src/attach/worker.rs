@@ -174,7 +174,8 @@ fn connect(order: &Order, status: &Arc<Status>) -> Result<Relay> {
     let mut settings = order.settings.clone();
     loop {
         let options = settings.options(&order.server)?;
-        match Relay::connect(&options, settings.connections(), Arc::clone(status)) {
+        let kept = usize::try_from(settings.kept()?).unwrap_or(usize::MAX);
+        match Relay::connect(&options, settings.connections(), kept, Arc::clone(status)) {
             Err(error) if settings.wait && error.is_transient() => thread::sleep(AGAIN),
             Err(error)
                 if error.recovery() == Some(&RecoveryError::CannotKeep)

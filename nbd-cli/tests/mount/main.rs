@@ -96,7 +96,8 @@ fn what_was_written_is_read_while_the_server_dies_and_comes_back() -> TestResult
     let mut fio = Command::new("fio");
     fio.args(["--name=verify", "--rw=randwrite", "--bs=4k", "--size=16M", "--verify=crc32c"]);
     fio.args(["--ioengine=psync", "--numjobs=1", "--do_verify=1", "--fsync=256", "--loops=4"]);
-    fio.arg(format!("--filename={}", mount.file.display()));
+    // It leaves a file behind where it runs.
+    fio.arg(format!("--filename={}", mount.file.display())).current_dir(scratch.path());
     let (finished, _) =
         run_while_crashing(&mut server, Duration::from_millis(700), LIMIT, &mut fio)?;
     finished.success()?;

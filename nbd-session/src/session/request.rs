@@ -76,6 +76,12 @@ impl<'a> Request<'a> {
         self
     }
 
+    /// The data that was given to be kept.
+    #[must_use]
+    pub const fn kept_payload(&self) -> Option<&Bytes> {
+        self.payload.as_ref()
+    }
+
     /// In the room that is kept for this ticket.
     pub const fn ticket(mut self, ticket: Ticket) -> Self {
         self.ticket = Some(ticket);
