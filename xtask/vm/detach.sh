@@ -78,6 +78,23 @@ dd if=/dev/zero of=/dev/nbd2 bs=1M count=8 conv=fsync 2> /dev/null
 nbd detach /dev/nbd3 /dev/nbd2 /dev/nbd1
 [ "$(nbd attached --json)" = "[]" ]
 
+# More than one connection only where that is safe, and the others are missed aloud.
+# What a command of ours is started by.
+ln -s busybox /bin/sh
+connections() { nbd attached --json | grep '"connections"' | tr -dc 0-9; }
+nbd attach --connections 4 "$uri" /dev/nbd2 2> error
+grep '1 of 4, since what is written is kept' error
+[ "$(connections)" = 1 ]
+nbd detach /dev/nbd2
+for options in --once --keep-unflushed=0 --read-only; do
+    [ "$(nbd attach $options --connections 4 "$uri" /dev/nbd2 2>&1)" = /dev/nbd2 ]
+    [ "$(connections)" = 4 ]
+    nbd detach /dev/nbd2
+done
+nbd attach --connections 4 [ nbd serve --memory 1M ] /dev/nbd2 2> error
+grep '1 of 4, since each would be one to another server' error
+nbd detach /dev/nbd2
+
 # What goes wrong is told.
 if nbd attach "nbd+unix:///?socket=/tmp/nothing" 2> error; then exit 1; fi
 grep '/tmp/nothing' error

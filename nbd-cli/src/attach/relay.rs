@@ -35,6 +35,7 @@ pub(super) struct Relay {
     poll: Poll,
     events: Events,
     lanes: Lanes,
+    keeps: bool,
     queues: Vec<Queue>,
     spare: Spare,
     status: Arc<Status>,
@@ -94,8 +95,10 @@ impl Relay {
         status: Arc<Status>,
     ) -> Result<Self, Error> {
         let mut poll = Poll::new()?;
-        let keeps = options.keeps_unflushed();
         let first = connect(options.clone(), &mut poll, Token(0))?;
+        // Of an export that nobody can write to nothing is kept.
+        let read_only = first.session().export().is_some_and(ExportInfo::is_read_only);
+        let keeps = options.keeps_unflushed() && !read_only;
         let mut lanes = Lanes::new(first, connections, keeps);
         while lanes.wants_more() {
             let token = Token(lanes.connections().count());
@@ -106,7 +109,7 @@ impl Relay {
         }
         let events = Events::with_capacity(64);
         let (queues, spare) = (Vec::new(), Spare::new(kept));
-        let relay = Self { poll, events, lanes, queues, spare, status };
+        let relay = Self { poll, events, lanes, keeps, queues, spare, status };
         let size = relay.export().map_or(0, |export| export.size);
         relay.status.change(|news| news.size = size);
         Ok(relay)
@@ -121,6 +124,11 @@ impl Relay {
     pub(super) fn longest_request(&self) -> usize {
         let longest = self.lanes.connections().map(|one| one.session().max_request()).min();
         longest.unwrap_or(0)
+    }
+
+    /// Whether what is written is kept until it is flushed.
+    pub(super) const fn keeps(&self) -> bool {
+        self.keeps
     }
 
     /// How many connections there are.

@@ -37,12 +37,15 @@ const DELAY: Duration = Duration::from_secs(1);
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub(super) struct Settings {
     /// Most connections to the server, where it says that several are safe; and queues of the
-    /// kernel's. With --keep-unflushed there is one connection
+    /// kernel's. While writes are kept (--keep-unflushed) there is one connection: what one
+    /// sends again could replace what another has written since. --keep-unflushed=0, --once and
+    /// --read-only allow several
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u32).range(1..=16))]
     connections: u32,
-    /// Keep so many bytes of what was written and not flushed, and send them again when the
-    /// server may have lost them; 0 keeps nothing
+    /// Keep so many bytes of what was written and not flushed, in up to twice as much memory,
+    /// and send them again when the server may have lost them; 0 keeps nothing, and a write that
+    /// the server loses after it has acknowledged it is lost without a word
     #[arg(long, value_name = "SIZE", default_value = KEPT)]
     keep_unflushed: String,
     /// How long to wait for a server that is lost before the device fails (default: for ever)
@@ -79,9 +82,15 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// How many queues the kernel gets, and connections there are at most.
-    pub(super) const fn connections(&self) -> usize {
+    /// How many queues the kernel gets.
+    pub(super) const fn queues(&self) -> usize {
         self.connections as usize
+    }
+
+    /// How many connections there are at most. Each to a command of ours would be one to another
+    /// server.
+    pub(super) fn connections(&self, server: &Server) -> usize {
+        if server.is_command() { 1 } else { self.queues() }
     }
 
     /// How many bytes to keep.
@@ -102,8 +111,8 @@ impl Settings {
         };
         let policy = policy.max_delay(DELAY).allow_growth(true);
         let policy = match self.kept()? {
-            0 => policy,
-            bytes => policy.keep_unflushed(bytes),
+            bytes if bytes > 0 && !self.read_only => policy.keep_unflushed(bytes),
+            _ => policy,
         };
         Ok(server.options(config, limit).reconnect(policy))
     }

@@ -64,7 +64,12 @@ pub(super) fn run(order: &Order, announce: impl FnOnce(Device) -> Result<()>) ->
         ));
     }
     let mut theirs = Vec::new();
-    for _ in 0..order.settings.connections() {
+    let (asked, made) = (order.settings.queues(), relay.connections());
+    if made < asked {
+        let why = why_fewer(order.server.is_command(), relay.keeps(), made);
+        output::complain(&format!("nbd: connections to the server: {made} of {asked}, {why}\n"));
+    }
+    for _ in 0..order.settings.queues() {
         let (ours, kernels) = UnixStream::pair().context("a pair of sockets")?;
         relay.serve(ours, shape.flags).context("a socket of the device")?;
         theirs.push(kernels);
@@ -175,7 +180,8 @@ fn connect(order: &Order, status: &Arc<Status>) -> Result<Relay> {
     loop {
         let options = settings.options(&order.server)?;
         let kept = usize::try_from(settings.kept()?).unwrap_or(usize::MAX);
-        match Relay::connect(&options, settings.connections(), kept, Arc::clone(status)) {
+        let most = settings.connections(&order.server);
+        match Relay::connect(&options, most, kept, Arc::clone(status)) {
             Err(error) if settings.wait && error.is_transient() => thread::sleep(AGAIN),
             Err(error)
                 if error.recovery() == Some(&RecoveryError::CannotKeep)
@@ -188,6 +194,18 @@ fn connect(order: &Order, status: &Arc<Status>) -> Result<Relay> {
             }
             connected => return connected.context(&order.server.name),
         }
+    }
+}
+
+/// Why there are not as many connections as the user wants.
+const fn why_fewer(is_command: bool, keeps: bool, made: usize) -> &'static str {
+    match (is_command, keeps, made) {
+        (true, ..) => "since each would be one to another server",
+        (_, true, _) => {
+            "since what is written is kept until it is flushed; --keep-unflushed=0 allows more"
+        }
+        (_, _, 1) => "since it does not say that several are safe, or takes no more",
+        _ => "since it takes no more",
     }
 }
 
