@@ -12,6 +12,7 @@ mod dump;
 mod extents;
 mod failure;
 mod info;
+mod lanes;
 mod list;
 mod map;
 mod mount;

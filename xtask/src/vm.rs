@@ -45,9 +45,9 @@ pub(crate) fn check() -> Outcome {
     command(&mut cargo(["test", "--quiet", "--workspace", "--all-features", "--no-run"]))?;
     let built = target_dir()?.join("debug");
     let (nbd, forgetful) = (built.join("nbd"), built.join("examples/forgetful"));
-    let [nbdkit, nbdcopy, qemu_nbd, qemu_img] = ["nbdkit", "nbdcopy", "qemu-nbd", "qemu-img"]
-        .map(|name| find_program(name).ok_or_else(|| format!("there is no {name}")));
-    let (nbdkit, nbdcopy, qemu_nbd, qemu_img) = (nbdkit?, nbdcopy?, qemu_nbd?, qemu_img?);
+    let find = |name| find_program(name).ok_or_else(|| format!("there is no {name}"));
+    let (nbdkit, nbdcopy, openssl) = (find("nbdkit")?, find("nbdcopy")?, find("openssl")?);
+    let (qemu_nbd, qemu_img) = (find("qemu-nbd")?, find("qemu-img")?);
     let (config, _) = capture(Command::new(&nbdkit).arg("--dump-config"))?;
     let plugins = config.lines().find_map(|line| line.strip_prefix("plugindir="));
     let plugins = Path::new(plugins.ok_or("nbdkit does not say where its plugins are")?);
@@ -55,8 +55,12 @@ pub(crate) fn check() -> Outcome {
         ["memory", "file"].map(|name| plugins.join(format!("nbdkit-{name}-plugin.so")));
     let runs = [
         ("kernel.sh", vec![nbd.clone()]),
-        ("vsock.sh", vec![nbd.clone(), nbdkit.clone(), memory, nbdcopy]),
-        ("attach.sh", vec![nbd.clone(), forgetful.clone(), nbdkit, file, qemu_nbd, qemu_img]),
+        ("vsock.sh", vec![nbd.clone(), nbdkit.clone(), memory.clone(), nbdcopy]),
+        (
+            "attach.sh",
+            vec![nbd.clone(), forgetful.clone(), nbdkit.clone(), file, qemu_nbd, qemu_img, openssl],
+        ),
+        ("swap.sh", vec![nbd.clone(), nbdkit, memory]),
         ("detach.sh", vec![nbd, forgetful]),
     ];
     for (script, files) in runs {

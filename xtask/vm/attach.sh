@@ -1,6 +1,7 @@
 # `nbd attach` while its servers are killed every three seconds and started again, and one of them
-# stands still for a while: no error reaches the file systems, and everything that was written is
-# there. One of the servers forgets what was not flushed.
+# stands still for a while, longer than it may be silent: no error reaches the file systems, and
+# everything that was written is there. One of the servers forgets what was not flushed; two speak TLS, with
+# certificates of both sides and with a pre-shared key.
 #
 # By hand a file called `seconds` says how long, and one called `still` how long a server stands
 # still: cargo xtask vm xtask/vm/attach.sh ... seconds still
@@ -10,14 +11,30 @@ still=$(cat /bin/still 2> /dev/null || echo 4)
 cd /tmp
 echo alice:0123456789abcdef0123456789abcdef > psk
 
+# An authority, and a certificate of each side.
+mkdir pki
+printf '[req]\ndistinguished_name = name\n[name]\n' > openssl.cnf
+certify() { openssl "$@" -config openssl.cnf -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes 2> /dev/null; }
+certify req -x509 -subj /CN=authority -keyout ca-key.pem -out pki/ca-cert.pem
+for side in server client; do
+    certify req -subj /CN=$side -keyout pki/$side-key.pem -out $side.csr
+    echo "subjectAltName = IP:127.0.0.1" > $side.ext
+    openssl x509 -req -in $side.csr -CA pki/ca-cert.pem -CAkey ca-key.pem -CAcreateserial \
+        -extfile $side.ext -out pki/$side-cert.pem 2> /dev/null
+done
+
 # Servers, each of a disk of its own and on the socket of its name.
-for name in serve kit forget; do truncate -s 48M $name.img; done
+for name in serve kit forget still; do truncate -s 48M $name.img; done
 qemu-img create -q -f qcow2 qemu.img 48M
-serve() { exec nbd serve --file serve.img --unix serve > /dev/null; }
+serve() {
+    exec nbd serve --file serve.img --tcp 127.0.0.1:10809 --tls-certificates pki \
+        --tls-verify-peer > serve
+}
 kit() { rm -f kit; exec nbdkit -f -U kit --tls=require --tls-psk=psk file kit.img; }
 qemu() { rm -f qemu; exec qemu-nbd -t -k /tmp/qemu -f qcow2 qemu.img; }
 forget() { exec forgetful forget.img forget; }
-all="serve kit qemu forget"
+still() { exec nbd serve --file still.img --unix still > /dev/null; }
+all="serve kit qemu forget still"
 
 # Kills a server over and over, until there is a file that says enough.
 lives() {
@@ -30,15 +47,18 @@ lives() {
     $1
 }
 for name in $all; do
-    lives $name &
-    until [ -S $name ]; do sleep 0.1; done
+    if [ $name = still ]; then still & standing=$!; else lives $name & fi
+    until [ -S $name ] || [ -s $name ]; do sleep 0.1; done
 done
 
 number=0
 for name in $all; do
     uri="nbd+unix:///?socket=/tmp/$name"
+    [ $name != serve ] || uri="nbds://127.0.0.1/?tls-certificates=/tmp/pki"
     [ $name != kit ] || uri="nbds+unix://alice@/?socket=/tmp/kit&tls-psk-file=/tmp/psk"
-    [ "$(nbd attach --wait "$uri" /dev/nbd$number)" = /dev/nbd$number ]
+    limit=30
+    [ $name != still ] || limit=2
+    [ "$(nbd attach --wait --timeout $limit "$uri" /dev/nbd$number)" = /dev/nbd$number ]
     mkfs.ext4 -q -E nodiscard /dev/nbd$number
     mkdir -p /mnt/$name
     mount -t ext4 /dev/nbd$number /mnt/$name
@@ -60,10 +80,9 @@ writes() {
 writers=
 for name in $all; do writes $name & writers="$writers $!"; done
 sleep $((seconds / 2))
-stopped=$(pidof forgetful || true)
-[ -z "$stopped" ] || kill -STOP $stopped || true
+kill -STOP $standing
 sleep $still
-[ -z "$stopped" ] || kill -CONT $stopped 2> /dev/null || true
+kill -CONT $standing
 sleep $((seconds - seconds / 2))
 touch enough
 for writer in $writers; do wait $writer; done
@@ -85,7 +104,7 @@ for name in $all; do
     number=$((number + 1))
 done
 if dmesg | grep -i 'i/o error'; then exit 1; fi
-[ "$(grep -c '"reconnects": [1-9]' attached.json)" = 4 ]
+[ "$(grep -c '"reconnects": [1-9]' attached.json)" = 5 ]
 nbd detach --all
 [ "$(nbd attached --json)" = "[]" ]
 [ "$(cat /sys/block/nbd0/size)" = 0 ]

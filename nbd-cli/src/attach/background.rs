@@ -6,6 +6,7 @@
 use std::ffi::OsStr;
 use std::fs::OpenOptions;
 use std::io::{self, Read};
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 use rustix::process::setsid;
@@ -26,7 +27,7 @@ pub(super) const OPTION: &str = "--background-process";
 /// When it ends without a device. It has said why, on the standard error that it has from us.
 pub(super) fn start<W: AsRef<OsStr>>(words: impl IntoIterator<Item = W>) -> Result<String> {
     let mut command = Command::new("/proc/self/exe");
-    command.arg("attach").arg(OPTION).args(words);
+    command.arg0("nbd").arg("attach").arg(OPTION).args(words);
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = command.spawn().context("a process for the device")?;
     let mut told = String::new();

@@ -1,4 +1,5 @@
-//! What a request costs on its way from the kernel to the server, counted: no memory.
+//! What a request costs on its way from the kernel to the server, counted: no memory but what is
+//! kept of it until it is flushed.
 //!
 //! The allocator counts for the whole process, so the test is a process of its own.
 
@@ -88,10 +89,13 @@ fn count() {
     for kind in kinds {
         rounds(kind, 256);
     }
-    for kind in [CommandType::Write, CommandType::Read] {
-        let (times, requests) = rounds(kind, 256);
-        assert_eq!(times, 0, "{kind:?}: {times} allocations for {requests} requests");
-    }
+    let (times, requests) = rounds(CommandType::Read, 256);
+    assert_eq!(times, 0, "{times} allocations for {requests} reads");
+    // A server that is slow to flush has more kept than was before: a buffer and its count of
+    // users for each write that may be, once, and what tables grow by.
+    let most = 2 * (KEPT / LENGTH as usize + DEPTH as usize) + 32;
+    let (times, requests) = rounds(CommandType::Write, 1024);
+    assert!(times <= most, "{times} allocations for {requests} writes");
     drop(kernel);
     relay.join().unwrap().unwrap();
 }

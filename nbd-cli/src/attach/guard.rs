@@ -5,6 +5,7 @@
 //! until the device is detached.
 
 use std::io::{self, Read};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::setsid;
@@ -21,7 +22,7 @@ use crate::failure::{Context, Failure, Result};
 /// When there is no process to be had.
 pub(super) fn start(device: Device) -> io::Result<Child> {
     let mut command = Command::new("/proc/self/exe");
-    command.args(["attach", "--guard"]).arg(std::process::id().to_string());
+    command.arg0("nbd").args(["attach", "--guard"]).arg(std::process::id().to_string());
     command.arg(device.to_string());
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()
 }

@@ -16,8 +16,6 @@
 //! | `guard` | what outlives it, should it be killed |
 //! | `relay` | the thread that serves the device |
 //! | `queue` | one socket, and the kernel at its other end |
-//! | `lanes` | the connections to the server |
-//! | `buffers` | payload on its way |
 //! | `status` | what happens, for others to look at |
 //! | `record` | the same, for other processes |
 //! | `netlink` | what the kernel is told |
@@ -26,13 +24,11 @@
 
 mod attached;
 mod background;
-mod buffers;
 #[cfg(test)]
 mod costs;
 mod detach;
 mod device;
 mod guard;
-mod lanes;
 mod netlink;
 mod queue;
 mod record;

@@ -14,72 +14,33 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::{Events, Poll, Token};
-use nbd_client_mio::proto::{Errno, ExportInfo, TransmissionFlags};
+use nbd_client_mio::proto::{Errno, ExportInfo, RequestId, TransmissionFlags};
 use nbd_client_mio::session::Event;
-use nbd_client_mio::{ConnectOptions, Connection, Error, Limit, State};
+use nbd_client_mio::{ConnectOptions, Error};
 
-use super::buffers::{Buffer, Spare};
-use super::lanes::{Done, Lanes, Owner};
 use super::queue::Queue;
 use super::status::{Health, Status};
+use crate::lanes::{Done, Lanes, Spare, wait};
 
 /// The token of the first queue; connections have those below.
 const QUEUES: usize = 1 << 16;
 
-/// How long the server has for the last replies and the last flush, once the kernel has left.
-const FAREWELL: Duration = Duration::from_secs(30);
+/// Whose request it is: a queue of the kernel's, and the request's name there.
+#[derive(Clone, Copy, Debug)]
+struct Owner {
+    queue: usize,
+    id: RequestId,
+}
 
 /// What serves a device.
 #[derive(Debug)]
 pub(super) struct Relay {
     poll: Poll,
     events: Events,
-    lanes: Lanes,
-    keeps: bool,
+    lanes: Lanes<Owner>,
     queues: Vec<Queue>,
     spare: Spare,
     status: Arc<Status>,
-}
-
-/// A connection that is ready, over a poll of its own.
-fn connect(
-    options: ConnectOptions,
-    poll: &mut Poll,
-    token: Token,
-) -> Result<Connection<Buffer>, Error> {
-    let mut connection = Connection::connect(options)?;
-    poll.registry().register(&mut connection, token, mio::Interest::READABLE)?;
-    let mut events = Events::with_capacity(16);
-    loop {
-        match connection.drive(poll.registry())? {
-            State::Ready => return Ok(connection),
-            State::Closed => return Err(io::Error::from(io::ErrorKind::NotConnected).into()),
-            _ => {}
-        }
-        if connection.needs_drive() {
-            continue;
-        }
-        let left =
-            connection.next_deadline().map(|at| at.saturating_duration_since(Instant::now()));
-        wait(poll, &mut events, left)?;
-        events.iter().filter(|event| event.token() == token).for_each(|event| {
-            connection.handle_event(event);
-        });
-        if connection.next_deadline().is_some_and(|at| at <= Instant::now()) {
-            connection.handle_timeout(Instant::now());
-        }
-    }
-}
-
-/// Polls; a signal is no event.
-fn wait(poll: &mut Poll, events: &mut Events, left: Option<Duration>) -> io::Result<()> {
-    match poll.poll(events, left) {
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => {
-            events.clear();
-            Ok(())
-        }
-        polled => polled,
-    }
 }
 
 impl Relay {
@@ -95,21 +56,10 @@ impl Relay {
         status: Arc<Status>,
     ) -> Result<Self, Error> {
         let mut poll = Poll::new()?;
-        let first = connect(options.clone(), &mut poll, Token(0))?;
-        // Of an export that nobody can write to nothing is kept.
-        let read_only = first.session().export().is_some_and(ExportInfo::is_read_only);
-        let keeps = options.keeps_unflushed() && !read_only;
-        let mut lanes = Lanes::new(first, connections, keeps);
-        while lanes.wants_more() {
-            let token = Token(lanes.connections().count());
-            let Ok(another) = connect(options.clone(), &mut poll, token) else { break };
-            if !lanes.join(another, keeps) {
-                break;
-            }
-        }
+        let lanes = Lanes::connect(options, connections, &mut poll)?;
         let events = Events::with_capacity(64);
         let (queues, spare) = (Vec::new(), Spare::new(kept));
-        let relay = Self { poll, events, lanes, keeps, queues, spare, status };
+        let relay = Self { poll, events, lanes, queues, spare, status };
         let size = relay.export().map_or(0, |export| export.size);
         relay.status.change(|news| news.size = size);
         Ok(relay)
@@ -117,7 +67,7 @@ impl Relay {
 
     /// The export, as the server describes it.
     pub(super) fn export(&self) -> Option<&ExportInfo> {
-        self.lanes.connections().next()?.session().export()
+        self.lanes.export()
     }
 
     /// The longest request that the server takes, in bytes.
@@ -126,9 +76,9 @@ impl Relay {
         longest.unwrap_or(0)
     }
 
-    /// Whether what is written is kept until it is flushed.
-    pub(super) const fn keeps(&self) -> bool {
-        self.keeps
+    /// Why there are not as many connections as the user wants.
+    pub(super) fn why_fewer(&self, is_command: bool) -> &'static str {
+        self.lanes.why_fewer(is_command)
     }
 
     /// How many connections there are.
@@ -154,7 +104,10 @@ impl Relay {
     /// acknowledged is safe.
     pub(super) fn run(mut self) -> Result<(), Error> {
         // Whatever waits in the kernel then fails, for the sockets close.
-        self.relay().and_then(|()| self.leave())
+        let relayed = self.relay();
+        let Self { mut poll, mut events, mut lanes, mut spare, queues, .. } = self;
+        drop(queues);
+        relayed.and_then(|()| lanes.leave(&mut spare, &mut poll, &mut events))
     }
 
     fn relay(&mut self) -> Result<(), Error> {
@@ -208,17 +161,14 @@ impl Relay {
         let Some(queue) = queues.get_mut(number) else { return };
         queue.receive(spare);
         while let Some((id, command, buffer)) = queue.next_request(spare) {
-            let owner = Owner { queue: number, id };
-            if let Err(rejected) = lanes.submit(owner, command, buffer, spare) {
-                let errno = Errno::from_linux(rejected.error.errno());
-                queue.answer(id, &command, rejected.buffer, Err(errno), spare);
-            }
+            lanes.submit(Some(Owner { queue: number, id }), command, buffer, spare);
         }
     }
 
     fn answer_all(&mut self) {
         let Self { queues, lanes, spare, .. } = self;
-        while let Some(Done { owner, command, buffer, result }) = lanes.next_done() {
+        while let Some(Done { owner, command, buffer, result, .. }) = lanes.next_done() {
+            let Some(owner) = owner else { continue };
             let Some(queue) = queues.get_mut(owner.queue) else { continue };
             let result = result.map_err(|error| Errno::from_linux(error.errno()));
             queue.answer(owner.id, &command, buffer, result, spare);
@@ -248,48 +198,5 @@ impl Relay {
             news.trouble = trouble.or_else(|| news.trouble.take());
             news.size = size;
         });
-    }
-
-    /// Takes leave of the server, when all that was acknowledged is safe there.
-    fn leave(&mut self) -> Result<(), Error> {
-        let nobody = Owner { queue: usize::MAX, id: super::lanes::NOBODY };
-        let limit = Instant::now() + FAREWELL;
-        let flushes = self
-            .export()
-            .is_some_and(|export| export.flags.contains(TransmissionFlags::SEND_FLUSH));
-        let mut flushed = Ok(());
-        if flushes {
-            let command = nbd_client_mio::proto::Command::flush();
-            let submitted = self.lanes.submit(nobody, command, None, &mut self.spare);
-            flushed = submitted.map_err(|rejected| rejected.error);
-        }
-        let mut waiting = flushes && flushed.is_ok();
-        self.queues.clear();
-        let mut leaving = false;
-        loop {
-            let alive = self.lanes.drive(self.poll.registry());
-            while let Some(done) = self.lanes.next_done() {
-                if done.owner == nobody {
-                    waiting = false;
-                    flushed = done.result;
-                }
-            }
-            if !alive {
-                return flushed.and_then(|()| self.lanes.farewell());
-            }
-            if !leaving && (!waiting || Instant::now() >= limit) {
-                leaving = true;
-                self.lanes.disconnect(Limit::Until(limit));
-                continue;
-            }
-            let until = self.lanes.next_deadline().map_or(limit, |at| at.min(limit));
-            let left = match self.lanes.needs_drive() {
-                true => Duration::ZERO,
-                false => until.saturating_duration_since(Instant::now()),
-            };
-            wait(&mut self.poll, &mut self.events, Some(left))?;
-            self.events.iter().for_each(|event| self.lanes.handle_event(event));
-            self.lanes.handle_timeout(Instant::now());
-        }
     }
 }

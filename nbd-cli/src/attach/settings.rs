@@ -23,11 +23,9 @@ use serde::Deserialize;
 use super::device::Device;
 use super::queue::IN_FLIGHT;
 use crate::failure::{Context, Failure, Result};
+use crate::lanes::KEPT;
 use crate::target::Server;
 use crate::{YEAR, size};
-
-/// How much is kept in case that the server loses it.
-const KEPT: &str = "64M";
 
 /// A device is to go on as soon as it can.
 const DELAY: Duration = Duration::from_secs(1);

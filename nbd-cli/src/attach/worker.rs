@@ -66,7 +66,7 @@ pub(super) fn run(order: &Order, announce: impl FnOnce(Device) -> Result<()>) ->
     let mut theirs = Vec::new();
     let (asked, made) = (order.settings.queues(), relay.connections());
     if made < asked {
-        let why = why_fewer(order.server.is_command(), relay.keeps(), made);
+        let why = relay.why_fewer(order.server.is_command());
         output::complain(&format!("nbd: connections to the server: {made} of {asked}, {why}\n"));
     }
     for _ in 0..order.settings.queues() {
@@ -194,18 +194,6 @@ fn connect(order: &Order, status: &Arc<Status>) -> Result<Relay> {
             }
             connected => return connected.context(&order.server.name),
         }
-    }
-}
-
-/// Why there are not as many connections as the user wants.
-const fn why_fewer(is_command: bool, keeps: bool, made: usize) -> &'static str {
-    match (is_command, keeps, made) {
-        (true, ..) => "since each would be one to another server",
-        (_, true, _) => {
-            "since what is written is kept until it is flushed; --keep-unflushed=0 allows more"
-        }
-        (_, _, 1) => "since it does not say that several are safe, or takes no more",
-        _ => "since it takes no more",
     }
 }
 

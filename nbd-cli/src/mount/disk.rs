@@ -3,14 +3,32 @@
 //! A file takes any range. Where the server takes whole blocks only, the blocks at the ends of a
 //! range are read and written back, with nobody else writing meanwhile.
 
+use std::io::{self, ErrorKind};
 use std::ops::Range;
-use std::sync::{PoisonError, RwLock};
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::{self, JoinHandle};
 
-use nbd_client_blocking::proto::{CommandFlags, ExportInfo, Extent, TransmissionFlags};
-use nbd_client_blocking::{Error, Pool};
+use fuser::{ReplyData, ReplyEmpty, ReplyWrite};
+use mio::{Poll, Token, Waker};
+use nbd_client_mio::proto::{Command, CommandFlags, Extent, TransmissionFlags};
+use nbd_client_mio::{ConnectOptions, Error};
+
+use super::blocks::WholeBlocks;
+use super::requests::{Answer, Buffers, Job, Outcome, Requests, errno};
+use crate::lanes::{Buffer, Lanes};
 
 /// The longest range zeroed or asked about at once, in bytes: a multiple of any block.
 const LONGEST: u64 = 1 << 30;
+
+/// The longest range read or written at once, in bytes, where the server takes as much.
+const USUAL: u64 = 1 << 20;
+
+/// Jobs that wait for the thread that carries them out; who has another one waits as well.
+const WAITING: usize = 64;
+
+/// No connection has that token.
+const WAKER: Token = Token(usize::MAX);
 
 /// What is written where the server cannot zero.
 static ZEROES: [u8; 256 << 10] = [0; 256 << 10];
@@ -18,29 +36,61 @@ static ZEROES: [u8; 256 << 10] = [0; 256 << 10];
 /// An export, as bytes.
 #[derive(Debug)]
 pub(super) struct Disk {
-    pool: Pool,
+    jobs: SyncSender<Job>,
+    waker: Waker,
+    thread: JoinHandle<Result<(), Error>>,
+    buffers: Buffers,
     size: u64,
     block: u64,
+    /// The longest read or write, in bytes; whole blocks.
+    longest: u64,
     flags: TransmissionFlags,
     knows_holes: bool,
-    /// Held for itself by whoever reads a block and writes it back, and shared by all others who
-    /// write.
-    whole_blocks: RwLock<()>,
+    whole_blocks: Arc<WholeBlocks>,
+    connections: usize,
+    why_fewer: &'static str,
 }
 
 impl Disk {
-    pub(super) fn new(pool: Pool, read_only: bool) -> Result<Self, Error> {
-        let facts = pool.negotiated();
-        let nothing = || Error::from(std::io::Error::from(std::io::ErrorKind::NotFound));
-        let export: ExportInfo = facts.export.clone().ok_or_else(nothing)?;
-        let (mut flags, knows_holes) = (export.flags, !facts.contexts.is_empty());
-        flags.set(
-            TransmissionFlags::READ_ONLY,
-            read_only || flags.contains(TransmissionFlags::READ_ONLY),
-        );
+    /// Connects to the server that has that name, with `most` connections at most. So many bytes
+    /// of what is written are `kept` until they are flushed.
+    pub(super) fn connect(
+        options: &ConnectOptions,
+        most: usize,
+        kept: u64,
+        server: &str,
+    ) -> Result<Self, Error> {
+        let mut poll = Poll::new()?;
+        let waker = Waker::new(poll.registry(), WAKER)?;
+        let lanes = Lanes::connect(options, most, &mut poll)?;
+        let Some(first) = lanes.connections().next() else { return Err(stopped()) };
+        let (facts, longest) = (first.session().negotiated(), first.session().max_request());
+        let knows_holes = facts.is_some_and(|facts| !facts.contexts.is_empty());
+        let Some(export) = lanes.export() else { return Err(stopped()) };
+        let (size, flags) = (export.size, export.flags);
         let block = u64::from(export.minimum_block()).max(1);
-        let whole_blocks = RwLock::new(());
-        Ok(Self { pool, size: export.size, block, flags, knows_holes, whole_blocks })
+        let longest = USUAL.min(longest as u64 / block * block).max(block);
+        let (connections, why_fewer) = (lanes.connections().count(), lanes.why_fewer(most == 1));
+        let (sender, jobs) = sync_channel(WAITING);
+        let buffers = Buffers::new(usize::try_from(kept).unwrap_or(usize::MAX));
+        let server = server.to_owned();
+        let requests = Requests { poll, lanes, buffers: buffers.clone(), jobs, server };
+        let thread =
+            thread::Builder::new().name("requests".to_owned()).spawn(move || requests.run())?;
+        Ok(Self {
+            jobs: sender,
+            waker,
+            thread,
+            buffers,
+            size,
+            block,
+            longest,
+            flags,
+            knows_holes,
+            whole_blocks: Arc::default(),
+            connections,
+            why_fewer,
+        })
     }
 
     pub(super) const fn size(&self) -> u64 {
@@ -51,34 +101,71 @@ impl Disk {
         self.flags.contains(TransmissionFlags::READ_ONLY)
     }
 
-    /// The bytes of a range, as far as it lies within the export.
-    pub(super) fn read(&self, offset: u64, length: usize) -> Result<Vec<u8>, Error> {
-        let end = self.size.min(offset.saturating_add(length as u64));
-        if offset >= end {
-            return Ok(Vec::new());
-        }
-        let blocks = self.blocks(offset..end);
-        let mut bytes = vec![0; (blocks.end - blocks.start) as usize];
-        self.pool.read_exact_at(&mut bytes, blocks.start)?;
-        bytes.truncate((end - blocks.start) as usize);
-        bytes.drain(..(offset - blocks.start) as usize);
-        Ok(bytes)
+    /// The longest read or write that is carried out as one, in bytes.
+    pub(super) const fn longest(&self) -> u64 {
+        self.longest
     }
 
-    /// Writes bytes within the export.
-    pub(super) fn write(&self, data: &[u8], offset: u64) -> Result<(), Error> {
-        let range = offset..offset + data.len() as u64;
-        let blocks = self.blocks(range.clone());
-        if blocks == range {
-            let _shared = self.whole_blocks.read().unwrap_or_else(PoisonError::into_inner);
-            return self.pool.write_all_at(data, offset);
+    /// How many connections there are, and why not more.
+    pub(super) const fn connections(&self) -> (usize, &'static str) {
+        (self.connections, self.why_fewer)
+    }
+
+    /// Answers with the bytes of a range, as far as it lies within the export.
+    pub(super) fn read(&self, offset: u64, length: u32, reply: ReplyData) {
+        let end = self.size.min(offset.saturating_add(u64::from(length)));
+        if offset >= end {
+            return reply.data(&[]);
         }
-        let _alone = self.whole_blocks.write().unwrap_or_else(PoisonError::into_inner);
-        let mut bytes = vec![0; (blocks.end - blocks.start) as usize];
-        self.pool.read_exact_at(&mut bytes, blocks.start)?;
-        let at = (range.start - blocks.start) as usize;
-        bytes[at..at + data.len()].copy_from_slice(data);
-        self.pool.write_all_at(&bytes, blocks.start)
+        let blocks = self.blocks(offset..end);
+        if blocks.end - blocks.start <= self.longest {
+            let part = (offset - blocks.start) as usize..(end - blocks.start) as usize;
+            let command = Command::read(blocks.start, (blocks.end - blocks.start) as u32);
+            return self.send(Job { command, buffer: None, answer: Answer::Read { reply, part } });
+        }
+        let mut bytes = Vec::with_capacity(length as usize);
+        for piece in self.pieces(offset..end) {
+            let blocks = self.blocks(piece.clone());
+            match self.read_blocks(&blocks) {
+                Ok(read) => {
+                    let part = piece.start - blocks.start..piece.end - blocks.start;
+                    let part = part.start as usize..part.end as usize;
+                    bytes.extend_from_slice(read.as_ref().get(part).unwrap_or_default());
+                    self.buffers.give_back(Some(read));
+                }
+                Err(error) => return reply.error(errno(&error)),
+            }
+        }
+        reply.data(&bytes);
+    }
+
+    /// Writes bytes within the export, and answers.
+    pub(super) fn write(&self, data: &[u8], offset: u64, reply: ReplyWrite) {
+        let range = offset..offset + data.len() as u64;
+        let is_whole = self.blocks(range.clone()) == range;
+        if is_whole && !data.is_empty() && data.len() as u64 <= self.longest {
+            // Where any byte is a block nobody ever writes one back.
+            let sharing = (self.block > 1).then(|| self.whole_blocks.share());
+            let count = data.len() as u32;
+            let mut buffer = self.buffers.take(data.len());
+            buffer.as_mut().copy_from_slice(data);
+            let answer = Answer::Written { reply, count, sharing };
+            let command = Command::write(offset, count);
+            return self.send(Job { command, buffer: Some(buffer), answer });
+        }
+        match self.write_pieces(data, offset) {
+            Ok(()) => reply.written(data.len() as u32),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    /// Makes everything durable that was written, and answers.
+    pub(super) fn flush(&self, reply: ReplyEmpty) {
+        if !self.flags.contains(TransmissionFlags::SEND_FLUSH) {
+            return reply.ok();
+        }
+        let answer = Answer::Done(reply);
+        self.send(Job { command: Command::flush(), buffer: None, answer });
     }
 
     /// Makes a range within the export read as zeroes; as a hole, or fully provisioned.
@@ -93,10 +180,10 @@ impl Disk {
         }
         let flags = if may_punch { CommandFlags::empty() } else { CommandFlags::NO_HOLE };
         let mut at = start;
-        let _shared = self.whole_blocks.read().unwrap_or_else(PoisonError::into_inner);
+        let _shared = self.whole_blocks.share();
         while at < end {
             let length = (end - at).min(LONGEST);
-            self.pool.write_zeroes(at, length, flags)?;
+            self.call(Command::write_zeroes(at, length).with(flags), None)?;
             at += length;
         }
         Ok(())
@@ -105,7 +192,8 @@ impl Disk {
     fn write_zeroes(&self, mut range: Range<u64>) -> Result<(), Error> {
         while range.start < range.end {
             let length = (range.end - range.start).min(ZEROES.len() as u64);
-            self.write(&ZEROES[..length as usize], range.start)?;
+            let zeroes = ZEROES.get(..length as usize).unwrap_or(&ZEROES);
+            self.write_pieces(zeroes, range.start)?;
             range.start += length;
         }
         Ok(())
@@ -121,11 +209,11 @@ impl Disk {
         while at < self.size {
             let length = (self.size - at).min(LONGEST);
             let extents = match self.knows_holes {
-                true => self.pool.block_status(at, length, CommandFlags::empty())?,
+                true => self.call(Command::block_status(at, length), None)?.extents,
                 false => Vec::new(),
             };
             let before = at;
-            for (_, Extent { length, status }) in extents {
+            for Extent { length, status } in extents {
                 let is_hole = status & Extent::ZERO != 0;
                 let end = at.saturating_add(length);
                 if is_hole == to_hole && end > offset {
@@ -141,16 +229,76 @@ impl Disk {
         Ok(to_hole.then_some(self.size))
     }
 
-    /// Makes everything durable that was written.
-    pub(super) fn flush(&self) -> Result<(), Error> {
+    /// Makes everything durable that was written, and waits for it.
+    pub(super) fn settle(&self) -> Result<(), Error> {
         match self.flags.contains(TransmissionFlags::SEND_FLUSH) {
-            true => self.pool.flush(),
+            true => self.call(Command::flush(), None).map(drop),
             false => Ok(()),
         }
     }
 
-    pub(super) fn disconnect(self) -> Result<(), Error> {
-        self.pool.disconnect()
+    /// Takes leave of the server.
+    ///
+    /// # Errors
+    /// When it is not certain that everything which was written is safe.
+    pub(super) fn finish(self) -> Result<(), Error> {
+        let Self { jobs, waker, thread, .. } = self;
+        drop(jobs);
+        waker.wake()?;
+        thread.join().map_err(|_| stopped())?
+    }
+
+    /// Writes as much at once as can be, in whole blocks; waits for it.
+    fn write_pieces(&self, data: &[u8], offset: u64) -> Result<(), Error> {
+        let mut left = data;
+        for piece in self.pieces(offset..offset + data.len() as u64) {
+            let (bytes, rest) = left.split_at((piece.end - piece.start) as usize);
+            left = rest;
+            let blocks = self.blocks(piece.clone());
+            let is_whole = blocks == piece;
+            let _shared = is_whole.then(|| self.whole_blocks.share());
+            let _alone = (!is_whole).then(|| self.whole_blocks.alone());
+            let mut buffer = match is_whole {
+                true => self.buffers.take(bytes.len()),
+                false => self.read_blocks(&blocks)?,
+            };
+            let at = (piece.start - blocks.start) as usize;
+            if let Some(place) = buffer.as_mut().get_mut(at..at + bytes.len()) {
+                place.copy_from_slice(bytes);
+            }
+            let command = Command::write(blocks.start, (blocks.end - blocks.start) as u32);
+            let done = self.call(command, Some(buffer))?;
+            self.buffers.give_back(done.buffer);
+        }
+        Ok(())
+    }
+
+    fn read_blocks(&self, blocks: &Range<u64>) -> Result<Buffer, Error> {
+        let command = Command::read(blocks.start, (blocks.end - blocks.start) as u32);
+        self.call(command, None)?.buffer.ok_or_else(stopped)
+    }
+
+    /// Waits for a command.
+    fn call(&self, command: Command, buffer: Option<Buffer>) -> Result<Outcome, Error> {
+        let (tell, told) = sync_channel(1);
+        self.send(Job { command, buffer, answer: Answer::Thread(tell) });
+        let outcome = told.recv().map_err(|_| stopped())?;
+        match outcome.result {
+            Ok(()) => Ok(outcome),
+            Err(error) => {
+                self.buffers.give_back(outcome.buffer);
+                Err(error)
+            }
+        }
+    }
+
+    /// Without the thread that carries it out there is nobody to answer; the kernel is told so
+    /// when the job is dropped.
+    fn send(&self, job: Job) {
+        if self.jobs.send(job).is_ok() {
+            // It looks for jobs before it sleeps, so a lost word is no loss.
+            let _ = self.waker.wake();
+        }
     }
 
     /// The whole blocks around a range.
@@ -158,4 +306,21 @@ impl Disk {
         let end = range.end.checked_next_multiple_of(self.block).unwrap_or(range.end);
         range.start - range.start % self.block..end.min(self.size)
     }
+
+    /// A range in parts whose blocks are no longer than one request may be.
+    fn pieces(&self, range: Range<u64>) -> impl Iterator<Item = Range<u64>> + use<> {
+        let longest = self.longest;
+        let mut at = range.start;
+        std::iter::from_fn(move || {
+            let end = (at / longest + 1).saturating_mul(longest).min(range.end);
+            let piece = at..end;
+            at = end;
+            (piece.start < piece.end).then_some(piece)
+        })
+    }
+}
+
+/// There is nobody who does anything any more.
+fn stopped() -> Error {
+    io::Error::from(ErrorKind::NotConnected).into()
 }

@@ -5,8 +5,12 @@
 //! | `mod` | the command |
 //! | `tree` | a directory with one file in it, as the kernel asks for it |
 //! | `disk` | what reading and writing that file does to the export |
+//! | `blocks` | who may write while whole blocks are read and written back |
+//! | `requests` | the thread that carries out requests, many at a time |
 
+mod blocks;
 mod disk;
+mod requests;
 mod tree;
 
 use std::ffi::OsString;
@@ -14,25 +18,33 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fuser::{Config, MountOption, SessionACL};
-use nbd_client_blocking::Pool;
-use nbd_client_blocking::proto::ClientConfig;
-use nbd_client_blocking::session::replay::Reconnect;
+use nbd_client_mio::Error;
+use nbd_client_mio::proto::{ClientConfig, Limits};
+use nbd_client_mio::session::replay::{Reconnect, RecoveryError};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::failure::{Context, Failure, Result};
-use crate::target::Target;
+use crate::lanes::KEPT;
+use crate::target::{Server, Target};
 use crate::{Patience, YEAR, output, size};
 use disk::Disk;
+use requests::IN_FLIGHT;
 use tree::Tree;
 
 /// The file is to go on as soon as it can.
 const DELAY: Duration = Duration::from_secs(1);
+
+/// Before another look for a server that is not there.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// Threads that take requests over from the kernel. What takes several steps keeps one.
+const THREADS: usize = 4;
 
 /// Make an export a file in a directory, by FUSE.
 ///
@@ -40,15 +52,16 @@ const DELAY: Duration = Duration::from_secs(1);
 /// or SIGTERM or SIGINT.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Most connections to the server, where it says that several are safe. With
-    /// --keep-unflushed there is one connection
-    #[arg(long, value_name = "N", default_value_t = 4,
+    /// Most connections to the server, where it says that several are safe. While writes are
+    /// kept (--keep-unflushed) there is one connection: what one sends again could replace what
+    /// another has written since. --keep-unflushed=0 and --read-only allow several
+    #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u32).range(1..=64))]
     connections: u32,
-    /// Keep so many bytes of what was written and not flushed, and send them again when the
-    /// server may have lost them
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
-    keep_unflushed: Option<u64>,
+    /// Keep so many bytes of what was written and not flushed, in up to twice as much memory,
+    /// and send them again when the server may have lost them; 0 keeps nothing
+    #[arg(long, value_name = "SIZE", default_value = KEPT, value_parser = size::parse)]
+    keep_unflushed: u64,
     /// How long to wait for a server that is lost before the file fails (default: for ever)
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=YEAR))]
     reconnect: Option<u64>,
@@ -93,17 +106,17 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.name.is_empty() || args.name.as_encoded_bytes().contains(&b'/') {
         return Err(Failure::new(format!("`{}` is no name of a file", args.name.display())));
     }
-    let config = ClientConfig::new().meta_context("base:allocation");
-    let options = server.options(config, args.patience.limit());
-    let policy = args.policy().filter(|_| !server.is_command());
-    let size = if server.is_command() { 1 } else { args.connections as usize };
-    let pool = Pool::connect(options.reconnect(policy), size).context(&server.name)?;
-    let disk = Arc::new(Disk::new(pool, args.read_only).context(&server.name)?);
+    let disk = Arc::new(args.connect(&server).context(&server.name)?);
+    let (asked, (made, why)) = (args.connections as usize, disk.connections());
+    if made < asked {
+        output::complain(&format!("nbd: connections to the server: {made} of {asked}, {why}\n"));
+    }
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).context("signals")?;
     let (ends, end) = channel();
     let tree = Tree::new(Arc::clone(&disk), args.name.clone(), ends.clone());
     let mut mount = Config::default();
-    let access = if disk.is_read_only() { MountOption::RO } else { MountOption::RW };
+    let access =
+        if args.read_only || disk.is_read_only() { MountOption::RO } else { MountOption::RW };
     mount.mount_options = vec![
         MountOption::FSName(format!("nbd:{}", server.name.replace(',', "%2C"))),
         MountOption::Subtype("nbd".to_owned()),
@@ -113,7 +126,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         access,
     ];
     mount.acl = if args.allow_other { SessionACL::All } else { SessionACL::Owner };
-    mount.n_threads = Some(size);
+    mount.n_threads = Some(THREADS);
     let session = fuser::spawn_mount(tree, &args.directory, &mount)
         .context(format!("mounting on {}", args.directory.display()))?;
     obey(signals, ends).context("a thread")?;
@@ -132,22 +145,49 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Ok(End::Unmounted) | Err(_) => session.join(),
     };
     // Whatever became of the directory, what was written is to be safe.
-    let flushed = disk.flush().context(&server.name);
+    let safe = match Arc::try_unwrap(disk) {
+        Ok(disk) => disk.finish(),
+        // It is still mounted.
+        Err(disk) => disk.settle(),
+    };
+    let safe = safe.context(&server.name);
     unmounted.context(format!("unmounting {}", args.directory.display()))?;
-    flushed?;
-    let disk = Arc::into_inner(disk);
-    disk.map_or(Ok(()), |disk| disk.disconnect().context(&server.name))
+    safe
 }
 
 impl Args {
+    /// Connects, as soon as there is a server if that is wanted.
+    fn connect(&self, server: &Server) -> std::result::Result<Disk, Error> {
+        let until = Instant::now() + self.patience.wait();
+        // A server that is a command of ours dies with its connection, and each connection
+        // would be one to another.
+        let most = if server.is_command() { 1 } else { self.connections as usize };
+        let mut kept = if self.read_only { 0 } else { self.keep_unflushed };
+        loop {
+            let limits = Limits::default().max_in_flight(IN_FLIGHT);
+            let config = ClientConfig::new().meta_context("base:allocation").limits(limits);
+            let options = server.options(config, self.patience.limit());
+            let policy = Some(self.policy(kept)).filter(|_| !server.is_command());
+            match Disk::connect(&options.reconnect(policy), most, kept, &server.name) {
+                Err(error) if error.is_transient() && Instant::now() < until => {
+                    thread::sleep(AGAIN);
+                }
+                Err(error) if error.recovery() == Some(&RecoveryError::CannotKeep) && kept > 0 => {
+                    kept = 0;
+                    output::complain(
+                        "nbd: the server cannot make anything durable: what it loses is lost\n",
+                    );
+                }
+                connected => return connected,
+            }
+        }
+    }
+
     /// What to do when a connection is lost.
-    fn policy(&self) -> Option<Reconnect> {
+    fn policy(&self, kept: u64) -> Reconnect {
         let patience = self.reconnect.map_or(Duration::MAX, Duration::from_secs);
         let policy = Reconnect::new().give_up_after(patience).max_delay(DELAY);
-        Some(match self.keep_unflushed {
-            Some(bytes) if bytes > 0 => policy.keep_unflushed(bytes),
-            _ => policy,
-        })
+        if kept > 0 { policy.keep_unflushed(kept) } else { policy }
     }
 }
 

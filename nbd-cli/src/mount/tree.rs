@@ -1,25 +1,33 @@
 //! A directory with one file in it, as the kernel asks for it.
 
 use std::ffi::{OsStr, OsString};
+use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
     BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
-    INodeNo, LockOwner, OpenAccMode, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty,
-    ReplyEntry, ReplyLseek, ReplyOpen, ReplyWrite, Request, TimeOrNow, WriteFlags,
+    INodeNo, KernelConfig, LockOwner, OpenAccMode, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory,
+    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyWrite, Request, TimeOrNow, WriteFlags,
 };
-use nbd_client_blocking::Error;
+use nbd_client_mio::Error;
 
 use super::End;
 use super::disk::Disk;
+use super::requests::errno;
 
 /// The file.
 const FILE: INodeNo = INodeNo(2);
 
 /// Nothing changes about either but the bytes.
 const VALID: Duration = Duration::from_secs(3600);
+
+/// The kernel reads and writes at least that, in bytes.
+const PAGE: u32 = 4096;
+
+/// Requests that nobody waits for are sent so many at a time.
+const READ_AHEAD: u16 = 64;
 
 /// `fallocate` of Linux: the size stays.
 const KEEP_SIZE: i32 = 1;
@@ -74,10 +82,6 @@ impl Tree {
     }
 }
 
-fn errno(error: &Error) -> Errno {
-    Errno::from_i32(error.errno())
-}
-
 fn done(result: Result<(), Error>, reply: ReplyEmpty) {
     match result {
         Ok(()) => reply.ok(),
@@ -86,6 +90,15 @@ fn done(result: Result<(), Error>, reply: ReplyEmpty) {
 }
 
 impl Filesystem for Tree {
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        // Each is an offer: where the kernel takes less, that is what there is.
+        let longest = u32::try_from(self.disk.longest()).unwrap_or(u32::MAX);
+        let _ = config.set_max_write(longest.max(PAGE));
+        let _ = config.set_max_readahead(longest.max(PAGE));
+        let _ = config.set_max_background(READ_AHEAD);
+        Ok(())
+    }
+
     fn destroy(&mut self) {
         // Nobody listens when the end was asked for.
         let _ = self.ends.send(End::Unmounted);
@@ -178,10 +191,7 @@ impl Filesystem for Tree {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        match self.disk.read(offset, size as usize) {
-            Ok(bytes) => reply.data(&bytes),
-            Err(error) => reply.error(errno(&error)),
-        }
+        self.disk.read(offset, size, reply);
     }
 
     fn write(
@@ -201,10 +211,7 @@ impl Filesystem for Tree {
         if room == 0 && !data.is_empty() {
             return reply.error(Errno::ENOSPC);
         }
-        match self.disk.write(&data[..room], offset) {
-            Ok(()) => reply.written(room as u32),
-            Err(error) => reply.error(errno(&error)),
-        }
+        self.disk.write(&data[..room], offset, reply);
     }
 
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
@@ -213,7 +220,7 @@ impl Filesystem for Tree {
     }
 
     fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        done(self.disk.flush(), reply);
+        self.disk.flush(reply);
     }
 
     fn fallocate(

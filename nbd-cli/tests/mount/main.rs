@@ -92,10 +92,11 @@ fn what_was_written_is_read_while_the_server_dies_and_comes_back() -> TestResult
     let image = image.display().to_string();
     let mut server =
         Server::command(NBD, &["serve", "--unix", "{socket}", "--file", &image]).start()?;
-    let mount = Mount::new(&["--keep-unflushed=8M"], &server.uri(), &scratch);
+    let mount = Mount::new(&[], &server.uri(), &scratch);
     let mut fio = Command::new("fio");
     fio.args(["--name=verify", "--rw=randwrite", "--bs=4k", "--size=16M", "--verify=crc32c"]);
-    fio.args(["--ioengine=psync", "--numjobs=1", "--do_verify=1", "--fsync=256", "--loops=4"]);
+    fio.args(["--ioengine=libaio", "--iodepth=16", "--direct=1", "--do_verify=1", "--loops=4"]);
+    fio.args(["--fsync=256", "--numjobs=1"]);
     // It leaves a file behind where it runs.
     fio.arg(format!("--filename={}", mount.file.display())).current_dir(scratch.path());
     let (finished, _) =

@@ -1,64 +1,77 @@
-//! The connections to the server, as one: which takes which request, and what a flush is worth.
+//! The connections to a server, as one, for those who pass on the requests of a kernel: which
+//! takes which request, and what a flush is worth.
+//!
+//! | file | what |
+//! |---|---|
+//! | `mod` | requests on their way to the server, and what came of them |
+//! | `buffers` | their payload |
+//! | `connect` | how the connections are made and ended |
+
+mod buffers;
+mod connect;
 
 use std::time::Instant;
 
 use mio::{Registry, Token};
-use nbd_client_mio::proto::{Buffers, Command, CommandType, RequestId};
+use nbd_client_mio::proto::{
+    Buffers, Command, CommandType, ContextId, ExportInfo, Extent, RequestId,
+};
 use nbd_client_mio::session::pool::{Flush, Members};
 use nbd_client_mio::session::{Event, Request, SessionStats};
-use nbd_client_mio::{Connection, Error, Limit, Rejected, State};
+use nbd_client_mio::{Completion, Connection, Error, Limit, Rejected, State};
 
-use super::buffers::{Buffer, Spare};
+pub(crate) use buffers::{Arrivals, Buffer, Spare};
+pub(crate) use connect::wait;
 
-/// Whose request it is: a queue of the kernel's, and the request's name there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Owner {
-    pub(super) queue: usize,
-    pub(super) id: RequestId,
-}
-
-/// No request of the kernel's has that name.
-pub(super) const NOBODY: RequestId = RequestId::from_cookie(u64::MAX);
+/// How many bytes are kept by default, in case that the server loses them.
+pub(crate) const KEPT: &str = "64M";
 
 /// A request that has been carried out, or has failed.
 #[derive(Debug)]
-pub(super) struct Done {
-    pub(super) owner: Owner,
-    pub(super) command: Command,
-    pub(super) buffer: Option<Buffer>,
-    pub(super) result: Result<(), Error>,
+pub(crate) struct Done<O> {
+    /// Whose it is; nobody's is what was sent by those who leave.
+    pub(crate) owner: Option<O>,
+    pub(crate) command: Command,
+    /// What was read, or a buffer that is not needed any more.
+    pub(crate) buffer: Option<Buffer>,
+    pub(crate) extents: Vec<(ContextId, Extent)>,
+    pub(crate) result: Result<(), Error>,
 }
 
-/// All connections.
+/// All connections, and whose their requests are.
 #[derive(Debug)]
-pub(super) struct Lanes {
-    lanes: Vec<Lane>,
+pub(crate) struct Lanes<O> {
+    lanes: Vec<Lane<O>>,
     members: Members,
     /// By their places, which are used over and over.
-    flushes: Vec<Option<FlushOfAll>>,
-    /// Flushes that ended before anything was sent.
-    ready: Vec<Done>,
+    flushes: Vec<Option<FlushOfAll<O>>>,
+    /// What ended before anything was sent.
+    ready: Vec<Done<O>>,
+    /// Requests that were submitted and are not done.
+    in_flight: usize,
+    /// Whether what is written is kept until it is flushed.
+    keeps: bool,
 }
 
 #[derive(Debug)]
-struct Lane {
+struct Lane<O> {
     connection: Connection<Buffer>,
     /// By the names that the connection has for its requests.
-    waiting: Buffers<Waiting>,
+    waiting: Buffers<Waiting<O>>,
 }
 
 /// Who waits for a command of a connection.
-#[derive(Clone, Copy, Debug)]
-enum Waiting {
-    Request(Owner),
+#[derive(Debug)]
+enum Waiting<O> {
+    Request(Option<O>),
     /// The flush of that place.
     Flush(usize),
 }
 
 /// One flush of the kernel's, on each connection that has something to flush.
 #[derive(Debug)]
-struct FlushOfAll {
-    owner: Owner,
+struct FlushOfAll<O> {
+    owner: Option<O>,
     flush: Flush,
     /// How many of its members have been asked.
     asked: usize,
@@ -66,24 +79,25 @@ struct FlushOfAll {
     left: usize,
 }
 
-impl Lanes {
-    /// One connection, which is ready; there may be `most`. It is registered with token 0, and
-    /// each of the others with one more than the last.
-    pub(super) fn new(first: Connection<Buffer>, most: usize, keeps: bool) -> Self {
+impl<O> Lanes<O> {
+    /// One connection, which is ready; there may be `most`.
+    fn new(first: Connection<Buffer>, most: usize, keeps: bool) -> Self {
         let mut lanes = Self {
             lanes: Vec::new(),
             members: Members::new(most),
             flushes: Vec::new(),
             ready: Vec::new(),
+            in_flight: 0,
+            keeps,
         };
-        lanes.join(first, keeps);
+        lanes.join(first);
         lanes
     }
 
     /// A connection that is ready joins, if that is safe.
-    pub(super) fn join(&mut self, connection: Connection<Buffer>, keeps: bool) -> bool {
+    fn join(&mut self, connection: Connection<Buffer>) -> bool {
         let facts = connection.session().negotiated();
-        let joined = facts.and_then(|facts| self.members.join(facts, keeps)).is_some();
+        let joined = facts.and_then(|facts| self.members.join(facts, self.keeps)).is_some();
         if joined {
             self.lanes.push(Lane { connection, waiting: Buffers::new() });
         }
@@ -91,52 +105,70 @@ impl Lanes {
     }
 
     /// Whether another connection may join.
-    pub(super) const fn wants_more(&self) -> bool {
+    const fn wants_more(&self) -> bool {
         self.members.wants_more()
     }
 
-    pub(super) fn connections(&self) -> impl Iterator<Item = &Connection<Buffer>> {
+    pub(crate) fn connections(&self) -> impl Iterator<Item = &Connection<Buffer>> {
         self.lanes.iter().map(|lane| &lane.connection)
     }
 
+    /// The export, as the server describes it.
+    pub(crate) fn export(&self) -> Option<&ExportInfo> {
+        self.connections().next()?.session().export()
+    }
+
     /// The token of a connection is its number.
-    pub(super) fn handle_event(&mut self, event: &mio::event::Event) {
+    pub(crate) fn handle_event(&mut self, event: &mio::event::Event) {
         let Token(number) = event.token();
         if let Some(lane) = self.lanes.get_mut(number) {
             lane.connection.handle_event(event);
         }
     }
 
-    /// Sends a request. What is kept of it shares its buffer.
-    ///
-    /// # Errors
-    /// When it cannot be sent; [`Error::is_full`] tells that it can be once another is done.
-    pub(super) fn submit(
+    /// Sends a request; [`next_done`](Self::next_done) has what came of it, also when it could
+    /// not be sent. What is kept of it shares its buffer.
+    pub(crate) fn submit(
         &mut self,
-        owner: Owner,
+        owner: Option<O>,
         command: Command,
         buffer: Option<Buffer>,
         spare: &mut Spare,
-    ) -> Result<(), Rejected<Buffer>> {
+    ) {
+        self.in_flight += 1;
         if command.kind == CommandType::Flush {
             self.begin_flush(owner);
-            return Ok(());
+            return;
         }
         let Some(number) = self.members.pick(usize::MAX) else {
-            return Err(Rejected { error: self.end(), buffer });
+            let error = self.end();
+            return self.reject(owner, command, Rejected { error, buffer });
         };
-        let keeps = |lane: &Lane| lane.connection.session().keeps_payload(&command);
+        let keeps = |lane: &Lane<O>| lane.connection.session().keeps_payload(&command);
         let (request, buffer) = match buffer {
             Some(buffer) if self.lanes.get(number).is_some_and(keeps) => {
                 (Request::new(command).payload(spare.share(buffer)), None)
             }
             buffer => (Request::new(command), buffer),
         };
-        let submitted = self.send(number, request, buffer, Waiting::Request(owner));
-        if submitted.is_err() {
-            self.members.finished(number);
+        match self.send(number, request, buffer) {
+            Ok(id) => self.wait_for(number, id, Waiting::Request(owner)),
+            Err(rejected) => {
+                self.members.finished(number);
+                self.reject(owner, command, rejected);
+            }
         }
-        submitted
+    }
+
+    /// Requests that were submitted and are not done.
+    pub(crate) const fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    fn reject(&mut self, owner: Option<O>, command: Command, rejected: Rejected<Buffer>) {
+        let Rejected { error, buffer } = rejected;
+        let (extents, result) = (Vec::new(), Err(error));
+        self.ready.push(Done { owner, command, buffer, extents, result });
     }
 
     fn send(
@@ -144,14 +176,17 @@ impl Lanes {
         number: usize,
         request: Request<'_>,
         buffer: Option<Buffer>,
-        waiting: Waiting,
-    ) -> Result<(), Rejected<Buffer>> {
-        let Some(lane) = self.lanes.get_mut(number) else {
-            return Err(Rejected { error: self.end(), buffer });
-        };
-        let id = lane.connection.submit_request(request, buffer)?;
-        lane.waiting.insert(id, waiting);
-        Ok(())
+    ) -> Result<RequestId, Rejected<Buffer>> {
+        match self.lanes.get_mut(number) {
+            Some(lane) => lane.connection.submit_request(request, buffer),
+            None => Err(Rejected { error: self.end(), buffer }),
+        }
+    }
+
+    fn wait_for(&mut self, number: usize, id: RequestId, waiting: Waiting<O>) {
+        if let Some(lane) = self.lanes.get_mut(number) {
+            lane.waiting.insert(id, waiting);
+        }
     }
 
     /// Why there is no connection any more.
@@ -161,7 +196,7 @@ impl Lanes {
             .unwrap_or_else(|| std::io::Error::from(std::io::ErrorKind::NotConnected).into())
     }
 
-    fn begin_flush(&mut self, owner: Owner) {
+    fn begin_flush(&mut self, owner: Option<O>) {
         let lanes = &self.lanes;
         let flush = self.members.begin_flush(|number| {
             lanes.get(number).is_some_and(|lane| lane.connection.session().has_unflushed())
@@ -176,11 +211,12 @@ impl Lanes {
     }
 
     /// Asks those members that have not been asked, and ends the flush when all have answered.
-    fn go_on(&mut self, place: usize, mut flush: FlushOfAll) {
+    fn go_on(&mut self, place: usize, mut flush: FlushOfAll<O>) {
         while let Some(number) = flush.flush.members().get(flush.asked).copied() {
             flush.asked += 1;
-            match self.send(number, Command::flush().into(), None, Waiting::Flush(place)) {
-                Ok(()) => {
+            match self.send(number, Command::flush().into(), None) {
+                Ok(id) => {
+                    self.wait_for(number, id, Waiting::Flush(place));
                     self.members.pick_one(number, usize::MAX);
                     flush.left += 1;
                 }
@@ -199,7 +235,8 @@ impl Lanes {
             0 => Err(self.end()),
             _ => self.members.end_flush(flush),
         };
-        self.ready.push(Done { owner, command: Command::flush(), buffer: None, result });
+        let (command, buffer, extents) = (Command::flush(), None, Vec::new());
+        self.ready.push(Done { owner, command, buffer, extents, result });
     }
 
     fn note_death(&mut self, number: usize) {
@@ -211,7 +248,7 @@ impl Lanes {
     }
 
     /// Moves what can be moved. Whether any connection is left.
-    pub(super) fn drive(&mut self, registry: &Registry) -> bool {
+    pub(crate) fn drive(&mut self, registry: &Registry) -> bool {
         for number in 0..self.lanes.len() {
             let Some(lane) = self.lanes.get_mut(number) else { break };
             let now_over = match lane.connection.drive(registry) {
@@ -227,7 +264,7 @@ impl Lanes {
     }
 
     /// Does what is due at this time.
-    pub(super) fn handle_timeout(&mut self, now: Instant) {
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
         for lane in &mut self.lanes {
             if lane.connection.next_deadline().is_some_and(|at| at <= now) {
                 lane.connection.handle_timeout(now);
@@ -235,23 +272,29 @@ impl Lanes {
         }
     }
 
-    pub(super) fn next_deadline(&self) -> Option<Instant> {
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.lanes.iter().filter_map(|lane| lane.connection.next_deadline()).min()
     }
 
-    pub(super) fn needs_drive(&self) -> bool {
+    pub(crate) fn needs_drive(&self) -> bool {
         self.lanes.iter().any(|lane| lane.connection.needs_drive())
     }
 
     /// The next request that is done.
-    pub(super) fn next_done(&mut self) -> Option<Done> {
+    pub(crate) fn next_done(&mut self) -> Option<Done<O>> {
+        let done = self.find_done();
+        self.in_flight -= usize::from(done.is_some());
+        done
+    }
+
+    fn find_done(&mut self) -> Option<Done<O>> {
         for number in 0..self.lanes.len() {
             while let Some((waiting, completion)) = self.next_of(number) {
                 self.members.finished(number);
                 match waiting {
                     Waiting::Request(owner) => {
-                        let nbd_client_mio::Completion { command, buffer, result, .. } = completion;
-                        return Some(Done { owner, command, buffer, result });
+                        let Completion { command, buffer, extents, result, .. } = completion;
+                        return Some(Done { owner, command, buffer, extents, result });
                     }
                     Waiting::Flush(place) => self.flushed(number, place, completion.result),
                 }
@@ -260,7 +303,7 @@ impl Lanes {
         self.ready.pop()
     }
 
-    fn next_of(&mut self, number: usize) -> Option<(Waiting, nbd_client_mio::Completion<Buffer>)> {
+    fn next_of(&mut self, number: usize) -> Option<(Waiting<O>, Completion<Buffer>)> {
         let lane = self.lanes.get_mut(number)?;
         loop {
             let completion = lane.connection.next_completion()?;
@@ -281,17 +324,17 @@ impl Lanes {
     }
 
     /// What happened to the connections, one thing after the other.
-    pub(super) fn next_event(&mut self) -> Option<Event> {
+    pub(crate) fn next_event(&mut self) -> Option<Event> {
         self.lanes.iter_mut().find_map(|lane| lane.connection.next_event())
     }
 
     /// What the connections have done, each for itself.
-    pub(super) fn stats(&self) -> impl Iterator<Item = SessionStats> {
+    pub(crate) fn stats(&self) -> impl Iterator<Item = SessionStats> {
         self.lanes.iter().map(|lane| lane.connection.session().stats())
     }
 
     /// Begins to end the connections in good order, by `limit`.
-    pub(super) fn disconnect(&mut self, limit: Limit) {
+    pub(crate) fn disconnect(&mut self, limit: Limit) {
         for lane in &mut self.lanes {
             lane.connection.disconnect(limit);
         }
@@ -301,7 +344,7 @@ impl Lanes {
     ///
     /// # Errors
     /// Why that is not certain.
-    pub(super) fn farewell(&self) -> Result<(), Error> {
+    pub(crate) fn farewell(&self) -> Result<(), Error> {
         self.members.farewell()?;
         self.lanes.iter().find_map(|lane| lane.connection.error()).map_or(Ok(()), Err)
     }

@@ -19,7 +19,7 @@ const LOOKS: usize = 8;
 
 /// The payload of one request.
 #[derive(Debug)]
-pub(super) struct Buffer {
+pub(crate) struct Buffer {
     /// As long as its class; what is beyond `length` is never looked at.
     bytes: BytesMut,
     length: usize,
@@ -40,7 +40,7 @@ impl AsMut<[u8]> for Buffer {
 /// Buffers that nobody uses at the moment, and those that are shared with whoever keeps what
 /// was written.
 #[derive(Debug)]
-pub(super) struct Spare {
+pub(crate) struct Spare {
     classes: [Class; CLASSES],
     /// Bytes of unused buffers.
     kept: usize,
@@ -59,14 +59,14 @@ struct Class {
 
 impl Spare {
     /// Where so many bytes of what is written are kept.
-    pub(super) fn new(kept: usize) -> Self {
+    pub(crate) fn new(kept: usize) -> Self {
         // A buffer is less than twice as large as what is in it.
         let most_shared = kept.saturating_mul(2).saturating_add(KEPT);
         Self { classes: Default::default(), kept: 0, shared: 0, most_shared }
     }
 
     /// One for so many bytes. What it contains is left over from others.
-    pub(super) fn take(&mut self, length: usize) -> Buffer {
+    pub(crate) fn take(&mut self, length: usize) -> Buffer {
         let number = class_of(length);
         let Some(class) = self.classes.get_mut(number) else {
             return Buffer { bytes: BytesMut::zeroed(length), length };
@@ -86,7 +86,7 @@ impl Spare {
     }
 
     /// One that nobody needs any more.
-    pub(super) fn give_back(&mut self, buffer: Buffer) {
+    pub(crate) fn give_back(&mut self, buffer: Buffer) {
         let size = buffer.bytes.len();
         if self.kept + size > KEPT {
             return;
@@ -98,7 +98,7 @@ impl Spare {
     }
 
     /// What is in a buffer, for others to keep. It is used again when they have let go of it.
-    pub(super) fn share(&mut self, buffer: Buffer) -> Bytes {
+    pub(crate) fn share(&mut self, buffer: Buffer) -> Bytes {
         let Buffer { bytes, length } = buffer;
         let whole = bytes.freeze();
         let part = whole.slice(..length);
@@ -133,9 +133,9 @@ fn class_of(length: usize) -> usize {
 
 /// Where the payload of writes arrives.
 #[derive(Debug)]
-pub(super) struct Arrivals<'a> {
-    pub(super) buffers: &'a mut Buffers<Buffer>,
-    pub(super) spare: &'a mut Spare,
+pub(crate) struct Arrivals<'a> {
+    pub(crate) buffers: &'a mut Buffers<Buffer>,
+    pub(crate) spare: &'a mut Spare,
 }
 
 impl PayloadSink for Arrivals<'_> {

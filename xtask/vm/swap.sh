@@ -1,0 +1,40 @@
+# Swap on a device of `nbd attach`, under memory pressure: what was swapped out comes back as it was,
+# and nothing stands still. The server is in the same memory, so it has taken all of its own before,
+# and keeps it.
+
+cd /tmp
+nbdkit -f -t 1 --swap -U kit memory 192M allocator=malloc,mlock=true &
+until [ -S kit ]; do sleep 0.1; done
+[ "$(nbd attach "nbd+unix:///?socket=/tmp/kit" /dev/nbd0)" = /dev/nbd0 ]
+
+# Its process stays in memory, is the last to be ended when there is none, and each of its threads
+# is a flusher: PF_MEMALLOC_NOIO and PF_LOCAL_THROTTLE are among its flags.
+pid=$(cat /sys/block/nbd0/pid)
+[ "$(sed -n 's/^VmLck:[[:space:]]*\([0-9]*\) kB/\1/p' /proc/$pid/status)" -gt 1000 ]
+[ "$(cat /proc/$pid/oom_score_adj)" = -1000 ]
+for task in /proc/$pid/task/*; do
+    flags=$(sed 's/.*) //' $task/stat | cut -d ' ' -f 7)
+    [ $((flags & 0x180000)) = $((0x180000)) ]
+done
+
+dd if=/dev/zero of=/dev/nbd0 bs=1M count=192 conv=fsync 2> /dev/null
+mkswap /dev/nbd0 > /dev/null
+swapon /dev/nbd0
+
+# All memory but a little is taken by what cannot be swapped out.
+available() { sed -n 's/^MemAvailable: *\([0-9]*\) kB/\1/p' /proc/meminfo; }
+mkdir ballast big
+mount -t ramfs ballast ballast
+dd if=/dev/zero of=ballast/zeroes bs=1M count=$(($(available) / 1024 - 128)) 2> /dev/null
+mount -t tmpfs -o size=1g big big
+seq 2000000 > block
+parts=$(seq 16)
+for part in $parts; do cat block > big/$part; done
+used=$(tail -n 1 /proc/swaps | tr -s '\t ' ' ' | cut -d ' ' -f 4)
+for part in $parts; do cmp block big/$part; done
+tail -n 1 /proc/swaps
+umount big
+swapoff /dev/nbd0
+nbd detach /dev/nbd0
+[ "$used" -gt 65536 ]
+echo "$used KiB were swapped out, and all of it is right"
