@@ -5,11 +5,11 @@ use std::fmt::Write;
 use std::process::ExitCode;
 
 use nbd_client_blocking::session::replay::Reconnect;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::copy::{self, Comparison};
 use crate::failure::Result;
-use crate::output::print;
+use crate::output::Form;
 use crate::target::Target;
 use crate::{Patience, WRONG_USE, end, output};
 
@@ -25,9 +25,8 @@ pub(crate) struct Args {
     /// Print all ranges that differ, in blocks of 512 bytes, and not only the first byte
     #[arg(long, short = 'a')]
     all: bool,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    form: Form,
     /// Print nothing: the exit status tells
     #[arg(long, short = 'q', conflicts_with_all = ["all", "json"])]
     quiet: bool,
@@ -58,13 +57,11 @@ fn compare(args: &Args) -> Result<bool> {
         Ok(target.reconnecting(Some(Reconnect::new())))
     };
     let (one, other) = (open(&args.one)?, open(&args.other)?);
-    let all = args.all || args.json;
+    let all = args.all || args.form.json;
     let found = copy::compare(&one, &other, all, args.patience.limit())?;
     let same = found.first.is_none() && found.sizes.0 == found.sizes.1;
-    match (args.quiet, args.json) {
-        (true, _) => {}
-        (false, true) => print(&as_json(&found, same))?,
-        (false, false) => print(&as_text(args, &found))?,
+    if !args.quiet {
+        args.form.print(|| as_text(args, &found), || as_json(&found, same))?;
     }
     if found.more {
         output::mention("nbd: there are more differences than are told\n");
@@ -92,18 +89,16 @@ fn as_text(args: &Args, found: &Comparison) -> String {
     text
 }
 
-fn as_json(found: &Comparison, same: bool) -> String {
+fn as_json(found: &Comparison, same: bool) -> Value {
     let ranges = found.ranges.iter();
     let ranges: Vec<_> = ranges
         .map(|range| json!({"offset": range.start, "length": range.end - range.start}))
         .collect();
-    let value = json!({
-        "version": 1,
+    json!({
         "same": same,
         "sizes": [found.sizes.0, found.sizes.1],
         "first": found.first,
         "differences": ranges,
         "complete": !found.more,
-    });
-    format!("{value:#}\n")
+    })
 }

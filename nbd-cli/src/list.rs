@@ -4,16 +4,23 @@ use std::ffi::OsString;
 use std::fmt::Write;
 
 use nbd_client_blocking::proto::escape;
+use serde_json::{Value, json};
 
 use crate::Patience;
 use crate::failure::{Failure, Result};
 use crate::info::{Described, describe_all};
-use crate::output::print;
+use crate::output::Form;
 use crate::target::Target;
+
+const KEYS: &str = "With --json: exports, a list of name, size in bytes, read_only, and description
+where there is one; of an export that cannot be opened name and error.";
 
 /// List the exports of a server.
 #[derive(Debug, clap::Args)]
+#[command(after_help = KEYS)]
 pub(crate) struct Args {
+    #[command(flatten)]
+    form: Form,
     #[command(flatten)]
     patience: Patience,
     /// An NBD URI, or the command of a server in brackets
@@ -24,12 +31,28 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let server = Target::server(&args.server)?.waiting(args.patience.wait());
     let exports = describe_all(&server, args.patience.limit())?;
-    let rows: Vec<[String; 4]> = exports.iter().map(row).collect();
-    print(&table(&rows))?;
+    let text = || table(&exports.iter().map(row).collect::<Vec<_>>());
+    args.form.print(text, || json!({"exports": exports.iter().map(export).collect::<Vec<_>>()}))?;
     match exports.iter().find_map(Described::unknown) {
         Some(reason) => Err(Failure::new(format!("not everything is known: {reason}"))),
         None => Ok(()),
     }
+}
+
+/// The same for a program.
+fn export(export: &Described) -> Value {
+    let mut value = json!({"name": export.name});
+    if let Some(description) = &export.description {
+        value["description"] = json!(description);
+    }
+    match (export.size_and_access(), export.unknown()) {
+        (Some((size, read_only)), _) => {
+            value["size"] = json!(size);
+            value["read_only"] = json!(read_only);
+        }
+        (None, reason) => value["error"] = json!(reason),
+    }
+    value
 }
 
 /// Name, size, access and description.

@@ -12,6 +12,7 @@ mod dump;
 mod extents;
 mod failure;
 mod info;
+mod interrupt;
 mod lanes;
 mod list;
 mod map;
@@ -150,8 +151,20 @@ fn main() -> ExitCode {
         }
     };
     match command {
-        Ok(command) => run(command),
+        Ok(command) => start(command),
         Err(error) => explain(&error),
+    }
+}
+
+/// Runs a command, and has signals end it. Those that stay have their own ways to end.
+fn start(command: Command) -> ExitCode {
+    use Command::{Attach, Mount, Serve};
+    match command {
+        Serve(_) | Attach(_) | Mount(_) => run(command),
+        command => match interrupt::run(|| run(command)) {
+            Ok(status) => status,
+            Err(failure) => end(Err(failure)),
+        },
     }
 }
 

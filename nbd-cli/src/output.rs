@@ -2,8 +2,10 @@
 //! said on standard error, which never holds anything up.
 
 use std::io::{self, IsTerminal, Read, Seek, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde_json::Value;
 
 use crate::failure::{Context, Failure, Result};
 
@@ -12,6 +14,34 @@ pub(crate) fn print(text: &str) -> Result<()> {
     let mut stdout = io::stdout().lock();
     let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
     wrote(written)
+}
+
+/// In which form a command prints.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct Form {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl Form {
+    /// Prints a text, or a document.
+    pub(crate) fn print(
+        self,
+        text: impl FnOnce() -> String,
+        document: impl FnOnce() -> Value,
+    ) -> Result<()> {
+        match self.json {
+            true => print(&self::document(document())),
+            false => print(&text()),
+        }
+    }
+}
+
+/// A document, with the version of its keys. `docs/json.md` tells them.
+pub(crate) fn document(mut keys: Value) -> String {
+    keys["version"] = 1.into();
+    format!("{keys:#}\n")
 }
 
 /// Prints a text, and then what a file holds from its start.
@@ -40,11 +70,20 @@ pub(crate) fn wrote(result: io::Result<()>) -> Result<()> {
 /// How long somebody may take to make room for the last words, in seconds.
 const PATIENCE: i64 = 1;
 
+/// Whether a bar stands on the last line of the terminal.
+static BAR: AtomicBool = AtomicBool::new(false);
+
+/// From now on a bar stands on the last line, or none does.
+pub(crate) fn show_bar(there: bool) {
+    BAR.store(there, Ordering::Relaxed);
+}
+
 /// Says on standard error why the command fails. With nowhere to say it, or when nobody
 /// reads, the exit status still tells.
 pub(crate) fn complain(text: &str) {
     if is_heard(PATIENCE) {
-        let _ = io::stderr().write_all(text.as_bytes());
+        let clear = if BAR.load(Ordering::Relaxed) { "\r\x1b[2K" } else { "" };
+        let _ = io::stderr().write_all(format!("{clear}{text}").as_bytes());
     }
 }
 

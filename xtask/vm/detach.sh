@@ -76,7 +76,7 @@ nbd attach --config many.toml
 [ "$(nbd attached | wc -l)" = 4 ]
 dd if=/dev/zero of=/dev/nbd2 bs=1M count=8 conv=fsync 2> /dev/null
 nbd detach /dev/nbd3 /dev/nbd2 /dev/nbd1
-[ "$(nbd attached --json)" = "[]" ]
+nbd attached --json | grep -q '"devices": \[\]'
 
 # More than one connection only where that is safe, and the others are missed aloud.
 # What a command of ours is started by.

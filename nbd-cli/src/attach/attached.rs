@@ -1,18 +1,18 @@
 //! `nbd attached`: which devices there are, and how they are.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::record::{self, Record};
 use super::status::Health;
-use crate::failure::{Context, Result};
-use crate::{output, size};
+use crate::failure::Result;
+use crate::output::Form;
+use crate::size;
 
 /// Show block devices that `nbd attach` has made.
 #[derive(Debug, clap::Args)]
 pub(crate) struct AttachedArgs {
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    form: Form,
 }
 
 /// Shows all devices.
@@ -22,19 +22,13 @@ pub(crate) struct AttachedArgs {
 /// When standard output takes nothing.
 pub(crate) fn run(args: &AttachedArgs) -> Result<()> {
     let records = record::all();
-    if !args.json {
-        return output::print(&table(&records, record::now()));
-    }
-    let devices: Vec<Value> = records
-        .iter()
-        .map(|record| {
-            let mut value = serde_json::to_value(record).unwrap_or_default();
-            value["state"] = json!(state(record));
-            value
-        })
-        .collect();
-    let text = serde_json::to_string_pretty(&devices).context("JSON")?;
-    output::print(&format!("{text}\n"))
+    let device = |record| {
+        let mut value = serde_json::to_value(record).unwrap_or_default();
+        value["state"] = json!(state(record));
+        value
+    };
+    let devices = || json!({"devices": records.iter().map(device).collect::<Vec<_>>()});
+    args.form.print(|| table(&records, record::now()), devices)
 }
 
 /// In a word.

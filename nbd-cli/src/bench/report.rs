@@ -7,6 +7,8 @@ use hdrhistogram::Histogram;
 use nbd_client_blocking::proto::Stats;
 use serde_json::{Value, json};
 
+use crate::output::document;
+
 use super::verify::{Counts, STALL};
 use super::{Args, Direction};
 use crate::size;
@@ -63,7 +65,7 @@ impl Tally {
 pub(super) fn report(args: &Args, total: &Tally, elapsed: Duration) -> String {
     let speed = Speed::of(args, total, elapsed);
     if args.json {
-        return format!("{:#}\n", speed.json());
+        return document(speed.json());
     }
     let direction = if args.rw == Direction::Read { "read" } else { "write" };
     format!("{} {direction}s of {speed}", total.operations)
@@ -88,7 +90,7 @@ pub(super) fn report_verified(args: &Args, total: &Tally, counts: &Counts) -> St
             "stalls": counts.stalls,
             "longest_stall": longest,
         });
-        return format!("{value:#}\n");
+        return document(value);
     }
     format!(
         "{} commands of {speed}\

@@ -1,6 +1,6 @@
 //! Checksums over bytes that come in order.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 
 use md5::Md5;
 use sha1::Sha1;
@@ -69,6 +69,23 @@ impl Kind {
             return Err("blocks have from 1 byte to 32M".to_owned());
         }
         Ok(Self::Blkhash { of, block })
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (of, block) = match self {
+            Self::Sha256 => return f.write_str("sha256"),
+            Self::Blake3 => return f.write_str("blake3"),
+            Self::Blkhash { of, block } => (of, block),
+        };
+        let of = match of {
+            Plain::Md5 => "md5",
+            Plain::Sha1 => "sha1",
+            Plain::Sha256 => "sha256",
+            Plain::Sha512 => "sha512",
+        };
+        write!(f, "blkhash:{of}/{block}")
     }
 }
 

@@ -274,7 +274,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let on_terminal = io::stderr().is_terminal() && !args.quiet;
     let form = args.progress.or_else(|| on_terminal.then_some(Form::Bar));
     let summary = compat::program() == "nbd" && (form == Some(Form::Bar) || args.verbose);
-    let manner = Manner { form, interruptible: true, verbose: args.verbose, summary };
+    let manner = Manner { form, verbose: args.verbose, summary };
     let outcome = copy(&from, &to, plan, &wishes, manner)?;
     if let Some(at) = outcome.found.first {
         return Err(Failure::new(format!("they differ: the byte at {at} is the first")));

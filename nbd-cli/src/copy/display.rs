@@ -13,7 +13,7 @@ use serde_json::json;
 use super::Copied;
 use super::progress::Progress;
 use crate::compat::program;
-use crate::output::{is_heard, mention};
+use crate::output::{is_heard, mention, show_bar};
 
 /// From one picture of the bar to the next.
 const FRAME: Duration = Duration::from_millis(100);
@@ -146,6 +146,7 @@ impl Picture {
                 bar.set_message(if stalled { "stalled" } else { "" });
                 bar.set_position(bytes);
                 bar.tick();
+                show_bar(!last);
                 if last {
                     bar.finish_and_clear();
                 }

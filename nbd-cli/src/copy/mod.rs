@@ -70,6 +70,7 @@ use std::time::{Duration, Instant};
 
 use crate::checksum::{Digest, Kind};
 use crate::failure::{Failure, Result};
+use crate::interrupt::{self, UnderWay};
 use crate::output::mention;
 use crate::size;
 use crate::target::Target;
@@ -118,8 +119,6 @@ impl Copied {
 struct Manner {
     /// How progress is shown, if it is.
     form: Option<Form>,
-    /// Signals end it in good order.
-    interruptible: bool,
     verbose: bool,
     /// What was done is told at the end.
     summary: bool,
@@ -186,18 +185,19 @@ pub(crate) fn read<'a>(
     transfer::transfer(source, destination, &Arc::new(job), Lanes::ONE)
 }
 
-/// The checksum of all of a target.
+/// The checksum of a target, and of how many bytes.
 pub(crate) fn checksum(
     from: &Target,
     (offset, length): (Option<u64>, Option<u64>),
     kind: Kind,
     limit: Option<Duration>,
-) -> Result<String> {
+) -> Result<(String, u64)> {
     let plan = Plan { limit, ..Plan::default() };
     let part = Asked { offset, length, to: None };
     let wishes = Wishes { part, checksum: Some(kind), ..Wishes::default() };
     let outcome = copy(from, &Target::Null, plan, &wishes, Manner::default())?;
-    outcome.checksum.ok_or_else(|| Failure::new("there is no checksum"))
+    let sum = outcome.checksum.ok_or_else(|| Failure::new("there is no checksum"))?;
+    Ok((sum, outcome.copied.bytes()))
 }
 
 /// How two targets compare.
@@ -329,15 +329,13 @@ fn copy(
         differences: Arc::default(),
         patience: wishes.patience,
     };
-    // What leaves nothing behind is ended as ever.
-    if manner.interruptible && !matches!(*copy.place, Place::Nowhere) {
-        copy.stop.on_signals()?;
-    }
+    let under_way = copy.under_way();
     let begun = Instant::now();
     let display = manner.form.map(|form| Display::start(&copy.progress, total, form));
     let done = copy.passes(source, destination, wanted);
     drop(display);
     copy.finish(done, total)?;
+    drop(under_way);
     let copied = copy.progress.copied();
     if manner.summary {
         mention(&display::summary(&copied, begun.elapsed()));
@@ -348,6 +346,18 @@ fn copy(
 }
 
 impl Copy<'_> {
+    /// Has signals end it in good order, where it would leave something behind otherwise.
+    fn under_way(&self) -> Option<UnderWay> {
+        if matches!(*self.place, Place::Nowhere) {
+            return None;
+        }
+        let (stop, place) = (Arc::clone(&self.stop), Arc::clone(&self.place));
+        Some(interrupt::asks(move |signal, now| match now {
+            false => stop.interrupt(signal),
+            true => place.abandon(),
+        }))
+    }
+
     /// Copies what is wanted, and once more what was lost with a connection.
     fn passes(
         &self,

@@ -3,13 +3,10 @@
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::{flag, low_level::pipe};
 
 use crate::failure::{Context, Failure, Result};
 
@@ -17,9 +14,9 @@ use crate::failure::{Context, Failure, Result};
 /// something to read from then on.
 #[derive(Debug)]
 pub(super) struct Stop {
-    wished: Arc<AtomicBool>,
-    /// The one that arrived; 0 for none.
-    signal: Arc<AtomicUsize>,
+    wished: AtomicBool,
+    /// The signal that wished it; 0 for none.
+    signal: AtomicU8,
     wish: UnixStream,
     waken: UnixStream,
 }
@@ -27,22 +24,7 @@ pub(super) struct Stop {
 impl Stop {
     pub(super) fn new() -> Result<Self> {
         let (waken, wish) = UnixStream::pair().context("cannot make a pair of sockets")?;
-        let (wished, signal) = (Arc::default(), Arc::default());
-        Ok(Self { wished, signal, wish, waken })
-    }
-
-    /// Takes the first SIGINT, SIGTERM or SIGHUP for such a wish; the second one ends the
-    /// program at once.
-    pub(super) fn on_signals(&self) -> Result<()> {
-        let register = |signal| -> io::Result<()> {
-            // The actions run in this order, so the first signal finds the flag down.
-            flag::register_conditional_default(signal, Arc::clone(&self.wished))?;
-            flag::register(signal, Arc::clone(&self.wished))?;
-            flag::register_usize(signal, Arc::clone(&self.signal), signal as usize)?;
-            pipe::register(signal, self.wish.try_clone()?)?;
-            Ok(())
-        };
-        [SIGINT, SIGTERM, SIGHUP].into_iter().try_for_each(register).context("signals")
+        Ok(Self { wished: AtomicBool::new(false), signal: AtomicU8::new(0), wish, waken })
     }
 
     /// Ends the copy.
@@ -52,6 +34,12 @@ impl Stop {
         let _ = (&self.wish).write(&[0]);
     }
 
+    /// Ends the copy because of a signal.
+    pub(super) fn interrupt(&self, signal: u8) {
+        self.signal.store(signal, Ordering::Relaxed);
+        self.stop();
+    }
+
     pub(super) fn is_wished(&self) -> bool {
         self.wished.load(Ordering::Relaxed)
     }
@@ -59,7 +47,7 @@ impl Stop {
     /// What is told of a copy that a signal has ended.
     pub(super) fn interruption(&self) -> Option<Failure> {
         let signal = self.signal.load(Ordering::Relaxed);
-        (signal != 0).then(|| Failure::interrupted(signal as u8))
+        (signal != 0).then(|| Failure::interrupted(signal))
     }
 
     /// Waits so long, or until it is wished to stop.

@@ -16,7 +16,6 @@ mod words;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, IsTerminal, Write};
-use std::ops::Range;
 use std::path::PathBuf;
 
 use nbd_client_blocking::Segment;
@@ -24,10 +23,11 @@ use nbd_client_blocking::proto::ClientConfig;
 use serde_json::json;
 use tempfile::SpooledTempFile;
 
-use crate::failure::{Context, Failure, Result};
+use crate::failure::{Context, Result};
 use crate::output::{in_color, print_file};
+use crate::range::Span;
 use crate::target::Target;
-use crate::{Patience, extents, size};
+use crate::{Patience, extents};
 
 use cells::Cells;
 pub(crate) use words::describe;
@@ -49,12 +49,8 @@ pub(crate) struct Args {
     /// A meta context to show; may be given several times [default: base:allocation]
     #[arg(long, short = 'c', value_name = "CONTEXT")]
     context: Vec<String>,
-    /// Begin at so many bytes from the start
-    #[arg(long, short = 'o', value_name = "SIZE", default_value = "0", value_parser = size::parse)]
-    offset: u64,
-    /// No more than so many bytes
-    #[arg(long, short = 'n', value_name = "SIZE", value_parser = size::parse)]
-    length: Option<u64>,
+    #[command(flatten)]
+    span: Span,
     /// Print a bar and a legend, also where standard output is no terminal
     #[arg(long, conflicts_with_all = ["json", "no_bar"])]
     bar: bool,
@@ -94,7 +90,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         drop(client);
         return Err(extents::no_context(&server, missing, limit));
     }
-    let range = range(args, client.size()).context(&server.name)?;
+    let range = args.span.range(client.size()).context(&server.name)?;
     let terminal = bar::width();
     let mut cells = Cells::new(range.clone(), names.len(), terminal);
     let mut picture = Cells::new(range.clone(), names.len(), svg::CELLS);
@@ -115,14 +111,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let with_bar = args.bar || (!args.json && !args.no_bar && io::stdout().is_terminal());
     let color = in_color(args.color, args.no_color);
     table.print(if with_bar { bar::render(&names, &cells, color) } else { String::new() })
-}
-
-fn range(args: &Args, size: u64) -> Result<Range<u64>> {
-    let end = args.length.map_or(Some(size), |length| args.offset.checked_add(length));
-    match end {
-        Some(end) if args.offset <= end && end <= size => Ok(args.offset..end),
-        _ => Err(Failure::new(format!("the range is beyond the {size} bytes of the export"))),
-    }
 }
 
 /// One row for each segment; printed when all are there.

@@ -12,35 +12,53 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufWriter, Read};
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use nbd_client_blocking::proto::{
     ClientConfig, Command, CommandFlags, CommandType, HeaderStyle, TransmissionFlags,
 };
 use nbd_client_blocking::session::replay::Reconnect;
 use nbd_client_blocking::{Client, Error};
+use serde_json::{Value, json};
 
 use crate::failure::{Context, Failure, Result};
+use crate::interrupt::{self, UnderWay};
+use crate::output::Form;
 use crate::target::{Server, Target};
 use crate::{Patience, copy, size};
 
 use window::Window;
 
-/// Where, and of which server.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Place {
+/// A range, as it is asked for.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct Span {
     /// Begin at so many bytes from the start
     #[arg(long, short = 'o', value_name = "SIZE", default_value = "0", value_parser = size::parse)]
     offset: u64,
     /// So many bytes [default: to the end of the export]
     #[arg(long, short = 'n', value_name = "SIZE", value_parser = size::parse)]
     length: Option<u64>,
+}
+
+/// Where, and of which server.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Place {
+    #[command(flatten)]
+    span: Span,
     #[command(flatten)]
     server: At,
 }
 
+const CHANGED: &str =
+    "With --json: offset and length of what was done, in bytes, and durable, which is true if the
+server has flushed it.";
+
 /// A server.
 #[derive(Debug, clap::Args)]
 pub(crate) struct At {
+    #[command(flatten)]
+    form: Form,
     #[command(flatten)]
     patience: Patience,
     /// An NBD URI, or the command of a server in brackets
@@ -52,11 +70,17 @@ pub(crate) struct At {
 #[derive(Debug, clap::Args)]
 pub(crate) struct ReadArgs {
     #[command(flatten)]
-    place: Place,
+    span: Span,
+    #[command(flatten)]
+    patience: Patience,
+    /// An NBD URI, the command of a server in brackets, or a file
+    #[arg(value_name = "SOURCE")]
+    source: OsString,
 }
 
 /// Write a file, or standard input, to an export.
 #[derive(Debug, clap::Args)]
+#[command(after_help = CHANGED)]
 pub(crate) struct WriteArgs {
     /// Begin at so many bytes from the start of the export
     #[arg(long, short = 'o', value_name = "SIZE", default_value = "0", value_parser = size::parse)]
@@ -73,6 +97,7 @@ pub(crate) struct WriteArgs {
 
 /// Make a range of an export zeroes.
 #[derive(Debug, clap::Args)]
+#[command(after_help = CHANGED)]
 pub(crate) struct ZeroArgs {
     /// Take up space for them
     #[arg(long)]
@@ -89,6 +114,7 @@ pub(crate) struct ZeroArgs {
 
 /// Tell a server that nobody needs what a range of an export holds.
 #[derive(Debug, clap::Args)]
+#[command(after_help = CHANGED)]
 pub(crate) struct TrimArgs {
     /// Leave it to the server when it becomes durable
     #[arg(long)]
@@ -99,6 +125,7 @@ pub(crate) struct TrimArgs {
 
 /// Have a server get a range of an export ready for reading.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "With --json: offset and length of what was asked for, in bytes.")]
 pub(crate) struct CacheArgs {
     #[command(flatten)]
     place: Place,
@@ -106,16 +133,17 @@ pub(crate) struct CacheArgs {
 
 /// Have a server make durable what was written.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "With --json: durable, which is true.")]
 pub(crate) struct FlushArgs {
     #[command(flatten)]
     server: At,
 }
 
 pub(crate) fn read(args: &ReadArgs) -> Result<()> {
-    let Place { offset, length, server: At { patience, server } } = &args.place;
-    let source = Target::parse(server)?.waiting(patience.wait());
+    let source = Target::parse(&args.source)?.waiting(args.patience.wait());
     let source = source.reconnecting(Some(Reconnect::new()));
-    copy::read(&source, *offset, *length, patience.limit(), |range| {
+    let Span { offset, length } = args.span;
+    copy::read(&source, offset, length, args.patience.limit(), |range| {
         let stdout = BufWriter::with_capacity(256 << 10, io::stdout().lock());
         Box::new(Window::new(stdout, range))
     })
@@ -142,6 +170,7 @@ pub(crate) fn write(args: &WriteArgs) -> Result<()> {
     };
     writable(&server, &client)?;
     let mut buffer = vec![0; PART.min(client.session().max_request())];
+    let done = Done::begin(&server, args.offset);
     let mut offset = args.offset;
     loop {
         let filled = fill(input, &mut buffer).context(args.file.display())?;
@@ -158,8 +187,10 @@ pub(crate) fn write(args: &WriteArgs) -> Result<()> {
         }
         client.write_all_at(&buffer[..filled], offset).context(&server.name)?;
         offset += filled as u64;
+        done.up_to(offset);
     }
-    finish(&server, client, !args.no_flush)
+    let durable = finish(&server, client, !args.no_flush)?;
+    args.server.form.print(String::new, || changed(&(args.offset..offset), Some(durable)))
 }
 
 pub(crate) fn zero(args: &ZeroArgs) -> Result<()> {
@@ -183,7 +214,7 @@ pub(crate) fn flush(args: &FlushArgs) -> Result<()> {
     client.flush().context(&server.name)?;
     // What was asked for is done, however the goodbye goes.
     let _ = client.disconnect();
-    Ok(())
+    args.server.form.print(String::new, || json!({"durable": true}))
 }
 
 impl At {
@@ -194,9 +225,9 @@ impl At {
     }
 }
 
-impl Place {
+impl Span {
     /// The range in an export of this size.
-    fn range(&self, size: u64) -> Result<Range<u64>> {
+    pub(crate) fn range(self, size: u64) -> Result<Range<u64>> {
         let end = self.length.map_or(Some(size), |length| self.offset.checked_add(length));
         match end {
             Some(end) if self.offset <= end && end <= size => Ok(self.offset..end),
@@ -205,13 +236,46 @@ impl Place {
     }
 }
 
+/// How far a change of an export is, for whoever ends it.
+struct Done {
+    at: Arc<AtomicU64>,
+    _under_way: UnderWay,
+}
+
+impl Done {
+    fn begin(server: &Server, start: u64) -> Self {
+        let at = Arc::new(AtomicU64::new(start));
+        let (name, reached) = (server.name.clone(), Arc::clone(&at));
+        let under_way = interrupt::leaves(move || match reached.load(Ordering::Relaxed) {
+            at if at == start => format!("{name} may have been changed from byte {start} on"),
+            at => format!("{name} was changed from byte {start} up to {at}, and perhaps further"),
+        });
+        Self { at, _under_way: under_way }
+    }
+
+    fn up_to(&self, at: u64) {
+        self.at.store(at, Ordering::Relaxed);
+    }
+}
+
+/// What was done, for a program.
+fn changed(range: &Range<u64>, durable: Option<bool>) -> Value {
+    let mut value = json!({"offset": range.start, "length": range.end - range.start});
+    if let Some(durable) = durable {
+        value["durable"] = json!(durable);
+    }
+    value
+}
+
 /// Sends a command for every part of a range.
 fn change(place: &Place, command: impl Fn(u64, u64) -> Command, flush: bool) -> Result<()> {
     let (server, mut client) = place.server.connect()?;
-    let range = place.range(client.size()).context(&server.name)?;
-    if command(0, 0).kind != CommandType::Cache {
+    let range = place.span.range(client.size()).context(&server.name)?;
+    let changes = command(0, 0).kind != CommandType::Cache;
+    if changes {
         writable(&server, &client)?;
     }
+    let done = changes.then(|| Done::begin(&server, range.start));
     let block = u64::from(client.export().minimum_block());
     // Requests with compact headers have 32 bits for the length.
     let extended = client.negotiated().headers == HeaderStyle::Extended;
@@ -219,11 +283,16 @@ fn change(place: &Place, command: impl Fn(u64, u64) -> Command, flush: bool) -> 
     let mut offset = range.start;
     while offset < range.end {
         let length = (range.end - offset).min(longest);
-        let done = client.submit_and_wait(command(offset, length));
-        done.map_err(|error| incomplete(&error, range.start..offset)).context(&server.name)?;
+        let sent = client.submit_and_wait(command(offset, length));
+        sent.map_err(|error| incomplete(&error, range.start..offset)).context(&server.name)?;
         offset += length;
+        if let Some(done) = &done {
+            done.up_to(offset);
+        }
     }
-    finish(&server, client, flush)
+    let durable = finish(&server, client, flush)?;
+    let durable = changes.then_some(durable);
+    place.server.form.print(String::new, || changed(&range, durable))
 }
 
 fn writable(server: &Server, client: &Client) -> Result<()> {
@@ -241,11 +310,16 @@ fn incomplete(error: &Error, done: Range<u64>) -> String {
     }
 }
 
-fn finish(server: &Server, mut client: Client, flush: bool) -> Result<()> {
+/// Makes it durable, if that is wanted and can be done; tells whether it is.
+fn finish(server: &Server, mut client: Client, flush: bool) -> Result<bool> {
     if flush && client.flags().contains(TransmissionFlags::SEND_FLUSH) {
         client.flush().context(&server.name)?;
+        // It is safe, however the goodbye goes.
+        let _ = client.disconnect();
+        return Ok(true);
     }
-    client.disconnect().context(&server.name)
+    client.disconnect().context(&server.name)?;
+    Ok(false)
 }
 
 /// Reads until the buffer is full, or there is no more.

@@ -13,6 +13,7 @@ mod destinations;
 mod differences;
 mod extras;
 mod info;
+mod interrupts;
 mod lanes;
 mod lossy_copies;
 mod manners;

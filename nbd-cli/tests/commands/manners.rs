@@ -72,9 +72,42 @@ fn servers_named_by_less() -> TestResult {
 
 #[test]
 fn documents_have_a_version() -> TestResult {
+    let scratch = Scratch::new()?;
+    let image = arg(&scratch.raw_image("image", 4096)?);
     let server = Server::nbdkit(&["memory", "1M"]).start()?;
-    let told = json(&succeed(&["info", "--json", &server.uri()])?);
-    assert_eq!(told["version"], 1);
+    let uri = server.uri();
+    let table: [(&[&str], &str); 11] = [
+        (&["info", &uri], r#"{"TLS": false, "structured": true}"#),
+        (&["list", &uri], r#"{"exports": [{"name": "", "size": 1048576, "read_only": false}]}"#),
+        (&["map", &uri], "{}"),
+        (&["bench", "--count=1", &uri], "{}"),
+        (&["attached"], "{}"),
+        (&["compare", &uri, &uri], r#"{"same": true, "sizes": [1048576, 1048576]}"#),
+        (&["checksum", "--length=1k", &image], r#"{"kind": "sha256", "length": 1024}"#),
+        (&["write", &uri, &image], r#"{"offset": 0, "length": 4096, "durable": true}"#),
+        (
+            &["zero", "-o", "4k", "-n", "8k", "--no-flush", &uri],
+            r#"{"offset": 4096, "length": 8192, "durable": false}"#,
+        ),
+        (&["trim", &uri], r#"{"offset": 0, "length": 1048576, "durable": true}"#),
+        (&["flush", &uri], r#"{"durable": true}"#),
+    ];
+    for (args, expected) in table {
+        let told = json(&succeed(&[&[args[0], "--json"], &args[1..]].concat())?);
+        assert_eq!(told["version"], 1, "{args:?}");
+        for (key, value) in json(expected).as_object().unwrap() {
+            assert_eq!(&told[key], value, "{args:?}: {key}");
+        }
+    }
+    let cached = json(&succeed(&["cache", "--json", "--length=1k", &uri])?);
+    assert_eq!(cached, json(r#"{"version": 1, "offset": 0, "length": 1024}"#));
+    let refusing = ["eval", "list_exports=echo a; echo b", "open=[ $3 = a ] || exit 1"];
+    let refusing = Server::nbdkit(&refusing).arg("get_size=echo 512").start()?;
+    let told = nbd(&["list", "--json", &refusing.uri()])?;
+    assert_eq!(told.status.code(), Some(1));
+    let exports = &json(&String::from_utf8_lossy(&told.stdout))["exports"];
+    assert_eq!(exports[0]["size"], 512);
+    assert!(exports[1]["error"].is_string() && exports[1]["name"] == "b", "{exports}");
     Ok(())
 }
 
