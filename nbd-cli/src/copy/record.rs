@@ -1,7 +1,7 @@
 //! The state file of `--resume`: which parts of the source are durable in the destination.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io::{self, Write};
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
@@ -34,6 +34,8 @@ struct State {
 pub(super) struct Record {
     path: PathBuf,
     copy: BTreeMap<String, String>,
+    /// The destination, if it is a file.
+    to: Option<PathBuf>,
     durable: Mutex<RangeSet<u64>>,
 }
 
@@ -69,10 +71,18 @@ impl Record {
         if let Some(changed) = changed(from) {
             copy.insert("from-changed".to_owned(), changed);
         }
+        let file = match to {
+            Target::File(path) => Some(path.clone()),
+            Target::Nbd(_) | Target::Stdio | Target::Null => None,
+        };
+        let here = file.as_deref().and_then(|path| fs::metadata(path).ok());
+        if let Some(data) = &here {
+            copy.insert(TO_FILE.to_owned(), number(data));
+        }
         let text = match fs::read(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok(Self { path, copy, durable: Mutex::default() });
+                return Ok(Self { path, copy, to: file, durable: Mutex::default() });
             }
             Err(error) => return Err(error).context(path.display()),
         };
@@ -85,12 +95,9 @@ impl Record {
                 path.display()
             )));
         }
-        let other = copy.iter().find(|(key, value)| state.copy.get(*key) != Some(value));
-        if let Some((key, value)) = other {
-            let was = state.copy.get(key).map_or("", String::as_str);
+        if let Some(how) = differs(&state.copy, &copy) {
             return Err(Failure::new(format!(
-                "{}: the state is of another copy: {key} was {was:?} and is {value:?}; remove \
-                 the file to begin anew",
+                "{}: the state is of another copy: {how}; remove the file to begin anew",
                 path.display()
             )));
         }
@@ -100,8 +107,17 @@ impl Record {
         if !state.durable.iter().all(inside) {
             return Err(Failure::new(format!("{} is damaged", path.display())));
         }
-        let durable = state.durable.into_iter().map(|(start, end)| start..end).collect();
-        Ok(Self { path, copy, durable: Mutex::new(durable) })
+        let durable: RangeSet<u64> =
+            state.durable.into_iter().map(|(start, end)| start..end).collect();
+        let end = durable.last().map_or(0, |range| part.there(range.end));
+        if here.is_some_and(|data| data.is_file() && data.len() < end) {
+            return Err(Failure::new(format!(
+                "{}: the destination is shorter than what was copied; remove the file to begin \
+                 anew",
+                path.display()
+            )));
+        }
+        Ok(Self { path, copy, to: file, durable: Mutex::new(durable) })
     }
 
     /// What is still to be copied, in order.
@@ -119,7 +135,12 @@ impl Record {
 
     fn write(&self, durable: &RangeSet<u64>) -> io::Result<()> {
         let durable = durable.iter().map(|range| (range.start, range.end)).collect();
-        let state = State { version: VERSION, copy: self.copy.clone(), durable };
+        let mut copy = self.copy.clone();
+        if let Some(to) = &self.to {
+            // It may have been made meanwhile.
+            copy.insert(TO_FILE.to_owned(), number(&fs::metadata(to)?));
+        }
+        let state = State { version: VERSION, copy, durable };
         let directory = match self.path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             Some(_) | None => Path::new("."),
@@ -151,23 +172,48 @@ impl Record {
     }
 }
 
+/// Which file the destination is.
+const TO_FILE: &str = "to-file";
+
+/// In what a copy differs from the one before, if it does.
+fn differs(was: &BTreeMap<String, String>, is: &BTreeMap<String, String>) -> Option<String> {
+    let key = was.keys().chain(is.keys()).find(|key| was.get(*key) != is.get(*key))?;
+    if key == TO_FILE {
+        return Some("the destination is another file than it was".to_owned());
+    }
+    let value = |copy: &BTreeMap<String, String>| copy.get(key).cloned().unwrap_or_default();
+    Some(format!("{key} was {:?} and is {:?}", value(was), value(is)))
+}
+
+/// What the system knows a file by.
+fn number(data: &Metadata) -> String {
+    format!("{}:{}", data.dev(), data.ino())
+}
+
 /// What a target is called.
 fn named(target: &Target) -> String {
     match target {
         Target::Nbd(server) => server.name.clone(),
-        Target::File(path) => {
-            fs::canonicalize(path).unwrap_or_else(|_| path.clone()).display().to_string()
-        }
+        Target::File(path) => real(path).display().to_string(),
         Target::Stdio => "-".to_owned(),
         Target::Null => "null:".to_owned(),
     }
+}
+
+/// The path without links and from the root on, whether the file is there or not.
+fn real(path: &Path) -> PathBuf {
+    let absolute = || {
+        let absolute = std::path::absolute(path).ok()?;
+        Some(fs::canonicalize(absolute.parent()?).ok()?.join(absolute.file_name()?))
+    };
+    fs::canonicalize(path).ok().or_else(absolute).unwrap_or_else(|| path.to_owned())
 }
 
 /// What a source is, as far as it can be told.
 fn identity(target: &Target) -> String {
     match target {
         Target::File(path) => match fs::metadata(path) {
-            Ok(data) => format!("{} {}:{}", named(target), data.dev(), data.ino()),
+            Ok(data) => format!("{} {}", named(target), number(&data)),
             Err(_) => named(target),
         },
         Target::Nbd(_) | Target::Stdio | Target::Null => named(target),

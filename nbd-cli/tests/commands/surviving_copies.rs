@@ -7,9 +7,11 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use nbd_sim::peer::{Scratch, Server, run_while_crashing};
+use nbd_sim::peer::{Scratch, Server, run_while_crashing, run_within};
 
-use super::support::{Content, LIMIT, MIB, NBD, TestResult, arg, eventually, fail, nbd, succeed};
+use super::support::{
+    Content, LIMIT, MIB, NBD, TestResult, arg, eventually, fail, nbd, succeed, told_in_one_line,
+};
 
 /// How fast a copy of 8 MiB goes, and how long its server lives: longer where the machine is so
 /// busy that nothing comes of it.
@@ -120,6 +122,44 @@ fn an_interrupted_copy_to_a_file_goes_on() -> TestResult {
 #[test]
 fn a_killed_copy_to_a_server_goes_on() -> TestResult {
     interrupted(true, "-KILL")
+}
+
+/// A copy to a name that is new, and relative. What was copied is gone with the file: nobody
+/// goes on behind it.
+#[test]
+fn a_destination_that_is_another_one_is_refused() -> TestResult {
+    let scratch = Scratch::new()?;
+    let image = Content::Random.image(&scratch, "image", 160 * MIB);
+    let copy = || {
+        let mut copy = Command::new(NBD);
+        copy.current_dir(scratch.path()).args(["copy", "--resume", "image", "new"]);
+        copy
+    };
+    let interrupted = || {
+        let mut child = copy().arg("--rate=100M").stderr(Stdio::null()).spawn().unwrap();
+        let state = scratch.join("new.nbd-resume");
+        eventually("something is safe", || state.exists());
+        child.kill().unwrap();
+        child.wait().unwrap();
+    };
+    let refused = |how: &str| -> TestResult {
+        let finished = run_within(LIMIT, &mut copy())?;
+        let told = told_in_one_line(&finished, &["copy"]);
+        assert!(told.contains(how) && told.contains("remove the file"), "{told}");
+        Ok(())
+    };
+    interrupted();
+    let (new, away) = (scratch.join("new"), scratch.join("away"));
+    fs::rename(&new, &away).unwrap();
+    refused("another file")?;
+    fs::File::create(&new).unwrap();
+    refused("another file")?;
+    fs::rename(&away, &new).unwrap();
+    run_within(LIMIT, &mut copy())?.success()?;
+    assert!(fs::read(&new).unwrap() == fs::read(&image).unwrap(), "it came changed");
+    interrupted();
+    fs::File::options().write(true).open(&new).unwrap().set_len(4096).unwrap();
+    refused("shorter than what was copied")
 }
 
 #[test]
