@@ -323,7 +323,9 @@ fn names_and_programs_are_dialled_beside_the_loop() {
     let scratch = Scratch::new().unwrap();
     let gate = scratch.join("gate");
     let shown = gate.display();
-    let text = format!("until [ -e {shown} ]; do sleep 0.01; done; exec nbdkit -s memory 1M");
+    let text = format!(
+        "until [ -e {shown} ]; do kill -0 $PPID || exit; sleep 0.01; done; exec nbdkit -s memory 1M"
+    );
     let program = Endpoint::Command(CommandSpec::new("sh", ["-c", &text]));
     let token = this.add(Connection::connect(options().endpoint(name)).unwrap());
     let state = this.disk(token).state();

@@ -1,16 +1,32 @@
 //! A Network Block Device server, as a library: serve your own storage.
 //!
-//! Implement [`Export`] for what holds the bytes, or take [`MemoryExport`] or [`FileExport`], and
-//! give it to a [`Server`]:
+//! An export of your own is a size and a way to read; all else has a default:
 //!
 //! ```
-//! use nbd_server::{MemoryExport, Server};
+//! use nbd_server::{Export, Server};
+//! use std::io;
 //!
-//! let server = Server::new(MemoryExport::new(64 << 20)).listen_tcp("127.0.0.1:0")?.start()?;
+//! /// Every byte is the low byte of its offset.
+//! struct Pattern;
+//!
+//! impl Export for Pattern {
+//!     fn size(&self) -> u64 {
+//!         1 << 30
+//!     }
+//!
+//!     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+//!         buf.iter_mut().zip(offset..).for_each(|(byte, at)| *byte = at as u8);
+//!         Ok(())
+//!     }
+//! }
+//!
+//! let server = Server::new(Pattern).listen_tcp("127.0.0.1:0")?.start()?;
 //! println!("nbdinfo {}", server.uris()[0]);
 //! server.stop()?;
-//! # Ok::<(), std::io::Error>(())
+//! # Ok::<(), io::Error>(())
 //! ```
+//!
+//! [`MemoryExport`] and [`FileExport`] come with it, and so do slices, overlays and directories.
 //!
 //! Clients get what the protocol offers: structured replies and extended headers, block status,
 //! block sizes, TLS, several connections. Many requests of a client are under way at once, and

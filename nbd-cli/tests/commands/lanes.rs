@@ -24,7 +24,8 @@ fn connections(log: &Path) -> usize {
 /// A server of an image that answers no read before a log shows so many clients.
 fn waiting(filters: &[&str], image: &Path, log: &Path, clients: usize) -> ServerBuilder {
     let read = format!(
-        "pread=until [ $(grep -c ' Connect ' {}) -ge {clients} ]; do sleep 0.01; done
+        "pread=until [ $(grep -c ' Connect ' {}) -ge {clients} ]
+         do kill -0 $PPID || exit 1; sleep 0.01; done
          dd if={} bs=4M iflag=skip_bytes,count_bytes skip=$4 count=$3 status=none",
         log.display(),
         image.display()
@@ -134,7 +135,7 @@ fn a_failure_stops_the_other_lane() -> TestResult {
     let read = format!(
         "if [ $4 -ge {REGION} ]; then touch '{failed}'; echo EIO there >&2; exit 1; fi
          echo $4 >> '{log}'
-         until [ -e '{failed}' ]; do sleep 0.01; done
+         until [ -e '{failed}' ]; do kill -0 $PPID || exit 1; sleep 0.01; done
          head -c $3 /dev/zero",
         failed = failed.display(),
         log = log.display(),

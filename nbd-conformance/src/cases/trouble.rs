@@ -176,7 +176,9 @@ fn the_slow_are_overtaken(room: &mut Room<'_>) -> CaseResult {
         "get_size=echo 1048576",
         "thread_model=echo parallel",
         "pwrite=cat >/dev/null; echo >>$tmpdir/writes",
-        "pread=until [ $(cat $tmpdir/writes 2>/dev/null | wc -l) -ge 10 ]; do sleep 0.01; done
+        // Not for ever, should the server be gone.
+        "pread=until [ $(cat $tmpdir/writes 2>/dev/null | wc -l) -ge 10 ]
+               do kill -0 $PPID || exit 1; sleep 0.01; done
                head -c $3 /dev/zero | tr '\\0' '\\7'",
     ])?;
     let few = Limits::default().max_in_flight(3);
