@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use nbd_client_blocking::proto::{ClientConfig, ContextId, Extent, HeaderStyle, RequestId};
-use nbd_client_blocking::session::extents::{ExtentWalk, Question, Segment, Walk};
+use nbd_client_blocking::session::extents::{ExtentWalk, Segment, StatusQuery, Walk};
 use nbd_client_blocking::{Client, Pipeline, Request};
 
 use crate::failure::{Context, Failure, Result};
@@ -29,8 +29,8 @@ pub(crate) fn walk(
     let mut headway = Headway::new(limit, Instant::now());
     loop {
         match walk.poll() {
-            Walk::Ask(question) => {
-                ask(question, &mut walk, &mut pipeline, &mut asked);
+            Walk::Ask(query) => {
+                ask(query, &mut walk, &mut pipeline, &mut asked);
                 continue;
             }
             Walk::Segment(segment) => {
@@ -86,22 +86,22 @@ fn there_are(server: &Server, limit: Option<Duration>) -> String {
 }
 
 fn ask(
-    question: Question,
+    query: StatusQuery,
     walk: &mut ExtentWalk,
     pipeline: &mut Pipeline<'_, Vec<u8>>,
     asked: &mut Vec<(RequestId, u64)>,
 ) {
-    let request = Request::new(question.command);
+    let request = Request::new(query.command);
     let request = match walk.asked_contexts() {
         Some(contexts) => request.contexts(contexts),
         None => request,
     };
     match pipeline.submit_request(request, None) {
-        Ok(id) => asked.push((id, question.number)),
+        Ok(id) => asked.push((id, query.number)),
         Err(rejected) if rejected.error.is_full() && !asked.is_empty() => {
-            walk.not_sent(question.number);
+            walk.not_sent(query.number);
         }
-        Err(rejected) => walk.answered(question.number, Err(rejected.error)),
+        Err(rejected) => walk.answered(query.number, Err(rejected.error)),
     }
 }
 

@@ -4,7 +4,7 @@ use std::ops::RangeBounds;
 
 use nbd_proto::{ContextId, RequestId};
 use nbd_session::Error;
-use nbd_session::extents::{ExtentWalk, PlacedExtent, Question, Segment, Walk};
+use nbd_session::extents::{ExtentWalk, PlacedExtent, Segment, StatusQuery, Walk};
 
 use crate::client::Client;
 use crate::pipeline::Pipeline;
@@ -24,7 +24,7 @@ pub struct Extents<'c>(ContextExtents<'c>);
 pub struct ContextExtents<'c> {
     pipeline: Pipeline<'c, Vec<u8>>,
     walk: ExtentWalk,
-    /// The walk's numbers of the questions under way, which are few.
+    /// The walk's numbers of the queries under way, which are few.
     asked: Vec<(RequestId, u64)>,
 }
 
@@ -66,17 +66,17 @@ impl ContextExtents<'_> {
         self.walk.contexts()
     }
 
-    fn ask(&mut self, question: Question) {
+    fn ask(&mut self, query: StatusQuery) {
         if self.asked.is_empty() && self.pipeline.is_full() {
             // Commands that were given up hold all the room. Nothing is in flight.
             drop(self.pipeline.wait());
         }
-        match self.pipeline.submit_request(self.walk.request(&question), None) {
-            Ok(id) => self.asked.push((id, question.number)),
+        match self.pipeline.submit_request(self.walk.request(&query), None) {
+            Ok(id) => self.asked.push((id, query.number)),
             Err(rejected) if rejected.error.is_full() && !self.asked.is_empty() => {
-                self.walk.not_sent(question.number);
+                self.walk.not_sent(query.number);
             }
-            Err(rejected) => self.walk.answered(question.number, Err(rejected.error)),
+            Err(rejected) => self.walk.answered(query.number, Err(rejected.error)),
         }
     }
 }
@@ -87,8 +87,8 @@ impl Iterator for ContextExtents<'_> {
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             match self.walk.poll() {
-                Walk::Ask(question) => {
-                    self.ask(question);
+                Walk::Ask(query) => {
+                    self.ask(query);
                     continue;
                 }
                 Walk::Segment(segment) => return Some(Ok(segment)),

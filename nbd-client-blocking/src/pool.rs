@@ -73,16 +73,16 @@ pub struct Pool {
 
 #[derive(Debug)]
 struct Shared {
-    /// Locked only by whom the desk gave them to, so nobody waits for these for longer
+    /// Locked only by whom `PoolState` gave them to, so nobody waits for these for longer
     /// than giving one back takes. Those that are not there yet will be, or never.
     clients: Box<[OnceLock<Mutex<Client>>]>,
     negotiated: Negotiated,
-    desk: Mutex<Desk>,
+    state: Mutex<PoolState>,
 }
 
 /// Who gets which connection.
 #[derive(Debug)]
-struct Desk {
+struct PoolState {
     members: Members,
     /// Calls that wait for a connection.
     line: VecDeque<Waiting>,
@@ -112,7 +112,7 @@ impl Pool {
     {
         let options = to.try_into().map_err(Into::into)?;
         let shared = Shared::new(vec![Client::connect(&options)?], size.max(1));
-        let grows = shared.desk().members.wants_more();
+        let grows = shared.state().members.wants_more();
         let _growth = if grows { Growth::begin(&shared, options) } else { None };
         Ok(Self { shared, _growth })
     }
@@ -135,13 +135,13 @@ impl Pool {
     /// Connections that are there and not known to be dead.
     #[must_use]
     pub fn alive(&self) -> usize {
-        self.shared.desk().members.alive()
+        self.shared.state().members.alive()
     }
 
     /// Calls that wait for a connection.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.shared.desk().line.len()
+        self.shared.state().line.len()
     }
 
     /// A connection for the caller alone, until the [`PooledClient`] is dropped. Waits in line
@@ -159,13 +159,13 @@ impl Pool {
     /// # Errors
     /// When all connections are dead.
     pub fn client(&self) -> Result<PooledClient<'_>, Error> {
-        self.wait(None).ok_or_else(|| self.shared.desk().dead())
+        self.wait(None).ok_or_else(|| self.shared.state().dead())
     }
 
     /// A connection for the caller alone, if one is free.
     #[must_use]
     pub fn try_client(&self) -> Option<PooledClient<'_>> {
-        let number = self.shared.desk().members.pick(1)?;
+        let number = self.shared.state().members.pick(1)?;
         self.pooled(number)
     }
 
@@ -208,21 +208,21 @@ impl Pool {
     /// next one.
     pub fn flush(&self) -> Result<(), Error> {
         let mut flush = {
-            let desk = self.shared.desk();
-            desk.members.begin_flush(|number| desk.unflushed.get(number) == Some(&true))
+            let state = self.shared.state();
+            state.members.begin_flush(|number| state.unflushed.get(number) == Some(&true))
         };
         let mut flushed = 0;
         while let Some(number) = flush.members().get(flushed).copied() {
             flushed += 1;
             let result = match self.wait(Some(number)) {
                 Some(mut pooled) => pooled.client.flush(),
-                None => Err(self.shared.desk().dead()),
+                None => Err(self.shared.state().dead()),
             };
-            self.shared.desk().members.flushed(&mut flush, result);
+            self.shared.state().members.flushed(&mut flush, result);
         }
-        let mut desk = self.shared.desk();
-        desk.members.end_flush(flush)?;
-        if flushed == 0 { Err(desk.dead()) } else { Ok(()) }
+        let mut state = self.shared.state();
+        state.members.end_flush(flush)?;
+        if flushed == 0 { Err(state.dead()) } else { Ok(()) }
     }
 
     /// Tells the server that the data in a range is no longer needed. See
@@ -284,7 +284,7 @@ impl Pool {
     /// # Errors
     /// As [`Client::disconnect`], the first of them.
     pub fn disconnect(self) -> Result<(), Error> {
-        let mut result = self.shared.desk().members.farewell();
+        let mut result = self.shared.state().members.farewell();
         for mut pooled in std::iter::from_fn(|| self.try_client()) {
             let ended = pooled.client.end();
             result = result.and(ended);
@@ -304,7 +304,7 @@ impl Pool {
             let result = call(&mut pooled.client);
             let dead = !is_usable(&pooled);
             drop(pooled);
-            let again = || self.shared.desk().members.is_worth_another(&command);
+            let again = || self.shared.state().members.is_worth_another(&command);
             if result.is_ok() || !dead || !again() {
                 return result;
             }
@@ -314,20 +314,20 @@ impl Pool {
     /// A connection once there is one, or `None` when all are dead; or that one, or `None`
     /// when it is dead.
     fn wait(&self, number: Option<usize>) -> Option<PooledClient<'_>> {
-        let mut desk = self.shared.desk();
-        if let Some(picked) = desk.pick(number) {
+        let mut state = self.shared.state();
+        if let Some(picked) = state.pick(number) {
             return self.pooled(picked);
         }
         let hopeless = match number {
-            Some(number) => !desk.members.is_alive(number),
-            None => desk.members.alive() == 0,
+            Some(number) => !state.members.is_alive(number),
+            None => state.members.alive() == 0,
         };
         if hopeless {
             return None;
         }
         let (turn, wait) = channel();
-        desk.line.push_back(Waiting { number, turn });
-        drop(desk);
+        state.line.push_back(Waiting { number, turn });
+        drop(state);
         // Fails when the last connection dies, or the wanted one.
         self.pooled(wait.recv().ok()?)
     }
@@ -339,7 +339,7 @@ impl Pool {
     }
 }
 
-impl Desk {
+impl PoolState {
     /// One that nobody uses: any, or that one.
     fn pick(&mut self, number: Option<usize>) -> Option<usize> {
         match number {
@@ -370,13 +370,13 @@ impl Shared {
     fn new(clients: Vec<Client>, size: usize) -> Arc<Self> {
         let negotiated = clients.first().map(|client| client.negotiated().clone());
         let members = Members::new(size);
-        let desk = Desk { members, line: VecDeque::new(), unflushed: Vec::new(), end: None };
+        let state = PoolState { members, line: VecDeque::new(), unflushed: Vec::new(), end: None };
         let mut places = Vec::new();
         places.resize_with(size, OnceLock::new);
         let shared = Arc::new(Self {
             clients: places.into(),
             negotiated: negotiated.unwrap_or_default(),
-            desk: Mutex::new(desk),
+            state: Mutex::new(state),
         });
         for client in clients {
             shared.add(client);
@@ -386,33 +386,33 @@ impl Shared {
 
     /// One connection more, if it may join. Returns whether another one is wanted.
     fn add(&self, client: Client) -> bool {
-        let mut desk = self.desk();
+        let mut state = self.state();
         let keeps = client.session().options().keeps_unflushed();
-        let Some(number) = desk.members.join(client.negotiated(), keeps) else { return false };
-        desk.unflushed.push(client.session().has_unflushed());
+        let Some(number) = state.members.join(client.negotiated(), keeps) else { return false };
+        state.unflushed.push(client.session().has_unflushed());
         let added = self.clients.get(number).is_some_and(|place| place.set(client.into()).is_ok());
-        desk.serve();
-        added && desk.members.wants_more()
+        state.serve();
+        added && state.members.wants_more()
     }
 
     fn give_back(&self, number: usize, client: &Client) {
-        let mut desk = self.desk();
+        let mut state = self.state();
         let unflushed = client.session().has_unflushed();
-        if let Some(known) = desk.unflushed.get_mut(number) {
+        if let Some(known) = state.unflushed.get_mut(number) {
             *known = unflushed;
         }
-        desk.members.finished(number);
+        state.members.finished(number);
         if !is_usable(client) {
-            desk.end = Some(client.driver.end());
-            desk.members.died(number, unflushed);
-            let none = desk.members.alive() == 0;
-            desk.line.retain(|waiting| !none && waiting.number != Some(number));
+            state.end = Some(client.driver.end());
+            state.members.died(number, unflushed);
+            let none = state.members.alive() == 0;
+            state.line.retain(|waiting| !none && waiting.number != Some(number));
         }
-        desk.serve();
+        state.serve();
     }
 
-    fn desk(&self) -> MutexGuard<'_, Desk> {
-        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, PoolState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

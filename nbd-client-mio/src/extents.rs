@@ -8,7 +8,7 @@ use std::task::Poll;
 
 use nbd_proto::{ApiMisuse, ContextId, Extent, RequestId};
 use nbd_session::Error;
-use nbd_session::extents::{ExtentWalk, Question, Segment, Walk};
+use nbd_session::extents::{ExtentWalk, Segment, StatusQuery, Walk};
 
 use crate::completion::Outcome;
 use crate::connection::Connection;
@@ -80,8 +80,8 @@ impl Extents {
         }
         loop {
             return match self.walk.poll() {
-                Walk::Ask(question) => {
-                    self.ask(question, disk);
+                Walk::Ask(query) => {
+                    self.ask(query, disk);
                     continue;
                 }
                 Walk::Segment(segment) => Poll::Ready(Some(Ok(segment))),
@@ -92,8 +92,8 @@ impl Extents {
         }
     }
 
-    fn ask<B: AsRef<[u8]> + AsMut<[u8]>>(&mut self, question: Question, disk: &mut Connection<B>) {
-        let Question { number, .. } = question;
+    fn ask<B: AsRef<[u8]> + AsMut<[u8]>>(&mut self, query: StatusQuery, disk: &mut Connection<B>) {
+        let StatusQuery { number, .. } = query;
         let tell = self.tell.clone();
         let on_done = move |outcome: Outcome<B>| {
             let done = outcome.map_err(Error::from);
@@ -101,7 +101,7 @@ impl Extents {
             // Nobody may be interested any more.
             let _ = tell.send((number, answer));
         };
-        let id = disk.submit_for(self.walk.request(&question), None, Box::new(on_done));
+        let id = disk.submit_for(self.walk.request(&query), None, Box::new(on_done));
         self.asked.extend(id.map(|id| (number, id)));
     }
 }

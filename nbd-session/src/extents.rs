@@ -31,20 +31,20 @@ use nbd_proto::{
 use crate::error::Error;
 use crate::session::Request;
 
-/// Questions under way at a time. Each answer may hold a million extents.
+/// Queries under way at a time. Each answer may hold a million extents.
 const DEPTH: usize = 4;
 
 /// Nothing more is asked ahead while so many segments wait to be taken.
 const PLENTY: usize = 1 << 16;
 
-/// The first questions are about this many bytes; those after answers that told little are
+/// The first queries are about this many bytes; those after answers that told little are
 /// about more.
 const FIRST_WINDOW: u64 = 64 << 20;
 
 /// An answer of so few extents tells little.
 const FEW: usize = 64;
 
-/// The longest range one question can be about in compact headers, kept a multiple of any
+/// The longest range one query can be about in compact headers, kept a multiple of any
 /// block size (proto.md, "Request message": 32 bits of length).
 const MAX_COMPACT: u64 = (u32::MAX as u64 + 1) - (1 << 16);
 
@@ -102,7 +102,7 @@ impl Segment {
 /// A block status command that is to be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Question {
+pub struct StatusQuery {
     /// Names it in [`answered`](ExtentWalk::answered).
     pub number: u64,
     /// The command. It is about the contexts that
@@ -117,13 +117,13 @@ pub struct Question {
     reason = "whoever drives must act on each: a new one may not go unnoticed"
 )]
 pub enum Walk {
-    /// A question, which counts as sent from now on.
-    Ask(Question),
+    /// A query, which counts as sent from now on.
+    Ask(StatusQuery),
     /// The next segment.
     Segment(Segment),
-    /// An answer has to come first. At least one question is under way.
+    /// An answer has to come first. At least one query is under way.
     Waiting,
-    /// A question was not answered, and the walk is over. Told once, after the segments
+    /// A query was not answered, and the walk is over. Told once, after the segments
     /// that are known to come before.
     Failed(Error),
     /// That was all.
@@ -145,9 +145,9 @@ pub enum Walk {
 /// let mut walk = ExtentWalk::new(facts, &["base:allocation"], 0..1 << 30)?;
 /// loop {
 ///     match walk.poll() {
-///         Walk::Ask(question) => {
-///             let answer = ask(question.command);
-///             walk.answered(question.number, answer.as_deref().map_err(Clone::clone));
+///         Walk::Ask(query) => {
+///             let answer = ask(query.command);
+///             walk.answered(query.number, answer.as_deref().map_err(Clone::clone));
 ///         }
 ///         Walk::Segment(segment) => println!("{:?}", segment.placed()),
 ///         Walk::Waiting => unreachable!("what is asked is answered at once"),
@@ -161,7 +161,7 @@ pub enum Walk {
 pub struct ExtentWalk {
     contexts: Vec<ContextId>,
     filtered: bool,
-    /// Questions start and end at multiples of this, in bytes, but for the end of the export.
+    /// Queries start and end at multiples of this, in bytes, but for the end of the export.
     block: u64,
     size: u64,
     longest: u64,
@@ -170,7 +170,7 @@ pub struct ExtentWalk {
     next: u64,
     end: u64,
     windows: VecDeque<Window>,
-    /// A question found no room: nothing is asked until one is answered.
+    /// A query found no room: nothing is asked until one is answered.
     full: bool,
     last_number: u64,
     /// Where the segments start that were found and not taken.
@@ -183,7 +183,7 @@ pub struct ExtentWalk {
 /// A part of the range, of which not all is known, or not all before it.
 #[derive(Debug)]
 struct Window {
-    /// The question under way: its number, its offset in bytes, and its length.
+    /// The query under way: its number, its offset in bytes, and its length.
     asked: Option<(u64, Range<u64>)>,
     /// Up to where statuses are known.
     known: u64,
@@ -269,16 +269,16 @@ impl ExtentWalk {
         &self.contexts
     }
 
-    /// What is to be submitted for a question.
-    pub fn request(&self, question: &Question) -> Request<'_> {
-        let request = Request::new(question.command);
+    /// What is to be submitted for a query.
+    pub fn request(&self, query: &StatusQuery) -> Request<'_> {
+        let request = Request::new(query.command);
         match self.asked_contexts() {
             Some(contexts) => request.contexts(contexts),
             None => request,
         }
     }
 
-    /// The contexts that every question is about, to be given with it: `None` when it is about
+    /// The contexts that every query is about, to be given with it: `None` when it is about
     /// all that were granted, as it is where the server knows no filter.
     #[must_use]
     pub fn asked_contexts(&self) -> Option<&[ContextId]> {
@@ -287,8 +287,8 @@ impl ExtentWalk {
 
     /// What to do next: see the [module](self).
     pub fn poll(&mut self) -> Walk {
-        if let Some(question) = self.next_question() {
-            return Walk::Ask(question);
+        if let Some(query) = self.next_query() {
+            return Walk::Ask(query);
         }
         let is_last = self.failed.is_some() || self.windows.is_empty() && self.next >= self.end;
         if (is_last || self.found.len() > 1)
@@ -306,7 +306,7 @@ impl ExtentWalk {
     }
 
     /// What to ask now, if anything.
-    fn next_question(&mut self) -> Option<Question> {
+    fn next_query(&mut self) -> Option<StatusQuery> {
         if self.full && self.windows.iter().any(|window| window.asked.is_some()) {
             return None;
         }
@@ -321,7 +321,7 @@ impl ExtentWalk {
         self.last_number += 1;
         window.asked = Some((self.last_number, start..end));
         let command = Command::block_status(start, end - start);
-        Some(Question { number: self.last_number, command })
+        Some(StatusQuery { number: self.last_number, command })
     }
 
     /// One window more, if there is room for it and something left to ask.
@@ -340,7 +340,7 @@ impl ExtentWalk {
         Some(self.windows.len() - 1)
     }
 
-    /// A question could not be sent for want of room, or was withdrawn. It is asked again when
+    /// A query could not be sent for want of room, or was withdrawn. It is asked again when
     /// another one is answered; at once, where none is under way: wait for room first.
     pub fn not_sent(&mut self, number: u64) {
         if let Some(window) = self.asked(number) {
@@ -354,8 +354,8 @@ impl ExtentWalk {
         self.windows.iter_mut().find(is_it)
     }
 
-    /// Takes in the answer to a question: extents of each context, in order for each. One to a
-    /// question that nobody waits for any more is ignored.
+    /// Takes in the answer to a query: extents of each context, in order for each. One to a
+    /// query that nobody waits for any more is ignored.
     pub fn answered(&mut self, number: u64, answer: Result<&[(ContextId, Extent)], Error>) {
         let contexts = std::mem::take(&mut self.contexts);
         if let Some(window) = self.asked(number)

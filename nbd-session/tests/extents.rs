@@ -5,7 +5,7 @@ use nbd_proto::{
     TransmissionFlags,
 };
 use nbd_session::ErrorKind;
-use nbd_session::extents::{ExtentWalk, Question, Walk};
+use nbd_session::extents::{ExtentWalk, StatusQuery, Walk};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -72,9 +72,9 @@ impl Disk {
     }
 }
 
-fn ask(walk: &mut ExtentWalk) -> Option<Question> {
+fn ask(walk: &mut ExtentWalk) -> Option<StatusQuery> {
     match walk.poll() {
-        Walk::Ask(question) => Some(question),
+        Walk::Ask(query) => Some(query),
         _ => None,
     }
 }
@@ -94,23 +94,23 @@ fn walk_over(
     let filtered = walk.asked_contexts().is_some();
     let mut choices = choices.iter().copied().cycle();
     let mut choose = move |most: usize| usize::from(choices.next().unwrap_or(0)) % most;
-    let mut open: Vec<Question> = Vec::new();
+    let mut open: Vec<StatusQuery> = Vec::new();
     let mut found = Vec::new();
     let mut refusals = 20;
     for _ in 0..100_000 {
         match walk.poll() {
-            Walk::Ask(question) => {
-                let command = question.command;
+            Walk::Ask(query) => {
+                let command = query.command;
                 assert!(command.length > 0 && command.offset + command.length <= disk.size);
                 assert_eq!(command.offset % block, 0);
                 let end = command.offset + command.length;
                 assert!(end % block == 0 || end == disk.size);
                 if choose(7) == 0 && refusals > 0 {
                     refusals -= 1;
-                    walk.not_sent(question.number);
+                    walk.not_sent(query.number);
                     continue;
                 }
-                open.push(question);
+                open.push(query);
                 assert!(open.len() <= 4);
                 if choose(5) == 0 && refusals > 0 {
                     refusals -= 1;
@@ -131,7 +131,7 @@ fn walk_over(
         assert!(!open.is_empty(), "it waits for an answer, and nothing was asked");
         // Several may have come before the next segment is asked for.
         for _ in 0..=choose(open.len()) {
-            let Question { number, command, .. } = open.swap_remove(choose(open.len()));
+            let StatusQuery { number, command, .. } = open.swap_remove(choose(open.len()));
             let (most, more) = (1 + choose(4), choose(2) == 0);
             let told = if filtered { asked.to_vec() } else { (0..NAMES.len()).collect() };
             let end = command.offset + command.length;
@@ -148,7 +148,7 @@ fn walk_over(
 }
 
 /// A disk whose extents are whole blocks, and a range of it: small ones, that are asked for at
-/// once, and such as need many questions.
+/// once, and such as need many queries.
 fn disks() -> impl Strategy<Value = (u32, Disk, u64, u64)> {
     let block = prop_oneof![Just(1_u32), Just(512), Just(4096)];
     let scale = prop_oneof![Just(1_u64), Just(1 << 22)];
@@ -210,7 +210,7 @@ fn windows_grow_while_answers_tell_little_and_stay_within_32_bits() {
         let mut lengths = Vec::new();
         // As far as it takes to see how they grow.
         while lengths.len() < 40
-            && let Some(Question { number, command, .. }) = ask(&mut walk)
+            && let Some(StatusQuery { number, command, .. }) = ask(&mut walk)
         {
             assert!(command.offset.is_multiple_of(4096) && command.length.is_multiple_of(4096));
             assert!(command.length <= longest, "{}", command.length);
@@ -231,16 +231,16 @@ fn windows_grow_while_answers_tell_little_and_stay_within_32_bits() {
 fn little_is_asked_ahead_of_one_who_does_not_take_it() {
     let facts = plain(1 << 40);
     let mut walk = ExtentWalk::new(&facts, &NAMES[..1], 0..1 << 40).unwrap();
-    let mut questions = 0;
-    while let Some(Question { number, command, .. }) = ask(&mut walk) {
-        questions += 1;
+    let mut queries = 0;
+    while let Some(StatusQuery { number, command, .. }) = ask(&mut walk) {
+        queries += 1;
         let count = 1 << 16;
         let length = command.length / count;
         let extents: Vec<_> =
             (0..count).map(|index| (ContextId(5), Extent { length, status: index % 2 })).collect();
         walk.answered(number, Ok(&extents));
     }
-    assert_eq!(questions, 1);
+    assert_eq!(queries, 1);
     // The first segment was taken, and so there is room.
     assert!(ask(&mut walk).is_some());
 }
@@ -254,8 +254,8 @@ fn a_failure_is_told_once_behind_what_is_known() {
     let first = ask(&mut walk).unwrap();
     let second = ask(&mut walk).unwrap();
     let third = ask(&mut walk).unwrap();
-    let whole = |question: &Question, status| {
-        [5, 6, 7].map(|id| (ContextId(id), Extent { length: question.command.length, status }))
+    let whole = |query: &StatusQuery, status| {
+        [5, 6, 7].map(|id| (ContextId(id), Extent { length: query.command.length, status }))
     };
     walk.answered(third.number, Ok(&whole(&third, 3)));
     walk.answered(first.number, Ok(&whole(&first, 1)));
@@ -276,9 +276,9 @@ fn a_failure_is_told_once_behind_what_is_known() {
 fn an_answer_that_leads_nowhere_is_the_servers_fault() {
     let facts = plain(1 << 20);
     let mut walk = ExtentWalk::new(&facts, &NAMES[..2], 0..1 << 20).unwrap();
-    let question = ask(&mut walk).unwrap();
+    let query = ask(&mut walk).unwrap();
     let extent = Extent { length: 512, status: 0 };
-    walk.answered(question.number, Ok(&[(ContextId(5), extent)]));
+    walk.answered(query.number, Ok(&[(ContextId(5), extent)]));
     let Walk::Failed(error) = walk.poll() else { panic!("it is asked for ever") };
     assert_eq!(error.errno(), Errno::Proto.to_linux());
 }
@@ -288,11 +288,11 @@ fn an_answer_that_leads_nowhere_is_the_servers_fault() {
 fn what_lies_before_the_range_is_left_out() {
     let facts = facts(2048, 512, HeaderStyle::Structured, TransmissionFlags::empty());
     let mut walk = ExtentWalk::new(&facts, &NAMES[..1], 300..1024).unwrap();
-    let question = ask(&mut walk).unwrap();
-    assert_eq!((question.command.offset, question.command.length), (0, 1024));
+    let query = ask(&mut walk).unwrap();
+    assert_eq!((query.command.offset, query.command.length), (0, 1024));
     let extents = [(100, 1), (150, 2), (262, 3), (2000, 4)];
     let extents = extents.map(|(length, status)| (ContextId(5), Extent { length, status }));
-    walk.answered(question.number, Ok(&extents));
+    walk.answered(query.number, Ok(&extents));
     for (offset, length, status) in [(300, 212, 3), (512, 512, 4)] {
         let Walk::Segment(segment) = walk.poll() else { panic!("it is known") };
         let placed = segment.placed();
@@ -316,10 +316,10 @@ fn what_was_not_granted_is_refused_and_nothing_is_nothing() {
 fn an_open_range_is_the_whole_export() {
     let facts = plain(1 << 20);
     let first = |walk: Result<ExtentWalk, nbd_session::Error>| {
-        let Walk::Ask(question) = walk.expect("a context was granted").poll() else {
+        let Walk::Ask(query) = walk.expect("a context was granted").poll() else {
             panic!("nothing is asked");
         };
-        (question.command.offset, question.command.length)
+        (query.command.offset, query.command.length)
     };
     let walk = |range: (std::ops::Bound<u64>, std::ops::Bound<u64>)| {
         first(ExtentWalk::new(&facts, &NAMES[..1], range))

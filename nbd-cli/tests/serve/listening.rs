@@ -108,7 +108,7 @@ fn a_stopped_server_keeps_its_socket() -> TestResult {
     let server = serve(&["--memory", "1M"]).start()?;
     let socket = server.unix_path().unwrap().to_owned();
     server.stop()?;
-    // As many as fit into the line before the door, after which a connection would wait.
+    // As many as fit into the queue of the listening socket, after which a connection would wait.
     let mut waiting = Vec::new();
     let full = loop {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;

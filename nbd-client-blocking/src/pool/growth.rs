@@ -29,7 +29,7 @@ impl Growth {
                 let made = Client::connect_unless(&options, stop.as_fd());
                 let Some(shared) = shared.upgrade() else { return };
                 // One that has no room for this one has none for the next.
-                let Ok(client) = made else { return shared.desk().members.no_room() };
+                let Ok(client) = made else { return shared.state().members.no_room() };
                 if !shared.add(client) {
                     return;
                 }

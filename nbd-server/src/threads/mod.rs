@@ -4,14 +4,14 @@
 //! | file | what |
 //! |---|---|
 //! | `mod` | the server at work, and how it ends |
-//! | `lobby` | where clients come in and negotiate |
-//! | `door` | what is put down for it |
+//! | `acceptor` | where clients come in and negotiate |
+//! | `inbox` | what is put down for it |
 //! | `attend` | the thread of one client |
 //! | `wait` | how a thread waits |
 
+mod acceptor;
 mod attend;
-mod door;
-mod lobby;
+mod inbox;
 mod wait;
 
 use std::io::{self, Read, Write};
@@ -35,9 +35,9 @@ use crate::exports::Opened;
 use crate::listener::Listener;
 use crate::peer::Peer;
 use crate::pool::{Pool, Request};
+use acceptor::Acceptor;
 use attend::Attendance;
-use door::{Asking, Door, News};
-use lobby::Lobby;
+use inbox::{Asking, Inbox, Message};
 use wait::Alarm;
 
 /// How much longer than they may clients take to come to an end: on a busy machine their threads
@@ -63,7 +63,7 @@ struct Core {
     pool: Arc<Pool<Request>>,
     /// Clients that wait for what the exports say.
     asking: Pool<Asking>,
-    door: Arc<Door>,
+    inbox: Arc<Inbox>,
     accepting: Mutex<Accepting>,
     changed: Condvar,
 }
@@ -81,8 +81,8 @@ impl ServerHandle {
         let uris =
             listeners.iter().map(|listener| listener.uri("", tls)).collect::<io::Result<_>>()?;
         let core = Arc::new(Core::new(shared)?);
-        let lobby = Lobby::new(Arc::clone(&core), listeners)?;
-        let acceptor = thread::Builder::new().name("accept".to_owned()).spawn(|| lobby.run())?;
+        let acceptor = Acceptor::new(Arc::clone(&core), listeners)?;
+        let acceptor = thread::Builder::new().name("accept".to_owned()).spawn(|| acceptor.run())?;
         Ok(Self { core, uris, acceptor: Mutex::new(Some(acceptor)) })
     }
 
@@ -103,7 +103,7 @@ impl ServerHandle {
         self.core.check_going()?;
         let socket = OwnedFd::from(connection.stream);
         let handshake = self.core.admit(Peer::of(&socket));
-        self.core.door.put(News::Arrived(socket, handshake));
+        self.core.inbox.put(Message::Arrived(socket, handshake));
         Ok(())
     }
 
@@ -123,7 +123,7 @@ impl ServerHandle {
         let last = self.core.clients.accompany();
         bridge(reader, writer, ours, last)?;
         let handshake = self.core.admit(Peer::unknown());
-        self.core.door.put(News::Arrived(theirs.into(), handshake));
+        self.core.inbox.put(Message::Arrived(theirs.into(), handshake));
         Ok(())
     }
 
@@ -237,7 +237,7 @@ impl Core {
             pool: Arc::new(Pool::new(shared.limits.max_workers)),
             asking: Pool::new(shared.limits.max_workers),
             shared: Arc::new(shared),
-            door: Arc::new(Door::new(Arc::new(Alarm::new()?))),
+            inbox: Arc::new(Inbox::new(Arc::new(Alarm::new()?))),
             accepting: Mutex::new(Accepting::Goes),
             changed: Condvar::new(),
         })
@@ -245,7 +245,7 @@ impl Core {
 
     fn stop(&self) {
         self.clients.stop(self.shared.limits.stop_timeout);
-        self.door.alarm.wake_by_ref();
+        self.inbox.alarm.wake_by_ref();
     }
 
     fn accepting(&self) -> MutexGuard<'_, Accepting> {
@@ -270,7 +270,7 @@ impl Core {
 
     /// Takes a client in, to negotiate with it.
     fn admit(&self, peer: Peer) -> Box<Handshake> {
-        self.admit_as(peer, |number| self.door.waker(number))
+        self.admit_as(peer, |number| self.inbox.waker(number))
     }
 
     fn admit_as(&self, peer: Peer, waker: impl FnOnce(u64) -> Waker) -> Box<Handshake> {
@@ -356,7 +356,7 @@ struct Ended<'a> {
 
 impl Drop for Ended<'_> {
     fn drop(&mut self) {
-        self.core.door.close();
+        self.core.inbox.close();
         *self.core.accepting() = self.accepting;
         self.core.changed.notify_all();
     }

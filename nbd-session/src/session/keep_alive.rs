@@ -24,7 +24,7 @@ pub(super) struct KeepAlive {
     next: Instant,
     /// Bytes that had been sent at the last look.
     sent: u64,
-    question: Question,
+    probe: Probe,
     /// When it was asked, or when something last came.
     since: Instant,
     /// What the core's count of progress was at the last look.
@@ -34,7 +34,7 @@ pub(super) struct KeepAlive {
 
 /// What the server's silence is measured by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Question {
+enum Probe {
     None,
     /// A read that nobody else knows of.
     Own(RequestId),
@@ -44,10 +44,10 @@ enum Question {
 
 impl KeepAlive {
     pub(super) fn new(time: Duration, now: Instant) -> Self {
-        let question = Question::None;
-        let mut probe = Self { time, next: now, sent: 0, question, since: now, seen: 0, count: 0 };
-        probe.adjourn(now);
-        probe
+        let probe = Probe::None;
+        let mut alive = Self { time, next: now, sent: 0, probe, since: now, seen: 0, count: 0 };
+        alive.adjourn(now);
+        alive
     }
 
     pub(super) const fn next(&self) -> Instant {
@@ -57,25 +57,25 @@ impl KeepAlive {
     /// Whether a command is the one that was last submitted here, and its completion nobody's
     /// business.
     pub(super) fn owns(&self, id: RequestId) -> bool {
-        self.question == Question::Own(id)
+        self.probe == Probe::Own(id)
     }
 
     /// Its completion was taken.
     pub(super) const fn answered(&mut self) {
-        self.question = Question::None;
+        self.probe = Probe::None;
     }
 
     /// Whether its completion is there and was not taken.
     pub(super) fn is_answered(&self, core: &Client) -> bool {
-        match self.question {
-            Question::Own(id) => core.status(id) == RequestStatus::Completed,
-            Question::None | Question::Callers => false,
+        match self.probe {
+            Probe::Own(id) => core.status(id) == RequestStatus::Completed,
+            Probe::None | Probe::Callers => false,
         }
     }
 
     /// Whether a command of its own is in the core.
     pub(super) const fn is_asking(&self) -> bool {
-        matches!(self.question, Question::Own(_))
+        matches!(self.probe, Probe::Own(_))
     }
 
     /// Looks whether it is time to ask, and submits a read if it is.
@@ -90,17 +90,17 @@ impl KeepAlive {
         if !nothing_came {
             self.since = now;
         }
-        match self.question {
-            Question::Own(id) => match core.status(id) {
+        match self.probe {
+            Probe::Own(id) => match core.status(id) {
                 RequestStatus::InFlight => return,
                 // Nobody has come past it meanwhile.
                 RequestStatus::Completed => drop(core.take(id)),
                 RequestStatus::Retired | RequestStatus::Unknown => {}
             },
-            Question::Callers if nothing_came => return,
-            Question::Callers | Question::None => {}
+            Probe::Callers if nothing_came => return,
+            Probe::Callers | Probe::None => {}
         }
-        self.question = Question::None;
+        self.probe = Probe::None;
         let wanted = if core.in_flight() > 0 { nothing_came } else { was_idle };
         let block = core.export().minimum_block();
         if !wanted || core.export().size < u64::from(block) {
@@ -108,11 +108,11 @@ impl KeepAlive {
         }
         match core.submit(Command::read(0, block)) {
             Ok(id) => {
-                self.question = Question::Own(id);
+                self.probe = Probe::Own(id);
                 self.count += 1;
             }
             // There is no room, or the end has been asked for.
-            Err(_) if core.in_flight() > 0 => self.question = Question::Callers,
+            Err(_) if core.in_flight() > 0 => self.probe = Probe::Callers,
             Err(_) => return,
         }
         self.since = now;
@@ -130,7 +130,7 @@ impl KeepAlive {
     ) -> Option<Duration> {
         let owed = core.owed();
         if now < self.next
-            || self.question == Question::None
+            || self.probe == Probe::None
             || core.progress() != self.seen
             || self.is_answered(core)
             || owed.sent_operations() > owed.overtaken
@@ -149,7 +149,7 @@ impl KeepAlive {
 
     /// There is another connection, or none: nothing is owed.
     pub(super) fn restart(&mut self, now: Instant) {
-        (self.sent, self.seen, self.question) = (0, 0, Question::None);
+        (self.sent, self.seen, self.probe) = (0, 0, Probe::None);
         self.adjourn(now);
     }
 

@@ -2,9 +2,9 @@
 //! else anything.
 //!
 //! ```text
-//!   listening sockets ─► Guest ─ negotiates ─► a thread of its own
+//!   listening sockets ─► Client ─ negotiates ─► a thread of its own
 //!                          ▲ │
-//!                    Door ─┘ └► the exports are asked, in a pool
+//!                    Inbox ┘ └► the exports are asked, in a pool
 //! ```
 
 use std::collections::{BTreeSet, HashMap};
@@ -21,7 +21,7 @@ use rustix::io::Errno;
 use rustix::net::{Shutdown, shutdown};
 
 use super::attend::LINGER;
-use super::door::{Asking, News};
+use super::inbox::{Asking, Message};
 use super::wait::Alarm;
 use super::{Accepting, Core, Ended};
 use crate::connection::ConnectionError;
@@ -39,18 +39,18 @@ const BATCH: usize = 64;
 /// Events that are looked at at once.
 const EVENTS: usize = 256;
 
-/// What the door is called among the clients, which are called by their numbers.
-const DOOR: u64 = u64::MAX;
+/// What the inbox is called among the clients, which are called by their numbers.
+const INBOX: u64 = u64::MAX;
 
 /// What the first listening socket is called; the others have the numbers below.
 const LISTENER: u64 = u64::MAX - 1;
 
 /// Clients on their way to an export.
-pub(super) struct Lobby {
+pub(super) struct Acceptor {
     core: Arc<Core>,
     listeners: Vec<Listener>,
     poller: OwnedFd,
-    guests: HashMap<u64, Guest>,
+    clients: HashMap<u64, Negotiating>,
     /// When which client is to be looked at, whatever happens.
     due: BTreeSet<(Instant, u64)>,
     /// Nobody is taken in until then, the system is short of something.
@@ -58,7 +58,7 @@ pub(super) struct Lobby {
 }
 
 /// A client on its way to an export.
-struct Guest {
+struct Negotiating {
     socket: OwnedFd,
     peer: Peer,
     state: State,
@@ -75,11 +75,11 @@ enum State {
     Leaves,
 }
 
-impl Lobby {
+impl Acceptor {
     pub(super) fn new(core: Arc<Core>, listeners: Vec<Listener>) -> io::Result<Self> {
         let poller = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let readable = epoll::EventFlags::IN;
-        epoll::add(&poller, &*core.door.alarm, epoll::EventData::new_u64(DOOR), readable)?;
+        epoll::add(&poller, &*core.inbox.alarm, epoll::EventData::new_u64(INBOX), readable)?;
         for (i, socket) in listeners.iter().flat_map(Listener::sockets).enumerate() {
             let name = epoll::EventData::new_u64(LISTENER - i as u64);
             epoll::add(&poller, socket, name, readable)?;
@@ -88,7 +88,7 @@ impl Lobby {
             core,
             listeners,
             poller,
-            guests: HashMap::new(),
+            clients: HashMap::new(),
             due: BTreeSet::new(),
             closed_until: None,
         })
@@ -104,7 +104,7 @@ impl Lobby {
             if let Some(deadline) = core.clients.stop_by() {
                 // The sockets are gone before anybody hears that the server has stopped.
                 self.listeners.clear();
-                if self.guests.is_empty() || deadline <= Instant::now() {
+                if self.clients.is_empty() || deadline <= Instant::now() {
                     break;
                 }
             }
@@ -113,17 +113,17 @@ impl Lobby {
             }
             for event in events.drain(..) {
                 match event.data.u64() {
-                    DOOR => self.hear(),
-                    number if self.guests.contains_key(&number) => self.look_at(number),
+                    INBOX => self.hear(),
+                    number if self.clients.contains_key(&number) => self.look_at(number),
                     _ => self.take_in(),
                 }
             }
             self.look_at_the_due();
         }
-        for guest in self.guests.into_values() {
-            if let State::Negotiates(_) | State::Waits = guest.state {
+        for client in self.clients.into_values() {
+            if let State::Negotiates(_) | State::Waits = client.state {
                 let error = Some(&ConnectionError::Abandoned);
-                core.shared.tell(&Event::Closed { peer: &guest.peer, error });
+                core.shared.tell(&Event::Closed { peer: &client.peer, error });
             }
         }
         ended.accepting = Accepting::Stopped;
@@ -193,14 +193,14 @@ impl Lobby {
     }
 
     fn hear(&mut self) {
-        self.core.door.alarm.reset();
-        for news in self.core.door.take() {
-            match news {
-                News::Arrived(socket, handshake) => self.enter(socket, handshake),
-                News::Woken(number) => self.look_at(number),
-                News::Answered(number, handshake, answered) => {
-                    let Some(guest) = self.guests.get_mut(&number) else { continue };
-                    guest.state = State::Negotiates(handshake);
+        self.core.inbox.alarm.reset();
+        for message in self.core.inbox.take() {
+            match message {
+                Message::Arrived(socket, handshake) => self.enter(socket, handshake),
+                Message::Woken(number) => self.look_at(number),
+                Message::Answered(number, handshake, answered) => {
+                    let Some(client) = self.clients.get_mut(&number) else { continue };
+                    client.state = State::Negotiates(handshake);
                     match answered {
                         Ok(()) => self.look_at(number),
                         Err(error) => self.leave(number, Err(error)),
@@ -213,7 +213,7 @@ impl Lobby {
     fn enter(&mut self, socket: OwnedFd, handshake: Box<Handshake>) {
         let (number, peer) = (handshake.number(), handshake.peer().clone());
         let state = State::Negotiates(handshake);
-        self.guests.insert(number, Guest { socket, peer, state, watched: None, due: None });
+        self.clients.insert(number, Negotiating { socket, peer, state, watched: None, due: None });
         self.look_at(number);
     }
 
@@ -233,13 +233,13 @@ impl Lobby {
     /// Moves what can be moved for a client.
     fn look_at(&mut self, number: u64) {
         let now = Instant::now();
-        let Some(guest) = self.guests.get_mut(&number) else { return };
-        let mut io = SocketIo::non_blocking(guest.socket.as_fd());
-        let step = match &mut guest.state {
+        let Some(client) = self.clients.get_mut(&number) else { return };
+        let mut io = SocketIo::non_blocking(client.socket.as_fd());
+        let step = match &mut client.state {
             State::Negotiates(handshake) => handshake.drive(&mut io, now),
             State::Waits => return,
             State::Leaves => {
-                if has_left(&mut io) || guest.due.is_none_or(|due| due <= now) {
+                if has_left(&mut io) || client.due.is_none_or(|due| due <= now) {
                     self.remove(number);
                 }
                 return;
@@ -251,7 +251,7 @@ impl Lobby {
                     self.leave(number, Err(error.into()));
                 }
             }
-            Ok(Step::Again) => self.core.door.put(News::Woken(number)),
+            Ok(Step::Again) => self.core.inbox.put(Message::Woken(number)),
             Ok(Step::Ask) => self.ask(number),
             Ok(Step::Established) => self.settle(number),
             Ok(Step::Closed) => self.leave(number, Ok(())),
@@ -260,57 +260,58 @@ impl Lobby {
     }
 
     fn watch(&mut self, number: u64, direction: Direction, until: Instant) -> io::Result<()> {
-        let Some(guest) = self.guests.get_mut(&number) else { return Ok(()) };
-        if guest.due != Some(until) {
-            let before = guest.due.replace(until);
+        let Some(client) = self.clients.get_mut(&number) else { return Ok(()) };
+        if client.due != Some(until) {
+            let before = client.due.replace(until);
             before.map(|before| self.due.remove(&(before, number)));
             self.due.insert((until, number));
         }
-        if guest.watched == Some(direction) {
+        if client.watched == Some(direction) {
             return Ok(());
         }
         let mut wanted = epoll::EventFlags::empty();
         wanted.set(epoll::EventFlags::IN, direction.contains(Direction::READ));
         wanted.set(epoll::EventFlags::OUT, direction.contains(Direction::WRITE));
         let name = epoll::EventData::new_u64(number);
-        match guest.watched.replace(direction) {
-            Some(_) => epoll::modify(&self.poller, &guest.socket, name, wanted)?,
-            None => epoll::add(&self.poller, &guest.socket, name, wanted)?,
+        match client.watched.replace(direction) {
+            Some(_) => epoll::modify(&self.poller, &client.socket, name, wanted)?,
+            None => epoll::add(&self.poller, &client.socket, name, wanted)?,
         }
         Ok(())
     }
 
     /// Has the exports asked for a client, which is not looked at meanwhile.
     fn ask(&mut self, number: u64) {
-        let Some(guest) = self.guests.get_mut(&number) else { return };
-        if guest.watched.take().is_some() {
+        let Some(client) = self.clients.get_mut(&number) else { return };
+        if client.watched.take().is_some() {
             // What cannot be taken out of the poller wakes once too often.
-            let _ = epoll::delete(&self.poller, &guest.socket);
+            let _ = epoll::delete(&self.poller, &client.socket);
         }
-        let State::Negotiates(handshake) = std::mem::replace(&mut guest.state, State::Waits) else {
+        let State::Negotiates(handshake) = std::mem::replace(&mut client.state, State::Waits)
+        else {
             return;
         };
-        let door = Arc::clone(&self.core.door);
+        let inbox = Arc::clone(&self.core.inbox);
         if let Err(Asking { mut handshake, .. }) =
-            self.core.asking.add(Asking { number, handshake, door })
+            self.core.asking.add(Asking { number, handshake, inbox })
         {
             // Without threads they are asked here.
             let answered = handshake.answer();
-            self.core.door.put(News::Answered(number, handshake, answered));
+            self.core.inbox.put(Message::Answered(number, handshake, answered));
         }
     }
 
     /// A client has chosen an export.
     fn settle(&mut self, number: u64) {
-        let Some(guest) = self.remove(number) else { return };
-        let State::Negotiates(handshake) = guest.state else { return };
+        let Some(client) = self.remove(number) else { return };
+        let State::Negotiates(handshake) = client.state else { return };
         let Some((established, place)) = handshake.finish() else { return };
         let attended = self
             .alarm()
-            .and_then(|alarm| self.core.attend(guest.socket, established, place, alarm));
+            .and_then(|alarm| self.core.attend(client.socket, established, place, alarm));
         if let Err(error) = attended {
             let error = Some(&ConnectionError::Io(error));
-            self.core.shared.tell(&Event::Closed { peer: &guest.peer, error });
+            self.core.shared.tell(&Event::Closed { peer: &client.peer, error });
         }
     }
 
@@ -335,13 +336,13 @@ impl Lobby {
 
     /// A client is done with, without an export.
     fn leave(&mut self, number: u64, result: Result<(), ConnectionError>) {
-        let Some(guest) = self.guests.get_mut(&number) else { return };
+        let Some(client) = self.clients.get_mut(&number) else { return };
         // Whose place is given back when all is told.
-        let handshake = match std::mem::replace(&mut guest.state, State::Leaves) {
+        let handshake = match std::mem::replace(&mut client.state, State::Leaves) {
             State::Negotiates(handshake) => handshake,
             State::Waits | State::Leaves => return,
         };
-        let socket = guest.socket.as_fd();
+        let socket = client.socket.as_fd();
         // Or the alert that tells the client why would be lost.
         let lingers = matches!(result, Err(ConnectionError::Tls(_)))
             && shutdown(socket, Shutdown::Write).is_ok()
@@ -353,14 +354,14 @@ impl Lobby {
         self.core.shared.tell(&Event::Closed { peer, error });
     }
 
-    fn remove(&mut self, number: u64) -> Option<Guest> {
-        let guest = self.guests.remove(&number)?;
-        guest.due.map(|due| self.due.remove(&(due, number)));
-        if guest.watched.is_some() {
+    fn remove(&mut self, number: u64) -> Option<Negotiating> {
+        let client = self.clients.remove(&number)?;
+        client.due.map(|due| self.due.remove(&(due, number)));
+        if client.watched.is_some() {
             // It waits for the socket by other means, if it goes on.
-            let _ = epoll::delete(&self.poller, &guest.socket);
+            let _ = epoll::delete(&self.poller, &client.socket);
         }
-        Some(guest)
+        Some(client)
     }
 }
 

@@ -9,17 +9,17 @@ use crate::connection::ConnectionError;
 use crate::connection::handshake::Handshake;
 use crate::pool::Work;
 
-/// News for the thread that takes clients in, which it is woken for.
+/// Messages for the thread that takes clients in, which it is woken for.
 #[derive(Debug)]
-pub(super) struct Door {
+pub(super) struct Inbox {
     pub(super) alarm: Arc<Alarm>,
     /// None when nobody comes to look any more.
-    news: Mutex<Option<Vec<News>>>,
+    messages: Mutex<Option<Vec<Message>>>,
 }
 
 /// What has happened elsewhere.
 #[derive(Debug)]
-pub(super) enum News {
+pub(super) enum Message {
     /// A client that nobody has to wait for at a listening socket.
     Arrived(OwnedFd, Box<Handshake>),
     /// The exports have been asked for a client.
@@ -28,16 +28,16 @@ pub(super) enum News {
     Woken(u64),
 }
 
-impl Door {
+impl Inbox {
     pub(super) const fn new(alarm: Arc<Alarm>) -> Self {
-        Self { alarm, news: Mutex::new(Some(Vec::new())) }
+        Self { alarm, messages: Mutex::new(Some(Vec::new())) }
     }
 
     /// Wakes for something. When the thread is gone, so is the client.
-    pub(super) fn put(&self, news: News) {
-        if let Some(waiting) = &mut *self.news() {
+    pub(super) fn put(&self, message: Message) {
+        if let Some(waiting) = &mut *self.messages() {
             let first = waiting.is_empty();
-            waiting.push(news);
+            waiting.push(message);
             if first {
                 self.alarm.wake_by_ref();
             }
@@ -45,40 +45,40 @@ impl Door {
     }
 
     /// Takes everything.
-    pub(super) fn take(&self) -> Vec<News> {
-        self.news().as_mut().map(std::mem::take).unwrap_or_default()
+    pub(super) fn take(&self) -> Vec<Message> {
+        self.messages().as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// Nobody comes to look any more.
     pub(super) fn close(&self) {
-        let left = self.news().take();
+        let left = self.messages().take();
         // Clients that are dropped are done with elsewhere too, with no lock held here.
         drop(left);
     }
 
     /// What wakes for a client that negotiates.
     pub(super) fn waker(self: &Arc<Self>, number: u64) -> Waker {
-        Waker::from(Arc::new(Knock { door: Arc::clone(self), number }))
+        Waker::from(Arc::new(InboxWaker { inbox: Arc::clone(self), number }))
     }
 
-    fn news(&self) -> MutexGuard<'_, Option<Vec<News>>> {
-        self.news.lock().unwrap_or_else(PoisonError::into_inner)
+    fn messages(&self) -> MutexGuard<'_, Option<Vec<Message>>> {
+        self.messages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Wakes for one client.
-struct Knock {
-    door: Arc<Door>,
+struct InboxWaker {
+    inbox: Arc<Inbox>,
     number: u64,
 }
 
-impl Wake for Knock {
+impl Wake for InboxWaker {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.door.put(News::Woken(self.number));
+        self.inbox.put(Message::Woken(self.number));
     }
 }
 
@@ -87,13 +87,13 @@ impl Wake for Knock {
 pub(super) struct Asking {
     pub(super) number: u64,
     pub(super) handshake: Box<Handshake>,
-    pub(super) door: Arc<Door>,
+    pub(super) inbox: Arc<Inbox>,
 }
 
 impl Work for Asking {
     fn run(self) {
-        let Self { number, mut handshake, door } = self;
+        let Self { number, mut handshake, inbox } = self;
         let answered = handshake.answer();
-        door.put(News::Answered(number, handshake, answered));
+        inbox.put(Message::Answered(number, handshake, answered));
     }
 }
