@@ -1,7 +1,8 @@
 //! `cargo xtask bench copies`: the same copies by `nbd copy`, nbdcopy and qemu-img convert.
 //!
 //! They take turns, each as often before the other as behind it; what is told is the median
-//! of each round's ratio.
+//! of each round's ratio. Before that each has copied once to servers that were just started, and
+//! qemu-img compare has found what was to be there: whose copy fails or is wrong has no ratio.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::report::{median, ratio};
 use super::rounds::in_turns;
+use super::tls::make_certificates;
 use crate::Outcome;
 use crate::steps::run as command;
 use crate::workspace::{has_program, nbd_program, target_dir};
@@ -21,67 +23,117 @@ const SIZE: u64 = 1 << 30;
 /// A kind of copy.
 struct Row {
     name: &'static str,
-    /// The server's command line behind `-U SOCKET`, and whether it is nbdkit.
-    server: &'static [&'static str],
-    /// What is copied: `{uri}`, `{sparse}` and `{full}` are files, `{out}` is one that is made.
+    /// The servers' command lines, without where they listen.
+    servers: &'static [&'static [&'static str]],
+    /// What is copied: `{uri}` and `{uri2}` are at those servers, `{full}` and `{sparse}` are
+    /// files, `{out}` is one that is made.
     from: &'static str,
     to: &'static str,
+    /// The file that holds the same as the destination afterwards.
+    holds: Option<&'static str>,
 }
 
-const ROWS: [Row; 9] = [
+const PSK: &str = "nbds+unix://alice@/?socket={socket}&tls-psk-file={keys.psk}";
+const X509: &str = "nbds+unix:///?socket={socket}&tls-certificates={pki}";
+
+const ROWS: [Row; 14] = [
     Row {
         name: "pattern to null",
-        server: &["nbdkit", "pattern", "1G"],
+        servers: &[&["nbdkit", "pattern", "1G"]],
         from: "{uri}",
         to: "null:",
+        holds: None,
     },
     Row {
         name: "file to server",
-        server: &["nbdkit", "memory", "1G"],
+        servers: &[&["nbdkit", "memory", "1G"]],
         from: "{full}",
         to: "{uri}",
+        holds: Some("full"),
     },
     Row {
         name: "server to file",
-        server: &["nbdkit", "file", "{full}"],
+        servers: &[&["nbdkit", "file", "{full}"]],
         from: "{uri}",
         to: "{out}",
+        holds: Some("full"),
+    },
+    Row {
+        name: "server to server",
+        servers: &[&["nbdkit", "file", "{full}"], &["nbdkit", "memory", "1G"]],
+        from: "{uri}",
+        to: "{uri2}",
+        holds: Some("full"),
     },
     Row {
         name: "sparse file to server",
-        server: &["nbdkit", "memory", "1G"],
+        servers: &[&["nbdkit", "memory", "1G"]],
         from: "{sparse}",
         to: "{uri}",
+        holds: Some("sparse"),
     },
     Row {
         name: "sparse server to file",
-        server: &["nbdkit", "file", "{sparse}"],
+        servers: &[&["nbdkit", "file", "{sparse}"]],
         from: "{uri}",
         to: "{out}",
+        holds: Some("sparse"),
+    },
+    Row {
+        name: "sparse server to server",
+        servers: &[&["nbdkit", "file", "{sparse}"], &["nbdkit", "memory", "1G"]],
+        from: "{uri}",
+        to: "{uri2}",
+        holds: Some("sparse"),
     },
     Row {
         name: "qcow2 by qemu-nbd",
-        server: &["qemu-nbd", "-t", "-e", "0", "-r", "-f", "qcow2", "{qcow2}"],
+        servers: &[&["qemu-nbd", "-t", "-e", "0", "-r", "-f", "qcow2", "{qcow2}"]],
         from: "{uri}",
         to: "{out}",
+        holds: Some("full"),
+    },
+    Row {
+        name: "PSK to file",
+        servers: &[&["nbdkit", "--tls=require", "--tls-psk={keys.psk}", "file", "{full}"]],
+        from: PSK,
+        to: "{out}",
+        holds: Some("full"),
+    },
+    Row {
+        name: "X.509 to file",
+        servers: &[&["nbdkit", "--tls=require", "--tls-certificates={pki}", "file", "{full}"]],
+        from: X509,
+        to: "{out}",
+        holds: Some("full"),
+    },
+    Row {
+        name: "X.509 from file",
+        servers: &[&["nbdkit", "--tls=require", "--tls-certificates={pki}", "memory", "1G"]],
+        from: "{full}",
+        to: X509,
+        holds: None,
     },
     Row {
         name: "256 MiB, 1 ms away",
-        server: &["nbdkit", "--filter=delay", "pattern", "256M", "rdelay=1ms"],
+        servers: &[&["nbdkit", "--filter=delay", "pattern", "256M", "rdelay=1ms"]],
         from: "{uri}",
         to: "null:",
+        holds: None,
     },
     Row {
         name: "256 MiB, 10 ms away",
-        server: &["nbdkit", "--filter=delay", "pattern", "256M", "rdelay=10ms"],
+        servers: &[&["nbdkit", "--filter=delay", "pattern", "256M", "rdelay=10ms"]],
         from: "{uri}",
         to: "null:",
+        holds: None,
     },
     Row {
         name: "256 MiB, 50 ms away",
-        server: &["nbdkit", "--filter=delay", "pattern", "256M", "rdelay=50ms"],
+        servers: &[&["nbdkit", "--filter=delay", "pattern", "256M", "rdelay=50ms"]],
         from: "{uri}",
         to: "null:",
+        holds: None,
     },
 ];
 
@@ -103,27 +155,49 @@ pub(super) fn run(rounds: usize) -> Outcome {
     );
     for row in &ROWS {
         eprintln!("==> {}: {rounds} rounds", row.name);
-        let server = Server::start(&room, row)?;
-        let tools: Vec<Tool> = [Tool::Ours, Tool::Nbdcopy, Tool::QemuImg]
-            .into_iter()
-            .filter(|tool| tool.can(row))
-            .collect();
-        // The first one finds caches cold, which is no one's turn.
-        tools[0].measure(&room, row)?;
-        let results = in_turns(rounds, tools.len(), |turn| tools[turn].measure(&room, row))?;
-        drop(server);
-        let beside = |tool| {
-            let place = tools.iter().position(|one| *one == tool)?;
-            ratio(&results[0], &results[place])
-        };
-        let cell = |value: Option<f64>| {
-            value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2}"))
-        };
-        let seconds = cell(median(results[0].iter().copied()));
-        let (nbdcopy, qemu) = (cell(beside(Tool::Nbdcopy)), cell(beside(Tool::QemuImg)));
+        let [seconds, nbdcopy, qemu] = measure(&room, row, rounds)?;
         println!("{:<28}{seconds:>10}{nbdcopy:>14}{qemu:>14}", row.name);
     }
     Ok(())
+}
+
+/// The cells of a row: our seconds, and their ratio to those of the others.
+fn measure(room: &Room, row: &Row, rounds: usize) -> Outcome<[String; 3]> {
+    let mut tools = Vec::new();
+    let mut cells = [Tool::Ours, Tool::Nbdcopy, Tool::QemuImg].map(|_| "-".to_owned());
+    for (place, tool) in [Tool::Ours, Tool::Nbdcopy, Tool::QemuImg].into_iter().enumerate() {
+        if !tool.can(row) {
+            continue;
+        }
+        // Caches that are cold, too, are no one's turn.
+        match tool.try_out(room, row) {
+            Ok(()) => tools.push((place, tool)),
+            Err(error) => {
+                eprintln!("    {error}");
+                cells[place] = "wrong".to_owned();
+            }
+        }
+    }
+    let servers = Server::start_all(room, row)?;
+    let results = in_turns(rounds, tools.len(), |turn| Ok(tools[turn].1.measure(room, row).ok()))?;
+    drop(servers);
+    let mut ours = None;
+    for ((place, tool), seconds) in tools.into_iter().zip(results) {
+        cells[place] = match (seconds.into_iter().collect::<Option<Vec<f64>>>(), &ours) {
+            (None, _) => "failed".to_owned(),
+            (Some(seconds), _) if tool == Tool::Ours => {
+                let cell = cell(median(seconds.iter().copied()));
+                ours = Some(seconds);
+                cell
+            }
+            (Some(seconds), ours) => cell(ours.as_ref().and_then(|ours| ratio(ours, &seconds))),
+        };
+    }
+    Ok(cells)
+}
+
+fn cell(value: Option<f64>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2}"))
 }
 
 /// Where everything is.
@@ -137,7 +211,7 @@ impl Room {
         let failed = |error: std::io::Error| format!("{}: {error}", directory.display());
         fs::create_dir_all(&directory).map_err(failed)?;
         let room = Self { directory: directory.clone() };
-        if !room.file("full").exists() {
+        if !room.file("keys.psk").exists() {
             let mut dd = Command::new("dd");
             dd.args(["if=/dev/urandom", "bs=1M", "count=1024", "status=none"]);
             command(dd.arg(format!("of={}", room.file("full").display())))?;
@@ -145,6 +219,11 @@ impl Room {
             let mut convert = Command::new("qemu-img");
             convert.args(["convert", "-f", "raw", "-O", "qcow2"]);
             command(convert.arg(room.file("full")).arg(room.file("qcow2")))?;
+            let pki = room.file("pki");
+            fs::create_dir_all(&pki).map_err(failed)?;
+            make_certificates(&pki)?;
+            let mut psktool = Command::new("psktool");
+            command(psktool.args(["-u", "alice", "-p"]).arg(room.file("keys.psk")))?;
         }
         Ok(room)
     }
@@ -154,9 +233,9 @@ impl Room {
     }
 
     fn fill(&self, word: &str) -> String {
-        let uri = format!("nbd+unix:///?socket={}", self.file("socket").display());
-        let mut word = word.replace("{uri}", &uri);
-        for name in ["full", "sparse", "qcow2", "out"] {
+        let uri = |socket| format!("nbd+unix:///?socket={}", self.file(socket).display());
+        let mut word = word.replace("{uri}", &uri("socket")).replace("{uri2}", &uri("socket2"));
+        for name in ["socket", "full", "sparse", "qcow2", "out", "keys.psk", "pki"] {
             word = word.replace(&format!("{{{name}}}"), &self.file(name).display().to_string());
         }
         word
@@ -183,10 +262,17 @@ struct Server {
     socket: PathBuf,
 }
 
+/// Where servers listen, the first one and the second.
+const SOCKETS: [&str; 2] = ["socket", "socket2"];
+
 impl Server {
-    fn start(room: &Room, row: &Row) -> Outcome<Self> {
-        let socket = room.file("socket");
-        let words: Vec<String> = row.server.iter().map(|word| room.fill(word)).collect();
+    fn start_all(room: &Room, row: &Row) -> Outcome<Vec<Self>> {
+        row.servers.iter().zip(SOCKETS).map(|(line, name)| Self::start(room, line, name)).collect()
+    }
+
+    fn start(room: &Room, line: &[&str], socket: &str) -> Outcome<Self> {
+        let socket = room.file(socket);
+        let words: Vec<String> = line.iter().map(|word| room.fill(word)).collect();
         let (name, rest) = words.split_first().ok_or("no server")?;
         let mut server = Command::new(name);
         match name.as_str() {
@@ -224,7 +310,28 @@ impl Tool {
             Self::Ours => true,
             Self::Nbdcopy => has_program("nbdcopy"),
             // It has no such destination.
-            Self::QemuImg => row.to != "null:" && has_program("qemu-img"),
+            Self::QemuImg => {
+                let tls = [row.from, row.to].iter().any(|word| word.starts_with("nbds"));
+                // It has no such destination, and takes no credentials from a URI.
+                row.to != "null:" && !tls && has_program("qemu-img")
+            }
+        }
+    }
+
+    /// Copies once, with servers that nobody has written to, and looks at what is there then.
+    fn try_out(self, room: &Room, row: &Row) -> Outcome {
+        let _servers = Server::start_all(room, row)?;
+        self.measure(room, row)?;
+        let Some(expected) = row.holds else {
+            return Ok(());
+        };
+        let mut compare = Command::new("qemu-img");
+        compare.args(["compare", "-f", "raw", "-F", "raw"]).arg(room.file(expected));
+        let told = compare.arg(room.fill(row.to)).output();
+        let told = told.map_err(|error| format!("cannot compare: {error}"))?;
+        match told.status.success() {
+            true => Ok(()),
+            false => Err(format!("{}: {}", row.name, String::from_utf8_lossy(&told.stdout))),
         }
     }
 
@@ -244,7 +351,7 @@ impl Tool {
                 let mut convert = Command::new("qemu-img");
                 convert.args(["convert", "-f", "raw", "-O", "raw"]);
                 // A destination that is there already.
-                if row.to == "{uri}" {
+                if row.to.starts_with("{uri") {
                     convert.arg("-n");
                 }
                 convert

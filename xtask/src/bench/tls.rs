@@ -132,7 +132,7 @@ fn copy(program: &mut Command) -> Outcome<Measurement> {
 }
 
 /// An authority and a certificate for the server.
-fn make_certificates(dir: &Path) -> Outcome {
+pub(super) fn make_certificates(dir: &Path) -> Outcome {
     let write = |name: &str, text: &str| {
         let path = dir.join(name);
         fs::write(&path, text).map_err(|error| format!("writing {}: {error}", path.display()))
