@@ -22,7 +22,7 @@ enum Evidence {
 use Evidence::{Header, Module, Program};
 
 /// Everything that the tests, the benchmarks and their peers are made with.
-const PACKAGES: [(&str, Evidence); 20] = [
+const PACKAGES: [(&str, Evidence); 22] = [
     ("e2fsprogs", Program("mkfs.ext4")),
     // nbdinfo asks it what an export holds.
     ("file", Program("file")),
@@ -34,6 +34,7 @@ const PACKAGES: [(&str, Evidence); 20] = [
     ("libnbd-dev", Header("libnbd.h")),
     ("libnbd-ocaml-dev", Module("nbd")),
     ("libssl-dev", Header("openssl/ssl.h")),
+    ("nbd-client", Program("nbd-client")),
     ("nbd-server", Program("nbd-server")),
     ("nbdkit", Program("nbdkit")),
     ("ocaml-findlib", Program("ocamlfind")),
@@ -44,6 +45,8 @@ const PACKAGES: [(&str, Evidence); 20] = [
     ("socat", Program("socat")),
     ("strace", Program("strace")),
     ("valgrind", Program("valgrind")),
+    // What the kernel of the virtual machine is packed with.
+    ("xz-utils", Program("xz")),
 ];
 
 /// A machine that has just started may be updating itself: its lock on the packages is waited
@@ -58,7 +61,7 @@ impl Evidence {
     fn is_there(&self) -> bool {
         match self {
             Program(name) => {
-                // nbd-server may be where only the superuser looks.
+                // nbd-client and nbd-server may be where only the superuser looks.
                 has_program(name) || Path::new("/usr/sbin").join(name).is_file()
             }
             Header(name) => Path::new("/usr/include").join(name).is_file(),
