@@ -1,9 +1,8 @@
 //! What becomes of a command when a signal asks for the end: SIGINT, SIGTERM or SIGHUP.
 //!
 //! ```text
-//!   thread of the command ── ended ──►
-//!                                       main thread ─► exit status
-//!   thread of the signals ── signal ──►
+//!   a thread for the command ── ended ──►  main thread ─► exit status
+//!                      signals ──────────►
 //! ```
 //!
 //! The first signal ends the program, with 128 and its number as the exit status, after what is
@@ -14,16 +13,16 @@ use std::fs;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
-use std::sync::mpsc::{self, Sender};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
+use signal_hook::iterator::{Handle, Signals};
 
 use crate::compat;
-use crate::failure::{Context, Failure, Result};
+use crate::failure::Failure;
 use crate::output::complain;
 
 /// What a command has under way.
@@ -66,40 +65,61 @@ pub(crate) fn asks(ask: impl Fn(u8, bool) + Send + 'static) -> UnderWay {
     UnderWay(())
 }
 
-enum Event {
-    Ended(ExitCode),
-    Signal(u8),
-}
-
-/// As much as the main thread has, in bytes.
-const STACK: usize = 8 << 20;
 /// The exit status after a panic.
 const PANICKED: u8 = 101;
 
-/// Runs a command until it ends, or is ended.
-pub(crate) fn run(command: impl FnOnce() -> ExitCode + Send + 'static) -> Result<ExitCode> {
-    let (events, next) = mpsc::channel();
-    watch(events.clone()).context("signals")?;
-    let command = move || {
-        let status = catch_unwind(AssertUnwindSafe(command));
-        let status = status.unwrap_or_else(|_| ExitCode::from(PANICKED));
-        // It may have been ended before.
-        let _ = events.send(Event::Ended(status));
+/// Runs a command until it ends, or is ended. Where no thread is to be had for it, signals end
+/// the program as ever.
+pub(crate) fn run(command: impl FnOnce() -> ExitCode + Send + 'static) -> ExitCode {
+    let command = Arc::new(Mutex::new(Some(command)));
+    let panicked = ExitCode::from(PANICKED);
+    let carry_out = move |command: &Mutex<Option<_>>| {
+        let command = command.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let status = command.and_then(|command| catch_unwind(AssertUnwindSafe(command)).ok());
+        status.unwrap_or(panicked)
     };
-    let thread = thread::Builder::new().name("command".to_owned()).stack_size(STACK);
-    thread.spawn(command).context("cannot start a thread")?;
+    let (watched, watch) = mpsc::channel::<Handle>();
+    let thread = thread::Builder::new().name("command".to_owned());
+    let there = Arc::clone(&command);
+    let thread = thread.spawn(move || {
+        // Nothing is begun before it is known how to end it.
+        let watch = watch.recv();
+        let status = carry_out(&there);
+        if let Ok(watch) = watch {
+            watch.close();
+        }
+        status
+    });
+    let Ok(thread) = thread else {
+        return carry_out(&command);
+    };
+    let Ok(mut signals) = watch_for() else {
+        drop(watched);
+        return thread.join().unwrap_or(panicked);
+    };
+    // The thread waits for it.
+    let _ = watched.send(signals.handle());
+    obey(&mut signals).unwrap_or_else(|| thread.join().unwrap_or(panicked))
+}
+
+/// Takes charge of the signals, but for those that whoever started the program wants ignored, as
+/// nohup(1) does.
+fn watch_for() -> io::Result<Signals> {
+    let ignored = ignored();
+    let signals = [SIGINT, SIGTERM, SIGHUP];
+    Signals::new(signals.into_iter().filter(|signal| ignored & 1 << (signal - 1) == 0))
+}
+
+/// Does what signals ask for; nothing when the command has ended by itself.
+fn obey(signals: &mut Signals) -> Option<ExitCode> {
     let mut asked = false;
-    for event in next {
-        let signal = match event {
-            Event::Ended(status) => return Ok(status),
-            Event::Signal(signal) => signal,
-        };
-        let failure = Failure::interrupted(signal);
+    for signal in signals.forever() {
+        let failure = Failure::interrupted(signal as u8);
         let failure = match &*work() {
             Work::Harmless => failure,
             Work::Leaves(told) => failure.and(told()),
             Work::Asked(ask) => {
-                ask(signal, asked);
+                ask(signal as u8, asked);
                 if !asked {
                     asked = true;
                     continue;
@@ -109,26 +129,9 @@ pub(crate) fn run(command: impl FnOnce() -> ExitCode + Send + 'static) -> Result
         };
         complain(&format!("{}: {failure}\n", compat::program()));
         end_children();
-        return Ok(ExitCode::from(failure.status()));
+        return Some(ExitCode::from(failure.status()));
     }
-    Ok(ExitCode::from(PANICKED))
-}
-
-/// Takes charge of the signals, but for those that whoever started the program wants ignored, as
-/// nohup(1) does.
-fn watch(events: Sender<Event>) -> io::Result<()> {
-    let ignored = ignored();
-    let signals = [SIGINT, SIGTERM, SIGHUP];
-    let wanted = signals.into_iter().filter(|signal| ignored & 1 << (signal - 1) == 0);
-    let mut signals = Signals::new(wanted)?;
-    let watch = move || {
-        for signal in signals.forever() {
-            if events.send(Event::Signal(signal as u8)).is_err() {
-                return;
-            }
-        }
-    };
-    thread::Builder::new().name("signals".to_owned()).spawn(watch).map(drop)
+    None
 }
 
 /// The signals that are ignored, one bit each; none where that cannot be known.

@@ -161,10 +161,7 @@ fn start(command: Command) -> ExitCode {
     use Command::{Attach, Mount, Serve};
     match command {
         Serve(_) | Attach(_) | Mount(_) => run(command),
-        command => match interrupt::run(|| run(command)) {
-            Ok(status) => status,
-            Err(failure) => end(Err(failure)),
-        },
+        command => interrupt::run(|| run(command)),
     }
 }
 

@@ -2,9 +2,11 @@
 //! said on standard error, which never holds anything up.
 
 use std::io::{self, IsTerminal, Read, Seek, Write};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat, major, minor};
 use serde_json::Value;
 
 use crate::failure::{Context, Failure, Result};
@@ -57,6 +59,23 @@ pub(crate) fn in_color(yes: bool, no: bool) -> bool {
     // https://no-color.org: whatever it is set to, unless that is nothing.
     let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     yes || (!no && !unwanted && io::stdout().is_terminal())
+}
+
+/// Makes sure that a standard stream, by this name, was not closed when the program was started.
+/// The standard library has opened `/dev/null` in its place then, for reading and writing: an
+/// image that comes from there would be empty, and one that goes there be lost.
+pub(crate) fn is_open(stream: impl AsFd, name: &str) -> Result<()> {
+    /// The device numbers of `/dev/null`.
+    const NULL: (u32, u32) = (1, 3);
+    let both = fcntl_getfl(&stream).is_ok_and(|flags| flags.contains(OFlags::RDWR));
+    let null = fstat(&stream).is_ok_and(|stat| {
+        let is_device = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
+        is_device && (major(stat.st_rdev), minor(stat.st_rdev)) == NULL
+    });
+    match both && null {
+        true => Err(Failure::new(format!("{name} is closed"))),
+        false => Ok(()),
+    }
 }
 
 /// What became of writing to standard output.

@@ -14,17 +14,17 @@ use super::piece::{Piece, Sink};
 use super::place::{Place, reach};
 use super::plan::Plan;
 use super::progress::Progress;
-use super::server::{ServerAgainst, ServerDestination};
+use super::server::{self, Connected};
 use super::written::{Written, look_at};
 use crate::failure::{Context, Failure, Result};
-use crate::output::wrote;
+use crate::output::{is_open, wrote};
 use crate::target::Target;
 
 /// Where the bytes go.
 pub(super) enum Destination<'a> {
     /// `null:`.
     Nowhere,
-    Server(Box<ServerDestination>),
+    Server(Box<Connected>),
     /// A file or block device of the right size.
     File {
         path: PathBuf,
@@ -45,7 +45,7 @@ pub(super) enum Destination<'a> {
         file: File,
     },
     /// An export that is only compared.
-    Against(Box<ServerAgainst>),
+    Against(Box<Connected>),
     /// A file or block device that is only compared.
     AgainstFile {
         path: PathBuf,
@@ -67,7 +67,7 @@ impl Destination<'_> {
     ) -> Result<(Destination<'static>, Arc<Place>)> {
         match target {
             Target::Nbd(server) if plan.compare.is_some() => {
-                let against = ServerAgainst::open(server, plan)?;
+                let against = Connected::to_read(server, plan)?;
                 Ok((Destination::Against(Box::new(against)), Arc::new(Place::Nowhere)))
             }
             Target::File(path) if plan.compare.is_some() => {
@@ -79,7 +79,7 @@ impl Destination<'_> {
                 Err(Failure::new("only servers and files can be compared"))
             }
             Target::Nbd(server) => {
-                let destination = ServerDestination::open(server, size, plan.limit)?;
+                let destination = server::open_to_write(server, size, plan.limit)?;
                 let place = Place::Fixed { name: server.name.clone(), device: None };
                 Ok((Destination::Server(Box::new(destination)), Arc::new(place)))
             }
@@ -92,7 +92,10 @@ impl Destination<'_> {
             Target::Stdio if io::stdout().is_terminal() => Err(Failure::new(
                 "standard output is a terminal; send it to a file or a program, or name one",
             )),
-            Target::Stdio => Ok((Destination::Stdout, Arc::new(Place::Nowhere))),
+            Target::Stdio => {
+                is_open(io::stdout(), "standard output")?;
+                Ok((Destination::Stdout, Arc::new(Place::Nowhere)))
+            }
             Target::Null => Ok((Destination::Nowhere, Arc::new(Place::Nowhere))),
         }
     }
@@ -173,8 +176,8 @@ impl Destination<'_> {
         let (plan, progress, spare) = (&job.plan, &*job.progress, Vec::new());
         match self {
             Self::Nowhere => body(&mut Nowhere { progress, spare }),
-            Self::Server(server) => server.run(job, body),
-            Self::Against(server) => server.run(job, body),
+            Self::Server(server) => server::write(*server, job, body),
+            Self::Against(server) => server::compare(*server, job, body),
             Self::AgainstFile { path, store } => {
                 let mut bytes = Vec::new();
                 let look = |piece: &Piece| -> Result<()> {
@@ -226,6 +229,20 @@ impl Destination<'_> {
 
 fn file(path: &Path, size: Option<u64>, keep: bool) -> Result<(Destination<'static>, Arc<Place>)> {
     let place = Arc::new(Place::file(path, size, keep)?);
+    let opened = in_place(path, size, keep, &place);
+    if opened.is_err() {
+        place.withdraw();
+    }
+    opened.map(|destination| (destination, place))
+}
+
+/// Opens a file as a destination, and makes sure that it can become as large.
+fn in_place(
+    path: &Path,
+    size: Option<u64>,
+    keep: bool,
+    place: &Arc<Place>,
+) -> Result<Destination<'static>> {
     let Some((file, name)) = place.opened() else {
         return Err(Failure::new(format!("{} is no file", path.display())));
     };
@@ -239,14 +256,14 @@ fn file(path: &Path, size: Option<u64>, keep: bool) -> Result<(Destination<'stat
             file.set_len(before.max(size)).context(named())?;
             let store = Arc::new(FileExport::open(name, false).context("destination")?);
             file.set_len(before).context(named())?;
-            Destination::File { path, store, place: Arc::clone(&place), is_zero: !keep }
+            Destination::File { path, store, place: Arc::clone(place), is_zero: !keep }
         }
         None => {
             let file = file.try_clone().context(path.display())?;
-            Destination::Growing { path, file, place: Arc::clone(&place) }
+            Destination::Growing { path, file, place: Arc::clone(place) }
         }
     };
-    Ok((destination, place))
+    Ok(destination)
 }
 
 fn block_device(path: &Path, size: Option<u64>) -> Result<(Destination<'static>, Arc<Place>)> {

@@ -15,6 +15,7 @@
 //! |---|---|
 //! | `mod` | a copy, pass by pass |
 //! | `args` | the command line |
+//! | `commands` | what other commands are made of |
 //! | `part` | which part of the source goes where |
 //! | `dirty` | what of a source has changed |
 //! | `plan` | what reading and writing go by |
@@ -38,6 +39,7 @@
 //! | `server/` | both ends, with an NBD server |
 
 mod args;
+mod commands;
 mod destination;
 mod difference;
 mod dirty;
@@ -60,7 +62,6 @@ mod stop;
 mod transfer;
 mod written;
 
-use std::io::{self, IsTerminal, Write};
 use std::iter;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -76,6 +77,7 @@ use crate::size;
 use crate::target::Target;
 
 pub(crate) use args::Args;
+pub(crate) use commands::{Comparison, between, checksum, compare, read};
 use destination::Destination;
 use difference::{Differences, Found};
 use display::{Display, Form};
@@ -85,7 +87,7 @@ use lanes::Regions;
 use pace::Pace;
 use part::{Asked, Part};
 use place::Place;
-use plan::{Compare, Plan};
+use plan::Plan;
 use progress::Progress;
 use record::Record;
 use source::Source;
@@ -147,92 +149,6 @@ struct Outcome {
     found: Found,
     /// Bytes in both ends of a comparison.
     sizes: (Option<u64>, Option<u64>),
-}
-
-/// Copies between two targets with the defaults, for `nbd demo`.
-pub(crate) fn between(from: &Target, to: &Target, limit: Duration) -> Result<Copied> {
-    let plan = Plan { limit: Some(limit), ..Plan::default() };
-    let form = io::stderr().is_terminal().then_some(Form::Bar);
-    let manner = Manner { form, ..Manner::default() };
-    copy(from, to, plan, &Wishes::default(), manner).map(|outcome| outcome.copied)
-}
-
-/// Reads a part of a server or file, in order, into what `writer` makes. It is told where
-/// reading begins, and which bytes are wanted: those before and behind are there because
-/// reads are in whole blocks.
-pub(crate) fn read<'a>(
-    from: &Target,
-    offset: u64,
-    length: Option<u64>,
-    limit: Option<Duration>,
-    writer: impl FnOnce((u64, Range<u64>)) -> Box<dyn Write + 'a>,
-) -> Result<()> {
-    let plan = Plan { limit, ..Plan::default() };
-    let source = Source::open(from, &plan)?;
-    let size = source.size().ok_or_else(|| Failure::new("a server or a file is needed"))?;
-    if offset > size {
-        return Err(Failure::new(format!("the offset is beyond the {size} bytes there are")));
-    }
-    let end = length.map_or(size, |length| offset.saturating_add(length).min(size));
-    let block = source.block() as u64;
-    let begin = offset - offset % block;
-    let whole = begin..end.next_multiple_of(block).min(size);
-    let writer = writer((begin, offset..end));
-    let destination = Destination::Program(writer, begin);
-    let plan = plan.between(&source, &destination);
-    let part = Part { range: whole.clone(), to: begin };
-    let job = Job::new(plan, part, whole, 1)?;
-    transfer::transfer(source, destination, &Arc::new(job), Lanes::ONE)
-}
-
-/// The checksum of a target, and of how many bytes.
-pub(crate) fn checksum(
-    from: &Target,
-    (offset, length): (Option<u64>, Option<u64>),
-    kind: Kind,
-    limit: Option<Duration>,
-) -> Result<(String, u64)> {
-    let plan = Plan { limit, ..Plan::default() };
-    let part = Asked { offset, length, to: None };
-    let wishes = Wishes { part, checksum: Some(kind), ..Wishes::default() };
-    let outcome = copy(from, &Target::Null, plan, &wishes, Manner::default())?;
-    let sum = outcome.checksum.ok_or_else(|| Failure::new("there is no checksum"))?;
-    Ok((sum, outcome.copied.bytes()))
-}
-
-/// How two targets compare.
-#[derive(Debug)]
-pub(crate) struct Comparison {
-    /// The first byte that differs, as far as both go.
-    pub(crate) first: Option<u64>,
-    /// What differs, in blocks of 512 bytes; of the first difference only its own, unless all
-    /// are wanted.
-    pub(crate) ranges: Vec<Range<u64>>,
-    /// There are more of them.
-    pub(crate) more: bool,
-    /// Bytes in both.
-    pub(crate) sizes: (u64, u64),
-}
-
-/// Compares two servers or files, as far as both go.
-pub(crate) fn compare(
-    a: &Target,
-    b: &Target,
-    all: bool,
-    limit: Option<Duration>,
-) -> Result<Comparison> {
-    let compare = Some(if all { Compare::All } else { Compare::First });
-    let plan = Plan { limit, compare, ..Plan::default() };
-    let outcome = copy(a, b, plan, &Wishes::default(), Manner::default())?;
-    let (Some(first), Some(second)) = outcome.sizes else {
-        return Err(Failure::new("only servers and files can be compared"));
-    };
-    Ok(Comparison {
-        first: outcome.found.first,
-        ranges: outcome.found.ranges.iter().cloned().collect(),
-        more: outcome.found.more,
-        sizes: (first, second),
-    })
 }
 
 /// What is copied, in the words of nbdcopy.

@@ -50,7 +50,8 @@ impl Asked {
                 size - offset
             )));
         }
-        if to.checked_add(length).is_none() {
+        // No file and no export is longer than this.
+        if to.checked_add(length).is_none_or(|end| end > i64::MAX as u64) {
             return Err(Failure::new("--destination-offset is too large"));
         }
         Ok(Part { range: offset..offset + length, to })

@@ -23,7 +23,15 @@ pub(super) enum Place {
     /// An export or a block device, which stays as large as it is.
     Fixed { name: String, device: Option<File> },
     /// A file that is there. It is emptied first, unless what it holds is kept.
-    Existing { path: PathBuf, file: File, size: Option<u64>, keep: bool, ready: Mutex<bool> },
+    Existing {
+        path: PathBuf,
+        file: File,
+        /// It was not there before.
+        made: bool,
+        size: Option<u64>,
+        keep: bool,
+        ready: Mutex<bool>,
+    },
     /// A file that is made.
     New { path: PathBuf, temporary: NamedTempFile },
 }
@@ -41,15 +49,17 @@ impl Place {
             temporary.as_file().set_len(size.unwrap_or(0)).context(named())?;
             return Ok(Self::New { path: path.to_owned(), temporary });
         }
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)
-            .context(named())?;
-        let ready = Mutex::new(false);
-        Ok(Self::Existing { path: path.to_owned(), file, size, keep, ready })
+        let mut options = OpenOptions::new();
+        options.read(true).write(true);
+        let (file, made) = match options.open(path) {
+            // Not create_new: it may be a link to a file that is not there.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                (options.create(true).truncate(false).open(path), true)
+            }
+            file => (file, false),
+        };
+        let (path, file, ready) = (path.to_owned(), file.context(named())?, Mutex::new(false));
+        Ok(Self::Existing { path, file, made, size, keep, ready })
     }
 
     /// The path under which it can be opened, if it is a file.
@@ -63,7 +73,7 @@ impl Place {
 
     /// Makes a file as large as the source and all hole, the first time.
     pub(super) fn prepare(&self) -> Result<()> {
-        let Self::Existing { path, file, size, keep, ready } = self else {
+        let Self::Existing { path, file, size, keep, ready, made: _ } = self else {
             return Ok(());
         };
         let Ok(mut ready) = ready.lock() else {
@@ -115,6 +125,14 @@ impl Place {
         })
     }
 
+    /// Takes away what was made, before anything is in it.
+    pub(super) fn withdraw(&self) {
+        if let Self::Existing { path, made: true, .. } = self {
+            // What is left is empty.
+            let _ = fs::remove_file(path);
+        }
+    }
+
     /// Takes away what has no name yet: the program ends at once.
     pub(super) fn abandon(&self) {
         if let Self::New { temporary, .. } = self {
@@ -124,10 +142,15 @@ impl Place {
     }
 }
 
-/// A file of another name in the same directory; none where that cannot be.
+/// A file of another name in the same directory; none where that cannot be, nor for the name of
+/// a directory, such as `name/` or `name/.`.
 fn beside(path: &Path) -> Option<NamedTempFile> {
+    let name = path.file_name()?;
+    if !path.as_os_str().as_encoded_bytes().ends_with(name.as_encoded_bytes()) {
+        return None;
+    }
     let mut prefix = std::ffi::OsString::from(".");
-    prefix.push(path.file_name()?);
+    prefix.push(name);
     prefix.push(".");
     tempfile::Builder::new()
         .prefix(&prefix)

@@ -13,14 +13,15 @@ use nbd_server::{Export, ExtentKind, FileExport};
 use super::job::Job;
 use super::piece::{Outlet, Piece, Slice};
 use super::plan::Plan;
-use super::server::ServerSource;
+use super::server::{self, Connected};
 use super::sparse;
 use crate::failure::{Context, Failure, Result};
+use crate::output::is_open;
 use crate::target::Target;
 
 /// Where the bytes come from.
 pub(super) enum Source {
-    Server(Box<ServerSource>),
+    Server(Box<Connected>),
     File {
         path: PathBuf,
         store: Arc<FileExport>,
@@ -39,7 +40,7 @@ pub(super) type Another = Box<dyn FnOnce() -> Result<Source> + Send>;
 impl Source {
     pub(super) fn open(target: &Target, plan: &Plan) -> Result<Self> {
         match target {
-            Target::Nbd(server) => Ok(Self::Server(Box::new(ServerSource::open(server, plan)?))),
+            Target::Nbd(server) => Ok(Self::Server(Box::new(Connected::to_read(server, plan)?))),
             Target::File(path) => match fs::metadata(path).map(|data| data.file_type()) {
                 Ok(kind) if kind.is_fifo() || kind.is_char_device() => {
                     let file = File::open(path).context(path.display())?;
@@ -51,7 +52,10 @@ impl Source {
                     Ok(Self::File { path: path.clone(), store: Arc::new(store) })
                 }
             },
-            Target::Stdio => Ok(Self::Stdin),
+            Target::Stdio => {
+                is_open(io::stdin(), "standard input")?;
+                Ok(Self::Stdin)
+            }
             Target::Null => {
                 Err(Failure::new("null: has nothing to read; it can only be a destination"))
             }
@@ -102,7 +106,7 @@ impl Source {
     /// Sends every byte on of the regions it takes.
     pub(super) fn read_all(self, job: &Job, outlet: &Outlet<'_>) -> Result<()> {
         match self {
-            Self::Server(server) => server.read_all(job, outlet),
+            Self::Server(server) => server::read_all(*server, job, outlet),
             Self::File { path, store } => {
                 while let Some(region) = job.take() {
                     read_file(&path, &store, region, job, outlet)?;

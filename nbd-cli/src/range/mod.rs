@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 
 use crate::failure::{Context, Failure, Result};
 use crate::interrupt::{self, UnderWay};
-use crate::output::Form;
+use crate::output::{Form, is_open};
 use crate::target::{Server, Target};
 use crate::{Patience, copy, size};
 
@@ -143,6 +143,7 @@ pub(crate) fn read(args: &ReadArgs) -> Result<()> {
     let source = Target::parse(&args.source)?.waiting(args.patience.wait());
     let source = source.reconnecting(Some(Reconnect::new()));
     let Span { offset, length } = args.span;
+    is_open(io::stdout(), "standard output")?;
     copy::read(&source, offset, length, args.patience.limit(), |range| {
         let stdout = BufWriter::with_capacity(256 << 10, io::stdout().lock());
         Box::new(Window::new(stdout, range))
@@ -157,6 +158,7 @@ pub(crate) fn write(args: &WriteArgs) -> Result<()> {
     let (mut stdin, mut file);
     let input: &mut dyn Read = match Target::parse(&args.file)? {
         Target::Stdio => {
+            is_open(io::stdin(), "standard input")?;
             stdin = io::stdin().lock();
             &mut stdin
         }

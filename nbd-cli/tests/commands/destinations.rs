@@ -31,6 +31,53 @@ const BAD_MIDDLE: [&str; 3] = [
     "pread=[ $4 -lt 2097152 ] || { echo EIO the disk is scratched >&2; exit 1; }; head -c $3 /dev/zero",
 ];
 
+/// Found out before anything is copied, and nothing is left of it.
+#[test]
+fn names_that_cannot_be() -> TestResult {
+    let scratch = Scratch::new()?;
+    let image = arg(&Content::Random.image(&scratch, "image", MIB));
+    let new = arg(&scratch.join("new"));
+    let (slash, dot) = (format!("{new}/"), format!("{new}/."));
+    let table: [(&[&str], &str); 6] = [
+        (&[&image, &slash], "Is a directory"),
+        (&[&image, &dot], "No such file or directory"),
+        (&["--destination-offset=8E", &image, &new], "too large"),
+        (&["--destination-offset=7E", &image, &new], "too large"),
+        (&["--destination-offset=9223372036854775807", &image, &new], "too large"),
+        (&["--resume", "--destination-offset=7E", &image, &new], "too large"),
+    ];
+    for (args, expected) in table {
+        let told = fail(&[&["copy"], args].concat())?;
+        assert!(told.contains(expected) && !told.contains("was not made"), "{args:?}: {told}");
+        let names: Vec<_> =
+            fs::read_dir(scratch.path()).unwrap().map(|e| e.unwrap().path()).collect();
+        assert_eq!(names, [scratch.join("image")], "{args:?}");
+    }
+    Ok(())
+}
+
+/// Nothing comes from a stream that is closed, and nothing arrives there.
+#[test]
+fn streams_that_are_closed() -> TestResult {
+    let scratch = Scratch::new()?;
+    let image = arg(&Content::Random.image(&scratch, "image", MIB));
+    let server = Server::nbdkit(&["memory", "1M"]).start()?;
+    let new = arg(&scratch.join("new"));
+    for (script, told) in [
+        ("exec \"$0\" copy - \"$1\" <&-", "standard input is closed"),
+        ("exec \"$0\" write \"$3\" <&-", "standard input is closed"),
+        ("exec \"$0\" copy \"$2\" - >&-", "standard output is closed"),
+        ("exec \"$0\" read \"$2\" >&-", "standard output is closed"),
+    ] {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", script, NBD, &new, &image, &server.uri()]);
+        let finished = run_within(LIMIT, &mut shell)?;
+        assert_eq!(told_in_one_line(&finished, &[script]), told);
+    }
+    assert!(!fs::exists(&new).unwrap());
+    Ok(())
+}
+
 #[test]
 fn what_cannot_be_made_right_is_not_emptied() -> TestResult {
     let scratch = Scratch::new()?;

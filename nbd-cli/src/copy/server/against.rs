@@ -1,98 +1,51 @@
 //! Comparing an export with what comes.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use nbd_client_blocking::proto::{ClientConfig, Command, CommandType, ContextId, RequestId};
-use nbd_client_blocking::{Client, Completion, Pipeline};
+use nbd_client_blocking::proto::{Command, CommandType, ContextId, RequestId};
+use nbd_client_blocking::{Completion, Pipeline};
 
+use super::connected::{ALLOCATION, Connected};
 use super::silence::Silence;
 use super::{longest_range, request_size};
 use crate::copy::job::Job;
-use crate::copy::lanes;
 use crate::copy::piece::{Piece, Sink, Slice};
-use crate::copy::plan::Plan;
 use crate::failure::{Context, Result};
-use crate::target::Server;
-
-const ALLOCATION: &str = "base:allocation";
 
 /// An answer about fewer bytes tells little.
 const LITTLE: u64 = 4096;
 
-/// An export that is compared.
-pub(in crate::copy) struct ServerAgainst {
-    server: Server,
-    config: ClientConfig,
-    limit: Option<Duration>,
-    client: Client,
-}
-
-impl ServerAgainst {
-    pub(in crate::copy) fn open(server: &Server, plan: &Plan) -> Result<Self> {
-        let mut config = ClientConfig::new();
-        if plan.use_extents {
-            config = config.meta_context(ALLOCATION);
-        }
-        let client = server.connect(config.clone(), plan.limit)?;
-        Ok(Self { server: server.clone(), config, limit: plan.limit, client })
+/// Compares an export with what `body` sends.
+pub(in crate::copy) fn compare(
+    with: Connected,
+    job: &Job,
+    body: impl FnOnce(&mut dyn Sink) -> Result<()>,
+) -> Result<()> {
+    let Connected { server, mut client, limit, .. } = with;
+    let name = server.name;
+    let mut reader = Reader {
+        name: &name,
+        job,
+        allocation: client.context(ALLOCATION),
+        request: request_size(&client, &job.plan),
+        longest: longest_range(&client),
+        depth: job.plan.requests,
+        silence: Silence::new(&name, limit, &job.stop),
+        pipeline: client.pipeline(),
+        expected: BTreeMap::new(),
+        unknown: Vec::new(),
+        unasked: Vec::new(),
+        spare: Vec::new(),
+    };
+    body(&mut reader)?;
+    while reader.is_busy() {
+        reader.advance()?;
     }
-
-    pub(in crate::copy) fn size(&self) -> u64 {
-        self.client.size()
-    }
-
-    pub(in crate::copy) fn block(&self) -> usize {
-        self.client.export().minimum_block() as usize
-    }
-
-    /// How many lanes it can be read on, of those that are wanted.
-    pub(in crate::copy) fn lanes(&self, wanted: usize) -> usize {
-        lanes::connections(&self.client, self.server.is_command(), wanted)
-    }
-
-    /// Connects once more, if that is safe.
-    pub(in crate::copy) fn another(&self) -> impl FnOnce() -> Result<Self> + Send + use<> {
-        let (server, config, limit) = (self.server.clone(), self.config.clone(), self.limit);
-        let facts = self.client.negotiated().clone();
-        move || {
-            let client = lanes::beside(&server, config.clone(), limit, &facts)?;
-            Ok(Self { server, config, limit, client })
-        }
-    }
-
-    /// Compares with what `body` sends.
-    pub(in crate::copy) fn run(
-        self,
-        job: &Job,
-        body: impl FnOnce(&mut dyn Sink) -> Result<()>,
-    ) -> Result<()> {
-        let Self { server, mut client, limit, .. } = self;
-        let name = server.name;
-        let mut reader = Reader {
-            name: &name,
-            job,
-            allocation: client.context(ALLOCATION),
-            request: request_size(&client, &job.plan),
-            longest: longest_range(&client),
-            depth: job.plan.requests,
-            silence: Silence::new(&name, limit, &job.stop),
-            pipeline: client.pipeline(),
-            expected: BTreeMap::new(),
-            unknown: Vec::new(),
-            unasked: Vec::new(),
-            spare: Vec::new(),
-        };
-        body(&mut reader)?;
-        while reader.is_busy() {
-            reader.advance()?;
-        }
-        job.progress.connected(reader.pipeline.client().session().stats().connections);
-        drop(reader);
-        // All is known, however the goodbye goes.
-        let _ = client.disconnect();
-        Ok(())
-    }
+    job.progress.connected(reader.pipeline.client().session().stats().connections);
+    drop(reader);
+    // All is known, however the goodbye goes.
+    let _ = client.disconnect();
+    Ok(())
 }
 
 struct Reader<'a> {

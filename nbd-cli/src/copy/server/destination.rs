@@ -6,123 +6,95 @@ use std::ops::Range;
 use std::time::Duration;
 
 use nbd_client_blocking::proto::{
-    ClientConfig, Command, CommandFlags, CommandType, Errno, Protocol, RequestId, TransmissionFlags,
+    Command, CommandFlags, CommandType, Errno, Protocol, RequestId, TransmissionFlags,
 };
 use nbd_client_blocking::session::replay::RecoveryError;
 use nbd_client_blocking::{Client, Completion, Error, Pipeline};
 
+use super::connected::Connected;
 use super::silence::Silence;
 use super::unflushed::{Flushed, Unflushed};
 use super::verify::Verify;
 use super::{longest_range, request_size};
 use crate::copy::destination::too_small;
 use crate::copy::job::Job;
-use crate::copy::lanes;
 use crate::copy::piece::{Piece, Sink, Slice};
 use crate::copy::written::not_what_was_written;
 use crate::failure::{Context, Failure, Result};
 use crate::target::Server;
 
-/// An export that is written.
-pub(in crate::copy) struct ServerDestination {
-    server: Server,
+/// Opens an export and makes sure that all fits.
+pub(in crate::copy) fn open_to_write(
+    server: &Server,
+    size: Option<u64>,
     limit: Option<Duration>,
-    client: Client,
+) -> Result<Connected> {
+    let destination = Connected::to_write(server, limit)?;
+    let name = &server.name;
+    if destination.client.is_read_only() {
+        return Err(Failure::new(format!("{name}: the export is read-only")));
+    }
+    let room = destination.size();
+    if size.is_some_and(|size| size > room) {
+        return Err(too_small(name, room, size));
+    }
+    let block = destination.block();
+    if let Some(size) = size.filter(|size| size % block as u64 != 0) {
+        return Err(Failure::new(format!(
+            "{name}: takes whole blocks of {block} bytes only, but the source has {size} bytes; \
+             nothing was written"
+        )));
+    }
+    Ok(destination)
 }
 
-impl ServerDestination {
-    pub(in crate::copy) fn open(
-        server: &Server,
-        size: Option<u64>,
-        limit: Option<Duration>,
-    ) -> Result<Self> {
-        let client = server.connect(ClientConfig::new(), limit)?;
-        let name = &server.name;
-        if client.is_read_only() {
-            return Err(Failure::new(format!("{name}: the export is read-only")));
-        }
-        if size.is_some_and(|size| size > client.size()) {
-            return Err(too_small(name, client.size(), size));
-        }
-        let destination = Self { server: server.clone(), limit, client };
-        let block = destination.block();
-        if let Some(size) = size.filter(|size| size % block as u64 != 0) {
-            return Err(Failure::new(format!(
-                "{}: takes whole blocks of {block} bytes only, but the source has {size} bytes; \
-                 nothing was written",
-                server.name
-            )));
-        }
-        Ok(destination)
+/// Writes what `body` sends, and makes it durable if the server offers that.
+pub(in crate::copy) fn write(
+    destination: Connected,
+    job: &Job,
+    body: impl FnOnce(&mut dyn Sink) -> Result<()>,
+) -> Result<()> {
+    let Connected { server, mut client, limit, .. } = destination;
+    let (plan, progress) = (&job.plan, &*job.progress);
+    let name = server.name.clone();
+    let flags = client.flags();
+    let can_flush = flags.contains(TransmissionFlags::SEND_FLUSH);
+    let mut writer = Writer {
+        name: &name,
+        job,
+        size: client.size(),
+        request: request_size(&client, plan),
+        longest: longest_range(&client),
+        boundary: plan.longest_zero,
+        can_zero: flags.contains(TransmissionFlags::SEND_WRITE_ZEROES),
+        can_flush,
+        zero_flags: if plan.allocated { CommandFlags::NO_HOLE } else { CommandFlags::empty() },
+        depth: plan.requests,
+        writes: Unflushed::new(client.session().stats().connections),
+        verify: Verify::default(),
+        pipeline: client.pipeline(),
+        silence: Silence::new(&name, limit, &job.stop),
+        refused: VecDeque::new(),
+        spare: Vec::new(),
+    };
+    body(&mut writer)?;
+    writer.finish()?;
+    let flushed = if can_flush { Some(writer.flush()?) } else { None };
+    progress.connected(writer.connection());
+    // What the session keeps, it has put back by itself.
+    if server.reconnect().is_none_or(|policy| policy.kept_bytes().is_none()) {
+        job.lose(writer.writes.take_lost());
     }
-
-    pub(in crate::copy) fn block(&self) -> usize {
-        self.client.export().minimum_block() as usize
-    }
-
-    /// How many lanes it can be written on, of those that are wanted.
-    pub(in crate::copy) fn lanes(&self, wanted: usize) -> usize {
-        lanes::connections(&self.client, self.server.is_command(), wanted)
-    }
-
-    /// Connects once more, if that is safe.
-    pub(in crate::copy) fn another(&self) -> impl FnOnce() -> Result<Self> + Send + use<> {
-        let (server, limit) = (self.server.clone(), self.limit);
-        let facts = self.client.negotiated().clone();
-        move || {
-            let client = lanes::beside(&server, ClientConfig::new(), limit, &facts)?;
-            Ok(Self { server, limit, client })
-        }
-    }
-
-    /// Writes what `body` sends, and makes it durable if the server offers that.
-    pub(in crate::copy) fn run(
-        self,
-        job: &Job,
-        body: impl FnOnce(&mut dyn Sink) -> Result<()>,
-    ) -> Result<()> {
-        let Self { server, mut client, limit } = self;
-        let (plan, progress) = (&job.plan, &*job.progress);
-        let name = server.name.clone();
-        let flags = client.flags();
-        let can_flush = flags.contains(TransmissionFlags::SEND_FLUSH);
-        let mut writer = Writer {
-            name: &name,
-            job,
-            size: client.size(),
-            request: request_size(&client, plan),
-            longest: longest_range(&client),
-            boundary: plan.longest_zero,
-            can_zero: flags.contains(TransmissionFlags::SEND_WRITE_ZEROES),
-            can_flush,
-            zero_flags: if plan.allocated { CommandFlags::NO_HOLE } else { CommandFlags::empty() },
-            depth: plan.requests,
-            writes: Unflushed::new(client.session().stats().connections),
-            verify: Verify::default(),
-            pipeline: client.pipeline(),
-            silence: Silence::new(&name, limit, &job.stop),
-            refused: VecDeque::new(),
-            spare: Vec::new(),
-        };
-        body(&mut writer)?;
-        writer.finish()?;
-        let flushed = if can_flush { Some(writer.flush()?) } else { None };
-        progress.connected(writer.connection());
-        // What the session keeps, it has put back by itself.
-        if server.reconnect().is_none_or(|policy| policy.kept_bytes().is_none()) {
-            job.lose(writer.writes.take_lost());
-        }
-        drop(writer);
-        match flushed {
-            None => client.disconnect().context(&name),
-            // nbdkit 1.32 offers it in oldstyle, too, and does not know it then.
-            Some(Err(error)) if !plan.flush && is_oldstyle(&client) && is_unknown(&error) => Ok(()),
-            Some(result) => {
-                result.context(&name)?;
-                // What is written is safe, however the goodbye goes.
-                let _ = client.disconnect();
-                Ok(())
-            }
+    drop(writer);
+    match flushed {
+        None => client.disconnect().context(&name),
+        // nbdkit 1.32 offers it in oldstyle, too, and does not know it then.
+        Some(Err(error)) if !plan.flush && is_oldstyle(&client) && is_unknown(&error) => Ok(()),
+        Some(result) => {
+            result.context(&name)?;
+            // What is written is safe, however the goodbye goes.
+            let _ = client.disconnect();
+            Ok(())
         }
     }
 }

@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `mod` | how long requests may be |
+//! | `connected` | an export that is open, and how to open it once more |
 //! | `source` | reading an export |
 //! | `map` | what of it is to be read |
 //! | `destination` | writing an export |
@@ -13,6 +14,7 @@
 //! | `silence` | how long a server may bring nothing |
 
 mod against;
+mod connected;
 mod destination;
 mod map;
 mod silence;
@@ -26,9 +28,10 @@ use nbd_client_blocking::proto::HeaderStyle;
 
 use super::plan::Plan;
 
-pub(super) use against::ServerAgainst;
-pub(super) use destination::ServerDestination;
-pub(super) use source::ServerSource;
+pub(super) use against::compare;
+pub(super) use connected::Connected;
+pub(super) use destination::{open_to_write, write};
+pub(super) use source::read_all;
 
 /// The longest range asked about, or zeroed, in one compact request: a multiple of any
 /// block size, and of the pieces in which zeroes may be wanted.

@@ -1,133 +1,80 @@
 //! Reading an export.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use nbd_client_blocking::Client;
-use nbd_client_blocking::proto::{ClientConfig, CommandType, ContextId};
+use nbd_client_blocking::proto::CommandType;
 
+use super::connected::{ALLOCATION, Connected};
 use super::map::Map;
 use super::request_size;
 use super::silence::Silence;
 use super::width::Width;
 use crate::copy::job::Job;
-use crate::copy::lanes;
 use crate::copy::piece::Outlet;
-use crate::copy::plan::Plan;
 use crate::copy::sparse;
 use crate::failure::{Context, Result};
-use crate::target::Server;
-
-const ALLOCATION: &str = "base:allocation";
 
 /// How many reads may overtake the oldest, for each one in flight. What comes early is kept
 /// by a destination that needs it in order.
 const OVERTAKING: usize = 4;
 
-/// An export that is read.
-pub(in crate::copy) struct ServerSource {
-    server: Server,
-    config: ClientConfig,
-    limit: Option<Duration>,
-    client: Client,
-    allocation: Option<ContextId>,
-}
-
-impl ServerSource {
-    pub(in crate::copy) fn open(server: &Server, plan: &Plan) -> Result<Self> {
-        let mut config = ClientConfig::new();
-        if plan.use_extents {
-            config = config.meta_context(ALLOCATION);
-        }
-        let client = server.connect(config.clone(), plan.limit)?;
-        Ok(Self::over(client, server.clone(), config, plan.limit))
-    }
-
-    fn over(client: Client, server: Server, config: ClientConfig, limit: Option<Duration>) -> Self {
-        let allocation = client.context(ALLOCATION);
-        Self { server, config, limit, client, allocation }
-    }
-
-    pub(in crate::copy) fn size(&self) -> u64 {
-        self.client.size()
-    }
-
-    pub(in crate::copy) fn block(&self) -> usize {
-        self.client.export().minimum_block() as usize
-    }
-
-    /// How many lanes it can be read on, of those that are wanted.
-    pub(in crate::copy) fn lanes(&self, wanted: usize) -> usize {
-        lanes::connections(&self.client, self.server.is_command(), wanted)
-    }
-
-    /// Connects once more, if that is safe.
-    pub(in crate::copy) fn another(&self) -> impl FnOnce() -> Result<Self> + Send + use<> {
-        let (server, config, limit) = (self.server.clone(), self.config.clone(), self.limit);
-        let facts = self.client.negotiated().clone();
-        move || {
-            let client = lanes::beside(&server, config.clone(), limit, &facts)?;
-            Ok(Self::over(client, server, config, limit))
-        }
-    }
-
-    /// Sends every byte on of the regions it takes.
-    pub(in crate::copy) fn read_all(self, job: &Job, outlet: &Outlet<'_>) -> Result<()> {
-        let Self { server, mut client, allocation, limit, .. } = self;
-        let (name, plan) = (server.name, &job.plan);
-        let mut map = Map::new(&client, allocation, job);
-        let longest = client.session().max_request();
-        let mut width = Width::new(plan, request_size(&client, plan), longest);
-        let mut pipeline = client.pipeline::<Vec<u8>>();
-        let silence = Silence::new(&name, limit, &job.stop);
-        let mut order = Order::new(plan.requests * OVERTAKING);
-        while !job.stop.is_wished() {
-            map.ask(&mut pipeline).context(&name)?;
-            while pipeline.in_flight() < width.requests() && order.has_room() {
-                let Some(range) = map.next(width.request()) else {
-                    break;
-                };
-                if range.start >= job.until() {
-                    continue;
-                }
-                let buffer = outlet.buffer((range.end - range.start) as usize);
-                pipeline.read(buffer, range.start).context(&name)?;
-                order.submitted(range.start);
-                width.sent();
-            }
-            let Some(done) = silence.wait(&mut pipeline)? else {
+/// Sends every byte on of the regions it takes.
+pub(in crate::copy) fn read_all(source: Connected, job: &Job, outlet: &Outlet<'_>) -> Result<()> {
+    let Connected { server, mut client, limit, .. } = source;
+    let allocation = client.context(ALLOCATION);
+    let (name, plan) = (server.name, &job.plan);
+    let mut map = Map::new(&client, allocation, job);
+    let longest = client.session().max_request();
+    let mut width = Width::new(plan, request_size(&client, plan), longest);
+    let mut pipeline = client.pipeline::<Vec<u8>>();
+    let silence = Silence::new(&name, limit, &job.stop);
+    let mut order = Order::new(plan.requests * OVERTAKING);
+    while !job.stop.is_wished() {
+        map.ask(&mut pipeline).context(&name)?;
+        while pipeline.in_flight() < width.requests() && order.has_room() {
+            let Some(range) = map.next(width.request()) else {
                 break;
             };
-            if done.command.kind == CommandType::BlockStatus {
-                match done.result {
-                    // To know of holes only saves reading them.
-                    Err(error) if error.command_failure().is_some() => map.give_up(),
-                    result => {
-                        result.context(&name)?;
-                        map.learn(&done.extents, outlet)?;
-                    }
-                }
+            if range.start >= job.until() {
                 continue;
             }
-            done.result.context(&name)?;
-            order.finished(done.command.offset);
-            if width.answered() {
-                order.limit = width.requests() * OVERTAKING;
-                job.distance.is_far();
-            }
-            if let Some(buffer) = done.buffer {
-                job.let_pass(buffer.len() as u64);
-                sparse::send(outlet, done.command.offset, buffer, plan.sparse)?;
-            }
+            let buffer = outlet.buffer((range.end - range.start) as usize);
+            pipeline.read(buffer, range.start).context(&name)?;
+            order.submitted(range.start);
+            width.sent();
         }
-        job.progress.connected(pipeline.client().session().stats().connections);
-        drop(pipeline);
-        if !job.stop.is_wished() {
-            // All is here, however the goodbye goes. Nobody wants what is in flight otherwise.
-            let _ = client.disconnect();
+        let Some(done) = silence.wait(&mut pipeline)? else {
+            break;
+        };
+        if done.command.kind == CommandType::BlockStatus {
+            match done.result {
+                // To know of holes only saves reading them.
+                Err(error) if error.command_failure().is_some() => map.give_up(),
+                result => {
+                    result.context(&name)?;
+                    map.learn(&done.extents, outlet)?;
+                }
+            }
+            continue;
         }
-        Ok(())
+        done.result.context(&name)?;
+        order.finished(done.command.offset);
+        if width.answered() {
+            order.limit = width.requests() * OVERTAKING;
+            job.distance.is_far();
+        }
+        if let Some(buffer) = done.buffer {
+            job.let_pass(buffer.len() as u64);
+            sparse::send(outlet, done.command.offset, buffer, plan.sparse)?;
+        }
     }
+    job.progress.connected(pipeline.client().session().stats().connections);
+    drop(pipeline);
+    if !job.stop.is_wished() {
+        // All is here, however the goodbye goes. Nobody wants what is in flight otherwise.
+        let _ = client.disconnect();
+    }
+    Ok(())
 }
 
 /// Keeps reads from overtaking the oldest by too much.
