@@ -5,7 +5,7 @@ use std::fs::{self, File, Metadata};
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use signal_hook::flag;
 use super::display::Form;
 use super::part::Asked;
 use super::plan::{Compare, Plan};
-use super::record::Record;
+use super::record::{Record, real};
 use super::{Manner, Wishes, copy};
 use crate::checksum::Kind;
 use crate::compat;
@@ -260,6 +260,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         return Err(Failure::new("the source and the destination are one file"));
     }
     let wishes = args.wishes(&to)?;
+    for own in wishes.state.iter().chain(&args.blkhash_file) {
+        // They would be replaced by it, or go away with it.
+        for (end, name) in [(&from, "source"), (&to, "destination")] {
+            if is_same(end, &Target::File(own.clone())) || is_at(end, own) {
+                return Err(Failure::new(format!("{} is the {name}", own.display())));
+            }
+        }
+    }
     let policy = (args.reconnect != 0)
         .then(|| Reconnect::new().give_up_after(wishes.patience).max_delay(DELAY));
     // What cannot be read again is kept until it is durable.
@@ -321,6 +329,11 @@ fn is_same(from: &Target, to: &Target) -> bool {
         return (from.dev(), from.ino()) == (to.dev(), to.ino());
     }
     kinds.0.is_block_device() && kinds.1.is_block_device() && from.rdev() == to.rdev()
+}
+
+/// Whether a target has this name, be there a file or not.
+fn is_at(target: &Target, name: &Path) -> bool {
+    matches!(target, Target::File(path) if real(path) == real(name))
 }
 
 fn metadata_of(stream: impl AsFd) -> Option<Metadata> {

@@ -10,7 +10,6 @@ use std::sync::{Mutex, PoisonError};
 
 use rangemap::RangeSet;
 use serde::{Deserialize, Serialize};
-use tempfile::NamedTempFile;
 
 use super::part::Part;
 use crate::failure::{Context, Failure, Result};
@@ -82,6 +81,10 @@ impl Record {
         let text = match fs::read(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // Later there would be much to lose.
+                let temporary = beside(&path);
+                let writable = File::create(&temporary).and_then(|_| fs::remove_file(&temporary));
+                writable.context(path.display())?;
                 return Ok(Self { path, copy, to: file, durable: Mutex::default() });
             }
             Err(error) => return Err(error).context(path.display()),
@@ -141,15 +144,18 @@ impl Record {
             copy.insert(TO_FILE.to_owned(), number(&fs::metadata(to)?));
         }
         let state = State { version: VERSION, copy, durable };
-        let directory = match self.path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            Some(_) | None => Path::new("."),
-        };
-        let mut file = NamedTempFile::new_in(directory)?;
-        file.write_all(&serde_json::to_vec(&state)?)?;
-        file.as_file().sync_all()?;
-        file.persist(&self.path).map_err(|error| error.error)?;
-        File::open(directory)?.sync_all()
+        let temporary = beside(&self.path);
+        let written = File::create(&temporary).and_then(|mut file| {
+            file.write_all(&serde_json::to_vec(&state)?)?;
+            file.sync_all()?;
+            fs::rename(&temporary, &self.path)?;
+            File::open(directory(&self.path))?.sync_all()
+        });
+        if written.is_err() {
+            // The state that was there before still holds.
+            let _ = fs::remove_file(&temporary);
+        }
+        written
     }
 
     /// The copy is whole.
@@ -169,6 +175,21 @@ impl Record {
         self.path.exists().then(|| {
             format!("the same command goes on from here: {bytes} bytes of the source are safe")
         })
+    }
+}
+
+/// What a state file is called until it is whole.
+fn beside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    name.into()
+}
+
+/// Where a file is.
+fn directory(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        Some(_) | None => Path::new("."),
     }
 }
 
@@ -201,7 +222,7 @@ fn named(target: &Target) -> String {
 }
 
 /// The path without links and from the root on, whether the file is there or not.
-fn real(path: &Path) -> PathBuf {
+pub(super) fn real(path: &Path) -> PathBuf {
     let absolute = || {
         let absolute = std::path::absolute(path).ok()?;
         Some(fs::canonicalize(absolute.parent()?).ok()?.join(absolute.file_name()?))

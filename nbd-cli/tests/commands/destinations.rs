@@ -49,9 +49,37 @@ fn names_that_cannot_be() -> TestResult {
     for (args, expected) in table {
         let told = fail(&[&["copy"], args].concat())?;
         assert!(told.contains(expected) && !told.contains("was not made"), "{args:?}: {told}");
-        let names: Vec<_> =
-            fs::read_dir(scratch.path()).unwrap().map(|e| e.unwrap().path()).collect();
-        assert_eq!(names, [scratch.join("image")], "{args:?}");
+        assert_eq!(names(scratch.path()), ["image"], "{args:?}");
+    }
+    Ok(())
+}
+
+/// What a copy writes for itself is neither of its ends, and can be written.
+#[test]
+fn files_of_the_copy_itself() -> TestResult {
+    let scratch = Scratch::new()?;
+    let image = Content::Random.image(&scratch, "image", MIB);
+    let (before, image) = (fs::read(&image).unwrap(), arg(&image));
+    let (new, old, link) = (scratch.join("new"), scratch.join("old"), scratch.join("link"));
+    fs::write(&old, "old").unwrap();
+    std::os::unix::fs::symlink(&old, &link).unwrap();
+    let (new, old, link) = (arg(&new), arg(&old), arg(&link));
+    let nowhere = arg(&scratch.join("no/state"));
+    let near = scratch.join(".").join("new");
+    for (option, to, told) in [
+        (format!("--resume={new}"), &new, "is the destination"),
+        (format!("--resume={}", near.display()), &new, "is the destination"),
+        (format!("--resume={link}"), &old, "is the destination"),
+        (format!("--resume={image}"), &new, "is the source"),
+        (format!("--blkhash-file={new}"), &new, "is the destination"),
+        (format!("--blkhash-file={image}"), &new, "is the source"),
+        (format!("--resume={nowhere}"), &new, "no/state: No such file or directory"),
+    ] {
+        let blkhash = if option.contains("blkhash") { "--blkhash" } else { "--flush" };
+        let said = fail(&["copy", &option, blkhash, &image, to])?;
+        assert!(said.ends_with(told), "{option}: {said}");
+        assert_eq!(names(scratch.path()), ["image", "link", "old"], "{option}");
+        assert!(fs::read(&image).unwrap() == before && fs::read(&old).unwrap() == b"old");
     }
     Ok(())
 }
