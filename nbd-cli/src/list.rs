@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fmt::Write;
+use std::io::{self, IsTerminal};
 
 use nbd_client_blocking::proto::escape;
 use serde_json::{Value, json};
@@ -9,7 +10,7 @@ use serde_json::{Value, json};
 use crate::Patience;
 use crate::failure::{Failure, Result};
 use crate::info::{Described, describe_all};
-use crate::output::Form;
+use crate::output::{Form, columns};
 use crate::target::Target;
 
 const KEYS: &str = "With --json: exports, a list of name, size in bytes, read_only, and description
@@ -31,7 +32,8 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let server = Target::server(&args.server)?.waiting(args.patience.wait());
     let exports = describe_all(&server, args.patience.limit())?;
-    let text = || table(&exports.iter().map(row).collect::<Vec<_>>());
+    let columns = io::stdout().is_terminal().then(|| columns(io::stdout()));
+    let text = || table(&exports.iter().map(row).collect::<Vec<_>>(), columns);
     args.form.print(text, || json!({"exports": exports.iter().map(export).collect::<Vec<_>>()}))?;
     match exports.iter().find_map(Described::unknown) {
         Some(reason) => Err(Failure::new(format!("not everything is known: {reason}"))),
@@ -69,8 +71,9 @@ fn row(export: &Described) -> [String; 4] {
     }
 }
 
-/// Columns as wide as they need be; sizes stand to the right.
-fn table(rows: &[[String; 4]]) -> String {
+/// Columns as wide as they need be; sizes stand to the right. Lines that a terminal of so many
+/// columns has no room for are cut off.
+fn table(rows: &[[String; 4]], columns: Option<u16>) -> String {
     let head = ["EXPORT", "SIZE", "ACCESS", "DESCRIPTION"].map(str::to_owned);
     let width = |column: usize| {
         let cells = rows.iter().chain([&head]);
@@ -82,7 +85,14 @@ fn table(rows: &[[String; 4]]) -> String {
         let mut line = String::new();
         // Writing to a string does not fail.
         let _ = write!(line, "{:name$}  {:>size$}  {:access$}  {}", row[0], row[1], row[2], row[3]);
-        let _ = writeln!(text, "{}", line.trim_end());
+        let line = line.trim_end();
+        let _ = match columns.map(usize::from).filter(|columns| line.chars().count() > *columns) {
+            Some(columns) => {
+                let part: String = line.chars().take(columns.saturating_sub(1)).collect();
+                writeln!(text, "{part}…")
+            }
+            None => writeln!(text, "{line}"),
+        };
     }
     text
 }
@@ -97,10 +107,12 @@ mod tests {
         let rows =
             [row(["a", "1.00 GiB", "writable", ""]), row(["longer-name", "5 B", "?", "x y"])];
         assert_eq!(
-            table(&rows),
+            table(&rows, None),
             "EXPORT           SIZE  ACCESS    DESCRIPTION\n\
              a            1.00 GiB  writable\n\
              longer-name       5 B  ?         x y\n"
         );
+        let cut = table(&rows, Some(20));
+        assert!(cut.lines().all(|line| line.chars().count() == 20 && line.ends_with('…')), "{cut}");
     }
 }

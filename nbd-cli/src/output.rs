@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat, major, minor};
+use rustix::termios::tcgetwinsize;
 use serde_json::Value;
 
 use crate::failure::{Context, Failure, Result};
@@ -59,6 +60,12 @@ pub(crate) fn in_color(yes: bool, no: bool) -> bool {
     // https://no-color.org: whatever it is set to, unless that is nothing.
     let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     yes || (!no && !unwanted && io::stdout().is_terminal())
+}
+
+/// How many columns a terminal has, or most have.
+pub(crate) fn columns(terminal: impl AsFd) -> u16 {
+    let columns = tcgetwinsize(terminal).map_or(0, |size| size.ws_col);
+    if columns == 0 { 80 } else { columns }
 }
 
 /// Makes sure that a standard stream, by this name, was not closed when the program was started.

@@ -256,6 +256,12 @@ const KEPT: u64 = 64 << 20;
 pub(crate) fn run(args: &Args) -> Result<()> {
     let (from, to) = (Target::parse(&args.source)?, Target::parse(&args.destination)?);
     let plan = args.plan()?;
+    if let (Target::Nbd(from), Target::Nbd(to)) = (&from, &to)
+        && !args.verify_only
+        && from.is_same(to)
+    {
+        return Err(Failure::new("the source and the destination are one export"));
+    }
     if is_same(&from, &to) {
         return Err(Failure::new("the source and the destination are one file"));
     }

@@ -84,6 +84,7 @@ impl Destination<'_> {
                 Ok((Destination::Server(Box::new(destination)), Arc::new(place)))
             }
             Target::File(path) => match fs::metadata(path).map(|data| data.file_type()) {
+                Ok(kind) if kind.is_socket() => Err(is_socket(path)),
                 Ok(kind) if kind.is_block_device() => block_device(path, size),
                 Ok(kind) if kind.is_fifo() || kind.is_char_device() => device(path),
                 // What else it may be shows when it is opened.
@@ -264,6 +265,12 @@ fn in_place(
         }
     };
     Ok(destination)
+}
+
+/// A server may listen there, but it is not named like that.
+pub(super) fn is_socket(path: &Path) -> Failure {
+    let path = path.display();
+    Failure::new(format!("{path} is a socket; the server there is nbd+unix:///?socket={path}"))
 }
 
 fn block_device(path: &Path, size: Option<u64>) -> Result<(Destination<'static>, Arc<Place>)> {

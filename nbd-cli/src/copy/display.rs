@@ -13,7 +13,7 @@ use serde_json::json;
 use super::Copied;
 use super::progress::Progress;
 use crate::compat::program;
-use crate::output::{is_heard, mention, show_bar};
+use crate::output::{columns, is_heard, mention, show_bar};
 
 /// From one picture of the bar to the next.
 const FRAME: Duration = Duration::from_millis(100);
@@ -207,18 +207,14 @@ impl Picture {
     }
 }
 
-/// Columns of a terminal that has room for everything.
+/// Columns of a terminal that has room for everything about a copy.
 const ROOMY: u16 = 72;
-
-fn columns() -> u16 {
-    rustix::termios::tcgetwinsize(io::stderr()).map_or(ROOMY, |size| size.ws_col)
-}
 
 /// A bar over so many bytes, or a counter where the size is unknown.
 fn bar(total: Option<u64>) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr());
     let template = match total {
-        Some(_) if columns() < ROOMY => {
+        Some(_) if columns(io::stderr()) < ROOMY => {
             "{wide_bar:.cyan} {percent:>3}% {binary_bytes_per_sec} {eta} {msg}"
         }
         Some(_) => {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use nbd_server::{Export, ExtentKind, FileExport};
 
+use super::destination::is_socket;
 use super::job::Job;
 use super::piece::{Outlet, Piece, Slice};
 use super::plan::Plan;
@@ -46,6 +47,7 @@ impl Source {
                     let file = File::open(path).context(path.display())?;
                     Ok(Self::Device { path: path.clone(), file })
                 }
+                Ok(kind) if kind.is_socket() => Err(is_socket(path)),
                 // What else it may be shows when it is opened.
                 Ok(_) | Err(_) => {
                     let store = FileExport::open(path, true).context("source")?;

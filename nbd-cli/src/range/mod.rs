@@ -156,6 +156,8 @@ const PART: usize = 1 << 20;
 pub(crate) fn write(args: &WriteArgs) -> Result<()> {
     let (server, mut client) = args.server.connect()?;
     let (mut stdin, mut file);
+    // Of what is to be written, where it is known.
+    let mut size = None;
     let input: &mut dyn Read = match Target::parse(&args.file)? {
         Target::Stdio => {
             is_open(io::stdin(), "standard input")?;
@@ -164,6 +166,8 @@ pub(crate) fn write(args: &WriteArgs) -> Result<()> {
         }
         Target::File(path) => {
             file = File::open(&path).context(path.display())?;
+            let data = file.metadata().context(path.display())?;
+            size = data.is_file().then_some(data.len());
             &mut file
         }
         Target::Nbd(_) | Target::Null => {
@@ -171,6 +175,10 @@ pub(crate) fn write(args: &WriteArgs) -> Result<()> {
         }
     };
     writable(&server, &client)?;
+    let room = client.size().checked_sub(args.offset);
+    if room.is_none_or(|room| size.is_some_and(|size| size > room)) {
+        return Err(too_much(&server, &client, None));
+    }
     let mut buffer = vec![0; PART.min(client.session().max_request())];
     let done = Done::begin(&server, args.offset);
     let mut offset = args.offset;
@@ -180,14 +188,10 @@ pub(crate) fn write(args: &WriteArgs) -> Result<()> {
             break;
         }
         if offset.checked_add(filled as u64).is_none_or(|end| end > client.size()) {
-            return Err(Failure::new(format!(
-                "{}: there is more than fits in the {} bytes of the export; up to byte {offset} \
-                 it is written",
-                server.name,
-                client.size()
-            )));
+            return Err(too_much(&server, &client, Some(args.offset..offset)));
         }
-        client.write_all_at(&buffer[..filled], offset).context(&server.name)?;
+        let sent = client.write_all_at(&buffer[..filled], offset);
+        sent.map_err(|error| incomplete(&error, args.offset..offset)).context(&server.name)?;
         offset += filled as u64;
         done.up_to(offset);
     }
@@ -295,6 +299,19 @@ fn change(place: &Place, command: impl Fn(u64, u64) -> Command, flush: bool) -> 
     let durable = finish(&server, client, flush)?;
     let durable = changes.then_some(durable);
     place.server.form.print(String::new, || changed(&range, durable))
+}
+
+/// What was to be written goes beyond the end; this is written of it.
+fn too_much(server: &Server, client: &Client, done: Option<Range<u64>>) -> Failure {
+    let failure = Failure::new(format!(
+        "{}: there is more than fits in the {} bytes of the export",
+        server.name,
+        client.size()
+    ));
+    match done.filter(|done| !done.is_empty()) {
+        Some(done) => failure.and(format!("up to byte {} it is written", done.end)),
+        None => failure.and("nothing was written"),
+    }
 }
 
 fn writable(server: &Server, client: &Client) -> Result<()> {

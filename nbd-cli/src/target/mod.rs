@@ -12,7 +12,9 @@
 mod words;
 
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nbd_client_blocking::proto::{ClientConfig, TlsPolicy};
@@ -183,6 +185,23 @@ impl Server {
     /// Whether the server lives and dies with the connection, so that one is all there is.
     pub(crate) fn is_command(&self) -> bool {
         matches!(self.endpoint, Endpoint::SocketActivation(_) | Endpoint::Command(_))
+    }
+
+    /// Whether both are certain to be one export, however they are written.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let place = |path: &Path| fs::metadata(path).ok().map(|data| (data.dev(), data.ino()));
+        let same = match (&self.endpoint, &other.endpoint) {
+            (Endpoint::Unix(one), Endpoint::Unix(other)) => {
+                one == other || (place(one).is_some() && place(one) == place(other))
+            }
+            (Endpoint::Tcp { host: one, port }, Endpoint::Tcp { host, port: other }) => {
+                one.eq_ignore_ascii_case(host) && port == other
+            }
+            (Endpoint::Address(one), Endpoint::Address(other)) => one == other,
+            // Others may be started anew for each connection.
+            _ => false,
+        };
+        same && self.export == other.export
     }
 
     /// Waits so long for a server that is not there yet.

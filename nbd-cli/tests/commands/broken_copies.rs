@@ -88,6 +88,30 @@ fn a_file_is_not_copied_onto_itself() -> TestResult {
     Ok(())
 }
 
+/// However it is written.
+#[test]
+fn an_export_is_not_copied_onto_itself() -> TestResult {
+    let unix = Server::nbdkit(&["memory", "1M"]).start()?;
+    let tcp = Server::nbdkit(&["memory", "1M"]).tcp().start()?;
+    let link = unix.scratch().join("link");
+    std::os::unix::fs::symlink(unix.unix_path().unwrap(), &link).unwrap();
+    let port = tcp.tcp_address().unwrap().port();
+    for (from, to) in [
+        (unix.uri(), unix.uri()),
+        (unix.uri(), format!("nbd+unix:///?socket={}", link.display())),
+        (tcp.uri(), format!("NBD://127.0.0.1:{port}/")),
+        (format!("nbd://localhost:{port}"), format!("nbd://LOCALHOST:{port}/")),
+    ] {
+        let told = fail(&["copy", "--destination-offset=512", "--length=1k", &from, &to])?;
+        assert!(told.contains("are one export"), "{from} {to}: {told}");
+    }
+    let socket = arg(unix.unix_path().unwrap());
+    for args in [&["copy", &socket, "null:"][..], &["copy", &tcp.uri(), &socket]] {
+        assert!(fail(args)?.contains(&format!("nbd+unix:///?socket={socket}")), "{args:?}");
+    }
+    succeed(&["copy", &unix.uri(), &tcp.uri()]).map(drop)
+}
+
 /// Every read from the middle on fails.
 const BAD_MIDDLE: [&str; 3] = [
     "eval",

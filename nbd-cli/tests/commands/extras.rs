@@ -11,7 +11,9 @@ use nbd_sim::peer::{Finished, PeerError, Scratch, Server, run_within};
 use serde_json::Value;
 
 use super::stub::{Script, room_for_one, stub};
-use super::support::{Content, LIMIT, MIB, NBD, TestResult, arg, json, nbd, succeed};
+use super::support::{
+    Content, LIMIT, MIB, NBD, TestResult, arg, fail, json, nbd, succeed, told_in_one_line,
+};
 
 /// Refuses to tell its meta contexts, or hangs up when it is asked.
 struct NoContexts(u32);
@@ -35,6 +37,25 @@ fn partly(args: &[&str]) -> Result<(Finished, String), PeerError> {
     assert_eq!(finished.status.code(), Some(1), "{args:?}: {told}");
     assert!(told.starts_with("nbd: not everything is known: "), "{args:?}: {told}");
     Ok((finished, told))
+}
+
+/// What is known to be too much is found out before anything is written.
+#[test]
+fn more_than_fits() -> TestResult {
+    let scratch = Scratch::new()?;
+    let image = arg(&Content::Random.image(&scratch, "image", 3 * MIB));
+    let server = Server::nbdkit(&["memory", "4M"]).start()?;
+    let uri = server.uri();
+    for offset in ["2M", "5M"] {
+        let told = fail(&["write", "--offset", offset, &uri, &image])?;
+        assert!(told.ends_with("nothing was written"), "{told}");
+    }
+    let script = "cat \"$2\" | \"$0\" write --offset=2M \"$1\"";
+    let mut shell = Command::new("sh");
+    let finished = run_within(LIMIT, shell.args(["-c", script, NBD, &uri, &image]))?;
+    let told = told_in_one_line(&finished, &["write"]);
+    assert!(told.ends_with("up to byte 4194304 it is written"), "{told}");
+    succeed(&["write", "--offset=1M", &uri, &image]).map(drop)
 }
 
 #[test]
