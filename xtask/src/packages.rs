@@ -65,7 +65,7 @@ impl Evidence {
                 has_program(name) || Path::new("/usr/sbin").join(name).is_file()
             }
             Header(name) => Path::new("/usr/include").join(name).is_file(),
-            Module(name) => Path::new("/usr/lib/ocaml").join(name).is_dir(),
+            Module(name) => capture(Command::new("ocamlfind").args(["query", name])).is_ok(),
         }
     }
 }
