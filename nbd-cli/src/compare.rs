@@ -16,11 +16,16 @@ use crate::{Patience, WRONG_USE, end, output};
 /// The exit status when they differ. Whatever fails has that of wrong use, as with cmp(1).
 const DIFFERENT: u8 = 1;
 
+const KEYS: &str =
+    "With --json: same, sizes of both in bytes, first (the first byte that differs, or null),
+differences (a list of offset and length), and complete: whether these are all.";
+
 /// Compare two exports or files.
 ///
 /// Exits with status 0 if they hold the same, 1 if they differ, and 2 if that could not be
 /// found out.
 #[derive(Debug, clap::Args)]
+#[command(after_help = KEYS)]
 pub(crate) struct Args {
     /// Print all ranges that differ, in blocks of 512 bytes, and not only the first byte
     #[arg(long, short = 'a')]

@@ -10,6 +10,7 @@ use crate::size;
 
 /// Show block devices that `nbd attach` has made.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "With --json: devices, a list of what is known of each, and its state.")]
 pub(crate) struct AttachedArgs {
     #[command(flatten)]
     form: Form,
