@@ -1,6 +1,5 @@
 # Swap on a device of `nbd attach`, under memory pressure: what was swapped out comes back as it was,
-# and nothing stands still. The server is in the same memory, so it has taken all of its own before,
-# and keeps it.
+# and nothing stands still.
 
 cd /tmp
 nbdkit -f -t 1 --swap -U kit memory 192M allocator=malloc,mlock=true &
@@ -21,15 +20,20 @@ dd if=/dev/zero of=/dev/nbd0 bs=1M count=192 conv=fsync 2> /dev/null
 mkswap /dev/nbd0 > /dev/null
 swapon /dev/nbd0
 
-# All memory but a little is taken by what cannot be swapped out.
-available() { sed -n 's/^MemAvailable: *\([0-9]*\) kB/\1/p' /proc/meminfo; }
-mkdir ballast big
-mount -t ramfs ballast ballast
-dd if=/dev/zero of=ballast/zeroes bs=1M count=$(($(available) / 1024 - 128)) 2> /dev/null
+# Whoever fills the file system has little memory, all the others enough: a server in this same
+# machine would wait for memory, and so for itself.
+mount -t cgroup2 cgroup /sys/fs/cgroup
+echo +memory > /sys/fs/cgroup/cgroup.subtree_control
+mkdir big /sys/fs/cgroup/small
+echo 32M > /sys/fs/cgroup/small/memory.max
 mount -t tmpfs -o size=1g big big
 seq 2000000 > block
-parts=$(seq 16)
-for part in $parts; do cat block > big/$part; done
+parts=$(seq 8)
+fill() {
+    echo 0 > /sys/fs/cgroup/small/cgroup.procs
+    for part in $parts; do cat block > big/$part; done
+}
+(fill)
 used=$(tail -n 1 /proc/swaps | tr -s '\t ' ' ' | cut -d ' ' -f 4)
 for part in $parts; do cmp block big/$part; done
 tail -n 1 /proc/swaps

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use nbd_client_mio::proto::{ExportInfo, TransmissionFlags};
 use nbd_client_mio::session::replay::RecoveryError;
+use rustix::net::sockopt::set_socket_send_buffer_size_force;
 use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::process::configure_io_flusher_behavior;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -31,6 +32,10 @@ use super::status::{Health, News, Status};
 use crate::failure::{Context, Failure, Result};
 use crate::output;
 use crate::target::Server;
+
+/// What a socket takes at once, in bytes: some of the usual large requests, so that neither side
+/// waits for the other to take the rest of one.
+const SEND_BUFFER: usize = 2 << 20;
 
 /// Before another look for a server that is not there.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -71,6 +76,10 @@ pub(super) fn run(order: &Order, announce: impl FnOnce(Device) -> Result<()>) ->
     }
     for _ in 0..order.settings.queues() {
         let (ours, kernels) = UnixStream::pair().context("a pair of sockets")?;
+        for socket in [&ours, &kernels] {
+            // Where that is not allowed it is slower.
+            let _ = set_socket_send_buffer_size_force(socket, SEND_BUFFER);
+        }
         relay.serve(ours, shape.flags).context("a socket of the device")?;
         theirs.push(kernels);
     }
@@ -233,7 +242,10 @@ fn shape(export: &ExportInfo, read_only: bool) -> std::result::Result<Shape, Str
 /// Memory that is swapped out could be wanted back for writing that very page; and whoever
 /// writes for the kernel must not wait for it to write.
 fn stay_in_memory() {
-    let locked = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT);
+    // The program itself is fetched, all of it: a part that runs for the first time could be in
+    // the swap that is served here. What is mapped later is locked as far as it is used.
+    let later = MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT;
+    let locked = mlockall(MlockAllFlags::CURRENT).and_then(|()| mlockall(later));
     let marked = configure_io_flusher_behavior(true);
     let spared = fs::write("/proc/self/oom_score_adj", "-1000");
     let failed = [locked.map_err(io::Error::from).err(), marked.map_err(io::Error::from).err()];
