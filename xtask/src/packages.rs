@@ -22,7 +22,7 @@ enum Evidence {
 use Evidence::{Header, Module, Program};
 
 /// Everything that the tests, the benchmarks and their peers are made with.
-const PACKAGES: [(&str, Evidence); 22] = [
+const PACKAGES: [(&str, Evidence); 23] = [
     ("e2fsprogs", Program("mkfs.ext4")),
     // nbdinfo asks it what an export holds.
     ("file", Program("file")),
@@ -44,6 +44,7 @@ const PACKAGES: [(&str, Evidence); 22] = [
     ("qemu-utils", Program("qemu-nbd")),
     ("socat", Program("socat")),
     ("strace", Program("strace")),
+    ("systemd", Program("systemd-analyze")),
     ("valgrind", Program("valgrind")),
     // What the kernel of the virtual machine is packed with.
     ("xz-utils", Program("xz")),

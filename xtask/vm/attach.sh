@@ -30,25 +30,30 @@ serve() {
     exec nbd serve --file serve.img --tcp 127.0.0.1:10809 --tls-certificates pki \
         --tls-verify-peer > serve
 }
-kit() { rm -f kit; exec nbdkit -f -U kit --tls=require --tls-psk=psk file kit.img; }
-qemu() { rm -f qemu; exec qemu-nbd -t -k /tmp/qemu -f qcow2 qemu.img; }
+kit() { exec nbdkit -f -U kit --tls=require --tls-psk=psk file kit.img; }
+qemu() { exec qemu-nbd -t -k /tmp/qemu -f qcow2 qemu.img; }
 forget() { exec forgetful forget.img forget; }
 still() { exec nbd serve --file still.img --unix still > /dev/null; }
 all="serve kit qemu forget still"
 
-# Kills a server over and over, until there is a file that says enough.
+# Kills a server over and over, three seconds after it has begun to listen, until there is a file
+# that says enough.
+is_there() { [ -S $1 ] || [ -s $1 ]; }
 lives() {
     while [ ! -e enough ]; do
+        rm -f $1
         $1 & server=$!
+        until is_there $1; do sleep 0.1; done
         sleep 3
         kill -9 $server
         wait $server || true
     done 2> /dev/null
+    rm -f $1
     $1
 }
 for name in $all; do
     if [ $name = still ]; then still & standing=$!; else lives $name & fi
-    until [ -S $name ] || [ -s $name ]; do sleep 0.1; done
+    until is_there $name; do sleep 0.1; done
 done
 
 number=0

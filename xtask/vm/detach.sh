@@ -78,9 +78,39 @@ dd if=/dev/zero of=/dev/nbd2 bs=1M count=8 conv=fsync 2> /dev/null
 nbd detach /dev/nbd3 /dev/nbd2 /dev/nbd1
 nbd attached --json | grep -q '"devices": \[\]'
 
-# More than one connection only where that is safe, and the others are missed aloud.
-# What a command of ours is started by.
+# Not root: that is all it is told.
+chmod 777 . socket
+echo 'nobody:x:65534:65534::/:/bin/sh' > /etc/passwd
 ln -s busybox /bin/sh
+if su nobody -c "nbd attach '$uri' /dev/nbd2" 2> error; then exit 1; fi
+[ "$(cat error)" = "nbd: the kernel lets only root change its devices (it takes CAP_SYS_ADMIN)" ]
+
+# Two want the same device: one gets it.
+nbd attach "$uri" /dev/nbd2 > one 2>&1 & one=$!
+nbd attach "$uri" /dev/nbd2 > two 2>&1 & two=$!
+ended=0
+wait $one || ended=$((ended + 1))
+wait $two || ended=$((ended + 1))
+[ $ended = 1 ]
+cat one two | grep 'in use'
+dd if=/dev/nbd2 of=/dev/null bs=1M count=8 iflag=direct 2> /dev/null
+nbd detach /dev/nbd2
+
+# Asked to end while a file system is on it, it serves that until it is unmounted.
+nbd attach "$uri" /dev/nbd2
+mkfs.ext4 -q /dev/nbd2
+mount -t ext4 /dev/nbd2 /mnt
+kill -TERM $(cat /sys/block/nbd2/pid)
+head -c 1000000 /dev/urandom > data
+cp data /mnt
+sync
+echo 3 > /proc/sys/vm/drop_caches
+cmp data /mnt/data
+umount /mnt
+until [ "$(cat /sys/block/nbd2/size)" = 0 ]; do sleep 0.1; done
+nbd attached --json | grep -q '"devices": \[\]'
+
+# More than one connection only where that is safe, and the others are missed aloud.
 connections() { nbd attached --json | grep '"connections"' | tr -dc 0-9; }
 nbd attach --connections 4 "$uri" /dev/nbd2 2> error
 grep '1 of 4, since what is written is kept' error
@@ -105,3 +135,13 @@ nbd serve --file tiny --unix small > /dev/null &
 until [ -S small ]; do sleep 0.1; done
 if nbd attach "nbd+unix:///?socket=/tmp/small" 2> error; then exit 1; fi
 grep '100 bytes, which is less than one block' error
+# An export that comes back smaller ends the device, which says why.
+nbd attach "$uri" /dev/nbd4
+kill -9 $server
+wait $server || true
+truncate -s 16M disk
+nbd serve --file disk --unix socket > /dev/null & server=$!
+until nbd attached | grep ' failed '; do sleep 0.1; done
+if nbd detach /dev/nbd4 2> error; then exit 1; fi
+grep 'its size was 41943040 bytes and is 16777216' error
+nbd attached --json | grep -q '"devices": \[\]'

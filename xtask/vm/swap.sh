@@ -11,6 +11,11 @@ until [ -S kit ]; do sleep 0.1; done
 pid=$(cat /sys/block/nbd0/pid)
 [ "$(sed -n 's/^VmLck:[[:space:]]*\([0-9]*\) kB/\1/p' /proc/$pid/status)" -gt 1000 ]
 [ "$(cat /proc/$pid/oom_score_adj)" = -1000 ]
+# All of the program is there, also what has not run yet.
+awk '/ r-xp .*\/nbd$/ { here = 1 } here && /^Size:/ { size = $2 } here && /^Rss:/ { print size, $2; exit }' \
+    /proc/$pid/smaps > text
+read -r size present < text
+[ "$size" -gt 1000 ] && [ "$size" = "$present" ]
 for task in /proc/$pid/task/*; do
     flags=$(sed 's/.*) //' $task/stat | cut -d ' ' -f 7)
     [ $((flags & 0x180000)) = $((0x180000)) ]

@@ -49,11 +49,11 @@ pub(crate) fn run(args: &DetachArgs) -> Result<()> {
 fn detach(device: Device, force: bool) -> Result<()> {
     let known = record::read(device);
     let Some(owner) = device.owner() else {
-        record::remove(device);
-        // It was, until its process died.
-        return known
-            .map(drop)
-            .ok_or_else(|| Failure::new(format!("{device}: nothing is attached there")));
+        // It was, until its process ended by itself.
+        let Some(known) = known else {
+            return Err(Failure::new(format!("{device}: nothing is attached there")));
+        };
+        return forget(device, known.loss);
     };
     let process = known.as_ref().filter(|record| record.is_served() && record.pid == owner);
     if process.is_none() && record::process_start(owner).is_some() && !force {
@@ -79,7 +79,11 @@ fn detach(device: Device, force: bool) -> Result<()> {
     if let Some(handle) = handle {
         wait(&handle).context(format!("{device}: waiting for the server"))?;
     }
-    let loss = record::read(device).and_then(|record| record.loss);
+    forget(device, record::read(device).and_then(|record| record.loss))
+}
+
+/// Nothing is known of a device any more, once it is told what may be lost.
+fn forget(device: Device, loss: Option<String>) -> Result<()> {
     record::remove(device);
     match loss {
         Some(loss) => {

@@ -65,8 +65,9 @@ pub(crate) struct Args {
     /// This is the process that waits for the end of another.
     #[arg(long, hide = true, value_name = "PID")]
     guard: Option<u32>,
-    /// Attach the devices that this file names, or those of them that are given
-    #[arg(long, value_name = "FILE")]
+    /// Attach the devices that this file names, or those of them that are given. How, the file
+    /// says
+    #[arg(long, value_name = "FILE", conflicts_with_all = settings::NAMES)]
     config: Option<PathBuf>,
     #[command(flatten)]
     settings: Settings,
@@ -128,7 +129,8 @@ fn attach_planned(args: &Args, path: &OsStr, mut planned: Vec<Planned>) -> Resul
         let [Planned { device, uri, settings }] = &planned[..] else {
             return Err(Failure::new("one process serves one device; say which"));
         };
-        let server = Target::server(OsStr::new(uri))?;
+        let place = |failure| Failure::new(format!("{}: {device}: {failure}", path.display()));
+        let server = Target::server(OsStr::new(uri)).map_err(place)?;
         let (device, settings) = (Some(*device), settings.clone());
         return serve(args, &Order { server, device, settings });
     }

@@ -18,6 +18,7 @@ use neli::{Size, ToBytes, neli_enum};
 
 use nbd_client_mio::proto::TransmissionFlags;
 use rustix::io::Errno;
+use rustix::thread::{CapabilitySet, capabilities};
 
 use super::device::Device;
 
@@ -164,9 +165,14 @@ pub(super) fn resize(device: Device, shape: Shape) -> Result<(), Refusal> {
     ask(Operation::Reconfigure, attributes).map(drop)
 }
 
-/// Whether the kernel has network block devices at all.
+/// Whether the kernel has network block devices at all, and takes orders from this process.
 pub(super) fn check() -> Result<(), Refusal> {
-    family(&router()?).map(drop)
+    family(&router()?)?;
+    // Where that cannot be told it will say so itself.
+    match capabilities(None) {
+        Ok(sets) if !sets.effective.contains(CapabilitySet::SYS_ADMIN) => Err(Refusal::NotAllowed),
+        _ => Ok(()),
+    }
 }
 
 fn router() -> Result<NlRouter, Refusal> {

@@ -10,7 +10,6 @@
 //! read-only = true
 //! ```
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -29,6 +28,10 @@ use crate::{YEAR, size};
 
 /// A device is to go on as soon as it can.
 const DELAY: Duration = Duration::from_secs(1);
+
+/// What the settings are called.
+pub(super) const NAMES: [&str; 7] =
+    ["connections", "keep_unflushed", "reconnect", "once", "wait", "read_only", "timeout"];
 
 /// How a device is attached.
 #[derive(Clone, Debug, clap::Args, Deserialize)]
@@ -115,6 +118,25 @@ impl Settings {
         Ok(server.options(config, limit).reconnect(policy))
     }
 
+    /// What the command line does not let through, in a file.
+    fn check(&self) -> std::result::Result<(), String> {
+        if !(1..=16).contains(&self.connections) {
+            return Err("there can be 1 to 16 connections".to_owned());
+        }
+        if self.reconnect.is_some_and(|seconds| !(1..=YEAR).contains(&seconds)) {
+            return Err(format!("reconnect: 1 to {YEAR} seconds"));
+        }
+        if self.timeout > YEAR {
+            return Err(format!("timeout: 0 to {YEAR} seconds"));
+        }
+        if self.once && self.reconnect.is_some() {
+            return Err("once and reconnect exclude each other".to_owned());
+        }
+        size::parse(&self.keep_unflushed)
+            .map(drop)
+            .map_err(|error| format!("keep-unflushed: {error}"))
+    }
+
     /// The same where the server can make nothing durable, so that keeping is of no use.
     pub(super) fn without_keeping(&self) -> Self {
         Self { keep_unflushed: "0".to_owned(), ..self.clone() }
@@ -149,20 +171,30 @@ pub(super) fn read(path: &Path) -> Result<Vec<Planned>> {
 }
 
 fn parse(text: &str) -> std::result::Result<Vec<Planned>, String> {
-    let entries: BTreeMap<String, Entry> =
-        toml::from_str(text).map_err(|error| error.message().to_owned())?;
-    let mut planned = Vec::with_capacity(entries.len());
-    for (name, Entry { uri, rest }) in entries {
-        let device = name.parse()?;
-        let settings: Settings =
-            rest.try_into().map_err(|error| format!("{name}: {}", error.message()))?;
-        if !(1..=16).contains(&settings.connections) {
-            return Err(format!("{name}: there can be 1 to 16 connections"));
+    let line = |error: &toml::de::Error| {
+        let before = error.span().and_then(|span| text.get(..span.start));
+        before.map_or(1, |before| before.matches('\n').count() + 1)
+    };
+    let tables: toml::Table =
+        toml::from_str(text).map_err(|e| format!("line {}: {}", line(&e), e.message()))?;
+    let mut planned: Vec<Planned> = Vec::with_capacity(tables.len());
+    for (name, table) in tables {
+        let device: Device = name.parse()?;
+        if planned.iter().any(|planned| planned.device == device) {
+            return Err(format!("{device} is there twice"));
         }
-        size::parse(&settings.keep_unflushed)
-            .map_err(|error| format!("{name}: keep-unflushed: {error}"))?;
+        let toml::Value::Table(table) = table else {
+            return Err(format!("{name}: write [{name}], and what belongs to it below"));
+        };
+        let told = |error: &dyn std::fmt::Display| format!("{name}: {error}");
+        let Entry { uri, rest } =
+            table.try_into().map_err(|e: toml::de::Error| told(&e.message()))?;
+        let settings: Settings =
+            rest.try_into().map_err(|e: toml::de::Error| told(&e.message()))?;
+        settings.check().map_err(|error| told(&error))?;
         planned.push(Planned { device, uri, settings });
     }
+    planned.sort_by_key(|planned| planned.device);
     if planned.is_empty() {
         return Err("it names no device; write [nbd0], and what belongs to it below".to_owned());
     }
@@ -193,7 +225,17 @@ mod tests {
             ("[nbd0]\nuir = \"nbd://a\"", "missing field `uri`"),
             ("[nbd0]\nuri = \"nbd://a\"\nconections = 4", "unknown field `conections`"),
             ("[nbd0]\nuri = \"nbd://a\"\nconnections = 99", "1 to 16"),
-            ("[nbd0]\nuri = \"nbd://a\"\nkeep-unflushed = \"lots\"", "keep-unflushed"),
+            ("[nbd0]\nuri = \"nbd://a\"\nkeep-unflushed = \"lots\"", "nbd0: keep-unflushed"),
+            ("uri = \"nbd://a\"", "`uri` is no device"),
+            ("nbd0 = \"nbd://a\"", "write [nbd0]"),
+            ("[nbd0]\nuri = \"nbd://a\"\n[nbd1", "line 3: "),
+            ("[nbd0]\nuri = \"nbd://a\"\n[nbd0]\nuri = \"nbd://b\"", "line 3: duplicate"),
+            ("[nbd0]\nuri = \"nbd://a\"\n[\"/dev/nbd0\"]\nuri = \"nbd://b\"", "there twice"),
+            ("[nbd0]\n[nbd1]\nuri = \"nbd://b\"", "nbd0: missing field `uri`"),
+            ("[nbd0]\nuri = 5", "nbd0: invalid type"),
+            ("[nbd0]\nuri = \"nbd://a\"\nreconnect = 0", "nbd0: reconnect: 1 to"),
+            ("[nbd0]\nuri = \"nbd://a\"\nreconnect = 1\nonce = true", "exclude each other"),
+            ("[nbd0]\nuri = \"nbd://a\"\ntimeout = 99999999999", "nbd0: timeout: 0 to"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(expected), "{text}: {error}");

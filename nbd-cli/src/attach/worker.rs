@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use nbd_client_mio::proto::{ExportInfo, TransmissionFlags};
 use nbd_client_mio::session::replay::RecoveryError;
-use rustix::net::sockopt::set_socket_send_buffer_size_force;
 use rustix::mm::{MlockAllFlags, mlockall};
+use rustix::net::sockopt::set_socket_send_buffer_size_force;
 use rustix::process::configure_io_flusher_behavior;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -260,16 +260,31 @@ fn stay_in_memory() {
 fn obey(mut signals: Signals, device: Device) -> io::Result<()> {
     let obey = move || {
         for (number, signal) in signals.forever().enumerate() {
-            if number > 0 {
+            // Writing out may take long, or never end: it is not waited for here.
+            let begun = thread::Builder::new().name("detach".to_owned());
+            if number > 0 || begun.spawn(move || detach(device)).is_err() {
                 let _ = signal_hook::low_level::emulate_default_handler(signal);
             }
-            // What is in the kernel only goes out first. Where somebody uses the device it
-            // stays: that was not asked for.
-            let _ = device.settle();
-            let _ = netlink::disconnect(device);
         }
     };
     thread::Builder::new().name("signals".to_owned()).spawn(obey).map(drop)
+}
+
+/// Ends the device when what is only in the kernel has gone out, and nobody uses it any more: a
+/// file system on it would lose what it has not written.
+fn detach(device: Device) {
+    let mut told = false;
+    while let Err(error) = device.settle()
+        && error.kind() == io::ErrorKind::ResourceBusy
+    {
+        if !std::mem::replace(&mut told, true) {
+            output::mention(&format!(
+                "nbd: {device} is in use: it ends when it is not, or at the next signal\n"
+            ));
+        }
+        thread::sleep(AGAIN);
+    }
+    let _ = netlink::disconnect(device);
 }
 
 /// Tells others what happens, until the device is no more.
