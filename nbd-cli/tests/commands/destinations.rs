@@ -10,7 +10,8 @@ use nbd_sim::peer::{PeerError, Scratch, Server, run, run_within, tool};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::support::{
-    Content, LIMIT, MIB, NBD, TestResult, arg, eventually, fail, succeed, told_in_one_line,
+    Content, LIMIT, MIB, NBD, TestResult, arg, ended_by_signals, eventually, fail, succeed,
+    told_in_one_line,
 };
 
 fn names(directory: &Path) -> Vec<String> {
@@ -196,7 +197,7 @@ fn an_interrupted_copy_tells_what_it_leaves() -> TestResult {
         let _ = fs::remove_file(&started);
         fs::write(&hold, "").unwrap();
         let said = fs::File::create(apart.join("said")).unwrap();
-        let mut copy = Command::new(NBD);
+        let mut copy = ended_by_signals();
         copy.args(["copy", "--requests=1"]).args(command).arg(to).stderr(said);
         let mut copy = copy.spawn().unwrap();
         eventually("a read", || started.exists());

@@ -12,7 +12,7 @@ use nbd_sim::peer::Scratch;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::stub::{Request, Script, stub};
-use super::support::{Content, MIB, NBD, TestResult, arg, eventually};
+use super::support::{Content, MIB, NBD, TestResult, arg, ended_by_signals, eventually};
 
 /// Answers no request.
 struct Mute(Arc<AtomicU64>);
@@ -37,7 +37,7 @@ impl Script for Mute {
 }
 
 fn start(args: &[&str]) -> Child {
-    let mut command = Command::new(NBD);
+    let mut command = ended_by_signals();
     command.args(args).stdout(Stdio::null()).stderr(Stdio::piped());
     command.spawn().unwrap()
 }
@@ -114,8 +114,11 @@ fn what_is_ignored_stays_ignored() {
     let asked = Arc::new(AtomicU64::new(0));
     let uri = stub(Mute(Arc::clone(&asked)));
     let script = "trap '' HUP; exec \"$0\" read \"$1\"";
-    let mut shell = Command::new("sh");
-    shell.args(["-c", script, NBD, &uri]).stderr(Stdio::piped()).stdout(Stdio::null());
+    let mut shell = Command::new("env");
+    shell
+        .args(["--default-signal=INT", "sh", "-c", script, NBD, &uri])
+        .stderr(Stdio::piped())
+        .stdout(Stdio::null());
     let child = shell.spawn().unwrap();
     eventually("a request has come", || asked.load(Ordering::Relaxed) > 0);
     kill_process(Pid::from_child(&child), Signal::HUP).unwrap();

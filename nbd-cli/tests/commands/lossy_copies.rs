@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::Read;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -13,7 +13,7 @@ use nbd_sim::peer::Scratch;
 use nbd_sim::rng::Rng;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::support::{Content, LIMIT, MIB, NBD, TestResult, arg};
+use super::support::{Content, LIMIT, MIB, TestResult, arg, ended_by_signals};
 
 /// How many stories are told; by hand more of them, such as
 /// `NBD_COPY_SEEDS=60 cargo test -p nbd-cli --test commands lossy`.
@@ -184,7 +184,7 @@ impl Story {
     /// Whether it was done, whether it was killed, and what it said.
     fn attempt(&self) -> (bool, bool, String) {
         let (file, uri) = (arg(&self.file), self.server.uri());
-        let mut command = Command::new(NBD);
+        let mut command = ended_by_signals();
         command.arg("copy").args(&self.options);
         match (self.to_server, self.stream) {
             (true, true) => {

@@ -23,6 +23,14 @@ pub(crate) const PATIENCE: [u32; 4] = [1, 4, 16, 64];
 
 pub(crate) const MIB: u64 = 1 << 20;
 
+/// The program, to be ended by a signal: whoever runs the tests may ignore some, and what is
+/// ignored is inherited.
+pub(crate) fn ended_by_signals() -> Command {
+    let mut command = Command::new("env");
+    command.args(["--default-signal=HUP,INT,TERM", NBD]);
+    command
+}
+
 /// Runs `nbd` to its end, well or not.
 pub(crate) fn nbd(args: &[&str]) -> Result<Finished, PeerError> {
     run_within(LIMIT, Command::new(NBD).args(args))

@@ -10,7 +10,8 @@ use std::time::Duration;
 use nbd_sim::peer::{Scratch, Server, run_while_crashing, run_within};
 
 use super::support::{
-    Content, LIMIT, MIB, NBD, TestResult, arg, eventually, fail, nbd, succeed, told_in_one_line,
+    Content, LIMIT, MIB, NBD, TestResult, arg, ended_by_signals, eventually, fail, nbd, succeed,
+    told_in_one_line,
 };
 
 /// How fast a copy of 8 MiB goes, and how long its server lives: longer where the machine is so
@@ -92,7 +93,7 @@ fn interrupted(to_server: bool, signal: &str) -> TestResult {
     let to = if to_server { server.uri() } else { arg(&disk) };
     let resume = format!("--resume={}", arg(&state));
     let args = ["copy", &resume, "--rate=100M", &arg(&image), &to];
-    let mut copy = Command::new(NBD).args(args).stderr(Stdio::piped()).spawn().unwrap();
+    let mut copy = ended_by_signals().args(args).stderr(Stdio::piped()).spawn().unwrap();
     eventually("something is safe", || state.exists());
     let pid = copy.id().to_string();
     assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
