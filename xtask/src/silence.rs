@@ -99,7 +99,7 @@ mod tests {
         output.read_exact(&mut [0; 6]).expect("it says that its child was started");
         let told = describe(shell.id());
         assert!(told.contains("process ") && told.contains(script), "{told}");
-        assert!(told.contains("    sh S in "), "{told}");
+        assert!(told.contains("    sh ") && told.contains(", system call "), "{told}");
         assert_eq!(family(shell.id()).len(), 2, "{told}");
         kill(shell.id());
         assert!(!shell.wait().expect("it has ended").success());
