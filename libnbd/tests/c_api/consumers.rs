@@ -9,7 +9,7 @@ use nbd_sim::peer::{Scratch, tool};
 use crate::rig::{Library, nbdkit, succeed};
 
 fn with(name: &str) -> Command {
-    Library::debian().used_by(tool(name).unwrap_or_else(|error| panic!("{error}")))
+    Library::system().used_by(tool(name).unwrap_or_else(|error| panic!("{error}")))
 }
 
 fn random(len: usize) -> Vec<u8> {

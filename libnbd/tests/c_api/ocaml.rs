@@ -19,7 +19,7 @@ fn both(name: &str, args: &[&str]) {
         let mut ocamlfind = Command::new("ocamlfind");
         ocamlfind.args([compiler, "-package", "nbd,unix", "-linkpkg"]).arg(&here);
         succeed(ocamlfind.arg("-o").arg(&program));
-        let mut program = Library::debian().used_by(Command::new(program));
+        let mut program = Library::system().used_by(Command::new(program));
         succeed(program.args(args));
     }
 }

@@ -8,7 +8,7 @@ use crate::rig::{Library, nbdkit, succeed};
 fn python(script: &str, args: &[&str]) -> String {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python").join(script);
     // Debian's, for which the module was built.
-    let mut python = Library::debian().used_by(Command::new("/usr/bin/python3"));
+    let mut python = Library::system().used_by(Command::new("/usr/bin/python3"));
     succeed(python.arg(script).args(args))
 }
 
@@ -21,7 +21,7 @@ fn buffers_callbacks_and_errors() {
 #[test]
 fn nbdsh() {
     let server = nbdkit(&["memory", "1M"]);
-    let mut nbdsh = Library::debian().used_by(Command::new("/usr/bin/python3"));
+    let mut nbdsh = Library::system().used_by(Command::new("/usr/bin/python3"));
     nbdsh.args(["-m", "nbd", "-u"]).arg(server.uri());
     let told =
         succeed(nbdsh.args(["-c", "h.pwrite(b'x' * 512, 0)", "-c", "print(h.pread(3, 510))"]));

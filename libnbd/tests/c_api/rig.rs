@@ -8,22 +8,45 @@ use nbd_sim::peer::{Finished, Scratch, Server, run};
 
 /// The library and its header, as `cargo xtask capi` installs them.
 pub(crate) struct Library {
+    level: String,
     prefix: PathBuf,
 }
 
-/// Of the newest release.
-static NEWEST: LazyLock<Library> = LazyLock::new(|| Library::install("1.24.0"));
+const NEWEST_LEVEL: &str = "1.24.0";
+const OLDER_LEVEL: &str = "1.14.2";
 
-/// Of the release for which Debian 12 has bindings and programs.
-static DEBIAN: LazyLock<Library> = LazyLock::new(|| Library::install("1.14.2"));
+static NEWEST: LazyLock<Library> = LazyLock::new(|| Library::install(NEWEST_LEVEL));
+static OLDER: LazyLock<Library> = LazyLock::new(|| Library::install(OLDER_LEVEL));
+static SYSTEM: LazyLock<Library> = LazyLock::new(|| Library::install(&SYSTEM_LEVEL));
+
+/// The release that the system has.
+static SYSTEM_LEVEL: LazyLock<String> = LazyLock::new(|| {
+    succeed(Command::new("pkg-config").args(["--modversion", "libnbd"])).trim().to_owned()
+});
 
 impl Library {
+    /// Of the newest release.
     pub(crate) fn newest() -> &'static Self {
         &NEWEST
     }
 
-    pub(crate) fn debian() -> &'static Self {
-        &DEBIAN
+    /// Of an older release, that of Debian 12.
+    pub(crate) fn older() -> &'static Self {
+        &OLDER
+    }
+
+    /// Of the release that the system has, for its bindings and programs.
+    pub(crate) fn system() -> &'static Self {
+        match SYSTEM_LEVEL.as_str() {
+            NEWEST_LEVEL => &NEWEST,
+            OLDER_LEVEL => &OLDER,
+            _ => &SYSTEM,
+        }
+    }
+
+    /// The release that it is, as `1.14.2`.
+    pub(crate) fn level(&self) -> &str {
+        &self.level
     }
 
     fn install(level: &str) -> Self {
@@ -36,7 +59,7 @@ impl Library {
         xtask.args(["--debug", "--level", level, "--prefix"]).arg(&prefix);
         let status = xtask.status().expect("cargo starts");
         assert!(status.success(), "the library is built");
-        Self { prefix }
+        Self { level: level.to_owned(), prefix }
     }
 
     pub(crate) fn include(&self) -> PathBuf {
@@ -47,9 +70,9 @@ impl Library {
         self.prefix.join("lib")
     }
 
-    /// A program that uses this library and no other.
+    /// A program that uses this library and no other, and is told of which release it is.
     pub(crate) fn used_by(&self, mut command: Command) -> Command {
-        command.env("LD_LIBRARY_PATH", self.lib());
+        command.env("LD_LIBRARY_PATH", self.lib()).env("NBD_TEST_LEVEL", &self.level);
         command
     }
 

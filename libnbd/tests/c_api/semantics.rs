@@ -8,7 +8,7 @@ use crate::rig::{Library, nbdkit};
 /// Runs a program against a disk of 1 MiB in memory, as of both releases.
 fn on_memory(name: &str) {
     let server = nbdkit(&["memory", "1M"]);
-    for library in [Library::newest(), Library::debian()] {
+    for library in [Library::newest(), Library::older()] {
         library.run(name, &[&server.uri()]);
     }
 }
@@ -20,7 +20,7 @@ fn on_qemu(name: &str) {
     let image = scratch.raw_image("disk", 1 << 20).expect("an image is made");
     let image = image.to_str().expect("the path is text");
     let server = Server::qemu_nbd(&["-f", "raw", image]).start().expect("qemu-nbd starts");
-    for library in [Library::newest(), Library::debian()] {
+    for library in [Library::newest(), Library::older()] {
         library.run(name, &[&server.uri()]);
     }
 }
@@ -77,14 +77,14 @@ fn a_handle_can_be_closed_in_every_state() {
 
 #[test]
 fn the_end_of_a_server_is_told() {
-    for library in [Library::newest(), Library::debian()] {
+    for library in [Library::newest(), Library::older()] {
         library.run("death", &[]);
     }
 }
 
 #[test]
 fn programs_are_started_and_waited_for() {
-    for library in [Library::newest(), Library::debian()] {
+    for library in [Library::newest(), Library::older()] {
         library.run("programs", &[]);
     }
 }
@@ -99,7 +99,7 @@ fn tls_is_asked_for_offered_and_granted() {
     let (with, without) =
         (nbdkit(&["--tls=require", &psk, "memory", "1M"]), nbdkit(&["memory", "1M"]));
     let path = |server: &Server| server.unix_path().expect("it has a socket").display().to_string();
-    for library in [Library::newest(), Library::debian()] {
+    for library in [Library::newest(), Library::older()] {
         library.run("tls", &[&path(&with), &path(&without), keys]);
     }
 }
@@ -113,7 +113,7 @@ fn certificates_are_checked_where_there_is_something_to_check() {
     let path = unix.unix_path().expect("it has a socket").display().to_string();
     let address = tcp.tcp_address().expect("it has a port");
     let (host, port) = (address.ip().to_string(), address.port().to_string());
-    for library in [Library::newest(), Library::debian()] {
+    for library in [Library::newest(), Library::older()] {
         library.run("certificates", &[&path, &host, &port, right.arg(), wrong.arg()]);
     }
 }
@@ -122,7 +122,7 @@ fn certificates_are_checked_where_there_is_something_to_check() {
 fn parts_of_reads_are_told() {
     // Data, a hole, data: 64 KiB each.
     let server = nbdkit(&["data", "( 0x55 * 65536 ) @131072 ( 0xaa * 65536 )"]);
-    for library in [Library::newest(), Library::debian()] {
+    for library in [Library::newest(), Library::older()] {
         library.run("parts", &[&server.uri()]);
     }
 }

@@ -1,6 +1,7 @@
 # What Debian's Python module asks of the library.
 
 import errno
+import os
 import sys
 
 import nbd
@@ -11,7 +12,7 @@ h = nbd.NBD()
 h.add_meta_context("base:allocation")
 h.connect_uri(uri)
 assert h.get_size() == 1 << 20
-assert h.get_version() == "1.14.2"
+assert h.get_version() == os.environ["NBD_TEST_LEVEL"]
 
 h.pwrite(b"\x55" * 4096, 4096)
 assert h.pread(8192, 0) == b"\0" * 4096 + b"\x55" * 4096
