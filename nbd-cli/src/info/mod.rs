@@ -72,8 +72,9 @@ pub(crate) struct Args {
           group = "mode")]
     can: Option<String>,
     /// Exit with status 0 if it cannot do that, 2 if it can
-    #[arg(long, visible_aliases = ["isnt", "hasnt"], alias = "havent", value_name = "ABILITY",
-          group = "mode")]
+    #[arg(long, visible_aliases = ["isnt", "hasnt"], value_name = "ABILITY", group = "mode",
+          aliases = ["cant", "can-not", "isnot", "is-not", "hasnot", "has-not", "havent",
+                     "havenot", "have-not"])]
     cannot: Option<String>,
     /// Ask file(1) what the export holds
     #[arg(long, overrides_with = "no_content")]

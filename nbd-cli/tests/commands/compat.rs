@@ -93,9 +93,9 @@ fn options_and_versions_are_told() -> TestResult {
             let [theirs, ours] = links.both(name, &[list])?;
             // An option is taken by any of its names; only the first few are offered.
             let hidden = |name: &str| {
-                ["color", "colour", "total", "target-is-zero"]
-                    .iter()
-                    .any(|part| name.contains(part))
+                let words = ["color", "colour", "total", "target-is-zero", "have", "cant"];
+                let negations = ["can-not", "isnot", "is-not", "hasnot", "has-not"];
+                words.iter().chain(&negations).any(|part| name.contains(part))
             };
             let theirs: BTreeSet<_> = theirs.lines().filter(|name| !hidden(name)).collect();
             let ours: BTreeSet<_> = ours.lines().collect();
