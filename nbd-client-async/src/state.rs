@@ -158,12 +158,7 @@ impl State {
                 self.send_or_rouse(now);
                 Ok(key)
             }
-            // Who waits in line has a limit of its own, whatever others have had to wait.
-            Err(_)
-                if self.session.is_ready()
-                    && !self.session.has_room()
-                    && when_full == WhenFull::Wait =>
-            {
+            Err(error) if when_full == WhenFull::Wait && self.session.may_wait(&error) => {
                 let limit = self.session.fixed(limit, now);
                 let ticket = self.session.wait_for_room(limit, now);
                 Ok(self.calls.insert(Stage::InLine(ticket, limit), exchange, waker.clone()))

@@ -394,7 +394,7 @@ impl Client {
         limit: Limit,
         refused: Error,
     ) -> Result<RequestId, Error> {
-        if !self.session().is_ready() || self.session().has_room() {
+        if !self.session().may_wait(&refused) {
             return Err(refused);
         }
         let limit = self.session().fixed(limit, Instant::now());
@@ -408,13 +408,16 @@ impl Client {
     }
 
     fn request(&mut self, request: Request<'_>, read: &mut [u8]) -> Result<Completion, Error> {
-        let limit = self.session().fixed(self.limit, Instant::now());
-        let mut request = request.limit(limit);
-        if self.session().is_ready() && !self.session().has_room() {
-            request = request.ticket(self.driver.wait_for_room(limit)?);
-        }
         let now = Instant::now();
-        let id = self.driver.submit_request(request, &[], now)?;
+        let limit = self.session().fixed(self.limit, now);
+        let request = request.limit(limit);
+        let id = match self.driver.submit_request(request.clone(), &[], now) {
+            Err(refused) if self.session().may_wait(&refused) => {
+                let request = request.ticket(self.driver.wait_for_room(limit)?);
+                self.driver.submit_request(request, &[], Instant::now())?
+            }
+            submitted => submitted?,
+        };
         Ok(self.finish(Single { id, read, write: &[] }, now))
     }
 

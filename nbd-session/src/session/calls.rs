@@ -150,12 +150,9 @@ impl Session {
     fn not_sent(&self, command: Command, error: SubmitError) -> Error {
         match self.end() {
             Some(end) if error == SubmitError::NotConnected => end.clone(),
-            // Nobody wants the end, neither the caller nor the server: the stream takes no more.
-            None if error == SubmitError::Disconnecting
-                && self.goodbye == Goodbye::No
-                && self.refused =>
-            {
-                super::loss::closed()
+            // The stream takes no more, and what became of the connection is not known yet.
+            None if error == SubmitError::NotConnected && self.refused => {
+                std::io::Error::from(std::io::ErrorKind::BrokenPipe).into()
             }
             None if error == SubmitError::Full => self.no_room(),
             _ => Error::not_sent(command, error),

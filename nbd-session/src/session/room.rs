@@ -54,6 +54,14 @@ impl Session {
         self.room() > self.waiters.admitted() && !self.waiters.has_waiting()
     }
 
+    /// Whether a command that was refused like this was refused for want of room, and may
+    /// [wait](Self::wait_for_room) for some under a limit of its own, whatever others have had to
+    /// wait.
+    #[must_use]
+    pub fn may_wait(&self, refused: &Error) -> bool {
+        self.is_ready() && (refused.is_full() || refused.is_timeout())
+    }
+
     /// Whether there may be room later.
     #[cold]
     fn is_worth_waiting(&self) -> bool {

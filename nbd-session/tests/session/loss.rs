@@ -407,3 +407,19 @@ fn a_server_that_shuts_down_is_left_whoever_was_told_so() {
         assert_eq!(rig.session.is_ready(), lasts);
     }
 }
+
+/// Between the end of sending and that of the connection.
+#[test]
+fn what_comes_after_the_stream_takes_no_more_is_told_so() {
+    let mut rig = Rig::ready(options());
+    rig.server(|server| server.withhold());
+    rig.submit(Command::read(0, 512));
+    rig.turn();
+    rig.session.stop_sending(rig.now);
+    assert!(!rig.session.is_over(), "the reply may still come");
+    let refused = rig.try_submit(Command::flush(), Limit::Default).unwrap_err();
+    let told = refused.to_string();
+    assert!(told.starts_with("connection failed: ") && told.contains("roken pipe"), "{told}");
+    assert_eq!(refused.errno(), Errno::NotConn.to_linux());
+    assert!(!rig.session.may_wait(&refused), "there is nothing to wait for");
+}
