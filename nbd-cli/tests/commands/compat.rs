@@ -84,6 +84,23 @@ fn nbdcopy_copies_the_same() -> TestResult {
     Ok(())
 }
 
+/// All the names that nbdinfo 1.22 has for it, of which completion offers a few.
+#[test]
+fn every_name_of_cannot() -> TestResult {
+    let links = Links::new()?;
+    let server = Server::nbdkit(&["--filter=nozero", "memory", "1M"]).start()?;
+    let stems = ["can", "is", "has", "have"];
+    let names = stems.iter().flat_map(|stem| [format!("--{stem}not"), format!("--{stem}-not")]);
+    let contractions = ["--cant", "--isnt", "--hasnt", "--havent"].map(str::to_owned);
+    for name in names.chain(contractions) {
+        for (ability, status) in [("zero", 0), ("write", 2)] {
+            let finished = links.run("nbdinfo", &[&name, ability, &server.uri()])?;
+            assert_eq!(finished.status.code(), Some(status), "{name} {ability}");
+        }
+    }
+    Ok(())
+}
+
 /// As completion in a shell asks for them: all of theirs, and some more.
 #[test]
 fn options_and_versions_are_told() -> TestResult {
