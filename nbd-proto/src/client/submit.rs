@@ -236,8 +236,10 @@ impl Core {
     fn check_open(&self) -> Result<(), SubmitError> {
         match self.life {
             Life::Open => Ok(()),
-            // Nobody has asked for this end: the transport takes no more.
-            Life::Draining if self.outbox.is_closed() => Err(SubmitError::NotConnected),
+            // The transport takes no more, whether or not all that was sent is answered.
+            Life::Draining | Life::Disconnecting if self.outbox.is_closed() => {
+                Err(SubmitError::NotConnected)
+            }
             Life::Draining | Life::Disconnecting => Err(SubmitError::Disconnecting),
             Life::Closed(_) => Err(SubmitError::NotConnected),
         }

@@ -408,18 +408,22 @@ fn a_server_that_shuts_down_is_left_whoever_was_told_so() {
     }
 }
 
-/// Between the end of sending and that of the connection.
+/// Between the end of sending and that of the connection, before and after the last reply.
 #[test]
 fn what_comes_after_the_stream_takes_no_more_is_told_so() {
-    let mut rig = Rig::ready(options());
-    rig.server(|server| server.withhold());
-    rig.submit(Command::read(0, 512));
-    rig.turn();
-    rig.session.stop_sending(rig.now);
-    assert!(!rig.session.is_over(), "the reply may still come");
-    let refused = rig.try_submit(Command::flush(), Limit::Default).unwrap_err();
-    let told = refused.to_string();
-    assert!(told.starts_with("connection failed: ") && told.contains("roken pipe"), "{told}");
-    assert_eq!(refused.errno(), Errno::NotConn.to_linux());
-    assert!(!rig.session.may_wait(&refused), "there is nothing to wait for");
+    for replies in [0, 1] {
+        let mut rig = Rig::ready(options());
+        rig.server(|server| server.withhold());
+        rig.submit(Command::read(0, 512));
+        rig.turn();
+        rig.session.stop_sending(rig.now);
+        rig.server(|server| server.answer(replies));
+        rig.turn();
+        assert!(!rig.session.is_over(), "the end is still to come");
+        let refused = rig.try_submit(Command::flush(), Limit::Default).unwrap_err();
+        let told = refused.to_string();
+        assert!(told.starts_with("connection failed: ") && told.contains("roken pipe"), "{told}");
+        assert_eq!(refused.errno(), Errno::NotConn.to_linux());
+        assert!(!rig.session.may_wait(&refused), "there is nothing to wait for");
+    }
 }
