@@ -106,10 +106,11 @@ pub(super) struct Inlet {
     buffers: SyncSender<Vec<u8>>,
 }
 
-/// Holds as many pieces as there are requests, so that neither side runs far ahead.
-pub(super) fn channel(depth: usize) -> (ToThread, Inlet) {
-    let (pieces, inlet) = mpsc::sync_channel(depth);
-    let (buffers, returned) = mpsc::sync_channel(depth);
+/// Holds `waiting` pieces at most, so that neither side runs far ahead, and as many used buffers
+/// as there are `requests`: one that the source cannot take back is made anew.
+pub(super) fn channel(waiting: usize, requests: usize) -> (ToThread, Inlet) {
+    let (pieces, inlet) = mpsc::sync_channel(waiting);
+    let (buffers, returned) = mpsc::sync_channel(requests);
     (ToThread { pieces, buffers: returned }, Inlet { pieces: inlet, buffers })
 }
 

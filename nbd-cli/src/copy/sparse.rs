@@ -93,7 +93,7 @@ mod tests {
         ) {
             let buffer: Vec<u8> =
                 blocks.iter().flat_map(|(zero, len)| vec![u8::from(!zero); *len]).collect();
-            let (thread, inlet) = super::super::piece::channel(64);
+            let (thread, inlet) = super::super::piece::channel(64, 64);
             let outlet = Outlet::Thread(thread);
             send(&outlet, 1000, buffer.clone(), granularity).unwrap();
             drop(outlet);

@@ -102,7 +102,7 @@ fn copy(source: Source, destination: Destination<'_>, job: &Job) -> Result<()> {
         };
         if !alone {
             let waiting = if job.plan.adapts { WAITING } else { job.plan.requests };
-            let (thread, inlet) = channel(waiting);
+            let (thread, inlet) = channel(waiting, job.plan.requests);
             let result = std::thread::scope(|scope| {
                 let read = &read;
                 let reader = move || read(&Outlet::Thread(thread));

@@ -1,6 +1,7 @@
 //! Reading an export.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use nbd_client_blocking::proto::CommandType;
 
@@ -41,7 +42,7 @@ pub(in crate::copy) fn read_all(source: Connected, job: &Job, outlet: &Outlet<'_
             let buffer = outlet.buffer((range.end - range.start) as usize);
             pipeline.read(buffer, range.start).context(&name)?;
             order.submitted(range.start);
-            width.sent();
+            width.sent(range.start, Instant::now);
         }
         let Some(done) = silence.wait(&mut pipeline)? else {
             break;
@@ -59,7 +60,7 @@ pub(in crate::copy) fn read_all(source: Connected, job: &Job, outlet: &Outlet<'_
         }
         done.result.context(&name)?;
         order.finished(done.command.offset);
-        if width.answered() {
+        if width.answered(done.command.offset, Instant::now) {
             order.limit = width.requests() * OVERTAKING;
             job.distance.is_far();
         }

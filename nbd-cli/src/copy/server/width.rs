@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 
 use crate::copy::plan::Plan;
 
-/// An answer that takes so long comes from far away.
-const FAR: Duration = Duration::from_millis(1);
-/// Reads in flight before that is known.
-const BEFORE: usize = 16;
+/// An answer that takes less comes from nearby, or near enough for short requests.
+const FAR: Duration = Duration::from_millis(3);
+/// Reads in flight before that is known: each waits for those before it, too.
+const BEFORE: usize = 4;
+/// For so long answers may be late by accident: while a server nearby starts its threads.
+const STARTING: Duration = Duration::from_millis(8);
 /// Bytes in flight on each connection, and in a request, from far away.
 const QUEUE: usize = 10 << 20;
 const REQUEST: usize = 1 << 20;
@@ -27,24 +29,28 @@ pub(super) struct Width {
     near: usize,
     /// The longest request that the server takes, in bytes.
     longest: usize,
-    distance: Distance,
+    /// What is measured; nothing when it is settled, or somebody has said how much is to be in
+    /// flight.
+    distance: Option<Distance>,
 }
 
-#[derive(Clone, Copy, Debug)]
-enum Distance {
-    /// Somebody has said how much is to be in flight, or it was measured.
-    Settled,
-    Unknown,
-    /// The first read was sent.
-    Measured(Instant),
+/// Of a server, by its first answers.
+#[derive(Debug, Default)]
+struct Distance {
+    /// When the first read was sent.
+    begun: Option<Instant>,
+    /// Offsets of the reads in flight, and when they were sent.
+    in_flight: Vec<(u64, Instant)>,
+    /// Answers so far, all of them late.
+    late: usize,
 }
 
 impl Width {
     /// `request` is how long requests are to be nearby.
     pub(super) fn new(plan: &Plan, request: u64, longest: usize) -> Self {
         let (requests, distance) = match plan.adapts {
-            true => (plan.requests.min(BEFORE), Distance::Unknown),
-            false => (plan.requests, Distance::Settled),
+            true => (plan.requests.min(BEFORE), Some(Distance::default())),
+            false => (plan.requests, None),
         };
         Self { request, requests, near: plan.requests, longest, distance }
     }
@@ -57,24 +63,33 @@ impl Width {
         self.requests
     }
 
-    /// A read is sent.
-    pub(super) fn sent(&mut self) {
-        if let Distance::Unknown = self.distance {
-            self.distance = Distance::Measured(Instant::now());
+    /// A read at this offset is sent.
+    pub(super) fn sent(&mut self, offset: u64, clock: impl FnOnce() -> Instant) {
+        if let Some(distance) = &mut self.distance {
+            let now = clock();
+            distance.begun.get_or_insert(now);
+            distance.in_flight.push((offset, now));
         }
     }
 
-    /// A read is answered. Returns whether that shows that the server is far away.
-    pub(super) fn answered(&mut self) -> bool {
-        let Distance::Measured(sent) = self.distance else { return false };
-        self.settle(sent.elapsed())
+    /// The read at this offset is answered. Returns whether that shows that the server is far
+    /// away.
+    pub(super) fn answered(&mut self, offset: u64, clock: impl FnOnce() -> Instant) -> bool {
+        let Some(distance) = &mut self.distance else { return false };
+        match distance.answered(offset, clock()) {
+            None => false,
+            Some(far) => {
+                self.distance = None;
+                self.settle(far);
+                far
+            }
+        }
     }
 
-    fn settle(&mut self, took: Duration) -> bool {
-        self.distance = Distance::Settled;
-        if took < FAR {
+    fn settle(&mut self, far: bool) {
+        if !far {
             self.requests = self.near;
-            return false;
+            return;
         }
         // In whole blocks: both are powers of two, where the server's longest is one.
         let request = self.request.max(REQUEST.min(self.longest) as u64);
@@ -82,7 +97,20 @@ impl Width {
             self.request = request;
         }
         self.requests = (QUEUE / self.request.max(1) as usize).clamp(1, self.near);
-        true
+    }
+}
+
+impl Distance {
+    /// Whether the server is far away, once that is known.
+    fn answered(&mut self, offset: u64, now: Instant) -> Option<bool> {
+        let place = self.in_flight.iter().position(|(at, _)| *at == offset)?;
+        let (_, sent) = self.in_flight.swap_remove(place);
+        if now.saturating_duration_since(sent) < FAR {
+            return Some(false);
+        }
+        self.late += 1;
+        let took = now.saturating_duration_since(self.begun?);
+        (self.late >= BEFORE && took >= STARTING).then_some(true)
     }
 }
 
@@ -90,22 +118,52 @@ impl Width {
 mod tests {
     use super::*;
 
+    /// Answers one read after the other, each after so long; tells whether the server is far away,
+    /// and after how many answers that was known.
+    fn measure(width: &mut Width, answers: impl IntoIterator<Item = Duration>) -> (bool, usize) {
+        let mut now = Instant::now();
+        for (at, took) in answers.into_iter().enumerate() {
+            width.sent(at as u64, || now);
+            now += took;
+            let far = width.answered(at as u64, || now);
+            if width.distance.is_none() {
+                return (far, at + 1);
+            }
+        }
+        panic!("it is not known");
+    }
+
     #[test]
     fn more_is_in_flight_from_far_away() {
         let plan = Plan { adapts: true, ..Plan::default() };
-        let width = |took| {
+        let width = |answers: &[u64]| {
             let mut width = Width::new(&plan, 256 << 10, 32 << 20);
-            let far = width.settle(took);
-            (far, width.request(), width.requests())
+            let answers = answers.iter().cycle().map(|micros| Duration::from_micros(*micros));
+            let (far, known) = measure(&mut width, answers.take(99));
+            (far, known, width.request(), width.requests())
         };
-        assert_eq!(width(Duration::from_micros(999)), (false, 256 << 10, 64));
-        assert_eq!(width(Duration::from_millis(50)), (true, 1 << 20, 10));
+        assert_eq!(width(&[2999]), (false, 1, 256 << 10, 64));
+        assert_eq!(width(&[7000, 300]), (false, 2, 256 << 10, 64));
+        assert_eq!(width(&[3000]), (true, 4, 1 << 20, 10));
+        assert_eq!(width(&[50_000]), (true, 4, 1 << 20, 10));
         let mut small = Width::new(&plan, 4096, 4096);
-        assert!(small.settle(Duration::from_secs(1)));
+        assert_eq!(measure(&mut small, [Duration::from_secs(1); 4]), (true, 4));
         assert_eq!((small.request(), small.requests()), (4096, 64));
         let mut settled = Width::new(&Plan::default(), 512, 1 << 20);
-        settled.sent();
-        assert!(!settled.answered());
+        settled.sent(0, || panic!("nobody needs to know"));
+        assert!(!settled.answered(0, || panic!("nobody needs to know")));
         assert_eq!((settled.request(), settled.requests()), (512, 64));
+    }
+
+    #[test]
+    fn reads_beside_each_other_are_told_apart() {
+        let mut width = Width::new(&Plan { adapts: true, ..Plan::default() }, 512, 1 << 20);
+        let begin = Instant::now();
+        (0..4).for_each(|at| width.sent(at, || begin));
+        let late = begin + FAR;
+        assert!((1..4).all(|at| !width.answered(at, || late)));
+        width.sent(4, || late);
+        assert!(!width.answered(4, || late + FAR / 2));
+        assert_eq!((width.requests(), width.distance.is_none()), (64, true));
     }
 }
