@@ -8,7 +8,10 @@
 //! All keep as many requests in flight, of one length, at the same random places, with a
 //! buffer for each that is used over and over; connecting is not measured. Prints one JSON
 //! object with `ops_per_s` and `mib_per_s`, like the programs it is compared with.
+//!
+//! `nbd-bench idle --count N URI` keeps so many connections until its standard input ends.
 
+mod idle;
 mod load;
 mod loops;
 mod tasks;
@@ -36,6 +39,9 @@ fn main() -> ExitCode {
 fn run(words: &[String]) -> Outcome<()> {
     let (client, options) = words.split_first().ok_or("which client?")?;
     let load = Load::parse(options)?;
+    if client == "idle" {
+        return idle::hold(&load);
+    }
     let took = match client.as_str() {
         "blocking" => loops::blocking(&load)?,
         "mio" => loops::mio(&load)?,

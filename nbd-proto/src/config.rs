@@ -30,8 +30,9 @@ impl Limits {
         self
     }
 
-    /// Size of the buffer that headers and small payloads are parsed from, in
-    /// bytes (default 80 KiB, at least 16 KiB).
+    /// Most that the buffer grows to which headers and small payloads are parsed from, in
+    /// bytes (default 80 KiB, at least 16 KiB). It begins with 16 KiB and grows where more
+    /// arrives at once.
     #[must_use]
     pub fn scratch_len(mut self, bytes: usize) -> Self {
         self.scratch_len = bytes.max(MIN_SCRATCH);
@@ -87,7 +88,7 @@ impl Limits {
 
 /// The longest thing that is ever parsed in one piece is an option reply with
 /// two strings; everything longer is placed, streamed or skipped.
-const MIN_SCRATCH: usize = 16 << 10;
+pub(crate) const MIN_SCRATCH: usize = 16 << 10;
 
 impl Default for Limits {
     fn default() -> Self {

@@ -13,13 +13,14 @@ mod copies;
 pub(crate) mod core;
 mod report;
 mod rounds;
+mod serve;
 mod server;
 mod tls;
 
 use self::contender::Contender;
 use self::report::Report;
 use self::rounds::in_turns;
-use self::server::Server;
+use self::server::{Directory, Server};
 use crate::Outcome;
 use crate::steps::run as command;
 use crate::workspace::{cargo, has_program};
@@ -66,32 +67,32 @@ pub(crate) fn run(args: &[String]) -> Outcome {
         Some((word, rest)) if word == "tls" => return tls::run(parse(rest)?),
         Some((word, rest)) if word == "adapters" => return adapters::run(parse(rest)?),
         Some((word, rest)) if word == "copies" => return copies::run(parse(rest)?),
+        Some((word, rest)) if word == "serve" => return serve::run(parse(rest)?),
         Some((word, rest)) if word == "core" => return core::run(rest),
         _ => parse(args)?,
     };
     build(&[])?;
     let contenders = Contender::all()?;
-    let server = Server::start()?;
+    let directory = Directory::fresh("plain")?;
+    let server = Server::memory(directory.path())?;
+    let uri = server.uri();
     // The disk takes memory when it is first written to; that is no one's turn.
     for load in &LOADS[1..] {
-        contenders[0].measure(load, server.uri())?;
+        contenders[0].measure(load, &uri)?;
     }
 
     let mut report = Report::new(contenders.iter().map(Contender::name).collect());
     for load in &LOADS {
         eprintln!("==> {}: {rounds} rounds", load.name);
-        let results = in_turns(rounds, contenders.len(), |turn| {
-            contenders[turn].measure(load, server.uri())
-        })?;
+        let results =
+            in_turns(rounds, contenders.len(), |turn| contenders[turn].measure(load, &uri))?;
         report.throughput(load.name, &results);
     }
     if has_program("valgrind") {
         eprintln!("==> instructions");
         let counts = contenders
             .iter()
-            .map(|contender| {
-                callgrind::instructions_per_request(contender, &LOADS[0], server.uri())
-            })
+            .map(|contender| callgrind::instructions_per_request(contender, &LOADS[0], &uri))
             .collect::<Outcome<Vec<_>>>()?;
         report.instructions("user instructions per 4 KiB read", &counts);
     } else {
@@ -113,8 +114,10 @@ fn parse(args: &[String]) -> Outcome<usize> {
             Ok(rounds) if rounds > 0 => Ok(rounds),
             _ => Err(format!("--rounds wants a number above 0, not {rounds:?}")),
         },
-        _ => Err("usage: cargo xtask bench [tls|adapters|copies] [--rounds N], or core [--check]"
-            .to_owned()),
+        _ => Err(
+            "usage: cargo xtask bench [tls|adapters|copies|serve] [--rounds N], or core [--check]"
+                .to_owned(),
+        ),
     }
 }
 

@@ -29,7 +29,7 @@ mod submit;
 use alloc::collections::{BinaryHeap, VecDeque};
 use core::cmp::Reverse;
 
-use crate::config::{ClientConfig, Limits, StrictMode};
+use crate::config::{ClientConfig, Limits, MIN_SCRATCH, StrictMode};
 use crate::engine::Stats;
 use crate::engine::intake::{Intake, Step};
 use crate::engine::outbox::Outbox;
@@ -136,7 +136,7 @@ impl Client {
         mut scratch: Scratch,
         stats: Stats,
     ) -> Self {
-        scratch.grow(config.limits.scratch_len);
+        scratch.may_grow(MIN_SCRATCH, config.limits.scratch_len);
         let mut core = Core {
             outbox: Outbox::new(),
             contexts: Contexts::new(&facts.contexts),

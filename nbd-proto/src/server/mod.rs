@@ -21,7 +21,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::ops::ControlFlow;
 
-use crate::config::{Limits, ServerConfig};
+use crate::config::{Limits, MIN_SCRATCH, ServerConfig};
 use crate::engine::Stats;
 use crate::engine::intake::{Intake, RecvBufs, Step};
 use crate::engine::outbox::Outbox;
@@ -145,7 +145,7 @@ impl Server {
         mut scratch: Scratch,
         stats: Stats,
     ) -> Self {
-        scratch.grow(config.limits.scratch_len);
+        scratch.may_grow(MIN_SCRATCH, config.limits.scratch_len);
         let core = Core {
             contexts: Contexts::new(&facts.contexts),
             facts,

@@ -106,7 +106,7 @@ fn coverage() -> Vec<Case> {
             fails(Errno::Io),
         ),
         interleaved,
-        read("X62-endless-errors", &[text.repeat(4000), failed(DONE)], fails(Errno::NoSpc)),
+        read("X62-endless-errors", &[text.repeat(3000), failed(DONE)], fails(Errno::NoSpc)),
         talking(
             "X62-scattered",
             Form::Structured,

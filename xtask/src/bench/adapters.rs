@@ -6,7 +6,7 @@
 use super::contender::Contender;
 use super::report::{median, ratio};
 use super::rounds::in_turns;
-use super::server::Server;
+use super::server::{Directory, Server};
 use super::{LOADS, command};
 use crate::Outcome;
 use crate::workspace::cargo;
@@ -17,9 +17,11 @@ pub(super) fn run(rounds: usize) -> Outcome {
     let mut contenders = Contender::adapters()?;
     let clients = contenders.len();
     contenders.extend(Contender::libnbd()?);
-    let server = Server::start()?;
+    let directory = Directory::fresh("adapters")?;
+    let server = Server::memory(directory.path())?;
+    let uri = server.uri();
     // The disk takes memory when it is first written to; that is no one's turn.
-    contenders[0].measure(&LOADS[2], server.uri())?;
+    contenders[0].measure(&LOADS[2], &uri)?;
     println!(
         "{:<34}{:>14}{:>10}{:>12}{:>12}",
         "median of all rounds", "", "ops/s", "/ blocking", "/ libnbd"
@@ -27,7 +29,7 @@ pub(super) fn run(rounds: usize) -> Outcome {
     for load in &LOADS {
         eprintln!("==> {}: {rounds} rounds", load.name);
         let results = in_turns(rounds, contenders.len(), |turn| {
-            Ok(contenders[turn].measure(load, server.uri())?.ops_per_s)
+            Ok(contenders[turn].measure(load, &uri)?.ops_per_s)
         })?;
         let (ours, libnbd) = (&results[0], results.get(clients));
         for (contender, rounds) in contenders.iter().zip(&results) {

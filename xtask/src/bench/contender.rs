@@ -96,7 +96,7 @@ impl Contender {
 }
 
 impl Measurement {
-    fn parse(json: &str) -> Option<Self> {
+    pub(super) fn parse(json: &str) -> Option<Self> {
         Some(Self {
             ops_per_s: number(json, "ops_per_s")?,
             mib_per_s: number(json, "mib_per_s")?,

@@ -6,12 +6,12 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use super::report::{median, ratio};
 use super::rounds::in_turns;
+use super::server::{Server, nbdkit};
 use super::tls::make_certificates;
 use crate::Outcome;
 use crate::steps::run as command;
@@ -178,7 +178,7 @@ fn measure(room: &Room, row: &Row, rounds: usize) -> Outcome<[String; 3]> {
             }
         }
     }
-    let servers = Server::start_all(room, row)?;
+    let servers = start_all(room, row)?;
     let results = in_turns(rounds, tools.len(), |turn| Ok(tools[turn].1.measure(room, row).ok()))?;
     drop(servers);
     let mut ours = None;
@@ -256,52 +256,26 @@ fn sparse(path: &Path, full: &Path) -> Outcome {
     Ok(())
 }
 
-/// A server that is there while this is.
-struct Server {
-    child: Child,
-    socket: PathBuf,
-}
-
 /// Where servers listen, the first one and the second.
 const SOCKETS: [&str; 2] = ["socket", "socket2"];
 
-impl Server {
-    fn start_all(room: &Room, row: &Row) -> Outcome<Vec<Self>> {
-        row.servers.iter().zip(SOCKETS).map(|(line, name)| Self::start(room, line, name)).collect()
-    }
-
-    fn start(room: &Room, line: &[&str], socket: &str) -> Outcome<Self> {
+/// Starts the servers of a row.
+fn start_all(room: &Room, row: &Row) -> Outcome<Vec<Server>> {
+    let start = |(line, socket): (&&[&str], &str)| {
         let socket = room.file(socket);
         let words: Vec<String> = line.iter().map(|word| room.fill(word)).collect();
         let (name, rest) = words.split_first().ok_or("no server")?;
-        let mut server = Command::new(name);
-        match name.as_str() {
-            "nbdkit" => server.arg("-f").arg("-U").arg(&socket),
-            _ => server.arg("-k").arg(&socket),
-        };
-        // It may be left from a run that was killed.
-        let _ = fs::remove_file(&socket);
-        let child = server.args(rest).stdout(Stdio::null()).spawn();
-        let child = child.map_err(|error| format!("{name}: {error}"))?;
-        let started = Self { child, socket };
-        let until = Instant::now() + Duration::from_secs(30);
-        while !started.socket.exists() {
-            if Instant::now() > until {
-                return Err(format!("{name} does not start"));
+        let mut server = match name.as_str() {
+            "nbdkit" => nbdkit(&socket),
+            name => {
+                let mut server = Command::new(name);
+                server.arg("-k").arg(&socket);
+                server
             }
-            sleep(Duration::from_millis(5));
-        }
-        Ok(started)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It is ours, and has nothing to keep.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let _ = fs::remove_file(&self.socket);
-    }
+        };
+        Server::start(server.args(rest), &socket)
+    };
+    row.servers.iter().zip(SOCKETS).map(start).collect()
 }
 
 impl Tool {
@@ -320,7 +294,7 @@ impl Tool {
 
     /// Copies once, with servers that nobody has written to, and looks at what is there then.
     fn try_out(self, room: &Room, row: &Row) -> Outcome {
-        let _servers = Server::start_all(room, row)?;
+        let _servers = start_all(room, row)?;
         self.measure(room, row)?;
         let Some(expected) = row.holds else {
             return Ok(());

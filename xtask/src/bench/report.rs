@@ -29,6 +29,11 @@ impl Report {
         self.medians("", "system calls/op", results, |one| one.syscalls_per_op);
     }
 
+    /// Adds the medians of a load's rounds in requests alone.
+    pub(super) fn operations(&mut self, label: &str, results: &[Vec<Measurement>]) {
+        self.medians(label, "ops/s", results, |one| Some(one.ops_per_s));
+    }
+
     /// Adds the medians of a load's rounds in bytes alone.
     pub(super) fn rate(&mut self, label: &str, results: &[Vec<Measurement>]) {
         self.medians(label, "MiB/s", results, |one| Some(one.mib_per_s));
@@ -64,13 +69,14 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:<34}{:<16}", "median of all rounds", "")?;
+        let width = self.rows.iter().map(|row| row.label.len() + 2).fold(34, usize::max);
+        write!(f, "{:<width$}{:<16}", "median of all rounds", "")?;
         for name in &self.names {
             write!(f, "{name:>12}")?;
         }
         writeln!(f, "{:>8}", "ratio")?;
         for Row { label, unit, values, ratio } in &self.rows {
-            write!(f, "{label:<34}{unit:<16}")?;
+            write!(f, "{label:<width$}{unit:<16}")?;
             for value in values {
                 match value {
                     Some(value) => write!(f, "{value:>12.decimals$}", decimals = decimals(*value))?,

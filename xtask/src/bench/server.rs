@@ -1,6 +1,6 @@
-//! The one server that both programs are measured against.
+//! Servers that programs are measured against.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use std::{env, fs, process, thread};
@@ -11,63 +11,89 @@ use crate::Outcome;
 /// stay in the processor's caches.
 pub(super) const DISK: &str = "256M";
 
-/// A directory that nobody else uses and that whoever gets it removes.
-pub(super) fn fresh_directory(name: &str) -> Outcome<PathBuf> {
-    let dir = env::temp_dir().join(format!("nbd-bench-{name}-{}", process::id()));
-    fs::create_dir(&dir).map_err(|error| format!("making {}: {error}", dir.display()))?;
-    Ok(dir)
+/// A directory that nobody else uses, removed when dropped.
+pub(super) struct Directory(PathBuf);
+
+impl Directory {
+    pub(super) fn fresh(name: &str) -> Outcome<Self> {
+        let dir = env::temp_dir().join(format!("nbd-bench-{name}-{}", process::id()));
+        fs::create_dir(&dir).map_err(|error| format!("making {}: {error}", dir.display()))?;
+        Ok(Self(dir))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
 }
 
-/// nbdkit with a disk in memory, killed and reaped when dropped.
+impl Drop for Directory {
+    fn drop(&mut self) {
+        // Failing means that there is nothing to remove.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A server at a Unix socket, killed and reaped when dropped.
 pub(super) struct Server {
     child: Child,
-    dir: PathBuf,
-    uri: String,
+    socket: PathBuf,
 }
 
 impl Server {
-    /// Starts nbdkit and waits until it listens.
-    pub(super) fn start() -> Outcome<Self> {
-        let dir = fresh_directory("plain")?;
-        let uri = format!("nbd+unix:///?socket={}", dir.join("s").display());
-        Self::launch(dir, DISK, &[], uri)
-    }
-
-    /// Starts nbdkit in a directory, with a disk of some size and more options, and waits until
-    /// it listens there.
-    pub(super) fn launch(
-        dir: PathBuf,
-        disk: &str,
-        options: &[String],
-        uri: String,
-    ) -> Outcome<Self> {
-        let (socket, pid) = (dir.join("s"), dir.join("pid"));
-        let mut nbdkit = Command::new("nbdkit");
-        nbdkit.args(["-f", "--exit-with-parent", "-U"]).arg(&socket).arg("-P").arg(&pid);
-        nbdkit.args(options);
-        let child =
-            nbdkit.args(["memory", disk]).stdin(Stdio::null()).spawn().map_err(|error| {
-                format!("cannot start `nbdkit` (Debian package nbdkit): {error}")
-            })?;
-        let mut server = Self { child, dir, uri };
-
-        // nbdkit writes its pid file once it listens.
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while !pid.is_file() {
+    /// Starts a server that is told to listen at a socket, and waits until somebody listens there.
+    pub(super) fn start(program: &mut Command, socket: &Path) -> Outcome<Self> {
+        let name = program.get_program().display().to_string();
+        // It may be left from a run that was killed.
+        let _ = fs::remove_file(socket);
+        let child = program.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
+        let child = child.map_err(|error| format!("cannot start `{name}`: {error}"))?;
+        let mut server = Self { child, socket: socket.to_owned() };
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !is_listening(socket)? {
             if let Ok(Some(status)) = server.child.try_wait() {
-                return Err(format!("`nbdkit` ended with {status} before it listened"));
+                return Err(format!("`{name}` ended with {status} before it listened"));
             }
             if Instant::now() > deadline {
-                return Err("`nbdkit` did not listen within 10 s".to_owned());
+                return Err(format!("`{name}` did not listen within 30 s"));
             }
             thread::sleep(Duration::from_millis(2));
         }
         Ok(server)
     }
 
-    pub(super) fn uri(&self) -> &str {
-        &self.uri
+    /// nbdkit with a disk in memory.
+    pub(super) fn memory(directory: &Path) -> Outcome<Self> {
+        let socket = directory.join("s");
+        Self::start(nbdkit(&socket).args(["memory", DISK]), &socket)
     }
+
+    pub(super) fn uri(&self) -> String {
+        format!("nbd+unix:///?socket={}", self.socket.display())
+    }
+
+    /// The process.
+    pub(super) fn id(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+/// Whether somebody listens at a Unix socket. Whoever connects to see has been a client.
+fn is_listening(socket: &Path) -> Outcome<bool> {
+    const LISTENING: &str = "00010000";
+    let sockets = fs::read_to_string("/proc/net/unix");
+    let sockets = sockets.map_err(|error| format!("/proc/net/unix: {error}"))?;
+    let path = socket.display().to_string();
+    Ok(sockets.lines().any(|line| {
+        let flags = line.split_whitespace().nth(3);
+        flags == Some(LISTENING) && line.ends_with(&path)
+    }))
+}
+
+/// The start of nbdkit's command line.
+pub(super) fn nbdkit(socket: &Path) -> Command {
+    let mut nbdkit = Command::new("nbdkit");
+    nbdkit.args(["-f", "--exit-with-parent", "-U"]).arg(socket);
+    nbdkit
 }
 
 impl Drop for Server {
@@ -75,6 +101,6 @@ impl Drop for Server {
         // Failing means that it has ended already, or that there is nothing to remove.
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let _ = fs::remove_dir_all(&self.dir);
+        let _ = fs::remove_file(&self.socket);
     }
 }

@@ -12,7 +12,7 @@ use std::time::Instant;
 use super::contender::{Contender, Measurement};
 use super::report::Report;
 use super::rounds::in_turns;
-use super::server::{DISK, Server, fresh_directory};
+use super::server::{DISK, Directory, Server, nbdkit};
 use super::{Load, build};
 use crate::Outcome;
 use crate::steps::{capture, run as command};
@@ -46,13 +46,13 @@ impl Kind {
 
     /// Makes the credentials in a directory and starts a server with them, and with a disk that
     /// is full of data.
-    fn start(self, disk: &str, filler: &Contender) -> Outcome<Server> {
-        let dir = fresh_directory(self.name())?;
-        let (shown, socket) = (dir.display().to_string(), dir.join("s"));
-        let socket = socket.display();
+    /// Returns the URI, too.
+    fn start(self, dir: &Path, disk: &str, filler: &Contender) -> Outcome<(Server, String)> {
+        let (shown, path) = (dir.display().to_string(), dir.join("s"));
+        let socket = path.display();
         let (option, uri) = match self {
             Self::Certificates => {
-                make_certificates(&dir)?;
+                make_certificates(dir)?;
                 let uri = format!("nbds+unix:///?socket={socket}&tls-certificates={shown}");
                 (format!("--tls-certificates={shown}"), uri)
             }
@@ -64,9 +64,10 @@ impl Kind {
                 (format!("--tls-psk={file}"), uri)
             }
         };
-        let server = Server::launch(dir, disk, &["--tls=require".to_owned(), option], uri)?;
-        filler.measure(&FILL, server.uri())?;
-        Ok(server)
+        let mut server = nbdkit(&path);
+        let server = Server::start(server.args(["--tls=require", &option, "memory", disk]), &path)?;
+        filler.measure(&FILL, &uri)?;
+        Ok((server, uri))
     }
 }
 
@@ -84,13 +85,14 @@ pub(super) fn run(rounds: usize) -> Outcome {
 }
 
 fn reads(kind: Kind, contenders: &[Contender], rounds: usize, report: &mut Report) -> Outcome {
-    let server = kind.start(DISK, &contenders[0])?;
+    let dir = Directory::fresh(kind.name())?;
+    let (_server, uri) = kind.start(dir.path(), DISK, &contenders[0])?;
     // Of small replies it says nothing: there most of the time goes into the requests.
     for (load, unread) in LOADS.iter().zip([Some(Contender::unread()?), None]) {
         let label = format!("{}: {}", kind.name(), load.name);
         eprintln!("==> {label}: {rounds} rounds");
         let all: Vec<_> = contenders.iter().chain(&unread).collect();
-        let results = in_turns(rounds, all.len(), |turn| all[turn].measure(load, server.uri()))?;
+        let results = in_turns(rounds, all.len(), |turn| all[turn].measure(load, &uri))?;
         let (known, unread) = results.split_at(contenders.len());
         report.throughput(&label, known);
         if let [unread] = unread {
@@ -101,7 +103,8 @@ fn reads(kind: Kind, contenders: &[Contender], rounds: usize, report: &mut Repor
 }
 
 fn copies(kind: Kind, contenders: &[Contender], rounds: usize, report: &mut Report) -> Outcome {
-    let server = kind.start(&format!("{COPIED}M"), &contenders[0])?;
+    let dir = Directory::fresh(kind.name())?;
+    let (_server, uri) = kind.start(dir.path(), &format!("{COPIED}M"), &contenders[0])?;
     let label = format!("{}: copy to nowhere", kind.name());
     eprintln!("==> {label}: {rounds} rounds");
     let nbd = nbd_program()?;
@@ -113,7 +116,7 @@ fn copies(kind: Kind, contenders: &[Contender], rounds: usize, report: &mut Repo
         if turn == 0 {
             program.arg("copy");
         }
-        copy(program.args([server.uri(), "null:"]))
+        copy(program.args([&uri, "null:"]))
     })?;
     report.rate(&label, &results);
     Ok(())
