@@ -14,7 +14,7 @@ use nbd_client_mio::proto::{
 };
 use nbd_client_mio::transport::SocketIo;
 
-use crate::lanes::{Arrivals, Buffer, Spare};
+use crate::connections::{Arrivals, Buffer, Spare};
 
 /// More than the kernel has under way in one queue.
 pub(super) const IN_FLIGHT: u32 = 256;

@@ -1,8 +1,8 @@
 //! The thread that serves a device: requests from the kernel go to the server, replies come back.
 //!
 //! ```text
-//!   kernel ── socket ── Queue ─► request, Buffer ─► Lanes ── connection ── server
-//!                       Queue ◄── reply, Buffer ◄── Lanes
+//!   kernel ── socket ── Queue ─► request, Buffer ─► Connections ── connection ── server
+//!                       Queue ◄── reply, Buffer ◄── Connections
 //! ```
 //!
 //! Payload stays in one buffer from one socket to the other, and buffers are used again: while
@@ -20,7 +20,7 @@ use nbd_client_mio::{ConnectOptions, Error};
 
 use super::queue::Queue;
 use super::status::{Health, Status};
-use crate::lanes::{Done, Lanes, Spare, wait};
+use crate::connections::{Connections, Done, Spare, wait};
 
 /// The token of the first queue; connections have those below.
 const QUEUES: usize = 1 << 16;
@@ -37,7 +37,7 @@ struct Owner {
 pub(super) struct Relay {
     poll: Poll,
     events: Events,
-    lanes: Lanes<Owner>,
+    connections: Connections<Owner>,
     queues: Vec<Queue>,
     spare: Spare,
     status: Arc<Status>,
@@ -56,10 +56,10 @@ impl Relay {
         status: Arc<Status>,
     ) -> Result<Self, Error> {
         let mut poll = Poll::new()?;
-        let lanes = Lanes::connect(options, connections, &mut poll)?;
+        let connections = Connections::connect(options, connections, &mut poll)?;
         let events = Events::with_capacity(64);
         let (queues, spare) = (Vec::new(), Spare::new(kept));
-        let relay = Self { poll, events, lanes, queues, spare, status };
+        let relay = Self { poll, events, connections, queues, spare, status };
         let size = relay.export().map_or(0, |export| export.size);
         relay.status.change(|news| news.size = size);
         Ok(relay)
@@ -67,23 +67,23 @@ impl Relay {
 
     /// The export, as the server describes it.
     pub(super) fn export(&self) -> Option<&ExportInfo> {
-        self.lanes.export()
+        self.connections.export()
     }
 
     /// The longest request that the server takes, in bytes.
     pub(super) fn longest_request(&self) -> usize {
-        let longest = self.lanes.connections().map(|one| one.session().max_request()).min();
+        let longest = self.connections.iter().map(|one| one.session().max_request()).min();
         longest.unwrap_or(0)
     }
 
     /// Why there are not as many connections as the user wants.
     pub(super) fn why_fewer(&self, is_command: bool) -> &'static str {
-        self.lanes.why_fewer(is_command)
+        self.connections.why_fewer(is_command)
     }
 
     /// How many connections there are.
     pub(super) fn connections(&self) -> usize {
-        self.lanes.connections().count()
+        self.connections.iter().count()
     }
 
     /// Serves the kernel at this socket too, with these abilities.
@@ -105,9 +105,9 @@ impl Relay {
     pub(super) fn run(mut self) -> Result<(), Error> {
         // Whatever waits in the kernel then fails, for the sockets close.
         let relayed = self.relay();
-        let Self { mut poll, mut events, mut lanes, mut spare, queues, .. } = self;
+        let Self { mut poll, mut events, mut connections, mut spare, queues, .. } = self;
         drop(queues);
-        relayed.and_then(|()| lanes.leave(&mut spare, &mut poll, &mut events))
+        relayed.and_then(|()| connections.leave(&mut spare, &mut poll, &mut events))
     }
 
     fn relay(&mut self) -> Result<(), Error> {
@@ -115,12 +115,12 @@ impl Relay {
             for number in 0..self.queues.len() {
                 self.take_requests(number);
             }
-            let alive = self.lanes.drive(self.poll.registry());
+            let alive = self.connections.drive(self.poll.registry());
             self.answer_all();
             self.tell();
             if !alive {
                 self.queues.iter_mut().for_each(Queue::send);
-                let cause = self.lanes.connections().find_map(|one| one.session().end().cloned());
+                let cause = self.connections.iter().find_map(|one| one.session().end().cloned());
                 return cause.map_or(Ok(()), Err);
             }
             self.queues.iter_mut().for_each(Queue::send);
@@ -132,11 +132,11 @@ impl Relay {
     }
 
     fn wait(&mut self) -> io::Result<()> {
-        let at_once = self.lanes.needs_drive() || self.queues.iter().any(Queue::needs_drive);
+        let at_once = self.connections.needs_drive() || self.queues.iter().any(Queue::needs_drive);
         let left = match at_once {
             true => Some(Duration::ZERO),
             false => {
-                let deadline = self.lanes.next_deadline();
+                let deadline = self.connections.next_deadline();
                 deadline.map(|at| at.saturating_duration_since(Instant::now()))
             }
         };
@@ -144,30 +144,30 @@ impl Relay {
         for event in &self.events {
             let Token(number) = event.token();
             match number.checked_sub(QUEUES) {
-                None => self.lanes.handle_event(event),
+                None => self.connections.handle_event(event),
                 Some(number) => {
                     self.queues.get_mut(number).into_iter().for_each(Queue::handle_event);
                 }
             }
         }
         if !at_once {
-            self.lanes.handle_timeout(Instant::now());
+            self.connections.handle_timeout(Instant::now());
         }
         Ok(())
     }
 
     fn take_requests(&mut self, number: usize) {
-        let Self { queues, lanes, spare, .. } = self;
+        let Self { queues, connections, spare, .. } = self;
         let Some(queue) = queues.get_mut(number) else { return };
         queue.receive(spare);
         while let Some((id, command, buffer)) = queue.next_request(spare) {
-            lanes.submit(Some(Owner { queue: number, id }), command, buffer, spare);
+            connections.submit(Some(Owner { queue: number, id }), command, buffer, spare);
         }
     }
 
     fn answer_all(&mut self) {
-        let Self { queues, lanes, spare, .. } = self;
-        while let Some(Done { owner, command, buffer, result, .. }) = lanes.next_done() {
+        let Self { queues, connections, spare, .. } = self;
+        while let Some(Done { owner, command, buffer, result, .. }) = connections.next_done() {
             let Some(owner) = owner else { continue };
             let Some(queue) = queues.get_mut(owner.queue) else { continue };
             let result = result.map_err(|error| Errno::from_linux(error.errno()));
@@ -178,7 +178,7 @@ impl Relay {
     /// Passes on what happened to the connections.
     fn tell(&mut self) {
         let mut changed = None;
-        while let Some(event) = self.lanes.next_event() {
+        while let Some(event) = self.connections.next_event() {
             let (health, trouble) = match event {
                 Event::Lost { cause } => (Health::Reconnecting, Some(cause.to_string())),
                 Event::Failed { cause, .. } => (Health::Reconnecting, Some(cause.to_string())),
@@ -190,7 +190,7 @@ impl Relay {
         }
         let Some((health, trouble)) = changed else { return };
         let reconnects =
-            self.lanes.stats().map(|stats| stats.connections.saturating_sub(1)).sum::<u64>();
+            self.connections.stats().map(|stats| stats.connections.saturating_sub(1)).sum::<u64>();
         let size = self.export().map_or(0, |export| export.size);
         self.status.change(|news| {
             news.health = health;

@@ -21,8 +21,8 @@ use serde::Deserialize;
 
 use super::device::Device;
 use super::queue::IN_FLIGHT;
+use crate::connections::KEPT;
 use crate::failure::{Context, Failure, Result};
-use crate::lanes::KEPT;
 use crate::target::Server;
 use crate::{YEAR, size};
 

@@ -11,7 +11,7 @@ use super::job::Job;
 use super::part::{Asked, Part};
 use super::plan::{Compare, Plan};
 use super::source::Source;
-use super::transfer::{self, Lanes};
+use super::transfer::{self, WorkerCount};
 use super::{Copied, Manner, Wishes, copy};
 use crate::checksum::Kind;
 use crate::failure::{Failure, Result};
@@ -50,7 +50,7 @@ pub(crate) fn read<'a>(
     let plan = plan.between(&source, &destination);
     let part = Part { range: whole.clone(), to: begin };
     let job = Job::new(plan, part, whole, 1)?;
-    transfer::transfer(source, destination, &Arc::new(job), Lanes::ONE)
+    transfer::transfer(source, destination, &Arc::new(job), WorkerCount::ONE)
 }
 
 /// The checksum of a target, and of how many bytes.

@@ -55,7 +55,7 @@ pub(super) enum Destination<'a> {
     Program(Box<dyn Write + 'a>, u64),
 }
 
-/// Opens a destination once more, for another lane.
+/// Opens a destination once more, for another worker.
 pub(super) type Another = Box<dyn FnOnce() -> Result<Destination<'static>> + Send>;
 
 impl Destination<'_> {
@@ -116,11 +116,11 @@ impl Destination<'_> {
         }
     }
 
-    /// How many lanes it can be written on, of those that are wanted.
-    pub(super) fn lanes(&self, wanted: usize) -> usize {
+    /// How many workers it can be written on, of those that are wanted.
+    pub(super) fn workers(&self, wanted: usize) -> usize {
         match self {
-            Self::Server(server) => server.lanes(wanted),
-            Self::Against(server) => server.lanes(wanted),
+            Self::Server(server) => server.workers(wanted),
+            Self::Against(server) => server.workers(wanted),
             Self::File { .. } | Self::AgainstFile { .. } | Self::Nowhere => wanted,
             Self::Growing { .. } | Self::Stdout | Self::Device { .. } | Self::Program(..) => 1,
         }

@@ -1,4 +1,4 @@
-//! Whether the source is far away, which lanes wait for that are of use only then.
+//! Whether the source is far away, which workers wait for that are of use only then.
 
 use std::sync::{Condvar, Mutex, PoisonError};
 

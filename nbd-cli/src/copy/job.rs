@@ -1,4 +1,4 @@
-//! What all lanes of one copy share.
+//! What all workers of one copy share.
 
 use std::iter;
 use std::ops::Range;
@@ -9,13 +9,13 @@ use rangemap::RangeSet;
 
 use super::difference::Differences;
 use super::distance::Distance;
-use super::lanes::Regions;
 use super::pace::Pace;
 use super::part::Part;
 use super::plan::{Compare, Plan};
 use super::progress::Progress;
 use super::record::Record;
 use super::stop::Stop;
+use super::workers::Regions;
 use crate::checksum::Digest;
 use crate::failure::Result;
 
@@ -42,13 +42,13 @@ pub(super) struct Job {
 }
 
 impl Job {
-    /// A copy of this part and nothing more, on so many lanes.
-    pub(super) fn new(plan: Plan, part: Part, wanted: Range<u64>, lanes: usize) -> Result<Self> {
+    /// A copy of this part and nothing more, on so many workers.
+    pub(super) fn new(plan: Plan, part: Part, wanted: Range<u64>, workers: usize) -> Result<Self> {
         Ok(Self {
             plan,
             progress: Arc::default(),
             stop: Arc::new(Stop::new()?),
-            regions: Regions::new(iter::once(wanted), lanes, plan.request_size as u64),
+            regions: Regions::new(iter::once(wanted), workers, plan.request_size as u64),
             distance: Distance::default(),
             part,
             record: None,

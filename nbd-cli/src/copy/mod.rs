@@ -20,8 +20,8 @@
 //! | `dirty` | what of a source has changed |
 //! | `plan` | what reading and writing go by |
 //! | `transfer` | one pass, in threads |
-//! | `lanes` | sharing the work out among several connections |
-//! | `distance` | whether more lanes are of use |
+//! | `workers` | sharing the work out among several connections |
+//! | `distance` | whether more workers are of use |
 //! | `piece` | what travels from the source to the destination |
 //! | `passing` | what is done with it on its way |
 //! | `pace` | no faster than is wanted |
@@ -34,7 +34,7 @@
 //! | `record` | the state file of `--resume` |
 //! | `progress` | how far it is |
 //! | `display` | showing that to a person or a program |
-//! | `job` | what all lanes share |
+//! | `job` | what all workers share |
 //! | `stop` | what ends it early |
 //! | `server/` | both ends, with an NBD server |
 
@@ -46,7 +46,6 @@ mod dirty;
 mod display;
 mod distance;
 mod job;
-mod lanes;
 mod pace;
 mod part;
 mod passing;
@@ -60,6 +59,7 @@ mod source;
 mod sparse;
 mod stop;
 mod transfer;
+mod workers;
 mod written;
 
 use std::iter;
@@ -83,7 +83,6 @@ use difference::{Differences, Found};
 use display::{Display, Form};
 use distance::Distance;
 use job::Job;
-use lanes::Regions;
 use pace::Pace;
 use part::{Asked, Part};
 use place::Place;
@@ -92,7 +91,8 @@ use progress::Progress;
 use record::Record;
 use source::Source;
 use stop::Stop;
-use transfer::Lanes;
+use transfer::WorkerCount;
+use workers::Regions;
 
 pub(crate) use args::run;
 
@@ -315,12 +315,13 @@ impl Copy<'_> {
     ) -> Result<Vec<Range<u64>>> {
         let sums = first && self.digest.lock().is_ok_and(|digest| digest.is_some());
         // What is summed up comes in order.
-        let lanes = if sums { Lanes::ONE } else { transfer::lanes(&source, &destination, plan) };
+        let workers =
+            if sums { WorkerCount::ONE } else { transfer::workers(&source, &destination, plan) };
         let job = Arc::new(Job {
             plan: *plan,
             progress: Arc::clone(&self.progress),
             stop: Arc::clone(&self.stop),
-            regions: Regions::new(wanted, lanes.most, self.plan.request_size as u64),
+            regions: Regions::new(wanted, workers.most, self.plan.request_size as u64),
             distance: Distance::default(),
             part: self.part.clone(),
             record: self.record.clone(),
@@ -331,7 +332,7 @@ impl Copy<'_> {
             lost: Mutex::default(),
             until: AtomicU64::new(u64::MAX),
         });
-        transfer::transfer(source, destination, &job, lanes)?;
+        transfer::transfer(source, destination, &job, workers)?;
         Ok(job.take_lost())
     }
 

@@ -1,4 +1,4 @@
-//! `--rate`: no more bytes in a second than that, over all lanes.
+//! `--rate`: no more bytes in a second than that, over all workers.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};

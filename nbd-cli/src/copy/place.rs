@@ -77,7 +77,7 @@ impl Place {
             return Ok(());
         };
         let Ok(mut ready) = ready.lock() else {
-            return Err(Failure::new("another lane failed"));
+            return Err(Failure::new("another worker failed"));
         };
         if !*ready {
             let size = size.unwrap_or(0);

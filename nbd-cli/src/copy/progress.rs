@@ -40,7 +40,7 @@ impl Progress {
         self.again.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// A lane has had so many connections, one after the other.
+    /// A worker has had so many connections, one after the other.
     pub(super) fn connected(&self, connections: u64) {
         self.lost.fetch_add(connections.saturating_sub(1), Ordering::Relaxed);
     }

@@ -35,7 +35,7 @@ pub(super) enum Source {
     },
 }
 
-/// Opens a source once more, for another lane.
+/// Opens a source once more, for another worker.
 pub(super) type Another = Box<dyn FnOnce() -> Result<Source> + Send>;
 
 impl Source {
@@ -81,10 +81,10 @@ impl Source {
         }
     }
 
-    /// How many lanes it can be read on, of those that are wanted.
-    pub(super) fn lanes(&self, wanted: usize) -> usize {
+    /// How many workers it can be read on, of those that are wanted.
+    pub(super) fn workers(&self, wanted: usize) -> usize {
         match self {
-            Self::Server(server) => server.lanes(wanted),
+            Self::Server(server) => server.workers(wanted),
             Self::File { .. } => wanted,
             Self::Stdin | Self::Device { .. } => 1,
         }

@@ -1,4 +1,4 @@
-//! What ends a copy early: a lane that fails, or a signal.
+//! What ends a copy early: a worker that fails, or a signal.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};

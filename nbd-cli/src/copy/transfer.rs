@@ -1,79 +1,79 @@
-//! The copy itself: lanes, and the two threads of each.
+//! The copy itself: workers, and the two threads of each.
 
 use std::sync::{Arc, Mutex};
 use std::thread::Builder;
 
 use super::destination::Destination;
 use super::job::Job;
-use super::lanes::{Team, worthwhile};
 use super::passing::{Shifted, Summing};
 use super::piece::{Outlet, Sink, channel, pour};
 use super::plan::Plan;
 use super::source::Source;
+use super::workers::{Team, worthwhile};
 use crate::failure::{Failure, Result};
 
 /// Pieces that wait for the destination, where their length is not known before.
 const WAITING: usize = 8;
 
-/// How many lanes a copy has.
+/// How many workers a copy has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Lanes {
+pub(super) struct WorkerCount {
     /// From the start.
     pub(super) first: usize,
     /// When the source turns out to be far away.
     pub(super) most: usize,
 }
 
-impl Lanes {
+impl WorkerCount {
     pub(super) const ONE: Self = Self { first: 1, most: 1 };
 }
 
-/// How many lanes both ends have, of those that are worth while.
-pub(super) fn lanes(source: &Source, destination: &Destination<'_>, plan: &Plan) -> Lanes {
+/// How many workers both ends have, of those that are worth while.
+pub(super) fn workers(source: &Source, destination: &Destination<'_>, plan: &Plan) -> WorkerCount {
     let size = source.size().unwrap_or(0);
-    let both = |wanted| destination.lanes(source.lanes(worthwhile(size, wanted)));
+    let both = |wanted| destination.workers(source.workers(worthwhile(size, wanted)));
     let first = both(plan.connections);
     let most = if plan.adapts { both(plan.connections.max(FAR)) } else { first };
-    Lanes { first, most }
+    WorkerCount { first, most }
 }
 
-/// Lanes to a source that is far away, which wait for its answers and not for a processor.
+/// Workers for a source that is far away, which wait for its answers and not for a processor.
 const FAR: usize = 4;
 
-/// Copies all of it, on so many lanes.
+/// Copies all of it, on so many workers.
 pub(super) fn transfer(
     source: Source,
     destination: Destination<'_>,
     job: &Arc<Job>,
-    lanes: Lanes,
+    workers: WorkerCount,
 ) -> Result<()> {
     let team = Arc::new(Team::new());
-    for place in 1..lanes.most {
+    for place in 1..workers.most {
         let (Some(source), Some(destination)) = (source.another(), destination.another()) else {
             break;
         };
         let (job, team) = (Arc::clone(job), Arc::clone(&team));
         let join = move || {
             // Whoever has no room for one more has told nothing that is worth failing for.
-            if (place < lanes.first || job.distance.wait())
+            if (place < workers.first || job.distance.wait())
                 && let (Ok(source), Ok(destination)) = (source(), destination())
                 && team.enter()
             {
-                lane(source, destination, &job, &team);
+                worker(source, destination, &job, &team);
             }
         };
-        // Where no thread can be made, there are fewer lanes.
-        if Builder::new().name("lane".to_owned()).spawn(join).is_err() {
+        // Where no thread can be made, there are fewer workers.
+        if Builder::new().name("worker".to_owned()).spawn(join).is_err() {
             break;
         }
     }
-    lane(source, destination, job, &team);
+    worker(source, destination, job, &team);
     job.distance.close();
     team.end()
 }
 
-/// Copies the regions that one lane takes. When it fails, all lanes stop.
-fn lane(source: Source, destination: Destination<'_>, job: &Job, team: &Team) {
+/// Copies the regions that one worker takes. When it fails, all workers stop.
+fn worker(source: Source, destination: Destination<'_>, job: &Job, team: &Team) {
     let result = copy(source, destination, job);
     let failed = result.is_err();
     // Told before the others stop, as the reason why they do.

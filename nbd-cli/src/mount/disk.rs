@@ -16,7 +16,7 @@ use nbd_client_mio::{ConnectOptions, Error};
 
 use super::blocks::WholeBlocks;
 use super::requests::{Answer, Buffers, Job, Outcome, Requests, errno};
-use crate::lanes::{Buffer, Lanes};
+use crate::connections::{Buffer, Connections};
 
 /// The longest range zeroed or asked about at once, in bytes: a multiple of any block.
 const LONGEST: u64 = 1 << 30;
@@ -62,19 +62,19 @@ impl Disk {
     ) -> Result<Self, Error> {
         let mut poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKER)?;
-        let lanes = Lanes::connect(options, most, &mut poll)?;
-        let Some(first) = lanes.connections().next() else { return Err(stopped()) };
+        let connections = Connections::connect(options, most, &mut poll)?;
+        let Some(first) = connections.iter().next() else { return Err(stopped()) };
         let (facts, longest) = (first.session().negotiated(), first.session().max_request());
         let knows_holes = facts.is_some_and(|facts| !facts.contexts.is_empty());
-        let Some(export) = lanes.export() else { return Err(stopped()) };
+        let Some(export) = connections.export() else { return Err(stopped()) };
         let (size, flags) = (export.size, export.flags);
         let block = u64::from(export.minimum_block()).max(1);
         let longest = USUAL.min(longest as u64 / block * block).max(block);
-        let (connections, why_fewer) = (lanes.connections().count(), lanes.why_fewer(most == 1));
+        let (count, why_fewer) = (connections.iter().count(), connections.why_fewer(most == 1));
         let (sender, jobs) = sync_channel(WAITING);
         let buffers = Buffers::new(usize::try_from(kept).unwrap_or(usize::MAX));
         let server = server.to_owned();
-        let requests = Requests { poll, lanes, buffers: buffers.clone(), jobs, server };
+        let requests = Requests { poll, connections, buffers: buffers.clone(), jobs, server };
         let thread =
             thread::Builder::new().name("requests".to_owned()).spawn(move || requests.run())?;
         Ok(Self {
@@ -88,7 +88,7 @@ impl Disk {
             flags,
             knows_holes,
             whole_blocks: Arc::default(),
-            connections,
+            connections: count,
             why_fewer,
         })
     }

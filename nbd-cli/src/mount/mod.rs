@@ -29,8 +29,8 @@ use rustix::mount::{UnmountFlags, unmount};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::connections::KEPT;
 use crate::failure::{Context, Failure, Result};
-use crate::lanes::KEPT;
 use crate::target::{Server, Target};
 use crate::{Patience, YEAR, output, size};
 use disk::Disk;

@@ -13,7 +13,7 @@ use nbd_client_mio::proto::{Command, CommandType, Extent};
 use nbd_client_mio::session::Event;
 
 use super::blocks::Sharing;
-use crate::lanes::{Buffer, Done, Lanes, Spare, wait};
+use crate::connections::{Buffer, Connections, Done, Spare, wait};
 use crate::output;
 
 /// Requests under way at a time; others wait.
@@ -77,7 +77,7 @@ impl Buffers {
 #[derive(Debug)]
 pub(super) struct Requests {
     pub(super) poll: Poll,
-    pub(super) lanes: Lanes<Answer>,
+    pub(super) connections: Connections<Answer>,
     pub(super) buffers: Buffers,
     pub(super) jobs: Receiver<Job>,
     /// What the server is called, for what is said of it.
@@ -105,20 +105,20 @@ impl Requests {
         loop {
             let pause = self.take_jobs();
             // When the server is lost for good every job is answered so.
-            self.lanes.drive(self.poll.registry());
+            self.connections.drive(self.poll.registry());
             self.answer_all();
             self.tell();
-            if pause == Pause::Over && self.lanes.in_flight() == 0 {
+            if pause == Pause::Over && self.connections.in_flight() == 0 {
                 break;
             }
             self.wait(&mut events, pause)?;
         }
-        let Self { mut poll, mut lanes, buffers, .. } = self;
-        lanes.leave(&mut buffers.lock(), &mut poll, &mut events)
+        let Self { mut poll, mut connections, buffers, .. } = self;
+        connections.leave(&mut buffers.lock(), &mut poll, &mut events)
     }
 
     fn take_jobs(&mut self) -> Pause {
-        while self.lanes.in_flight() < IN_FLIGHT as usize {
+        while self.connections.in_flight() < IN_FLIGHT as usize {
             let Job { command, buffer, answer } = match self.jobs.try_recv() {
                 Ok(job) => job,
                 Err(TryRecvError::Empty) => return Pause::Idle,
@@ -129,13 +129,13 @@ impl Requests {
                 CommandType::Read => Some(spare.take(command.length as usize)),
                 _ => buffer,
             };
-            self.lanes.submit(Some(answer), command, buffer, &mut spare);
+            self.connections.submit(Some(answer), command, buffer, &mut spare);
         }
         Pause::Full
     }
 
     fn answer_all(&mut self) {
-        while let Some(Done { owner, buffer, extents, result, .. }) = self.lanes.next_done() {
+        while let Some(Done { owner, buffer, extents, result, .. }) = self.connections.next_done() {
             let result = match (owner, result) {
                 (None, _) => Ok(()),
                 (Some(Answer::Thread(thread)), result) => {
@@ -169,7 +169,7 @@ impl Requests {
 
     /// Says what happens to the server.
     fn tell(&mut self) {
-        while let Some(event) = self.lanes.next_event() {
+        while let Some(event) = self.connections.next_event() {
             let told = match event {
                 Event::Lost { cause } | Event::GaveUp { cause } => cause.to_string(),
                 Event::Reconnected { .. } => "connected again".to_owned(),
@@ -180,20 +180,20 @@ impl Requests {
     }
 
     fn wait(&mut self, events: &mut Events, pause: Pause) -> io::Result<()> {
-        let has_room = self.lanes.in_flight() < IN_FLIGHT as usize;
-        let at_once = self.lanes.needs_drive() || pause == Pause::Full && has_room;
+        let has_room = self.connections.in_flight() < IN_FLIGHT as usize;
+        let at_once = self.connections.needs_drive() || pause == Pause::Full && has_room;
         let left = match at_once {
             true => Some(Duration::ZERO),
             false => {
-                let deadline = self.lanes.next_deadline();
+                let deadline = self.connections.next_deadline();
                 deadline.map(|at| at.saturating_duration_since(Instant::now()))
             }
         };
         wait(&mut self.poll, events, left)?;
         // That of the waker is nobody's there.
-        events.iter().for_each(|event| self.lanes.handle_event(event));
+        events.iter().for_each(|event| self.connections.handle_event(event));
         if !at_once {
-            self.lanes.handle_timeout(Instant::now());
+            self.connections.handle_timeout(Instant::now());
         }
         Ok(())
     }

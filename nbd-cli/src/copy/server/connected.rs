@@ -5,8 +5,8 @@ use std::time::Duration;
 use nbd_client_blocking::Client;
 use nbd_client_blocking::proto::ClientConfig;
 
-use crate::copy::lanes;
 use crate::copy::plan::Plan;
+use crate::copy::workers;
 use crate::failure::Result;
 use crate::target::Server;
 
@@ -48,9 +48,9 @@ impl Connected {
         self.client.export().minimum_block() as usize
     }
 
-    /// How many lanes it can be used on, of those that are wanted.
-    pub(in crate::copy) fn lanes(&self, wanted: usize) -> usize {
-        lanes::connections(&self.client, self.server.is_command(), wanted)
+    /// How many workers it can be used on, of those that are wanted.
+    pub(in crate::copy) fn workers(&self, wanted: usize) -> usize {
+        workers::connections(&self.client, self.server.is_command(), wanted)
     }
 
     /// Connects once more, if that is safe.
@@ -58,7 +58,7 @@ impl Connected {
         let (server, config, limit) = (self.server.clone(), self.config.clone(), self.limit);
         let facts = self.client.negotiated().clone();
         move || {
-            let client = lanes::beside(&server, config.clone(), limit, &facts)?;
+            let client = workers::beside(&server, config.clone(), limit, &facts)?;
             Ok(Self { server, config, limit, client })
         }
     }

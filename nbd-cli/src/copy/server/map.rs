@@ -57,7 +57,7 @@ impl<'a> Map<'a> {
         &mut self,
         pipeline: &mut Pipeline<'_, Vec<u8>>,
     ) -> std::result::Result<(), Error> {
-        // The next region is taken late: another lane may be sooner.
+        // The next region is taken late: another worker may be sooner.
         if self.mapped == self.end && self.data.is_empty() {
             let Some(region) = self.job.take() else {
                 return Ok(());

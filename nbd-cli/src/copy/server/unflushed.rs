@@ -12,7 +12,7 @@ use std::ops::Range;
 use nbd_client_blocking::proto::RequestId;
 use rangemap::RangeSet;
 
-/// Writes of one lane. Connections are counted; which one is in use is said at each call.
+/// Writes of one worker. Connections are counted; which one is in use is said at each call.
 #[derive(Debug, Default)]
 pub(super) struct Unflushed {
     connection: u64,

@@ -7,7 +7,7 @@ use mio::{Events, Poll, Token};
 use nbd_client_mio::proto::{Command, ExportInfo, TransmissionFlags};
 use nbd_client_mio::{ConnectOptions, Connection, Error, Limit, State};
 
-use super::{Buffer, Lanes, Spare};
+use super::{Buffer, Connections, Spare};
 
 /// How long the server has for the last replies and the last flush.
 const FAREWELL: Duration = Duration::from_secs(30);
@@ -53,7 +53,7 @@ pub(crate) fn wait(poll: &mut Poll, events: &mut Events, left: Option<Duration>)
     }
 }
 
-impl<O> Lanes<O> {
+impl<O> Connections<O> {
     /// Connects to the server, with as many connections as it takes, `most` at most. The first
     /// is registered with token 0, and each of the others with one more than the last.
     ///
@@ -68,20 +68,20 @@ impl<O> Lanes<O> {
         // Of an export that nobody can write to nothing is kept.
         let read_only = first.session().export().is_some_and(ExportInfo::is_read_only);
         let keeps = options.keeps_unflushed() && !read_only;
-        let mut lanes = Self::new(first, most, keeps);
-        while lanes.wants_more() {
-            let token = Token(lanes.connections().count());
+        let mut connections = Self::new(first, most, keeps);
+        while connections.wants_more() {
+            let token = Token(connections.iter().count());
             let Ok(another) = connect(options.clone(), poll, token) else { break };
-            if !lanes.join(another) {
+            if !connections.join(another) {
                 break;
             }
         }
-        Ok(lanes)
+        Ok(connections)
     }
 
     /// Why there are not as many connections as the user wants.
     pub(crate) fn why_fewer(&self, is_command: bool) -> &'static str {
-        match (is_command, self.keeps, self.connections().count()) {
+        match (is_command, self.keeps, self.iter().count()) {
             (true, ..) => "since each would be one to another server",
             (_, true, _) => {
                 "since what is written is kept until it is flushed; --keep-unflushed=0 allows more"

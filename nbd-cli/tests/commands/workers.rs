@@ -8,7 +8,7 @@ use nbd_sim::peer::{PeerError, Scratch, Server, ServerBuilder, run};
 
 use super::support::{Content, MIB, NBD, TestResult, arg, fail, succeed};
 
-/// More regions than lanes, and the last one short.
+/// More regions than workers, and the last one short.
 const SIZE: u64 = 70 * MIB + 512;
 
 /// An nbdkit that writes down who connects.
@@ -114,7 +114,7 @@ fn a_stream_has_one() -> TestResult {
     Ok(())
 }
 
-/// The failure of one lane is that of the copy, and is told once.
+/// The failure of one worker is that of the copy, and is told once.
 #[test]
 fn one_failure_ends_all() -> TestResult {
     let failing = ["--filter=error", "--filter=delay", "pattern", "1G"];
@@ -124,7 +124,7 @@ fn one_failure_ends_all() -> TestResult {
     Ok(())
 }
 
-/// One lane fails while the other waits for its first read; that one reads no more of its
+/// One worker fails while the other waits for its first read; that one reads no more of its
 /// region then than was under way.
 #[test]
 fn a_failure_stops_the_other_lane() -> TestResult {

@@ -1,14 +1,14 @@
 //! How a copy is shared out among several connections.
 //!
 //! ```text
-//!   regions:  | 0 | 1 | 2 | 3 | 4 | 5 | ...      each goes to the lane that is free next
+//!   regions:  | 0 | 1 | 2 | 3 | 4 | 5 | ...      each goes to the worker that is free next
 //!
-//!   lane 0    source connection ── pieces ──► destination connection
-//!   lane 1    source connection ── pieces ──► destination connection
+//!   worker 0    source connection ── pieces ──► destination connection
+//!   worker 1    source connection ── pieces ──► destination connection
 //! ```
 //!
-//! A lane is a copy of its own. No two lanes have a byte in common, so none waits for
-//! another. The first lane begins at once; each other one connects in a thread of its own,
+//! A worker is a copy of its own. No two workers have a byte in common, so none waits for
+//! another. The first worker begins at once; each other one connects in a thread of its own,
 //! beside the work, and is not missed if it never comes.
 
 use std::ops::Range;
@@ -21,21 +21,21 @@ use nbd_client_blocking::proto::{ClientConfig, Negotiated};
 use crate::failure::{Failure, Result};
 use crate::target::Server;
 
-/// A lane with less to do, in bytes, would not be worth its connection.
+/// A worker with less to do, in bytes, would not be worth its connection.
 const WORTHWHILE: u64 = 16 << 20;
 /// Regions are shorter when there is less to share out, down to this many bytes.
 const SHORTEST: u64 = 4 << 20;
 /// Longer ones would save no question about holes.
 const LONGEST: u64 = 4 << 30;
-/// Regions for each lane, so that all lanes end at about the same time.
+/// Regions for each worker, so that all workers end at about the same time.
 const EACH: u64 = 32;
 
-/// How many lanes have something to do, of those that are wanted.
+/// How many workers have something to do, of those that are wanted.
 pub(super) fn worthwhile(size: u64, wanted: usize) -> usize {
-    usize::try_from(size.div_ceil(WORTHWHILE)).map_or(wanted, |lanes| wanted.min(lanes).max(1))
+    usize::try_from(size.div_ceil(WORTHWHILE)).map_or(wanted, |workers| wanted.min(workers).max(1))
 }
 
-/// The parts of the source that no lane has taken.
+/// The parts of the source that no worker has taken.
 #[derive(Debug)]
 pub(super) struct Regions {
     /// In order.
@@ -46,19 +46,21 @@ pub(super) struct Regions {
 }
 
 impl Regions {
-    /// Parts of a source, in order, for so many lanes. Regions are multiples of `request` bytes
+    /// Parts of a source, in order, for so many workers. Regions are multiples of `request` bytes
     /// long, a power of two, but for the last one of each part.
     pub(super) fn new(
         ranges: impl IntoIterator<Item = Range<u64>>,
-        lanes: usize,
+        workers: usize,
         request: u64,
     ) -> Self {
         let ranges: Vec<_> = ranges.into_iter().collect();
         let size: u64 = ranges.iter().map(|range| range.end - range.start).sum();
-        let length = match lanes {
-            // One lane loses nothing by taking all of it.
+        let length = match workers {
+            // One worker loses nothing by taking all of it.
             0 | 1 => u64::MAX,
-            _ => (size / (lanes as u64 * EACH)).clamp(SHORTEST, LONGEST).next_multiple_of(request),
+            _ => {
+                (size / (workers as u64 * EACH)).clamp(SHORTEST, LONGEST).next_multiple_of(request)
+            }
         };
         Self { ranges, length, next: Mutex::default() }
     }
@@ -99,7 +101,7 @@ pub(super) fn beside(
     Ok(client)
 }
 
-/// Who works, and what became of it. Lanes may come late, or never.
+/// Who works, and what became of it. Workers may come late, or never.
 #[derive(Debug)]
 pub(super) struct Team {
     members: Mutex<Members>,
@@ -114,20 +116,20 @@ struct Members {
 }
 
 impl Team {
-    /// One lane works from the start.
+    /// One worker works from the start.
     pub(super) fn new() -> Self {
         let members = Members { open: true, working: 1, result: Ok(()) };
         Self { members: Mutex::new(members), left: Condvar::new() }
     }
 
-    /// One more lane begins to work; false when there is nothing left to do.
+    /// One more worker begins to work; false when there is nothing left to do.
     pub(super) fn enter(&self) -> bool {
         let mut members = self.lock();
         members.working += usize::from(members.open);
         members.open
     }
 
-    /// A lane has ended like this.
+    /// A worker has ended like this.
     pub(super) fn leave(&self, result: Result<()>) {
         let mut members = self.lock();
         members.working -= 1;
@@ -166,14 +168,14 @@ mod tests {
     #[test]
     fn regions_make_up_the_source() {
         for size in [0, 1, SHORTEST, SHORTEST + 1, 1 << 30, (1 << 42) + 512] {
-            for lanes in [1, 2, 7] {
+            for workers in [1, 2, 7] {
                 let mut end = 0;
-                for region in all(&Regions::new(once(0..size), lanes, 256 << 10)) {
+                for region in all(&Regions::new(once(0..size), workers, 256 << 10)) {
                     assert_eq!(region.start, end);
                     assert!(region.start < region.end && region.start % (256 << 10) == 0);
                     end = region.end;
                 }
-                assert_eq!(end, size, "{lanes} lanes");
+                assert_eq!(end, size, "{workers} workers");
             }
         }
     }

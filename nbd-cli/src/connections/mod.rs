@@ -40,9 +40,9 @@ pub(crate) struct Done<O> {
 
 /// All connections, and whose their requests are.
 #[derive(Debug)]
-pub(crate) struct Lanes<O> {
-    lanes: Vec<Lane<O>>,
-    members: Members,
+pub(crate) struct Connections<O> {
+    members: Vec<Member<O>>,
+    pool: Members,
     /// By their places, which are used over and over.
     flushes: Vec<Option<FlushOfAll<O>>>,
     /// What ended before anything was sent.
@@ -54,7 +54,7 @@ pub(crate) struct Lanes<O> {
 }
 
 #[derive(Debug)]
-struct Lane<O> {
+struct Member<O> {
     connection: Connection<Buffer>,
     /// By the names that the connection has for its requests.
     waiting: Buffers<Waiting<O>>,
@@ -79,50 +79,50 @@ struct FlushOfAll<O> {
     left: usize,
 }
 
-impl<O> Lanes<O> {
+impl<O> Connections<O> {
     /// One connection, which is ready; there may be `most`.
     fn new(first: Connection<Buffer>, most: usize, keeps: bool) -> Self {
-        let mut lanes = Self {
-            lanes: Vec::new(),
-            members: Members::new(most),
+        let mut connections = Self {
+            members: Vec::new(),
+            pool: Members::new(most),
             flushes: Vec::new(),
             ready: Vec::new(),
             in_flight: 0,
             keeps,
         };
-        lanes.join(first);
-        lanes
+        connections.join(first);
+        connections
     }
 
     /// A connection that is ready joins, if that is safe.
     fn join(&mut self, connection: Connection<Buffer>) -> bool {
         let facts = connection.session().negotiated();
-        let joined = facts.and_then(|facts| self.members.join(facts, self.keeps)).is_some();
+        let joined = facts.and_then(|facts| self.pool.join(facts, self.keeps)).is_some();
         if joined {
-            self.lanes.push(Lane { connection, waiting: Buffers::new() });
+            self.members.push(Member { connection, waiting: Buffers::new() });
         }
         joined
     }
 
     /// Whether another connection may join.
     const fn wants_more(&self) -> bool {
-        self.members.wants_more()
+        self.pool.wants_more()
     }
 
-    pub(crate) fn connections(&self) -> impl Iterator<Item = &Connection<Buffer>> {
-        self.lanes.iter().map(|lane| &lane.connection)
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Connection<Buffer>> {
+        self.members.iter().map(|member| &member.connection)
     }
 
     /// The export, as the server describes it.
     pub(crate) fn export(&self) -> Option<&ExportInfo> {
-        self.connections().next()?.session().export()
+        self.iter().next()?.session().export()
     }
 
     /// The token of a connection is its number.
     pub(crate) fn handle_event(&mut self, event: &mio::event::Event) {
         let Token(number) = event.token();
-        if let Some(lane) = self.lanes.get_mut(number) {
-            lane.connection.handle_event(event);
+        if let Some(member) = self.members.get_mut(number) {
+            member.connection.handle_event(event);
         }
     }
 
@@ -140,13 +140,13 @@ impl<O> Lanes<O> {
             self.begin_flush(owner);
             return;
         }
-        let Some(number) = self.members.pick(usize::MAX) else {
+        let Some(number) = self.pool.pick(usize::MAX) else {
             let error = self.end();
             return self.reject(owner, command, Rejected { error, buffer });
         };
-        let keeps = |lane: &Lane<O>| lane.connection.session().keeps_payload(&command);
+        let keeps = |member: &Member<O>| member.connection.session().keeps_payload(&command);
         let (request, buffer) = match buffer {
-            Some(buffer) if self.lanes.get(number).is_some_and(keeps) => {
+            Some(buffer) if self.members.get(number).is_some_and(keeps) => {
                 (Request::new(command).payload(spare.share(buffer)), None)
             }
             buffer => (Request::new(command), buffer),
@@ -154,7 +154,7 @@ impl<O> Lanes<O> {
         match self.send(number, request, buffer) {
             Ok(id) => self.wait_for(number, id, Waiting::Request(owner)),
             Err(rejected) => {
-                self.members.finished(number);
+                self.pool.finished(number);
                 self.reject(owner, command, rejected);
             }
         }
@@ -177,29 +177,29 @@ impl<O> Lanes<O> {
         request: Request<'_>,
         buffer: Option<Buffer>,
     ) -> Result<RequestId, Rejected<Buffer>> {
-        match self.lanes.get_mut(number) {
-            Some(lane) => lane.connection.submit_request(request, buffer),
+        match self.members.get_mut(number) {
+            Some(member) => member.connection.submit_request(request, buffer),
             None => Err(Rejected { error: self.end(), buffer }),
         }
     }
 
     fn wait_for(&mut self, number: usize, id: RequestId, waiting: Waiting<O>) {
-        if let Some(lane) = self.lanes.get_mut(number) {
-            lane.waiting.insert(id, waiting);
+        if let Some(member) = self.members.get_mut(number) {
+            member.waiting.insert(id, waiting);
         }
     }
 
     /// Why there is no connection any more.
     fn end(&self) -> Error {
-        let end = self.lanes.iter().find_map(|lane| lane.connection.session().end());
+        let end = self.members.iter().find_map(|member| member.connection.session().end());
         end.cloned()
             .unwrap_or_else(|| std::io::Error::from(std::io::ErrorKind::NotConnected).into())
     }
 
     fn begin_flush(&mut self, owner: Option<O>) {
-        let lanes = &self.lanes;
-        let flush = self.members.begin_flush(|number| {
-            lanes.get(number).is_some_and(|lane| lane.connection.session().has_unflushed())
+        let members = &self.members;
+        let flush = self.pool.begin_flush(|number| {
+            members.get(number).is_some_and(|member| member.connection.session().has_unflushed())
         });
         let begun = FlushOfAll { owner, flush, asked: 0, left: 0 };
         let free = self.flushes.iter().position(Option::is_none);
@@ -217,12 +217,12 @@ impl<O> Lanes<O> {
             match self.send(number, Command::flush().into(), None) {
                 Ok(id) => {
                     self.wait_for(number, id, Waiting::Flush(place));
-                    self.members.pick_one(number, usize::MAX);
+                    self.pool.pick_one(number, usize::MAX);
                     flush.left += 1;
                 }
                 Err(rejected) => {
                     self.note_death(number);
-                    self.members.flushed(&mut flush.flush, Err(rejected.error));
+                    self.pool.flushed(&mut flush.flush, Err(rejected.error));
                 }
             }
         }
@@ -233,25 +233,25 @@ impl<O> Lanes<O> {
         let FlushOfAll { owner, flush, asked, .. } = flush;
         let result = match asked {
             0 => Err(self.end()),
-            _ => self.members.end_flush(flush),
+            _ => self.pool.end_flush(flush),
         };
         let (command, buffer, extents) = (Command::flush(), None, Vec::new());
         self.ready.push(Done { owner, command, buffer, extents, result });
     }
 
     fn note_death(&mut self, number: usize) {
-        let Some(lane) = self.lanes.get(number) else { return };
-        let session = lane.connection.session();
+        let Some(member) = self.members.get(number) else { return };
+        let session = member.connection.session();
         if session.is_over() {
-            self.members.died(number, session.has_unflushed());
+            self.pool.died(number, session.has_unflushed());
         }
     }
 
     /// Moves what can be moved. Whether any connection is left.
     pub(crate) fn drive(&mut self, registry: &Registry) -> bool {
-        for number in 0..self.lanes.len() {
-            let Some(lane) = self.lanes.get_mut(number) else { break };
-            let now_over = match lane.connection.drive(registry) {
+        for number in 0..self.members.len() {
+            let Some(member) = self.members.get_mut(number) else { break };
+            let now_over = match member.connection.drive(registry) {
                 Ok(state) => state == State::Closed,
                 // Everybody who waits is told that by the completions.
                 Err(_) => true,
@@ -260,24 +260,24 @@ impl<O> Lanes<O> {
                 self.note_death(number);
             }
         }
-        self.members.alive() > 0
+        self.pool.alive() > 0
     }
 
     /// Does what is due at this time.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
-        for lane in &mut self.lanes {
-            if lane.connection.next_deadline().is_some_and(|at| at <= now) {
-                lane.connection.handle_timeout(now);
+        for member in &mut self.members {
+            if member.connection.next_deadline().is_some_and(|at| at <= now) {
+                member.connection.handle_timeout(now);
             }
         }
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.lanes.iter().filter_map(|lane| lane.connection.next_deadline()).min()
+        self.members.iter().filter_map(|member| member.connection.next_deadline()).min()
     }
 
     pub(crate) fn needs_drive(&self) -> bool {
-        self.lanes.iter().any(|lane| lane.connection.needs_drive())
+        self.members.iter().any(|member| member.connection.needs_drive())
     }
 
     /// The next request that is done.
@@ -288,9 +288,9 @@ impl<O> Lanes<O> {
     }
 
     fn find_done(&mut self) -> Option<Done<O>> {
-        for number in 0..self.lanes.len() {
+        for number in 0..self.members.len() {
             while let Some((waiting, completion)) = self.next_of(number) {
-                self.members.finished(number);
+                self.pool.finished(number);
                 match waiting {
                     Waiting::Request(owner) => {
                         let Completion { command, buffer, extents, result, .. } = completion;
@@ -304,10 +304,10 @@ impl<O> Lanes<O> {
     }
 
     fn next_of(&mut self, number: usize) -> Option<(Waiting<O>, Completion<Buffer>)> {
-        let lane = self.lanes.get_mut(number)?;
+        let member = self.members.get_mut(number)?;
         loop {
-            let completion = lane.connection.next_completion()?;
-            if let Some(waiting) = lane.waiting.remove(completion.id) {
+            let completion = member.connection.next_completion()?;
+            if let Some(waiting) = member.waiting.remove(completion.id) {
                 return Some((waiting, completion));
             }
         }
@@ -319,24 +319,24 @@ impl<O> Lanes<O> {
             self.note_death(number);
         }
         flush.left -= 1;
-        self.members.flushed(&mut flush.flush, result);
+        self.pool.flushed(&mut flush.flush, result);
         self.go_on(place, flush);
     }
 
     /// What happened to the connections, one thing after the other.
     pub(crate) fn next_event(&mut self) -> Option<Event> {
-        self.lanes.iter_mut().find_map(|lane| lane.connection.next_event())
+        self.members.iter_mut().find_map(|member| member.connection.next_event())
     }
 
     /// What the connections have done, each for itself.
     pub(crate) fn stats(&self) -> impl Iterator<Item = SessionStats> {
-        self.lanes.iter().map(|lane| lane.connection.session().stats())
+        self.members.iter().map(|member| member.connection.session().stats())
     }
 
     /// Begins to end the connections in good order, by `limit`.
     pub(crate) fn disconnect(&mut self, limit: Limit) {
-        for lane in &mut self.lanes {
-            lane.connection.disconnect(limit);
+        for member in &mut self.members {
+            member.connection.disconnect(limit);
         }
     }
 
@@ -345,7 +345,7 @@ impl<O> Lanes<O> {
     /// # Errors
     /// Why that is not certain.
     pub(crate) fn farewell(&self) -> Result<(), Error> {
-        self.members.farewell()?;
-        self.lanes.iter().find_map(|lane| lane.connection.error()).map_or(Ok(()), Err)
+        self.pool.farewell()?;
+        self.members.iter().find_map(|member| member.connection.error()).map_or(Ok(()), Err)
     }
 }
