@@ -12,7 +12,7 @@
 )]
 
 use std::error::Error;
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::os::fd::OwnedFd;
 
 use nbd_proto::io::{IoMode, Progress};
@@ -54,6 +54,10 @@ impl Socket {
     {
         let wrote = machine.notify_write(&mut self.stream, ports, IoMode::Vectored)?;
         let direction = machine.get_direction();
+        if machine.is_ending() && !direction.contains(Direction::WRITE) {
+            // There are servers that close only then. Where it is closed already, this is late.
+            let _ = self.stream.shutdown(Shutdown::Write);
+        }
         if direction != self.interest {
             self.interest = direction;
             let data = epoll::EventData::new_u64(0);

@@ -12,14 +12,15 @@
 )]
 
 use std::error::Error;
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nbd_proto::io::IoMode;
 use nbd_proto::{
-    Buffers, Client, ClientConfig, Command, Discard, Disconnect, Event, Machine, Negotiation,
+    Buffers, Client, ClientConfig, Command, Direction, Discard, Disconnect, Event, Machine,
+    Negotiation,
 };
 
 const FRAME: Duration = Duration::from_millis(5);
@@ -107,6 +108,11 @@ impl Disk {
                     client.disconnect(Disconnect::AfterReplies);
                 }
                 client.notify_write(stream, buffers, IoMode::Vectored)?;
+                if client.is_ending() && !client.get_direction().contains(Direction::WRITE) {
+                    // There are servers that close only then. Where it is closed already, this
+                    // is late.
+                    let _ = stream.shutdown(Shutdown::Write);
+                }
                 Ok(Self::Reading(reading))
             }
             done @ Self::Done { .. } => Ok(done),

@@ -11,7 +11,7 @@
 )]
 
 use std::error::Error;
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 
 use nbd_proto::Direction;
 use nbd_proto::io::IoMode;
@@ -76,6 +76,10 @@ where
 {
     machine.notify_write(stream, ports, IoMode::Vectored)?;
     let direction = machine.get_direction();
+    if machine.is_ending() && !direction.contains(Direction::WRITE) {
+        // There are servers that close only then. Where it is closed already, this is late.
+        let _ = stream.shutdown(Shutdown::Write);
+    }
     let mut events = PollFlags::empty();
     events.set(PollFlags::IN, direction.contains(Direction::READ));
     events.set(PollFlags::OUT, direction.contains(Direction::WRITE));

@@ -14,7 +14,7 @@
 )]
 
 use std::error::Error;
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 
 use nbd_proto::io::IoMode;
 use nbd_proto::{
@@ -90,6 +90,11 @@ impl Connection {
                 }
                 client.notify_write(stream, &self.buffers, mode)?;
                 direction = client.get_direction();
+                if client.is_ending() && !direction.contains(Direction::WRITE) {
+                    // There are servers that close only then. Where it is closed already, this
+                    // is late.
+                    let _ = stream.shutdown(Shutdown::Write);
+                }
                 Some(Stage::Open(client))
             }
             None => return Ok(Direction::empty()),

@@ -25,6 +25,8 @@
 //!    [`received`](Machine::received), or [`feed`](Machine::feed), or `notify_read`.
 //! 5. Take [`Client::poll_event`] until it is empty; go to 2, or wait for what
 //!    [`get_direction`](Machine::get_direction) says.
+//! 6. When it [is ending](Machine::is_ending) and nothing is left to send, shut the sending side
+//!    of the transport down: there are servers that wait for that before they close.
 //!
 //! Look at the phase and take the events *before* waiting: what has just been received may have
 //! been the last that was due, and then nobody sends anything more.
@@ -34,7 +36,7 @@
 //! ```
 //! use nbd_proto::*;
 //! use std::io::{Read, Write};
-//! use std::net::{TcpListener, TcpStream};
+//! use std::net::{Shutdown, TcpListener, TcpStream};
 //!
 //! type Payload = Buffers<Vec<u8>>;
 //!
@@ -108,6 +110,9 @@
 //! payload.insert(id, vec![0; 1024]);
 //! while !client.is_closed() {
 //!     send(&mut client, &mut stream, &payload)?;
+//!     if client.is_ending() {
+//!         stream.shutdown(Shutdown::Write)?;
+//!     }
 //!     match client.poll_event() {
 //!         Some(Event::Completed { id, result, .. }) => {
 //!             result?;

@@ -26,6 +26,11 @@ pub enum Disconnect {
 
 impl Client {
     /// Asks for the end of the session. No command is accepted from now on.
+    ///
+    /// The server closes the connection, as proto.md, "Terminating the transmission phase", has
+    /// it. There are servers that do so only when they see that the client sends no more, such as
+    /// nbdkit 1.42: shut the sending side down when the client [is ending](crate::Machine::is_ending)
+    /// and has nothing left to send.
     #[doc(alias = "nbd_aio_disconnect")]
     pub fn disconnect(&mut self, when: Disconnect) {
         if !matches!(self.core.life, Life::Open | Life::Draining) {
