@@ -23,14 +23,23 @@ fn authority() -> Scratch {
     dir
 }
 
-/// A server's key and certificate. No `extensions` make version 1 of it.
+/// Makes a certificate of version 1 from `csr`, as OpenSSL 3.5 does no more.
+const VERSION_1: &str = "echo expiration_days=10 >template; certtool --generate-certificate --v1 \
+                         --load-request csr --load-ca-certificate ca-cert.pem \
+                         --load-ca-privkey ca-key.pem --template template --outfile";
+
+/// A server's key and certificate. No `extensions` make version 1 of it, with SHA-256.
 fn issue(dir: &Path, key: &str, digest: &str, extensions: &str) {
     fs::write(dir.join("extensions"), extensions).expect("it is written");
-    let file = if extensions.is_empty() { "" } else { "-extfile extensions" };
+    let sign = match extensions {
+        "" => format!("{VERSION_1} server-cert.pem"),
+        _ => format!(
+            "openssl x509 -req -in csr -CA ca-cert.pem -CAkey ca-key.pem -days 10 -{digest} \
+             -extfile extensions -out server-cert.pem"
+        ),
+    };
     let script = format!(
-        "openssl req -newkey {key} -nodes -keyout server-key.pem -out csr -subj /CN=localhost; \
-         openssl x509 -req -in csr -CA ca-cert.pem -CAkey ca-key.pem -days 10 -{digest} {file} \
-         -out server-cert.pem"
+        "openssl req -newkey {key} -nodes -keyout server-key.pem -out csr -subj /CN=localhost; {sign}"
     );
     sh(dir, &script);
 }
@@ -157,7 +166,7 @@ fn a_file_that_is_something_else_is_told_what_it_is() {
             "client-cert.pem contains no certificate in PEM form but bytes; if they are DER, `openssl` with `-inform der` converts them",
         ),
         (
-            "openssl x509 -req -in csr -CA ca-cert.pem -CAkey ca-key.pem -out client-cert.pem",
+            &format!("{VERSION_1} client-cert.pem"),
             "client-cert.pem cannot be used: it is of X.509 version 1; have it issued as version 3, with a subjectAltName",
         ),
         (
