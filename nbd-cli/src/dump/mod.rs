@@ -26,7 +26,8 @@ pub(crate) struct Args {
           value_parser = size::parse)]
     length: Option<u64>,
     /// Begin at so many bytes from the start
-    #[arg(long, value_name = "SIZE", default_value = "0", value_parser = size::parse)]
+    #[arg(long, short, visible_alias = "skip", value_name = "SIZE", default_value = "0",
+          value_parser = size::parse)]
     offset: u64,
     /// Print in colour, also where standard output is no terminal
     #[arg(long, aliases = ["colors", "colour", "colours"], overrides_with = "no_color")]

@@ -1,7 +1,7 @@
 //! Questions that are answered with yes or no: `--can trim`, `--is tls`, `--has structured-reply`.
 
 use nbd_client_blocking::Client;
-use nbd_client_blocking::proto::{HeaderStyle, TransmissionFlags};
+use nbd_client_blocking::proto::{ClientConfig, HeaderStyle, TransmissionFlags};
 
 use crate::failure::{Failure, Result};
 
@@ -19,9 +19,9 @@ pub(super) enum Ability {
 }
 
 impl Ability {
-    /// Names are those of nbdinfo, with `-` or `_` between words.
+    /// Names are those of nbdinfo, with `-`, `_` or a space between words.
     pub(super) fn named(name: &str) -> Result<Self> {
-        let name = name.to_ascii_lowercase().replace('_', "-");
+        let name = name.to_ascii_lowercase().replace(['_', ' '], "-");
         Ok(match name.as_str() {
             "connect" => Self::Connect,
             "read" => Self::Read,
@@ -36,10 +36,10 @@ impl Ability {
             "block-status-payload" => Self::Flag(TransmissionFlags::BLOCK_STATUS_PAYLOAD),
             "cache" => Self::Flag(TransmissionFlags::SEND_CACHE),
             "df" => Self::Flag(TransmissionFlags::SEND_DF),
-            "fast-zero" => Self::Flag(TransmissionFlags::SEND_FAST_ZERO),
+            "fast-zero" | "fastzero" => Self::Flag(TransmissionFlags::SEND_FAST_ZERO),
             "flush" => Self::Flag(TransmissionFlags::SEND_FLUSH),
             "fua" => Self::Flag(TransmissionFlags::SEND_FUA),
-            "multi-conn" => Self::Flag(TransmissionFlags::CAN_MULTI_CONN),
+            "multi-conn" | "multiconn" => Self::Flag(TransmissionFlags::CAN_MULTI_CONN),
             "trim" => Self::Flag(TransmissionFlags::SEND_TRIM),
             "zero" => Self::Flag(TransmissionFlags::SEND_WRITE_ZEROES),
             _ => {
@@ -51,6 +51,18 @@ impl Ability {
                 )));
             }
         })
+    }
+
+    /// What to connect with to find out.
+    pub(super) fn config(self) -> ClientConfig {
+        let config = ClientConfig::new();
+        match self {
+            // Without a context, qemu-nbd does not say that it takes one.
+            Self::Flag(TransmissionFlags::BLOCK_STATUS_PAYLOAD) => {
+                config.meta_context("base:allocation")
+            }
+            _ => config,
+        }
     }
 
     pub(super) fn holds(self, client: &Client) -> bool {

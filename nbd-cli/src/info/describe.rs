@@ -98,6 +98,14 @@ pub(super) fn chosen(
     let mut contexts = Ok(Vec::new());
     if can_be_asked(&options) {
         contexts = self::contexts(&mut options);
+        let first = contexts.iter().flatten().next();
+        if let Some(first) = first
+            && options.negotiated().headers == HeaderStyle::Extended
+        {
+            // Flags may depend on it: without a context, qemu-nbd does not say that block status
+            // takes a payload. A refusal changes nothing.
+            let _ = options.set_meta_contexts(&[first]);
+        }
         if !options.is_negotiating() {
             // It would rather hang up than say no.
             options = negotiate(server, limit)?;
@@ -173,7 +181,9 @@ fn opened(export: &Server, name: &str, content: bool, limit: Option<Duration>) -
 }
 
 fn negotiate(server: &Server, limit: Option<Duration>) -> Result<Options> {
-    server.negotiate(ClientConfig::new().full_info(true), limit)
+    // What is chosen in steps is not to be chosen anew.
+    let config = ClientConfig::new().full_info(true).request_meta_contexts(false);
+    server.negotiate(config, limit)
 }
 
 /// Whether the server knows options: those of fixed newstyle do.

@@ -145,7 +145,7 @@ pub(crate) fn describe_all(server: &Server, limit: Option<Duration>) -> Result<V
 
 /// Answers by the exit status.
 fn answer(ability: Ability, wanted: bool, server: &Server, limit: Option<Duration>) -> Result<()> {
-    let connected = server.connect(ClientConfig::new(), limit);
+    let connected = server.connect(ability.config(), limit);
     let holds = match connected {
         Ok(client) => {
             let holds = ability.holds(&client);

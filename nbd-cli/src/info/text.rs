@@ -33,11 +33,7 @@ fn describe(out: &mut String, export: &Described) {
             return;
         }
     };
-    let (size, human) = (info.size.to_string(), crate::size::format(info.size));
-    let _ = match size == human {
-        true => writeln!(out, "\texport-size: {size}"),
-        false => writeln!(out, "\texport-size: {size} ({human})"),
-    };
+    let _ = writeln!(out, "\texport-size: {}", size(info.size));
     if let Some(content) = &export.content {
         let _ = writeln!(out, "\tcontent: {}", escape(content.as_bytes()));
     }
@@ -60,8 +56,14 @@ fn describe(out: &mut String, export: &Described) {
         let _ = writeln!(out, "\t{name}: {}", info.flags.contains(flag));
     }
     if let Some(sizes) = info.block_sizes {
-        let _ = writeln!(out, "\tblock_size_minimum: {}", sizes.minimum);
-        let _ = writeln!(out, "\tblock_size_preferred: {}", sizes.preferred);
-        let _ = writeln!(out, "\tblock_size_maximum: {}", sizes.maximum);
+        let _ = writeln!(out, "\tblock_size_minimum: {}", size(sizes.minimum.into()));
+        let _ = writeln!(out, "\tblock_size_preferred: {}", size(sizes.preferred.into()));
+        let _ = writeln!(out, "\tblock_size_maximum: {}", size(sizes.maximum.into()));
     }
+}
+
+/// In bytes, and with a unit where that is shorter.
+fn size(bytes: u64) -> String {
+    let (exact, human) = (bytes.to_string(), crate::size::format(bytes));
+    if exact == human { exact } else { format!("{exact} ({human})") }
 }
