@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::process::Command;
 
-use nbd_sim::peer::{Finished, PeerError, Scratch, Server, run_within, tool};
+use nbd_sim::peer::{Finished, PeerError, Scratch, Server, run_within, tool, version};
 
 use super::support::{Content, LIMIT, MIB, NBD, TestResult, arg};
 
@@ -47,6 +47,37 @@ fn nbddump_prints_the_same() -> TestResult {
     let links = Links::new()?;
     for words in ["1 2 3", "1*32", "(0*48 1)*2", "1*16 2*16 1*16", "1*33", "1*48 2"] {
         links.same("nbddump", &["[", "nbdkit", "data", words, "]"])?;
+    }
+    Ok(())
+}
+
+/// nbddump does since 1.22.
+#[test]
+fn nbddump_begins_further_on() -> TestResult {
+    let links = Links::new()?;
+    let theirs_does = version("nbddump")? >= (1, 22);
+    let server = ["[", "nbdkit", "data", "1*48 2*3", "size=1M", "]"];
+    let printed = |at: &str, bytes: &str, text: &str| format!("{at}: {bytes:<48} |{text:<16}|\n");
+    let ones = "01 01 01 01 01 01 01 01  01 01 01 01 01 01 01 01";
+    for (args, expected) in [
+        (&["--skip=16", "-n", "16"][..], printed("0000000010", ones, &".".repeat(16))),
+        (&["-o", "45", "-n6"], printed("000000002d", "01 01 01 02 02 02", "......")),
+        (&["-o3", "--length", "5"], printed("0000000003", "01 01 01 01 01", ".....")),
+        (&["--offset=1048575", "--limit", "5"], printed("00000fffff", "00", ".")),
+        (&["--skip=1048576", "--length", "5"], String::new()),
+    ] {
+        let args = [args, &server].concat();
+        let ours = links.run("nbddump", &args)?;
+        assert!(ours.status.success(), "{args:?}");
+        assert_eq!(String::from_utf8_lossy(&ours.stdout), expected, "{args:?}");
+        if theirs_does {
+            links.same("nbddump", &args)?;
+        }
+    }
+    let beyond = [&["--skip=1048577"], &server[..]].concat();
+    assert_eq!(links.run("nbddump", &beyond)?.status.code(), Some(1));
+    if theirs_does {
+        links.same("nbddump", &beyond)?;
     }
     Ok(())
 }

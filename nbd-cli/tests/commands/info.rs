@@ -5,7 +5,7 @@ use std::fs;
 use nbd_sim::peer::{Scratch, Server, ServerBuilder, run, tool};
 use serde_json::{Map, Value};
 
-use super::differences::ABOUT_SIZE;
+use super::differences::{ABOUT_SIZE, Release, SIMPLE};
 use super::support::{MIB, TestResult, arg, fail, json, serve, succeed};
 
 /// What both say of an export, when there is something to say.
@@ -29,14 +29,16 @@ const ALWAYS: [&str; 12] = [
 
 /// Compares what the two programs print for these arguments.
 fn agree(args: &[&str]) -> TestResult {
-    agree_but_for(None, args)
+    agree_about("", None, args)
 }
 
-/// The same but for one key, of which nbdinfo says what is not so.
-fn agree_but_for(wrong: Option<&str>, args: &[&str]) -> TestResult {
+/// The same but for one key, of which nbdinfo says what is not so, and for what is known to
+/// differ with such a server.
+fn agree_about(what: &str, wrong: Option<&str>, args: &[&str]) -> TestResult {
     let args = [&["--json"], args].concat();
     let theirs = json(&run(tool("nbdinfo")?.args(&args))?.success()?);
     let ours = json(&succeed(&[&["info"], &args[..]].concat())?);
+    let ours = Release::installed()?.json(what, ours);
     for key in ["protocol", "TLS", "structured"] {
         assert_eq!(ours[key], theirs[key], "{key} of {args:?}");
     }
@@ -97,13 +99,14 @@ fn nbdkit_plugins() -> TestResult {
 #[test]
 fn nbdkit_negotiations() -> TestResult {
     agree_with(vec![
-        Server::nbdkit(&["--no-sr", "memory", "1M"]),
         Server::nbdkit(&["--oldstyle", "memory", "1M"]),
         Server::nbdkit(&["--oldstyle", "-r", "pattern", "511"]),
         Server::nbdkit(&["--mask-handshake=0", "memory", "1M"]),
         Server::nbdkit(&["--mask-handshake=1", "memory", "1M"]),
         Server::nbdkit(&["--mask-handshake=2", "memory", "1M"]),
-    ])
+    ])?;
+    let simple = Server::nbdkit(&["--no-sr", "memory", "1M"]).start()?;
+    agree_about(SIMPLE, None, &[&simple.uri()])
 }
 
 #[test]
@@ -146,9 +149,9 @@ fn nbd_server() -> TestResult {
     let server = Server::nbd_server(&(config + &read_only).replace(image, &disk)).start()?;
     // The server answers a mere question with a size of 0.
     for args in [&[&*server.export_uri("rw")][..], &[&server.export_uri("ro")]] {
-        agree_but_for(Some(ABOUT_SIZE[0]), args)?;
+        agree_about("nbd-server", Some(ABOUT_SIZE[0]), args)?;
     }
-    agree_but_for(Some(ABOUT_SIZE[0]), &["--list", &server.uri()])
+    agree_about("nbd-server", Some(ABOUT_SIZE[0]), &["--list", &server.uri()])
 }
 
 #[test]
@@ -236,10 +239,13 @@ fn for_people() -> TestResult {
         "\t\tbase:allocation",
         "\tis_read_only: false",
         "\tcan_flush: true",
-        "\tblock_size_preferred: 4096",
+        "\tcan_block_status_payload: true",
+        "\tblock_size_preferred: 4096 (4K)",
+        "\tblock_size_minimum: 1",
     ] {
         assert!(text.lines().any(|said| said == line), "{line:?} in {text}");
     }
+    succeed(&["info", "--can", "block-status-payload", &server.export_uri("disk")])?;
     fs::remove_file(raw).unwrap();
     Ok(())
 }

@@ -59,6 +59,14 @@ pub enum PeerError {
         /// The program's name.
         program: String,
     },
+    /// A program does not say in a known way of which version it is.
+    #[error("`{program} --version` tells no version:\n{told}")]
+    NoVersion {
+        /// The program's name.
+        program: String,
+        /// What it printed.
+        told: String,
+    },
     /// A tool did not end in time, and was killed.
     #[error("`{program}` did not end within {limit:?} and was killed:\n{output}")]
     TimedOut {

@@ -12,6 +12,7 @@
 //!                                         then removed           (scratch.rs)
 //!
 //!  run(tool("nbdinfo")?.arg("--size").arg(server.uri()))?        (tool.rs)
+//!  version("nbdkit")? >= (1, 42)          what to expect of it   (version.rs)
 //! ```
 //!
 //! Nothing here uses a fixed port or a fixed path, nothing waits by guessing a
@@ -31,6 +32,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 mod tool;
+mod version;
 
 pub use builder::ServerBuilder;
 pub use crash::run_while_crashing;
@@ -40,3 +42,4 @@ pub use program::nbd_program;
 pub use scratch::Scratch;
 pub use server::Server;
 pub use tool::{Finished, run, run_within, tool};
+pub use version::{Version, version};
