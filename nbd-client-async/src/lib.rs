@@ -24,6 +24,16 @@
 //! | `tokio_io` | streams in the terms of tokio |
 //! | `stream`, `own` | how bytes are moved: through a socket, and through a stream of somebody else's |
 //! | `runtime` | what is asked of a runtime |
+//!
+//! # In Cargo.toml
+//!
+//! ```toml
+//! [dependencies]
+//! nbd-client-async = "0.1"
+//! ```
+//!
+//! For tokio there is `nbd-client-tokio`, for smol and async-std `nbd-client-futures`, for compio
+//! `nbd-client-compio`.
 
 mod buffer;
 mod calls;

@@ -28,6 +28,16 @@
 //! With feature `tracing` every connection tells what it does in a span `nbd` of its own,
 //! whose field `name` is [`Client::name`]. Feature `psk` brings TLS with pre-shared keys.
 //!
+//! # In Cargo.toml
+//!
+//! ```toml
+//! [dependencies]
+//! nbd-client-blocking = "0.1"
+//! ```
+//!
+//! For a poll loop there is `nbd-client-mio`, for tokio `nbd-client-tokio`, for smol and async-std
+//! `nbd-client-futures`, for completions `nbd-client-compio`. A server is `nbd-server`.
+//!
 //! # Errors
 //!
 //! [`Error::kind`] says what to do about one, [`Error::errno`] gives the number: a full disk is the

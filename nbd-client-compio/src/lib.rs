@@ -44,6 +44,17 @@
 //! Linux. compio polls there instead, without being told, and nothing else is different. A
 //! runtime may be told so: see `compio::driver::ProactorBuilder::driver_type`.
 //!
+//! # In Cargo.toml
+//!
+//! ```toml
+//! [dependencies]
+//! compio = "0.19"
+//! nbd-client-compio = "0.1"
+//! ```
+//!
+//! For tokio there is `nbd-client-tokio`, for smol and async-std `nbd-client-futures`, for threads
+//! `nbd-client-blocking`. A server is `nbd-server`.
+//!
 //! # Errors
 //!
 //! [`Error::kind`] says what to do about one, [`Error::errno`] gives the number: a full disk is the

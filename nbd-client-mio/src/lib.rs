@@ -48,6 +48,17 @@
 //! call [`Connection::handle_timeout`] then, after [`Connection::drive`]: what has come in
 //! time counts, however late it is looked at.
 //!
+//! # In Cargo.toml
+//!
+//! ```toml
+//! [dependencies]
+//! mio = "1"
+//! nbd-client-mio = "0.1"
+//! ```
+//!
+//! For threads there is `nbd-client-blocking`, for tokio `nbd-client-tokio`, for smol and async-std
+//! `nbd-client-futures`. For an event loop of another kind there is `nbd-session`.
+//!
 //! # Errors
 //!
 //! [`Error::kind`] says what to do about one, [`Error::errno`] gives the number: a full disk is the

@@ -38,6 +38,17 @@
 //! [`enable_io`]: tokio::runtime::Builder::enable_io
 //! [`enable_time`]: tokio::runtime::Builder::enable_time
 //!
+//! # In Cargo.toml
+//!
+//! ```toml
+//! [dependencies]
+//! nbd-client-tokio = "0.1"
+//! tokio = { version = "1", features = ["macros", "rt"] }
+//! ```
+//!
+//! For smol and async-std there is `nbd-client-futures`, for completions `nbd-client-compio`, for
+//! threads `nbd-client-blocking`, for a poll loop `nbd-client-mio`. A server is `nbd-server`.
+//!
 //! # Errors
 //!
 //! [`Error::kind`] says what to do about one, [`Error::errno`] gives the number: a full disk is the

@@ -167,6 +167,17 @@
 //! each request; [`Replies`] also keeps the extents of a block status, the parts of a read and
 //! what the server says about an error; [`WriteBuffers`] is a server's.
 //!
+//! # In Cargo.toml
+//!
+//! ```toml
+//! [dependencies]
+//! nbd-proto = "0.1"
+//! ```
+//!
+//! With sockets it is `nbd-client-blocking`, `nbd-client-mio`, `nbd-client-tokio` and
+//! `nbd-client-futures`; a server is `nbd-server`. With time limits and connections that are made
+//! again, and still without sockets, it is `nbd-session`.
+//!
 //! # Features
 //!
 //! `std` (default): the driver over [`std::io`], `IoSlice`s, conversions into

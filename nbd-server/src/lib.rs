@@ -39,6 +39,16 @@
 //!              Exports (yours)              bounded by bytes held
 //! ```
 //!
+//! # In Cargo.toml
+//!
+//! ```toml
+//! [dependencies]
+//! nbd-server = "0.1"
+//! ```
+//!
+//! Clients are `nbd-client-blocking`, `nbd-client-mio`, `nbd-client-tokio` and
+//! `nbd-client-futures`; the protocol alone is `nbd-proto`.
+//!
 //! # Features
 //!
 //! | feature | what |

@@ -27,6 +27,16 @@
 //! whose field `name` is [`Session::name`]. Adapters may hold a lock then: a subscriber must not
 //! use the connection.
 //!
+//! # In Cargo.toml
+//!
+//! ```toml
+//! [dependencies]
+//! nbd-session = "0.1"
+//! ```
+//!
+//! The clients have it as their module `session`: `nbd-client-blocking`, `nbd-client-mio`,
+//! `nbd-client-tokio`, `nbd-client-futures`. The protocol below it is `nbd-proto`.
+//!
 //! # Platforms
 //!
 //! Linux, whole and tested. macOS and FreeBSD compile.

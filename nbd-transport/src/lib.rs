@@ -23,6 +23,16 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! # In Cargo.toml
+//!
+//! ```toml
+//! [dependencies]
+//! nbd-transport = "0.1"
+//! ```
+//!
+//! The clients have it as their module `transport`: `nbd-client-blocking`, `nbd-client-mio`,
+//! `nbd-client-tokio`, `nbd-client-futures`.
+//!
 //! # Platforms
 //!
 //! Linux, whole and tested. macOS and FreeBSD compile.

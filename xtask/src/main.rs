@@ -8,6 +8,8 @@ mod bench;
 mod capi;
 mod coverage;
 mod dist;
+#[cfg(test)]
+mod front_pages;
 mod fuzz;
 mod packages;
 mod platforms;

@@ -127,8 +127,8 @@ fn one_failure_ends_all() -> TestResult {
 /// One worker fails while the other waits for its first read; that one reads no more of its
 /// region then than was under way.
 #[test]
-fn a_failure_stops_the_other_lane() -> TestResult {
-    /// Lanes take regions of this many bytes, here in requests of 256 KiB.
+fn a_failure_stops_the_other_worker() -> TestResult {
+    /// Workers take regions of this many bytes, here in requests of 256 KiB.
     const REGION: u64 = 4 * MIB;
     let scratch = Scratch::new()?;
     let (log, failed) = (scratch.join("reads"), scratch.join("failed"));
