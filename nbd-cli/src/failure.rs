@@ -24,7 +24,7 @@ pub(crate) type Result<T> = std::result::Result<T, Failure>;
 
 impl Failure {
     pub(crate) fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), status: FAILED }
+        Self { message: without_numbers(&message.into()), status: FAILED }
     }
 
     /// Whoever read standard output has had enough: nothing to tell, and to nobody.
@@ -88,7 +88,7 @@ impl<T, E: fmt::Display + 'static> Context<T> for std::result::Result<T, E> {
 }
 
 /// An error as a person is told it.
-fn in_words<E: fmt::Display + 'static>(error: &E) -> String {
+pub(crate) fn in_words<E: fmt::Display + 'static>(error: &E) -> String {
     if is_closed(error) {
         return "the server closed the connection".to_owned();
     }
@@ -110,7 +110,7 @@ fn is_closed(error: &dyn Any) -> bool {
 }
 
 /// Without the numbers that the standard library puts behind the system's own words.
-fn without_numbers(text: &str) -> String {
+pub(crate) fn without_numbers(text: &str) -> String {
     let mut parts = text.split(" (os error ");
     let mut plain = parts.next().unwrap_or_default().to_owned();
     for part in parts {
@@ -140,6 +140,7 @@ mod tests {
             assert_eq!(without_numbers(text), text);
         }
         assert_eq!(without_numbers("a (os error 2): b (os error 13)"), "a: b");
+        assert_eq!(Failure::new("a (os error 2)").to_string(), "a");
     }
 
     #[test]

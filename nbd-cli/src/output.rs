@@ -10,7 +10,7 @@ use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat, major, minor};
 use rustix::termios::tcgetwinsize;
 use serde_json::Value;
 
-use crate::failure::{Context, Failure, Result};
+use crate::failure::{Context, Failure, Result, without_numbers};
 
 /// Prints text as it is, all of it.
 pub(crate) fn print(text: &str) -> Result<()> {
@@ -109,6 +109,7 @@ pub(crate) fn show_bar(there: bool) {
 pub(crate) fn complain(text: &str) {
     if is_heard(PATIENCE) {
         let clear = if BAR.load(Ordering::Relaxed) { "\r\x1b[2K" } else { "" };
+        let text = without_numbers(text);
         let _ = io::stderr().write_all(format!("{clear}{text}").as_bytes());
     }
 }
@@ -116,7 +117,7 @@ pub(crate) fn complain(text: &str) {
 /// Says something in passing, unless it would have to wait for whoever reads it.
 pub(crate) fn mention(text: &str) {
     if is_heard(0) {
-        let _ = io::stderr().write_all(text.as_bytes());
+        let _ = io::stderr().write_all(without_numbers(text).as_bytes());
     }
 }
 

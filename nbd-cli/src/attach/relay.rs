@@ -21,6 +21,7 @@ use nbd_client_mio::{ConnectOptions, Error};
 use super::queue::Queue;
 use super::status::{Health, Status};
 use crate::connections::{Connections, Done, Spare, wait};
+use crate::failure::in_words;
 
 /// The token of the first queue; connections have those below.
 const QUEUES: usize = 1 << 16;
@@ -180,9 +181,9 @@ impl Relay {
         let mut changed = None;
         while let Some(event) = self.connections.next_event() {
             let (health, trouble) = match event {
-                Event::Lost { cause } => (Health::Reconnecting, Some(cause.to_string())),
-                Event::Failed { cause, .. } => (Health::Reconnecting, Some(cause.to_string())),
-                Event::GaveUp { cause } => (Health::Failed, Some(cause.to_string())),
+                Event::Lost { cause } => (Health::Reconnecting, Some(in_words(&cause))),
+                Event::Failed { cause, .. } => (Health::Reconnecting, Some(in_words(&cause))),
+                Event::GaveUp { cause } => (Health::Failed, Some(in_words(&cause))),
                 Event::Reconnected { .. } => (Health::Connected, None),
                 _ => continue,
             };

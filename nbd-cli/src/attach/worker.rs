@@ -29,7 +29,7 @@ use super::record::{self, Record};
 use super::relay::Relay;
 use super::settings::Settings;
 use super::status::{Health, News, Status};
-use crate::failure::{Context, Failure, Result};
+use crate::failure::{Context, Failure, Result, in_words};
 use crate::output;
 use crate::target::Server;
 
@@ -147,7 +147,7 @@ pub(super) fn run(order: &Order, announce: impl FnOnce(Device) -> Result<()>) ->
         Ok(()) => record::remove(device),
         Err(error) => {
             // Whoever detaches is told, and removes it.
-            record.loss = Some(error.to_string());
+            record.loss = Some(in_words(error));
             record.state = Health::Failed;
             let _ = record.write();
         }

@@ -14,6 +14,7 @@ use nbd_client_mio::session::Event;
 
 use super::blocks::Sharing;
 use crate::connections::{Buffer, Connections, Done, Spare, wait};
+use crate::failure::in_words;
 use crate::output;
 
 /// Requests under way at a time; others wait.
@@ -171,7 +172,7 @@ impl Requests {
     fn tell(&mut self) {
         while let Some(event) = self.connections.next_event() {
             let told = match event {
-                Event::Lost { cause } | Event::GaveUp { cause } => cause.to_string(),
+                Event::Lost { cause } | Event::GaveUp { cause } => in_words(&cause),
                 Event::Reconnected { .. } => "connected again".to_owned(),
                 _ => continue,
             };

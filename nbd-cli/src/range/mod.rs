@@ -22,7 +22,7 @@ use nbd_client_blocking::session::replay::Reconnect;
 use nbd_client_blocking::{Client, Error};
 use serde_json::{Value, json};
 
-use crate::failure::{Context, Failure, Result};
+use crate::failure::{Context, Failure, Result, in_words};
 use crate::interrupt::{self, UnderWay};
 use crate::output::{Form, is_open};
 use crate::target::{Server, Target};
@@ -324,8 +324,8 @@ fn writable(server: &Server, client: &Client) -> Result<()> {
 /// Tells how far it is.
 fn incomplete(error: &Error, done: Range<u64>) -> String {
     match done.is_empty() {
-        true => error.to_string(),
-        false => format!("{error}; up to byte {} it is done", done.end),
+        true => in_words(error),
+        false => format!("{}; up to byte {} it is done", in_words(error), done.end),
     }
 }
 

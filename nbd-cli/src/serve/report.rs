@@ -8,6 +8,7 @@ use nbd_server::{Event, ServerHandle};
 use serde_json::json;
 
 use super::log::Log;
+use crate::failure::without_numbers;
 
 /// What standard error gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -80,6 +81,7 @@ impl Report {
         if level == Level::Info && !self.verbose {
             return;
         }
+        let text = without_numbers(text);
         self.log.line(match (self.format, peer) {
             (LogFormat::Text, Some(peer)) => format!("nbd: {peer}: {text}\n"),
             (LogFormat::Text, None) => format!("nbd: {text}\n"),

@@ -26,6 +26,8 @@ struct Mount {
     process: Child,
     directory: PathBuf,
     file: PathBuf,
+    /// What it said on standard error.
+    told: PathBuf,
 }
 
 impl Mount {
@@ -34,11 +36,13 @@ impl Mount {
         fs::create_dir_all(&directory).unwrap();
         let mut command = Command::new(NBD);
         command.arg("mount").args(options).arg(uri).arg(&directory).stdout(Stdio::piped());
+        let told = scratch.join("told");
+        command.stderr(File::create(&told).unwrap());
         let mut process = command.spawn().unwrap();
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let file = PathBuf::from(line.trim_end());
-        let mount = Self { process, directory, file };
+        let mount = Self { process, directory, file, told };
         assert!(mount.file.starts_with(&mount.directory), "{line:?}");
         mount
     }
@@ -47,11 +51,12 @@ impl Mount {
         OpenOptions::new().read(true).write(true).open(&self.file).unwrap()
     }
 
-    /// Ends it as a user does.
-    fn end(mut self, how: Signal) {
+    /// Ends it as a user does. Returns what it said on standard error.
+    fn end(mut self, how: Signal) -> String {
         kill_process(Pid::from_child(&self.process), how).unwrap();
         assert!(self.process.wait().unwrap().success());
         assert!(!self.file.exists(), "it is still mounted");
+        fs::read_to_string(&self.told).unwrap()
     }
 }
 
@@ -102,7 +107,9 @@ fn what_was_written_is_read_while_the_server_dies_and_comes_back() -> TestResult
     let (finished, _) =
         run_while_crashing(&mut server, Duration::from_millis(700), LIMIT, &mut fio)?;
     finished.success()?;
-    mount.end(Signal::INT);
+    let told = mount.end(Signal::INT);
+    assert!(told.contains("the server closed the connection\n"), "{told}");
+    assert!(told.contains("connected again\n") && !told.contains("os error"), "{told}");
     Ok(())
 }
 
