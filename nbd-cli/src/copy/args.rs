@@ -98,8 +98,8 @@ pub(crate) struct Args {
     /// Write nothing: compare both
     #[arg(long, conflicts_with_all = ["resume", "checksum"])]
     verify_only: bool,
-    /// Keep a state file, and go on from it after an interruption [default: DESTINATION
-    /// with .nbd-resume behind it, if that is a file]
+    /// Keep a state file, and go on from it after an interruption, where a sample of what was
+    /// copied is still there [default: DESTINATION with .nbd-resume behind it, if that is a file]
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true,
           conflicts_with_all = ["checksum", "context"])]
     resume: Option<Option<PathBuf>>,

@@ -32,6 +32,7 @@
 //! | `difference` | what was found by comparing |
 //! | `place` | where a copy comes to be, and what is left when it fails |
 //! | `record` | the state file of `--resume` |
+//! | `resumed` | whether the destination still holds what it says |
 //! | `progress` | how far it is |
 //! | `display` | showing that to a person or a program |
 //! | `job` | what all workers share |
@@ -54,6 +55,7 @@ mod place;
 mod plan;
 mod progress;
 mod record;
+mod resumed;
 mod server;
 mod source;
 mod sparse;
@@ -197,7 +199,7 @@ fn copy(
         Some(bitmap) => Some(dirty::of(from, bitmap, plan.limit)?),
         None => None,
     };
-    let source = Source::open(from, &plan)?;
+    let mut source = Source::open(from, &plan)?;
     let size = source.size();
     let mut part = wishes.part.of(size)?;
     let record = match (&wishes.state, size) {
@@ -209,6 +211,12 @@ fn copy(
         }
         (None, _) => None,
     };
+    if let Some(record) = record.as_deref().filter(|record| record.is_begun()) {
+        // There are servers that take one client at a time.
+        drop(source);
+        resumed::check(record, (from, to), &part, plan)?;
+        source = Source::open(from, &plan)?;
+    }
     plan.keep = wishes.part.is_part() || wishes.bitmap.is_some() || record.is_some();
     let end = size.map(|_| part.end());
     let (destination, place) = Destination::open(to, end, &plan)?;
