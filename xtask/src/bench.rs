@@ -11,6 +11,7 @@ mod callgrind;
 mod contender;
 mod copies;
 pub(crate) mod core;
+mod library;
 mod report;
 mod rounds;
 mod serve;
@@ -67,6 +68,7 @@ pub(crate) fn run(args: &[String]) -> Outcome {
         Some((word, rest)) if word == "tls" => return tls::run(parse(rest)?),
         Some((word, rest)) if word == "adapters" => return adapters::run(parse(rest)?),
         Some((word, rest)) if word == "copies" => return copies::run(parse(rest)?),
+        Some((word, rest)) if word == "library" => return library::run(parse(rest)?),
         Some((word, rest)) if word == "serve" => return serve::run(parse(rest)?),
         Some((word, rest)) if word == "core" => return core::run(rest),
         _ => parse(args)?,
@@ -115,7 +117,7 @@ fn parse(args: &[String]) -> Outcome<usize> {
             _ => Err(format!("--rounds wants a number above 0, not {rounds:?}")),
         },
         _ => Err(
-            "usage: cargo xtask bench [tls|adapters|copies|serve] [--rounds N], or core [--check]"
+            "usage: cargo xtask bench [tls|adapters|copies|library|serve] [--rounds N], or core [--check]"
                 .to_owned(),
         ),
     }
