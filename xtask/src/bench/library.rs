@@ -116,8 +116,7 @@ fn programs(dir: &Path, libraries: &[Library], rounds: usize, report: &mut Repor
         words.push(format!("--rw={direction}"));
         words.push(format!("--bs={size}"));
         words.push(format!("--iodepth={depth}"));
-        // A colon separates file names there.
-        words.push(format!("--uri={}", uri.replace(':', "\\:")));
+        words.push(format!("--uri={uri}"));
         words
     };
     let copy = |words: [&str; 2]| {
