@@ -32,8 +32,9 @@ use crate::pending::{Handle, Pending};
 /// written by reading the blocks around them first. Reading ends, and writing stops, at the end
 /// of the export. What is read is read ahead for `AsyncBufRead` only, 64 KiB at a time. One task
 /// may read while another one writes, as the halves of a split stream do: one thing is under way
-/// at a time, and both are woken when it is done. For reading and writing at an offset, without
-/// the position, there is [`client`](Self::client).
+/// at a time, and both are woken when it is done. Both move the same position: which comes first is
+/// open, and a write that is done may be made once more behind what was read meanwhile. For
+/// reading and writing at an offset, without the position, there is [`client`](Self::client).
 ///
 /// ```
 /// use futures_io::AsyncBufRead;
