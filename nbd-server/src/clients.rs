@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
@@ -142,18 +143,30 @@ impl Clients {
         self.stop_by.get().copied()
     }
 
-    /// Waits until all have left, `limit` at most. Tells whether they have.
-    pub(crate) fn wait(&self, limit: Duration) -> bool {
+    /// Waits until all have left, `limit` at most. Tells how many have not.
+    pub(crate) fn wait(&self, limit: Duration) -> usize {
         let (present, _) = self
             .left
             .wait_timeout_while(self.present(), limit, |present| !present.clients.is_empty())
             .unwrap_or_else(PoisonError::into_inner);
-        present.clients.is_empty()
+        present.clients.len()
     }
 
     fn present(&self) -> MutexGuard<'_, Present> {
         self.present.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What a stop has come to, of which so many have not come to their end.
+pub(crate) fn check_gone(clients: usize, requests: usize) -> io::Result<()> {
+    if clients + requests == 0 {
+        return Ok(());
+    }
+    let text = format!(
+        "the server has stopped, and its exports have not come back from {requests} requests; \
+         {clients} clients wait for theirs"
+    );
+    Err(io::Error::new(io::ErrorKind::TimedOut, text))
 }
 
 impl Present {
@@ -315,12 +328,12 @@ mod tests {
         second.unsettle();
         third.settle(1).unwrap();
         drop((first, second));
-        assert!(!clients.wait(Duration::ZERO));
+        assert_eq!(clients.wait(Duration::ZERO), 1);
         drop(third);
         let escort = clients.accompany();
-        assert!(!clients.wait(Duration::ZERO));
+        assert_eq!(clients.wait(Duration::ZERO), 1);
         drop(escort);
-        assert!(clients.wait(Duration::ZERO));
+        assert_eq!(clients.wait(Duration::ZERO), 0);
         assert!(!clients.displace_one());
     }
 }

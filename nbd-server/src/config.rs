@@ -43,7 +43,10 @@ pub struct Limits {
     pub stall_timeout: Duration,
     /// How long clients have to take their last replies when the server stops (default 5 s).
     pub stop_timeout: Duration,
-    /// Most requests that are carried out at a time where they may wait (default 64).
+    /// Most threads in which requests wait for their export (default 128), and as many for clients
+    /// that wait for what [`Exports`] tell. No export has more than half of those that the others
+    /// leave, so that one that hangs leaves some to the others: one export alone has half of
+    /// them, and carries out so many requests at a time.
     pub max_workers: usize,
 }
 
@@ -57,7 +60,7 @@ impl Default for Limits {
             handshake_timeout: Duration::from_secs(30),
             stall_timeout: Duration::from_secs(120),
             stop_timeout: Duration::from_secs(5),
-            max_workers: 64,
+            max_workers: 128,
         }
     }
 }

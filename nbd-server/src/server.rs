@@ -112,7 +112,8 @@ impl Server {
     /// Starts to serve in tasks of the tokio runtime that this is called in: one for each
     /// listener, one for each client, one for each request of an
     /// [`AsyncExport`](crate::AsyncExport). Requests that may wait for an
-    /// [`Export`] do so in up to [`Limits::max_workers`] threads.
+    /// [`Export`] do so in up to [`Limits::max_workers`] threads: none of them is waited for in
+    /// a task.
     ///
     /// ```
     /// # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -38,8 +38,9 @@ pub enum ConnectionError {
     /// The client kept memory that others needed.
     #[error("the client was too slow to send or take what it asked for, and memory was short")]
     MemoryShort,
-    /// The server stops and the client does not take its replies.
-    #[error("the client did not take its last replies")]
+    /// The server stops, and the client does not take its replies, or its export does not come
+    /// back from a request.
+    #[error("the server stopped before the client had its last replies")]
     Abandoned,
 }
 

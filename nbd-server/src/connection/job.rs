@@ -9,6 +9,7 @@ use nbd_proto::{Command, CommandFlags, CommandType, ContextId, Errno, Extent, Re
 
 use super::buffers::Buffer;
 use super::describe::ALLOCATION;
+use super::placement::LONGEST;
 use crate::export::{AllocationExtent, AsyncExport, Attempt, Export, ExtentKind, Zeroing};
 
 /// Reads from this length on are looked through for holes, in bytes. For
@@ -82,7 +83,8 @@ impl Job {
     /// Answers a short read if that takes no waiting.
     pub(crate) fn attempt(&mut self, export: &dyn Export) -> Attempt {
         let Command { kind, offset, length, .. } = self.command;
-        if kind != CommandType::Read || (self.in_parts && length >= HOLE_SEARCH) {
+        let looks_for_holes = self.in_parts && length >= HOLE_SEARCH;
+        if kind != CommandType::Read || looks_for_holes || length > LONGEST {
             return Attempt::Unknown;
         }
         let Some(buffer) = &mut self.buffer else {

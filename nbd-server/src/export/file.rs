@@ -19,6 +19,11 @@ use super::{
 
 /// A regular file or a block device of the size it had when it was opened. No
 /// request makes it longer.
+///
+/// What is in the page cache is read without waiting, where the file system can tell. What is
+/// written ends in the page cache, so it has [`Abilities::RARELY_WAITS`]: in a server in threads
+/// a client's write that does wait, since there is more to write back than there may be, holds up
+/// what else this client has asked for.
 #[derive(Debug)]
 pub struct FileExport {
     file: File,
@@ -114,7 +119,7 @@ impl Export for FileExport {
     }
 
     fn abilities(&self) -> Abilities {
-        let mut abilities = Abilities::CACHE | Abilities::MULTI_CONN;
+        let mut abilities = Abilities::CACHE | Abilities::MULTI_CONN | Abilities::RARELY_WAITS;
         abilities.set(Abilities::WRITE | Abilities::TRIM | Abilities::FAST_ZERO, !self.read_only);
         abilities
     }

@@ -202,7 +202,11 @@ impl Export for MemoryExport {
     }
 
     fn abilities(&self) -> Abilities {
-        Abilities::WRITE | Abilities::TRIM | Abilities::FAST_ZERO | Abilities::MULTI_CONN
+        Abilities::WRITE
+            | Abilities::TRIM
+            | Abilities::FAST_ZERO
+            | Abilities::MULTI_CONN
+            | Abilities::NEVER_WAITS
     }
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {

@@ -79,7 +79,10 @@ pub use slice::Slice;
 /// order between them is the export's own affair. Ranges lie within [`size`](Self::size) and are
 /// multiples of the minimum of [`block_sizes`](Self::block_sizes). What one call has written,
 /// every later call reads, whichever connection it came from. A method may take as long as it
-/// likes: requests of the same client go on beside it. One that panics fails its request.
+/// likes: it is called in one of the threads of [`Limits::max_workers`](crate::Limits::max_workers),
+/// and other requests go on beside it, those of the same client too. Where it need not wait, the
+/// way to such a thread can be saved: see [`try_read_exact_at`](Self::try_read_exact_at),
+/// [`Abilities::NEVER_WAITS`] and [`Abilities::RARELY_WAITS`]. One that panics fails its request.
 ///
 /// # Errors
 ///
@@ -107,8 +110,8 @@ pub trait Export: Send + Sync {
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
 
     /// Reads like [`read_exact_at`](Self::read_exact_at), if that takes no waiting, as for bytes
-    /// in memory or in a cache; else the read is done where it may wait. By default nobody knows,
-    /// and the server goes by how long earlier reads took.
+    /// in memory or in a cache; else the read is done where it may wait. Called where the request
+    /// arrives, for short reads: it must not wait. By default nobody knows.
     ///
     /// # Errors
     /// As [`read_exact_at`](Self::read_exact_at).
@@ -249,6 +252,19 @@ bitflags! {
         const MULTI_CONN = 16;
         /// It behaves like a disk that rotates.
         const ROTATIONAL = 32;
+        /// No method ever waits for a disk, a network, or a lock that somebody holds who does:
+        /// all is in memory. So requests are carried out where they arrive, which costs no switch
+        /// of threads. An export that says so and waits all the same holds up everything else its
+        /// client has asked for, and in tasks ([`Server::spawn`](crate::Server::spawn)) other
+        /// clients too. Clients are not told.
+        const NEVER_WAITS = 64;
+        /// Methods may wait and rarely do, as for a file whose changes end in the page cache. In a
+        /// server in threads ([`Server::start`](crate::Server::start)) requests are carried
+        /// out in the thread of their client while the last eight of the kind have been quick, which
+        /// costs no switch of threads; when one does wait, what else this client asks for
+        /// waits behind it. Never a flush, nor what has to be safe at once, and nothing in tasks.
+        /// Clients are not told.
+        const RARELY_WAITS = 128;
     }
 }
 

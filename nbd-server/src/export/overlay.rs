@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nbd_proto::BlockSizes;
 
-use super::{Abilities, AllocationExtent, Export, Zeroing};
+use super::{Abilities, AllocationExtent, Attempt, Export, Zeroing};
 
 /// The unit in which changed bytes are kept, in bytes.
 const BLOCK: u64 = 64 << 10;
@@ -129,9 +129,30 @@ impl<B: Export, T: Export> Export for Overlay<B, T> {
         Ok(())
     }
 
+    /// As far as what each block is read from can tell.
+    fn try_read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<Attempt> {
+        let mut rest = buf;
+        for (block, offset, length) in pieces(offset, rest.len() as u64) {
+            let (part, after) = rest.split_at_mut(length as usize);
+            let above = self.above().contains(&block);
+            let attempt = if above {
+                self.top.try_read_exact_at(part, offset)?
+            } else {
+                self.base.try_read_exact_at(part, offset)?
+            };
+            match attempt {
+                Attempt::Done => rest = after,
+                Attempt::WouldWait | Attempt::Unknown => return Ok(attempt),
+            }
+        }
+        Ok(Attempt::Done)
+    }
+
     fn abilities(&self) -> Abilities {
         let mut abilities = Abilities::WRITE | Abilities::MULTI_CONN;
-        abilities |= self.top.abilities() & Abilities::FAST_ZERO;
+        let top = self.top.abilities();
+        abilities |= top & Abilities::FAST_ZERO;
+        abilities |= top & self.base.abilities() & Abilities::NEVER_WAITS;
         abilities
     }
 

@@ -49,6 +49,7 @@ pub(super) struct Disk(Mutex<State>);
 pub(super) struct State {
     now: Tick,
     mood: Mood,
+    hints: Abilities,
     /// The versions of each block, and since when.
     versions: Vec<Vec<(Tick, u64)>>,
     /// When a flush has succeeded.
@@ -62,6 +63,7 @@ impl Default for State {
         Self {
             now: 1,
             mood: Mood::Well,
+            hints: Abilities::empty(),
             versions: vec![vec![(0, 0)]; BLOCKS],
             flushes: Vec::new(),
             failures: Vec::new(),
@@ -78,6 +80,11 @@ impl State {
     /// How the next call goes.
     pub(super) const fn set_mood(&mut self, mood: Mood) {
         self.mood = mood;
+    }
+
+    /// What the disk says of how long it takes.
+    pub(super) const fn set_hints(&mut self, hints: Abilities) {
+        self.hints = hints;
     }
 
     /// Whether a block has been of this version at some time from then on.
@@ -213,7 +220,7 @@ impl Export for Disk {
     }
 
     fn abilities(&self) -> Abilities {
-        ABILITIES
+        ABILITIES | self.state().hints
     }
 
     fn block_sizes(&self) -> BlockSizes {

@@ -37,7 +37,7 @@ use crate::connection::job::Job;
 use crate::connection::mailbox::Mailbox;
 use crate::connection::placement::Placement;
 use crate::connection::session::{Execute, Next, Session};
-use crate::export::AnyExport;
+use crate::export::{Abilities, AnyExport};
 use crate::exports::{ExportList, Opened};
 use crate::peer::Peer;
 use client::Honest;
@@ -102,8 +102,8 @@ struct Connection {
     stage: Stage,
     /// Its place among the clients, as long as a runner would keep it.
     _place: Option<Place>,
-    /// Requests are done on the spot only when they have been quick.
-    cautious: bool,
+    /// It is served as in a task, else as in a thread of its own.
+    in_task: bool,
     bell: Arc<Bell>,
     direction: Direction,
     deadline: Option<Instant>,
@@ -144,14 +144,13 @@ impl Execute for Elsewhere {
     fn execute(
         &self,
         job: Job,
+        _queue: u64,
         export: &AnyExport,
         mailbox: &Arc<Mailbox>,
     ) -> Result<(), Box<Job>> {
         if self.refuses.take() {
-            if let AnyExport::Async(_) = export {
-                // Nobody but the client's own thread could run it, and that must not wait.
-                self.disk.state().note_failure(nbd_proto::Errno::NoMem);
-            }
+            // A client's own thread may run it yet, if it may wait.
+            self.disk.state().note_failure(nbd_proto::Errno::NoMem);
             return Err(Box::new(job));
         }
         self.jobs.borrow_mut().push((job, export.clone(), Arc::clone(mailbox)));
@@ -192,6 +191,11 @@ impl World {
     fn new(input: &mut Input<'_>) -> Self {
         let (setup, begun) = (input.byte(), Instant::now());
         let disk = Arc::new(Disk::default());
+        disk.state().set_hints(match setup >> 3 & 3 {
+            0 => Abilities::empty(),
+            1 => Abilities::NEVER_WAITS,
+            _ => Abilities::RARELY_WAITS,
+        });
         let opened = if setup & 1 == 0 {
             Opened::new("", Arc::clone(&disk) as _)
         } else {
@@ -237,7 +241,7 @@ impl World {
             party: Party::Hostile,
             stage: Stage::Handshake(Box::new(handshake)),
             _place: None,
-            cautious: how & 0x40 != 0,
+            in_task: how & 0x40 != 0,
             bell,
             direction: Direction::empty(),
             deadline: None,
@@ -418,7 +422,7 @@ impl World {
         let mailbox = Arc::new(Mailbox::new(waker));
         let shared = Arc::clone(&self.shared);
         let placement =
-            if connection.cautious { Placement::cautious() } else { Placement::hopeful() };
+            if connection.in_task { Placement::in_task() } else { Placement::in_thread() };
         let session = Session::new(established, shared, account, mailbox, placement, self.now);
         connection.stage = Stage::Session(Box::new(session));
         connection._place = Some(place);

@@ -110,7 +110,7 @@ impl Attendance {
         let account = self.shared.budget.account(waker.clone());
         let mailbox = Arc::new(Mailbox::new(waker));
         let shared = Arc::clone(&self.shared);
-        let placement = Placement::cautious();
+        let placement = Placement::in_task();
         let mut session =
             Session::new(established, shared, account, mailbox, placement, Instant::now());
         let mut readable = true;

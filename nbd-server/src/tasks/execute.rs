@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
+use tokio::sync::mpsc;
 
 use crate::connection::job::Job;
 use crate::connection::mailbox::Mailbox;
@@ -15,20 +16,27 @@ use crate::pool::{Pool, Request};
 pub(super) struct Executor {
     pub(super) pool: Arc<Pool<Request>>,
     pub(super) runtime: Handle,
+    /// Held until nothing is done any more.
+    pub(super) present: mpsc::Sender<()>,
 }
 
 impl Execute for Executor {
     fn execute(
         &self,
         job: Job,
+        queue: u64,
         export: &AnyExport,
         mailbox: &Arc<Mailbox>,
     ) -> Result<(), Box<Job>> {
         match export {
-            AnyExport::Blocking(_) => self.pool.execute(job, export, mailbox),
+            AnyExport::Blocking(_) => self.pool.execute(job, queue, export, mailbox),
             AnyExport::Async(export) => {
                 let (export, mailbox) = (Arc::clone(export), Arc::clone(mailbox));
-                self.runtime.spawn(run(job, export, mailbox));
+                let present = self.present.clone();
+                self.runtime.spawn(async move {
+                    run(job, export, mailbox).await;
+                    drop(present);
+                });
                 Ok(())
             }
         }

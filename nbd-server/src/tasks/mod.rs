@@ -28,14 +28,14 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::clients::Clients;
+use crate::clients::{Clients, check_gone};
 use crate::config::Shared;
 use crate::connection::handshake::{Established, Handshake};
 use crate::event::Event;
 use crate::exports::Opened;
 use crate::listener::{Listener, is_passing, is_short_of_descriptors};
 use crate::peer::Peer;
-use crate::pool::Pool;
+use crate::pool::{Pool, Request};
 use attend::Attendance;
 use execute::Executor;
 use wait::{Bell, register};
@@ -53,7 +53,7 @@ pub struct AsyncServerHandle {
     core: Arc<Core>,
     uris: Vec<String>,
     acceptors: Vec<JoinHandle<()>>,
-    /// Ends when every task of a client has.
+    /// Ends when every task of a client has, and of a request.
     ended: mpsc::Receiver<()>,
 }
 
@@ -62,10 +62,11 @@ pub struct AsyncServerHandle {
 struct Core {
     shared: Arc<Shared>,
     clients: Arc<Clients>,
-    executor: Executor,
+    pool: Arc<Pool<Request>>,
+    runtime: Handle,
     /// Wake the acceptors.
     bells: Vec<Arc<Bell>>,
-    /// Held by each task of a client.
+    /// Held by each task of a client, and of a request.
     present: std::sync::Mutex<Option<mpsc::Sender<()>>>,
 }
 
@@ -87,7 +88,8 @@ impl AsyncServerHandle {
         let core = Arc::new(Core {
             shared: Arc::new(shared),
             clients: Arc::default(),
-            executor: Executor { pool, runtime },
+            pool,
+            runtime,
             bells: sockets.iter().map(|_| Arc::default()).collect(),
             present: std::sync::Mutex::new(Some(present)),
         });
@@ -142,12 +144,11 @@ impl AsyncServerHandle {
             .clients
             .admit_settled(Waker::from(Arc::clone(&bell)), most)
             .map_err(|connections| self.core.shared.turn_away(&peer, connections))?;
-        let attendance = self.core.attend(register(socket)?, bell);
+        let attendance = self.core.attend(register(socket)?, bell, present);
         self.core.shared.tell(&Event::Connected { peer: &peer });
         let established = Established::elsewhere(server, export, peer);
-        self.core.executor.runtime.spawn(async move {
+        self.core.runtime.spawn(async move {
             attendance.run(established, &place).await;
-            drop((place, present));
         });
         Ok(())
     }
@@ -198,15 +199,22 @@ impl AsyncServerHandle {
             while self.ended.recv().await.is_some() {}
         }
         self.core.stop();
-        let grace =
-            self.core.clients.stop_by().map_or(Duration::ZERO, |deadline| {
-                deadline.saturating_duration_since(Instant::now())
-            });
-        let _all_left = timeout(grace + LATE, self.ended.recv()).await;
+        let deadline = self.core.clients.stop_by().unwrap_or_else(Instant::now) + LATE;
+        let left = || deadline.saturating_duration_since(Instant::now());
+        let (mut clients, mut requests) = (0, 0);
+        if timeout(left(), self.ended.recv()).await.is_err() {
+            clients = self.core.clients.wait(Duration::ZERO);
+            requests = self.ended.sender_strong_count().saturating_sub(clients);
+        }
+        let (pool, limit) = (Arc::clone(&self.core.pool), left());
+        requests += match pool.wait(Duration::ZERO) {
+            0 => 0,
+            _ => tokio::task::spawn_blocking(move || pool.wait(limit)).await.unwrap_or(0),
+        };
         if failed {
             return Err(io::Error::other("a task that takes clients in has failed"));
         }
-        Ok(())
+        check_gone(clients, requests)
     }
 
     /// Stops, and waits for it.
@@ -238,14 +246,20 @@ impl Core {
         }
     }
 
-    /// What each task of a client holds, unless the server has stopped.
+    /// What each task holds, unless the server has stopped.
     fn going(&self) -> io::Result<mpsc::Sender<()>> {
         let stopped = || io::Error::new(io::ErrorKind::NotConnected, "the server has stopped");
         self.present().clone().ok_or_else(stopped)
     }
 
-    fn attend(&self, socket: AsyncFd<OwnedFd>, bell: Arc<Bell>) -> Attendance {
-        let (shared, executor) = (Arc::clone(&self.shared), self.executor.clone());
+    fn attend(
+        &self,
+        socket: AsyncFd<OwnedFd>,
+        bell: Arc<Bell>,
+        present: mpsc::Sender<()>,
+    ) -> Attendance {
+        let (shared, pool) = (Arc::clone(&self.shared), Arc::clone(&self.pool));
+        let executor = Executor { pool, runtime: self.runtime.clone(), present };
         Attendance { socket, shared, executor, bell }
     }
 
@@ -259,11 +273,8 @@ impl Core {
         self.shared.tell(&Event::Connected { peer: &peer });
         let handshake =
             Box::new(Handshake::new(Arc::clone(&self.shared), peer, place, Instant::now()));
-        let attendance = self.attend(socket, bell);
-        self.executor.runtime.spawn(async move {
-            attendance.negotiate_and_run(handshake).await;
-            drop(present);
-        });
+        let attendance = self.attend(socket, bell, present);
+        self.runtime.spawn(attendance.negotiate_and_run(handshake));
         Ok(())
     }
 }

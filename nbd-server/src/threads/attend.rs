@@ -93,7 +93,7 @@ impl Attendance {
             shared,
             account,
             mailbox,
-            Placement::hopeful(),
+            Placement::in_thread(),
             Instant::now(),
         );
         let mut readable = true;

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use nbd_transport::Connection;
 use nbd_transport::tls::TlsAcceptor;
 
-use crate::clients::{Clients, Place};
+use crate::clients::{Clients, Place, check_gone};
 use crate::config::Shared;
 use crate::connection::ConnectionError;
 use crate::connection::handshake::{Established, Handshake};
@@ -200,16 +200,14 @@ impl ServerHandle {
             // A panic has been reported by the thread itself.
             let _ = acceptor.join();
         }
-        let grace =
-            self.core.clients.stop_by().map_or(Duration::ZERO, |deadline| {
-                deadline.saturating_duration_since(Instant::now())
-            });
-        let _all_left = self.core.clients.wait(grace + LATE);
+        let deadline = self.core.clients.stop_by().unwrap_or_else(Instant::now) + LATE;
+        let left = || deadline.saturating_duration_since(Instant::now());
+        let (clients, requests) = (self.core.clients.wait(left()), self.core.pool.wait(left()));
         match accepting {
             Accepting::Failed => {
                 Err(io::Error::other("the thread that takes clients in has failed"))
             }
-            Accepting::Goes | Accepting::Stopped => Ok(()),
+            Accepting::Goes | Accepting::Stopped => check_gone(clients, requests),
         }
     }
 
@@ -225,8 +223,12 @@ impl ServerHandle {
 
 impl Drop for ServerHandle {
     fn drop(&mut self) {
-        self.shut_down();
-        let _ = self.wait();
+        let acceptor = self.acceptor.get_mut().unwrap_or_else(PoisonError::into_inner);
+        // Otherwise it has been waited for, and who has not left will not.
+        if acceptor.is_some() {
+            self.shut_down();
+            let _ = self.wait();
+        }
     }
 }
 

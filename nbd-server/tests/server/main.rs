@@ -11,6 +11,7 @@ mod starting;
 mod stopping;
 mod streams;
 mod support;
+mod waiting;
 
 /// How servers run here.
 const IN_TASKS: bool = false;

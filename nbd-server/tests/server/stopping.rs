@@ -38,12 +38,17 @@ fn an_export_that_hangs_is_not_waited_for() {
     let (export, gate) = Gated::new();
     let (server, endings) = start(Server::new(export).limits(limits));
     let mut client = Raw::established(&server);
-    gate.show_slow_reads(&mut client);
     client.ask(READ, 2, 2, 4);
     assert_eq!(gate.arrival(), 2);
-    server.stop();
-    assert_eq!(ending(&endings).as_deref(), Some("the client did not take its last replies"));
+    server.shut_down();
+    let error = server.wait_for_all().unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
+    assert!(error.to_string().contains("have not come back from 1 requests"), "{error}");
+    // Told before that, and not a second time.
+    let told = "the server stopped before the client had its last replies";
+    assert_eq!(endings.try_recv().unwrap().as_deref(), Some(told));
     gate.release(2, Ok(()));
+    assert!(endings.recv().is_err());
 }
 
 #[test]
@@ -55,5 +60,8 @@ fn a_client_that_takes_no_replies_is_cut_after_the_grace() {
     client.ask(READ, 1, 0, 32 << 20);
     client.reply();
     server.stop();
-    assert_eq!(ending(&endings).as_deref(), Some("the client did not take its last replies"));
+    assert_eq!(
+        ending(&endings).as_deref(),
+        Some("the server stopped before the client had its last replies")
+    );
 }

@@ -4,12 +4,11 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use nbd_server::{
     Abilities, AsyncServerHandle, ConnectionError, Event, Export, Opened, Server, ServerHandle,
 };
-use nbd_sim::raw::{LIMIT, READ, Raw, Reach};
+use nbd_sim::raw::{LIMIT, Reach};
 use tokio::runtime::Runtime;
 
 /// A server at work, in threads or in tasks.
@@ -59,11 +58,20 @@ impl Running {
         }
     }
 
-    pub(crate) fn wait(self) {
+    /// Waits until it has stopped. Tells who has not come to an end.
+    pub(crate) fn wait_for_all(self) -> io::Result<()> {
         match self {
-            Self::Threads(server) => server.wait().unwrap(),
-            Self::Tasks(runtime, mut server) => runtime.block_on(server.wait()).unwrap(),
+            Self::Threads(server) => server.wait(),
+            Self::Tasks(runtime, mut server) => {
+                let result = runtime.block_on(server.wait());
+                runtime.shutdown_background();
+                result
+            }
         }
+    }
+
+    pub(crate) fn wait(self) {
+        self.wait_for_all().unwrap();
     }
 
     pub(crate) fn stop(self) {
@@ -130,10 +138,7 @@ impl Gated {
         let (go, gone) = channel();
         self.waiting.lock().unwrap().push((offset, go));
         self.arrived.lock().unwrap().send(offset).unwrap();
-        let how = gone.recv_timeout(LIMIT).expect("nobody lets it go");
-        // Never so quick that the server would do the next one on the spot.
-        std::thread::sleep(Duration::from_millis(1));
-        how
+        gone.recv_timeout(LIMIT).expect("nobody lets it go")
     }
 }
 
@@ -141,15 +146,6 @@ impl Gate {
     /// The offset of the next request that stands still.
     pub(crate) fn arrival(&self) -> u64 {
         self.arrivals.recv_timeout(LIMIT).expect("no request has come")
-    }
-
-    /// Has a client learn that reads here are slow: the first is still waited for.
-    pub(crate) fn show_slow_reads(&self, client: &mut Raw) {
-        client.ask(READ, 1, 1, 4);
-        assert_eq!(self.arrival(), 1);
-        self.release(1, Ok(()));
-        assert_eq!(client.reply(), (0, 1));
-        client.read(4);
     }
 
     /// Lets a request go.

@@ -11,7 +11,7 @@ use crate::connection::ConnectionError;
 use crate::connection::buffers::NoMemory;
 use crate::connection::job::{Job, Outcome};
 use crate::connection::placement::Placement;
-use crate::export::{AnyExport, Attempt, Export};
+use crate::export::{Abilities, AnyExport, Attempt, Export};
 
 /// Replies are sent when they hold this many bytes more, even when there are
 /// requests left to answer: the client can use them meanwhile.
@@ -124,17 +124,17 @@ impl Session {
             took: Duration::ZERO,
         };
         if let AnyExport::Blocking(export) = &self.opened.export
-            && is_done_on_the_spot(&mut job, &**export, &mut self.placement)
+            && is_done_on_the_spot(&mut job, &**export, self.abilities, &mut self.placement)
         {
             self.reply(job, now)?;
             return Ok(true);
         }
-        match execute.execute(job, &self.opened.export, &self.mailbox) {
+        match execute.execute(job, self.queue, &self.opened.export, &self.mailbox) {
             Ok(()) => self.elsewhere += 1,
             Err(mut job) => {
                 match &self.opened.export {
-                    AnyExport::Blocking(export) => job.run(&**export),
-                    AnyExport::Async(_) => job.refuse(),
+                    AnyExport::Blocking(export) if self.placement.is_alone() => job.run(&**export),
+                    AnyExport::Blocking(_) | AnyExport::Async(_) => job.refuse(),
                 }
                 self.reply(*job, now)?;
             }
@@ -158,12 +158,22 @@ impl Session {
     }
 }
 
-/// Carries a request out if that takes no waiting, as far as anybody knows.
-fn is_done_on_the_spot(job: &mut Job, export: &dyn Export, placement: &mut Placement) -> bool {
-    match job.attempt(export) {
+/// Carries a request out if that takes no waiting, as far as the export knows.
+fn is_done_on_the_spot(
+    job: &mut Job,
+    export: &dyn Export,
+    abilities: Abilities,
+    placement: &mut Placement,
+) -> bool {
+    let attempt = if abilities.contains(Abilities::NEVER_WAITS) {
+        Attempt::Unknown
+    } else {
+        job.attempt(export)
+    };
+    match attempt {
         Attempt::Done => true,
         Attempt::WouldWait => false,
-        Attempt::Unknown if placement.is_quick(job.command.kind) => {
+        Attempt::Unknown if placement.is_on_the_spot(abilities, job.command) => {
             job.run(export);
             placement.learn(job.command, job.took);
             true

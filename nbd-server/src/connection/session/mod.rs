@@ -39,8 +39,9 @@ use super::job::Job;
 use super::mailbox::Mailbox;
 use super::placement::Placement;
 use crate::config::Shared;
-use crate::export::AnyExport;
+use crate::export::{Abilities, AnyExport};
 use crate::exports::Opened;
+use crate::pool::queue_of;
 
 /// While there are replies to send, no more is read or answered when requests
 /// hold this many bytes: a write of full length that arrives, and as much again
@@ -53,12 +54,18 @@ const READS: usize = 16;
 
 /// Carries requests out elsewhere, where they may wait.
 pub(crate) trait Execute {
-    /// Takes a request and puts it into the mailbox when it is done.
+    /// Takes a request and puts it into the mailbox when it is done. Those of a queue have a
+    /// share of what can be done at a time.
     ///
     /// # Errors
     /// Gives it back when nobody can take it.
-    fn execute(&self, job: Job, export: &AnyExport, mailbox: &Arc<Mailbox>)
-    -> Result<(), Box<Job>>;
+    fn execute(
+        &self,
+        job: Job,
+        queue: u64,
+        export: &AnyExport,
+        mailbox: &Arc<Mailbox>,
+    ) -> Result<(), Box<Job>>;
 }
 
 /// What a session waits for.
@@ -77,6 +84,9 @@ pub(crate) struct Session {
     server: Server,
     link: Link,
     opened: Opened,
+    abilities: Abilities,
+    /// The queue of the export.
+    queue: u64,
     shared: Arc<Shared>,
     account: Arc<Account>,
     buffers: Buffers,
@@ -113,6 +123,8 @@ impl Session {
         Self {
             server,
             link,
+            abilities: opened.export.abilities(),
+            queue: queue_of(&opened.name),
             opened,
             shared,
             buffers: Buffers::new(Arc::clone(&account)),
