@@ -93,8 +93,8 @@ fn unfragmented(room: &mut Room<'_>) -> CaseResult {
     Ok(())
 }
 
-/// It is longer than one command may be, where the server tells how long that is; one that
-/// does not tell may answer longer ones.
+/// Where the server tells that a command may not be as long, it is not sent as one; a server
+/// that does not tell may answer longer ones.
 fn the_whole_disk_is_read_in_pieces_or_refused(room: &mut Room<'_>) -> CaseResult {
     let splits = room.subject.splits();
     let disk = room.disk()?;
@@ -105,8 +105,8 @@ fn the_whole_disk_is_read_in_pieces_or_refused(room: &mut Room<'_>) -> CaseResul
     for at in places {
         disk.write(at, &data, CommandFlags::empty())?;
     }
-    let told = disk.facts().export.and_then(|export| export.block_sizes).is_some();
-    if told && !splits {
+    let sizes = disk.facts().export.and_then(|export| export.block_sizes);
+    if sizes.is_some_and(|sizes| u64::from(sizes.maximum) < SIZE) && !splits {
         fails(disk.read(0, SIZE as usize), Who::Caller, Errno::Range);
     } else {
         let back = disk.read(0, SIZE as usize)?;
