@@ -15,7 +15,7 @@ use crate::peer::{Peer, PeerAddress};
 /// | `10.0.0.0/8`, `::1` | clients on TCP with such an address |
 /// | `uid:1000`, `gid:100` | processes on this machine, on Unix sockets |
 /// | `vsock:3` | the virtual machine with this context id |
-/// | `cert:host.example` | clients whose certificate has this name; verified only if the server verifies clients |
+/// | `cert:host.example` | clients whose certificate has this name; nobody, unless the server verifies clients (`TlsServerConfig::verify_clients`) |
 /// | `psk:alice` | clients with the pre-shared key of this user |
 /// | `*` | every client |
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -20,6 +20,15 @@ const IN_FLIGHT: u32 = 256;
 const LEAST_PAYLOAD: u32 = 64 << 10;
 
 /// Bounds for what clients can make a server hold, and for how long.
+///
+/// ```
+/// use nbd_server::{Limits, MemoryExport, Server};
+///
+/// let mut limits = Limits::default();
+/// limits.max_memory = 64 << 20;
+/// limits.max_payload = 8 << 20;
+/// let server = Server::new(MemoryExport::new(1 << 30)).limits(limits);
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Limits {
@@ -30,10 +39,12 @@ pub struct Limits {
     /// When there are more, the oldest that has said nothing is cut, or any if all have, so that
     /// newcomers are served.
     pub max_handshakes: usize,
-    /// Longest payload of one request, in bytes (default 32 MiB). Clients are told.
+    /// Longest payload of one request, in bytes (default 32 MiB). Clients are told. Less than
+    /// 64 KiB counts as that.
     pub max_payload: u32,
-    /// Most bytes of payload that all clients together hold (default 256 MiB, at least four times
-    /// [`max_payload`](Self::max_payload)).
+    /// Most bytes of payload that all clients together hold (default 256 MiB). Less than four
+    /// times [`max_payload`](Self::max_payload) counts as that. What exports hold themselves is
+    /// not in it.
     pub max_memory: usize,
     /// How long a client may take over each message of the negotiation, and ten times as long
     /// over all of it (default 30 s).
@@ -41,7 +52,8 @@ pub struct Limits {
     /// How long a client may neither send nor take anything in the middle of a request
     /// (default 2 min).
     pub stall_timeout: Duration,
-    /// How long clients have to take their last replies when the server stops (default 5 s).
+    /// How long clients have to take their last replies when the server stops, and exports to come
+    /// back from their last requests (default 5 s).
     pub stop_timeout: Duration,
     /// Most threads in which requests wait for their export (default 128), and as many for clients
     /// that wait for what [`Exports`] tell. No export has more than half of those that the others

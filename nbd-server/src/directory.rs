@@ -22,17 +22,24 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// The files in `path`.
+    /// The files in `path`, to read and write.
     ///
     /// # Errors
     /// When it is no directory.
-    pub fn new(path: impl AsRef<Path>, read_only: bool) -> io::Result<Self> {
+    pub fn new(path: impl AsRef<Path>) -> io::Result<Self> {
         let path = std::path::absolute(path)?;
         if !path.metadata()?.is_dir() {
             let text = format!("{} is no directory", path.display());
             return Err(io::Error::new(io::ErrorKind::NotADirectory, text));
         }
-        Ok(Self { path, read_only, open: Mutex::default() })
+        Ok(Self { path, read_only: false, open: Mutex::default() })
+    }
+
+    /// Whether files are opened to read only (default: to read and write).
+    #[must_use]
+    pub fn read_only(mut self, read_only: bool) -> Self {
+        self.read_only = read_only;
+        self
     }
 
     fn file(&self, name: &str) -> io::Result<PathBuf> {
@@ -98,7 +105,7 @@ mod tests {
             File::create(outside.path().join(file)).unwrap();
         }
         symlink(outside.path().join("secret"), inside.join("link")).unwrap();
-        let directory = Directory::new(&inside, false).unwrap();
+        let directory = Directory::new(&inside).unwrap();
         let peer = Peer { address: PeerAddress::Unknown, tls: None };
         let names: Vec<_> =
             directory.list(&peer).unwrap().into_iter().map(|listed| listed.name).collect();
@@ -130,7 +137,7 @@ mod tests {
     fn who_opens_a_file_twice_shares_it() {
         let path = tempfile::tempdir().unwrap();
         fs::write(path.path().join("disk"), [1; 10]).unwrap();
-        let directory = Directory::new(path.path(), true).unwrap();
+        let directory = Directory::new(path.path()).unwrap().read_only(true);
         let peer = Peer { address: PeerAddress::Unknown, tls: None };
         let [one, two] = [0, 1].map(|_| directory.open("disk", &peer).unwrap());
         let file = |opened: &Opened| match &opened.export {

@@ -1,11 +1,12 @@
 //! What happens in a server, for logs and metrics.
 
+use std::fmt;
 use std::io;
 
 use crate::connection::ConnectionError;
 use crate::peer::Peer;
 
-/// Something that has happened.
+/// Something that has happened. Displayed it is a line for a log.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
@@ -30,6 +31,16 @@ pub enum Event<'a> {
         /// How many others use an export.
         connections: usize,
     },
+    /// A client was refused an export that it asked for, or the list of them, by what
+    /// [`Exports`](crate::Exports) say. It may ask again.
+    Refused {
+        /// The client.
+        peer: &'a Peer,
+        /// The name that it asked for, empty for the default; none for the list.
+        export: Option<&'a str>,
+        /// Why.
+        error: &'a io::Error,
+    },
     /// A connection is over.
     Closed {
         /// The client.
@@ -42,6 +53,34 @@ pub enum Event<'a> {
         /// Why.
         error: &'a io::Error,
     },
+}
+
+impl fmt::Display for Event<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connected { peer } => write!(f, "{peer} has connected"),
+            Self::Opened { peer, export, read_only } => {
+                let how = if *read_only { ", read-only" } else { "" };
+                write!(f, "{peer} uses export {export:?}{how}")
+            }
+            Self::TurnedAway { peer, connections } => {
+                write!(f, "{peer} was refused: {connections} clients use an export, as many as may")
+            }
+            Self::Refused { peer, export: Some(export), error } => {
+                write!(f, "{peer} was refused export {export:?}: {error}")
+            }
+            Self::Refused { peer, export: None, error } => {
+                write!(f, "{peer} was refused the list of exports: {error}")
+            }
+            Self::Closed { peer, error: None } => write!(f, "{peer} has left"),
+            Self::Closed { peer, error: Some(error) } => {
+                write!(f, "the connection of {peer} has ended: {error}")
+            }
+            Self::AcceptFailed { error } => {
+                write!(f, "nobody can be taken in at the moment: {error}")
+            }
+        }
+    }
 }
 
 /// Is told of events, from the thread in which they happen, which waits for it.
@@ -58,6 +97,9 @@ impl Event<'_> {
             }
             Self::TurnedAway { peer, connections } => {
                 tracing::warn!(%peer, connections, "a client was refused, there are too many");
+            }
+            Self::Refused { peer, export, error } => {
+                tracing::warn!(%peer, export, %error, "a client was refused");
             }
             Self::Closed { peer, error: None } => tracing::debug!(%peer, "a client has left"),
             Self::Closed { peer, error: Some(error) } => {

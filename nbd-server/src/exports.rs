@@ -30,7 +30,8 @@ pub trait Exports: Send + Sync {
     /// What the client is refused with, in the words of the error:
     /// [`NotFound`](io::ErrorKind::NotFound) when there is none,
     /// [`PermissionDenied`](io::ErrorKind::PermissionDenied) when it is not for this client,
-    /// others when it cannot be used at the moment.
+    /// others when it cannot be used at the moment. It is an
+    /// [`Event::Refused`](crate::Event::Refused).
     fn open(&self, name: &str, peer: &Peer) -> io::Result<Opened>;
 }
 
@@ -61,7 +62,7 @@ impl Listed {
         Self { name: name.into(), description: String::new() }
     }
 
-    /// What clients are told it is.
+    /// What clients are told it is. One of more than 4096 bytes, or with a NUL, cannot travel.
     #[must_use]
     pub fn described(mut self, description: impl Into<String>) -> Self {
         self.description = description.into();
@@ -120,7 +121,7 @@ impl Opened {
     /// What clients are told it is, if it can travel.
     pub(crate) fn description(&self) -> Option<String> {
         let description = self.description.clone().or_else(|| self.export.description());
-        description.filter(|text| text.len() <= LONGEST_DESCRIPTION)
+        description.and_then(travelling)
     }
 
     /// Whether this client may not change it (default: it may what the export allows).
@@ -139,6 +140,21 @@ impl std::fmt::Debug for Opened {
             .field("read_only", &self.read_only)
             .finish_non_exhaustive()
     }
+}
+
+/// A description, if it can travel (proto.md, "Conventions").
+pub(crate) fn travelling(description: String) -> Option<String> {
+    let travels = description.len() <= LONGEST_DESCRIPTION && !description.contains('\0');
+    travels.then_some(description)
+}
+
+/// Refuses an export that clients cannot address: many count with a sign.
+pub(crate) fn check_size(size: u64) -> io::Result<()> {
+    if i64::try_from(size).is_ok() {
+        return Ok(());
+    }
+    let text = format!("the export has {size} bytes, and clients can address 2^63 - 1 at most");
+    Err(io::Error::other(text))
 }
 
 /// Exports with names, known from the start.
@@ -163,13 +179,14 @@ impl ExportList {
         Self { exports: Vec::new() }
     }
 
-    /// Adds an export. The first one is the default, which clients get that ask for no name.
+    /// Adds an export. The first one is the default, which clients get that ask for no name. One
+    /// whose name has more than 4096 bytes, or a NUL, cannot be asked for and is in no list.
     #[must_use]
     pub fn export(self, name: impl Into<String>, export: impl Export + 'static) -> Self {
         self.opened(Opened::new(name, Arc::new(export)))
     }
 
-    /// Adds an export of the asynchronous form.
+    /// Adds an export of the asynchronous form. See [`AsyncExport`] for how its futures are run.
     #[must_use]
     pub fn async_export(self, name: impl Into<String>, export: impl AsyncExport + 'static) -> Self {
         self.opened(Opened::new_async(name, Arc::new(export)))

@@ -54,6 +54,7 @@
 //! | feature | what |
 //! |---|---|
 //! | `tls` (default) | TLS with certificates, by rustls |
+//! | `ring` | the same with the cryptography of ring |
 //! | `psk` | TLS with pre-shared keys, by OpenSSL |
 //! | `qcow2` | images in the format of QEMU, by the crate imago |
 //! | `tokio` | `Server::spawn`: a server in tasks of tokio, and exports that need its runtime |

@@ -1,12 +1,11 @@
 //! Where clients come in.
 
 use std::fmt::Display;
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::UnixListener;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf, absolute};
 
 use nbd_transport::{Connection, DEFAULT_PORT, NbdUri, UriAddress, VSOCK_HOST_CID};
@@ -50,11 +49,24 @@ impl Listener {
     /// Listens on a Unix socket. One left behind by a server that is gone is replaced: one on
     /// which a connection is refused, and no other.
     ///
+    /// Only who may write to the socket can connect, whatever an [`Access`](crate::Access) says,
+    /// and that is what the umask leaves: usually its owner alone.
+    ///
     /// # Errors
     /// When the path is in use, not there, or not allowed; the message names it.
     pub fn unix(path: impl AsRef<Path>) -> io::Result<Self> {
         let path = path.as_ref();
-        bind_unix(path).map_err(listening(path.display()))
+        bind_unix(path, None).map_err(listening(path.display()))
+    }
+
+    /// Listens on a Unix socket as [`unix`](Self::unix) does, with this mode, such as `0o666` for
+    /// everybody who reaches it, whatever the umask is. It has it before anybody can connect.
+    ///
+    /// # Errors
+    /// As [`unix`](Self::unix).
+    pub fn unix_with_mode(path: impl AsRef<Path>, mode: u32) -> io::Result<Self> {
+        let path = path.as_ref();
+        bind_unix(path, Some(mode)).map_err(listening(path.display()))
     }
 
     /// Listens on a Unix socket with a name in the abstract namespace of Linux, which is in no
@@ -168,18 +180,24 @@ impl Drop for SocketFile {
     }
 }
 
-fn bind_unix(path: &Path) -> io::Result<Listener> {
+fn bind_unix(path: &Path, mode: Option<u32>) -> io::Result<Listener> {
     let path = absolute(path)?;
-    let listener = match UnixListener::bind(&path) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    let address = SocketAddrUnix::new(&path)?;
+    match rustix::net::bind(&socket, &address) {
+        Err(Errno::ADDRINUSE) => {
             remove_stale(&path)?;
-            UnixListener::bind(&path)?
+            rustix::net::bind(&socket, &address)?;
         }
         bound => bound?,
-    };
+    }
     let identity = identity(&path)?;
     let file = SocketFile { path, identity };
-    Ok(Listener { _file: Some(file), ..Listener::passed(listener.into())? })
+    if let Some(mode) = mode {
+        fs::set_permissions(&file.path, Permissions::from_mode(mode))?;
+    }
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(Listener { _file: Some(file), ..Listener::passed(socket)? })
 }
 
 /// Removes a socket that nobody listens on.

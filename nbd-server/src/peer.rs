@@ -82,7 +82,7 @@ impl fmt::Display for PeerAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => address.fmt(f),
-            Self::Unix { pid, .. } => write!(f, "process {pid}"),
+            Self::Unix { pid, uid, .. } => write!(f, "process {pid} of uid {uid}"),
             Self::Vsock { cid, port } => write!(f, "vsock {cid}:{port}"),
             Self::Unknown => f.write_str("a client"),
         }

@@ -12,7 +12,7 @@ use nbd_transport::tls::TlsAcceptor;
 use crate::config::{Limits, Shared, Tls};
 use crate::connection::ConnectionError;
 use crate::event::{Event, Observer};
-use crate::export::Export;
+use crate::export::{AsyncExport, Export};
 use crate::exports::{ExportList, Exports};
 use crate::listener::Listener;
 use crate::threads::{ServerHandle, serve_one};
@@ -42,6 +42,13 @@ impl Server {
         Self::with_exports(ExportList::new().export("", export))
     }
 
+    /// Serves one export of the asynchronous form, likewise. See [`AsyncExport`] for how its
+    /// futures are run.
+    #[must_use]
+    pub fn new_async(export: impl AsyncExport + 'static) -> Self {
+        Self::with_exports(ExportList::new().async_export("", export))
+    }
+
     /// Serves exports by their names.
     #[must_use]
     pub fn with_exports(exports: impl Exports + 'static) -> Self {
@@ -62,6 +69,10 @@ impl Server {
     }
 
     /// Offers TLS with these credentials, or demands it (default: everything goes in clear).
+    ///
+    /// With [`TlsPolicy::Allow`] it is offered and clients choose; with [`TlsPolicy::Require`]
+    /// nobody is served without it; both on every listener, Unix sockets too. For another policy
+    /// at another listener start a second server over the same `Arc` of [`Exports`].
     #[must_use]
     pub fn tls(mut self, policy: TlsPolicy, acceptor: TlsAcceptor) -> Self {
         self.tls = Tls::new(policy, acceptor);
@@ -69,6 +80,12 @@ impl Server {
     }
 
     /// Is told what happens, in the thread in which it happens: it should be quick.
+    ///
+    /// ```
+    /// use nbd_server::{MemoryExport, Server};
+    ///
+    /// let server = Server::new(MemoryExport::new(1 << 20)).on_event(|event| eprintln!("{event}"));
+    /// ```
     #[must_use]
     pub fn on_event(mut self, observer: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
         self.observer = Some(Box::new(observer));
@@ -83,7 +100,8 @@ impl Server {
         Ok(self.listener(Listener::tcp(address)?))
     }
 
-    /// Listens on a Unix socket. One that a server has left behind is replaced.
+    /// Listens on a Unix socket, with the mode that the umask leaves; see
+    /// [`Listener::unix_with_mode`] for another. One that a server has left behind is replaced.
     ///
     /// # Errors
     /// When the path is in use, or not allowed.
@@ -111,7 +129,7 @@ impl Server {
 
     /// Starts to serve in tasks of the tokio runtime that this is called in: one for each
     /// listener, one for each client, one for each request of an
-    /// [`AsyncExport`](crate::AsyncExport). Requests that may wait for an
+    /// [`AsyncExport`]. Requests that may wait for an
     /// [`Export`] do so in up to [`Limits::max_workers`] threads: none of them is waited for in
     /// a task.
     ///

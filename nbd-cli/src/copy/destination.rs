@@ -71,7 +71,7 @@ impl Destination<'_> {
                 Ok((Destination::Against(Box::new(against)), Arc::new(Place::Nowhere)))
             }
             Target::File(path) if plan.compare.is_some() => {
-                let store = Arc::new(FileExport::open(path, true).context(path.display())?);
+                let store = Arc::new(FileExport::open_read_only(path).context(path.display())?);
                 let against = Destination::AgainstFile { path: path.clone(), store };
                 Ok((against, Arc::new(Place::Nowhere)))
             }
@@ -255,7 +255,7 @@ fn in_place(
             let named = || format!("destination {}", path.display());
             let before = file.metadata().context(named())?.len();
             file.set_len(before.max(size)).context(named())?;
-            let store = Arc::new(FileExport::open(name, false).context("destination")?);
+            let store = Arc::new(FileExport::open(name).context("destination")?);
             file.set_len(before).context(named())?;
             Destination::File { path, store, place: Arc::clone(place), is_zero: !keep }
         }
@@ -274,7 +274,7 @@ pub(super) fn is_socket(path: &Path) -> Failure {
 }
 
 fn block_device(path: &Path, size: Option<u64>) -> Result<(Destination<'static>, Arc<Place>)> {
-    let store = FileExport::open(path, false).context("destination")?;
+    let store = FileExport::open(path).context("destination")?;
     let name = format!("destination {}", path.display());
     if size.is_some_and(|size| size > store.size()) {
         return Err(too_small(&name, store.size(), size));

@@ -50,7 +50,7 @@ impl Source {
                 Ok(kind) if kind.is_socket() => Err(is_socket(path)),
                 // What else it may be shows when it is opened.
                 Ok(_) | Err(_) => {
-                    let store = FileExport::open(path, true).context("source")?;
+                    let store = FileExport::open_read_only(path).context("source")?;
                     Ok(Self::File { path: path.clone(), store: Arc::new(store) })
                 }
             },

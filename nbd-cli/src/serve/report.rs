@@ -68,6 +68,13 @@ impl Report {
                 let text = format!("turned away, there are {connections} connections already");
                 (Level::Warning, "turned-away", Some(peer), text)
             }
+            Event::Refused { peer, export, error } => {
+                let what = export.map_or_else(
+                    || "the list of exports".to_owned(),
+                    |name| format!("export {name:?}"),
+                );
+                (Level::Info, "refused", Some(peer), format!("was refused {what}: {error}"))
+            }
             Event::AcceptFailed { error } => {
                 let text = format!("cannot take a client in: {error}");
                 (Level::Warning, "accept-failed", None, text)

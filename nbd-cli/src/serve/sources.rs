@@ -113,7 +113,7 @@ impl SourceArgs {
             if self.overlay {
                 return Err(invalid("--overlay is for exports that are known from the start"));
             }
-            let exports = Arc::new(Directory::new(path, self.read_only)?);
+            let exports = Arc::new(Directory::new(path)?.read_only(self.read_only));
             return Ok(Sources { exports, name: String::new(), all: Vec::new() });
         }
         if let Some(path) = config {
@@ -256,9 +256,14 @@ impl Entry {
     fn open_file(&self, path: &Path, warn: &dyn Fn(&str)) -> io::Result<Arc<dyn Export>> {
         let read_only = self.read_only || self.overlay;
         if self.format == Format::Qcow2 {
-            return Ok(Arc::new(Qcow2Export::open(path, read_only)?));
+            return Ok(Arc::new(if read_only {
+                Qcow2Export::open_read_only(path)?
+            } else {
+                Qcow2Export::open(path)?
+            }));
         }
-        let file = FileExport::open(path, read_only)?;
+        let file =
+            if read_only { FileExport::open_read_only(path)? } else { FileExport::open(path)? };
         if let Some(format) = image_format(path) {
             warn(&format!(
                 "{} looks like a {format} image and is served as it is, as raw bytes",

@@ -9,10 +9,20 @@ use crate::error::{ApiMisuse, broken, internal};
 use crate::reply::place;
 use crate::types::{ContextId, Extent, HeaderStyle, RequestId};
 use crate::wire::chunk::{ChunkType, ErrorHead, OffsetData, OffsetHole, StatusExtHead};
-use crate::wire::cut;
+use crate::wire::cut_to;
 use crate::wire::flags::{CommandFlags, ReplyFlags};
 use crate::wire::reply::{ChunkHeader, SimpleReply};
 use crate::wire::request::CommandType;
+
+/// The longest payload of an error chunk that every client takes, in bytes: QEMU's limit, by
+/// trial.
+const LONGEST_ERROR: usize = 1000;
+
+/// The longest reason of an error, in bytes.
+const LONGEST_REASON: usize = LONGEST_ERROR - ErrorHead::LEN;
+
+/// The longest reason of an error with an offset behind it, in bytes.
+const LONGEST_PLACED_REASON: usize = LONGEST_REASON - size_of::<u64>();
 
 impl Server {
     /// Answers a request that returns nothing, or any request with an error.
@@ -36,8 +46,9 @@ impl Server {
         }
     }
 
-    /// Answers a request with an error and a reason for people, of at most 4096
-    /// bytes, which is cut off beyond that and left out of simple replies.
+    /// Answers a request with an error and a reason for people, of which at
+    /// most 994 bytes are sent, and none in simple replies. The protocol allows for 4096, and
+    /// QEMU ends the connection where an error has more than 1000 bytes in all.
     ///
     /// # Errors
     /// [`ApiMisuse::NoSuchRequest`] when it is not open.
@@ -154,7 +165,7 @@ impl Server {
         if let Some(received) = self.core.slots.get_mut(id) {
             received.failed = true;
         }
-        let reason = cut(reason);
+        let reason = cut_to(reason, LONGEST_PLACED_REASON);
         let head = ErrorHead { error: errno.to_wire(), message_length: reason.len() as u16 };
         let mut tail = Vec::from(reason.as_bytes());
         tail.extend_from_slice(&offset.to_be_bytes());
@@ -318,7 +329,7 @@ impl Core {
             self.simple(id, errno.to_wire());
             return;
         }
-        let reason = cut(reason);
+        let reason = cut_to(reason, LONGEST_REASON);
         let head = ErrorHead { error: errno.to_wire(), message_length: reason.len() as u16 };
         self.chunk(id, ChunkType::Error, true, &head.encode(), Tail::Bytes(reason.as_bytes()));
     }

@@ -71,7 +71,12 @@ pub const BASE_ALLOCATION: &str = "base:allocation";
 
 /// As much of a text as may travel: at most 4096 bytes, cut between characters.
 pub(crate) fn cut(text: &str) -> &str {
-    let end = (0..=MAX_STRING.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    cut_to(text, MAX_STRING)
+}
+
+/// At most `most` bytes of a text, cut between characters.
+pub(crate) fn cut_to(text: &str, most: usize) -> &str {
+    let end = (0..=most.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
     text.get(..end.unwrap_or(0)).unwrap_or_default()
 }
 

@@ -18,7 +18,8 @@ use super::ConnectionError;
 use super::describe::ALLOCATION;
 use crate::clients::Place;
 use crate::config::Shared;
-use crate::exports::{Exports, Opened};
+use crate::event::Event;
+use crate::exports::{Exports, Opened, check_size, travelling};
 use crate::peer::Peer;
 
 /// A negotiation as a whole may take so many times as long as one message.
@@ -233,6 +234,9 @@ impl Handshake {
         let failed = |_| Err(io::Error::other("the server cannot tell, its exports have failed"));
         let answered = catch_unwind(answer).unwrap_or_else(failed);
         if let Err(error) = answered {
+            if let Some(export) = asks_for(&question) {
+                self.shared.tell(&Event::Refused { peer: &self.peer, export, error: &error });
+            }
             self.negotiation.refuse(refusal(error.kind()), &error.to_string())?;
         }
         self.negotiation.received(0, &mut Discard)?;
@@ -244,7 +248,8 @@ impl Handshake {
         match question {
             Question::List => {
                 for listed in exports.list(&self.peer)? {
-                    let entry = ExportEntry { name: listed.name, description: listed.description };
+                    let description = travelling(listed.description).unwrap_or_default();
+                    let entry = ExportEntry { name: listed.name, description };
                     // One that cannot travel is not there for clients.
                     let _ = self.negotiation.send_export(&entry);
                 }
@@ -263,6 +268,7 @@ impl Handshake {
             Some((asked, opened)) if asked == name => Ok(opened.clone()),
             Some(_) | None => {
                 let opened = exports.open(name, &self.peer)?;
+                check_size(opened.export.size())?;
                 self.opened = Some((name.to_owned(), opened.clone()));
                 Ok(opened)
             }
@@ -278,8 +284,11 @@ impl Handshake {
     /// Describes the export for good, if there is a place at it.
     fn choose(&mut self, name: &str, exports: &dyn Exports) -> io::Result<()> {
         self.open(name, exports)?;
-        let settled = self.place.settle(self.shared.limits.max_connections);
-        settled.map_err(|connections| self.shared.turn_away(&self.peer, connections))?;
+        if let Err(connections) = self.place.settle(self.shared.limits.max_connections) {
+            let error = self.shared.turn_away(&self.peer, connections);
+            let refused = self.negotiation.refuse(refusal(error.kind()), &error.to_string());
+            return refused.map_err(io::Error::other);
+        }
         self.describe(name, exports).inspect_err(|_| self.place.unsettle())
     }
 
@@ -353,7 +362,21 @@ const fn refusal(kind: io::ErrorKind) -> RefusalCode {
         io::ErrorKind::NotFound => RefusalCode::UnknownExport,
         io::ErrorKind::PermissionDenied | io::ErrorKind::QuotaExceeded => RefusalCode::Policy,
         io::ErrorKind::InvalidInput => RefusalCode::Invalid,
-        _ => RefusalCode::Platform,
+        io::ErrorKind::Unsupported => RefusalCode::Platform,
+        // Of a platform QEMU says that the server lacks the option, of a policy that it has denied
+        // it.
+        _ => RefusalCode::Policy,
+    }
+}
+
+/// The export that a client asks for, none when it asks for the list. None at all for what a
+/// client asks on its way to an export: it is refused that next.
+fn asks_for(question: &Question) -> Option<Option<&str>> {
+    match question {
+        Question::List => Some(None),
+        Question::Info(request) | Question::Go(request) => Some(Some(&request.export)),
+        Question::ExportName(name) => Some(Some(name)),
+        Question::ListMetaContext(_) | Question::SetMetaContext(_) => None,
     }
 }
 

@@ -17,9 +17,18 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// A disk that can be served, by futures: the asynchronous form of [`Export`], for storage behind
 /// a network.
 ///
-/// Each method says and promises what that of [`Export`] does. All futures of a client run side
-/// by side, and each runs to its end, also when its client has left: none is ever dropped
-/// half done by the server. What is read is the export's own memory, and is sent from there.
+/// Each method says and promises what that of [`Export`] does. It differs in what is read, which
+/// is the export's own memory and is sent from there, in [`extents`](Self::extents), which
+/// returns a list, and in what it does not have: contexts of its own, and a read that does not
+/// wait. All futures of a client run side by side, and each runs to its end, also when its
+/// client has left: none is ever dropped half done by the server. A future must not block its
+/// thread: where it does, others wait.
+///
+/// [`Server::new_async`](crate::Server::new_async) and
+/// [`ExportList::async_export`](crate::ExportList::async_export) serve it. It is at home in a
+/// server in tasks, `Server::spawn`. A server in threads, [`Server::start`](crate::Server::start),
+/// runs each future in one of its workers, where there is no runtime: what needs that of tokio
+/// panics there, "there is no reactor running", and the request fails.
 ///
 /// ```
 /// use std::io;

@@ -37,13 +37,22 @@ pub struct FileExport {
 }
 
 impl FileExport {
-    /// Opens the file or block device at `path`. Nothing is created.
+    /// Opens the file or block device at `path`, to read and write. Nothing is created.
     ///
     /// # Errors
     ///
     /// When the path cannot be opened or is neither; the message names it.
-    pub fn open(path: impl AsRef<Path>, read_only: bool) -> io::Result<Self> {
-        Self::open_with(path.as_ref(), read_only, OFlags::empty())
+    pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
+        Self::open_with(path.as_ref(), false, OFlags::empty())
+    }
+
+    /// Opens it to read only.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn open_read_only(path: impl AsRef<Path>) -> io::Result<Self> {
+        Self::open_with(path.as_ref(), true, OFlags::empty())
     }
 
     /// Opens it unless it is a symbolic link.

@@ -83,12 +83,13 @@ pub use slice::Slice;
 /// and other requests go on beside it, those of the same client too. Where it need not wait, the
 /// way to such a thread can be saved: see [`try_read_exact_at`](Self::try_read_exact_at),
 /// [`Abilities::NEVER_WAITS`] and [`Abilities::RARELY_WAITS`]. One that panics fails its request.
+/// Neither errors nor panics are an [`Event`](crate::Event): an export that wants a log writes it.
 ///
 /// # Errors
 ///
 /// An error goes to the client as the error number that is nearest, see
-/// [`Errno::from_linux`](nbd_proto::Errno::from_linux), together with its message where the
-/// client understands messages. [`io::Error::from_raw_os_error`] says the number exactly;
+/// [`Errno::from_linux`](nbd_proto::Errno::from_linux), together with its message, of at most 994
+/// bytes, where the client understands messages. [`io::Error::from_raw_os_error`] says the number exactly;
 /// an error with a message and an [`io::ErrorKind`] is as good: [`StorageFull`] is `ENOSPC`,
 /// [`PermissionDenied`] and [`ReadOnlyFilesystem`] are `EPERM`, [`InvalidInput`] is `EINVAL`,
 /// [`Unsupported`] is `ENOTSUP`, [`OutOfMemory`] is `ENOMEM`, all others are `EIO`.
@@ -100,7 +101,8 @@ pub use slice::Slice;
 /// [`Unsupported`]: io::ErrorKind::Unsupported
 /// [`OutOfMemory`]: io::ErrorKind::OutOfMemory
 pub trait Export: Send + Sync {
-    /// The size in bytes. It never changes while the export is open.
+    /// The size in bytes, at most 2^63 - 1. It never changes while the export is open. Where it
+    /// is no multiple of the smallest block, clients are told of whole blocks only.
     fn size(&self) -> u64;
 
     /// Fills the whole of `buf` from `offset` (bytes), or fails.
@@ -126,18 +128,26 @@ pub trait Export: Send + Sync {
     }
 
     /// Which lengths in bytes requests must be and should be multiples of. By default anything
-    /// goes and 4096 is best. The maximum is lowered to what the server takes.
+    /// goes and 4096 is best. What the protocol does not have is brought to what it has, without
+    /// a word: the minimum to a power of two of at most 64 KiB, the preferred size to one between
+    /// that (512 at least) and the maximum, the maximum to at least 64 KiB and to what the server
+    /// takes ([`Limits::max_payload`](crate::Limits::max_payload)). The size is rounded down to
+    /// the minimum.
     fn block_sizes(&self) -> BlockSizes {
         BlockSizes { minimum: 1, preferred: 4096, maximum: u32::MAX }
     }
 
-    /// What the export is, for people. At most 4096 bytes.
+    /// What the export is, for people. One of more than 4096 bytes, or with a NUL, cannot travel,
+    /// and clients are told nothing.
     fn description(&self) -> Option<String> {
         None
     }
 
     /// Writes the whole of `buf` at `offset` (bytes). After an error any part of the range may
     /// have been written.
+    ///
+    /// Writes that do not overlap must not disturb one another, also inside one block of your own:
+    /// hold a lock while you read it, change it and put it back.
     ///
     /// # Errors
     /// Whatever keeps it from that; by default that the export is read-only.
@@ -148,7 +158,8 @@ pub trait Export: Send + Sync {
 
     /// Returns when everything whose completion was told before, by any method of this export,
     /// would survive a power cut, as far as this kind of storage survives one at all. By default
-    /// that is always so.
+    /// that is always so. Also called behind each write, trim and write of zeroes that a client
+    /// wants to be safe at once (`NBD_CMD_FLAG_FUA`), before that is answered.
     ///
     /// # Errors
     /// When it would not. An export that may have lost data must fail all later flushes too:
@@ -167,7 +178,9 @@ pub trait Export: Send + Sync {
         Ok(())
     }
 
-    /// Makes the `len` bytes at `offset` read as zero. By default it writes them.
+    /// Makes the `len` bytes at `offset` read as zero, which may be all of the export. By default
+    /// it writes them, 256 KiB at a time, one after the other: override it where blocks are
+    /// larger, or where zeroes need not be stored.
     ///
     /// # Errors
     /// As [`write_all_at`](Self::write_all_at), and [`io::ErrorKind::Unsupported`] when it is to
@@ -234,7 +247,7 @@ pub trait Export: Send + Sync {
 }
 
 bitflags! {
-    /// What an [`Export`] can do beyond reading.
+    /// What an [`Export`] can do beyond reading. Flush is always offered, and needs nothing here.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     pub struct Abilities: u32 {
         /// It can be written to.
@@ -285,7 +298,8 @@ pub enum Attempt {
 #[non_exhaustive]
 pub struct Zeroing {
     /// The range may become a hole. When false the range must be fully
-    /// provisioned, so that a later write into it cannot run out of space.
+    /// provisioned, so that a later write into it cannot run out of space. Storage that cannot
+    /// set space aside writes zeroes as best it can.
     pub may_punch: bool,
     /// Fail at once with `EOPNOTSUPP`, with nothing changed, unless zeroing is
     /// faster than writing the same range would be.

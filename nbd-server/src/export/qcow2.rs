@@ -28,13 +28,24 @@ pub struct Qcow2Export {
 }
 
 impl Qcow2Export {
-    /// Opens the image at `path`. Nothing is created.
+    /// Opens the image at `path`, to read and write. Nothing is created.
     ///
     /// # Errors
     /// When the path cannot be opened, is no qcow2 image, or names a backing file or a data file;
     /// the message names it.
-    pub fn open(path: impl AsRef<Path>, read_only: bool) -> io::Result<Self> {
-        let path = path.as_ref();
+    pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
+        Self::open_named(path.as_ref(), false)
+    }
+
+    /// Opens it to read only.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_read_only(path: impl AsRef<Path>) -> io::Result<Self> {
+        Self::open_named(path.as_ref(), true)
+    }
+
+    fn open_named(path: &Path, read_only: bool) -> io::Result<Self> {
         let named = |error: io::Error| {
             io::Error::new(error.kind(), format!("cannot open {}: {error}", path.display()))
         };

@@ -32,7 +32,7 @@ use crate::clients::{Clients, check_gone};
 use crate::config::Shared;
 use crate::connection::handshake::{Established, Handshake};
 use crate::event::Event;
-use crate::exports::Opened;
+use crate::exports::{Opened, check_size};
 use crate::listener::{Listener, is_passing, is_short_of_descriptors};
 use crate::peer::Peer;
 use crate::pool::{Pool, Request};
@@ -131,10 +131,11 @@ impl AsyncServerHandle {
     pub fn serve_negotiated(
         &self,
         stream: impl Into<OwnedFd>,
-        server: nbd_proto::Server,
+        negotiated: nbd_proto::Server,
         export: Opened,
     ) -> io::Result<()> {
         let connection = Connection::from_socket(stream.into()).map_err(io::Error::other)?;
+        check_size(export.export.size())?;
         let present = self.core.going()?;
         let socket = OwnedFd::from(connection.stream);
         let (peer, bell) = (Peer::of(&socket), Arc::new(Bell::default()));
@@ -146,7 +147,7 @@ impl AsyncServerHandle {
             .map_err(|connections| self.core.shared.turn_away(&peer, connections))?;
         let attendance = self.core.attend(register(socket)?, bell, present);
         self.core.shared.tell(&Event::Connected { peer: &peer });
-        let established = Established::elsewhere(server, export, peer);
+        let established = Established::elsewhere(negotiated, export, peer);
         self.core.runtime.spawn(async move {
             attendance.run(established, &place).await;
         });

@@ -31,7 +31,7 @@ use crate::config::Shared;
 use crate::connection::ConnectionError;
 use crate::connection::handshake::{Established, Handshake};
 use crate::event::Event;
-use crate::exports::Opened;
+use crate::exports::{Opened, check_size};
 use crate::listener::Listener;
 use crate::peer::Peer;
 use crate::pool::{Pool, Request};
@@ -128,8 +128,8 @@ impl ServerHandle {
     }
 
     /// Serves one more client that has negotiated already, over a stream socket in clear, such as
-    /// the kernel's driver, or one that speaks another protocol first. `server` is what the
-    /// negotiation has led to ([`ServerNegotiation::finish`]), `export` what was described to the
+    /// the kernel's driver, or one that speaks another protocol first. `negotiated` is what
+    /// the negotiation has led to, a [`nbd_proto::Server`] ([`ServerNegotiation::finish`]), `export` what was described to the
     /// client ([`Opened::info`](crate::Opened::info)).
     ///
     /// [`ServerNegotiation::finish`]: nbd_proto::ServerNegotiation::finish
@@ -153,15 +153,16 @@ impl ServerHandle {
     /// ```
     ///
     /// # Errors
-    /// When it is no stream socket, when as many clients use an export as may, when the server
+    /// When it is no stream socket, when the export is too large, when as many clients use an export as may, when the server
     /// has stopped, and when the system is short of threads or descriptors.
     pub fn serve_negotiated(
         &self,
         stream: impl Into<OwnedFd>,
-        server: nbd_proto::Server,
+        negotiated: nbd_proto::Server,
         export: Opened,
     ) -> io::Result<()> {
         let connection = Connection::from_socket(stream.into()).map_err(io::Error::other)?;
+        check_size(export.export.size())?;
         self.core.check_going()?;
         let socket = OwnedFd::from(connection.stream);
         let (peer, alarm) = (Peer::of(&socket), Alarm::new()?);
@@ -172,7 +173,7 @@ impl ServerHandle {
             .admit_settled(Waker::noop().clone(), most)
             .map_err(|connections| self.core.shared.turn_away(&peer, connections))?;
         self.core.shared.tell(&Event::Connected { peer: &peer });
-        self.core.attend(socket, Established::elsewhere(server, export, peer), place, alarm)
+        self.core.attend(socket, Established::elsewhere(negotiated, export, peer), place, alarm)
     }
 
     /// Newcomers get these credentials from now on. Only a server that was started with some

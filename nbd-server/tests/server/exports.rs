@@ -2,6 +2,7 @@
 
 use std::io;
 use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex};
 
 use nbd_server::{
     Abilities, AllocationExtent, BlockSizes, Export, ExportList, Exports, ExtentKind, Listed,
@@ -194,7 +195,7 @@ impl Exports for Faulty {
 
     fn open(&self, name: &str, _peer: &Peer) -> io::Result<Opened> {
         assert!(name.is_empty(), "as it was told");
-        Ok(Opened::new(name, std::sync::Arc::new(MemoryExport::new(1 << 20))))
+        Ok(Opened::new(name, Arc::new(MemoryExport::new(1 << 20))))
     }
 }
 
@@ -208,12 +209,53 @@ fn exports_that_panic_are_refusals_and_no_end() {
     {
         client.write(asked);
         let header = client.read(20);
-        // NBD_REP_ERR_PLATFORM
-        assert_eq!(header[12..16], 0x8000_0004_u32.to_be_bytes(), "{header:?}");
+        // NBD_REP_ERR_POLICY
+        assert_eq!(header[12..16], 0x8000_0002_u32.to_be_bytes(), "{header:?}");
         let length = u32::from_be_bytes(header[16..].try_into().unwrap());
         let text = String::from_utf8(client.read(length as usize)).unwrap();
         assert!(text.contains("its exports have failed"), "{text}");
     }
     assert!(client.choose());
     assert_eq!(client.get(0, 4), [0; 4]);
+}
+
+/// What cannot travel is left out, what cannot be addressed is refused in words, and refusals are
+/// told.
+#[test]
+fn what_no_client_could_use_is_no_mystery() {
+    let disk = || Arc::new(MemoryExport::new(1 << 20));
+    let exports = ExportList::new()
+        .opened(Opened::new("plain", disk()).described("a\0b"))
+        .export("huge", MemoryExport::new(1 << 63))
+        .export("n".repeat(5000), disk());
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let notes = Arc::clone(&told);
+    let server = Server::with_exports(exports)
+        .on_event(move |event| notes.lock().unwrap().push(event.to_string()))
+        .listen_tcp("127.0.0.1:0")
+        .unwrap()
+        .start()
+        .unwrap();
+    let uri = &server.uris()[0];
+    let nbdinfo = |args: &[&str]| run(tool("nbdinfo").unwrap().args(args)).unwrap();
+    // It stops at the one that it cannot use.
+    let list = nbdinfo(&["--list", "--no-content", uri]).stdout;
+    let list = String::from_utf8_lossy(&list).into_owned();
+    assert!(list.contains("export=\"plain\"") && !list.contains("nnn"), "{list}");
+    assert_eq!(nbdinfo(&["--size", &format!("{uri}plain")]).success().unwrap(), "1048576");
+    told.lock().unwrap().clear();
+    let refused = run(tool("nbdinfo").unwrap().env("LIBNBD_DEBUG", "1").arg(format!("{uri}huge")));
+    let words = String::from_utf8_lossy(&refused.unwrap().stderr).into_owned();
+    let reason =
+        "the export has 9223372036854775808 bytes, and clients can address 2^63 - 1 at most";
+    assert!(words.contains(reason), "{words}");
+    let _ = nbdinfo(&["--size", &format!("{uri}none")]);
+    server.stop().unwrap();
+    let told = told.lock().unwrap();
+    for refusal in [
+        format!(" was refused export \"huge\": {reason}"),
+        " was refused export \"none\": there is no export of that name".to_owned(),
+    ] {
+        assert!(told.iter().any(|line| line.ends_with(&refusal)), "{refusal} in {told:?}");
+    }
 }

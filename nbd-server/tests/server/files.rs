@@ -15,7 +15,7 @@ fn a_file_that_shrinks_fails_what_is_not_there_and_one_that_grows_stays_as_it_wa
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("disk");
     fs::write(&path, vec![1; SIZE]).unwrap();
-    let (server, _endings) = start(Server::new(FileExport::open(&path, false).unwrap()));
+    let (server, _endings) = start(Server::new(FileExport::open(&path).unwrap()));
     let mut client = Raw::established(&server);
     let file = OpenOptions::new().write(true).open(&path).unwrap();
     file.set_len(4096).unwrap();
@@ -41,7 +41,7 @@ fn a_file_that_vanishes_is_there_for_those_who_have_it_and_for_nobody_else() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("disk");
     fs::write(&path, vec![1; SIZE]).unwrap();
-    let exports = Directory::new(directory.path(), false).unwrap();
+    let exports = Directory::new(directory.path()).unwrap();
     let (server, _endings) = start(Server::with_exports(Arc::new(exports)));
     // NBD_OPT_GO for "disk", without information requests.
     let go = |client: &mut Raw| {

@@ -89,3 +89,22 @@ fn what_does_not_listen_is_no_listener() {
     let error = Listener::tcp("127.0.0.1:port").unwrap_err();
     assert!(error.to_string().contains("127.0.0.1:port"), "{error}");
 }
+
+/// Whatever the umask is, who may connect is as was asked for.
+#[test]
+fn a_unix_socket_has_the_mode_that_was_asked_for() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir().unwrap();
+    for mode in [0o600, 0o660, 0o666] {
+        let path = directory.path().join("socket");
+        let server = Server::new(MemoryExport::new(1 << 20))
+            .listener(Listener::unix_with_mode(&path, mode).unwrap())
+            .start()
+            .unwrap();
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, mode);
+        let size = run(tool("nbdinfo").unwrap().args(["--size", &server.uris()[0]])).unwrap();
+        assert_eq!(size.success().unwrap(), "1048576");
+        server.stop().unwrap();
+        assert!(!path.exists());
+    }
+}

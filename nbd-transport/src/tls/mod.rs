@@ -12,19 +12,19 @@
 //!
 //! Whether TLS is used at all is for [`nbd_proto::TlsPolicy`] to say. Once the server has agreed to
 //! it, there is no way back: every failure from there on ends the connection.
-//!
-//! | file | what |
-//! |---|---|
-//! | `stage` | the interface of a session |
-//! | `wire` | ciphertext in and out |
-//! | `gather` | many small pieces, few records |
-//! | `client_config`, `server_config` | who one is and who one trusts |
-//! | `search` | where a client looks for that |
-//! | `cpu` | which cipher is fast here |
-//! | `credentials` | in files or in memory |
-//! | `info`, `error`, `config_error` | what was agreed on, and what can go wrong |
-//! | `x509` | sessions with certificates, feature `tls` or `ring` |
-//! | `psk` | sessions with pre-shared keys, feature `psk` |
+
+// | file | what |
+// |---|---|
+// | `stage` | the interface of a session |
+// | `wire` | ciphertext in and out |
+// | `gather` | many small pieces, few records |
+// | `client_config`, `server_config` | who one is and who one trusts |
+// | `search` | where a client looks for that |
+// | `cpu` | which cipher is fast here |
+// | `credentials` | in files or in memory |
+// | `info`, `error`, `config_error` | what was agreed on, and what can go wrong |
+// | `x509` | sessions with certificates, feature `tls` or `ring` |
+// | `psk` | sessions with pre-shared keys, feature `psk` |
 
 /// What to do about a key that is not accepted.
 const ACCEPTED_KEYS: &str =

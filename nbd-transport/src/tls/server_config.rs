@@ -12,6 +12,13 @@ use std::sync::Arc;
 ///
 /// Nothing is read before [`acceptor`](Self::acceptor), and everything is read and checked then.
 ///
+/// ```no_run
+/// use nbd_transport::tls::TlsServerConfig;
+///
+/// let acceptor = TlsServerConfig::directory("pki").verify_clients(true).acceptor()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// | file of a directory | content | |
 /// |---|---|---|
 /// | `server-cert.pem`, `server-key.pem` | the server's certificate and key | needed |

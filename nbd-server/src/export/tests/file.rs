@@ -24,7 +24,7 @@ fn sparse_file(size: u64) -> (TempDir, PathBuf) {
 fn refuses_ranges_outside() {
     for size in [777, 4096, MIB + 1] {
         let (_directory, path) = sparse_file(size);
-        let store = FileExport::open(&path, false).expect("the file");
+        let store = FileExport::open(&path).expect("the file");
         check_bounds(&store);
         assert_eq!(path.metadata().expect("its metadata").len(), size, "the file grew");
     }
@@ -34,7 +34,7 @@ fn refuses_ranges_outside() {
 fn a_read_only_store_refuses_every_change() {
     let (_directory, path) = sparse_file(4096);
     fs::write(&path, [7; 4096]).expect("some content");
-    let store = FileExport::open(&path, true).expect("the file");
+    let store = FileExport::open_read_only(&path).expect("the file");
     let quick = Abilities::CACHE | Abilities::RARELY_WAITS;
     assert_eq!(store.abilities(), quick | Abilities::MULTI_CONN);
     assert_errno(store.write_all_at(&[1], 0), Errno::PERM);
@@ -54,11 +54,11 @@ fn a_read_only_store_refuses_every_change() {
 fn a_file_that_cannot_be_opened_is_named() {
     let directory = TempDir::new().expect("a temporary directory");
     let missing = directory.path().join("no such disk");
-    let error = FileExport::open(&missing, false).expect_err("there is no such file");
+    let error = FileExport::open(&missing).expect_err("there is no such file");
     assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
     assert!(error.to_string().contains("no such disk"), "{error}");
 
-    let error = FileExport::open(directory.path(), true).expect_err("a directory is no disk");
+    let error = FileExport::open_read_only(directory.path()).expect_err("a directory is no disk");
     assert!(error.to_string().contains(&*directory.path().to_string_lossy()), "{error}");
     assert!(error.to_string().contains("neither a regular file nor"), "{error}");
 }
@@ -69,13 +69,13 @@ fn a_pipe_is_refused_without_waiting() {
     let pipe = directory.path().join("pipe");
     let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
     rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, mode).expect("a pipe");
-    FileExport::open(&pipe, true).expect_err("a pipe is no disk");
+    FileExport::open_read_only(&pipe).expect_err("a pipe is no disk");
 }
 
 #[test]
 fn holes_come_and_go_in_the_file() {
     let (_directory, path) = sparse_file(4 * MIB + 5);
-    let store = FileExport::open(&path, false).expect("the file");
+    let store = FileExport::open(&path).expect("the file");
     assert_eq!(extents(&store, 0, 4 * MIB + 5), [(4 * MIB + 5, ExtentKind::Hole)]);
 
     store.write_all_at(&vec![1; 2 << 20], MIB).expect("a write");
@@ -102,7 +102,7 @@ fn holes_come_and_go_in_the_file() {
 fn provisioned_zeroes_take_up_storage() {
     use std::os::unix::fs::MetadataExt;
     let (_directory, path) = sparse_file(MIB + 777);
-    let store = FileExport::open(&path, false).expect("the file");
+    let store = FileExport::open(&path).expect("the file");
     store.write_all_at(&[1; 4096], 1000).expect("a write");
     store.write_zeroes(0, MIB + 777, PROVISION).expect("zeroes");
     store.flush().expect("a flush");
@@ -116,7 +116,7 @@ fn provisioned_zeroes_take_up_storage() {
 fn zeroes_are_written_where_nothing_quicker_works() {
     let (_directory, path) = sparse_file(MIB);
     fs::write(&path, vec![1; 1 << 20]).expect("some content");
-    let store = FileExport::open(&path, false).expect("the file");
+    let store = FileExport::open(&path).expect("the file");
     store.write_zeroes_slowly(1, MIB - 2).expect("zeroes");
     let mut expected = vec![0; 1 << 20];
     expected[0] = 1;
@@ -127,7 +127,7 @@ fn zeroes_are_written_where_nothing_quicker_works() {
 #[test]
 fn a_file_cut_short_fails_with_an_error_number() {
     let (_directory, path) = sparse_file(MIB);
-    let store = FileExport::open(&path, false).expect("the file");
+    let store = FileExport::open(&path).expect("the file");
     File::options().write(true).open(&path).and_then(|file| file.set_len(10)).expect("a cut");
     assert_errno(store.read_exact_at(&mut [0; 11], 0), Errno::IO);
     // The part that is gone is no hole: its reader must get to see the error.
@@ -142,7 +142,7 @@ fn threads_share_one_file() {
     for offset in [MIB, 3 * MIB] {
         file.write_all_at(&vec![1; 1 << 20], offset).expect("a write");
     }
-    let store = FileExport::open(&path, true).expect("the file");
+    let store = FileExport::open_read_only(&path).expect("the file");
     let expected = extents(&store, 0, 4 * MIB);
     assert_eq!(expected.len(), 4);
     std::thread::scope(|scope| {

@@ -135,7 +135,7 @@ proptest! {
     fn file_store_matches_a_vector(requests in vec(request(), 1..40)) {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         file.as_file().set_len(SIZE as u64).expect("a file of the size");
-        let store = FileExport::open(file.path(), false).expect("the file just made");
+        let store = FileExport::open(file.path()).expect("the file just made");
         check(&store, requests);
         assert_eq!(file.as_file().metadata().expect("its metadata").len(), SIZE as u64);
     }
