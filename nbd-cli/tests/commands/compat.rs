@@ -115,6 +115,36 @@ fn nbdcopy_copies_the_same() -> TestResult {
     Ok(())
 }
 
+/// Servers that compare what is written with what they hold are tested so.
+#[test]
+fn nbdcopy_takes_one_export_for_both_ends() -> TestResult {
+    let (links, scratch) = (Links::new()?, Scratch::new()?);
+    let server = Server::nbdkit(&["sparse-random", "size=32M", "percent=30"]).start()?;
+    let uri = server.uri();
+    for option in [&[][..], &["--synchronous"], &["--allocated", "-S0"], &["--no-extents"]] {
+        let args = [option, &[&uri, &uri]].concat();
+        run_within(LIMIT, tool("nbdcopy")?.args(&args))?.success()?;
+        links.run("nbdcopy", &args)?.success()?;
+    }
+    let image = Content::Sparse.image(&scratch, "image", 5 * MIB + 512);
+    let memory = Server::nbdkit(&["memory", "5243392"]).start()?;
+    let uri = memory.uri();
+    links.run("nbdcopy", &[&arg(&image), &uri])?.success()?;
+    links.run("nbdcopy", &[&uri, &uri])?.success()?;
+    let same = ["--offset=1k", "--destination-offset=1k", &uri, &uri];
+    links.run("nbdcopy", &same)?.success()?;
+    // What moves would be read after it is written.
+    for option in ["--offset=512", "--destination-offset=512"] {
+        let refused = links.run("nbdcopy", &[option, "--length=1k", &uri, &uri])?;
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(!refused.status.success() && said.contains("are one export"), "{said}");
+    }
+    let back = scratch.join("back");
+    links.run("nbdcopy", &[&uri, &arg(&back)])?.success()?;
+    assert!(fs::read(&back).unwrap() == fs::read(&image).unwrap());
+    Ok(())
+}
+
 /// All the names that nbdinfo 1.22 has for it, of which completion offers a few.
 #[test]
 fn every_name_of_cannot() -> TestResult {
