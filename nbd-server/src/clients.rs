@@ -163,8 +163,8 @@ pub(crate) fn check_gone(clients: usize, requests: usize) -> io::Result<()> {
         return Ok(());
     }
     let text = format!(
-        "the server has stopped, and its exports have not come back from {requests} requests; \
-         {clients} clients wait for theirs"
+        "the server has stopped, and its exports have not come back: {clients} clients and \
+         {requests} requests still wait"
     );
     Err(io::Error::new(io::ErrorKind::TimedOut, text))
 }

@@ -1,7 +1,6 @@
 //! Threads in which requests wait for their export, and clients to hear which there are.
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -240,14 +239,6 @@ pub(crate) struct Request {
     queue: u64,
     export: AnyExport,
     mailbox: Arc<Mailbox>,
-}
-
-/// The queue for the requests of an export. Those of two may come into one, which costs them a
-/// part of their shares.
-pub(crate) fn queue_of(export: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    export.hash(&mut hasher);
-    hasher.finish()
 }
 
 impl Execute for Pool<Request> {

@@ -16,6 +16,7 @@ use nbd_transport::tls::TlsError;
 
 use super::ConnectionError;
 use super::describe::ALLOCATION;
+use super::placement::queue_of;
 use crate::clients::Place;
 use crate::config::Shared;
 use crate::event::Event;
@@ -219,6 +220,18 @@ impl Handshake {
         let acceptor = self.shared.tls.acceptor().ok_or(TlsError::NotConfigured)?;
         self.link.start_tls(acceptor.start()?);
         Ok(())
+    }
+
+    /// The queue for what it has to ask: that of the export which it is about.
+    pub(crate) fn queue(&self) -> u64 {
+        match self.negotiation.question() {
+            Some(Question::Info(request) | Question::Go(request)) => queue_of(&request.export),
+            Some(Question::ExportName(name)) => queue_of(name),
+            Some(Question::ListMetaContext(request) | Question::SetMetaContext(request)) => {
+                queue_of(&request.export)
+            }
+            Some(Question::List) | None => 0,
+        }
     }
 
     /// Answers what only the exports can tell. Takes as long as they take. Where they panic, the

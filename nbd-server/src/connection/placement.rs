@@ -10,6 +10,7 @@
 //! of other clients too. That calls have been quick says nothing about the next one, so an export
 //! has to ask for it.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use nbd_proto::{Command, CommandFlags, CommandType};
@@ -29,6 +30,14 @@ const BYTES_PER_NANO: u64 = 1;
 /// The longest request that is carried out on the spot, in bytes. A longer one takes its time
 /// even in memory.
 pub(crate) const LONGEST: u64 = 4 << 20;
+
+/// The queue for what concerns an export, by its name. Those of two exports may come into one,
+/// which costs them a part of their shares.
+pub(crate) fn queue_of(export: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    export.hash(&mut hasher);
+    hasher.finish()
+}
 
 /// Where the requests of one connection are carried out.
 #[derive(Clone, Copy, Debug)]

@@ -11,8 +11,9 @@ use nbd_transport::SocketIo;
 use rustix::net::{Shutdown, shutdown};
 use tokio::io::Ready as Readiness;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::oneshot;
 
-use super::execute::Executor;
+use super::execute::{Asking, Executor};
 use super::wait::{Bell, Ready};
 use crate::clients::Place;
 use crate::config::Shared;
@@ -67,12 +68,17 @@ impl Attendance {
             let step = negotiating.drive(&mut io, Instant::now())?;
             match step {
                 Step::Ask => {
-                    let Some(mut asking) = handshake.take() else { break };
+                    let Some(asking) = handshake.take() else { break };
                     // It may take its time.
-                    let asked = tokio::task::spawn_blocking(move || {
-                        let answered = asking.answer();
-                        (asking, answered)
-                    });
+                    let (answer, asked) = oneshot::channel();
+                    self.executor.asking.add(Asking { handshake: asking, answer }).map_err(
+                        |_| {
+                            io::Error::new(
+                                io::ErrorKind::OutOfMemory,
+                                "there is no thread to ask in",
+                            )
+                        },
+                    )?;
                     let (asking, answered) = asked.await.map_err(io::Error::other)?;
                     *handshake = Some(asking);
                     answered?;

@@ -3,18 +3,21 @@
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
+use crate::connection::ConnectionError;
+use crate::connection::handshake::Handshake;
 use crate::connection::job::Job;
 use crate::connection::mailbox::Mailbox;
 use crate::connection::session::Execute;
 use crate::export::{AnyExport, AsyncExport};
-use crate::pool::{Pool, Request};
+use crate::pool::{Pool, Request, Work};
 
 /// Threads for exports that may block, tasks for those that do not.
 #[derive(Clone, Debug)]
 pub(super) struct Executor {
     pub(super) pool: Arc<Pool<Request>>,
+    pub(super) asking: Arc<Pool<Asking>>,
     pub(super) runtime: Handle,
     /// Held until nothing is done any more.
     pub(super) present: mpsc::Sender<()>,
@@ -40,6 +43,26 @@ impl Execute for Executor {
                 Ok(())
             }
         }
+    }
+}
+
+/// A client that waits for what the exports say.
+#[derive(Debug)]
+pub(super) struct Asking {
+    pub(super) handshake: Box<Handshake>,
+    pub(super) answer: oneshot::Sender<(Box<Handshake>, Result<(), ConnectionError>)>,
+}
+
+impl Work for Asking {
+    fn queue(&self) -> u64 {
+        self.handshake.queue()
+    }
+
+    fn run(self) {
+        let Self { mut handshake, answer } = self;
+        let answered = handshake.answer();
+        // If the runtime is gone, so is the client.
+        let _ = answer.send((handshake, answered));
     }
 }
 

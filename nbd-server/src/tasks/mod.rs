@@ -37,7 +37,7 @@ use crate::listener::{Listener, is_passing, is_short_of_descriptors};
 use crate::peer::Peer;
 use crate::pool::{Pool, Request};
 use attend::Attendance;
-use execute::Executor;
+use execute::{Asking, Executor};
 use wait::{Bell, register};
 
 /// How much longer than they may clients take to come to an end.
@@ -63,6 +63,8 @@ struct Core {
     shared: Arc<Shared>,
     clients: Arc<Clients>,
     pool: Arc<Pool<Request>>,
+    /// Clients that wait for what the exports say.
+    asking: Arc<Pool<Asking>>,
     runtime: Handle,
     /// Wake the acceptors.
     bells: Vec<Arc<Bell>>,
@@ -77,6 +79,7 @@ impl AsyncServerHandle {
             listeners.iter().map(|listener| listener.uri("", tls)).collect::<io::Result<_>>()?;
         let runtime = Handle::current();
         let pool = Arc::new(Pool::new(shared.limits.max_workers));
+        let asking = Arc::new(Pool::new(shared.limits.max_workers));
         let (present, ended) = mpsc::channel(1);
         let mut sockets = Vec::new();
         for listener in listeners {
@@ -89,6 +92,7 @@ impl AsyncServerHandle {
             shared: Arc::new(shared),
             clients: Arc::default(),
             pool,
+            asking,
             runtime,
             bells: sockets.iter().map(|_| Arc::default()).collect(),
             present: std::sync::Mutex::new(Some(present)),
@@ -260,7 +264,8 @@ impl Core {
         present: mpsc::Sender<()>,
     ) -> Attendance {
         let (shared, pool) = (Arc::clone(&self.shared), Arc::clone(&self.pool));
-        let executor = Executor { pool, runtime: self.runtime.clone(), present };
+        let (asking, runtime) = (Arc::clone(&self.asking), self.runtime.clone());
+        let executor = Executor { pool, asking, runtime, present };
         Attendance { socket, shared, executor, bell }
     }
 

@@ -91,9 +91,8 @@ pub(super) struct Asking {
 }
 
 impl Work for Asking {
-    /// One for all: who knows which export they will be given.
     fn queue(&self) -> u64 {
-        0
+        self.handshake.queue()
     }
 
     fn run(self) {

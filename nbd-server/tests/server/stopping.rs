@@ -43,7 +43,7 @@ fn an_export_that_hangs_is_not_waited_for() {
     server.shut_down();
     let error = server.wait_for_all().unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
-    assert!(error.to_string().contains("have not come back from 1 requests"), "{error}");
+    assert!(error.to_string().contains("0 clients and 1 requests still wait"), "{error}");
     // Told before that, and not a second time.
     let told = "the server stopped before the client had its last replies";
     assert_eq!(endings.try_recv().unwrap().as_deref(), Some(told));

@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use nbd_server::{
-    Abilities, AllocationExtent, Export, ExportList, ExtentKind, Limits, Server, Zeroing,
+    Abilities, AllocationExtent, Export, ExportList, Exports, ExtentKind, Limits, Listed,
+    MemoryExport, Opened, Peer, Server, Zeroing,
 };
 use nbd_sim::raw::{FLUSH, LIMIT, READ, Raw, WRITE, request};
 
@@ -324,5 +325,44 @@ fn an_export_that_hangs_leaves_threads_to_others() {
             assert_eq!(client.reply().0, 0);
             client.read(4);
         }
+    }
+}
+
+/// Exports of which one takes its time to be opened.
+struct Reluctant(Arc<Stuck>);
+
+impl Exports for Reluctant {
+    fn list(&self, _peer: &Peer) -> io::Result<Vec<Listed>> {
+        Ok(Vec::new())
+    }
+
+    fn open(&self, name: &str, _peer: &Peer) -> io::Result<Opened> {
+        if name == "stuck" {
+            self.0.call(READ);
+        }
+        Ok(Opened::new(name, Arc::new(MemoryExport::new(1 << 20))))
+    }
+}
+
+/// Nor do clients that wait for an export to be opened hold up those of another.
+#[test]
+fn an_export_that_does_not_open_leaves_threads_to_others() {
+    let mut limits = Limits::default();
+    limits.max_workers = 4;
+    let (stuck, gate) = Stuck::new(READ);
+    stuck.calls.store(QUICK, Ordering::SeqCst);
+    let (server, _endings) = start(Server::with_exports(Reluctant(stuck)).limits(limits));
+    let mut clients: Vec<Raw> = (0..8).map(|_| Raw::negotiating(&server)).collect();
+    for client in &mut clients {
+        client.write(b"IHAVEOPT\0\0\0\x01\0\0\0\x05stuck");
+    }
+    // Half of the threads.
+    gate.arrival();
+    gate.arrival();
+    assert_eq!(choose(&server, "other").get(0, 4), [0; 4]);
+    drop(gate);
+    for client in &mut clients {
+        client.read(10);
+        assert_eq!(client.get(0, 4), [0; 4]);
     }
 }

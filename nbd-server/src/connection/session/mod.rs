@@ -37,11 +37,10 @@ use super::buffers::Buffers;
 use super::handshake::Established;
 use super::job::Job;
 use super::mailbox::Mailbox;
-use super::placement::Placement;
+use super::placement::{Placement, queue_of};
 use crate::config::Shared;
 use crate::export::{Abilities, AnyExport};
 use crate::exports::Opened;
-use crate::pool::queue_of;
 
 /// While there are replies to send, no more is read or answered when requests
 /// hold this many bytes: a write of full length that arrives, and as much again
