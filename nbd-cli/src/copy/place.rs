@@ -167,14 +167,20 @@ fn directory(path: &Path) -> &Path {
     }
 }
 
-/// Renames, and replaces nothing. The old name may stay where that is not to be had at once.
+/// Renames, and replaces nothing.
 fn rename(from: &Path, to: &Path) -> io::Result<()> {
     match fs::hard_link(from, to) {
+        // The file does not give it up by itself while a worker has it that still connects, and
+        // such a one ends with the program. The copy is there, whatever comes of the old name.
+        Ok(()) => {
+            let _ = fs::remove_file(from);
+            Ok(())
+        }
         // A file system without links.
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists && !to.exists() => {
             fs::rename(from, to)
         }
-        result => result,
+        Err(error) => Err(error),
     }
 }
 

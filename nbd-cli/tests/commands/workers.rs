@@ -100,6 +100,29 @@ fn from_server_to_server() -> TestResult {
     Ok(())
 }
 
+/// The copy ends while the second connection is still being made.
+#[test]
+fn whoever_comes_too_late_leaves_nothing_behind() -> TestResult {
+    let scratch = Scratch::new()?;
+    let (first, copies) = (scratch.join("first"), scratch.join("copies"));
+    fs::create_dir(&copies).unwrap();
+    let open = format!(
+        "open=mkdir '{}' 2>/dev/null || while kill -0 $PPID 2>/dev/null; do sleep 0.01; done",
+        first.display()
+    );
+    let server = Server::nbdkit(&["eval", "can_multi_conn=exit 0", "thread_model=echo parallel"])
+        .arg(format!("get_size=echo {SIZE}"))
+        .arg("pread=head -c $3 /dev/zero")
+        .arg(open)
+        .start()?;
+    let copy = arg(&copies.join("copy"));
+    succeed(&["copy", "--connections=2", "--request-size=4M", &server.uri(), &copy])?;
+    let names: Vec<_> =
+        fs::read_dir(&copies).unwrap().map(|one| one.unwrap().file_name()).collect();
+    assert_eq!(names, ["copy"]);
+    Ok(())
+}
+
 /// What is written in order is read over one connection.
 #[test]
 fn a_stream_has_one() -> TestResult {
