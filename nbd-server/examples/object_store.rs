@@ -12,7 +12,7 @@ use std::io;
 use std::sync::Arc;
 
 use futures_util::future::try_join_all;
-use nbd_server::{Abilities, AsyncExport, BoxFuture, Bytes, ExportList, Server};
+use nbd_server::{Abilities, AsyncExport, BoxFuture, Bytes, Server};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{Error, ObjectStore, ObjectStoreExt};
@@ -150,8 +150,7 @@ impl<S: ObjectStore> AsyncExport for ObjectDisk<S> {
 #[tokio::main]
 async fn main() -> io::Result<()> {
     let disk = ObjectDisk::new(InMemory::new(), 1 << 30);
-    let exports = ExportList::new().async_export("", disk);
-    let mut server = Server::with_exports(exports).listen_tcp("127.0.0.1:0")?.spawn()?;
+    let mut server = Server::new_async(disk).listen_tcp("127.0.0.1:0")?.spawn()?;
     println!("{}", server.uris()[0]);
     server.wait().await
 }
@@ -193,9 +192,8 @@ mod tests {
                     assert h.pread(3, 200000000) == b'\\0' * 3";
         for script in [write, read] {
             let disk = ObjectDisk::new(Arc::clone(&store), 1 << 30);
-            let exports = ExportList::new().async_export("", disk);
             let server =
-                Server::with_exports(exports).listen_tcp("127.0.0.1:0").unwrap().spawn().unwrap();
+                Server::new_async(disk).listen_tcp("127.0.0.1:0").unwrap().spawn().unwrap();
             let uri = server.uris()[0].clone();
             let client = move || run(tool("nbdsh").unwrap().args(["-u", &uri, "-c", script]));
             tokio::task::spawn_blocking(client).await.unwrap().unwrap().success().unwrap();
