@@ -26,11 +26,12 @@ mkswap /dev/nbd0 > /dev/null
 swapon /dev/nbd0
 
 # Whoever fills the file system has little memory, all the others enough: a server in this same
-# machine would wait for memory, and so for itself.
+# machine would wait for memory, and so for itself. Above this limit it is slowed down, and never
+# killed, however long the device takes.
 mount -t cgroup2 cgroup /sys/fs/cgroup
 echo +memory > /sys/fs/cgroup/cgroup.subtree_control
 mkdir big /sys/fs/cgroup/small
-echo 32M > /sys/fs/cgroup/small/memory.max
+echo 32M > /sys/fs/cgroup/small/memory.high
 mount -t tmpfs -o size=1g big big
 seq 2000000 > block
 parts=$(seq 8)
