@@ -32,7 +32,7 @@
 //! | `difference` | what was found by comparing |
 //! | `place` | where a copy comes to be, and what is left when it fails |
 //! | `record` | the state file of `--resume` |
-//! | `resumed` | whether the destination still holds what it says |
+//! | `sample` | whether a destination still holds what was copied |
 //! | `progress` | how far it is |
 //! | `display` | showing that to a person or a program |
 //! | `job` | what all workers share |
@@ -55,7 +55,7 @@ mod place;
 mod plan;
 mod progress;
 mod record;
-mod resumed;
+mod sample;
 mod server;
 mod source;
 mod sparse;
@@ -211,10 +211,15 @@ fn copy(
         }
         (None, _) => None,
     };
-    if let Some(record) = record.as_deref().filter(|record| record.is_begun()) {
+    if let Some(record) = record.as_deref()
+        && let durable = record.durable()
+        && !durable.is_empty()
+    {
         // There are servers that take one client at a time.
         drop(source);
-        resumed::check(record, (from, to), &part, plan)?;
+        if let Some(at) = sample::check(&durable, (from, to), &part, plan)? {
+            return Err(record.outdated(at));
+        }
         source = Source::open(from, &plan)?;
     }
     plan.keep = wishes.part.is_part() || wishes.bitmap.is_some() || record.is_some();
@@ -289,6 +294,7 @@ impl Copy<'_> {
         destination: Destination<'static>,
         wanted: Vec<Range<u64>>,
     ) -> Result<()> {
+        let all = wanted.clone();
         let bytes =
             |ranges: &[Range<u64>]| ranges.iter().map(|range| range.end - range.start).sum();
         let mut plan = self.plan;
@@ -309,7 +315,31 @@ impl Copy<'_> {
                 ));
             }
         }
-        Ok(())
+        self.check_what_stayed(&all)
+    }
+
+    /// A server that was gone may have come back without what it had said was durable.
+    fn check_what_stayed(&self, copied: &[Range<u64>]) -> Result<()> {
+        let Target::Nbd(server) = self.to else { return Ok(()) };
+        let is_known = self.size.is_some() && self.plan.compare.is_none();
+        let was_lost = self.progress.copied().lost > 0 && !server.is_command();
+        if !is_known || !was_lost || self.stop.is_wished() {
+            return Ok(());
+        }
+        match sample::check(copied, (self.from, self.to), &self.part, self.plan)? {
+            None => Ok(()),
+            Some(at) => {
+                if let Some(record) = &self.record {
+                    // Nobody is to go on from there.
+                    record.remove()?;
+                }
+                Err(Failure::new(format!(
+                    "{}: the server has lost what it had made durable, or the source has changed: \
+                     byte {at} differs",
+                    server.name
+                )))
+            }
+        }
     }
 
     /// Copies parts of the source; returns those of them that were lost.

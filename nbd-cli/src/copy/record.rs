@@ -18,10 +18,6 @@ use crate::target::Target;
 /// The version of the format.
 const VERSION: u32 = 1;
 
-/// How much is looked at before a copy goes on: so many parts of at least so many bytes.
-const SAMPLES: u64 = 16;
-const SAMPLE: u64 = 4096;
-
 /// What is in the file.
 #[derive(Debug, Serialize, Deserialize)]
 struct State {
@@ -127,46 +123,15 @@ impl Record {
         Ok(Self { path, copy, to: file, durable: Mutex::new(durable) })
     }
 
-    /// Whether something is durable.
-    pub(super) fn is_begun(&self) -> bool {
-        !self.durable.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
-    }
-
     /// What is still to be copied, in order.
     pub(super) fn left(&self, range: &Range<u64>) -> Vec<Range<u64>> {
         let durable = self.durable.lock().unwrap_or_else(PoisonError::into_inner);
         durable.gaps(range).collect()
     }
 
-    /// Some of what is durable, in whole blocks of so many bytes of the source, a power of two:
-    /// the first and the last of it, and blocks between them.
-    pub(super) fn samples(&self, block: u64) -> Vec<Range<u64>> {
-        let durable = self.durable.lock().unwrap_or_else(PoisonError::into_inner);
-        let length = block.max(SAMPLE);
-        let whole: Vec<Range<u64>> = durable
-            .iter()
-            .map(|range| range.start.next_multiple_of(block)..range.end - range.end % block)
-            .filter(|range| range.start < range.end)
-            .collect();
-        let bytes: u64 = whole.iter().map(|range| range.end - range.start).sum();
-        let mut samples = RangeSet::new();
-        for n in 0..SAMPLES {
-            // The one that ends with the last byte is the last.
-            let mut at = bytes.saturating_sub(length) / (SAMPLES - 1) * n;
-            if n == SAMPLES - 1 {
-                at = bytes.saturating_sub(length);
-            }
-            for range in &whole {
-                let here = range.end - range.start;
-                if at < here {
-                    let start = range.start + at - at % block;
-                    samples.insert(start..(start + length).min(range.end));
-                    break;
-                }
-                at -= here;
-            }
-        }
-        samples.iter().cloned().collect()
+    /// What is durable, in order.
+    pub(super) fn durable(&self) -> Vec<Range<u64>> {
+        self.durable.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
     /// The destination has another byte at an offset than it is to have.
@@ -295,32 +260,4 @@ fn changed(target: &Target) -> Option<String> {
     let Target::File(path) = target else { return None };
     let data = fs::metadata(path).ok()?;
     data.is_file().then(|| format!("{}.{:09}", data.mtime(), data.mtime_nsec()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Starts and ends of what is looked at, and of what is durable.
-    fn samples(durable: &[(u64, u64)], block: u64) -> Vec<(u64, u64)> {
-        let durable = durable.iter().map(|(start, end)| *start..*end).collect();
-        let durable = Mutex::new(durable);
-        let record = Record { path: PathBuf::new(), copy: BTreeMap::new(), to: None, durable };
-        record.samples(block).into_iter().map(|range| (range.start, range.end)).collect()
-    }
-
-    #[test]
-    fn samples_are_whole_blocks_of_what_is_durable() {
-        const MIB: u64 = 1 << 20;
-        assert_eq!(samples(&[], 512), []);
-        assert_eq!(samples(&[(5, 511)], 512), []);
-        assert_eq!(samples(&[(5, 1500)], 512), [(512, 1024)]);
-        assert_eq!(samples(&[(0, 10)], 1), [(0, 10)]);
-        let many = samples(&[(MIB, 9 * MIB), (64 * MIB, 72 * MIB)], 512);
-        assert_eq!((many.len(), many[0]), (16, (MIB, MIB + 4096)));
-        assert_eq!(many[15], (72 * MIB - 4096, 72 * MIB));
-        assert!(many.iter().all(|(start, end)| start % 512 == 0 && end - start == 4096));
-        let large = samples(&[(0, 9 * MIB)], MIB);
-        assert_eq!((large[0].0, large[large.len() - 1].1), (0, 9 * MIB));
-    }
 }

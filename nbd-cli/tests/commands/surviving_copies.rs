@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::Duration;
 
 use nbd_sim::peer::{Scratch, Server, run_while_crashing, run_within};
@@ -157,6 +158,28 @@ fn a_server_that_was_made_anew_is_refused() -> TestResult {
     succeed(&args)?;
     assert!(fs::read(&disk).unwrap() == fs::read(&image).unwrap(), "it came changed");
     Ok(())
+}
+
+/// The same while the copy runs: what the server had said was durable is gone with its memory.
+#[test]
+fn a_server_that_comes_back_empty_is_noticed() -> TestResult {
+    let scratch = Scratch::new()?;
+    let image = arg(&Content::Random.image(&scratch, "image", 160 * MIB));
+    let state = scratch.join("state");
+    let mut server = Server::nbdkit(&["memory", "160M"]).start()?;
+    let (resume, to) = (format!("--resume={}", arg(&state)), server.uri());
+    let args = ["copy", &resume, "--rate=100M", &image, &to];
+    let told = thread::scope(|scope| {
+        let copy = scope.spawn(|| fail(&args));
+        eventually("something is safe", || state.exists());
+        server.kill();
+        server.start_again()?;
+        copy.join().unwrap()
+    })?;
+    assert!(told.contains("has lost what it had made durable"), "{told}");
+    assert!(!told.contains("goes on from here") && !state.exists(), "{told}");
+    succeed(&["copy", &resume, &image, &to])?;
+    succeed(&["compare", &image, &to]).map(drop)
 }
 
 /// A copy to a name that is new, and relative. What was copied is gone with the file: nobody
@@ -343,7 +366,7 @@ fn servers_that_come_late() -> TestResult {
     let socket = scratch.join("socket");
     let uri = format!("nbd+unix:///?socket={}", arg(&socket));
     assert!(fail(&["info", "--size", &uri])?.starts_with(&uri));
-    let waiting = std::thread::spawn(move || nbd(&["info", "--wait=300", "--size", &uri]));
+    let waiting = thread::spawn(move || nbd(&["info", "--wait=300", "--size", &uri]));
     let socket = arg(&socket);
     let serve = ["serve", "--memory=1M", "--exit-with-last", "--unix", &socket];
     let served = nbd(&serve);
