@@ -36,7 +36,8 @@ struct Stuck {
     gate: Mutex<Receiver<()>>,
 }
 
-/// Where calls stand still. Dropped, it lets them go.
+/// Where calls stand still. Dropped, it lets them go. A test moves it behind its server, so that
+/// one that fails drops it first: a server that ends waits for its calls.
 struct Gate {
     _open: Sender<()>,
     arrivals: Receiver<()>,
@@ -148,6 +149,7 @@ fn reply(client: &mut Raw, kind: u16, cookie: u64) {
 fn holds_up_nobody(kind: u16, flags: u8, waits: u16) {
     let (export, gate) = Stuck::new(waits);
     let (server, _endings) = start(Server::new(export));
+    let gate = gate;
     let mut clients: Vec<Raw> = (0..3).map(|_| Raw::established(&server)).collect();
     for cookie in 0..QUICK as u64 {
         ask(&mut clients[0], kind, flags, cookie);
@@ -237,6 +239,7 @@ fn a_block_status_that_waits_holds_up_nobody() {
     for (kind, length) in [(STATUS, 4096), (READ, 1 << 20)] {
         let (export, gate) = Stuck::new(STATUS);
         let (server, _endings) = start(Server::new(export));
+        let gate = gate;
         let mut clients: Vec<Raw> = (0..3).map(|_| structured(&server)).collect();
         for cookie in 0..QUICK as u64 {
             clients[0].ask(STATUS, cookie, 0, 4096);
@@ -306,6 +309,7 @@ fn an_export_that_hangs_leaves_threads_to_others() {
         .export("stuck", Arc::clone(&stuck))
         .export("other", Whereabouts(Abilities::empty()));
     let (server, _endings) = start(Server::with_exports(exports).limits(limits));
+    let gate = gate;
     let mut clients: Vec<Raw> = (0..2).map(|_| choose(&server, "stuck")).collect();
     for client in &mut clients {
         for cookie in 0..8 {
@@ -352,6 +356,7 @@ fn an_export_that_does_not_open_leaves_threads_to_others() {
     let (stuck, gate) = Stuck::new(READ);
     stuck.calls.store(QUICK, Ordering::SeqCst);
     let (server, _endings) = start(Server::with_exports(Reluctant(stuck)).limits(limits));
+    let gate = gate;
     let mut clients: Vec<Raw> = (0..8).map(|_| Raw::negotiating(&server)).collect();
     for client in &mut clients {
         client.write(b"IHAVEOPT\0\0\0\x01\0\0\0\x05stuck");
