@@ -15,7 +15,7 @@ use signal_hook::flag;
 
 use super::display::Form;
 use super::part::Asked;
-use super::plan::{Compare, Plan};
+use super::plan::{Compare, Plan, REQUESTS, connections};
 use super::record::{Record, real};
 use super::{Manner, Wishes, copy};
 use crate::checksum::Kind;
@@ -52,7 +52,7 @@ pub(crate) struct Args {
     /// No more connections than this; 0 for no such limit
     #[arg(long, short = 'T', value_name = "N", default_value_t = 0)]
     threads: u16,
-    /// Requests in flight on each connection [default: 64, or what the distance asks for]
+    /// Requests in flight on each connection [default: 32, or what the distance asks for]
     #[arg(long, short = 'R', value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     requests: Option<u32>,
     /// Bytes per request [default: 256k, or what the distance asks for]
@@ -150,10 +150,14 @@ impl Args {
             return (1, 1);
         }
         let queue = usize::try_from(self.queue_size.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
-        let requests = (self.requests.unwrap_or(64) as usize).min(queue / request_size).max(1);
-        let connections = self.connections.map_or_else(super::plan::connections, usize::from);
-        let threads = if self.threads == 0 { connections } else { usize::from(self.threads) };
-        (connections.min(threads), requests)
+        let requests = self
+            .requests
+            .map_or(REQUESTS, |requests| requests as usize)
+            .min(queue / request_size)
+            .max(1);
+        let wanted = self.connections.map_or_else(connections, usize::from);
+        let threads = if self.threads == 0 { wanted } else { usize::from(self.threads) };
+        (wanted.min(threads), requests)
     }
 
     /// Whether nobody has said how much is to be in flight.

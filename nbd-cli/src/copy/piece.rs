@@ -134,7 +134,10 @@ impl<'a> Outlet<'a> {
             Self::Thread(thread) => thread.buffers.try_recv().ok(),
             Self::Direct(sink) => sink.borrow_mut().spare(),
         };
-        let mut buffer = used.unwrap_or_default();
+        let Some(mut buffer) = used else {
+            // Memory that nobody has touched yet is zeroes already.
+            return vec![0; length];
+        };
         buffer.resize(length, 0);
         buffer
     }

@@ -36,6 +36,9 @@ pub(super) struct Plan {
     pub(super) limit: Option<Duration>,
 }
 
+/// Requests in flight on each connection nearby. More would only fill the processor's caches.
+pub(super) const REQUESTS: usize = 32;
+
 /// More than there are processors would only take turns.
 pub(super) fn connections() -> usize {
     thread::available_parallelism().map_or(1, usize::from).min(4)
@@ -53,7 +56,7 @@ impl Default for Plan {
     fn default() -> Self {
         Self {
             connections: connections(),
-            requests: 64,
+            requests: REQUESTS,
             request_size: 256 << 10,
             adapts: false,
             sparse: 4096,

@@ -142,17 +142,17 @@ mod tests {
             let (far, known) = measure(&mut width, answers.take(99));
             (far, known, width.request(), width.requests())
         };
-        assert_eq!(width(&[2999]), (false, 1, 256 << 10, 64));
-        assert_eq!(width(&[7000, 300]), (false, 2, 256 << 10, 64));
+        assert_eq!(width(&[2999]), (false, 1, 256 << 10, 32));
+        assert_eq!(width(&[7000, 300]), (false, 2, 256 << 10, 32));
         assert_eq!(width(&[3000]), (true, 4, 1 << 20, 10));
         assert_eq!(width(&[50_000]), (true, 4, 1 << 20, 10));
         let mut small = Width::new(&plan, 4096, 4096);
         assert_eq!(measure(&mut small, [Duration::from_secs(1); 4]), (true, 4));
-        assert_eq!((small.request(), small.requests()), (4096, 64));
+        assert_eq!((small.request(), small.requests()), (4096, 32));
         let mut settled = Width::new(&Plan::default(), 512, 1 << 20);
         settled.sent(0, || panic!("nobody needs to know"));
         assert!(!settled.answered(0, || panic!("nobody needs to know")));
-        assert_eq!((settled.request(), settled.requests()), (512, 64));
+        assert_eq!((settled.request(), settled.requests()), (512, 32));
     }
 
     #[test]
@@ -164,6 +164,6 @@ mod tests {
         assert!((1..4).all(|at| !width.answered(at, || late)));
         width.sent(4, || late);
         assert!(!width.answered(4, || late + FAR / 2));
-        assert_eq!((width.requests(), width.distance.is_none()), (64, true));
+        assert_eq!((width.requests(), width.distance.is_none()), (32, true));
     }
 }
