@@ -9,8 +9,8 @@ use clap::{CommandFactory, Parser};
 
 use crate::{copy, dump, info, range};
 
-/// The version of libnbd's tools whose options and formats these are.
-const LIKE: &str = "1.14.2";
+/// The newest release of libnbd whose tools have these options.
+const LIKE: &str = "1.24.0";
 
 /// What the program was called, in what it says.
 static PROGRAM: OnceLock<Tool> = OnceLock::new();

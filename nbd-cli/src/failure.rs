@@ -6,7 +6,7 @@ use std::fmt;
 use std::io;
 
 use nbd_client_blocking::Error;
-use nbd_client_blocking::proto::{Error as ProtocolError, PeerMisbehaved};
+use nbd_client_blocking::proto::{Error as ProtocolError, PeerMisbehaved, RefusalCode};
 
 /// The exit status of a failure.
 const FAILED: u8 = 1;
@@ -83,7 +83,13 @@ pub(crate) trait Context<T> {
 
 impl<T, E: fmt::Display + 'static> Context<T> for std::result::Result<T, E> {
     fn context(self, what: impl fmt::Display) -> Result<T> {
-        self.map_err(|error| Failure::new(format!("{what}: {}", in_words(&error))))
+        self.map_err(|error| {
+            let failure = Failure::new(format!("{what}: {}", in_words(&error)));
+            match is_unknown_export(&error) {
+                true => failure.and("`nbd list` shows those it has"),
+                false => failure,
+            }
+        })
     }
 }
 
@@ -107,6 +113,12 @@ fn is_closed(error: &dyn Any) -> bool {
         }
         _ => false,
     }
+}
+
+/// Whether the server has no export of the name that it was asked for.
+fn is_unknown_export(error: &dyn Any) -> bool {
+    let refusal = error.downcast_ref::<Error>().and_then(Error::refusal);
+    refusal.is_some_and(|refusal| refusal.code == RefusalCode::UnknownExport)
 }
 
 /// Without the numbers that the standard library puts behind the system's own words.

@@ -82,6 +82,20 @@ fn where_nobody_listens() -> TestResult {
 }
 
 #[test]
+fn an_export_that_the_server_does_not_have() -> TestResult {
+    let strict =
+        ["--filter=exportname", "memory", "1M", "exportname=disk", "exportname-strict=true"];
+    let server = Server::nbdkit(&strict).start()?;
+    let uri = server.export_uri("dsk");
+    for args in [&["info", &uri][..], &["copy", &uri, "null:"], &["map", &uri]] {
+        let told = fail(args)?;
+        assert!(told.starts_with(&uri) && told.contains("no such export"), "{told}");
+        assert!(told.ends_with("`nbd list` shows those it has"), "{told}");
+    }
+    Ok(())
+}
+
+#[test]
 fn files() -> TestResult {
     let scratch = Scratch::new()?;
     let image = arg(&scratch.raw_image("image", 512)?);
