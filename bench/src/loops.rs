@@ -1,82 +1,104 @@
 //! The clients whose loop is the caller's.
 
-use std::time::{Duration, Instant};
-
 use mio::{Events, Interest, Poll, Token};
 use nbd_client_mio::proto::CommandFlags;
 use nbd_client_mio::{Connection, State};
 
 use crate::Outcome;
 use crate::load::{Load, Places};
+use crate::measured::{Measured, Watch};
 
-pub(crate) fn blocking(load: &Load) -> Outcome<Duration> {
-    let mut client = nbd_client_blocking::Client::connect(&load.uri)?;
+/// When a request was submitted, and for where: by slot.
+type InFlight = Vec<(u64, u64)>;
+
+pub(crate) fn blocking(load: &Load) -> Outcome<Measured> {
+    let mut client = nbd_client_blocking::Client::connect(load.connection()?)?;
     let mut places = Places::new(load, client.size())?;
-    let start = Instant::now();
+    let mut unused: Vec<_> = (0..load.depth).map(|_| load.buffer()).collect();
+    let mut in_flight: InFlight = vec![(0, 0); load.depth];
+    let mut watch = Watch::start(load)?;
     let mut pipeline = client.pipeline::<Vec<u8>>();
-    let mut unused = vec![vec![1; load.length]; load.depth];
+    // What comes out of one read of the socket came at one moment, and what follows it leaves
+    // in one write: one look at the clock for both.
+    let mut now = 0;
     loop {
-        while let Some(buffer) = unused.pop() {
+        while let Some(mut buffer) = unused.pop() {
             let Some(at) = places.next() else { break };
-            if load.write {
-                pipeline.write(buffer, at)?;
+            let id = if load.write {
+                load.fill(&mut buffer, at);
+                pipeline.write(buffer, at)?
             } else {
-                pipeline.read(buffer, at)?;
-            }
+                pipeline.read(buffer, at)?
+            };
+            in_flight[id.slot()] = (now, at);
         }
-        let Some(done) = pipeline.wait() else { break };
-        done.result?;
-        unused.extend(done.buffer);
-        // What came with it takes no waiting.
+        if pipeline.wait_for(1) == 0 {
+            break;
+        }
+        now = watch.now();
         while let Some(done) = pipeline.next_completed() {
             done.result?;
-            unused.extend(done.buffer);
+            let (start, at) = in_flight[done.id.slot()];
+            watch.record(now - start);
+            let buffer = done.buffer.ok_or("a buffer is missing")?;
+            load.look(&buffer, at)?;
+            unused.push(buffer);
         }
     }
     drop(pipeline);
-    let took = start.elapsed();
+    let measured = watch.stop(load)?;
     client.disconnect()?;
-    Ok(took)
+    Ok(measured)
 }
 
-pub(crate) fn mio(load: &Load) -> Outcome<Duration> {
+pub(crate) fn mio(load: &Load) -> Outcome<Measured> {
     let mut poll = Poll::new()?;
     let mut events = Events::with_capacity(8);
-    let mut disk: Connection<Vec<u8>> = Connection::connect(&load.uri)?;
+    let mut disk: Connection<Vec<u8>> = Connection::connect(load.connection()?)?;
     poll.registry().register(&mut disk, Token(0), Interest::READABLE)?;
     while disk.drive(poll.registry())? != State::Ready {
         turn(&mut poll, &mut events, &mut disk)?;
     }
     let size = disk.session().export().map_or(0, |export| export.size);
     let mut places = Places::new(load, size)?;
-    let start = Instant::now();
-    let mut unused = vec![vec![1; load.length]; load.depth];
-    let mut left = load.count;
+    let mut left = places.left();
+    let mut unused: Vec<_> = (0..load.depth).map(|_| load.buffer()).collect();
+    let mut in_flight: InFlight = vec![(0, 0); load.depth];
+    let mut watch = Watch::start(load)?;
+    let mut now = 0;
     while left > 0 {
-        while let Some(buffer) = unused.pop() {
+        while let Some(mut buffer) = unused.pop() {
             let Some(at) = places.next() else { break };
-            if load.write {
-                disk.write(buffer, at, CommandFlags::empty())?;
+            let id = if load.write {
+                load.fill(&mut buffer, at);
+                disk.write(buffer, at, CommandFlags::empty())?
             } else {
-                disk.read(buffer, at)?;
-            }
+                disk.read(buffer, at)?
+            };
+            in_flight[id.slot()] = (now, at);
         }
         disk.drive(poll.registry())?;
+        now = watch.now();
+        let before = left;
         while let Some(done) = disk.next_completion() {
             done.result?;
-            unused.extend(done.buffer);
+            let (start, at) = in_flight[done.id.slot()];
+            watch.record(now - start);
+            let buffer = done.buffer.ok_or("a buffer is missing")?;
+            load.look(&buffer, at)?;
+            unused.push(buffer);
             left -= 1;
         }
-        if unused.is_empty() {
+        if left == before {
             turn(&mut poll, &mut events, &mut disk)?;
         }
     }
-    let took = start.elapsed();
+    let measured = watch.stop(load)?;
     disk.disconnect(nbd_client_mio::Limit::Default);
     while disk.drive(poll.registry())? != State::Closed {
         turn(&mut poll, &mut events, &mut disk)?;
     }
-    Ok(took)
+    Ok(measured)
 }
 
 fn turn(poll: &mut Poll, events: &mut Events, disk: &mut Connection<Vec<u8>>) -> Outcome<()> {

@@ -1,19 +1,25 @@
 //! One load through the client that is named first:
 //!
 //! ```text
-//! nbd-bench blocking|mio|tokio|tokio-threads|smol|unread
-//!           --rw read|write --pattern rand --size 4k --depth N --count N URI
+//! nbd-bench blocking|mio|tokio|tokio-threads|smol|by-hand|unread
+//!           --rw read|write --pattern rand|check|count --size 4k --depth N --count N
+//!           [--busy-poll-us N] URI
 //! ```
 //!
 //! All keep as many requests in flight, of one length, at the same random places, with a
 //! buffer for each that is used over and over; connecting is not measured. Prints one JSON
-//! object with `ops_per_s` and `mib_per_s`, like the programs it is compared with.
+//! object: see `measured`. With `--pattern check` each block is written or read once, so that
+//! what is written is known, and what is read is compared; with `count` the places are random, and
+//! what requests took is not put in order, which would count among the instructions.
 //!
-//! `nbd-bench idle --count N URI` keeps so many connections until its standard input ends.
+//! `nbd-bench connect --count N URI` makes so many connections one after the other,
+//! `connect-at-once` all at the same time, and keeps them until its standard input ends.
 
-mod idle;
+mod by_hand;
+mod connect;
 mod load;
 mod loops;
+mod measured;
 mod tasks;
 mod unread;
 
@@ -39,20 +45,18 @@ fn main() -> ExitCode {
 fn run(words: &[String]) -> Outcome<()> {
     let (client, options) = words.split_first().ok_or("which client?")?;
     let load = Load::parse(options)?;
-    if client == "idle" {
-        return idle::hold(&load);
-    }
-    let took = match client.as_str() {
+    let measured = match client.as_str() {
+        "connect" => return connect::one_by_one(&load),
+        "connect-at-once" => return connect::at_once(&load),
         "blocking" => loops::blocking(&load)?,
         "mio" => loops::mio(&load)?,
         "tokio" => tasks::tokio(&load, &mut tokio::runtime::Builder::new_current_thread())?,
         "tokio-threads" => tasks::tokio(&load, &mut tokio::runtime::Builder::new_multi_thread())?,
         "smol" => tasks::smol(&load)?,
+        "by-hand" => by_hand::by_hand(&load)?,
         "unread" => unread::unread(&load)?,
         other => return Err(format!("no client is called {other}").into()),
     };
-    let per_second = load.count as f64 / took.as_secs_f64();
-    let mib = per_second * load.length as f64 / f64::from(1 << 20);
-    println!(r#"{{"ops_per_s": {per_second:.1}, "mib_per_s": {mib:.2}}}"#);
+    println!("{measured}");
     Ok(())
 }

@@ -4,9 +4,9 @@
 //! server can do much better, whatever it decrypts with, so where it is no faster than another
 //! client, that one waits for the server.
 
+use std::collections::VecDeque;
 use std::io::{IoSlice, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
 
 use nbd_proto::wire::flags::{ClientFlags, CommandFlags};
 use nbd_proto::wire::greeting::{ExportHeader, Style};
@@ -20,13 +20,14 @@ use nbd_transport::{NbdUri, Stream};
 
 use crate::Outcome;
 use crate::load::{Load, Places};
+use crate::measured::{Measured, Watch};
 
 /// As much as there is room for in the socket, and more.
 const ROOM: usize = 256 << 10;
 
-pub(crate) fn unread(load: &Load) -> Outcome<Duration> {
-    if load.write {
-        return Err("unread: replies to writes are all read".into());
+pub(crate) fn unread(load: &Load) -> Outcome<Measured> {
+    if load.write || load.check {
+        return Err("unread: what was read is not looked at".into());
     }
     let uri: NbdUri = load.uri.parse()?;
     let Stream::Unix(stream) = uri.endpoint().connect(None)?.stream else {
@@ -42,10 +43,13 @@ pub(crate) fn unread(load: &Load) -> Outcome<Duration> {
     peer.ask(0, load.length)?;
     let sealed = peer.expect(SimpleReply::LEN + load.length)?;
 
-    let start = Instant::now();
+    let mut watch = Watch::start(load)?;
     let mut buffer = vec![0; ROOM];
+    // Replies are not told apart; they are taken for those to the oldest requests.
+    let mut asked = VecDeque::with_capacity(load.depth);
     for at in places.by_ref().take(load.depth) {
         peer.ask(at, load.length)?;
+        asked.push_back(watch.now());
     }
     let (mut received, mut left) = (0, load.count);
     while left > 0 {
@@ -56,14 +60,17 @@ pub(crate) fn unread(load: &Load) -> Outcome<Duration> {
         while received >= sealed {
             received -= sealed;
             left -= 1;
+            let now = watch.now();
+            watch.record(now - asked.pop_front().unwrap_or(now));
             if let Some(at) = places.next() {
                 peer.ask(at, load.length)?;
+                asked.push_back(now);
             }
         }
     }
-    let took = start.elapsed();
+    let measured = watch.stop(load)?;
     peer.leave()?;
-    Ok(took)
+    Ok(measured)
 }
 
 /// Asks for TLS, and shakes hands.

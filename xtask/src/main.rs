@@ -59,7 +59,7 @@ const COMMANDS: [Command; 12] = [
     },
     Command {
         name: "bench",
-        about: "compare `nbd bench` with libnbd: throughput and instructions, or behind TLS [tls], or all clients [adapters], or copies by three tools [copies] [--rounds N]; instructions of the core [core [--check]]",
+        about: "measure beside other programs and write docs/performance.md: all [--rounds N] [--only PART,...]; one part, printed: PART [--rounds N]; the page anew: page [--check]; instructions of the core: core [--check]",
         run: bench::run,
     },
     Command {

@@ -57,7 +57,7 @@ pub(crate) fn kill(root: u32) {
 }
 
 /// A process and its descendants, parents first.
-fn family(root: u32) -> Vec<u32> {
+pub(crate) fn family(root: u32) -> Vec<u32> {
     let parents: Vec<(u32, u32)> = numbers(Path::new("/proc"))
         .into_iter()
         .filter_map(|pid| {

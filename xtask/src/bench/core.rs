@@ -10,7 +10,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use super::callgrind::instructions;
+use super::costs::instructions;
 use crate::Outcome;
 use crate::steps::run as command;
 use crate::workspace::{cargo, root, target_dir};

@@ -1,20 +1,20 @@
-//! `cargo xtask bench copies`: the same copies by `nbd copy`, nbdcopy and qemu-img convert.
+//! The same copies by `nbd copy`, nbdcopy and qemu-img convert, start and end of the programs
+//! included.
 //!
-//! They take turns, each as often before the other as behind it; what is told is the median
-//! of each round's ratio. Before that each has copied once to servers that were just started, and
-//! qemu-img compare has found what was to be there: whose copy fails or is wrong has no ratio.
+//! Before any is timed each has copied once to servers that were just started, and qemu-img
+//! compare has found what was to be there.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Instant;
 
-use super::report::{median, ratio};
-use super::rounds::in_turns;
-use super::server::{Server, nbdkit};
 use super::tls::make_certificates;
+use super::{Entry, Run};
 use crate::Outcome;
-use crate::steps::run as command;
+use crate::bench::data::{Sample, Side};
+use crate::bench::server::{Server, nbdkit};
+use crate::bench::whole_program::time;
+use crate::steps::{capture, run as command};
 use crate::workspace::{has_program, nbd_program, target_dir};
 
 /// Bytes in a copy.
@@ -112,7 +112,7 @@ const ROWS: [Row; 14] = [
         servers: &[&["nbdkit", "--tls=require", "--tls-certificates={pki}", "memory", "1G"]],
         from: "{full}",
         to: X509,
-        holds: None,
+        holds: Some("full"),
     },
     Row {
         name: "256 MiB, 1 ms away",
@@ -145,59 +145,31 @@ enum Tool {
     QemuImg,
 }
 
-/// Builds the program, runs all rounds and prints a table.
-pub(super) fn run(rounds: usize) -> Outcome {
-    super::build(&["--features", "psk"])?;
+pub(super) fn run(run: &mut Run) -> Outcome {
     let room = Room::new()?;
-    println!(
-        "{:<28}{:>10}{:>14}{:>14}",
-        "median of all rounds", "seconds", "/ nbdcopy", "/ qemu-img"
-    );
     for row in &ROWS {
-        eprintln!("==> {}: {rounds} rounds", row.name);
-        let [seconds, nbdcopy, qemu] = measure(&room, row, rounds)?;
-        println!("{:<28}{seconds:>10}{nbdcopy:>14}{qemu:>14}", row.name);
+        let tools = [
+            Entry::new("nbd copy", Side::Ours, Tool::Ours),
+            Entry::new("nbdcopy", Side::Theirs, Tool::Nbdcopy),
+            Entry::new("qemu-img", Side::Theirs, Tool::QemuImg),
+        ];
+        let tools: Vec<_> = tools.into_iter().filter(|entry| entry.what.can(row)).collect();
+        // Those of the rounds are there from the first one on.
+        let mut servers = None;
+        run.race(
+            row.name,
+            None,
+            &tools,
+            |entry| entry.what.try_out(&room, row),
+            |entry| {
+                if servers.is_none() {
+                    servers = Some(start_all(&room, row)?);
+                }
+                entry.what.measure(&room, row)
+            },
+        );
     }
     Ok(())
-}
-
-/// The cells of a row: our seconds, and their ratio to those of the others.
-fn measure(room: &Room, row: &Row, rounds: usize) -> Outcome<[String; 3]> {
-    let mut tools = Vec::new();
-    let mut cells = [Tool::Ours, Tool::Nbdcopy, Tool::QemuImg].map(|_| "-".to_owned());
-    for (place, tool) in [Tool::Ours, Tool::Nbdcopy, Tool::QemuImg].into_iter().enumerate() {
-        if !tool.can(row) {
-            continue;
-        }
-        // Caches that are cold, too, are no one's turn.
-        match tool.try_out(room, row) {
-            Ok(()) => tools.push((place, tool)),
-            Err(error) => {
-                eprintln!("    {error}");
-                cells[place] = "wrong".to_owned();
-            }
-        }
-    }
-    let servers = start_all(room, row)?;
-    let results = in_turns(rounds, tools.len(), |turn| Ok(tools[turn].1.measure(room, row).ok()))?;
-    drop(servers);
-    let mut ours = None;
-    for ((place, tool), seconds) in tools.into_iter().zip(results) {
-        cells[place] = match (seconds.into_iter().collect::<Option<Vec<f64>>>(), &ours) {
-            (None, _) => "failed".to_owned(),
-            (Some(seconds), _) if tool == Tool::Ours => {
-                let cell = cell(median(seconds.iter().copied()));
-                ours = Some(seconds);
-                cell
-            }
-            (Some(seconds), ours) => cell(ours.as_ref().and_then(|ours| ratio(ours, &seconds))),
-        };
-    }
-    Ok(cells)
-}
-
-fn cell(value: Option<f64>) -> String {
-    value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2}"))
 }
 
 /// Where everything is.
@@ -219,12 +191,13 @@ impl Room {
             let mut convert = Command::new("qemu-img");
             convert.args(["convert", "-f", "raw", "-O", "qcow2"]);
             command(convert.arg(room.file("full")).arg(room.file("qcow2")))?;
-            let pki = room.file("pki");
-            fs::create_dir_all(&pki).map_err(failed)?;
-            make_certificates(&pki)?;
             let mut psktool = Command::new("psktool");
             command(psktool.args(["-u", "alice", "-p"]).arg(room.file("keys.psk")))?;
         }
+        // They are not valid for long.
+        let pki = room.file("pki");
+        fs::create_dir_all(&pki).map_err(failed)?;
+        make_certificates(&pki)?;
         Ok(room)
     }
 
@@ -299,18 +272,19 @@ impl Tool {
         let Some(expected) = row.holds else {
             return Ok(());
         };
-        let mut compare = Command::new("qemu-img");
-        compare.args(["compare", "-f", "raw", "-F", "raw"]).arg(room.file(expected));
-        let told = compare.arg(room.fill(row.to)).output();
-        let told = told.map_err(|error| format!("cannot compare: {error}"))?;
-        match told.status.success() {
-            true => Ok(()),
-            false => Err(format!("{}: {}", row.name, String::from_utf8_lossy(&told.stdout))),
+        let mut copied = room.fill(row.to);
+        if copied.starts_with("nbds") {
+            // qemu-img takes no credentials from a URI.
+            let file = room.file("fetched");
+            command(Command::new("nbdcopy").arg(&copied).arg(&file))?;
+            copied = file.display().to_string();
         }
+        let mut compare = Command::new("qemu-img");
+        compare.args(["compare", "-f", "raw", "-F", "raw"]).arg(room.file(expected)).arg(copied);
+        capture(&mut compare).map(drop).map_err(|error| format!("wrong data: {error}"))
     }
 
-    /// Seconds that a copy takes.
-    fn measure(self, room: &Room, row: &Row) -> Outcome<f64> {
+    fn measure(self, room: &Room, row: &Row) -> Outcome<Sample> {
         let (from, to) = (room.fill(row.from), room.fill(row.to));
         // A new file each time, for everybody.
         let _ = fs::remove_file(room.file("out"));
@@ -331,13 +305,7 @@ impl Tool {
                 convert
             }
         };
-        copy.args([from, to]).stdout(Stdio::null()).stderr(Stdio::piped());
-        let begin = Instant::now();
-        let done = copy.output().map_err(|error| format!("cannot copy: {error}"))?;
-        let took = begin.elapsed().as_secs_f64();
-        match done.status.success() {
-            true => Ok(took),
-            false => Err(format!("{}: {}", row.name, String::from_utf8_lossy(&done.stderr))),
-        }
+        let bytes = if row.name.starts_with("256 MiB") { 256 << 20 } else { SIZE };
+        time(copy.args([from, to]).stdout(Stdio::null()), bytes)
     }
 }
