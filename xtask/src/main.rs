@@ -14,6 +14,7 @@ mod fuzz;
 mod packages;
 mod platforms;
 mod public_api;
+mod release;
 mod rustdoc_json;
 mod silence;
 mod sim;
@@ -36,7 +37,7 @@ struct Command {
     run: fn(&[String]) -> Outcome,
 }
 
-const COMMANDS: [Command; 12] = [
+const COMMANDS: [Command; 13] = [
     Command {
         name: "test",
         about: "install what is missing (unless [--no-install]), then check everything: format, lints, tests, documentation",
@@ -81,6 +82,11 @@ const COMMANDS: [Command; 12] = [
         name: "fuzz",
         about: "feed a fuzz target with arbitrary bytes: TARGET [--seconds N]",
         run: fuzz::run,
+    },
+    Command {
+        name: "release",
+        about: "check packages and licences, and since a revision what has changed for users [--baseline-rev REV]",
+        run: release::run,
     },
     Command {
         name: "sim",

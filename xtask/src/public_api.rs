@@ -10,8 +10,8 @@ use std::path::PathBuf;
 use crate::workspace::root;
 use crate::{Outcome, rustdoc_json};
 
-/// What is published.
-const PACKAGES: [&str; 11] = [
+/// What others build on.
+pub(crate) const LIBRARIES: [&str; 11] = [
     "nbd-proto",
     "nbd-transport",
     "nbd-session",
@@ -31,7 +31,7 @@ const USAGE: &str = "usage: cargo xtask public-api [--check]";
 pub(crate) fn run(args: &[String]) -> Outcome {
     match args {
         [] => {
-            for package in PACKAGES {
+            for package in LIBRARIES {
                 let path = list(package);
                 fs::write(&path, listing(package)?)
                     .map_err(|error| format!("writing {}: {error}", path.display()))?;
@@ -51,7 +51,7 @@ pub(crate) fn run(args: &[String]) -> Outcome {
 /// Naming what is public and not in the list, and what is in the list and gone.
 pub(crate) fn check() -> Outcome {
     let mut changes = String::new();
-    for package in PACKAGES {
+    for package in LIBRARIES {
         let path = list(package);
         let kept = fs::read_to_string(&path)
             .map_err(|error| format!("reading {}: {error}", path.display()))?;
