@@ -120,6 +120,9 @@ impl Contender {
                     "--name=load".to_owned(),
                     "--ioengine=nbd".to_owned(),
                     "--output-format=json".to_owned(),
+                    // From submitting on, as the others have it.
+                    "--lat_percentiles=1".to_owned(),
+                    "--clat_percentiles=0".to_owned(),
                     format!("--uri={uri}"),
                     format!("--bs={}", load.size),
                     format!("--iodepth={depth}"),
@@ -217,8 +220,7 @@ fn fio(json: &Value, load: &Load) -> Sample {
     let done = &job[load.direction];
     let number = |value: &Value| value.as_f64().unwrap_or(f64::NAN);
     let seconds = number(&done["runtime"]) / 1000.0;
-    let micros = |rank: &str| number(&done["clat_ns"]["percentile"][rank]) / 1000.0;
-    // Submitting takes a while, too, but is not told by percentiles.
+    let micros = |rank: &str| number(&done["lat_ns"]["percentile"][rank]) / 1000.0;
     let operations = number(&done["total_ios"]);
     // Its clock has milliseconds; the rate is told more exactly.
     let exact = operations / number(&done["iops"]);
@@ -250,7 +252,7 @@ mod tests {
         assert_eq!((sample["operations"], sample["p50_us"], sample.len()), (7.0, 1.5, 2));
         let job = json!({"usr_cpu": 25.0, "sys_cpu": 50.0, "read": {
             "runtime": 2000, "total_ios": 7, "iops": 3.5,
-            "clat_ns": {"percentile": {
+            "lat_ns": {"percentile": {
                 "50.000000": 1000, "99.000000": 2000, "99.900000": 3000
             }}
         }});

@@ -15,7 +15,7 @@ pub(super) struct Load {
 
 /// Many small requests, one at a time, and large ones both ways.
 pub(super) const LOADS: [Load; 4] = [
-    Load { name: "read 4 KiB, depth 64", direction: "read", size: "4k", depth: 64, count: 60_000 },
+    Load { name: "read 4 KiB, depth 64", direction: "read", size: "4k", depth: 64, count: 100_000 },
     Load { name: "read 4 KiB, depth 1", direction: "read", size: "4k", depth: 1, count: 12_000 },
     Load {
         name: "read 256 KiB, depth 16",

@@ -9,6 +9,7 @@ mod memory;
 mod servers;
 mod setup;
 mod slow;
+mod threads;
 mod tls;
 
 use std::path::Path;
@@ -29,8 +30,9 @@ pub(super) struct Part {
     run: fn(&mut Run) -> Outcome,
 }
 
-pub(super) const PARTS: [Part; 10] = [
+pub(super) const PARTS: [Part; 11] = [
     Part { name: "clients", run: clients::run },
+    Part { name: "threads", run: threads::run },
     Part { name: "depth", run: depth::run },
     Part { name: "connections", run: connections::run },
     Part { name: "setup", run: setup::run },
