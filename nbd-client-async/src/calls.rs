@@ -1,9 +1,9 @@
 //! Who waits for what, and the memory behind it.
 
+use std::collections::HashMap;
 use std::mem;
 use std::task::Waker;
 
-use bytes::Bytes;
 use nbd_proto::{
     Buffers, Command, ContextId, Extent, PayloadSink, PayloadSource, ReadChunk, RequestId, part,
     part_mut,
@@ -51,13 +51,12 @@ impl Exchange {
     }
 
     /// The data of a write.
-    fn payload(&self) -> Option<Bytes> {
-        let Buffer::Write(bytes) = &self.buffer else { return None };
-        Some(bytes.slice_ref(part(bytes, self.base, self.command.length as usize)))
+    pub(crate) fn data(&self) -> &[u8] {
+        part(self.buffer.readable(), self.base, self.command.length as usize)
     }
 
     /// All that is asked for.
-    pub(crate) fn request(&self, limit: Limit, keep: bool) -> Request<'_> {
+    pub(crate) fn request(&self, limit: Limit) -> Request<'_> {
         let mut request = Request::new(self.command).limit(limit);
         if self.report_chunks {
             request = request.report_chunks();
@@ -65,9 +64,9 @@ impl Exchange {
         if let Some(contexts) = &self.contexts {
             request = request.contexts(contexts);
         }
-        match keep.then(|| self.payload()).flatten() {
-            Some(data) => request.payload(data),
-            None => request,
+        match &self.buffer {
+            Buffer::Write(bytes) => request.payload(bytes.slice_ref(self.data())),
+            _ => request,
         }
     }
 }
@@ -89,7 +88,7 @@ pub(crate) enum WhenFull {
 /// How far a call has come.
 pub(crate) enum Stage {
     /// Waits for room, in line.
-    InLine(Ticket, Limit),
+    InLine(Ticket),
     /// Submitted; its reply is to come.
     InFlight(RequestId),
     /// Its result waits to be taken.
@@ -111,10 +110,8 @@ pub(crate) struct Calls {
     calls: Slab<Call>,
     /// Which call a command in flight belongs to, by slot.
     owners: Buffers<usize>,
-    /// Which call waits in line, by the slot of its ticket.
-    line: Vec<Option<usize>>,
-    /// Data of writes that nobody waits for any more and that are partly sent.
-    leaving: Buffers<Bytes>,
+    /// Which call waits in line.
+    line: HashMap<Ticket, usize>,
 }
 
 impl Calls {
@@ -125,20 +122,15 @@ impl Calls {
 
     /// A call that begins. Takes over what it is about.
     pub(crate) fn insert(&mut self, stage: Stage, exchange: &mut Exchange, waker: Waker) -> usize {
-        let place = match stage {
-            Stage::InLine(ticket, _) => Some(ticket.slot()),
-            Stage::InFlight(_) | Stage::Done(_) => None,
-        };
         let exchange = mem::replace(exchange, Exchange::nothing());
-        let key = self.calls.insert(Call { stage, exchange, waker: Some(waker) });
-        if let Some(place) = place {
-            if self.line.len() <= place {
-                self.line.resize(place + 1, None);
-            }
-            if let Some(place) = self.line.get_mut(place) {
-                *place = Some(key);
-            }
+        let place = self.calls.vacant_entry();
+        let key = place.key();
+        match stage {
+            Stage::InLine(ticket) => drop(self.line.insert(ticket, key)),
+            Stage::InFlight(id) => drop(self.owners.insert(id, key)),
+            Stage::Done(_) => {}
         }
+        place.insert(Call { stage, exchange, waker: Some(waker) });
         key
     }
 
@@ -148,47 +140,29 @@ impl Calls {
 
     /// The call whose turn it is.
     pub(crate) fn admitted(&mut self, ticket: Ticket) -> Option<usize> {
-        self.line.get_mut(ticket.slot())?.take()
+        self.line.remove(&ticket)
     }
 
-    /// A call's command has been submitted.
-    pub(crate) fn own(&mut self, id: RequestId, key: usize) {
+    /// A command of a call was submitted.
+    pub(crate) fn submitted(&mut self, id: RequestId, key: usize) {
         self.owners.insert(id, key);
     }
 
     /// A command is finished. Returns its call, if somebody waits for it.
     pub(crate) fn finished(&mut self, done: Completion) -> Option<&mut Call> {
-        let key = self.owners.remove(done.id)?;
-        let call = self.calls.get_mut(key)?;
-        if done.held
-            && let Some(data) = call.exchange.payload()
-        {
-            self.leaving.insert(done.id, data);
-        }
+        let call = self.calls.get_mut(self.owners.remove(done.id)?)?;
         (call.exchange.extents, call.exchange.chunks) = (done.extents, done.chunks);
         call.stage = Stage::Done(done.result);
         Some(call)
     }
 
-    /// Nobody waits for a command any more. If it is half sent, its data is kept.
-    pub(crate) fn disown(&mut self, id: RequestId, half_sent: bool) {
-        let Some(key) = self.owners.remove(id) else { return };
-        if half_sent
-            && let Some(data) = self.calls.get(key).and_then(|call| call.exchange.payload())
-        {
-            self.leaving.insert(id, data);
-        }
-    }
-
-    /// A command that was half sent has left, and with it the data.
-    pub(crate) fn released(&mut self, id: RequestId) -> Option<Bytes> {
-        self.leaving.remove(id)
-    }
-
+    /// A call that nobody waits for any more.
     pub(crate) fn remove(&mut self, key: usize) -> Option<Call> {
         let call = self.calls.try_remove(key)?;
-        if let Stage::InLine(ticket, _) = &call.stage {
-            self.admitted(*ticket);
+        match call.stage {
+            Stage::InLine(ticket) => drop(self.line.remove(&ticket)),
+            Stage::InFlight(id) => drop(self.owners.remove(id)),
+            Stage::Done(_) => {}
         }
         Some(call)
     }
@@ -230,7 +204,7 @@ impl PayloadSource for Calls {
             Some(Call { exchange, .. }) => {
                 part(exchange.buffer.readable(), exchange.base + at, len)
             }
-            None => part(self.leaving.get(id).map_or(&[], |bytes| bytes), at, len),
+            None => &[],
         }
     }
 }

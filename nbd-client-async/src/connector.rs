@@ -15,7 +15,7 @@ use crate::into_stream::IntoStream;
 use crate::options::Options;
 use crate::pool::Pool;
 use crate::runtime::Runtime;
-use crate::way::Source;
+use crate::way::{Source, dialler, given};
 
 /// Connects as [`ConnectOptions`] say, on a runtime.
 ///
@@ -99,7 +99,7 @@ impl<R: Runtime + Clone> Connector<R> {
     #[doc(alias = "nbd_connect_unix")]
     #[doc(alias = "nbd_connect_command")]
     pub async fn connect(&self) -> Result<Client, Error> {
-        self.open(self.options.clone(), Source::None).await
+        self.open(self.options.clone(), given(None)).await
     }
 
     /// Negotiates over a connection that is there already. It cannot be made again; see
@@ -117,7 +117,7 @@ impl<R: Runtime + Clone> Connector<R> {
     /// When it fails, or the server refuses.
     #[doc(alias = "nbd_connect_socket")]
     pub async fn connect_over<T>(&self, stream: impl IntoStream<T>) -> Result<Client, Error> {
-        self.open(self.given(), Source::Given(Some(stream.into_stream()?))).await
+        self.open(self.over_given(), given(Some(stream.into_stream()?))).await
     }
 
     /// Negotiates over any stream, and asks for another one whenever it is lost, if
@@ -144,7 +144,7 @@ impl<R: Runtime + Clone> Connector<R> {
         S: IntoStream<T>,
     {
         let options = self.options.clone().target(Target::Dialler);
-        self.open(options, Source::dialler(dial)).await
+        self.open(options, dialler(dial)).await
     }
 
     /// Opens up to `size` connections. See [`Pool`]. The first is there when this returns; the
@@ -183,7 +183,7 @@ impl<R: Runtime + Clone> Connector<R> {
     /// When nobody answers, or the server refuses.
     #[doc(alias = "nbd_set_opt_mode")]
     pub async fn negotiate(&self) -> Result<Options, Error> {
-        self.choose(self.options.clone(), Source::None).await
+        self.choose(self.options.clone(), given(None)).await
     }
 
     /// Negotiates over a connection that is there already, and stops for the caller to
@@ -202,10 +202,10 @@ impl<R: Runtime + Clone> Connector<R> {
     /// # Errors
     /// When it fails, or the server refuses.
     pub async fn negotiate_over<T>(&self, stream: impl IntoStream<T>) -> Result<Options, Error> {
-        self.choose(self.given(), Source::Given(Some(stream.into_stream()?))).await
+        self.choose(self.over_given(), given(Some(stream.into_stream()?))).await
     }
 
-    fn given(&self) -> ConnectOptions {
+    fn over_given(&self) -> ConnectOptions {
         self.options.clone().target(Target::Given)
     }
 

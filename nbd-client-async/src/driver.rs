@@ -9,10 +9,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use nbd_proto::io::IoMode;
-use nbd_session::{Error, Session, Step};
-use nbd_transport::SocketIo;
+use nbd_session::{Connect, Error, Session, Step};
+use nbd_transport::{Connection, SocketIo};
 use rustix::net::{Shutdown, shutdown};
 
 use crate::client::Client;
@@ -45,7 +44,6 @@ pub(crate) struct Driver {
 struct Left {
     steps: Vec<Step>,
     wake: Vec<Waker>,
-    done_with: Vec<Bytes>,
     /// Other work, done on the way.
     beside: Vec<Task>,
     /// Some of it was not begun.
@@ -54,7 +52,7 @@ struct Left {
 
 impl Left {
     fn collect(&mut self, state: &mut State) {
-        state.leftovers(&mut self.wake, &mut self.done_with);
+        self.wake.append(&mut state.wake);
         self.fresh |= !state.beside.is_empty();
         self.beside.append(&mut state.beside);
         while let Some(step) = state.session.next_step() {
@@ -63,10 +61,7 @@ impl Left {
     }
 
     fn tell(&mut self) {
-        self.done_with.clear();
-        for waker in self.wake.drain(..) {
-            waker.wake();
-        }
+        self.wake.drain(..).for_each(Waker::wake);
     }
 }
 
@@ -144,22 +139,23 @@ impl Driver {
             Outcome::Credentials(outcome) => {
                 self.shared.with(|state, now| state.session.credentials(outcome, now));
             }
-            Outcome::Connected(generation, outcome) => {
-                let outcome = outcome.and_then(|stream| self.take_over(generation, stream));
+            Outcome::Connected(connect, outcome) => {
+                let outcome = outcome.and_then(|stream| self.take_over(&connect, stream));
                 self.shared.with(|state, now| {
-                    state.session.connected(generation, outcome, now);
+                    state.session.connected(connect.generation, outcome, now);
                 });
             }
             Outcome::Stopped => self.stop(Error::stopped()),
         }
     }
 
-    fn take_over(&mut self, generation: u64, stream: Stream) -> Result<IoMode, Error> {
+    fn take_over(&mut self, connect: &Connect, stream: Stream) -> Result<IoMode, Error> {
+        let generation = connect.generation;
         let (held, peer) = match stream.0 {
             Kind::Own(stream) => (Held::Stream(stream), None),
             Kind::Os(connection) => {
-                let endpoint = connection.stream.peer();
-                let (stream, process) = (connection.stream, connection.peer);
+                let Connection { stream, peer: process, .. } = connect.prepare(connection)?;
+                let endpoint = stream.peer();
                 let held = self.runtime.adopt(stream.into())?.0;
                 (held, Some(Peer { generation, endpoint, process }))
             }
@@ -193,7 +189,7 @@ impl Driver {
                     Err(error) => self.stop(error),
                 },
                 Step::Connect(connect) => {
-                    self.errand = Some(Errand::connect(&self.runtime, &connect, &mut self.source));
+                    self.errand = Some(Errand::connect(&self.runtime, connect, &mut self.source));
                 }
                 Step::Shutdown { generation } => self.shut_down(generation),
                 Step::Close { generation, last_word } => self.close(generation, &last_word),

@@ -143,10 +143,7 @@ impl Options {
     /// When the server refuses, cannot be asked, or the connection fails.
     #[doc(alias = "nbd_opt_list")]
     pub async fn list(&mut self) -> Result<Vec<ExportEntry>, Error> {
-        match self.ask(OptionRequest::List).await? {
-            OptionReply::Exports(exports) => Ok(exports),
-            _ => Ok(Vec::new()),
-        }
+        Ok(self.ask(OptionRequest::List).await?.into_exports())
     }
 
     /// What the export is like, without choosing it.
@@ -184,7 +181,8 @@ impl Options {
         &mut self,
         queries: &[&str],
     ) -> Result<Vec<MetaContext>, Error> {
-        self.contexts(OptionRequest::ListMetaContexts(owned(queries))).await
+        let request = OptionRequest::ListMetaContexts(owned(queries));
+        Ok(self.ask(request).await?.into_meta_contexts())
     }
 
     /// Selects meta contexts in place of those selected before; returns those that
@@ -202,7 +200,8 @@ impl Options {
     /// When the server refuses, cannot be asked, or the connection fails.
     #[doc(alias = "nbd_opt_set_meta_context")]
     pub async fn set_meta_contexts(&mut self, queries: &[&str]) -> Result<Vec<MetaContext>, Error> {
-        self.contexts(OptionRequest::SetMetaContexts(owned(queries))).await
+        let request = OptionRequest::SetMetaContexts(owned(queries));
+        Ok(self.ask(request).await?.into_meta_contexts())
     }
 
     /// Asks for TLS, with the credentials of the options; true if granted. All is forgotten
@@ -219,7 +218,7 @@ impl Options {
     /// When the server cannot be asked, or the connection or TLS fails.
     #[doc(alias = "nbd_opt_starttls")]
     pub async fn start_tls(&mut self) -> Result<bool, Error> {
-        self.granted(OptionRequest::StartTls).await
+        Ok(self.ask(OptionRequest::StartTls).await?.is_granted())
     }
 
     /// Asks for structured replies; true if granted.
@@ -235,7 +234,7 @@ impl Options {
     /// When the server cannot be asked, or the connection fails.
     #[doc(alias = "nbd_opt_structured_reply")]
     pub async fn structured_replies(&mut self) -> Result<bool, Error> {
-        self.granted(OptionRequest::StructuredReplies).await
+        Ok(self.ask(OptionRequest::StructuredReplies).await?.is_granted())
     }
 
     /// Asks for extended headers; true if granted.
@@ -251,7 +250,7 @@ impl Options {
     /// When the server cannot be asked, or the connection fails.
     #[doc(alias = "nbd_opt_extended_headers")]
     pub async fn extended_headers(&mut self) -> Result<bool, Error> {
-        self.granted(OptionRequest::ExtendedHeaders).await
+        Ok(self.ask(OptionRequest::ExtendedHeaders).await?.is_granted())
     }
 
     /// Asks for another export from now on.
@@ -330,17 +329,6 @@ impl Options {
             self.ask(OptionRequest::Abort).await?;
         }
         Ok(())
-    }
-
-    async fn contexts(&mut self, request: OptionRequest) -> Result<Vec<MetaContext>, Error> {
-        match self.ask(request).await? {
-            OptionReply::MetaContexts(contexts) => Ok(contexts),
-            _ => Ok(Vec::new()),
-        }
-    }
-
-    async fn granted(&mut self, request: OptionRequest) -> Result<bool, Error> {
-        Ok(self.ask(request).await? == OptionReply::Granted(true))
     }
 
     /// Asks for an option and waits for its answer.

@@ -6,7 +6,7 @@ use std::task::Poll;
 
 use bytes::Bytes;
 use nbd_proto::{Command, CommandFlags};
-use nbd_session::pool::Members;
+use nbd_session::pool::{Call, Members};
 use nbd_session::{Error, Rejected};
 
 use crate::buffer::{ReadBuffer, WriteBuffer};
@@ -68,12 +68,6 @@ impl State {
             let _ = self.members.look(number, &client.shared().lock().session);
         }
     }
-
-    fn pick(&mut self) -> Option<(usize, Client)> {
-        self.look();
-        let number = self.members.pick(usize::MAX)?;
-        Some((number, self.clients.get(number)?.clone()))
-    }
 }
 
 impl Shared {
@@ -82,16 +76,32 @@ impl Shared {
     }
 }
 
-/// A member, for the time of a call.
-struct Lease<'a> {
+/// A call, which may have to do with several members; it ends with its future.
+struct Calling<'a> {
     shared: &'a Shared,
-    number: usize,
-    client: Client,
+    call: Call,
 }
 
-impl Drop for Lease<'_> {
+impl Calling<'_> {
+    /// Who is to go on with it.
+    fn next(&mut self) -> Result<Client, Error> {
+        let mut state = self.shared.lock();
+        let State { members, clients } = &mut *state;
+        let number = members.next_member(&mut self.call, usize::MAX);
+        number.and_then(|number| clients.get(number).cloned()).ok_or_else(|| members.end())
+    }
+
+    /// What its caller is to be told, if it ends with that.
+    fn told(&mut self, result: Result<(), Error>) -> Option<Result<(), Error>> {
+        let mut state = self.shared.lock();
+        state.look();
+        state.members.called(&mut self.call, result)
+    }
+}
+
+impl Drop for Calling<'_> {
     fn drop(&mut self) {
-        self.shared.lock().members.finished(self.number);
+        self.shared.lock().members.withdraw(&mut self.call);
     }
 }
 
@@ -176,10 +186,8 @@ impl Pool {
     /// ```
     #[must_use]
     pub fn client(&self) -> Option<Client> {
-        let mut state = self.shared.lock();
-        let Some((number, client)) = state.pick() else { return state.clients.first().cloned() };
-        state.members.finished(number);
-        Some(client)
+        let mut calling = self.begin(Command::read(0, 0));
+        calling.next().ok().or_else(|| self.shared.lock().clients.first().cloned())
     }
 
     /// Reads `length` bytes at `offset`. See [`Client::read`].
@@ -194,13 +202,12 @@ impl Pool {
     /// # Errors
     /// As [`Client::read`].
     pub async fn read(&self, offset: u64, length: usize) -> Result<Bytes, Error> {
-        loop {
-            let lease = self.pick()?;
-            let result = lease.client.read(offset, length).await;
-            if result.is_ok() || !self.is_worth_another(&lease) {
-                return result;
-            }
-        }
+        let read = |client: Client, _| async move {
+            let result = client.read(offset, length).await;
+            (result.as_ref().map(drop).map_err(Error::clone), result.unwrap_or_default())
+        };
+        let (result, bytes) = self.call(Command::read(offset, 0), Bytes::new(), read).await;
+        result.map(|()| bytes)
     }
 
     /// Reads into the whole of a buffer, which is given back. See [`Client::read_exact_at`].
@@ -215,20 +222,12 @@ impl Pool {
     /// As [`Client::read_exact_at`].
     pub async fn read_exact_at<B: ReadBuffer>(
         &self,
-        mut buffer: B,
+        buffer: B,
         offset: u64,
     ) -> (Result<(), Error>, B) {
-        loop {
-            let lease = match self.pick() {
-                Ok(lease) => lease,
-                Err(error) => return (Err(error), buffer),
-            };
-            let result;
-            (result, buffer) = lease.client.read_exact_at(buffer, offset).await;
-            if result.is_ok() || !self.is_worth_another(&lease) {
-                return (result, buffer);
-            }
-        }
+        let read =
+            |client: Client, buffer| async move { client.read_exact_at(buffer, offset).await };
+        self.call(Command::read(offset, 0), buffer, read).await
     }
 
     /// Writes all of `data` at `offset`. See [`Client::write_all_at`].
@@ -267,10 +266,15 @@ impl Pool {
         offset: u64,
         flags: CommandFlags,
     ) -> Result<(), Rejected<Bytes>> {
-        match self.pick() {
-            Ok(lease) => lease.client.write_all_at_with(data, offset, flags).await,
-            Err(error) => Err(Rejected { error, buffer: Some(data.into_bytes()) }),
-        }
+        let write = |client: Client, data| async move {
+            match client.write_all_at_with(data, offset, flags).await {
+                Ok(()) => (Ok(()), Bytes::new()),
+                Err(Rejected { error, buffer }) => (Err(error), buffer.unwrap_or_default()),
+            }
+        };
+        let call = self.call(Command::write(offset, 0), data.into_bytes(), write);
+        let (result, data) = call.await;
+        result.map_err(|error| Rejected { error, buffer: Some(data) })
     }
 
     /// Makes everything durable whose write has succeeded, whichever connection it was
@@ -287,29 +291,8 @@ impl Pool {
     /// As [`Client::flush`]; of the kind [`Recovery`](nbd_session::ErrorKind::Recovery) when
     /// another flush that was under way has found that writes may be lost.
     pub async fn flush(&self) -> Result<(), Error> {
-        let mut flush = {
-            let mut state = self.shared.lock();
-            state.look();
-            let unflushed = |client: &Client| client.shared().lock().session.has_unflushed();
-            let flush = state
-                .members
-                .begin_flush(|number| state.clients.get(number).is_some_and(unflushed));
-            if flush.members().is_empty() {
-                return Err(state.members.end());
-            }
-            flush
-        };
-        let mut asked = 0;
-        while let Some(number) = flush.members().get(asked).copied() {
-            asked += 1;
-            let client = self.shared.lock().clients.get(number).cloned();
-            let Some(client) = client else { continue };
-            let result = client.flush().await;
-            let mut state = self.shared.lock();
-            state.look();
-            state.members.flushed(&mut flush, result);
-        }
-        self.shared.lock().members.end_flush(flush)
+        let flush = |client: Client, ()| async move { (client.flush().await, ()) };
+        self.call(Command::flush(), (), flush).await.0
     }
 
     /// Ends all sessions. Connections that are dead already are no error, unless they have
@@ -339,20 +322,38 @@ impl Pool {
         result
     }
 
-    fn pick(&self) -> Result<Lease<'_>, Error> {
-        let mut state = self.shared.lock();
-        let (number, client) = state.pick().ok_or_else(|| state.members.end())?;
-        Ok(Lease { shared: &self.shared, number, client })
-    }
-
-    /// Whether a read that failed may succeed on another connection. It ends: each connection
-    /// dies once.
-    fn is_worth_another(&self, failed: &Lease<'_>) -> bool {
-        if !failed.client.is_closed() {
-            return false;
-        }
+    fn begin(&self, command: Command) -> Calling<'_> {
         let mut state = self.shared.lock();
         state.look();
-        state.members.is_worth_another(&Command::read(0, 0))
+        let unflushed = |client: &Client| client.shared().lock().session.has_unflushed();
+        let call = state
+            .members
+            .begin_call(command, |number| state.clients.get(number).is_some_and(unflushed));
+        Calling { shared: &self.shared, call }
+    }
+
+    /// Carries a call out, with what it needs: on another member where that helps, or on all that
+    /// have something to flush.
+    async fn call<T, F>(
+        &self,
+        command: Command,
+        mut needs: T,
+        mut one: impl FnMut(Client, T) -> F,
+    ) -> (Result<(), Error>, T)
+    where
+        F: Future<Output = (Result<(), Error>, T)>,
+    {
+        let mut calling = self.begin(command);
+        loop {
+            let client = match calling.next() {
+                Ok(client) => client,
+                Err(error) => return (Err(error), needs),
+            };
+            let result;
+            (result, needs) = one(client, needs).await;
+            if let Some(told) = calling.told(result) {
+                return (told, needs);
+            }
+        }
     }
 }

@@ -7,10 +7,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 use std::time::Instant;
 
-use bytes::Bytes;
 use nbd_proto::Direction;
 use nbd_proto::io::Progress;
-use nbd_session::{Error, Received, Session, State as SessionState, Withdrawn};
+use nbd_session::{Error, Limit, Received, Session, State as SessionState, Withdrawn};
 use nbd_transport::{Endpoint, PeerProcess, SocketIo};
 use slab::Slab;
 
@@ -57,7 +56,6 @@ impl Shared {
             told,
             watchers: Slab::new(),
             wake: Vec::new(),
-            done_with: Vec::new(),
             beside: Vec::new(),
         };
         Self { state: Mutex::new(state) }
@@ -93,16 +91,8 @@ impl Shared {
         let result = change(&mut state, now);
         state.settle(now);
         let driver = rouse(&mut state);
-        if state.wake.is_empty() && state.done_with.is_empty() {
-            drop(state);
-            if let Some(driver) = driver {
-                driver.wake();
-            }
-            return result;
-        }
-        let (others, done_with) = (mem::take(&mut state.wake), mem::take(&mut state.done_with));
+        let others: Vec<_> = state.wake.drain(..).collect();
         drop(state);
-        drop(done_with);
         driver.into_iter().chain(others).for_each(Waker::wake);
         result
     }
@@ -124,9 +114,7 @@ pub(crate) struct State {
     told: SessionState,
     watchers: Slab<Option<Waker>>,
     /// Whom to wake when the lock is free.
-    wake: Vec<Waker>,
-    /// What to drop then.
-    done_with: Vec<Bytes>,
+    pub(crate) wake: Vec<Waker>,
     /// Other work for the driver.
     pub(crate) beside: Vec<Task>,
 }
@@ -148,20 +136,17 @@ impl State {
         let submitted = if exchange.is_plain() && !self.session.keeps_payload(&exchange.command) {
             self.session.submit(exchange.command, limit, now)
         } else {
-            let keep = self.session.keeps_payload(&exchange.command);
-            self.session.submit_request(exchange.request(limit, keep), now)
+            self.session.submit_request(exchange.request(limit), now)
         };
         match submitted {
             Ok(id) => {
                 let key = self.calls.insert(Stage::InFlight(id), exchange, waker.clone());
-                self.calls.own(id, key);
                 self.send_or_rouse(now);
                 Ok(key)
             }
             Err(error) if when_full == WhenFull::Wait && self.session.may_wait(&error) => {
-                let limit = self.session.fixed(limit, now);
                 let ticket = self.session.wait_for_room(limit, now);
-                Ok(self.calls.insert(Stage::InLine(ticket, limit), exchange, waker.clone()))
+                Ok(self.calls.insert(Stage::InLine(ticket), exchange, waker.clone()))
             }
             Err(error) => Err(error),
         }
@@ -189,15 +174,17 @@ impl State {
     /// Nobody waits for a call any more. Returns what is to be dropped when the lock is
     /// free.
     pub(crate) fn cancel(&mut self, key: usize, now: Instant) -> Option<Call> {
-        match self.calls.get_mut(key)?.stage {
-            Stage::InLine(ticket, _) => self.session.stop_waiting(ticket, now),
+        let call = self.calls.remove(key)?;
+        match call.stage {
+            Stage::InLine(ticket) => self.session.stop_waiting(ticket, now),
             Stage::InFlight(id) => {
-                let half_sent = self.session.withdraw(id, now) == Withdrawn::HalfSent;
-                self.calls.disown(id, half_sent);
+                if self.session.withdraw(id, now) == Withdrawn::HalfSent {
+                    self.session.copy_held(id, call.exchange.data());
+                }
             }
             Stage::Done(_) => {}
         }
-        self.calls.remove(key)
+        Some(call)
     }
 
     /// Calls that have begun and whose results were not taken.
@@ -208,12 +195,12 @@ impl State {
     /// Hands out whatever the session has for somebody.
     pub(crate) fn settle(&mut self, now: Instant) {
         while let Some(done) = self.session.next_completion() {
-            if let Some(waker) = self.calls.finished(done).and_then(|call| call.waker.take()) {
-                self.wake.push(waker);
+            let (id, held) = (done.id, done.held);
+            let Some(call) = self.calls.finished(done) else { continue };
+            if held {
+                self.session.copy_held(id, call.exchange.data());
             }
-        }
-        while let Some(id) = self.session.next_released() {
-            self.done_with.extend(self.calls.released(id));
+            self.wake.extend(call.waker.take());
         }
         while let Some(admission) = self.session.next_admission() {
             let Some(key) = self.calls.admitted(admission.ticket) else {
@@ -221,15 +208,13 @@ impl State {
                 continue;
             };
             let Some(call) = self.calls.get_mut(key) else { continue };
-            let Stage::InLine(ticket, limit) = call.stage else { continue };
-            let keep = self.session.keeps_payload(&call.exchange.command);
-            let request = call.exchange.request(limit, keep).ticket(ticket);
+            let request = call.exchange.request(Limit::Default).ticket(admission.ticket);
             let submitted =
                 admission.result.and_then(|()| self.session.submit_request(request, now));
             match submitted {
                 Ok(id) => {
                     call.stage = Stage::InFlight(id);
-                    self.calls.own(id, key);
+                    self.calls.submitted(id, key);
                     self.rousing = true;
                 }
                 Err(error) => {
@@ -362,12 +347,6 @@ impl State {
         let sooner = next.filter(|at| armed.is_none_or(|armed| *at < armed));
         self.armed = sooner.or(armed);
         sooner
-    }
-
-    /// Whom to wake when the lock is free, and what to drop then.
-    pub(crate) fn leftovers(&mut self, wake: &mut Vec<Waker>, done_with: &mut Vec<Bytes>) {
-        wake.append(&mut self.wake);
-        done_with.append(&mut self.done_with);
     }
 
     /// Whether bytes from the server are of use, now.

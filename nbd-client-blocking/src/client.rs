@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use nbd_proto::{
     Command, CommandFlags, ContextId, Discard, Disconnect, ExportInfo, Extent, Negotiated,
-    ReadChunk, RequestId, StrictMode, TransmissionFlags,
+    ReadChunk, StrictMode, TransmissionFlags,
 };
 use nbd_session::{Completion, Error, Limit, Request, Session, State};
 use nbd_transport::{Connection, NbdUri, PeerProcess, UriError};
@@ -172,7 +172,7 @@ impl Client {
     /// connection fails. What is in the buffer then is undefined.
     #[doc(alias("nbd_pread", "nbd_set_pread_initialize", "nbd_get_pread_initialize"))]
     pub fn read_exact_at(&mut self, buf: &mut [u8], offset: u64) -> Result<(), Error> {
-        let (max, limit) = self.pieces(buf.len());
+        let (max, limit) = self.session().pieces(buf.len(), self.limit, Instant::now);
         let mut at = offset;
         for piece in buf.chunks_mut(max) {
             let length = piece.len();
@@ -224,7 +224,7 @@ impl Client {
         offset: u64,
         flags: CommandFlags,
     ) -> Result<(), Error> {
-        let (max, limit) = self.pieces(buf.len());
+        let (max, limit) = self.session().pieces(buf.len(), self.limit, Instant::now);
         let mut at = offset;
         for piece in buf.chunks(max) {
             let command = Command::write(at, piece.len() as u32).with(flags);
@@ -359,16 +359,6 @@ impl Client {
         self.session().farewell()
     }
 
-    /// The longest piece of a read or write that is one command, and how long all of them
-    /// together may take.
-    #[inline]
-    fn pieces(&self, length: usize) -> (usize, Limit) {
-        let max = self.session().max_request();
-        let one = length <= max;
-        (max, if one { self.limit } else { self.session().fixed(self.limit, Instant::now()) })
-    }
-
-    /// One command from submission to its end.
     #[inline]
     fn run(
         &mut self,
@@ -378,28 +368,13 @@ impl Client {
         limit: Limit,
     ) -> Result<(), Error> {
         let now = Instant::now();
-        let id = match self.driver.submit(command, write, limit, now) {
+        let id = match self.driver.submit(command, write, limit, || now) {
             Ok(id) => id,
-            Err(error) => self.run_in_line(command, write, limit, error)?,
+            Err(refused) => {
+                self.driver.submit_in_line(Request::new(command), limit, write, refused)?
+            }
         };
         self.finish(Single { id, read, write }, now).result
-    }
-
-    /// Submits a command that has been refused once there is room, if that was why.
-    #[cold]
-    fn run_in_line(
-        &mut self,
-        command: Command,
-        write: &[u8],
-        limit: Limit,
-        refused: Error,
-    ) -> Result<RequestId, Error> {
-        if !self.session().may_wait(&refused) {
-            return Err(refused);
-        }
-        let limit = self.session().fixed(limit, Instant::now());
-        let request = Request::new(command).limit(limit).ticket(self.driver.wait_for_room(limit)?);
-        self.driver.submit_request(request, write, Instant::now())
     }
 
     fn status(&mut self, request: Request<'_>) -> Result<Vec<(ContextId, Extent)>, Error> {
@@ -409,14 +384,10 @@ impl Client {
 
     fn request(&mut self, request: Request<'_>, read: &mut [u8]) -> Result<Completion, Error> {
         let now = Instant::now();
-        let limit = self.session().fixed(self.limit, now);
-        let request = request.limit(limit);
+        let request = request.limit(self.limit);
         let id = match self.driver.submit_request(request.clone(), &[], now) {
-            Err(refused) if self.session().may_wait(&refused) => {
-                let request = request.ticket(self.driver.wait_for_room(limit)?);
-                self.driver.submit_request(request, &[], Instant::now())?
-            }
-            submitted => submitted?,
+            Ok(id) => id,
+            Err(refused) => self.driver.submit_in_line(request, self.limit, &[], refused)?,
         };
         Ok(self.finish(Single { id, read, write: &[] }, now))
     }

@@ -100,7 +100,7 @@ impl Dialling {
                 Ok(DialStep::Resolve { host, port }) => {
                     dial.resolved((host, port).to_socket_addrs().map(Iterator::collect));
                 }
-                Ok(DialStep::Wait) if self.connect.by.is_some_and(|by| by <= now) => {
+                Ok(DialStep::Wait) if self.connect.is_late(now) => {
                     return Some(Err(dial.timed_out().into()));
                 }
                 Ok(DialStep::Wait) => {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use nbd_proto::io::{IoMode, Progress};
 use nbd_proto::{Command, Direction, Discard, PayloadSink, PayloadSource, RequestId};
-use nbd_session::{ConnectOptions, Error, Event, Limit, Request, Session, State, Step, Ticket};
+use nbd_session::{ConnectOptions, Error, Event, Limit, Request, Session, State, Step};
 use nbd_transport::{Connection, SocketIo};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -85,12 +85,12 @@ impl Driver {
         command: Command,
         payload: &[u8],
         limit: Limit,
-        now: Instant,
+        clock: impl FnOnce() -> Instant,
     ) -> Result<RequestId, Error> {
         if self.session.keeps_payload(&command) {
-            return self.submit_request(Request::new(command).limit(limit), payload, now);
+            return self.submit_request(Request::new(command).limit(limit), payload, clock());
         }
-        self.session.submit(command, limit, now)
+        self.session.submit_with_clock(command, limit, clock)
     }
 
     /// Queues a command with all that may go with it.
@@ -120,14 +120,23 @@ impl Driver {
         crowded
     }
 
-    /// Waits in line for room that commands which were given up still hold.
+    /// Submits in line what found no room; what was refused for another reason stays so.
     #[cold]
-    pub(crate) fn wait_for_room(&mut self, limit: Limit) -> Result<Ticket, Error> {
-        let now = Instant::now();
-        let ticket = self.session.wait_for_room(limit, now);
+    pub(crate) fn submit_in_line(
+        &mut self,
+        request: Request<'_>,
+        limit: Limit,
+        payload: &[u8],
+        refused: Error,
+    ) -> Result<RequestId, Error> {
+        if !self.session.may_wait(&refused) {
+            return Err(refused);
+        }
+        let ticket = self.session.wait_for_room(limit, Instant::now());
         loop {
             if let Some(admission) = self.session.next_admission() {
-                return admission.result.map(|()| ticket);
+                admission.result?;
+                return self.submit_request(request.ticket(ticket), payload, Instant::now());
             }
             self.turn(&mut Discard, Instant::now());
         }
@@ -265,18 +274,13 @@ impl Driver {
     fn dial(&mut self, now: Instant) -> bool {
         let Some(dialling) = &mut self.dialling else { return false };
         let Some(outcome) = dialling.advance(now) else { return false };
-        let (generation, keep_alive) =
-            (dialling.connect.generation, dialling.connect.tcp_keep_alive);
-        self.dialling = None;
         let outcome = outcome.and_then(|connection| {
-            if let Some(keep_alive) = keep_alive {
-                connection.set_tcp_keep_alive(keep_alive)?;
-            }
+            self.connection = Some(dialling.connect.prepare(connection)?);
             self.read_timeout = None;
-            self.connection = Some(connection);
             Ok(IoMode::Vectored)
         });
-        self.session.connected(generation, outcome, now);
+        self.session.connected(dialling.connect.generation, outcome, now);
+        self.dialling = None;
         true
     }
 

@@ -100,10 +100,7 @@ impl Options {
     /// When the server refuses, cannot be asked, or the connection fails.
     #[doc(alias("nbd_opt_list", "nbd_aio_opt_list"))]
     pub fn list(&mut self) -> Result<Vec<ExportEntry>, Error> {
-        match self.ask(OptionRequest::List)? {
-            OptionReply::Exports(exports) => Ok(exports),
-            _ => Ok(Vec::new()),
-        }
+        Ok(self.ask(OptionRequest::List)?.into_exports())
     }
 
     /// What the export is like, without choosing it.
@@ -112,10 +109,8 @@ impl Options {
     /// When the server refuses, cannot be asked, or the connection fails.
     #[doc(alias("nbd_opt_info", "nbd_aio_opt_info"))]
     pub fn info(&mut self) -> Result<Negotiated, Error> {
-        match self.ask(OptionRequest::Info)? {
-            OptionReply::Info(facts) => Ok(*facts),
-            _ => Ok(self.negotiated()),
-        }
+        self.ask(OptionRequest::Info)?;
+        Ok(self.negotiated())
     }
 
     /// The meta contexts that match the queries; all of them if there are none.
@@ -168,7 +163,7 @@ impl Options {
     /// When the server cannot be asked, the TLS handshake fails, or the connection fails.
     #[doc(alias("nbd_opt_starttls", "nbd_aio_opt_starttls"))]
     pub fn start_tls(&mut self) -> Result<bool, Error> {
-        self.granted(OptionRequest::StartTls)
+        Ok(self.ask(OptionRequest::StartTls)?.is_granted())
     }
 
     /// Asks for structured replies; true if granted.
@@ -177,7 +172,7 @@ impl Options {
     /// When the server cannot be asked, or the connection fails.
     #[doc(alias("nbd_opt_structured_reply", "nbd_aio_opt_structured_reply"))]
     pub fn structured_replies(&mut self) -> Result<bool, Error> {
-        self.granted(OptionRequest::StructuredReplies)
+        Ok(self.ask(OptionRequest::StructuredReplies)?.is_granted())
     }
 
     /// Asks for extended headers; true if granted.
@@ -186,7 +181,7 @@ impl Options {
     /// When the server cannot be asked, or the connection fails.
     #[doc(alias("nbd_opt_extended_headers", "nbd_aio_opt_extended_headers"))]
     pub fn extended_headers(&mut self) -> Result<bool, Error> {
-        self.granted(OptionRequest::ExtendedHeaders)
+        Ok(self.ask(OptionRequest::ExtendedHeaders)?.is_granted())
     }
 
     /// Asks for another export from now on.
@@ -236,14 +231,7 @@ impl Options {
     }
 
     fn contexts(&mut self, request: OptionRequest) -> Result<Vec<MetaContext>, Error> {
-        match self.ask(request)? {
-            OptionReply::MetaContexts(contexts) => Ok(contexts),
-            _ => Ok(Vec::new()),
-        }
-    }
-
-    fn granted(&mut self, request: OptionRequest) -> Result<bool, Error> {
-        Ok(matches!(self.ask(request)?, OptionReply::Granted(true)))
+        Ok(self.ask(request)?.into_meta_contexts())
     }
 
     /// Asks for an option and waits for the answer, which is of the kind that was asked for.

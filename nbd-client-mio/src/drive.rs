@@ -106,8 +106,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
             };
             match admission.result {
                 Ok(()) => {
-                    let limit = self.session.fixed(Limit::Default, next.since);
-                    let request = Request::new(next.command).limit(limit).ticket(admission.ticket);
+                    let request = Request::new(next.command).ticket(admission.ticket);
                     let _ = self.submit_for(request, next.buffer, next.on_done);
                 }
                 Err(error) => (next.on_done)(Err(Rejected { error, buffer: next.buffer })),

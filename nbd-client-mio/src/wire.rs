@@ -65,17 +65,14 @@ impl Wire {
             Way::Open(_) => return None,
             Way::Made(made) => made.take()?,
             Way::Dialing(dial) => match dial.proceed(now) {
-                Ok(None) if connect.by.is_none_or(|by| now < by) => return None,
+                Ok(None) if !connect.is_late(now) => return None,
                 Ok(made) => made.ok_or_else(|| dial.timed_out().into()),
                 Err(error) => Err(error.into()),
             },
         };
         let generation = connect.generation;
         let result = made.and_then(|connection| {
-            if let Some(keep_alive) = connect.tcp_keep_alive {
-                connection.set_tcp_keep_alive(keep_alive)?;
-            }
-            *way = Way::Open(connection);
+            *way = Way::Open(connect.prepare(connection)?);
             Ok(IoMode::Vectored)
         });
         if result.is_err() {

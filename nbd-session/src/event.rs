@@ -52,3 +52,11 @@ pub struct SessionStats {
     /// Counters of the protocol, of all connections together.
     pub wire: Stats,
 }
+
+impl SessionStats {
+    /// Connections that were made again after a loss.
+    #[must_use]
+    pub const fn reconnects(&self) -> u64 {
+        self.connections.saturating_sub(1)
+    }
+}

@@ -14,7 +14,7 @@
 //!    names, one after the other or all at once, tell what came of each, and return what
 //!    [`end_flush`](Members::end_flush) says.
 //!
-//!    A client without calls that wait has both as one: [`begin_call`](Members::begin_call).
+//!    Both are one with [`begin_call`](Members::begin_call), which leads a call from member to member.
 //! 4. At the end, [`farewell`](Members::farewell) says whether something was lost that nobody
 //!    was told of.
 //!
@@ -372,6 +372,13 @@ impl Members {
             return None;
         }
         Some(self.end_flush(flush))
+    }
+
+    /// A call that nobody waits for any more is over, wherever it was.
+    pub fn withdraw(&mut self, call: &mut Call) {
+        if let Some(number) = call.number.take() {
+            self.finished(number);
+        }
     }
 
     /// All members are going to be ended. What their sessions say of it when they are

@@ -6,6 +6,7 @@ use std::time::Instant;
 use nbd_proto::RequestId;
 
 use crate::error::{Error, broken};
+use crate::limit::Limit;
 use crate::timers::{Timer, Timers};
 
 /// A place among those who wait for room for one more command.
@@ -36,7 +37,7 @@ pub struct Admission {
 
 #[derive(Debug, Default)]
 pub(crate) struct Waiters {
-    places: Vec<(u32, Place)>,
+    places: Vec<(u32, Place, Limit)>,
     free: Vec<u32>,
     /// Some may have left meanwhile.
     queue: VecDeque<Ticket>,
@@ -75,34 +76,39 @@ impl Waiters {
         self.timers.first()
     }
 
-    /// Queues up, until `end`; time has been running since then.
-    pub(crate) fn enter(&mut self, end: Option<Instant>, since: Instant) -> Ticket {
+    /// Queues up, under a limit that is no default any more.
+    pub(crate) fn enter(&mut self, limit: Limit, now: Instant) -> Ticket {
         let slot = self.free.pop().unwrap_or_else(|| {
-            self.places.push((0, Place::Free));
+            self.places.push((0, Place::Free, limit));
             (self.places.len() - 1) as u32
         });
         let mut generation = 0;
-        if let Some((number, place)) = self.places.get_mut(slot as usize) {
-            *place = Place::Waiting;
+        if let Some((number, place, under)) = self.places.get_mut(slot as usize) {
+            (*place, *under) = (Place::Waiting, limit);
             generation = *number;
         }
         let id = RequestId::from_cookie(u64::from(generation) << 32 | u64::from(slot));
         self.queue.push_back(Ticket(id));
         self.waiting += 1;
-        if let Some(at) = end {
-            self.timers.insert(Timer { at, since, id });
+        if let Some(at) = limit.end(None, now) {
+            self.timers.insert(Timer { at, since: limit.since(now), id });
         }
         Ticket(id)
     }
 
-    fn place(&mut self, ticket: Ticket) -> Option<&mut Place> {
-        let (number, place) = self.places.get_mut(ticket.slot())?;
-        (u64::from(*number) == ticket.0.to_cookie() >> 32).then_some(place)
+    fn place(&mut self, ticket: Ticket) -> Option<(&mut Place, Limit)> {
+        let (number, place, limit) = self.places.get_mut(ticket.slot())?;
+        (u64::from(*number) == ticket.0.to_cookie() >> 32).then_some((place, *limit))
     }
 
-    /// Gives the place up, whatever it is. Returns whether room was kept for it.
-    pub(crate) fn leave(&mut self, ticket: Ticket) -> bool {
-        let Some(place) = self.place(ticket) else { return false };
+    fn is_waiting(&mut self, ticket: Ticket) -> bool {
+        self.place(ticket).is_some_and(|(place, _)| *place == Place::Waiting)
+    }
+
+    /// Gives the place up, whatever it is. Returns the limit under which it was waited for, if
+    /// room was kept for it.
+    pub(crate) fn leave(&mut self, ticket: Ticket) -> Option<Limit> {
+        let (place, limit) = self.place(ticket)?;
         let was = std::mem::replace(place, Place::Free);
         self.timers.remove(ticket.0);
         self.free(ticket);
@@ -117,11 +123,11 @@ impl Waiters {
                 self.news.retain(|news| news.ticket != ticket);
             }
         }
-        was == Place::Admitted
+        (was == Place::Admitted).then_some(limit)
     }
 
     fn free(&mut self, ticket: Ticket) {
-        let Some((number, place)) = self.places.get_mut(ticket.slot()) else {
+        let Some((number, place, _)) = self.places.get_mut(ticket.slot()) else {
             return broken("who leaves has a place");
         };
         *number = number.wrapping_add(1);
@@ -134,7 +140,7 @@ impl Waiters {
         if self.queue.len() > 2 * self.waiting + 64 {
             let places = &self.places;
             self.queue.retain(|ticket| {
-                places.get(ticket.slot()).is_some_and(|(number, place)| {
+                places.get(ticket.slot()).is_some_and(|(number, place, _)| {
                     *place == Place::Waiting && u64::from(*number) == ticket.0.to_cookie() >> 32
                 })
             });
@@ -145,10 +151,10 @@ impl Waiters {
     pub(crate) fn admit(&mut self, room: usize) {
         while self.waiting > 0 && self.admitted < room {
             let Some(ticket) = self.queue.pop_front() else { return broken("who waits is queued") };
-            let Some(place) = self.place(ticket).filter(|place| **place == Place::Waiting) else {
-                continue;
-            };
-            *place = Place::Admitted;
+            match self.place(ticket) {
+                Some((place, _)) if *place == Place::Waiting => *place = Place::Admitted,
+                _ => continue,
+            }
             self.waiting -= 1;
             self.admitted += 1;
             self.timers.remove(ticket.0);
@@ -160,7 +166,7 @@ impl Waiters {
     pub(crate) fn expire(&mut self, now: Instant) {
         while let Some(Timer { at, since, id }) = self.timers.pop_due(now) {
             let ticket = Ticket(id);
-            if !self.place(ticket).is_some_and(|place| *place == Place::Waiting) {
+            if !self.is_waiting(ticket) {
                 continue;
             }
             let after = at.saturating_duration_since(since);
@@ -178,7 +184,7 @@ impl Waiters {
     /// There will be no room any more.
     pub(crate) fn close(&mut self, error: &Error) {
         while let Some(ticket) = self.queue.pop_front() {
-            if self.place(ticket).is_some_and(|place| *place == Place::Waiting) {
+            if self.is_waiting(ticket) {
                 self.refuse(ticket, error.clone());
             }
         }
@@ -203,26 +209,26 @@ mod tests {
     #[test]
     fn first_come_first_served_and_who_left_is_passed_over() {
         let (mut line, now) = (Waiters::default(), Instant::now());
-        let tickets: Vec<_> = (0..4).map(|_| line.enter(None, now)).collect();
+        let tickets: Vec<_> = (0..4).map(|_| line.enter(Limit::Never, now)).collect();
         line.leave(tickets[1]);
         line.admit(2);
         assert_eq!(news(&mut line), [(tickets[0], true), (tickets[2], true)]);
         line.admit(2);
         assert_eq!(news(&mut line), [], "the room is kept");
-        assert!(line.leave(tickets[0]), "it is given back");
+        assert_eq!(line.leave(tickets[0]), Some(Limit::Never), "it is given back");
         line.admit(2);
         assert_eq!(news(&mut line), [(tickets[3], true)]);
         // A slot that is used again is another ticket.
-        let again = line.enter(None, now);
-        assert!(!line.leave(tickets[0]) && line.has_waiting());
+        let again = line.enter(Limit::Never, now);
+        assert!(line.leave(tickets[0]).is_none() && line.has_waiting());
         assert_ne!(again, tickets[0]);
     }
 
     #[test]
     fn those_who_wait_are_told_of_the_end_and_of_their_own() {
         let (mut line, now) = (Waiters::default(), Instant::now());
-        let late = line.enter(Some(now + Duration::from_secs(1)), now);
-        let patient = line.enter(None, now);
+        let late = line.enter(Limit::within(Duration::from_secs(1), now), now);
+        let patient = line.enter(Limit::Never, now);
         assert_eq!(line.first_deadline(), Some(now + Duration::from_secs(1)));
         line.expire(now + Duration::from_secs(1));
         assert_eq!(news(&mut line), [(late, false)]);
@@ -234,9 +240,9 @@ mod tests {
     #[test]
     fn the_line_does_not_grow_with_those_who_leave() {
         let (mut line, now) = (Waiters::default(), Instant::now());
-        let first = line.enter(None, now);
+        let first = line.enter(Limit::Never, now);
         for _ in 0..10_000 {
-            let ticket = line.enter(None, now);
+            let ticket = line.enter(Limit::Never, now);
             line.leave(ticket);
         }
         assert!(line.queue.len() < 200 && line.places.len() < 10);

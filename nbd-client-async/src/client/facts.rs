@@ -214,7 +214,7 @@ impl Client {
     ///     let mut state = client.state();
     ///     while state != State::Closed {
     ///         state = client.state_change(state).await;
-    ///         println!("{state:?}, connected again {} times", client.reconnects());
+    ///         println!("{state:?}, connected again {} times", client.stats().reconnects());
     ///     }
     /// }
     /// ```
@@ -225,18 +225,6 @@ impl Client {
             state => Poll::Ready(state),
         })
         .await
-    }
-
-    /// How often the connection was lost and made again.
-    ///
-    /// ```
-    /// # fn example(client: &nbd_client_async::Client) {
-    /// println!("connected again {} times", client.reconnects());
-    /// # }
-    /// ```
-    #[must_use]
-    pub fn reconnects(&self) -> u64 {
-        self.stats().connections.saturating_sub(1)
     }
 
     /// Why the connection is over, if it is.

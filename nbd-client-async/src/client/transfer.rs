@@ -151,14 +151,9 @@ impl Client {
     /// Has the command carried out with so many bytes of the buffer, in as many pieces as it
     /// takes. They have one limit of time together.
     async fn in_pieces(&self, exchange: &mut Exchange, length: usize) -> Result<(), Error> {
-        let (max, terms) = {
-            let session = &self.shared().lock().session;
-            let (max, mut terms) = (session.max_request(), self.terms());
-            if length > max {
-                terms.limit = session.fixed(terms.limit, Instant::now());
-            }
-            (max, terms)
-        };
+        let mut terms = self.terms();
+        let max;
+        (max, terms.limit) = self.shared().lock().session.pieces(length, terms.limit, Instant::now);
         let Command { offset, .. } = exchange.command;
         for base in (0..length).step_by(max.max(1)) {
             exchange.command.offset = offset.saturating_add(base as u64);

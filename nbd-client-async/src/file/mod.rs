@@ -71,26 +71,18 @@ impl Waiting {
     }
 
     fn set(&self, side: Side, waker: &Waker) {
-        let [reads, writes] = &mut *self.wakers();
-        let place = match side {
-            Side::Reads => reads,
-            Side::Writes => writes,
-        };
-        if !place.as_ref().is_some_and(|kept| kept.will_wake(waker)) {
-            *place = Some(waker.clone());
+        if let Some(place) = self.wakers().get_mut(side as usize) {
+            place.get_or_insert_with(|| waker.clone()).clone_from(waker);
         }
     }
 
     /// Wakes the other one; this one is there.
     fn wake_beside(&self, side: Side) {
-        let [reads, writes] = mem::take(&mut *self.wakers());
-        let other = match side {
-            Side::Reads => writes,
-            Side::Writes => reads,
-        };
-        if let Some(waker) = other {
-            waker.wake();
+        let mut wakers = mem::take(&mut *self.wakers());
+        if let Some(own) = wakers.get_mut(side as usize) {
+            *own = None;
         }
+        wakers.into_iter().flatten().for_each(Waker::wake);
     }
 }
 

@@ -183,7 +183,7 @@ async fn under_fire<H: Host>(mut server: Phoenix) {
     for worker in workers {
         worker.await;
     }
-    H::until(|| client.reconnects() >= 4).await;
+    H::until(|| client.stats().reconnects() >= 4).await;
     assert_eq!(client.state(), State::Ready);
     client.disconnect().await.unwrap();
 }
@@ -207,7 +207,7 @@ async fn memory_comes_back<H: Host>(mut server: Phoenix) {
         server.start(&[]);
         let found = client.read(0, SIZE).await.unwrap();
         assert!(found == disk, "round {round}");
-        assert_eq!(client.reconnects(), round as u64 + 1);
+        assert_eq!(client.stats().reconnects(), round as u64 + 1);
     }
     client.disconnect().await.unwrap();
 }
@@ -258,7 +258,7 @@ async fn time_goes_on_while_nobody_is_there<H: Host>() {
     for read in reads {
         assert!(read.await.unwrap() == noise(4096, 9));
     }
-    assert_eq!((client.in_flight(), client.reconnects()), (0, 1));
+    assert_eq!((client.in_flight(), client.stats().reconnects()), (0, 1));
     client.disconnect().await.unwrap();
 }
 
@@ -292,7 +292,7 @@ async fn a_command_that_kills_every_server_is_sent_to_each<H: Host>() {
     client.write_all_at(vec![1; 512], 0).await.unwrap();
     let mut read = Box::pin(client.read(0, 512));
     assert!(once(&mut read).await.is_pending());
-    H::until(|| client.reconnects() >= 3).await;
+    H::until(|| client.stats().reconnects() >= 3).await;
     assert!(once(&mut read).await.is_pending());
     assert_ne!(client.peer_pid(), Some(first));
     // Nobody wants it any more, so the next server lives.
@@ -409,7 +409,7 @@ async fn a_stream_that_is_shut_down_is_made_again<H: Host>() {
         last.lock().unwrap().take().unwrap().shutdown(how).unwrap();
         client.write_all_at(vec![round as u8; 512], 512).await.unwrap();
         assert!(client.read(0, 1024).await.unwrap() == vec![round as u8; 1024]);
-        assert_eq!(client.reconnects(), round as u64 + 1);
+        assert_eq!(client.stats().reconnects(), round as u64 + 1);
     }
     client.disconnect().await.unwrap();
 }

@@ -44,7 +44,7 @@ async fn contexts_keep_the_numbers_they_had<H: Host>() {
         let known = [(ContextId(1), u64::from(allocation)), (ContextId(2), u64::from(other))];
         assert_eq!(told, known);
     }
-    assert_eq!(client.reconnects(), 3);
+    assert_eq!(client.stats().reconnects(), 3);
     drop(client);
 }
 
@@ -72,7 +72,7 @@ async fn each_change_has_an_error_of_its_own<H: Host>() {
         client.read(0, 512).await.unwrap();
         let error = client.read(0, 512).await.unwrap_err();
         assert_eq!(error.recovery(), Some(&RecoveryError::Changed(changed)), "{error}");
-        assert_eq!(client.reconnects(), 0);
+        assert_eq!(client.stats().reconnects(), 0);
         assert!(client.is_closed());
     }
 }
@@ -119,7 +119,7 @@ async fn tls_is_made_again_and_checked_again<H: Host>() {
     let client = H::to(options, &server.uri()).connect().await.unwrap();
     for times in 0..3 {
         assert_eq!(client.read(8, 8).await.unwrap()[..], 8u64.to_be_bytes());
-        assert_eq!(client.reconnects(), times);
+        assert_eq!(client.stats().reconnects(), times);
         assert!(client.tls_info().is_some());
         server.kill();
         server.start_again().unwrap();

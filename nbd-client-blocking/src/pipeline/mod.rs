@@ -137,16 +137,13 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
         let Client { driver, limit, .. } = &mut *self.client;
         let payload = buffer.as_ref().map_or(&[][..], AsRef::as_ref);
         let submitted = match driver.session.check_payload(&command, payload.len()) {
-            Ok(()) => {
-                let now = driver.session.submission_time(*limit, Instant::now);
-                match driver.submit(command, payload, *limit, now) {
-                    // Whoever only submits never reads.
-                    Err(_) if driver.look_for_room(&mut self.buffers) => {
-                        driver.submit(command, payload, *limit, Instant::now())
-                    }
-                    submitted => submitted,
+            Ok(()) => match driver.submit(command, payload, *limit, Instant::now) {
+                // Whoever only submits never reads.
+                Err(_) if driver.look_for_room(&mut self.buffers) => {
+                    driver.submit(command, payload, *limit, Instant::now)
                 }
-            }
+                submitted => submitted,
+            },
             Err(error) => Err(error),
         };
         self.submitted(submitted, buffer)

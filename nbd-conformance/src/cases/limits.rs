@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use nbd_proto::{CommandFlags, Errno, Limits};
+use nbd_proto::{Command, CommandFlags, Errno, Limits};
 use nbd_session::ConnectOptions;
 use nbd_session::replay::Reconnect;
 
@@ -26,6 +26,8 @@ cases! {
     long_work_is_no_silence [FILTERS, TIME],
     a_limit_counts_while_there_is_nobody [TIME],
     a_call_that_is_late_harms_no_other [TIME],
+    a_flush_that_is_never_answered_ends [TIME],
+    a_late_flush_vouches_for_nothing [TIME],
     given_up_commands_hold_the_room [TIME],
     zero_is_no_limit [FILTERS, TIME],
     damage_is_never_data [Need::SomeTls],
@@ -138,6 +140,44 @@ fn a_call_that_is_late_harms_no_other(room: &mut Room<'_>) -> CaseResult {
     disk.write(4096, &data[4096..], NONE)?;
     assert_eq!(disk.read(0, 8192)?, data);
     assert_eq!(relay.connections(), 1);
+    Ok(())
+}
+
+/// A server that works on a flush may answer nothing else, so its silence says nothing: what ends
+/// the wait is the limit of the call.
+fn a_flush_that_is_never_answered_ends(room: &mut Room<'_>) -> CaseResult {
+    let server = room.site.start(Disk::Sized(1 << 20))?;
+    let relay = Relay::start(&server, usize::MAX)?;
+    let mut disk = room.connect_to(&relay.uri(&server), as_is)?;
+    disk.write(0, &noise(4096, 6), NONE)?;
+    relay.freeze(0);
+    disk.set_timeout(SHORT)?;
+    fails(disk.flush(), Who::Time, Errno::TimedOut);
+    let more = vec![Op::run(Command::flush()), Op::run(Command::flush()), Op::read(0, 4096)];
+    for outcome in disk.batch(more, &mut || ()) {
+        fails(outcome, Who::Time, Errno::TimedOut);
+    }
+    Ok(())
+}
+
+/// Who gave up on a flush asks again, and the connection goes on.
+fn a_late_flush_vouches_for_nothing(room: &mut Room<'_>) -> CaseResult {
+    let server = room.site.start(Disk::Sized(1 << 20))?;
+    let relay = Relay::start(&server, usize::MAX)?;
+    let policy = POLICY.keep_unflushed(1 << 20);
+    let mut disk = room.connect_lasting(&how(&relay.uri(&server), as_is), policy)?;
+    let data = noise(4096, 7);
+    disk.write(0, &data, NONE)?;
+    relay.freeze(0);
+    disk.set_timeout(SHORT)?;
+    fails(disk.flush(), Who::Time, Errno::TimedOut);
+    disk.set_timeout(LONG)?;
+    // Its connection is lost, with the answer on its way: the write is made again.
+    relay.cut(0);
+    disk.flush()?;
+    assert_eq!(disk.read(0, 4096)?, data);
+    assert!(relay.connections() > 1);
+    disk.disconnect()?;
     Ok(())
 }
 

@@ -27,23 +27,47 @@ impl Session {
         limit: Limit,
         now: Instant,
     ) -> Result<RequestId, Error> {
+        self.silence.tell(now);
+        self.submit_with_clock(command, limit, || now)
+    }
+
+    /// The same with a clock, which is looked at only where time makes a difference, because a
+    /// limit is set: that is a good part of what a small request costs.
+    ///
+    /// # Errors
+    /// As [`submit`](Self::submit).
+    #[inline(always)]
+    pub fn submit_with_clock(
+        &mut self,
+        command: Command,
+        limit: Limit,
+        clock: impl FnOnce() -> Instant,
+    ) -> Result<RequestId, Error> {
         if let Stage::Open(Open { core, .. }) = &mut self.stage
             && self.recovery.is_none()
             && self.waiters.is_empty()
             && matches!(self.goodbye, Goodbye::No)
         {
-            self.silence.tell(now);
             let id = match core.submit(command) {
                 Ok(id) => id,
                 Err(error) => return Err(self.not_sent(command, error)),
             };
-            self.silence.look(core);
             self.durability.submitted(id, command.kind);
-            self.start_timer(id, limit, now);
+            if self.silence.is_measured() || self.is_limited(limit) {
+                self.submitted_at(id, limit, clock());
+            }
             self.attempts.trace.submitted(id, &command);
             return Ok(id);
         }
-        self.submit_request(Request::new(command).limit(limit), now)
+        self.submit_request(Request::new(command).limit(limit), clock())
+    }
+
+    fn submitted_at(&mut self, id: RequestId, limit: Limit, now: Instant) {
+        self.silence.tell(now);
+        if let Stage::Open(Open { core, .. }) = &self.stage {
+            self.silence.look(core);
+        }
+        self.start_timer(id, limit, now);
     }
 
     /// Submits a command with all that may go with it.
@@ -57,11 +81,11 @@ impl Session {
     ) -> Result<RequestId, Error> {
         self.silence.tell(now);
         let Request { command, limit, report_chunks, .. } = request;
-        let kept = request.ticket.is_some_and(|ticket| self.waiters.leave(ticket));
-        if self.end.is_none() && self.goodbye != Goodbye::No && !kept {
+        let waited = request.ticket.and_then(|ticket| self.waiters.leave(ticket));
+        if self.end.is_none() && self.goodbye != Goodbye::No && waited.is_none() {
             return Err(Error::not_sent(command, SubmitError::Disconnecting));
         }
-        if !kept && !self.waiters.is_empty() && self.is_full() {
+        if waited.is_none() && !self.waiters.is_empty() && self.is_full() {
             return Err(Error::full());
         }
         let id = if self.recovery.is_some() {
@@ -88,20 +112,13 @@ impl Session {
             self.reports_chunks = true;
             self.details.report_chunks(id);
         }
-        self.start_timer(id, limit, now);
+        self.start_timer(id, waited.unwrap_or(limit), now);
         self.attempts.trace.submitted(id, &command);
         self.wind_up(now);
         Ok(id)
     }
 
-    #[inline]
     fn start_timer(&mut self, id: RequestId, limit: Limit, now: Instant) {
-        if self.is_limited(limit) {
-            self.limit(id, limit, now);
-        }
-    }
-
-    fn limit(&mut self, id: RequestId, limit: Limit, now: Instant) {
         if let Some(at) = limit.end(self.attempts.options.request_timeout, now) {
             self.timers.insert(Timer { at, since: limit.since(now), id });
         }
@@ -114,18 +131,6 @@ impl Session {
             Limit::Never => false,
             Limit::Until(_) | Limit::Within { .. } => true,
         }
-    }
-
-    /// The time to tell [`submit`](Self::submit) and its like: what the clock says where that
-    /// makes a difference, and where nothing has a limit, the time that was told last. Looking
-    /// at a clock is a good part of what a small request costs.
-    #[inline]
-    pub fn submission_time(&self, limit: Limit, clock: impl FnOnce() -> Instant) -> Instant {
-        let idle = self.recovery.is_none()
-            && !self.silence.is_measured()
-            && matches!(self.goodbye, Goodbye::No)
-            && !self.is_limited(limit);
-        if idle { self.silence.told() } else { clock() }
     }
 
     /// How long commands may take from now on, in place of
@@ -146,6 +151,19 @@ impl Session {
     }
 
     /// What ended the connection says more than that there is none.
+    /// How a transfer is split into commands: the length of a piece, and the limit for all of
+    /// them together.
+    #[inline]
+    pub fn pieces(
+        &self,
+        length: usize,
+        limit: Limit,
+        clock: impl FnOnce() -> Instant,
+    ) -> (usize, Limit) {
+        let most = self.max_request();
+        (most, if length > most { self.fixed(limit, clock()) } else { limit })
+    }
+
     #[cold]
     fn not_sent(&self, command: Command, error: SubmitError) -> Error {
         match self.end() {

@@ -59,6 +59,32 @@ pub enum OptionReply {
     Ended,
 }
 
+impl OptionReply {
+    /// The exports, where these were asked for.
+    #[must_use]
+    pub fn into_exports(self) -> Vec<ExportEntry> {
+        match self {
+            Self::Exports(exports) => exports,
+            _ => Vec::new(),
+        }
+    }
+
+    /// The meta contexts, where these were asked for.
+    #[must_use]
+    pub fn into_meta_contexts(self) -> Vec<MetaContext> {
+        match self {
+            Self::MetaContexts(contexts) => contexts,
+            _ => Vec::new(),
+        }
+    }
+
+    /// Whether something was asked for that is granted or not, and was granted.
+    #[must_use]
+    pub fn is_granted(&self) -> bool {
+        *self == Self::Granted(true)
+    }
+}
+
 /// A negotiation, and the option that the caller has asked for.
 #[derive(Debug)]
 pub(super) struct Negotiating {

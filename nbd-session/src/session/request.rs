@@ -82,7 +82,8 @@ impl<'a> Request<'a> {
         self.payload.as_ref()
     }
 
-    /// In the room that is kept for this ticket.
+    /// In the room that is kept for this ticket, under the limit with which it was
+    /// [waited for](super::Session::wait_for_room).
     pub const fn ticket(mut self, ticket: Ticket) -> Self {
         self.ticket = Some(ticket);
         self

@@ -112,11 +112,10 @@ impl Session {
 
     /// Queues for [room](Self::is_full), behind those who wait already.
     /// [`next_admission`](Self::next_admission) tells when it is its turn; then
-    /// [submit](crate::Request::ticket). The limit counts while waiting too: give the call the
-    /// same.
+    /// [submit](crate::Request::ticket). The limit is that of the call, and counts while waiting
+    /// too.
     pub fn wait_for_room(&mut self, limit: Limit, now: Instant) -> Ticket {
-        let end = limit.end(self.attempts.options.request_timeout, now);
-        let ticket = self.waiters.enter(end, limit.since(now));
+        let ticket = self.waiters.enter(self.fixed(limit, now), now);
         if let Some(end) = &self.end {
             self.waiters.close(&end.cause);
         }

@@ -3,8 +3,9 @@
 use std::time::Instant;
 
 use nbd_transport::tls::TlsConfig;
-use nbd_transport::{Dial, TcpKeepAlive};
+use nbd_transport::{Connection, Dial, TcpKeepAlive};
 
+use crate::error::Error;
 use crate::options::Target;
 
 /// Something that an adapter is to do, told once by
@@ -46,8 +47,7 @@ pub struct Connect {
     /// Until when, if there is a limit. When it has passed, tell the outcome with what the
     /// [dial](Dial::timed_out) knows; the session gives up by itself a moment later.
     pub by: Option<Instant>,
-    /// What to set on a socket of TCP, with
-    /// [`Connection::set_tcp_keep_alive`](nbd_transport::Connection::set_tcp_keep_alive).
+    /// What is [set](Self::prepare) on a socket of TCP.
     pub tcp_keep_alive: Option<TcpKeepAlive>,
 }
 
@@ -60,5 +60,22 @@ impl Connect {
             Target::Endpoint(endpoint) => Some(Dial::new(endpoint.clone()).await_greeting(true)),
             Target::Dialler | Target::Given => None,
         }
+    }
+
+    /// Whether its time is over.
+    #[must_use]
+    pub fn is_late(&self, now: Instant) -> bool {
+        self.by.is_some_and(|by| by <= now)
+    }
+
+    /// A connection with all that is to be set on its socket, wherever it is from.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn prepare(&self, connection: Connection) -> Result<Connection, Error> {
+        if let Some(keep_alive) = self.tcp_keep_alive {
+            connection.set_tcp_keep_alive(keep_alive)?;
+        }
+        Ok(connection)
     }
 }

@@ -228,6 +228,28 @@ fn a_limit_counts_in_the_line_too() {
     assert!(rig.session.next_admission().is_none());
 }
 
+/// Whoever comes to the front has as much time as was left, whatever the request says.
+#[test]
+fn the_limit_of_the_line_is_the_limit_of_the_call() {
+    let mut rig = Rig::ready(options().max_in_flight(1).request_timeout(Duration::from_secs(3)));
+    rig.server(|server| server.withhold());
+    let first = rig.try_submit(Command::read(0, 512), Limit::Never).unwrap();
+    let ticket = rig.session.wait_for_room(Limit::Default, rig.now);
+    rig.sleep(2.0);
+    rig.server(|server| server.answer(1));
+    rig.turn();
+    assert_eq!(rig.outcomes(), [(first, true)]);
+    rig.session.next_admission().expect("there is room").result.unwrap();
+    let request = Request::new(Command::flush()).ticket(ticket);
+    let late = rig.session.submit_request(request, rig.now).unwrap();
+    rig.sleep(0.9);
+    assert_eq!(rig.outcomes(), []);
+    rig.sleep(0.2);
+    let done = rig.session.take(late).expect("its time is over");
+    let told = done.result.unwrap_err().to_string();
+    assert!(told.contains("took longer than 3s"), "{told}");
+}
+
 #[test]
 fn what_does_not_fit_is_not_sent() {
     let mut rig = Rig::ready(options());

@@ -72,11 +72,10 @@ impl Core {
         let (data, rest) = rest.split_at_checked(length)?;
         sink.region(id, 0, length).get_mut(..length)?.copy_from_slice(data);
         sink.chunk(id, ReadChunk { at: 0, length, hole: false });
+        pending.stage = Stage::Done;
         if self.operations > self.overtaken {
             self.overtakes(id);
         }
-        let pending = self.slots.get_mut(id)?;
-        pending.stage = Stage::Done;
         self.slots.transfer(&mut self.in_flight, &mut self.done, id);
         Some(rest)
     }
