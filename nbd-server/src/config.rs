@@ -110,6 +110,8 @@ pub(crate) struct Shared {
     pub(crate) exports: Arc<dyn Exports>,
     pub(crate) limits: Limits,
     pub(crate) tls: Tls,
+    /// How long a thread looks for a request before it sleeps.
+    pub(crate) busy_poll: Option<Duration>,
     pub(crate) budget: Arc<Budget>,
     observer: Option<Observer>,
 }
@@ -124,7 +126,7 @@ impl Shared {
         limits.max_payload = limits.max_payload.max(LEAST_PAYLOAD);
         let least = (limits.max_payload as usize).saturating_mul(4);
         let budget = Budget::new(limits.max_memory.max(least));
-        Self { exports, limits, tls, budget, observer }
+        Self { exports, limits, tls, busy_poll: None, budget, observer }
     }
 
     /// What each connection is negotiated with.

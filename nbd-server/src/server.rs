@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nbd_proto::TlsPolicy;
 use nbd_transport::tls::TlsAcceptor;
@@ -31,6 +32,7 @@ pub struct Server {
     exports: Arc<dyn Exports>,
     limits: Limits,
     tls: Tls,
+    busy_poll: Option<Duration>,
     observer: Option<Observer>,
     listeners: Vec<Listener>,
 }
@@ -56,6 +58,7 @@ impl Server {
             exports: Arc::new(exports),
             limits: Limits::default(),
             tls: Tls::default(),
+            busy_poll: None,
             observer: None,
             listeners: Vec::new(),
         }
@@ -76,6 +79,17 @@ impl Server {
     #[must_use]
     pub fn tls(mut self, policy: TlsPolicy, acceptor: TlsAcceptor) -> Self {
         self.tls = Tls::new(policy, acceptor);
+        self
+    }
+
+    /// How long a client's thread looks for the next request awake before it goes to sleep
+    /// (default: not at all): for those to whom the latency of one request at a time is worth a
+    /// processor for each busy client. It is of use where the client's machine, or another
+    /// processor of this one, runs meanwhile. [`spawn`](Self::spawn) takes no notice: a task that
+    /// kept its thread would hold up others.
+    #[must_use]
+    pub fn busy_poll(mut self, time: impl Into<Option<Duration>>) -> Self {
+        self.busy_poll = time.into().filter(|time| !time.is_zero());
         self
     }
 
@@ -166,8 +180,10 @@ impl Server {
     }
 
     fn into_parts(self) -> (Shared, Vec<Listener>) {
-        let Self { exports, limits, tls, observer, listeners } = self;
-        (Shared::new(exports, limits, tls, observer), listeners)
+        let Self { exports, limits, tls, busy_poll, observer, listeners } = self;
+        let mut shared = Shared::new(exports, limits, tls, observer);
+        shared.busy_poll = busy_poll;
+        (shared, listeners)
     }
 }
 

@@ -25,6 +25,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Weak};
 use std::thread;
+use std::time::Duration;
 
 use nbd_server::{Event, Limits, Server, ServerHandle};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -53,6 +54,11 @@ pub(crate) struct Args {
     /// Most clients at a time that use an export
     #[arg(long, value_name = "COUNT", default_value_t = 4096)]
     max_connections: usize,
+    /// Look for the next request for so many microseconds awake before going to sleep: quicker
+    /// with one request at a time, for a processor for each busy client
+    #[arg(long, value_name = "MICROSECONDS", default_value_t = 0,
+          value_parser = clap::value_parser!(u64).range(..=1_000_000))]
+    busy_poll: u64,
     /// End when the last client has left
     #[arg(long)]
     exit_with_last: bool,
@@ -87,7 +93,9 @@ fn serve(args: Args) -> io::Result<ExitCode> {
     let last_client = Arc::new(LastClient::new(args.exit_with_last || args.place.single));
     let mut limits = Limits::default();
     limits.max_connections = args.max_connections;
-    let mut server = Server::with_exports(Arc::clone(&sources.exports)).limits(limits);
+    let mut server = Server::with_exports(Arc::clone(&sources.exports))
+        .limits(limits)
+        .busy_poll(Duration::from_micros(args.busy_poll));
     let (telling, counting) = (Arc::clone(&report), Arc::clone(&last_client));
     server = server.on_event(move |event: &Event<'_>| {
         telling.tell(event);

@@ -156,6 +156,14 @@ fn ours(directory: &Path, disk: &[&str]) -> Outcome<Server> {
     Server::start(program.arg("serve").args(disk).arg("--unix").arg(&socket), &socket)
 }
 
+/// The same that looks for the next request awake.
+fn ours_awake(directory: &Path, disk: &[&str]) -> Outcome<Server> {
+    let socket = directory.join("awake");
+    let mut program = Command::new(nbd_program()?);
+    program.args(["serve", "--busy-poll=100"]).args(disk).arg("--unix").arg(&socket);
+    Server::start(&mut program, &socket)
+}
+
 fn by_nbdkit(directory: &Path, disk: &[&str]) -> Outcome<Server> {
     let socket = directory.join("nbdkit");
     Server::start(nbdkit(&socket).args(disk), &socket)

@@ -147,12 +147,14 @@ impl Session {
         self.stop_by.get_or_insert(deadline);
     }
 
-    /// Whether only its client, or the end of the server, has it go on; and the end may be told
-    /// by the end of what can be read. Under TLS that would be a truncation.
+    /// Whether it waits for its client, or the end of the server; and the end may be told by the
+    /// end of what can be read. Under TLS that would be a truncation.
     pub(crate) fn is_idle(&self) -> bool {
-        if self.link.is_tls() {
-            return false;
-        }
+        self.waits_for_client() && !self.link.is_tls()
+    }
+
+    /// Whether only its client, or the end of the server, has it go on.
+    pub(crate) fn waits_for_client(&self) -> bool {
         let waits_for_others = self.elsewhere > 0 || self.short || self.buffers.is_overdrawn();
         let nothing_due = self.link.direction(&self.server) == Direction::READ;
         nothing_due && !waits_for_others && self.waiting.is_empty() && self.stop_by.is_none()

@@ -1,11 +1,14 @@
 //! The same loads at every server: a disk in memory, and a file that is cached.
 
-use super::{Entry, Run, by_nbdkit, known, of_files, ours, same};
+use super::{Entry, Run, by_nbdkit, known, of_files, ours, ours_awake, same};
 use crate::Outcome;
 use crate::bench::contender::Contender;
 use crate::bench::data::Side;
 use crate::bench::load::LOADS;
 use crate::bench::server::{DISK, Directory, Server, with_server};
+
+/// One that does not go to sleep at once.
+const AWAKE: &str = "nbd serve --busy-poll";
 
 pub(super) fn run(run: &mut Run) -> Outcome {
     let directory = Directory::fresh("servers")?;
@@ -14,9 +17,14 @@ pub(super) fn run(run: &mut Run) -> Outcome {
     let memory = vec![
         Entry::new("nbd serve", Side::Ours, ours(dir, &["--memory", DISK])?),
         Entry::new("nbdkit", Side::Theirs, by_nbdkit(dir, &["memory", DISK])?),
+        Entry::new(AWAKE, Side::Ours, ours_awake(dir, &["--memory", DISK])?),
     ];
     compare(run, "memory", memory, &known)?;
-    compare(run, "cached file", of_files(&directory)?, &known)
+    let mut files = of_files(&directory)?;
+    // They take turns at one file.
+    let file = dir.join("disk-1").display().to_string();
+    files.push(Entry::new(AWAKE, Side::Ours, ours_awake(dir, &[&file])?));
+    compare(run, "cached file", files, &known)
 }
 
 /// All loads by two clients at these servers.
