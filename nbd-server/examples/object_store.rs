@@ -7,149 +7,48 @@
 //! It serves from memory; any other store of the crate `object_store` (S3, Azure, files) does as
 //! well. What has not been flushed is lost with the server, as the protocol allows.
 
-use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
+use std::ops::Range;
 
-use futures_util::future::try_join_all;
-use nbd_server::{Abilities, AsyncExport, BoxFuture, Bytes, Server};
+use nbd_server::{BoxFuture, Bytes, ObjectExport, Objects, Server};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{Error, ObjectStore, ObjectStoreExt};
-use tokio::sync::{Mutex, RwLock};
 
-/// The size of each object, in bytes.
-const OBJECT: u64 = 256 << 10;
-
-/// So many changed objects are kept in memory; then they are put without a flush.
-const CHANGED: usize = 256;
-
-/// An object that has changed since it was put. While it is fetched or put, others go on.
-type Changed = Arc<Mutex<Option<Vec<u8>>>>;
-
-struct ObjectDisk<S> {
-    store: S,
-    size: u64,
-    changed: RwLock<BTreeMap<u64, Changed>>,
-}
-
-impl<S: ObjectStore> ObjectDisk<S> {
-    fn new(store: S, size: u64) -> Self {
-        Self { store, size, changed: RwLock::default() }
-    }
-
-    /// Reads a part of an object. One that was never put is zero.
-    async fn fetch(&self, (object, at, len): Piece) -> io::Result<Bytes> {
-        let changed = self.changed.read().await.get(&object).cloned();
-        if let Some(changed) = changed
-            && let Some(bytes) = &*changed.lock().await
-        {
-            return Ok(Bytes::copy_from_slice(&bytes[at..at + len]));
-        }
-        match self.store.get_range(&name(object), at as u64..(at + len) as u64).await {
-            Err(Error::NotFound { .. }) => Ok(vec![0; len].into()),
-            fetched => Ok(fetched?),
-        }
-    }
-
-    /// Changes a part of an object, in memory.
-    async fn change(&self, (object, at, len): Piece, new: &[u8]) -> io::Result<()> {
-        let changed = Arc::clone(self.changed.write().await.entry(object).or_default());
-        let mut bytes = changed.lock().await;
-        if bytes.is_none() {
-            *bytes = Some(match self.store.get_range(&name(object), 0..OBJECT).await {
-                Err(Error::NotFound { .. }) => vec![0; OBJECT as usize],
-                fetched => fetched?.into(),
-            });
-        }
-        if let Some(bytes) = &mut *bytes {
-            bytes[at..at + len].copy_from_slice(new);
-        }
-        Ok(())
-    }
-
-    /// Puts an object if it has changed. Until that has succeeded it stays in memory.
-    async fn put(&self, object: u64, changed: Changed) -> io::Result<()> {
-        let mut bytes = changed.lock().await;
-        if let Some(changed) = &*bytes {
-            self.store.put(&name(object), changed.clone().into()).await?;
-            *bytes = None;
-        }
-        Ok(())
-    }
-
-    async fn put_all(&self) -> io::Result<()> {
-        let all = self.changed.read().await.clone();
-        try_join_all(all.into_iter().map(|(object, changed)| self.put(object, changed))).await?;
-        // Whoever holds one may be about to change it again.
-        let is_needed = |changed: &Changed| {
-            Arc::strong_count(changed) > 1 || changed.try_lock().is_ok_and(|bytes| bytes.is_some())
-        };
-        self.changed.write().await.retain(|_, changed| is_needed(changed));
-        Ok(())
-    }
-}
-
-/// The number of an object, and offset and length of a part of it.
-type Piece = (u64, usize, usize);
-
-/// What a range is made of.
-fn pieces(mut offset: u64, len: usize) -> impl Iterator<Item = Piece> {
-    let end = offset + len as u64;
-    std::iter::from_fn(move || {
-        let (object, at) = (offset / OBJECT, offset % OBJECT);
-        let len = (OBJECT - at).min(end - offset);
-        offset += len;
-        (len > 0).then_some((object, at as usize, len as usize))
-    })
-}
+struct Store<S>(S);
 
 fn name(object: u64) -> Path {
     format!("disk/{object:016x}").into()
 }
 
-impl<S: ObjectStore> AsyncExport for ObjectDisk<S> {
-    fn size(&self) -> u64 {
-        self.size
-    }
-
-    fn abilities(&self) -> Abilities {
-        Abilities::WRITE | Abilities::MULTI_CONN
-    }
-
-    fn read(&self, offset: u64, len: usize) -> BoxFuture<'_, io::Result<Bytes>> {
+impl<S: ObjectStore> Objects for Store<S> {
+    fn get(&self, object: u64, range: Range<usize>) -> BoxFuture<'_, io::Result<Option<Bytes>>> {
         Box::pin(async move {
-            let mut parts =
-                try_join_all(pieces(offset, len).map(|piece| self.fetch(piece))).await?;
-            if parts.len() == 1 {
-                return Ok(parts.remove(0));
+            let range = range.start as u64..range.end as u64;
+            match self.0.get_range(&name(object), range).await {
+                Err(Error::NotFound { .. }) => Ok(None),
+                fetched => Ok(Some(fetched?)),
             }
-            Ok(parts.concat().into())
         })
     }
 
-    fn write_all_at<'a>(&'a self, mut buf: &'a [u8], offset: u64) -> BoxFuture<'a, io::Result<()>> {
-        Box::pin(async move {
-            for piece in pieces(offset, buf.len()) {
-                let (new, rest) = buf.split_at(piece.2);
-                self.change(piece, new).await?;
-                buf = rest;
-            }
-            if self.changed.read().await.len() > CHANGED {
-                self.put_all().await?;
-            }
-            Ok(())
-        })
+    fn put(&self, object: u64, bytes: Bytes) -> BoxFuture<'_, io::Result<()>> {
+        Box::pin(async move { Ok(self.0.put(&name(object), bytes.into()).await.map(drop)?) })
     }
 
-    fn flush(&self) -> BoxFuture<'_, io::Result<()>> {
-        Box::pin(self.put_all())
+    fn delete(&self, object: u64) -> BoxFuture<'_, io::Result<()>> {
+        Box::pin(async move {
+            match self.0.delete(&name(object)).await {
+                Err(Error::NotFound { .. }) => Ok(()),
+                deleted => Ok(deleted?),
+            }
+        })
     }
 }
 
 #[tokio::main]
 async fn main() -> io::Result<()> {
-    let disk = ObjectDisk::new(InMemory::new(), 1 << 30);
+    let disk = ObjectExport::new(Store(InMemory::new()), 1 << 30);
     let mut server = Server::new_async(disk).listen_tcp("127.0.0.1:0")?.spawn()?;
     println!("{}", server.uris()[0]);
     server.wait().await
@@ -160,6 +59,7 @@ mod tests {
     use super::*;
     use nbd_sim::peer::{run, tool};
     use object_store::throttle::{ThrottleConfig, ThrottledStore};
+    use std::sync::Arc;
     use std::time::Duration;
 
     /// Reads, writes and flushes of a client nobody here wrote, 64 at a time, through a store
@@ -191,7 +91,7 @@ mod tests {
                     assert h.pread(12, 99) == b'\\x01' + b'\\0' * 10 + b'\\x01'\n\
                     assert h.pread(3, 200000000) == b'\\0' * 3";
         for script in [write, read] {
-            let disk = ObjectDisk::new(Arc::clone(&store), 1 << 30);
+            let disk = ObjectExport::new(Store(Arc::clone(&store)), 1 << 30);
             let server =
                 Server::new_async(disk).listen_tcp("127.0.0.1:0").unwrap().spawn().unwrap();
             let uri = server.uris()[0].clone();

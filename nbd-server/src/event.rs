@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io;
 
+use nbd_proto::{Command, Errno};
+
 use crate::connection::ConnectionError;
 use crate::peer::Peer;
 
@@ -41,6 +43,21 @@ pub enum Event<'a> {
         /// Why.
         error: &'a io::Error,
     },
+    /// An export has failed a request: with an error of its own, by a panic, or because there was
+    /// no thread for it. Its client is told as well. Told from the thread that serves the client,
+    /// before the reply leaves.
+    RequestFailed {
+        /// The client.
+        peer: &'a Peer,
+        /// The name of the export.
+        export: &'a str,
+        /// What was asked of it.
+        command: &'a Command,
+        /// The number that the client gets.
+        errno: Errno,
+        /// What the export says.
+        reason: &'a str,
+    },
     /// A connection is over.
     Closed {
         /// The client.
@@ -72,6 +89,9 @@ impl fmt::Display for Event<'_> {
             Self::Refused { peer, export: None, error } => {
                 write!(f, "{peer} was refused the list of exports: {error}")
             }
+            Self::RequestFailed { peer, export, command, errno: _, reason } => {
+                write!(f, "{command} of export {export:?} for {peer} has failed: {reason}")
+            }
             Self::Closed { peer, error: None } => write!(f, "{peer} has left"),
             Self::Closed { peer, error: Some(error) } => {
                 write!(f, "the connection of {peer} has ended: {error}")
@@ -100,6 +120,9 @@ impl Event<'_> {
             }
             Self::Refused { peer, export, error } => {
                 tracing::warn!(%peer, export, %error, "a client was refused");
+            }
+            Self::RequestFailed { peer, export, command, errno, reason } => {
+                tracing::warn!(%peer, export, %command, %errno, reason, "a request has failed");
             }
             Self::Closed { peer, error: None } => tracing::debug!(%peer, "a client has left"),
             Self::Closed { peer, error: Some(error) } => {

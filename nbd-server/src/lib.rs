@@ -26,7 +26,8 @@
 //! # Ok::<(), io::Error>(())
 //! ```
 //!
-//! [`MemoryExport`] and [`FileExport`] come with it, and so do slices, overlays and directories.
+//! [`MemoryExport`] and [`FileExport`] come with it, and so do slices, overlays, directories and,
+//! with the feature `tokio`, disks over an object store.
 //!
 //! Clients get what the protocol offers: structured replies and extended headers, block status,
 //! block sizes, TLS, several connections. Many requests of a client are under way at once, and
@@ -57,7 +58,7 @@
 //! | `ring` | the same with the cryptography of ring |
 //! | `psk` | TLS with pre-shared keys, by OpenSSL |
 //! | `qcow2` | images in the format of QEMU, by the crate imago |
-//! | `tokio` | `Server::spawn`: a server in tasks of tokio, and exports that need its runtime |
+//! | `tokio` | `Server::spawn`: a server in tasks of tokio, and exports that need its runtime; `ObjectExport` |
 //! | `tracing` | events as those of the crate tracing |
 //!
 //! # Platforms
@@ -100,6 +101,8 @@ pub use export::{
     Abilities, AllocationExtent, AsyncExport, Attempt, BoxFuture, Export, ExtentKind, FileExport,
     MemoryExport, Overlay, Slice, Zeroing, file_extents,
 };
+#[cfg(feature = "tokio")]
+pub use export::{ObjectExport, Objects};
 pub use exports::{ExportList, Exports, Listed, Opened};
 pub use listener::Listener;
 pub use peer::{Peer, PeerAddress};

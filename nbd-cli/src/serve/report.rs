@@ -1,8 +1,9 @@
 //! What happens, in lines of text or JSON.
 
+use std::mem;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nbd_server::{Event, ServerHandle};
 use serde_json::json;
@@ -25,6 +26,7 @@ pub(super) struct Report {
     log: Log,
     format: LogFormat,
     verbose: bool,
+    failures: Mutex<Failures>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,8 +36,8 @@ enum Level {
 }
 
 impl Report {
-    pub(super) const fn new(log: Log, format: LogFormat, verbose: bool) -> Self {
-        Self { log, format, verbose }
+    pub(super) fn new(log: Log, format: LogFormat, verbose: bool) -> Self {
+        Self { log, format, verbose, failures: Mutex::default() }
     }
 
     /// Something may be a mistake.
@@ -75,6 +77,12 @@ impl Report {
                 );
                 (Level::Info, "refused", Some(peer), format!("was refused {what}: {error}"))
             }
+            Event::RequestFailed { peer, export, command, reason, .. } => {
+                let Some(untold) = self.failures().count(Instant::now()) else { return };
+                self.tell_of_untold(untold);
+                let text = format!("{command} of export {export:?} has failed: {reason}");
+                (Level::Warning, "request-failed", Some(peer), text)
+            }
             Event::AcceptFailed { error } => {
                 let text = format!("cannot take a client in: {error}");
                 (Level::Warning, "accept-failed", None, text)
@@ -82,6 +90,16 @@ impl Report {
             _ => return,
         };
         self.line(level, name, peer.map(ToString::to_string).as_deref(), &text);
+    }
+
+    fn tell_of_untold(&self, failures: u64) {
+        if failures > 0 {
+            self.warn(&format!("{failures} more requests have failed"));
+        }
+    }
+
+    fn failures(&self) -> MutexGuard<'_, Failures> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn line(&self, level: Level, event: &str, peer: Option<&str>, text: &str) {
@@ -109,7 +127,36 @@ impl Report {
 
     /// Writes what waits to be written, unless that takes too long.
     pub(super) fn finish(&self) {
+        self.tell_of_untold(self.failures().untold);
         self.log.finish();
+    }
+}
+
+/// Requests that have failed. A disk that is full or broken fails every one: the first few of each
+/// second are told of, the others counted.
+#[derive(Debug, Default)]
+struct Failures {
+    since: Option<Instant>,
+    told: u32,
+    untold: u64,
+}
+
+/// So many in a second.
+const TOLD: u32 = 10;
+
+impl Failures {
+    /// One more. If it is to be told of, how many before it were not.
+    fn count(&mut self, now: Instant) -> Option<u64> {
+        let second = Duration::from_secs(1);
+        if self.since.is_none_or(|since| now.saturating_duration_since(since) >= second) {
+            (self.since, self.told) = (Some(now), 0);
+        }
+        if self.told == TOLD {
+            self.untold += 1;
+            return None;
+        }
+        self.told += 1;
+        Some(mem::take(&mut self.untold))
     }
 }
 
@@ -148,5 +195,21 @@ impl LastClient {
             }
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_failures_of_each_second_are_told() {
+        let mut failures = Failures::default();
+        let start = Instant::now();
+        let told = (0..100).filter(|_| failures.count(start).is_some()).count();
+        assert_eq!(told, TOLD as usize);
+        assert_eq!(failures.count(start + Duration::from_millis(999)), None);
+        assert_eq!(failures.count(start + Duration::from_secs(1)), Some(91));
+        assert_eq!(failures.count(start + Duration::from_secs(1)), Some(0));
     }
 }

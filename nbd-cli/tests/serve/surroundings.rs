@@ -1,6 +1,6 @@
 //! What surrounds the server fails: standard error, the terminal, the room for its file.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, PipeReader, Read, Write, pipe};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -136,8 +136,12 @@ fn a_file_that_may_not_grow_is_no_end() -> TestResult {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("disk");
     File::create(&path).unwrap().set_len(4 << 20).unwrap();
-    let script =
-        format!("ulimit -f 1024; exec '{NBD}' serve --unix {{socket}} --file '{}'", path.display());
+    let log = directory.path().join("log");
+    let script = format!(
+        "ulimit -f 1024; exec '{NBD}' serve --unix {{socket}} --file '{}' 2> '{}'",
+        path.display(),
+        log.display()
+    );
     let server = Server::command("sh", &["-c", &script]).start()?;
     let output = nbdsh(
         &server.uri(),
@@ -147,5 +151,7 @@ fn a_file_that_may_not_grow_is_no_end() -> TestResult {
          print(h.pread(1, 0))",
     )?;
     assert_eq!(output, "ENOSPC\nbytearray(b'x')");
+    let words = "write of 512 bytes at 2097152 of export \"\" has failed: File too large\n";
+    eventually("it is told", || fs::read_to_string(&log).is_ok_and(|told| told.ends_with(words)));
     Ok(())
 }

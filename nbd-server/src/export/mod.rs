@@ -6,6 +6,7 @@
 //! | `asynchronous` | the same by futures |
 //! | `memory` | a sparse disk in memory |
 //! | `file` | a file or a block device |
+//! | `objects` | a disk of objects that are put as a whole, feature `tokio` |
 //! | `qcow2` | an image in the format of QEMU, feature `qcow2` |
 //! | `forward` | what is another, seen otherwise |
 //! | `slice` | a part of another |
@@ -21,6 +22,8 @@ mod durability;
 mod extents;
 mod file;
 mod memory;
+#[cfg(feature = "tokio")]
+mod objects;
 mod overlay;
 #[cfg(feature = "qcow2")]
 mod qcow2;
@@ -40,6 +43,8 @@ pub use asynchronous::{AsyncExport, BoxFuture};
 pub use extents::{AllocationExtent, ExtentKind, file_extents};
 pub use file::FileExport;
 pub use memory::MemoryExport;
+#[cfg(feature = "tokio")]
+pub use objects::{ObjectExport, Objects};
 pub use overlay::Overlay;
 #[cfg(feature = "qcow2")]
 pub use qcow2::Qcow2Export;
@@ -83,7 +88,7 @@ pub use slice::Slice;
 /// and other requests go on beside it, those of the same client too. Where it need not wait, the
 /// way to such a thread can be saved: see [`try_read_exact_at`](Self::try_read_exact_at),
 /// [`Abilities::NEVER_WAITS`] and [`Abilities::RARELY_WAITS`]. One that panics fails its request.
-/// Neither errors nor panics are an [`Event`](crate::Event): an export that wants a log writes it.
+/// Errors and panics are told as [`Event::RequestFailed`](crate::Event::RequestFailed).
 ///
 /// # Errors
 ///

@@ -2,19 +2,24 @@
 
 use std::io;
 use std::ops::ControlFlow;
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 
 use nbd_server::{
-    Abilities, AllocationExtent, BlockSizes, Export, ExportList, Exports, ExtentKind, Listed,
-    MemoryExport, Opened, Peer, PeerAddress, Server,
+    Abilities, AllocationExtent, BlockSizes, Event, Export, ExportList, Exports, ExtentKind,
+    Listed, MemoryExport, Opened, Peer, PeerAddress, Server,
 };
 use nbd_sim::peer::{run, tool};
-use nbd_sim::raw::{READ, Raw, WRITE};
+use nbd_sim::raw::{LIMIT, READ, Raw, WRITE, request};
 
-use super::support::start;
+use super::support::{set_off, start};
 
 /// What it does depends on where it is asked.
 struct Moody;
+
+/// `NBD_CMD_WRITE_ZEROES`, and `NBD_CMD_FLAG_FAST_ZERO` in its low byte.
+const ZEROES: u16 = 6;
+const FAST: u8 = 16;
 
 const PANICS: u64 = 1 << 10;
 const FULL: u64 = 2 << 10;
@@ -45,7 +50,7 @@ impl Export for Moody {
     }
 
     fn abilities(&self) -> Abilities {
-        Abilities::WRITE
+        Abilities::WRITE | Abilities::FAST_ZERO
     }
 
     fn write_all_at(&self, _buf: &[u8], offset: u64) -> io::Result<()> {
@@ -67,6 +72,39 @@ fn an_error_is_the_request_s_own_and_so_is_a_panic() {
         }
     }
     assert_eq!(client.get(0, 4), [1; 4]);
+}
+
+/// What a client is told, whoever runs the server is told too; that zeroing is not quick is no
+/// failure.
+#[test]
+fn failed_requests_are_told() {
+    let (failed, failures) = channel();
+    let failed = Mutex::new(failed);
+    let server = set_off(Server::new(Moody).on_event(move |event| {
+        if let Event::RequestFailed { .. } = event {
+            failed.lock().unwrap().send(event.to_string()).unwrap();
+        }
+    }));
+    let mut client = Raw::established(&server);
+    let mut fast = request(ZEROES, 1, 0, 4);
+    fast[5] = FAST;
+    client.write(&fast);
+    assert_eq!(client.reply(), (95, 1));
+    for (kind, offset, words) in [
+        (READ, DENIED, "read of 4 bytes at 3072 of export \"\" for"),
+        (WRITE, DENIED, "write of 4 bytes at 3072"),
+        (READ, PANICS, "has failed: the export has failed"),
+    ] {
+        client.ask(kind, 1, offset, 4);
+        if kind == WRITE {
+            client.write(b"data");
+        }
+        client.reply();
+        let told = failures.recv_timeout(LIMIT).unwrap();
+        assert!(told.contains(words), "{told}");
+        assert!(offset != DENIED || told.ends_with("has failed: hands off"), "{told}");
+    }
+    assert!(failures.try_recv().is_err());
 }
 
 /// Block sizes and extents that contradict the protocol, or each other.

@@ -93,15 +93,20 @@ pub(crate) fn start(server: Server) -> (Running, Endings) {
             let _ = ended.lock().unwrap().send(error);
         }
     });
+    (set_off(server), endings)
+}
+
+/// Starts a server as it is.
+pub(crate) fn set_off(server: Server) -> Running {
     if !crate::IN_TASKS {
-        return (Running::Threads(server.start().unwrap()), endings);
+        return Running::Threads(server.start().unwrap());
     }
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let inside = runtime.enter();
     let server = server.spawn().unwrap();
     drop(inside);
-    (Running::Tasks(runtime, server), endings)
+    Running::Tasks(runtime, server)
 }
 
 /// How the next connection ends.

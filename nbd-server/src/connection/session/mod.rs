@@ -41,6 +41,7 @@ use super::placement::{Placement, queue_of};
 use crate::config::Shared;
 use crate::export::{Abilities, AnyExport};
 use crate::exports::Opened;
+use crate::peer::Peer;
 
 /// While there are replies to send, no more is read or answered when requests
 /// hold this many bytes: a write of full length that arrives, and as much again
@@ -83,6 +84,7 @@ pub(crate) struct Session {
     server: Server,
     link: Link,
     opened: Opened,
+    peer: Peer,
     abilities: Abilities,
     /// The queue of the export.
     queue: u64,
@@ -117,7 +119,7 @@ impl Session {
         placement: Placement,
         now: Instant,
     ) -> Self {
-        let Established { server, link, opened, .. } = established;
+        let Established { server, link, opened, peer } = established;
         let in_parts = server.negotiated().headers != HeaderStyle::Simple;
         Self {
             server,
@@ -125,6 +127,7 @@ impl Session {
             abilities: opened.export.abilities(),
             queue: queue_of(&opened.name),
             opened,
+            peer,
             shared,
             buffers: Buffers::new(Arc::clone(&account)),
             account,

@@ -4,17 +4,21 @@ use std::io::Write;
 use std::time::Instant;
 
 use nbd_proto::io::{IoMode, Progress};
-use nbd_proto::{ApiMisuse, Direction, Errno, Error, PeerMisbehaved, ServerEvent};
+use nbd_proto::{
+    ApiMisuse, Command, CommandFlags, Direction, Errno, Error, PeerMisbehaved, ServerEvent,
+};
 
 use super::Session;
 use crate::connection::ConnectionError;
 use crate::connection::job::{Job, Outcome};
+use crate::event::Event;
 use crate::export::ExtentKind;
 
 impl Session {
     /// Queues the reply to a request.
     pub(super) fn reply(&mut self, job: Job, now: Instant) -> Result<(), ApiMisuse> {
         let Job { id, command, buffer, outcome, .. } = job;
+        self.tell_failure(&command, &outcome);
         if self.server.is_closed() {
             // There is nobody to reply to.
             return Ok(());
@@ -60,6 +64,21 @@ impl Session {
                 Ok(())
             }
         }
+    }
+
+    /// Tells of a request that the export has failed. That zeroing is not fast is an answer.
+    fn tell_failure(&self, command: &Command, outcome: &Outcome) {
+        let Outcome::Failed { errno, reason } = outcome else { return };
+        if *errno == Errno::NotSup && command.flags.contains(CommandFlags::FAST_ZERO) {
+            return;
+        }
+        self.shared.tell(&Event::RequestFailed {
+            peer: &self.peer,
+            export: &self.opened.name,
+            command,
+            errno: *errno,
+            reason,
+        });
     }
 
     /// Sends what is due, as far as the client takes it.
