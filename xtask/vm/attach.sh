@@ -1,9 +1,9 @@
-# `nbd attach` while its servers are killed every three seconds and started again, and one of them
-# stands still for a while, longer than it may be silent: no error reaches the file systems, and
-# everything that was written is there. One of the servers forgets what was not flushed; two speak TLS, with
-# certificates of both sides and with a pre-shared key.
+# `nbd attach` while its servers are killed every three seconds and started again, and each of them
+# stands still for a while, one longer than it may be silent: no error reaches the file systems, and
+# everything that was written is there. One of the servers forgets what was not flushed; three speak
+# TLS, two with certificates of both sides, one of them nbdkit, and one with a pre-shared key.
 #
-# By hand a file called `seconds` says how long, and one called `still` how long a server stands
+# By hand a file called `seconds` says how long, and one called `still` how long the servers stand
 # still: cargo xtask vm xtask/vm/attach.sh ... seconds still
 
 seconds=$(cat /bin/seconds 2> /dev/null || echo 20)
@@ -30,14 +30,17 @@ serve() {
     exec nbd serve --file serve.img --tcp 127.0.0.1:10809 --tls-certificates pki \
         --tls-verify-peer > serve
 }
-kit() { exec nbdkit -f -U kit --tls=require --tls-psk=psk file kit.img; }
+kit() {
+    exec nbdkit -f -i 127.0.0.1 -p 10810 -P kit --tls=require --tls-certificates=/tmp/pki \
+        --tls-verify-peer file kit.img
+}
 qemu() { exec qemu-nbd -t -k /tmp/qemu -f qcow2 qemu.img; }
 forget() { exec forgetful forget.img forget; }
-still() { exec nbd serve --file still.img --unix still > /dev/null; }
+still() { exec nbd serve --file still.img --unix still --tls-psk psk > /dev/null; }
 all="serve kit qemu forget still"
 
 # Kills a server over and over, three seconds after it has begun to listen, until there is a file
-# that says enough.
+# that says enough. Before that it stands still once, when another file says so.
 is_there() { [ -S $1 ] || [ -s $1 ]; }
 lives() {
     while [ ! -e enough ]; do
@@ -45,6 +48,14 @@ lives() {
         $1 & server=$!
         until is_there $1; do sleep 0.1; done
         sleep 3
+        if [ -e $1.stand ]; then
+            rm $1.stand
+            kill -STOP $server
+            sleep $still
+            kill -CONT $server
+            echo $1 >> stood
+            sleep 3
+        fi
         kill -9 $server
         wait $server || true
     done 2> /dev/null
@@ -60,7 +71,8 @@ number=0
 for name in $all; do
     uri="nbd+unix:///?socket=/tmp/$name"
     [ $name != serve ] || uri="nbds://127.0.0.1/?tls-certificates=/tmp/pki"
-    [ $name != kit ] || uri="nbds+unix://alice@/?socket=/tmp/kit&tls-psk-file=/tmp/psk"
+    [ $name != kit ] || uri="nbds://127.0.0.1:10810/?tls-certificates=/tmp/pki"
+    [ $name != still ] || uri="nbds+unix://alice@/?socket=/tmp/still&tls-psk-file=/tmp/psk"
     limit=30
     [ $name != still ] || limit=2
     [ "$(nbd attach --wait --timeout $limit "$uri" /dev/nbd$number)" = /dev/nbd$number ]
@@ -85,6 +97,7 @@ writes() {
 writers=
 for name in $all; do writes $name & writers="$writers $!"; done
 sleep $((seconds / 2))
+for name in $all; do touch $name.stand; done
 kill -STOP $standing
 sleep $still
 kill -CONT $standing
@@ -110,6 +123,7 @@ for name in $all; do
 done
 if dmesg | grep -i 'i/o error'; then exit 1; fi
 [ "$(grep -c '"reconnects": [1-9]' attached.json)" = 5 ]
+[ "$(sort stood | tr '\n' ' ')" = "forget kit qemu serve " ]
 nbd detach --all
 nbd attached --json | grep -q '"devices": \[\]'
 [ "$(cat /sys/block/nbd0/size)" = 0 ]
