@@ -5,6 +5,7 @@
 //! who has moved it wrongly, or fails, has no figures.
 
 mod all;
+mod attach;
 mod contender;
 pub(crate) mod core;
 mod costs;
@@ -24,12 +25,14 @@ mod whole_program;
 use crate::Outcome;
 
 const USAGE: &str = "usage: cargo xtask bench all [--rounds N] [--only PART[,PART...]], \
-                     bench PART [--rounds N], bench page [--check], or bench core [--check]";
+                     bench PART [--rounds N], bench attach [--rounds N], bench page [--check], or \
+                     bench core [--check]";
 
 /// Measures, or makes the page of what was measured.
 pub(crate) fn run(args: &[String]) -> Outcome {
     match args.split_first() {
         Some((word, rest)) if word == "core" => core::run(rest),
+        Some((word, rest)) if word == "attach" => attach::run(rest),
         Some((word, rest)) if word == "page" => page::run(rest),
         Some((word, rest)) if word == "all" => all::run(rest),
         Some((part, rest)) => all::run_one(part, rest),

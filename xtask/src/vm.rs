@@ -37,7 +37,7 @@ struct Run {
 
 /// Runs the script that is named.
 pub(crate) fn run(args: &[String]) -> Outcome {
-    start(&parse(args)?)
+    start(&parse(args)?).map(drop)
 }
 
 /// Runs the scripts of `xtask/vm` with the program of this workspace, as its tests have it built.
@@ -48,11 +48,7 @@ pub(crate) fn check() -> Outcome {
     let find = |name| find_program(name).ok_or_else(|| format!("there is no {name}"));
     let (nbdkit, nbdcopy, openssl) = (find("nbdkit")?, find("nbdcopy")?, find("openssl")?);
     let (qemu_nbd, qemu_img) = (find("qemu-nbd")?, find("qemu-img")?);
-    let (config, _) = capture(Command::new(&nbdkit).arg("--dump-config"))?;
-    let plugins = config.lines().find_map(|line| line.strip_prefix("plugindir="));
-    let plugins = Path::new(plugins.ok_or("nbdkit does not say where its plugins are")?);
-    let [memory, file] =
-        ["memory", "file"].map(|name| plugins.join(format!("nbdkit-{name}-plugin.so")));
+    let (memory, file) = (nbdkit_plugin(&nbdkit, "memory")?, nbdkit_plugin(&nbdkit, "file")?);
     let runs = [
         ("kernel.sh", vec![nbd.clone()]),
         ("vsock.sh", vec![nbd.clone(), nbdkit.clone(), memory.clone(), nbdcopy]),
@@ -64,13 +60,30 @@ pub(crate) fn check() -> Outcome {
         ("detach.sh", vec![nbd, forgetful]),
     ];
     for (script, files) in runs {
-        let script = root().join("xtask/vm").join(script);
-        start(&Run { patience: PATIENCE, script, files })?;
+        run_script(script, files, PATIENCE)?;
     }
     Ok(())
 }
 
-fn start(run: &Run) -> Outcome {
+/// Runs a script of `xtask/vm` and returns the lines that it has said.
+pub(crate) fn run_script(
+    name: &str,
+    files: Vec<PathBuf>,
+    patience: Duration,
+) -> Outcome<Vec<String>> {
+    let script = root().join("xtask/vm").join(name);
+    start(&Run { patience, script, files })
+}
+
+/// A plugin of nbdkit's, by its name there.
+pub(crate) fn nbdkit_plugin(nbdkit: &Path, name: &str) -> Outcome<PathBuf> {
+    let (config, _) = capture(Command::new(nbdkit).arg("--dump-config"))?;
+    let plugins = config.lines().find_map(|line| line.strip_prefix("plugindir="));
+    let plugins = Path::new(plugins.ok_or("nbdkit does not say where its plugins are")?);
+    Ok(plugins.join(format!("nbdkit-{name}-plugin.so")))
+}
+
+fn start(run: &Run) -> Outcome<Vec<String>> {
     let kit = kit::ready()?;
     let image = image::pack(&kit, &run.script, &run.files)?;
     machine::run(&kit, image.path(), run.patience)

@@ -5,6 +5,7 @@
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 
+use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use nbd_client_mio::proto::io::{IoMode, Progress};
@@ -53,10 +54,10 @@ impl Queue {
         registry.register(&mut SourceFd(&self.socket.as_raw_fd()), token, interest)
     }
 
-    pub(super) const fn handle_event(&mut self) {
-        // Once too often does no harm.
-        self.readable = true;
-        self.writable = true;
+    /// Notes what the poller told: of each readiness once.
+    pub(super) fn handle_event(&mut self, event: &Event) {
+        self.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
+        self.writable |= event.is_writable() || event.is_error();
     }
 
     /// Whether the kernel has left.
@@ -81,7 +82,10 @@ impl Queue {
         let mut arrivals = Arrivals { buffers: &mut self.buffers, spare };
         match self.server.notify_read(&mut io, &mut arrivals, IoMode::Vectored) {
             Ok(Progress::More) => {}
-            Ok(Progress::Blocked) => self.readable = false,
+            // Where it takes no more for now, nobody tells a second time that there is some.
+            Ok(Progress::Blocked) => {
+                self.readable = !self.server.get_direction().contains(Direction::READ);
+            }
             Ok(Progress::Closed) => self.readable = false,
             Err(_) => self.over = true,
         }

@@ -147,7 +147,8 @@ impl Relay {
             match number.checked_sub(QUEUES) {
                 None => self.connections.handle_event(event),
                 Some(number) => {
-                    self.queues.get_mut(number).into_iter().for_each(Queue::handle_event);
+                    let queue = self.queues.get_mut(number);
+                    queue.into_iter().for_each(|queue| queue.handle_event(event));
                 }
             }
         }

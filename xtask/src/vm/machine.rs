@@ -23,12 +23,13 @@ impl Drop for Machine {
     }
 }
 
-/// Starts the machine with an image, shows what it says, and waits for its end.
+/// Starts the machine with an image, shows what it says, and waits for its end. Returns the lines
+/// that were shown.
 ///
 /// # Errors
 ///
 /// When the script fails, the machine ends without it, or `patience` is over.
-pub(super) fn run(kit: &Kit, image: &Path, patience: Duration) -> Outcome {
+pub(super) fn run(kit: &Kit, image: &Path, patience: Duration) -> Outcome<Vec<String>> {
     let end = Instant::now() + patience;
     let mut command = Command::new(&kit.emulator);
     let share = |name: &str| kit.root.join("usr/share").join(name);
@@ -37,7 +38,10 @@ pub(super) fn run(kit: &Kit, image: &Path, patience: Duration) -> Outcome {
     command.args(["-accel", "tcg", "-m", "1024", "-smp", "2", "-display", "none", "-nic", "none"]);
     command.args(["-no-reboot", "-monitor", "none", "-serial", "stdio"]);
     command.arg("-kernel").arg(&kit.kernel).arg("-initrd").arg(image);
-    command.args(["-append", "console=ttyS0 quiet loglevel=1 panic=-1 no_timer_check"]);
+    // Programs read that clock without asking the kernel, as on real machines.
+    let clock = "no_timer_check tsc=reliable clocksource=tsc";
+    let words = format!("console=ttyS0 quiet loglevel=1 panic=-1 {clock}");
+    command.arg("-append").arg(words);
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     let failed = |error| format!("cannot start {}: {error}", kit.emulator.display());
     let mut machine = Machine(command.spawn().map_err(failed)?);
@@ -54,14 +58,18 @@ pub(super) fn run(kit: &Kit, image: &Path, patience: Duration) -> Outcome {
             line.clear();
         }
     });
+    let mut said = Vec::new();
     loop {
         let left = end.saturating_duration_since(Instant::now());
         match hear.recv_timeout(left) {
             Ok(line) => match line.split_once(LAST_WORD) {
-                Some((_, "0")) => return Ok(()),
+                Some((_, "0")) => return Ok(said),
                 Some((_, status)) => return Err(format!("the script ended with {status}")),
                 None if line.is_empty() => {}
-                None => eprintln!("    | {line}"),
+                None => {
+                    eprintln!("    | {line}");
+                    said.push(line);
+                }
             },
             Err(RecvTimeoutError::Timeout) => return Err(format!("not done in {patience:?}")),
             Err(RecvTimeoutError::Disconnected) => {
