@@ -6,7 +6,7 @@
 use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::sync_channel;
 use std::thread::{self, JoinHandle};
 
 use fuser::{ReplyData, ReplyEmpty, ReplyWrite};
@@ -24,9 +24,6 @@ const LONGEST: u64 = 1 << 30;
 /// The longest range read or written at once, in bytes, where the server takes as much.
 const USUAL: u64 = 1 << 20;
 
-/// Jobs that wait for the thread that carries them out; who has another one waits as well.
-const WAITING: usize = 64;
-
 /// No connection has that token.
 const WAKER: Token = Token(usize::MAX);
 
@@ -36,8 +33,7 @@ static ZEROES: [u8; 256 << 10] = [0; 256 << 10];
 /// An export, as bytes.
 #[derive(Debug)]
 pub(super) struct Disk {
-    jobs: SyncSender<Job>,
-    waker: Waker,
+    requests: Arc<Requests>,
     thread: JoinHandle<Result<(), Error>>,
     buffers: Buffers,
     size: u64,
@@ -71,15 +67,14 @@ impl Disk {
         let block = u64::from(export.minimum_block()).max(1);
         let longest = USUAL.min(longest as u64 / block * block).max(block);
         let (count, why_fewer) = (connections.iter().count(), connections.why_fewer(most == 1));
-        let (sender, jobs) = sync_channel(WAITING);
         let buffers = Buffers::new(usize::try_from(kept).unwrap_or(usize::MAX));
         let server = server.to_owned();
-        let requests = Requests { poll, connections, buffers: buffers.clone(), jobs, server };
+        let requests = Arc::new(Requests::new(connections, &poll, waker, buffers.clone(), server)?);
+        let runs = Arc::clone(&requests);
         let thread =
-            thread::Builder::new().name("requests".to_owned()).spawn(move || requests.run())?;
+            thread::Builder::new().name("requests".to_owned()).spawn(move || runs.run(poll))?;
         Ok(Self {
-            jobs: sender,
-            waker,
+            requests,
             thread,
             buffers,
             size,
@@ -121,7 +116,11 @@ impl Disk {
         if blocks.end - blocks.start <= self.longest {
             let part = (offset - blocks.start) as usize..(end - blocks.start) as usize;
             let command = Command::read(blocks.start, (blocks.end - blocks.start) as u32);
-            return self.send(Job { command, buffer: None, answer: Answer::Read { reply, part } });
+            return self.requests.send(Job {
+                command,
+                buffer: None,
+                answer: Answer::Read { reply, part },
+            });
         }
         let mut bytes = Vec::with_capacity(length as usize);
         for piece in self.pieces(offset..end) {
@@ -151,7 +150,7 @@ impl Disk {
             buffer.as_mut().copy_from_slice(data);
             let answer = Answer::Written { reply, count, sharing };
             let command = Command::write(offset, count);
-            return self.send(Job { command, buffer: Some(buffer), answer });
+            return self.requests.send(Job { command, buffer: Some(buffer), answer });
         }
         match self.write_pieces(data, offset) {
             Ok(()) => reply.written(data.len() as u32),
@@ -165,7 +164,7 @@ impl Disk {
             return reply.ok();
         }
         let answer = Answer::Done(reply);
-        self.send(Job { command: Command::flush(), buffer: None, answer });
+        self.requests.send(Job { command: Command::flush(), buffer: None, answer });
     }
 
     /// Makes a range within the export read as zeroes; as a hole, or fully provisioned.
@@ -242,9 +241,8 @@ impl Disk {
     /// # Errors
     /// When it is not certain that everything which was written is safe.
     pub(super) fn finish(self) -> Result<(), Error> {
-        let Self { jobs, waker, thread, .. } = self;
-        drop(jobs);
-        waker.wake()?;
+        let Self { requests, thread, .. } = self;
+        requests.end()?;
         thread.join().map_err(|_| stopped())?
     }
 
@@ -281,7 +279,7 @@ impl Disk {
     /// Waits for a command.
     fn call(&self, command: Command, buffer: Option<Buffer>) -> Result<Outcome, Error> {
         let (tell, told) = sync_channel(1);
-        self.send(Job { command, buffer, answer: Answer::Thread(tell) });
+        self.requests.send(Job { command, buffer, answer: Answer::Thread(tell) });
         let outcome = told.recv().map_err(|_| stopped())?;
         match outcome.result {
             Ok(()) => Ok(outcome),
@@ -289,15 +287,6 @@ impl Disk {
                 self.buffers.give_back(outcome.buffer);
                 Err(error)
             }
-        }
-    }
-
-    /// Without the thread that carries it out there is nobody to answer; the kernel is told so
-    /// when the job is dropped.
-    fn send(&self, job: Job) {
-        if self.jobs.send(job).is_ok() {
-            // It looks for jobs before it sleeps, so a lost word is no loss.
-            let _ = self.waker.wake();
         }
     }
 

@@ -1,13 +1,13 @@
-//! The thread that carries out requests: many at a time, each answered when it is done.
+//! Requests on their way to the server: many at a time, each answered when it is done.
 
 use std::io;
 use std::ops::Range;
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use fuser::{Errno, ReplyData, ReplyEmpty, ReplyWrite};
-use mio::{Events, Poll};
+use mio::{Events, Poll, Registry, Waker};
 use nbd_client_mio::Error;
 use nbd_client_mio::proto::{Command, CommandType, Extent};
 use nbd_client_mio::session::Event;
@@ -74,103 +74,170 @@ impl Buffers {
     }
 }
 
-/// What the thread has.
+/// The connections to the server, for all threads that have requests and the one that waits for
+/// the server.
+///
+/// Whoever has a request sends it at once, in its own thread, and takes what has come meanwhile;
+/// so nobody has to be woken for a request, and only one thread for a reply.
 #[derive(Debug)]
 pub(super) struct Requests {
-    pub(super) poll: Poll,
-    pub(super) connections: Connections<Answer>,
-    pub(super) buffers: Buffers,
-    pub(super) jobs: Receiver<Job>,
+    core: Mutex<Core>,
+    /// Told when fewer requests are under way than may be.
+    room: Condvar,
+    waker: Waker,
+    buffers: Buffers,
     /// What the server is called, for what is said of it.
-    pub(super) server: String,
+    server: String,
 }
 
-/// Why no more jobs are taken for now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Pause {
-    /// There are none.
-    Idle,
-    /// As many are under way as may be.
-    Full,
-    /// There will be none.
-    Over,
+#[derive(Debug)]
+struct Core {
+    /// None when all is over.
+    connections: Option<Connections<Answer>>,
+    registry: Registry,
+    /// When the thread that waits for the server looks at the time again.
+    awake_at: Option<Instant>,
+    /// There will be no more requests.
+    over: bool,
 }
 
 impl Requests {
-    /// Carries out jobs until nobody can send any, and takes leave of the server.
+    pub(super) fn new(
+        connections: Connections<Answer>,
+        poll: &Poll,
+        waker: Waker,
+        buffers: Buffers,
+        server: String,
+    ) -> io::Result<Self> {
+        let registry = poll.registry().try_clone()?;
+        let connections = Some(connections);
+        let core = Mutex::new(Core { connections, registry, awake_at: None, over: false });
+        Ok(Self { core, room: Condvar::new(), waker, buffers, server })
+    }
+
+    /// Carries out a job, as soon as there is room for it. When all is over nobody does, and the
+    /// kernel is told so when the job is dropped.
+    pub(super) fn send(&self, job: Job) {
+        let is_full = |core: &mut Core| {
+            let connections = core.connections.as_ref();
+            connections.is_some_and(|all| all.in_flight() >= IN_FLIGHT as usize)
+        };
+        let waited = self.room.wait_while(self.lock(), is_full);
+        let mut core = waited.unwrap_or_else(PoisonError::into_inner);
+        let Some(connections) = &mut core.connections else { return };
+        let Job { command, buffer, answer } = job;
+        let mut spare = self.buffers.lock();
+        let buffer = match command.kind {
+            CommandType::Read => Some(spare.take(command.length as usize)),
+            _ => buffer,
+        };
+        connections.submit(Some(answer), command, buffer, &mut spare);
+        drop(spare);
+        let core = self.drive(core);
+        let deadline = core.connections.as_ref().and_then(Connections::next_deadline);
+        if deadline.is_some_and(|at| core.awake_at.is_none_or(|awake| at < awake)) {
+            // A poll that cannot be woken has failed, and all is over.
+            let _ = self.waker.wake();
+        }
+    }
+
+    /// Says that there will be no more jobs.
+    pub(super) fn end(&self) -> io::Result<()> {
+        self.lock().over = true;
+        self.waker.wake()
+    }
+
+    /// Waits for the server and answers, until there are no more jobs, and takes leave of it.
     ///
     /// # Errors
     /// When it is not certain that everything which was acknowledged is safe.
-    pub(super) fn run(mut self) -> Result<(), Error> {
+    pub(super) fn run(&self, mut poll: Poll) -> Result<(), Error> {
         let mut events = Events::with_capacity(64);
+        let served = self.serve(&mut poll, &mut events);
+        let left = self.lock().connections.take();
+        self.room.notify_all();
+        let Some(mut connections) = left else { return served };
+        served.and_then(|()| connections.leave(&mut self.buffers.lock(), &mut poll, &mut events))
+    }
+
+    fn serve(&self, poll: &mut Poll, events: &mut Events) -> Result<(), Error> {
         loop {
-            let pause = self.take_jobs();
-            // When the server is lost for good every job is answered so.
-            self.connections.drive(self.poll.registry());
-            self.answer_all();
-            self.tell();
-            if pause == Pause::Over && self.connections.in_flight() == 0 {
-                break;
+            let mut core = self.drive(self.lock());
+            let Some(connections) = &core.connections else { return Ok(()) };
+            if core.over && connections.in_flight() == 0 {
+                return Ok(());
             }
-            self.wait(&mut events, pause)?;
+            // Where nothing is due any more the old time will do: the next request, which makes
+            // something due, has nobody to wake then.
+            let (now, due) = (Instant::now(), connections.next_deadline());
+            core.awake_at = due.or_else(|| core.awake_at.filter(|at| *at > now));
+            let left = core.awake_at.map(|at| at.saturating_duration_since(now));
+            drop(core);
+            wait(poll, events, left)?;
+            let mut core = self.lock();
+            if let Some(connections) = &mut core.connections {
+                // That of the waker is nobody's there.
+                events.iter().for_each(|event| connections.handle_event(event));
+                connections.handle_timeout(Instant::now());
+            }
         }
-        let Self { mut poll, mut connections, buffers, .. } = self;
-        connections.leave(&mut buffers.lock(), &mut poll, &mut events)
     }
 
-    fn take_jobs(&mut self) -> Pause {
-        while self.connections.in_flight() < IN_FLIGHT as usize {
-            let Job { command, buffer, answer } = match self.jobs.try_recv() {
-                Ok(job) => job,
-                Err(TryRecvError::Empty) => return Pause::Idle,
-                Err(TryRecvError::Disconnected) => return Pause::Over,
+    /// Moves what can be moved and answers what is done, until nothing is left to do at once.
+    fn drive<'a>(&'a self, mut core: MutexGuard<'a, Core>) -> MutexGuard<'a, Core> {
+        let mut all_done = Vec::new();
+        loop {
+            let Core { connections: Some(connections), registry, .. } = &mut *core else {
+                return core;
             };
-            let mut spare = self.buffers.lock();
-            let buffer = match command.kind {
-                CommandType::Read => Some(spare.take(command.length as usize)),
-                _ => buffer,
-            };
-            self.connections.submit(Some(answer), command, buffer, &mut spare);
-        }
-        Pause::Full
-    }
-
-    fn answer_all(&mut self) {
-        while let Some(Done { owner, buffer, extents, result, .. }) = self.connections.next_done() {
-            let result = match (owner, result) {
-                (None, _) => Ok(()),
-                (Some(Answer::Thread(thread)), result) => {
-                    let extents = extents.into_iter().map(|(_, extent)| extent).collect();
-                    // It waits for nothing else.
-                    let _ = thread.send(Outcome { buffer, extents, result });
+            // When the server is lost for good every job is answered so.
+            connections.drive(registry);
+            self.tell(connections);
+            while let Some(done) = connections.next_done() {
+                all_done.push(done);
+            }
+            let again = connections.needs_drive();
+            if all_done.is_empty() {
+                if again {
                     continue;
                 }
-                (Some(Answer::Read { reply, part }), Ok(())) => {
-                    let bytes = buffer.as_ref().and_then(|buffer| buffer.as_ref().get(part));
-                    reply.data(bytes.unwrap_or_default());
-                    Ok(())
-                }
-                (Some(Answer::Written { reply, count, sharing }), Ok(())) => {
-                    drop(sharing);
-                    reply.written(count);
-                    Ok(())
-                }
-                (Some(Answer::Done(reply)), Ok(())) => {
-                    reply.ok();
-                    Ok(())
-                }
-                (Some(answer), Err(error)) => Err((answer, error)),
-            };
-            if let Err((answer, error)) = result {
-                answer.fail(errno(&error));
+                return core;
             }
-            self.buffers.give_back(buffer);
+            // Others may go on while these are answered.
+            drop(core);
+            self.room.notify_all();
+            all_done.drain(..).for_each(|done| self.answer(done));
+            core = self.lock();
         }
+    }
+
+    fn answer(&self, done: Done<Answer>) {
+        let Done { owner, buffer, extents, result, .. } = done;
+        match (owner, result) {
+            (None, _) => {}
+            (Some(Answer::Thread(thread)), result) => {
+                let extents = extents.into_iter().map(|(_, extent)| extent).collect();
+                // It waits for nothing else.
+                let _ = thread.send(Outcome { buffer, extents, result });
+                return;
+            }
+            (Some(Answer::Read { reply, part }), Ok(())) => {
+                let bytes = buffer.as_ref().and_then(|buffer| buffer.as_ref().get(part));
+                reply.data(bytes.unwrap_or_default());
+            }
+            (Some(Answer::Written { reply, count, sharing }), Ok(())) => {
+                drop(sharing);
+                reply.written(count);
+            }
+            (Some(Answer::Done(reply)), Ok(())) => reply.ok(),
+            (Some(answer), Err(error)) => answer.fail(errno(&error)),
+        }
+        self.buffers.give_back(buffer);
     }
 
     /// Says what happens to the server.
-    fn tell(&mut self) {
-        while let Some(event) = self.connections.next_event() {
+    fn tell(&self, connections: &mut Connections<Answer>) {
+        while let Some(event) = connections.next_event() {
             let told = match event {
                 Event::Lost { cause } | Event::GaveUp { cause } => in_words(&cause),
                 Event::Reconnected { .. } => "connected again".to_owned(),
@@ -180,23 +247,8 @@ impl Requests {
         }
     }
 
-    fn wait(&mut self, events: &mut Events, pause: Pause) -> io::Result<()> {
-        let has_room = self.connections.in_flight() < IN_FLIGHT as usize;
-        let at_once = self.connections.needs_drive() || pause == Pause::Full && has_room;
-        let left = match at_once {
-            true => Some(Duration::ZERO),
-            false => {
-                let deadline = self.connections.next_deadline();
-                deadline.map(|at| at.saturating_duration_since(Instant::now()))
-            }
-        };
-        wait(&mut self.poll, events, left)?;
-        // That of the waker is nobody's there.
-        events.iter().for_each(|event| self.connections.handle_event(event));
-        if !at_once {
-            self.connections.handle_timeout(Instant::now());
-        }
-        Ok(())
+    fn lock(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -8,8 +8,9 @@ use std::time::{Duration, SystemTime};
 
 use fuser::{
     BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
-    INodeNo, KernelConfig, LockOwner, OpenAccMode, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory,
-    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyWrite, Request, TimeOrNow, WriteFlags,
+    INodeNo, InitFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, ReplyAttr, ReplyData,
+    ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyWrite, Request, TimeOrNow,
+    WriteFlags,
 };
 use nbd_client_mio::Error;
 
@@ -96,6 +97,8 @@ impl Filesystem for Tree {
         let _ = config.set_max_write(longest.max(PAGE));
         let _ = config.set_max_readahead(longest.max(PAGE));
         let _ = config.set_max_background(READ_AHEAD);
+        // Without it who reads or writes around the page cache, and does not wait, is made to.
+        let _ = config.add_capabilities(InitFlags::FUSE_ASYNC_DIO);
         Ok(())
     }
 
