@@ -60,7 +60,7 @@ const COMMANDS: [Command; 13] = [
     },
     Command {
         name: "bench",
-        about: "measure beside other programs and write docs/performance.md: all [--rounds N] [--only PART,...]; one part, printed: PART [--rounds N]; the page anew: page [--check]; instructions of the core: core [--check]",
+        about: "measure beside other programs and write docs/performance.md: all [--rounds N] [--only PART,...]; one part, printed: PART [--rounds N]; the kernel's device: attach [--rounds N]; the page anew: page [--check]; instructions of the core: core [--check]",
         run: bench::run,
     },
     Command {

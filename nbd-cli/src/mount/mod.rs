@@ -6,7 +6,7 @@
 //! | `tree` | a directory with one file in it, as the kernel asks for it |
 //! | `disk` | what reading and writing that file does to the export |
 //! | `blocks` | who may write while whole blocks are read and written back |
-//! | `requests` | the thread that carries out requests, many at a time |
+//! | `requests` | requests on their way to the server, many at a time |
 
 mod blocks;
 mod disk;

@@ -114,6 +114,30 @@ fn what_was_written_is_read_while_the_server_dies_and_comes_back() -> TestResult
 }
 
 #[test]
+fn requests_around_the_page_cache_are_under_way_together() -> TestResult {
+    const TOGETHER: u64 = 4;
+    let scratch = Scratch::new()?;
+    let asked = scratch.join("asked");
+    fs::create_dir(&asked).unwrap();
+    // Nothing is answered before all of them have come.
+    let asked = asked.display();
+    let pread = format!(
+        "pread=: > {asked}/$4; until [ $(ls {asked} | wc -l) -ge {TOGETHER} ]; do sleep 0.01; \
+         done; head -c $3 /dev/zero"
+    );
+    let eval = ["eval", "get_size=echo 1M", "thread_model=echo parallel", &pread];
+    let server = Server::nbdkit(&eval).start()?;
+    let mount = Mount::new(&[], &server.uri(), &scratch);
+    let mut fio = Command::new("fio");
+    fio.args(["--name=together", "--rw=read", "--bs=4k", "--ioengine=libaio", "--direct=1"]);
+    fio.args([format!("--iodepth={TOGETHER}"), format!("--size={}k", TOGETHER * 4)]);
+    fio.arg(format!("--filename={}", mount.file.display())).current_dir(scratch.path());
+    succeed(&mut fio)?;
+    mount.end(Signal::TERM);
+    Ok(())
+}
+
+#[test]
 fn holes_are_found_and_made() -> TestResult {
     let scratch = Scratch::new()?;
     let server = Server::nbdkit(&["memory", "16M"]).start()?;
