@@ -9,8 +9,9 @@ use clap::{CommandFactory, Parser};
 
 use crate::{copy, dump, info, range};
 
-/// The newest release of libnbd whose tools have these options.
-const LIKE: &str = "1.24.0";
+/// The release of libnbd whose tools these are in every form that is printed. Options of later
+/// ones are taken too: a script that goes by the version then asks for none of them.
+const LIKE: &str = "1.14.2";
 
 /// What the program was called, in what it says.
 static PROGRAM: OnceLock<Tool> = OnceLock::new();
