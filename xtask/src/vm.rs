@@ -49,6 +49,8 @@ pub(crate) fn check() -> Outcome {
     let (nbdkit, nbdcopy, openssl) = (find("nbdkit")?, find("nbdcopy")?, find("openssl")?);
     let (qemu_nbd, qemu_img) = (find("qemu-nbd")?, find("qemu-img")?);
     let (memory, file) = (nbdkit_plugin(&nbdkit, "memory")?, nbdkit_plugin(&nbdkit, "file")?);
+    let eval = nbdkit_plugin(&nbdkit, "eval")?;
+    let whole_blocks = nbdkit_filter(&nbdkit, "blocksize-policy")?;
     let runs = [
         ("kernel.sh", vec![nbd.clone()]),
         ("vsock.sh", vec![nbd.clone(), nbdkit.clone(), memory.clone(), nbdcopy]),
@@ -56,7 +58,8 @@ pub(crate) fn check() -> Outcome {
             "attach.sh",
             vec![nbd.clone(), forgetful.clone(), nbdkit.clone(), file, qemu_nbd, qemu_img, openssl],
         ),
-        ("swap.sh", vec![nbd.clone(), nbdkit, memory]),
+        ("swap.sh", vec![nbd.clone(), nbdkit.clone(), memory]),
+        ("abilities.sh", vec![nbd.clone(), nbdkit, eval, whole_blocks]),
         ("detach.sh", vec![nbd, forgetful]),
     ];
     for (script, files) in runs {
@@ -77,10 +80,18 @@ pub(crate) fn run_script(
 
 /// A plugin of nbdkit's, by its name there.
 pub(crate) fn nbdkit_plugin(nbdkit: &Path, name: &str) -> Outcome<PathBuf> {
+    Ok(nbdkit_directory(nbdkit, "plugindir")?.join(format!("nbdkit-{name}-plugin.so")))
+}
+
+fn nbdkit_filter(nbdkit: &Path, name: &str) -> Outcome<PathBuf> {
+    Ok(nbdkit_directory(nbdkit, "filterdir")?.join(format!("nbdkit-{name}-filter.so")))
+}
+
+fn nbdkit_directory(nbdkit: &Path, which: &str) -> Outcome<PathBuf> {
     let (config, _) = capture(Command::new(nbdkit).arg("--dump-config"))?;
-    let plugins = config.lines().find_map(|line| line.strip_prefix("plugindir="));
-    let plugins = Path::new(plugins.ok_or("nbdkit does not say where its plugins are")?);
-    Ok(plugins.join(format!("nbdkit-{name}-plugin.so")))
+    let mut settings = config.lines().filter_map(|line| line.split_once('='));
+    let found = settings.find_map(|(name, value)| (name == which).then_some(value));
+    found.map(PathBuf::from).ok_or_else(|| format!("nbdkit does not say where its {which} is"))
 }
 
 fn start(run: &Run) -> Outcome<Vec<String>> {

@@ -93,6 +93,10 @@ wait $one || ended=$((ended + 1))
 wait $two || ended=$((ended + 1))
 [ $ended = 1 ]
 cat one two | grep 'in use'
+# Others see it, and leave it alone.
+su nobody -c "XDG_RUNTIME_DIR=/tmp nbd attached" | grep '^/dev/nbd2 .* connected '
+if su nobody -c "nbd detach /dev/nbd2" 2> error; then exit 1; fi
+grep '/dev/nbd2: the kernel lets only root' error
 dd if=/dev/nbd2 of=/dev/null bs=1M count=8 iflag=direct 2> /dev/null
 nbd detach /dev/nbd2
 

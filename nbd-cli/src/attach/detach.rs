@@ -55,12 +55,15 @@ fn detach(device: Device, force: bool) -> Result<()> {
         };
         return forget(device, known.loss);
     };
-    let process = known.as_ref().filter(|record| record.is_served() && record.pid == owner);
-    if process.is_none() && record::process_start(owner).is_some() && !force {
+    netlink::check().map_err(|refusal| Failure::new(format!("{device}: {refusal}")))?;
+    let ours = known.as_ref().filter(|record| record.pid == owner);
+    // That program may be gone, and the kernel serve the device without anybody.
+    if ours.is_none() && !force {
         return Err(Failure::new(format!(
             "{device}: another program has attached it, process {owner}; --force ends it"
         )));
     }
+    let process = ours.filter(|record| record.is_served());
     match device.settle() {
         Ok(()) => {}
         Err(error) if force || process.is_none() && error.kind() != io::ErrorKind::ResourceBusy => {

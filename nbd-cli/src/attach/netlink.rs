@@ -80,6 +80,8 @@ pub(super) enum Refusal {
     InUse,
     /// There is no such device, or nothing is attached to it.
     NoDevice,
+    /// The kernel has no device of that number.
+    NoNumber,
     /// Another answer.
     Other(io::Error),
 }
@@ -94,6 +96,7 @@ impl fmt::Display for Refusal {
                 f.write_str("the kernel lets only root change its devices (it takes CAP_SYS_ADMIN)")
             }
             Self::InUse => f.write_str("the device is in use"),
+            Self::NoNumber => f.write_str("the kernel has no device of that number"),
             Self::NoDevice => f.write_str("nothing is attached there"),
             Self::Other(error) => write!(f, "the kernel refuses: {error}"),
         }
@@ -135,7 +138,15 @@ pub(super) fn connect(
         list = list.nest(&item.map_err(other)?).map_err(other)?;
     }
     attributes.push(list);
-    let answer = ask(Operation::Connect, attributes)?;
+    let answer = ask(Operation::Connect, attributes).map_err(|refusal| match refusal {
+        // Of what else is said nothing is invalid.
+        Refusal::Other(error)
+            if device.is_some() && error.kind() == io::ErrorKind::InvalidInput =>
+        {
+            Refusal::NoNumber
+        }
+        refusal => refusal,
+    })?;
     let told = answer.as_ref().and_then(|message| {
         message.attrs().get_attr_handle().get_attr_payload_as::<u32>(Attribute::Index).ok()
     });

@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 use super::device::Device;
 use super::status::Health;
 
+/// The directory of root's.
+const ROOT: &str = "/run/nbd";
+
 /// A device that is attached.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -53,8 +56,8 @@ impl Record {
     /// Writes it where it is looked for.
     pub(super) fn write(&self) -> io::Result<()> {
         let Some(device) = self.device() else { return Ok(()) };
-        let path = path(device);
         let dir = directory();
+        let path = path(&dir, device);
         fs::create_dir_all(&dir)?;
         // Whoever reads it finds the old one or the new one.
         let unfinished = path.with_extension("new");
@@ -76,36 +79,46 @@ pub(super) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
 
+/// Where those are that this user attaches.
 fn directory() -> PathBuf {
     let own = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty());
     match own {
         Some(dir) if !rustix::process::geteuid().is_root() => Path::new(&dir).join("nbd"),
-        _ => PathBuf::from("/run/nbd"),
+        _ => PathBuf::from(ROOT),
     }
 }
 
-fn path(device: Device) -> PathBuf {
-    directory().join(format!("{}.json", device.name()))
+/// Where they are looked for: what root attaches is there for everybody to see.
+fn directories() -> impl Iterator<Item = PathBuf> {
+    let own = directory();
+    let root = Some(PathBuf::from(ROOT)).filter(|root| *root != own);
+    std::iter::once(own).chain(root)
+}
+
+fn path(directory: &Path, device: Device) -> PathBuf {
+    directory.join(format!("{}.json", device.name()))
 }
 
 /// What is known of a device.
 pub(super) fn read(device: Device) -> Option<Record> {
-    serde_json::from_slice(&fs::read(path(device)).ok()?).ok()
+    let read = |directory: PathBuf| fs::read(path(&directory, device)).ok();
+    directories().find_map(|directory| serde_json::from_slice(&read(directory)?).ok())
 }
 
 /// Nothing is known of the device any more.
 pub(super) fn remove(device: Device) {
     // There may be none.
-    let _ = fs::remove_file(path(device));
+    let _ = fs::remove_file(path(&directory(), device));
 }
 
 /// All devices that something is known of, in order.
 pub(super) fn all() -> Vec<Record> {
-    let Ok(entries) = fs::read_dir(directory()) else { return Vec::new() };
+    let entries = directories().filter_map(|directory| fs::read_dir(directory).ok()).flatten();
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     let devices = names.filter_map(|name| name.strip_suffix(".json")?.parse().ok());
     let mut records: Vec<_> = devices.filter_map(read).collect();
     records.sort_by_key(Record::device);
+    records.dedup_by_key(|record| record.device());
     records
 }
 

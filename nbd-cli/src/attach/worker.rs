@@ -156,20 +156,20 @@ pub(super) fn run(order: &Order, announce: impl FnOnce(Device) -> Result<()>) ->
     ended.context(&order.server.name)
 }
 
-/// A device whose process has died is as good as free.
+/// A device of ours whose process has died is as good as free. Another program may well be gone and
+/// have left its device to the kernel, which serves it without anybody.
 fn clear(device: Device) -> Result<()> {
     let Some(owner) = device.owner() else { return Ok(()) };
-    if let Some(record) = record::read(device)
-        && record.pid == owner
-        && record.is_served()
-    {
-        return Err(Failure::new(format!(
-            "{device} is in use: it is attached to {}; nbd detach {device} ends that",
-            record.uri
-        )));
-    }
-    if record::process_start(owner).is_some() {
-        return Err(refused(Some(device), &Refusal::InUse));
+    let record = record::read(device).filter(|record| record.pid == owner);
+    match record {
+        Some(record) if record.is_served() => {
+            return Err(Failure::new(format!(
+                "{device} is in use: it is attached to {}; nbd detach {device} ends that",
+                record.uri
+            )));
+        }
+        Some(_) => {}
+        None => return Err(refused(Some(device), &Refusal::InUse)),
     }
     netlink::disconnect(device).map_err(|refusal| refused(Some(device), &refusal))?;
     record::remove(device);
@@ -186,12 +186,19 @@ fn refused(device: Option<Device>, refusal: &Refusal) -> Failure {
 /// Connects, as soon as there is a server if that is wanted.
 fn connect(order: &Order, status: &Arc<Status>) -> Result<Relay> {
     let mut settings = order.settings.clone();
+    let mut told = false;
     loop {
         let options = settings.options(&order.server)?;
         let kept = usize::try_from(settings.kept()?).unwrap_or(usize::MAX);
         let most = settings.connections(&order.server);
         match Relay::connect(&options, most, kept, Arc::clone(status)) {
-            Err(error) if settings.wait && error.is_transient() => thread::sleep(AGAIN),
+            Err(error) if settings.wait && error.is_transient() => {
+                if !std::mem::replace(&mut told, true) {
+                    let (name, why) = (&order.server.name, in_words(&error));
+                    output::mention(&format!("nbd: {name}: {why}: waiting for it\n"));
+                }
+                thread::sleep(AGAIN);
+            }
             Err(error)
                 if error.recovery() == Some(&RecoveryError::CannotKeep)
                     && settings.keeps_by_default() =>

@@ -138,6 +138,23 @@ fn requests_around_the_page_cache_are_under_way_together() -> TestResult {
 }
 
 #[test]
+fn a_server_that_cannot_flush_is_left_in_good_order() -> TestResult {
+    let scratch = Scratch::new()?;
+    let pwrite = format!("pwrite=cat > {}", scratch.join("written").display());
+    let eval = ["eval", "get_size=echo 1M", "pread=head -c $3 /dev/zero", "can_write=exit 0"];
+    let server = Server::nbdkit(&[&eval[..], &[&pwrite]].concat()).start()?;
+    let mount = Mount::new(&[], &server.uri(), &scratch);
+    let file = mount.open();
+    file.write_all_at(&[7; 4096], 0).unwrap();
+    file.sync_all().unwrap();
+    drop(file);
+    let told = mount.end(Signal::TERM);
+    assert!(told.contains("cannot make anything durable"), "{told}");
+    assert_eq!(fs::read(scratch.join("written")).unwrap(), [7; 4096]);
+    Ok(())
+}
+
+#[test]
 fn holes_are_found_and_made() -> TestResult {
     let scratch = Scratch::new()?;
     let server = Server::nbdkit(&["memory", "16M"]).start()?;
