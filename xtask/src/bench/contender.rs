@@ -30,7 +30,8 @@ enum Kind {
         /// Arguments before the options.
         prefix: &'static [&'static str],
     },
-    Fio,
+    /// With its engine for NBD, or for files around the page cache.
+    Fio { of_files: bool },
 }
 
 /// So long a client that polls stays awake, in microseconds.
@@ -80,7 +81,16 @@ impl Contender {
 
     /// fio, whose engine is libnbd, where it is installed.
     pub(super) fn fio() -> Option<Self> {
-        let (side, kind) = (Side::Theirs, Kind::Fio);
+        Self::by_fio(false)
+    }
+
+    /// fio on a file that is named in place of a URI.
+    pub(super) fn fio_on_file() -> Option<Self> {
+        Self::by_fio(true)
+    }
+
+    fn by_fio(of_files: bool) -> Option<Self> {
+        let (side, kind) = (Side::Theirs, Kind::Fio { of_files });
         has_program("fio").then_some(Self { name: "fio", side, kind, library: None })
     }
 
@@ -113,20 +123,25 @@ impl Contender {
                 words.push(uri.into());
                 words
             }
-            Kind::Fio => {
+            Kind::Fio { of_files } => {
                 let bytes = load.bytes() * count;
                 let mut words = vec![
                     "fio".to_owned(),
                     "--name=load".to_owned(),
-                    "--ioengine=nbd".to_owned(),
                     "--output-format=json".to_owned(),
                     // From submitting on, as the others have it.
                     "--lat_percentiles=1".to_owned(),
                     "--clat_percentiles=0".to_owned(),
-                    format!("--uri={uri}"),
                     format!("--bs={}", load.size),
                     format!("--iodepth={depth}"),
                 ];
+                if *of_files {
+                    words.extend(["--ioengine=libaio", "--direct=1"].map(Into::into));
+                    words.push(format!("--filename={uri}"));
+                } else {
+                    words.push("--ioengine=nbd".to_owned());
+                    words.push(format!("--uri={uri}"));
+                }
                 if pattern == "check" {
                     // It writes, reads what it has written, and compares.
                     words.extend(
@@ -152,7 +167,7 @@ impl Contender {
         let json = self.said(&self.words(load, load.count, "rand", uri))?;
         let sample = match &self.kind {
             Kind::Bench { .. } => numbers(&json),
-            Kind::Fio => fio(&json, load),
+            Kind::Fio { .. } => fio(&json, load),
         };
         let done = sample.get("operations").copied().unwrap_or_default();
         if done != load.count as f64 {

@@ -6,6 +6,7 @@ mod copies;
 mod depth;
 mod library;
 mod memory;
+mod mount;
 mod servers;
 mod setup;
 mod slow;
@@ -30,7 +31,7 @@ pub(super) struct Part {
     run: fn(&mut Run) -> Outcome,
 }
 
-pub(super) const PARTS: [Part; 11] = [
+pub(super) const PARTS: [Part; 12] = [
     Part { name: "clients", run: clients::run },
     Part { name: "threads", run: threads::run },
     Part { name: "depth", run: depth::run },
@@ -42,6 +43,7 @@ pub(super) const PARTS: [Part; 11] = [
     Part { name: "tls", run: tls::run },
     Part { name: "copies", run: copies::run },
     Part { name: "library", run: library::run },
+    Part { name: "mount", run: mount::run },
 ];
 
 /// What stands for a part that could not be measured.
