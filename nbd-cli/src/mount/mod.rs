@@ -14,7 +14,9 @@ mod requests;
 mod tree;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::fs::OpenOptions;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
@@ -45,6 +47,9 @@ const AGAIN: Duration = Duration::from_millis(500);
 
 /// Threads that take requests over from the kernel. What takes several steps keeps one.
 const THREADS: usize = 4;
+
+/// Where the kernel's FUSE is.
+const FUSE: &str = "/dev/fuse";
 
 /// Make an export a file in a directory, by FUSE.
 ///
@@ -106,6 +111,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.name.is_empty() || args.name.as_encoded_bytes().contains(&b'/') {
         return Err(Failure::new(format!("`{}` is no name of a file", args.name.display())));
     }
+    check(Path::new(FUSE))?;
     let disk = Arc::new(args.connect(&server).context(&server.name)?);
     let (asked, (made, why)) = (args.connections as usize, disk.connections());
     if made < asked {
@@ -155,6 +161,21 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     safe
 }
 
+/// Whether there is FUSE for this user.
+fn check(device: &Path) -> Result<()> {
+    let Err(error) = OpenOptions::new().read(true).write(true).open(device) else { return Ok(()) };
+    let missing =
+        [Errno::NODEV, Errno::NXIO].contains(&Errno::from_io_error(&error).unwrap_or(Errno::PERM));
+    let place = device.display();
+    Err(Failure::new(match error.kind() {
+        kind if missing || kind == ErrorKind::NotFound => {
+            format!("this kernel has no FUSE ({place}); load its module: modprobe fuse")
+        }
+        ErrorKind::PermissionDenied => format!("{place} is not for this user to open"),
+        _ => format!("{place}: {error}"),
+    }))
+}
+
 impl Args {
     /// Connects, as soon as there is a server if that is wanted.
     fn connect(&self, server: &Server) -> std::result::Result<Disk, Error> {
@@ -201,4 +222,17 @@ fn obey(mut signals: Signals, ends: Sender<End>) -> std::io::Result<()> {
         }
     };
     thread::Builder::new().name("signals".to_owned()).spawn(obey).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_fuse_it_is_told_what_to_do() {
+        assert!(check(Path::new("/dev/null")).is_ok());
+        let told = |path: &str| check(Path::new(path)).unwrap_err().to_string();
+        assert!(told("/dev/nothing of this name").contains("modprobe fuse"));
+        assert!(told("/").starts_with("/: "));
+    }
 }

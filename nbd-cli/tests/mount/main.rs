@@ -138,6 +138,24 @@ fn requests_around_the_page_cache_are_under_way_together() -> TestResult {
 }
 
 #[test]
+fn several_connections_serve_one_file_where_that_is_safe() -> TestResult {
+    let scratch = Scratch::new()?;
+    let server = Server::nbdkit(&["memory", "16M"]).start()?;
+    // Writes are kept by default, and sent again over the one connection.
+    let told = Mount::new(&["--connections=4"], &server.uri(), &scratch).end(Signal::TERM);
+    assert!(told.contains("1 of 4, since what is written is kept"), "{told}");
+    let options = ["--connections=4", "--keep-unflushed=0"];
+    let mount = Mount::new(&options, &server.uri(), &scratch);
+    let mut fio = Command::new("fio");
+    fio.args(["--name=verify", "--rw=randwrite", "--bs=16k", "--size=16M", "--verify=crc32c"]);
+    fio.args(["--ioengine=libaio", "--iodepth=16", "--direct=1", "--fsync=64"]);
+    fio.arg(format!("--filename={}", mount.file.display())).current_dir(scratch.path());
+    succeed(&mut fio)?;
+    assert_eq!(mount.end(Signal::TERM), "");
+    Ok(())
+}
+
+#[test]
 fn a_server_that_cannot_flush_is_left_in_good_order() -> TestResult {
     let scratch = Scratch::new()?;
     let pwrite = format!("pwrite=cat > {}", scratch.join("written").display());
