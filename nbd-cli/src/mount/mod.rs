@@ -15,7 +15,6 @@ mod tree;
 
 use std::ffi::OsString;
 use std::fs::OpenOptions;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
@@ -164,14 +163,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// Whether there is FUSE for this user.
 fn check(device: &Path) -> Result<()> {
     let Err(error) = OpenOptions::new().read(true).write(true).open(device) else { return Ok(()) };
-    let missing =
-        [Errno::NODEV, Errno::NXIO].contains(&Errno::from_io_error(&error).unwrap_or(Errno::PERM));
     let place = device.display();
-    Err(Failure::new(match error.kind() {
-        kind if missing || kind == ErrorKind::NotFound => {
+    Err(Failure::new(match Errno::from_io_error(&error) {
+        Some(Errno::NOENT | Errno::NODEV | Errno::NXIO) => {
             format!("this kernel has no FUSE ({place}); load its module: modprobe fuse")
         }
-        ErrorKind::PermissionDenied => format!("{place} is not for this user to open"),
+        Some(Errno::ACCESS | Errno::PERM) => format!("{place} is not for this user to open"),
         _ => format!("{place}: {error}"),
     }))
 }
