@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use nbd_client_blocking::proto::{ClientConfig, ContextId, Extent, HeaderStyle, RequestId};
-use nbd_client_blocking::session::extents::{ExtentWalk, Segment, StatusQuery, Walk};
+use nbd_client_blocking::session::extents::{ExtentWalk, Segment, StatusQuery, WalkStep};
 use nbd_client_blocking::{Client, Pipeline, Request};
 
 use crate::failure::{Context, Failure, Result};
@@ -29,17 +29,17 @@ pub(crate) fn walk(
     let mut headway = Headway::new(limit, Instant::now());
     loop {
         match walk.poll() {
-            Walk::Ask(query) => {
+            WalkStep::Ask(query) => {
                 ask(query, &mut walk, &mut pipeline, &mut asked);
                 continue;
             }
-            Walk::Segment(segment) => {
+            WalkStep::Segment(segment) => {
                 each(segment)?;
                 continue;
             }
-            Walk::Failed(error) => return Err(error).context(name),
-            Walk::Waiting => {}
-            Walk::Over => return Ok(()),
+            WalkStep::Failed(error) => return Err(error).context(name),
+            WalkStep::Waiting => {}
+            WalkStep::Over => return Ok(()),
         }
         let Some(done) = pipeline.wait() else {
             return Err(Failure::new(format!("{name}: the server closed the connection")));

@@ -2,7 +2,7 @@
 
 use std::collections::hash_map::RandomState;
 use std::future::Future;
-use std::hash::{BuildHasher, Hasher};
+use std::hash::BuildHasher;
 use std::io;
 use std::sync::Arc;
 use std::time::Instant;
@@ -229,7 +229,7 @@ impl<R: Runtime + Clone> Connector<R> {
     ) -> Result<Driver, Error> {
         let config = options.negotiation().clone().option_mode(option_mode);
         // Different in each session, and in each process.
-        let seed = RandomState::new().build_hasher().finish();
+        let seed = RandomState::new().hash_one(());
         let session = Session::new(options.config(config), seed, Instant::now())?;
         Ok(Driver::new(session, Arc::new(self.runtime.clone()), source))
     }

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use futures_core::Stream;
 use nbd_proto::ContextId;
 use nbd_session::Error;
-use nbd_session::extents::{ExtentWalk, PlacedExtent, Segment, Walk};
+use nbd_session::extents::{ExtentWalk, PlacedExtent, Segment, WalkStep};
 
 use crate::buffer::Buffer;
 use crate::calls::Exchange;
@@ -166,19 +166,19 @@ impl Stream for ContextExtents {
         let this = self.get_mut();
         loop {
             match this.walk.poll() {
-                Walk::Ask(question) => {
+                WalkStep::Ask(question) => {
                     let mut exchange = Exchange::new(question.command, Buffer::None);
                     exchange.contexts = this.walk.asked_contexts().map(<[_]>::to_vec);
                     this.calls.push((question.number, this.client.keep(exchange)));
                     continue;
                 }
-                Walk::Segment(segment) => return Poll::Ready(Some(Ok(segment))),
-                Walk::Failed(error) => {
+                WalkStep::Segment(segment) => return Poll::Ready(Some(Ok(segment))),
+                WalkStep::Failed(error) => {
                     this.calls.clear();
                     return Poll::Ready(Some(Err(error)));
                 }
-                Walk::Waiting => {}
-                Walk::Over => return Poll::Ready(None),
+                WalkStep::Waiting => {}
+                WalkStep::Over => return Poll::Ready(None),
             }
             let waiting = this.calls.len();
             this.calls.retain_mut(|(number, call)| {

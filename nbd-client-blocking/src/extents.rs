@@ -4,7 +4,7 @@ use std::ops::RangeBounds;
 
 use nbd_proto::{ContextId, RequestId};
 use nbd_session::Error;
-use nbd_session::extents::{ExtentWalk, PlacedExtent, Segment, StatusQuery, Walk};
+use nbd_session::extents::{ExtentWalk, PlacedExtent, Segment, StatusQuery, WalkStep};
 
 use crate::client::Client;
 use crate::pipeline::Pipeline;
@@ -87,14 +87,14 @@ impl Iterator for ContextExtents<'_> {
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             match self.walk.poll() {
-                Walk::Ask(query) => {
+                WalkStep::Ask(query) => {
                     self.ask(query);
                     continue;
                 }
-                Walk::Segment(segment) => return Some(Ok(segment)),
-                Walk::Failed(error) => return Some(Err(error)),
-                Walk::Waiting => {}
-                Walk::Over => return None,
+                WalkStep::Segment(segment) => return Some(Ok(segment)),
+                WalkStep::Failed(error) => return Some(Err(error)),
+                WalkStep::Waiting => {}
+                WalkStep::Over => return None,
             }
             let Some(done) = self.pipeline.wait() else { return Some(Err(Error::stopped())) };
             if let Some(place) = self.asked.iter().position(|(id, _)| *id == done.id) {

@@ -70,18 +70,13 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
         let command = *request.command();
         let keeps = self.session.keeps_payload(&command);
         let shared = request.kept_payload().filter(|_| keeps);
-        let given = match (&buffer, shared) {
-            (Some(buffer), _) => buffer.as_ref().len(),
-            (None, shared) => shared.map_or(0, Bytes::len),
-        };
-        let copies = keeps && shared.is_none();
-        if let Err(error) = self.session.check_payload(&command, given) {
-            return Err(Rejected { error, buffer });
+        let lent = buffer.as_ref().map(AsRef::as_ref);
+        let given = lent.map_or_else(|| shared.map_or(0, Bytes::len), <[u8]>::len);
+        let checked = self.session.check_payload(&command, given);
+        if let Some(lent) = lent.filter(|_| keeps && shared.is_none() && checked.is_ok()) {
+            request = request.payload(Bytes::copy_from_slice(lent));
         }
-        if let Some(buffer) = buffer.as_ref().filter(|_| copies) {
-            request = request.payload(Bytes::copy_from_slice(buffer.as_ref()));
-        }
-        match self.session.submit_request(request, Instant::now()) {
+        match checked.and_then(|()| self.session.submit_request(request, Instant::now())) {
             Ok(id) => {
                 if let Some(buffer) = buffer {
                     self.buffers.insert(id, buffer);

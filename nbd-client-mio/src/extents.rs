@@ -8,7 +8,7 @@ use std::task::Poll;
 
 use nbd_proto::{ApiMisuse, ContextId, Extent, RequestId};
 use nbd_session::Error;
-use nbd_session::extents::{ExtentWalk, Segment, StatusQuery, Walk};
+use nbd_session::extents::{ExtentWalk, Segment, StatusQuery, WalkStep};
 
 use crate::completion::Outcome;
 use crate::connection::Connection;
@@ -80,14 +80,14 @@ impl Extents {
         }
         loop {
             return match self.walk.poll() {
-                Walk::Ask(query) => {
+                WalkStep::Ask(query) => {
                     self.ask(query, disk);
                     continue;
                 }
-                Walk::Segment(segment) => Poll::Ready(Some(Ok(segment))),
-                Walk::Waiting => Poll::Pending,
-                Walk::Failed(error) => Poll::Ready(Some(Err(error))),
-                Walk::Over => Poll::Ready(None),
+                WalkStep::Segment(segment) => Poll::Ready(Some(Ok(segment))),
+                WalkStep::Waiting => Poll::Pending,
+                WalkStep::Failed(error) => Poll::Ready(Some(Err(error))),
+                WalkStep::Over => Poll::Ready(None),
             };
         }
     }

@@ -73,7 +73,7 @@ impl<B: Memory> Handle<B> {
                 continue;
             }
             seen.push(*context);
-            let named = self.facts.contexts.iter().find(|known| known.id == context.0);
+            let named = self.facts.contexts.iter().find(|known| known.id == *context);
             let Some(named) = named else { continue };
             let mut run = Vec::new();
             for (_, extent) in extents.iter().filter(|(of, _)| of == context) {

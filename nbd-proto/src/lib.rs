@@ -225,7 +225,7 @@ mod server;
 mod types;
 pub mod wire;
 
-pub use client::{Client, Disconnect, Owed, RequestStatus};
+pub use client::{Client, Disconnect, Outstanding, RequestStatus};
 pub use config::{ClientConfig, Limits, ServerConfig, StrictMode, TlsPolicy};
 pub use details::{Details, Replies, ReplyDetails};
 pub use engine::Stats;

@@ -58,7 +58,7 @@ fn connections_are_safe_side_by_side_if_they_serve_the_same_and_the_server_says_
     let shared = facts(4096, TransmissionFlags::CAN_MULTI_CONN);
     assert!(shared.is_safe_beside(&shared));
     let mut contexts = shared.clone();
-    contexts.contexts.push(MetaContext { id: 1, name: "base:allocation".into() });
+    contexts.contexts.push(MetaContext { id: ContextId(1), name: "base:allocation".into() });
     let alone = facts(4096, TransmissionFlags::HAS_FLAGS);
     let larger = facts(8192, TransmissionFlags::CAN_MULTI_CONN);
     for other in [&contexts, &alone, &larger, &Negotiated::default()] {

@@ -10,7 +10,7 @@ use nbd_proto::wire::option::{
 };
 use nbd_proto::wire::reply::{ChunkHeader, SimpleReply};
 use nbd_proto::wire::request::{CommandType, RequestHeader};
-use nbd_proto::{CommandFlags, Extent, InvalidMessage, TransmissionFlags};
+use nbd_proto::{CommandFlags, ContextId, Extent, InvalidMessage, TransmissionFlags};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -151,7 +151,7 @@ proptest! {
     #[test]
     fn infos_and_contexts(info in info(), id: u32, name in context_name()) {
         body(&info, Info::encode, Info::decode);
-        body(&MetaContext { id, name }, MetaContext::encode, MetaContext::decode);
+        body(&MetaContext { id: ContextId(id), name }, MetaContext::encode, MetaContext::decode);
     }
 
     /// Numbers with a name keep their value.

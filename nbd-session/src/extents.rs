@@ -12,10 +12,10 @@
 //!
 //! | answer | to do |
 //! |---|---|
-//! | [`Walk::Ask`] | submit it; one that found no room is [given back](ExtentWalk::not_sent) |
-//! | [`Walk::Segment`] | hand it out |
-//! | [`Walk::Waiting`] | wait for an answer to one of those that were asked, and give it to [`answered`](ExtentWalk::answered); the order does not matter |
-//! | [`Walk::Failed`], [`Walk::Over`] | stop |
+//! | [`WalkStep::Ask`] | submit it; one that found no room is [given back](ExtentWalk::not_sent) |
+//! | [`WalkStep::Segment`] | hand it out |
+//! | [`WalkStep::Waiting`] | wait for an answer to one of those that were asked, and give it to [`answered`](ExtentWalk::answered); the order does not matter |
+//! | [`WalkStep::Failed`], [`WalkStep::Over`] | stop |
 //!
 //! A client that stops early withdraws the commands that are under way. What is held at a
 //! time is bounded: a few windows, and no more of them while many segments wait to be taken.
@@ -116,7 +116,7 @@ pub struct StatusQuery {
     clippy::exhaustive_enums,
     reason = "whoever drives must act on each: a new one may not go unnoticed"
 )]
-pub enum Walk {
+pub enum WalkStep {
     /// A query, which counts as sent from now on.
     Ask(StatusQuery),
     /// The next segment.
@@ -136,7 +136,7 @@ pub enum Walk {
 /// the range. See the [module](self) for how to drive it.
 ///
 /// ```
-/// # use nbd_session::extents::{ExtentWalk, Walk};
+/// # use nbd_session::extents::{ExtentWalk, WalkStep};
 /// # use nbd_session::Error;
 /// # fn ask(_: nbd_proto::Command) -> Result<Vec<(nbd_proto::ContextId, nbd_proto::Extent)>, Error> {
 /// #     Ok(Vec::new())
@@ -145,14 +145,14 @@ pub enum Walk {
 /// let mut walk = ExtentWalk::new(facts, &["base:allocation"], 0..1 << 30)?;
 /// loop {
 ///     match walk.poll() {
-///         Walk::Ask(query) => {
+///         WalkStep::Ask(query) => {
 ///             let answer = ask(query.command);
 ///             walk.answered(query.number, answer.as_deref().map_err(Clone::clone));
 ///         }
-///         Walk::Segment(segment) => println!("{:?}", segment.placed()),
-///         Walk::Waiting => unreachable!("what is asked is answered at once"),
-///         Walk::Failed(error) => return Err(error),
-///         Walk::Over => return Ok(()),
+///         WalkStep::Segment(segment) => println!("{:?}", segment.placed()),
+///         WalkStep::Waiting => unreachable!("what is asked is answered at once"),
+///         WalkStep::Failed(error) => return Err(error),
+///         WalkStep::Over => return Ok(()),
 ///     }
 /// }
 /// # }
@@ -231,12 +231,11 @@ impl ExtentWalk {
         let range = within(size, &range);
         let granted = &facts.contexts;
         let id = |name: &&str| granted.iter().find(|one| one.name == *name).map(|one| one.id);
-        let ids: Option<Vec<u32>> = if names.is_empty() {
-            Some(granted.iter().map(|context| context.id).collect())
+        let contexts: Vec<ContextId> = if names.is_empty() {
+            granted.iter().map(|context| context.id).collect()
         } else {
-            names.iter().map(id).collect()
+            names.iter().map(id).collect::<Option<_>>().unwrap_or_default()
         };
-        let contexts: Vec<_> = ids.unwrap_or_default().into_iter().map(ContextId).collect();
         if contexts.is_empty() {
             let length = range.end.saturating_sub(range.start);
             let command = Command::block_status(range.start, length);
@@ -286,9 +285,9 @@ impl ExtentWalk {
     }
 
     /// What to do next: see the [module](self).
-    pub fn poll(&mut self) -> Walk {
+    pub fn poll(&mut self) -> WalkStep {
         if let Some(query) = self.next_query() {
-            return Walk::Ask(query);
+            return WalkStep::Ask(query);
         }
         let is_last = self.failed.is_some() || self.windows.is_empty() && self.next >= self.end;
         if (is_last || self.found.len() > 1)
@@ -296,12 +295,12 @@ impl ExtentWalk {
         {
             let offset = self.start;
             self.start += length;
-            return Walk::Segment(Segment { offset, length, statuses });
+            return WalkStep::Segment(Segment { offset, length, statuses });
         }
         match self.failed.take() {
-            Some(error) => Walk::Failed(error),
-            None if is_last => Walk::Over,
-            None => Walk::Waiting,
+            Some(error) => WalkStep::Failed(error),
+            None if is_last => WalkStep::Over,
+            None => WalkStep::Waiting,
         }
     }
 

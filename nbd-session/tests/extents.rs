@@ -5,7 +5,7 @@ use nbd_proto::{
     TransmissionFlags,
 };
 use nbd_session::ErrorKind;
-use nbd_session::extents::{ExtentWalk, StatusQuery, Walk};
+use nbd_session::extents::{ExtentWalk, StatusQuery, WalkStep};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -16,7 +16,8 @@ fn facts(size: u64, block: u32, headers: HeaderStyle, flags: TransmissionFlags) 
     let mut export = ExportInfo::new(size, flags);
     export.block_sizes = Some(BlockSizes { minimum: block, preferred: block, maximum: 1 << 25 });
     let contexts = NAMES.iter().zip(5..);
-    let contexts = contexts.map(|(name, id)| MetaContext { id, name: (*name).to_owned() });
+    let contexts =
+        contexts.map(|(name, id)| MetaContext { id: ContextId(id), name: (*name).to_owned() });
     let mut facts = Negotiated::new(export);
     facts.headers = headers;
     facts.contexts = contexts.collect();
@@ -74,7 +75,7 @@ impl Disk {
 
 fn ask(walk: &mut ExtentWalk) -> Option<StatusQuery> {
     match walk.poll() {
-        Walk::Ask(query) => Some(query),
+        WalkStep::Ask(query) => Some(query),
         _ => None,
     }
 }
@@ -99,7 +100,7 @@ fn walk_over(
     let mut refusals = 20;
     for _ in 0..100_000 {
         match walk.poll() {
-            Walk::Ask(query) => {
+            WalkStep::Ask(query) => {
                 let command = query.command;
                 assert!(command.length > 0 && command.offset + command.length <= disk.size);
                 assert_eq!(command.offset % block, 0);
@@ -120,13 +121,13 @@ fn walk_over(
                 }
                 continue;
             }
-            Walk::Segment(segment) => {
+            WalkStep::Segment(segment) => {
                 found.push((segment.offset, segment.length, segment.statuses));
                 continue;
             }
-            Walk::Over => return found,
-            Walk::Failed(error) => panic!("{error}"),
-            Walk::Waiting => {}
+            WalkStep::Over => return found,
+            WalkStep::Failed(error) => panic!("{error}"),
+            WalkStep::Waiting => {}
         }
         assert!(!open.is_empty(), "it waits for an answer, and nothing was asked");
         // Several may have come before the next segment is asked for.
@@ -260,16 +261,16 @@ fn a_failure_is_told_once_behind_what_is_known() {
     walk.answered(third.number, Ok(&whole(&third, 3)));
     walk.answered(first.number, Ok(&whole(&first, 1)));
     while ask(&mut walk).is_some() {}
-    assert!(matches!(walk.poll(), Walk::Waiting), "it may go on");
+    assert!(matches!(walk.poll(), WalkStep::Waiting), "it may go on");
     walk.answered(second.number, Err(error()));
-    let Walk::Segment(segment) = walk.poll() else { panic!("it is known") };
+    let WalkStep::Segment(segment) = walk.poll() else { panic!("it is known") };
     assert_eq!((segment.offset, segment.length), (0, first.command.length));
     assert_eq!(segment.statuses, [1, 1, 1]);
-    assert!(matches!(walk.poll(), Walk::Failed(error) if error.kind() == ErrorKind::NotSent));
-    assert!(matches!(walk.poll(), Walk::Over));
+    assert!(matches!(walk.poll(), WalkStep::Failed(error) if error.kind() == ErrorKind::NotSent));
+    assert!(matches!(walk.poll(), WalkStep::Over));
     // Nobody waits for what comes now.
     walk.answered(first.number, Ok(&[]));
-    assert!(matches!(walk.poll(), Walk::Over));
+    assert!(matches!(walk.poll(), WalkStep::Over));
 }
 
 #[test]
@@ -279,7 +280,7 @@ fn an_answer_that_leads_nowhere_is_the_servers_fault() {
     let query = ask(&mut walk).unwrap();
     let extent = Extent { length: 512, status: 0 };
     walk.answered(query.number, Ok(&[(ContextId(5), extent)]));
-    let Walk::Failed(error) = walk.poll() else { panic!("it is asked for ever") };
+    let WalkStep::Failed(error) = walk.poll() else { panic!("it is asked for ever") };
     assert_eq!(error.errno(), Errno::Proto.to_linux());
 }
 
@@ -294,11 +295,11 @@ fn what_lies_before_the_range_is_left_out() {
     let extents = extents.map(|(length, status)| (ContextId(5), Extent { length, status }));
     walk.answered(query.number, Ok(&extents));
     for (offset, length, status) in [(300, 212, 3), (512, 512, 4)] {
-        let Walk::Segment(segment) = walk.poll() else { panic!("it is known") };
+        let WalkStep::Segment(segment) = walk.poll() else { panic!("it is known") };
         let placed = segment.placed();
         assert_eq!((placed.offset, placed.extent), (offset, Extent { length, status }));
     }
-    assert!(matches!(walk.poll(), Walk::Over));
+    assert!(matches!(walk.poll(), WalkStep::Over));
 }
 
 #[test]
@@ -306,7 +307,7 @@ fn what_was_not_granted_is_refused_and_nothing_is_nothing() {
     let mut facts = plain(1 << 20);
     assert!(ExtentWalk::new(&facts, &["no:such"], 0..512).is_err());
     let mut walk = ExtentWalk::new(&facts, &NAMES[..1], 512..512).unwrap();
-    assert!(matches!(walk.poll(), Walk::Over));
+    assert!(matches!(walk.poll(), WalkStep::Over));
     facts.contexts.clear();
     assert!(ExtentWalk::new(&facts, &[], 0..512).is_err());
 }
@@ -316,7 +317,7 @@ fn what_was_not_granted_is_refused_and_nothing_is_nothing() {
 fn an_open_range_is_the_whole_export() {
     let facts = plain(1 << 20);
     let first = |walk: Result<ExtentWalk, nbd_session::Error>| {
-        let Walk::Ask(query) = walk.expect("a context was granted").poll() else {
+        let WalkStep::Ask(query) = walk.expect("a context was granted").poll() else {
             panic!("nothing is asked");
         };
         (query.command.offset, query.command.length)

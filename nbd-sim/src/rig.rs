@@ -46,8 +46,8 @@ pub struct Limited {
     pub stream: MemoryStream,
     /// How many bytes it takes.
     pub room: usize,
-    /// Whether it brings none.
-    pub dead: bool,
+    /// How many bytes it brings.
+    pub brings: usize,
 }
 
 impl Read for Limited {
@@ -56,10 +56,19 @@ impl Read for Limited {
     }
 
     fn read_vectored(&mut self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
-        if self.dead {
+        if self.brings == 0 {
             return Err(ErrorKind::WouldBlock.into());
         }
-        self.stream.read_vectored(bufs)
+        let n = match bufs.iter_mut().find(|buf| !buf.is_empty()) {
+            _ if self.brings == usize::MAX => return self.stream.read_vectored(bufs),
+            Some(first) => {
+                let most = first.len().min(self.brings);
+                self.stream.read(&mut first[..most])?
+            }
+            None => 0,
+        };
+        self.brings -= n;
+        Ok(n)
     }
 }
 
@@ -162,7 +171,7 @@ impl Rig {
                             self.session.connected(connect.generation, Err(error), self.now);
                         }
                         Some(Ok(stream)) => {
-                            let limited = Limited { stream, room: usize::MAX, dead: false };
+                            let limited = Limited { stream, room: usize::MAX, brings: usize::MAX };
                             self.stream = Some((connect.generation, limited));
                             let outcome = Ok(IoMode::Vectored);
                             self.session.connected(connect.generation, outcome, self.now);

@@ -313,7 +313,7 @@ impl StateMachineTest for Talk {
             assert_eq!(client, &expected);
             let export = client.export.as_ref().expect("an export");
             assert_eq!(Some(export.size), summary.size);
-            let ours = client.contexts.iter().map(|context| (context.id, &context.name[..]));
+            let ours = client.contexts.iter().map(|context| (context.id.0, &context.name[..]));
             let theirs = summary.contexts.iter().map(|context| (context.id, &context.name[..]));
             assert!(forgotten || ours.eq(theirs), "{client:?}, {summary:?}");
         }

@@ -43,22 +43,15 @@ use crate::state::Shared;
 #[derive(Clone, Debug)]
 pub struct Client {
     handle: Arc<Handle>,
-    timeout: Timeout,
+    /// In place of the connection's own; zero is no limit.
+    timeout: Option<Duration>,
     when_full: WhenFull,
-}
-
-/// How long the calls of a handle may take.
-#[derive(Clone, Copy, Debug)]
-enum Timeout {
-    /// As the connection was told.
-    Default,
-    Set(Option<Duration>),
 }
 
 impl Client {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         let handle = Arc::new(Handle { shared });
-        Self { handle, timeout: Timeout::Default, when_full: WhenFull::Wait }
+        Self { handle, timeout: None, when_full: WhenFull::Wait }
     }
 
     pub(crate) fn shared(&self) -> &Shared {
@@ -80,7 +73,7 @@ impl Client {
     /// ```
     #[must_use]
     pub fn with_timeout(&self, timeout: Option<Duration>) -> Self {
-        Self { timeout: Timeout::Set(timeout), ..self.clone() }
+        Self { timeout: Some(timeout.unwrap_or_default()), ..self.clone() }
     }
 
     /// Another handle on the same connection whose calls do not wait in line: when there is no
@@ -306,11 +299,7 @@ impl Client {
     }
 
     fn limit(&self) -> Limit {
-        match self.timeout {
-            Timeout::Default => Limit::Default,
-            Timeout::Set(None) => Limit::Never,
-            Timeout::Set(Some(timeout)) => Limit::within(timeout, Instant::now()),
-        }
+        self.timeout.map_or(Limit::Default, |timeout| Limit::within(timeout, Instant::now()))
     }
 
     fn terms(&self) -> Terms {

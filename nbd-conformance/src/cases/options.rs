@@ -91,7 +91,7 @@ fn contexts_chosen_by_hand_survive_the_choice(room: &mut Room<'_>) -> CaseResult
     let mut chosen = options.go().map_err(|refused| refused.failure)?;
     assert_eq!(chosen.facts().contexts, granted);
     let extents = chosen.status(0, 1 << 20, CommandFlags::empty())?;
-    assert!(extents.iter().all(|(context, _)| context.0 == granted[0].id));
+    assert!(extents.iter().all(|(context, _)| *context == granted[0].id));
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! Block status.
 
-use nbd_proto::{Command, CommandFlags, ContextId, Extent, HeaderStyle};
+use nbd_proto::{Command, CommandFlags, Extent, HeaderStyle};
 
 use crate::case::{CaseResult, Need, cases};
 use crate::outcome::Op;
@@ -30,7 +30,7 @@ fn walk(
     disk: &mut dyn Session,
     length: u64,
 ) -> Result<Vec<(u64, Extent)>, crate::outcome::Failure> {
-    let context = disk.facts().contexts.first().map(|context| ContextId(context.id));
+    let context = disk.facts().contexts.first().map(|context| context.id);
     let mut placed = Vec::new();
     let mut at = 0;
     while at < length {
@@ -124,7 +124,7 @@ fn several_contexts_at_a_time(room: &mut Room<'_>) -> CaseResult {
     disk.write(0, &[1; BLOCK as usize], CommandFlags::empty())?;
     let extents = disk.status(0, BLOCK, CommandFlags::empty())?;
     for context in contexts {
-        let own: Vec<_> = extents.iter().filter(|(of, _)| of.0 == context.id).collect();
+        let own: Vec<_> = extents.iter().filter(|(of, _)| *of == context.id).collect();
         let status = u64::from(context.name == depth);
         assert!(matches!(own[..], [(_, extent)] if extent.status == status), "{extents:?}");
     }

@@ -13,7 +13,7 @@
 //! | `submit` | checks made before a command is queued |
 //! | `reply` | what the bytes from the server mean |
 //! | `completion` | from a reply to whoever waits for the command |
-//! | `owed` | what the server owes, and whether it gets on with it |
+//! | `outstanding` | what the server owes, and whether it gets on with it |
 //! | `ending` | how a session ends |
 //! | `machine` | the client, driven with bytes |
 //! | `pending` | one command between submission and completion |
@@ -21,7 +21,7 @@
 mod completion;
 mod ending;
 mod machine;
-mod owed;
+mod outstanding;
 mod pending;
 mod reply;
 mod submit;
@@ -46,7 +46,7 @@ use submit::Gate;
 
 pub use completion::RequestStatus;
 pub use ending::Disconnect;
-pub use owed::Owed;
+pub use outstanding::Outstanding;
 
 /// A connection in its data phase, seen from the client.
 ///
@@ -186,11 +186,11 @@ impl Client {
     #[must_use]
     pub fn context(&self, name: &str) -> Option<ContextId> {
         let context = self.core.facts.contexts.iter().find(|context| context.name == name)?;
-        Some(ContextId(context.id))
+        Some(context.id)
     }
 
     /// Commands that wait for their reply, abandoned ones included; see
-    /// [`owed`](Self::owed).
+    /// [`outstanding`](Self::outstanding).
     #[must_use]
     #[inline]
     #[doc(alias = "nbd_aio_in_flight")]

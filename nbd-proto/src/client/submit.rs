@@ -382,7 +382,7 @@ impl Core {
         }
         let (mut wanted, mut once) = (ContextSet::default(), Vec::new());
         for context in contexts {
-            let index = self.contexts.index(context.0).ok_or(SubmitError::UnknownContext)?;
+            let index = self.contexts.index(*context).ok_or(SubmitError::UnknownContext)?;
             if wanted.insert(index) {
                 once.push(*context);
             }
@@ -451,7 +451,7 @@ mod tests {
     fn a_filter_needs_extended_headers_and_the_servers_word() {
         let filter = |headers, strict| {
             let mut facts = Negotiated { headers, ..Negotiated::default() };
-            facts.contexts.push(MetaContext { id: 7, name: "base:allocation".into() });
+            facts.contexts.push(MetaContext { id: ContextId(7), name: "base:allocation".into() });
             let export = ExportInfo::new(4096, TransmissionFlags::HAS_FLAGS);
             let config = ClientConfig::new().strict(strict);
             let mut client =

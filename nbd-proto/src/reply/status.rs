@@ -35,12 +35,12 @@ impl ContextSet {
 #[derive(Debug, Default)]
 pub(crate) struct Contexts {
     /// Sorted.
-    ids: Vec<u32>,
+    ids: Vec<ContextId>,
 }
 
 impl Contexts {
     pub(crate) fn new(contexts: &[MetaContext]) -> Self {
-        let mut ids: Vec<u32> = contexts.iter().map(|context| context.id).collect();
+        let mut ids: Vec<ContextId> = contexts.iter().map(|context| context.id).collect();
         ids.sort_unstable();
         Self { ids }
     }
@@ -49,7 +49,7 @@ impl Contexts {
         self.ids.is_empty()
     }
 
-    pub(crate) fn index(&self, id: u32) -> Option<usize> {
+    pub(crate) fn index(&self, id: ContextId) -> Option<usize> {
         self.ids.binary_search(&id).ok()
     }
 
@@ -59,7 +59,7 @@ impl Contexts {
             return self.all();
         }
         let mut set = ContextSet::default();
-        for index in filter.iter().filter_map(|context| self.index(context.0)) {
+        for index in filter.iter().filter_map(|context| self.index(*context)) {
             set.insert(index);
         }
         set

@@ -189,9 +189,7 @@ impl Server {
     pub fn contexts(&self, id: RequestId) -> Vec<ContextId> {
         match self.core.slots.get(id) {
             Some(received) if !received.filter.is_empty() => received.filter.clone(),
-            Some(_) => {
-                self.core.facts.contexts.iter().map(|context| ContextId(context.id)).collect()
-            }
+            Some(_) => self.core.facts.contexts.iter().map(|context| context.id).collect(),
             None => Vec::new(),
         }
     }

@@ -194,7 +194,7 @@ impl Server {
     ) -> Result<(), ApiMisuse> {
         let size = self.core.export.size;
         let extended = self.core.facts.headers == HeaderStyle::Extended;
-        let index = self.core.contexts.index(context.0);
+        let index = self.core.contexts.index(context);
         let received = self.core.open(id)?;
         let (command, failed) = (received.command, received.failed);
         if command.kind != CommandType::BlockStatus {

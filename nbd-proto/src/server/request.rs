@@ -237,7 +237,7 @@ impl Core {
         // Extended-headers draft, "NBD_CMD_BLOCK_STATUS": neither duplicates nor unknown ones.
         let known = filter.iter().enumerate().all(|(i, wanted)| {
             let unique = filter.get(..i).is_some_and(|before| !before.contains(wanted));
-            unique && self.facts.contexts.iter().any(|context| context.id == wanted.0)
+            unique && self.facts.contexts.iter().any(|context| context.id == *wanted)
         });
         let Some(received) = self.slots.get_mut(id) else {
             return broken("a request keeps its slot while its payload comes");

@@ -133,8 +133,8 @@ enum Fault {
     Late { command: Command, state: &'static str, after: Duration },
     #[error("no answer from the server for {}", limit(.after))]
     Silent { after: Duration },
-    #[error("the server {} within {}: {}", .owed.what(), limit(.after), .owed.hint())]
-    NotNegotiated { owed: Owed, after: Duration },
+    #[error("the server {} within {}: {}", .overdue.what(), limit(.after), .overdue.hint())]
+    NotNegotiated { overdue: Overdue, after: Duration },
     #[error("connection lost, and not made again in {}: {cause}", limit(.after))]
     NotReconnected { after: Duration, cause: Error },
     #[error(transparent)]
@@ -145,7 +145,7 @@ enum Fault {
 
 /// What a server has not done in time, before it takes commands.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Owed {
+pub(crate) enum Overdue {
     /// It has said nothing at all.
     Greeting,
     /// What was asked for by itself.
@@ -154,7 +154,7 @@ pub(crate) enum Owed {
     Option,
 }
 
-impl Owed {
+impl Overdue {
     const fn what(self) -> &'static str {
         match self {
             Self::Greeting => "did not say anything",
@@ -250,8 +250,8 @@ impl Error {
     }
 
     #[cold]
-    pub(crate) fn not_negotiated(owed: Owed, after: Duration) -> Self {
-        Self::new(Fault::NotNegotiated { owed, after })
+    pub(crate) fn not_negotiated(overdue: Overdue, after: Duration) -> Self {
+        Self::new(Fault::NotNegotiated { overdue, after })
     }
 
     #[cold]

@@ -102,7 +102,7 @@ fn maximum(export: &ExportInfo) -> u32 {
 pub(crate) fn renumbered(was: &Negotiated, is: &Negotiated) -> Vec<(ContextId, ContextId)> {
     let pairs = is.contexts.iter().filter_map(|now| {
         let before = was.contexts.iter().find(|before| before.name == now.name)?;
-        Some((ContextId(now.id), ContextId(before.id)))
+        Some((now.id, before.id))
     });
     let pairs: Vec<_> = pairs.collect();
     if pairs.iter().all(|(now, before)| now == before) { Vec::new() } else { pairs }
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn a_changed_export_is_noticed() {
-        let context = |id, name: &str| MetaContext { id, name: name.to_owned() };
+        let context = |id, name: &str| MetaContext { id: ContextId(id), name: name.to_owned() };
         let mut was = facts(Flags::SEND_FLUSH | Flags::SEND_TRIM | Flags::ROTATIONAL);
         was.contexts = vec![context(1, "base:allocation"), context(2, "x:y")];
         was.headers = HeaderStyle::Structured;
@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn meta_contexts_keep_the_numbers_callers_know() {
-        let context = |id, name: &str| MetaContext { id, name: name.to_owned() };
+        let context = |id, name: &str| MetaContext { id: ContextId(id), name: name.to_owned() };
         let mut was = facts(Flags::empty());
         was.contexts = vec![context(1, "a:"), context(2, "b:")];
         let mut log = ReplayLog::<(), ()>::new(&Reconnect::new(), &was, 1).unwrap();

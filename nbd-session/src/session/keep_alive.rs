@@ -17,7 +17,7 @@ use nbd_proto::{Client, Command, Machine, RequestId, RequestStatus};
 /// A server that brings nothing for the [silence](super::silence::Silence) it may keep, or for as
 /// long as this where that has no limit, is gone. While it works on a flush, trim, write of
 /// zeroes or cache that says something only of one that is known to
-/// [overtake](nbd_proto::Owed::overtaken) as many of them; of another, the network alone can tell.
+/// [overtake](nbd_proto::Outstanding::overtaken) as many of them; of another, the network alone can tell.
 #[derive(Debug)]
 pub(super) struct KeepAlive {
     time: Duration,
@@ -128,14 +128,14 @@ impl KeepAlive {
         core: &Client,
         silence: Option<Duration>,
     ) -> Option<Duration> {
-        let owed = core.owed();
+        let outstanding = core.outstanding();
         if now < self.next
             || self.probe == Probe::None
             || core.progress() != self.seen
             || self.is_answered(core)
-            || owed.sent_operations() > owed.overtaken
+            || outstanding.sent_operations() > outstanding.overtaken
             // Whoever measures that will say.
-            || owed.sent_operations() == 0 && silence.is_some()
+            || outstanding.sent_operations() == 0 && silence.is_some()
         {
             return None;
         }
@@ -147,7 +147,7 @@ impl KeepAlive {
         (now.saturating_duration_since(self.since) >= limit).then_some(limit)
     }
 
-    /// There is another connection, or none: nothing is owed.
+    /// There is another connection, or none: nothing is outstanding.
     pub(super) fn restart(&mut self, now: Instant) {
         (self.sent, self.seen, self.probe) = (0, 0, Probe::None);
         self.adjourn(now);

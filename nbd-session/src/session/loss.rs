@@ -166,7 +166,7 @@ impl Session {
         let can_flush = open.core.export().can_flush();
         // Where the core has noticed it first, it has told everybody already.
         open.core.error().is_some()
-            || open.core.owed().wanted() > 0
+            || open.core.outstanding().wanted() > 0
             || can_flush && self.durability.has_unflushed()
     }
 

@@ -409,7 +409,7 @@ impl Session {
             (None, Stage::Open(open)) => {
                 let probe = self.keep_alive.as_ref().is_some_and(KeepAlive::is_asking);
                 let all = open.core.in_flight() + open.core.completed();
-                all.saturating_sub(open.core.owed().abandoned + usize::from(probe))
+                all.saturating_sub(open.core.outstanding().abandoned + usize::from(probe))
             }
             (None, _) => 0,
         }

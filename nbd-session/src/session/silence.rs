@@ -57,8 +57,8 @@ impl Silence {
         if self.limit.is_none() {
             return;
         }
-        let owed = core.owed();
-        let runs = owed.transfers > 0 && owed.sent_operations() == 0;
+        let outstanding = core.outstanding();
+        let runs = outstanding.transfers > 0 && outstanding.sent_operations() == 0;
         if core.progress() != self.seen || runs != self.runs {
             (self.seen, self.runs, self.since) = (core.progress(), runs, self.told);
         }

@@ -149,7 +149,7 @@ impl Session {
     pub fn context(&self, name: &str) -> Option<ContextId> {
         let contexts = &self.facts.as_ref()?.contexts;
         let found = contexts.iter().find(|context| context.name == name)?;
-        Some(ContextId(found.id))
+        Some(found.id)
     }
 
     /// The longest read or write to be sent as one command, in bytes; longer ones are split.

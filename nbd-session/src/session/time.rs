@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use nbd_proto::RequestStatus;
 
 use super::{Goodbye, Open, Session, Stage};
-use crate::error::{Error, Owed, broken};
+use crate::error::{Error, Overdue, broken};
 use crate::timers::Timer;
 
 impl Session {
@@ -102,12 +102,12 @@ impl Session {
                 if let Some(asked) = &negotiating.asked
                     && asked.by.is_some_and(|by| by <= now)
                 {
-                    let error = Error::not_negotiated(Owed::Option, asked.waited());
+                    let error = Error::not_negotiated(Overdue::Option, asked.waited());
                     return self.lost(error, now);
                 }
                 let silent = negotiating.handshake.stats().bytes_received == 0;
-                let owed = if silent { Owed::Greeting } else { Owed::Negotiation };
-                self.attempt_expired(|after| Error::not_negotiated(owed, after), now);
+                let overdue = if silent { Overdue::Greeting } else { Overdue::Negotiation };
+                self.attempt_expired(|after| Error::not_negotiated(overdue, after), now);
             }
             Stage::Credentials => {
                 self.attempt_expired(|after| Error::timed_out("reading credentials", after), now);

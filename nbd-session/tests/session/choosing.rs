@@ -53,7 +53,7 @@ fn options_are_asked_for_one_by_one() {
 #[test]
 fn one_at_a_time_and_only_here() {
     let mut rig = rig();
-    rig.limited().dead = true;
+    rig.limited().brings = 0;
     let ask =
         |rig: &mut Rig| rig.session.request_option(OptionRequest::List, Limit::Default, rig.now);
     ask(&mut rig).unwrap();

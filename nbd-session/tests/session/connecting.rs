@@ -98,6 +98,30 @@ fn credentials_are_read_before_connecting() {
     assert_eq!(end.kind(), ErrorKind::Usage, "{end}");
 }
 
+/// Whatever reads them hangs, as a file on a dead network does.
+#[test]
+fn credentials_that_never_come_are_given_up() {
+    for reconnect in [None, Some(Reconnect::new().give_up_after(Duration::from_secs(20)))] {
+        let options: ConnectOptions = "nbds://localhost/disk".parse().expect("a sound URI");
+        let options = options.connect_timeout(Duration::from_secs(3)).reconnect(reconnect);
+        let start = std::time::Instant::now();
+        let mut session = Session::new(options, 1, start).expect("sound options");
+        let Some(Step::Credentials(config)) = session.next_step() else { panic!() };
+        let mut now = start;
+        while let Some(at) = session.next_deadline() {
+            now = at;
+            session.handle_timeout(now);
+        }
+        assert!(now - start <= Duration::from_secs(20), "{:?}", now - start);
+        let end = session.end().expect("it is over").clone();
+        assert!(end.is_timeout() && end.to_string().contains("credentials"), "{end}");
+        // Late, and of no use.
+        session.credentials(config.connector(), now);
+        assert_eq!(session.end().map(ToString::to_string), Some(end.to_string()));
+        assert!(session.direction().is_empty());
+    }
+}
+
 #[test]
 fn dead_networks_are_noticed_where_silence_or_loss_matters() {
     let probes = |options: ConnectOptions| {

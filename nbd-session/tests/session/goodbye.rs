@@ -89,7 +89,7 @@ fn what_was_flushed_is_safe_whatever_comes() {
 #[test]
 fn a_server_that_does_not_close_is_not_waited_for_long() {
     let mut rig = Rig::ready(options());
-    rig.limited().dead = true;
+    rig.limited().brings = 0;
     leave(&mut rig);
     rig.sleep(4.0);
     assert_eq!(rig.steps, ["connect 1", "shutdown 1"]);

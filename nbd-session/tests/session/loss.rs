@@ -112,7 +112,7 @@ fn without_it_every_call_is_told() {
 fn a_black_hole_is_got_out_of() {
     // The first connection goes silent; the server can still be reached.
     let mut rig = Rig::ready(reconnecting().request_timeout(Duration::from_secs(10)));
-    rig.limited().dead = true;
+    rig.limited().brings = 0;
     let mut failed = 0;
     for _ in 0..6 {
         rig.submit(Command::read(0, 512));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use nbd_proto::{Command, Direction};
+use nbd_proto::{ClientConfig, Command, Direction};
 use nbd_session::replay::Reconnect;
 use nbd_session::{Limit, Withdrawn};
 use nbd_sim::memory_server::MemoryServer;
@@ -48,6 +48,51 @@ fn a_half_sent_write_is_finished_wherever_it_is_cut() {
             assert_eq!(rig.outcomes(), [(next, true)]);
             assert_eq!((rig.session.stats().connections, rig.session.in_flight()), (1, 0));
         }
+    }
+}
+
+/// Before its first byte, between any two of it, and at any point of its answer.
+#[test]
+fn a_command_is_withdrawn_at_every_byte() {
+    let commands = [
+        Command::read(512, 512),
+        Command::write(512, 512),
+        Command::flush(),
+        Command::trim(512, 512),
+        Command::block_status(0, 4096),
+    ];
+    for (command, lasting) in commands.into_iter().flat_map(|one| [(one, false), (one, true)]) {
+        let mut point = 0;
+        loop {
+            let policy = lasting.then(Reconnect::new);
+            let config = ClientConfig::new().meta_context("base:allocation");
+            let mut rig = Rig::ready(options().config(config).reconnect(policy));
+            let sent = rig.session.stats().wire.bytes_sent;
+            (rig.limited().room, rig.limited().brings) = (point, 0);
+            let id = rig.submit(command);
+            rig.turn();
+            // What is left of the point when all is sent is for the answer.
+            let request = (rig.session.stats().wire.bytes_sent - sent) as usize;
+            rig.limited().brings = point - request;
+            rig.turn();
+            let done = rig.session.has_completed();
+            let _ = rig.withdraw(id);
+            (rig.limited().room, rig.limited().brings) = (usize::MAX, usize::MAX);
+            rig.turn();
+            let at = format!("{command}, {point}, {lasting}");
+            assert_eq!((rig.outcomes(), rig.session.in_flight()), (vec![], 0), "{at}");
+            assert!(rig.buffers.get(id).is_none(), "{at}");
+            let next = rig.submit(Command::read(0, 512));
+            rig.turn();
+            assert!(rig.data(next).iter().all(|byte| *byte == 0xee), "{at}");
+            assert_eq!(rig.outcomes(), [(next, true)], "{at}");
+            assert_eq!(rig.session.stats().connections, 1, "{at}");
+            if done {
+                break;
+            }
+            point += 1;
+        }
+        assert!(point > 28 + 16, "{command}: {point}");
     }
 }
 

@@ -101,7 +101,7 @@ impl Trace {
         let (mut client, _) = setup.establish();
         let mut trace = Self::default();
         let contexts: Vec<ContextId> =
-            client.negotiated().contexts.iter().map(|context| ContextId(context.id)).collect();
+            client.negotiated().contexts.iter().map(|context| context.id).collect();
         for ask in asks.iter().filter(|ask| !ask.held) {
             trace.submit(&mut client, ask, &contexts);
         }

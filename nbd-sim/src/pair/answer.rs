@@ -111,7 +111,7 @@ impl Job {
             .contexts
             .iter()
             .find(|context| context.name == "base:allocation")
-            .map(|context| ContextId(context.id));
+            .map(|context| context.id);
         let one = command.flags.contains(CommandFlags::REQ_ONE);
         let mut pieces: Vec<Piece> = Vec::new();
         for context in server.contexts(id) {

@@ -189,11 +189,8 @@ impl ClientSide {
 
     fn submit(&mut self, client: &mut Client, command: Command) -> Result<RequestId, SubmitError> {
         let contexts = &client.negotiated().contexts;
-        let filter: Vec<ContextId> = contexts
-            .iter()
-            .map(|context| ContextId(context.id))
-            .filter(|_| self.rng.one_in(2))
-            .collect();
+        let filter: Vec<ContextId> =
+            contexts.iter().map(|context| context.id).filter(|_| self.rng.one_in(2)).collect();
         if command.kind == CommandType::BlockStatus && !filter.is_empty() && self.rng.one_in(2) {
             match client.submit_filtered(command, &filter) {
                 Err(SubmitError::NoFilter | SubmitError::UnsupportedFlag) => {}
@@ -244,10 +241,11 @@ impl ClientSide {
         if let Some(id) = self.leaving.take_if(|id| !client.needs_payload(*id)) {
             self.buffers.remove(id);
         }
-        let owed = client.owed();
-        if owed.all() != client.in_flight() || owed.wanted() + client.completed() != self.open.len()
+        let outstanding = client.outstanding();
+        if outstanding.all() != client.in_flight()
+            || outstanding.wanted() + client.completed() != self.open.len()
         {
-            return Err(format!("{owed:?}, {} open: {client:?}", self.open.len()));
+            return Err(format!("{outstanding:?}, {} open: {client:?}", self.open.len()));
         }
         Ok(())
     }

@@ -244,19 +244,19 @@ impl World {
             let (Some(core), Some(frozen)) = (member.session.core(), stream.frozen) else {
                 continue;
             };
-            let owed = core.owed();
+            let outstanding = core.outstanding();
             // What finds it out, and how soon.
-            let most = match owed.sent_operations() {
-                0 if owed.transfers == 0 => None,
+            let most = match outstanding.sent_operations() {
+                0 if outstanding.transfers == 0 => None,
                 0 if self.limited => Some(MOST_SILENCE),
                 // That may take as long as it likes where nothing else is answered meanwhile.
-                some if self.asks && some <= owed.overtaken => Some(MOST_UNASKED),
+                some if self.asks && some <= outstanding.overtaken => Some(MOST_UNASKED),
                 _ => None,
             };
             match most {
                 None => {
                     stream.owes = None;
-                    if owed.all() > 0 && now > frozen + DEAD_NETWORK {
+                    if outstanding.all() > 0 && now > frozen + DEAD_NETWORK {
                         let dead = std::io::Error::from(std::io::ErrorKind::TimedOut);
                         member.session.fail(dead, now);
                     }

@@ -9,7 +9,7 @@ use nbd_proto::wire::option::{
 };
 use nbd_proto::wire::reply::{ChunkHeader, SimpleReply};
 use nbd_proto::wire::request::{CommandType, DISCONNECT, RequestHeader};
-use nbd_proto::{CommandFlags, Errno, Extent, HandshakeFlags, TransmissionFlags};
+use nbd_proto::{CommandFlags, ContextId, Errno, Extent, HandshakeFlags, TransmissionFlags};
 
 const COOKIE: u64 = 0x1122_3344_5566_7788;
 const DATA: [u8; 8] = [1, 2, 3, 4, 5, 6, 7, 8];
@@ -149,7 +149,7 @@ fn reply(name: &str) -> Vec<u8> {
     };
     let context = |option, id, name: &str| {
         let name = name.to_owned();
-        let context = MetaContext { id, name };
+        let context = MetaContext { id: ContextId(id), name };
         let data = written(|out| context.encode(out));
         (option, ReplyType::MetaContext, data)
     };

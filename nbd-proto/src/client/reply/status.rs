@@ -28,6 +28,7 @@ impl Core {
             let left = chunk.length.saturating_sub(head.len() as u64);
             (u32::from_be_bytes(*head), head.len(), left)
         };
+        let context = ContextId(context);
         let index = self.contexts.index(context);
         let Some(pending) = self.slots.get_mut(chunk.id) else {
             return Err(internal(NO_COMMAND));
@@ -36,7 +37,7 @@ impl Core {
             self.fault(chunk.id, fault)?;
             return Ok((used, self.skip(chunk, left)));
         }
-        let expect = Expect::Extents { chunk, context: ContextId(context), left };
+        let expect = Expect::Extents { chunk, context, left };
         Ok((used, self.expect(expect, extent_len(chunk.kind))))
     }
 

@@ -7,7 +7,7 @@
 
 use super::Expect;
 use crate::client::Core;
-use crate::client::owed::count_down;
+use crate::client::outstanding::count_down;
 use crate::client::pending::Stage;
 use crate::payload::{PayloadSink, ReadChunk};
 use crate::types::{HeaderStyle, RequestId};

@@ -263,7 +263,7 @@ impl ServerNegotiation {
             _ => return Err(ApiMisuse::WrongState),
         };
         check_sendable(name)?;
-        let mut context = MetaContext { id: 0, name: String::from(name) };
+        let mut context = MetaContext { id: ContextId(0), name: String::from(name) };
         // proto.md, "Metadata querying": a namespace, a colon, a name within it.
         if !name.contains(':') || !asked {
             return Err(ApiMisuse::BadContext);
@@ -276,13 +276,13 @@ impl ServerNegotiation {
             if granted.len() >= MAX_CONTEXTS {
                 return Err(ApiMisuse::TooManyContexts);
             }
-            context.id = (granted.len() as u32).saturating_add(1);
+            context.id = ContextId((granted.len() as u32).saturating_add(1));
             granted.push(context.clone());
         }
         self.session
             .core
             .reply(option.to_wire(), ReplyType::MetaContext, |data| context.encode(data));
-        Ok(ContextId(context.id))
+        Ok(context.id)
     }
 
     /// Ends the answer to a question about exports or meta contexts.

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use super::push_string;
 use crate::error::InvalidMessage;
+use crate::types::ContextId;
 use crate::wire::reader::{Reader, text};
 
 /// Data of `NBD_OPT_LIST_META_CONTEXT` and `NBD_OPT_SET_META_CONTEXT`.
@@ -51,7 +52,7 @@ impl MetaContextRequest {
 #[expect(clippy::exhaustive_structs, reason = "the protocol fixes the layout of the message")]
 pub struct MetaContext {
     /// Number in block status chunks; meaningless in a list.
-    pub id: u32,
+    pub id: ContextId,
     /// Name, such as `base:allocation`.
     pub name: String,
 }
@@ -59,7 +60,7 @@ pub struct MetaContext {
 impl MetaContext {
     /// Appends the data.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.id.to_be_bytes());
+        out.extend_from_slice(&self.id.0.to_be_bytes());
         out.extend_from_slice(self.name.as_bytes());
     }
 
@@ -70,7 +71,7 @@ impl MetaContext {
     /// (proto.md, "Metadata querying"), or is not text.
     pub fn decode(bytes: &[u8]) -> Result<Self, InvalidMessage> {
         let mut body = Reader::new(bytes);
-        let id = body.u32()?;
+        let id = ContextId(body.u32()?);
         let name = text(body.rest())?;
         if !name.contains(':') {
             return Err(InvalidMessage::ContextName);

@@ -151,7 +151,7 @@ impl Session {
         let name = |id: nbd_proto::ContextId| {
             granted
                 .iter()
-                .find(|context| context.id == id.0)
+                .find(|context| context.id == id)
                 .map(|context| (id, context.name.clone()))
         };
         self.server.contexts(id).into_iter().filter_map(name).collect()

@@ -3,7 +3,7 @@
 
 use nbd_proto::{
     Buffers, Client, ClientConfig, Command, CommandError, CommandFlags, ContextId, Discard,
-    Disconnect, Event, Machine, Owed, RequestId,
+    Disconnect, Event, Machine, Outstanding, RequestId,
 };
 use nbd_sim::delivery::{Delivery, negotiation};
 use nbd_sim::hostile::bytes::{
@@ -34,11 +34,11 @@ fn client(form: u32) -> Client {
 }
 
 /// Transfers, operations, abandoned ones.
-fn owed(client: &Client) -> (usize, usize, usize) {
-    let Owed { transfers, operations, unsent, abandoned, .. } = client.owed();
-    assert_eq!(client.owed().sent_operations(), operations - unsent);
-    assert_eq!(client.owed().all(), client.in_flight());
-    assert_eq!(client.owed().wanted(), client.in_flight() - abandoned);
+fn outstanding(client: &Client) -> (usize, usize, usize) {
+    let Outstanding { transfers, operations, unsent, abandoned, .. } = client.outstanding();
+    assert_eq!(client.outstanding().sent_operations(), operations - unsent);
+    assert_eq!(client.outstanding().all(), client.in_flight());
+    assert_eq!(client.outstanding().wanted(), client.in_flight() - abandoned);
     (transfers, operations, abandoned)
 }
 
@@ -82,14 +82,14 @@ fn every_command_is_counted_by_its_kind_until_it_ends() {
         for (how, sent, end) in ends {
             let mut client = structured();
             let id = client.submit(command).unwrap();
-            assert_eq!((owed(&client), client.command(id)), (one, Some(command)));
-            assert_eq!(client.owed().unsent, one.1, "{command}");
+            assert_eq!((outstanding(&client), client.command(id)), (one, Some(command)));
+            assert_eq!(client.outstanding().unsent, one.1, "{command}");
             if sent {
                 send(&mut client);
-                assert_eq!(client.owed().unsent, 0, "{command}");
+                assert_eq!(client.outstanding().unsent, 0, "{command}");
             }
             end(&mut client);
-            assert_eq!(owed(&client), (0, 0, 0), "{command} {how}");
+            assert_eq!(outstanding(&client), (0, 0, 0), "{command} {how}");
             assert_eq!(client.command(id), Some(command), "{command} {how}");
             assert_eq!(client.take(id).map(|(command, _)| command), Some(command));
             assert_eq!(client.command(id), None);
@@ -99,14 +99,14 @@ fn every_command_is_counted_by_its_kind_until_it_ends() {
         let mut client = structured();
         let id = client.submit(command).unwrap();
         assert!(client.abandon(id));
-        assert_eq!((owed(&client), client.command(id)), ((0, 0, 0), None));
+        assert_eq!((outstanding(&client), client.command(id)), ((0, 0, 0), None));
         let id = client.submit(command).unwrap();
         send(&mut client);
         assert!(!client.abandon(id) && !client.abandon(id), "{command}");
-        assert_eq!((owed(&client), client.command(id)), ((one.0, one.1, 1), Some(command)));
+        assert_eq!((outstanding(&client), client.command(id)), ((one.0, one.1, 1), Some(command)));
         let reply = chunk(DONE, kind::ERROR, id.to_cookie(), &error(5, b""));
         client.feed(&reply, &mut Discard).unwrap();
-        assert_eq!((owed(&client), client.command(id)), ((0, 0, 0), None), "{command}");
+        assert_eq!((outstanding(&client), client.command(id)), ((0, 0, 0), None), "{command}");
     }
 }
 
@@ -119,17 +119,17 @@ fn a_command_that_is_answered_too_early_is_owed_until_it_is_sent() {
     for slot in [3, 1, 0, 4, 2] {
         client.feed(&simple(0, cookie(slot), &[]), &mut Discard).unwrap();
     }
-    assert_eq!((owed(&client), client.completed()), ((5, 0, 0), 0));
+    assert_eq!((outstanding(&client), client.completed()), ((5, 0, 0), 0));
     client.sent(28 + 512 + 28).unwrap();
-    assert_eq!((owed(&client), client.peek_completed()), ((4, 0, 0), Some(ids[0])));
+    assert_eq!((outstanding(&client), client.peek_completed()), ((4, 0, 0), Some(ids[0])));
     // The second is partly sent; of the third nothing is.
     assert!(!client.abandon(ids[1]) && client.abandon(ids[2]));
-    assert_eq!(owed(&client), (3, 0, 1));
+    assert_eq!(outstanding(&client), (3, 0, 1));
     assert!(client.needs_payload(ids[1]) && client.needs_payload(ids[3]));
     client.abandon_all();
-    assert_eq!((owed(&client), client.completed()), ((1, 0, 1), 0));
+    assert_eq!((outstanding(&client), client.completed()), ((1, 0, 1), 0));
     assert_eq!(client.drain(&mut Vec::new(), &Zeroes), Ok(512));
-    assert_eq!((owed(&client), client.poll_event()), ((0, 0, 0), None));
+    assert_eq!((outstanding(&client), client.poll_event()), ((0, 0, 0), None));
 }
 
 /// Of what was abandoned, at most one needs its payload: the one that is partly sent.
@@ -296,7 +296,7 @@ fn a_server_is_known_by_what_its_answers_overtake() {
         for id in ids {
             buffers.insert(id, vec![0; 8]);
         }
-        assert_eq!(client.owed().overtaken, 0);
+        assert_eq!(client.outstanding().overtaken, 0);
         for (which, overtaken) in [(1, 1), (3, 2), (0, 2), (2, 2)] {
             let (cookie, Command { offset, length, .. }) =
                 (ids[which].to_cookie(), commands[which]);
@@ -309,7 +309,7 @@ fn a_server_is_known_by_what_its_answers_overtake() {
                 (false, _) => simple(0, cookie, &[]),
             };
             client.feed(&bytes, &mut buffers).unwrap();
-            assert_eq!(client.owed().overtaken, overtaken, "{which}");
+            assert_eq!(client.outstanding().overtaken, overtaken, "{which}");
         }
         assert_eq!(client.in_flight(), 0);
         assert!(std::iter::from_fn(|| client.take_next()).all(|(_, _, result)| result.is_ok()));

@@ -11,7 +11,7 @@ use crate::wire::request::CommandType;
 /// them like on any other, and owes a reply to each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Owed {
+pub struct Outstanding {
     /// Reads, writes and block status: a server that works answers these, part by part if
     /// they are long.
     pub transfers: usize,
@@ -29,7 +29,7 @@ pub struct Owed {
     pub overtaken: usize,
 }
 
-impl Owed {
+impl Outstanding {
     /// All of them: [`Client::in_flight`].
     #[must_use]
     pub const fn all(self) -> usize {
@@ -62,9 +62,9 @@ impl Client {
     /// What the server owes.
     #[must_use]
     #[inline]
-    pub fn owed(&self) -> Owed {
+    pub fn outstanding(&self) -> Outstanding {
         let core = &self.core;
-        Owed {
+        Outstanding {
             transfers: core.unfinished.saturating_sub(core.operations),
             operations: core.operations,
             unsent: core.unsent_operations.len(),
