@@ -206,7 +206,7 @@ impl Client {
     }
 
     /// Waits until [`state`](Self::state) is another one than `known`, and returns it. One that
-    /// lasts only a moment may be missed; see [`reconnects`](Self::reconnects).
+    /// lasts only a moment may be missed; see [`stats`](Self::stats).
     ///
     /// ```
     /// # use nbd_client_async::{Client, State};
