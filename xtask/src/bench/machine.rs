@@ -63,7 +63,10 @@ impl Machine {
             date: line(&["date", "-u", "+%F"]).ok_or("there is no date")?,
             commit: line(&["git", "-C", &root, "rev-parse", "--short=9", "HEAD"])
                 .unwrap_or_default(),
-            kernel: line(&["uname", "-sr"]).unwrap_or_default(),
+            // Without what a distributor has put behind the version.
+            kernel: line(&["uname", "-sr"])
+                .and_then(|kernel| kernel.split('-').next().map(str::to_owned))
+                .unwrap_or_default(),
             processors: available_parallelism().map_or(1, usize::from),
             processor: field(&read("/proc/cpuinfo")?, "model name").unwrap_or_default(),
             memory_gib: memory.unwrap_or_default() >> 20,
