@@ -67,7 +67,9 @@ impl Session {
         if let Stage::Open(Open { core, .. }) = &self.stage {
             self.silence.look(core);
         }
-        self.start_timer(id, limit, now);
+        if self.is_limited(limit) {
+            self.start_timer(id, limit, now);
+        }
     }
 
     /// Submits a command with all that may go with it.
