@@ -43,8 +43,8 @@ pub enum Event<'a> {
         /// Why.
         error: &'a io::Error,
     },
-    /// An export has failed a request: with an error of its own, by a panic, or because there was
-    /// no thread for it. Its client is told as well. Told from the thread that serves the client,
+    /// A request has failed: the export has an error, panics, or tells nothing of its extents, or
+    /// the server has no thread or no memory for it. Its client is told as well. Told from the thread that serves the client,
     /// before the reply leaves.
     RequestFailed {
         /// The client.

@@ -140,10 +140,15 @@ fn requests_around_the_page_cache_are_under_way_together() -> TestResult {
 #[test]
 fn several_connections_serve_one_file_where_that_is_safe() -> TestResult {
     let scratch = Scratch::new()?;
-    let server = Server::nbdkit(&["memory", "16M"]).start()?;
+    let log = scratch.join("log");
+    let logfile = format!("logfile={}", log.display());
+    let server = Server::nbdkit(&["--filter=log", "memory", "16M", &logfile]).start()?;
+    let opened = || fs::read_to_string(&log).unwrap().matches(" Connect ").count();
+    let before = opened();
     // Writes are kept by default, and sent again over the one connection.
     let told = Mount::new(&["--connections=4"], &server.uri(), &scratch).end(Signal::TERM);
     assert!(told.contains("1 of 4, since what is written is kept"), "{told}");
+    assert_eq!(opened(), before + 1);
     let options = ["--connections=4", "--keep-unflushed=0"];
     let mount = Mount::new(&options, &server.uri(), &scratch);
     let mut fio = Command::new("fio");
@@ -152,6 +157,7 @@ fn several_connections_serve_one_file_where_that_is_safe() -> TestResult {
     fio.arg(format!("--filename={}", mount.file.display())).current_dir(scratch.path());
     succeed(&mut fio)?;
     assert_eq!(mount.end(Signal::TERM), "");
+    assert_eq!(opened(), before + 1 + 4);
     Ok(())
 }
 

@@ -159,7 +159,14 @@ impl Export for Strange {
 
 #[test]
 fn what_contradicts_the_protocol_stays_here() {
-    let server = Server::new(Strange).listen_tcp("127.0.0.1:0").unwrap().start().unwrap();
+    let (failed, failures) = channel();
+    let failed = Mutex::new(failed);
+    let server = Server::new(Strange).on_event(move |event| {
+        if let Event::RequestFailed { reason, .. } = event {
+            failed.lock().unwrap().send((*reason).to_owned()).unwrap();
+        }
+    });
+    let server = server.listen_tcp("127.0.0.1:0").unwrap().start().unwrap();
     let uri = &server.uris()[0];
     let info = run(tool("nbdinfo").unwrap().arg(uri)).unwrap().success().unwrap();
     assert!(info.contains("export-size: 1048576"), "{info}");
@@ -174,6 +181,8 @@ fn what_contradicts_the_protocol_stays_here() {
     // It has nothing to say of this one, which is an error and no end.
     let map = run(tool("nbdinfo").unwrap().args(["--map=test:silent", uri])).unwrap();
     assert!(map.success().is_err());
+    let told = failures.recv_timeout(LIMIT).unwrap();
+    assert_eq!(told, "the export has told nothing of its extents");
     let size = run(tool("nbdinfo").unwrap().args(["--size", uri])).unwrap().success().unwrap();
     assert_eq!(size, "1048576");
 }

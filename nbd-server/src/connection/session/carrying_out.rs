@@ -101,7 +101,9 @@ impl Session {
                     Ok(None) => return Ok(false),
                     Err(NoMemory) => {
                         self.replies.push_back((id, now));
-                        self.server.reply_error(id, Errno::NoMem, "the server has no memory")?;
+                        let reason = "the server has no memory";
+                        self.tell_failure(&command, Errno::NoMem, reason);
+                        self.server.reply_error(id, Errno::NoMem, reason)?;
                         return Ok(true);
                     }
                 }

@@ -18,7 +18,9 @@ impl Session {
     /// Queues the reply to a request.
     pub(super) fn reply(&mut self, job: Job, now: Instant) -> Result<(), ApiMisuse> {
         let Job { id, command, buffer, outcome, .. } = job;
-        self.tell_failure(&command, &outcome);
+        if let Outcome::Failed { errno, reason } = &outcome {
+            self.tell_failure(&command, *errno, reason);
+        }
         if self.server.is_closed() {
             // There is nobody to reply to.
             return Ok(());
@@ -58,6 +60,7 @@ impl Session {
                     let sent = self.server.send_extents(id, context, &extents, i + 1 == count);
                     if sent.is_err() {
                         let reason = "the export has told nothing of its extents";
+                        self.tell_failure(&command, Errno::Io, reason);
                         return self.server.reply_error(id, Errno::Io, reason);
                     }
                 }
@@ -66,17 +69,16 @@ impl Session {
         }
     }
 
-    /// Tells of a request that the export has failed. That zeroing is not fast is an answer.
-    fn tell_failure(&self, command: &Command, outcome: &Outcome) {
-        let Outcome::Failed { errno, reason } = outcome else { return };
-        if *errno == Errno::NotSup && command.flags.contains(CommandFlags::FAST_ZERO) {
+    /// Tells of a request that has failed. That zeroing is not fast is an answer.
+    pub(super) fn tell_failure(&self, command: &Command, errno: Errno, reason: &str) {
+        if errno == Errno::NotSup && command.flags.contains(CommandFlags::FAST_ZERO) {
             return;
         }
         self.shared.tell(&Event::RequestFailed {
             peer: &self.peer,
             export: &self.opened.name,
             command,
-            errno: *errno,
+            errno,
             reason,
         });
     }
