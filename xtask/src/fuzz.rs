@@ -10,6 +10,7 @@ use std::fs;
 use std::process::Command;
 
 use crate::Outcome;
+use crate::args::how_many;
 use crate::steps::run as command;
 use crate::workspace::{cargo, root};
 
@@ -65,10 +66,7 @@ fn parse<'a>(args: &[String], targets: &'a [String]) -> Outcome<(&'a str, u64)> 
     };
     let (target, seconds) = match args {
         [target] => (target, 60),
-        [target, option, seconds] if option == "--seconds" => match seconds.parse() {
-            Ok(seconds) if seconds > 0 => (target, seconds),
-            _ => return Err(format!("--seconds wants a number above 0, not {seconds:?}")),
-        },
+        [target, option, seconds] if option == "--seconds" => (target, how_many(option, seconds)?),
         _ => return Err(usage()),
     };
     match targets.iter().find(|name| *name == target) {

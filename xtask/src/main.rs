@@ -3,6 +3,7 @@
 //! Each command is a file of its own and one line of [`COMMANDS`].
 
 mod api_map;
+mod args;
 mod bare;
 mod bench;
 mod capi;

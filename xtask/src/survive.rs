@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use crate::Outcome;
+use crate::args::how_many;
 use crate::steps::run as command;
 use crate::workspace::{cargo, nbd_program, target_dir};
 
@@ -20,10 +21,7 @@ pub(crate) fn run(args: &[String]) -> Outcome {
 fn parse(args: &[String]) -> Outcome<u64> {
     match args {
         [] => Ok(60),
-        [option, seconds] if option == "--seconds" => match seconds.parse() {
-            Ok(seconds) if seconds > 0 => Ok(seconds),
-            _ => Err(format!("--seconds wants a number above 0, not {seconds:?}")),
-        },
+        [option, seconds] if option == "--seconds" => how_many(option, seconds),
         _ => Err("usage: cargo xtask survive [--seconds N]".to_owned()),
     }
 }

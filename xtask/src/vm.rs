@@ -19,6 +19,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::Outcome;
+use crate::args::how_many;
 use crate::steps::{capture, run as command};
 use crate::workspace::{cargo, find_program, root, target_dir};
 
@@ -105,8 +106,7 @@ fn parse(args: &[String]) -> Outcome<Run> {
     if let [option, seconds, after @ ..] = rest
         && option == "--seconds"
     {
-        let seconds = seconds.parse().ok().filter(|seconds| *seconds > 0);
-        patience = Duration::from_secs(seconds.ok_or("--seconds wants a number above 0")?);
+        patience = Duration::from_secs(how_many(option, seconds)?);
         rest = after;
     }
     if let [separator, after @ ..] = rest

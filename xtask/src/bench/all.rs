@@ -8,6 +8,7 @@ use super::machine::Machine;
 use super::parts::{PARTS, Part};
 use super::{USAGE, page, table};
 use crate::Outcome;
+use crate::args::how_many;
 use crate::steps::run as command;
 use crate::workspace::cargo;
 
@@ -79,10 +80,9 @@ impl Wanted {
         let mut wanted = Self { rounds: ROUNDS, parts: PARTS.iter().collect() };
         for pair in args.chunks(2) {
             match pair {
-                [option, rounds] if option == "--rounds" => match rounds.parse() {
-                    Ok(rounds) if rounds > 0 => wanted.rounds = rounds,
-                    _ => return Err(format!("--rounds wants a number above 0, not {rounds:?}")),
-                },
+                [option, rounds] if option == "--rounds" => {
+                    wanted.rounds = how_many(option, rounds)?;
+                }
                 [option, parts] if option == "--only" => {
                     wanted.parts = parts.split(',').map(find).collect::<Outcome<_>>()?;
                 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::server::Directory;
 use super::stats::{median, ratio};
 use crate::Outcome;
+use crate::args::how_many;
 use crate::steps::run as command;
 use crate::vm;
 use crate::workspace::{cargo, find_program, nbd_program, target_dir};
@@ -46,10 +47,7 @@ pub(super) fn run(args: &[String]) -> Outcome {
 fn parse(args: &[String]) -> Outcome<u32> {
     match args {
         [] => Ok(9),
-        [option, rounds] if option == "--rounds" => match rounds.parse() {
-            Ok(rounds) if rounds > 0 => Ok(rounds),
-            _ => Err(format!("--rounds wants a number above 0, not {rounds:?}")),
-        },
+        [option, rounds] if option == "--rounds" => how_many(option, rounds),
         _ => Err("usage: cargo xtask bench attach [--rounds N]".to_owned()),
     }
 }

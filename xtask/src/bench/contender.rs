@@ -37,13 +37,15 @@ enum Kind {
 /// So long a client that polls stays awake, in microseconds.
 const AWAKE: &str = "50";
 
-const CLIENTS: [(&str, &[&str]); 6] = [
+const CLIENTS: [(&str, &[&str]); 8] = [
     ("blocking", &["blocking"]),
     ("blocking, busy polling", &["blocking", "--busy-poll-us", AWAKE]),
     ("mio", &["mio"]),
     ("tokio", &["tokio"]),
     ("tokio, busy polling", &["tokio", "--busy-poll-us", AWAKE]),
+    ("tokio, its threads", &["tokio-threads"]),
     ("smol", &["smol"]),
+    ("smol, busy polling", &["smol", "--busy-poll-us", AWAKE]),
 ];
 
 impl Contender {
