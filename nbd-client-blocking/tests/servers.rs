@@ -1,8 +1,10 @@
 //! What only the blocking client has, against servers nobody here wrote.
 
+use std::cell::{Cell, RefCell};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::time::{Duration, Instant};
 
+use nbd_client_blocking::proto::Command;
 use nbd_client_blocking::transport::TcpKeepAlive;
 use nbd_client_blocking::{
     Borrowed, Client, ConnectOptions, Error, ExportFile, GoError, Options, Pool, Rejected,
@@ -264,6 +266,75 @@ fn slices_of_the_callers_go_through_a_pipeline() {
         drop(pipeline);
         assert!(back == data);
     }
+}
+
+#[test]
+fn buffers_are_made_for_what_comes() {
+    const LENGTH: u32 = 64 << 10;
+    let server = nbdkit(&["memory", "4M"]);
+    let mut client = connect(&server);
+    let data = noise(4 << 20, 6);
+    client.write_all_at(&data, 0).unwrap();
+    // Nobody answers: nothing is held for those who wait.
+    server.stop().unwrap();
+    let (made, spare) = (Cell::new(0), RefCell::new(Vec::<Vec<u8>>::new()));
+    let mut pipeline = client.pipeline_with(|length| {
+        made.set(made.get() + 1);
+        let mut buffer = spare.borrow_mut().pop().unwrap_or_default();
+        buffer.resize(length, 0);
+        buffer
+    });
+    for block in 0..64 {
+        pipeline.read_late(LENGTH, block * u64::from(LENGTH)).unwrap();
+    }
+    assert!(pipeline.poll(Some(Duration::from_millis(1))).is_ok());
+    assert_eq!((pipeline.in_flight(), made.get()), (64, 0));
+    server.cont().unwrap();
+    let mut rest = 64;
+    while let Some(done) = pipeline.wait() {
+        done.result.unwrap();
+        let (buffer, at) = (done.buffer.unwrap(), done.command.offset as usize);
+        assert!(buffer == data[at..at + LENGTH as usize], "{at}");
+        spare.borrow_mut().push(buffer);
+        rest -= 1;
+    }
+    assert_eq!((rest, made.get()), (0, 64));
+    // Those that bring their own go among them, and must be as long as they say.
+    pipeline.read(vec![0; 512], 512).unwrap();
+    let short = pipeline.submit(Command::read(0, LENGTH), Some(Vec::new())).unwrap_err();
+    assert_eq!(short.buffer, Some(Vec::new()));
+    let missing = pipeline.submit(Command::write(0, 512), None).unwrap_err();
+    assert!(missing.error.to_string().contains("512"), "{}", missing.error);
+    let done = pipeline.wait().unwrap();
+    assert!(done.result.is_ok() && done.buffer.unwrap() == data[512..1024]);
+    assert!(pipeline.wait().is_none());
+    drop(pipeline);
+    assert_eq!(made.get(), 64);
+    // Whoever did not say how buffers are made has to bring them.
+    let mut pipeline = client.pipeline::<Vec<u8>>();
+    let missing = pipeline.read_late(512, 0).unwrap_err();
+    assert!(missing.buffer.is_none() && missing.error.to_string().contains("512"));
+}
+
+#[test]
+fn a_read_that_fails_needs_no_buffer_and_one_of_a_hole_has_one() {
+    let bad = nbdkit(&["--filter=error", "memory", "1M", "error-pread-rate=100%"]);
+    let mut client = connect(&bad);
+    let mut pipeline = client.pipeline_with(|_| -> Vec<u8> { panic!("nothing has come") });
+    pipeline.read_late(4096, 0).unwrap();
+    let done = pipeline.wait().unwrap();
+    assert!(done.result.is_err() && done.buffer.is_none());
+    drop(pipeline);
+    // A hole is told without bytes, into a buffer that has something in it.
+    let scratch = Scratch::new().unwrap();
+    let image = scratch.raw_image("disk", 1 << 20).unwrap();
+    let server = Server::qemu_nbd(&["-f", "raw", image.to_str().unwrap()]).start().unwrap();
+    let mut client = connect(&server);
+    let mut pipeline = client.pipeline_with(|length| vec![9; length]);
+    pipeline.read_late(1 << 20, 0).unwrap();
+    let done = pipeline.wait().unwrap();
+    done.result.unwrap();
+    assert!(done.buffer.unwrap() == vec![0; 1 << 20]);
 }
 
 #[test]

@@ -1,16 +1,18 @@
 //! Many commands in flight.
 
+mod buffers;
 mod poll;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Instant;
 
-use nbd_proto::{Buffers, Command, CommandFlags, Disconnect, RequestId, RequestStatus};
+use nbd_proto::{Command, CommandFlags, Disconnect, RequestId, RequestStatus};
 #[cfg(doc)]
 use nbd_session::Session;
 use nbd_session::{Error, Rejected, Request, Withdrawn};
 
+use self::buffers::Buffers;
 use crate::client::Client;
 use crate::completion::Completion;
 
@@ -56,7 +58,7 @@ use crate::completion::Completion;
 #[derive(Debug)]
 pub struct Pipeline<'c, B: AsRef<[u8]> + AsMut<[u8]>> {
     client: &'c mut Client,
-    buffers: Buffers<B>,
+    buffers: Buffers<'c, B>,
     callbacks: BTreeMap<RequestId, Callback<'c, B>>,
 }
 
@@ -75,7 +77,52 @@ impl<B> fmt::Debug for Callback<'_, B> {
 impl Client {
     /// Starts keeping many commands in flight.
     pub const fn pipeline<B: AsRef<[u8]> + AsMut<[u8]>>(&mut self) -> Pipeline<'_, B> {
-        Pipeline { client: self, buffers: Buffers::new(), callbacks: BTreeMap::new() }
+        self.pipeline_of(None)
+    }
+
+    /// Starts keeping many commands in flight, where [reads](Pipeline::read_late) wait without
+    /// memory: `make` gives a buffer of so many bytes when the first of them come. So a deep
+    /// queue holds memory for what has come and not for what was asked for, and a buffer that is
+    /// used over and over stays in the processor's caches.
+    ///
+    /// `make` is called in the middle of taking in a reply: it must neither wait nor panic. What
+    /// it gives may contain anything; where it is too short, what does not fit is thrown away.
+    ///
+    /// ```no_run
+    /// use std::cell::RefCell;
+    ///
+    /// # let mut client = nbd_client_blocking::Client::connect("nbd://localhost")?;
+    /// let spare: RefCell<Vec<Vec<u8>>> = RefCell::default();
+    /// let make = |length| {
+    ///     let mut buffer = spare.borrow_mut().pop().unwrap_or_default();
+    ///     buffer.resize(length, 0);
+    ///     buffer
+    /// };
+    /// let mut pipeline = client.pipeline_with(make);
+    /// for block in 0..64 {
+    ///     pipeline.read_late(256 << 10, block * (256 << 10))?;
+    /// }
+    /// while let Some(done) = pipeline.wait() {
+    ///     done.result?;
+    ///     if let Some(buffer) = done.buffer {
+    ///         println!("{} bytes at {}", buffer.len(), done.command.offset);
+    ///         spare.borrow_mut().push(buffer);
+    ///     }
+    /// }
+    /// # Ok::<(), nbd_client_blocking::Error>(())
+    /// ```
+    pub fn pipeline_with<'c, B: AsRef<[u8]> + AsMut<[u8]>>(
+        &'c mut self,
+        make: impl FnMut(usize) -> B + 'c,
+    ) -> Pipeline<'c, B> {
+        self.pipeline_of(Some(Box::new(make)))
+    }
+
+    const fn pipeline_of<'c, B: AsRef<[u8]> + AsMut<[u8]>>(
+        &'c mut self,
+        make: Option<Box<dyn FnMut(usize) -> B + 'c>>,
+    ) -> Pipeline<'c, B> {
+        Pipeline { client: self, buffers: Buffers::new(make), callbacks: BTreeMap::new() }
     }
 }
 
@@ -88,6 +135,16 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
     #[doc(alias = "nbd_aio_pread")]
     pub fn read(&mut self, buffer: B, offset: u64) -> Result<RequestId, Rejected<B>> {
         self.submit(Command::read(offset, length(&buffer)), Some(buffer))
+    }
+
+    /// Reads so many bytes into a buffer that is made when the first of them come, as
+    /// [`Client::pipeline_with`] says how. A read that fails before has no buffer.
+    ///
+    /// # Errors
+    /// When the command cannot be sent, and when it was not said how buffers are made.
+    #[inline]
+    pub fn read_late(&mut self, length: u32, offset: u64) -> Result<RequestId, Rejected<B>> {
+        self.submit(Command::read(offset, length), None)
     }
 
     /// Writes the whole buffer.
@@ -115,7 +172,8 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
         self.submit(Command::write(offset, length(&buffer)).with(flags), Some(buffer))
     }
 
-    /// Submits any command; a read or write takes a buffer as long as it says.
+    /// Submits any command; a read or write takes a buffer as long as it says, but for a read
+    /// whose buffer is [made later](Self::read_late).
     ///
     /// # Errors
     /// When the command cannot be sent: [no room](Error::is_full) is among the reasons, and a
@@ -136,7 +194,8 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
     ) -> Result<RequestId, Rejected<B>> {
         let Client { driver, limit, .. } = &mut *self.client;
         let payload = buffer.as_ref().map_or(&[][..], AsRef::as_ref);
-        let submitted = match driver.session.check_payload(&command, payload.len()) {
+        let length = self.buffers.length(&command, buffer.as_ref());
+        let submitted = match driver.session.check_payload(&command, length) {
             Ok(()) => match driver.submit(command, payload, *limit, Instant::now) {
                 // Whoever only submits never reads.
                 Err(_) if driver.look_for_room(&mut self.buffers) => {
@@ -146,11 +205,11 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
             },
             Err(error) => Err(error),
         };
-        self.submitted(submitted, buffer)
+        self.submitted(submitted, buffer, length)
     }
 
     /// Submits a command with all that may go with it, such as a limit of its own; a read or
-    /// write takes a buffer as long as it says.
+    /// write takes a buffer as [`submit`](Self::submit) says.
     ///
     /// # Errors
     /// As [`submit`](Self::submit).
@@ -161,14 +220,15 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
     ) -> Result<RequestId, Rejected<B>> {
         let driver = &mut self.client.driver;
         let payload = buffer.as_ref().map_or(&[][..], AsRef::as_ref);
-        let submitted = match driver.session.check_payload(request.command(), payload.len()) {
+        let length = self.buffers.length(request.command(), buffer.as_ref());
+        let submitted = match driver.session.check_payload(request.command(), length) {
             Ok(()) => {
                 driver.look_for_room(&mut self.buffers);
                 driver.submit_request(request, payload, Instant::now())
             }
             Err(error) => Err(error),
         };
-        self.submitted(submitted, buffer)
+        self.submitted(submitted, buffer, length)
     }
 
     /// Submits any command whose completion goes to `call`, and is not given back by
@@ -196,13 +256,19 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
         &mut self,
         submitted: Result<RequestId, Error>,
         buffer: Option<B>,
+        length: usize,
     ) -> Result<RequestId, Rejected<B>> {
         match (submitted, buffer) {
             (Ok(id), Some(buffer)) => {
                 self.buffers.insert(id, buffer);
                 Ok(id)
             }
-            (Ok(id), None) => Ok(id),
+            (Ok(id), None) => {
+                if length > 0 {
+                    self.buffers.make_late(id, length);
+                }
+                Ok(id)
+            }
             (Err(error), buffer) => Err(Rejected { error, buffer }),
         }
     }

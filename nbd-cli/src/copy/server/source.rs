@@ -27,7 +27,8 @@ pub(in crate::copy) fn read_all(source: Connected, job: &Job, outlet: &Outlet<'_
     let mut map = Map::new(&client, allocation, job);
     let longest = client.session().max_request();
     let mut width = Width::new(plan, request_size(&client, plan), longest);
-    let mut pipeline = client.pipeline::<Vec<u8>>();
+    // Memory is held for what has come, not for what is asked for.
+    let mut pipeline = client.pipeline_with(|length| outlet.buffer(length));
     let silence = Silence::new(&name, limit, &job.stop);
     let mut order = Order::new(plan.requests * OVERTAKING);
     while !job.stop.is_wished() {
@@ -39,8 +40,8 @@ pub(in crate::copy) fn read_all(source: Connected, job: &Job, outlet: &Outlet<'_
             if range.start >= job.until() {
                 continue;
             }
-            let buffer = outlet.buffer((range.end - range.start) as usize);
-            pipeline.read(buffer, range.start).context(&name)?;
+            let length = (range.end - range.start) as u32;
+            pipeline.read_late(length, range.start).context(&name)?;
             order.submitted(range.start);
             width.sent(range.start, Instant::now);
         }
