@@ -74,7 +74,7 @@ impl Queue {
     }
 
     /// Takes in what has come.
-    pub(super) fn receive(&mut self, spare: &mut Spare) {
+    pub(super) fn receive(&mut self, spare: &Spare) {
         if self.over || !self.readable {
             return;
         }
@@ -94,13 +94,13 @@ impl Queue {
     /// The next request, with the payload of a write or room for that of a read.
     pub(super) fn next_request(
         &mut self,
-        spare: &mut Spare,
+        spare: &Spare,
     ) -> Option<(RequestId, Command, Option<Buffer>)> {
         loop {
             match self.server.poll_event()? {
                 ServerEvent::Request { id, command } => {
                     let buffer = match command.kind {
-                        CommandType::Read => Some(spare.take(command.length as usize)),
+                        CommandType::Read => Some(spare.buffer(command.length as usize)),
                         CommandType::Write => self.buffers.remove(id),
                         CommandType::Flush
                         | CommandType::Trim
@@ -111,7 +111,7 @@ impl Queue {
                     return Some((id, command, buffer));
                 }
                 ServerEvent::Replied { id } => {
-                    self.buffers.remove(id).into_iter().for_each(|buffer| spare.give_back(buffer));
+                    self.buffers.remove(id);
                     self.readable |= self.server.has_buffered();
                 }
                 ServerEvent::Disconnected { .. } => self.over = true,
@@ -126,7 +126,6 @@ impl Queue {
         command: &Command,
         buffer: Option<Buffer>,
         result: Result<(), Errno>,
-        spare: &mut Spare,
     ) {
         // One that the kernel does not wait for any more is no loss.
         let _ = match (result, buffer) {
@@ -134,10 +133,7 @@ impl Queue {
                 self.buffers.insert(id, buffer);
                 self.server.reply_data(id)
             }
-            (result, buffer) => {
-                buffer.into_iter().for_each(|buffer| spare.give_back(buffer));
-                self.server.reply(id, result)
-            }
+            (result, _) => self.server.reply(id, result),
         };
     }
 

@@ -7,7 +7,7 @@ use mio::{Events, Poll, Token};
 use nbd_client_mio::proto::{Command, ExportInfo, TransmissionFlags};
 use nbd_client_mio::{ConnectOptions, Connection, Error, Limit, State};
 
-use super::{Buffer, Connections, Spare};
+use super::{Buffer, Connections};
 
 /// How long the server has for the last replies and the last flush.
 const FAREWELL: Duration = Duration::from_secs(30);
@@ -96,18 +96,13 @@ impl<O> Connections<O> {
     ///
     /// # Errors
     /// When it is not certain that everything which was acknowledged is safe.
-    pub(crate) fn leave(
-        &mut self,
-        spare: &mut Spare,
-        poll: &mut Poll,
-        events: &mut Events,
-    ) -> Result<(), Error> {
+    pub(crate) fn leave(&mut self, poll: &mut Poll, events: &mut Events) -> Result<(), Error> {
         let limit = Instant::now() + FAREWELL;
         let mut waiting = self
             .export()
             .is_some_and(|export| export.flags.contains(TransmissionFlags::SEND_FLUSH));
         if waiting {
-            self.submit(None, Command::flush(), None, spare);
+            self.submit(None, Command::flush(), None);
         }
         let mut flushed = Ok(());
         let mut leaving = false;

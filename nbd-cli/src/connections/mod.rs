@@ -128,13 +128,7 @@ impl<O> Connections<O> {
 
     /// Sends a request; [`next_done`](Self::next_done) has what came of it, also when it could
     /// not be sent. What is kept of it shares its buffer.
-    pub(crate) fn submit(
-        &mut self,
-        owner: Option<O>,
-        command: Command,
-        buffer: Option<Buffer>,
-        spare: &mut Spare,
-    ) {
+    pub(crate) fn submit(&mut self, owner: Option<O>, command: Command, buffer: Option<Buffer>) {
         self.in_flight += 1;
         if command.kind == CommandType::Flush {
             self.begin_flush(owner);
@@ -147,7 +141,7 @@ impl<O> Connections<O> {
         let keeps = |member: &Member<O>| member.connection.session().keeps_payload(&command);
         let (request, buffer) = match buffer {
             Some(buffer) if self.members.get(number).is_some_and(keeps) => {
-                (Request::new(command).payload(spare.share(buffer)), None)
+                (Request::new(command).payload(buffer.share()), None)
             }
             buffer => (Request::new(command), buffer),
         };

@@ -15,8 +15,8 @@ use nbd_client_mio::proto::{Command, CommandFlags, Extent, TransmissionFlags};
 use nbd_client_mio::{ConnectOptions, Error};
 
 use super::blocks::WholeBlocks;
-use super::requests::{Answer, Buffers, Job, Outcome, Requests, errno};
-use crate::connections::{Buffer, Connections};
+use super::requests::{Answer, Job, Outcome, Requests, errno};
+use crate::connections::{Buffer, Connections, Spare};
 
 /// The longest range zeroed or asked about at once, in bytes: a multiple of any block.
 const LONGEST: u64 = 1 << 30;
@@ -35,7 +35,7 @@ static ZEROES: [u8; 256 << 10] = [0; 256 << 10];
 pub(super) struct Disk {
     requests: Arc<Requests>,
     thread: JoinHandle<Result<(), Error>>,
-    buffers: Buffers,
+    spare: Spare,
     size: u64,
     block: u64,
     /// The longest read or write, in bytes; whole blocks.
@@ -67,16 +67,16 @@ impl Disk {
         let block = u64::from(export.minimum_block()).max(1);
         let longest = USUAL.min(longest as u64 / block * block).max(block);
         let (count, why_fewer) = (connections.iter().count(), connections.why_fewer(most == 1));
-        let buffers = Buffers::new(usize::try_from(kept).unwrap_or(usize::MAX));
+        let spare = Spare::new(usize::try_from(kept).unwrap_or(usize::MAX));
         let server = server.to_owned();
-        let requests = Arc::new(Requests::new(connections, &poll, waker, buffers.clone(), server)?);
+        let requests = Arc::new(Requests::new(connections, poll, waker, spare.clone(), server)?);
         let runs = Arc::clone(&requests);
         let thread =
-            thread::Builder::new().name("requests".to_owned()).spawn(move || runs.run(poll))?;
+            thread::Builder::new().name("requests".to_owned()).spawn(move || runs.run())?;
         Ok(Self {
             requests,
             thread,
-            buffers,
+            spare,
             size,
             block,
             longest,
@@ -130,7 +130,6 @@ impl Disk {
                     let part = piece.start - blocks.start..piece.end - blocks.start;
                     let part = part.start as usize..part.end as usize;
                     bytes.extend_from_slice(read.as_ref().get(part).unwrap_or_default());
-                    self.buffers.give_back(Some(read));
                 }
                 Err(error) => return reply.error(errno(&error)),
             }
@@ -146,7 +145,7 @@ impl Disk {
             // Where any byte is a block nobody ever writes one back.
             let sharing = (self.block > 1).then(|| self.whole_blocks.share());
             let count = data.len() as u32;
-            let mut buffer = self.buffers.take(data.len());
+            let mut buffer = self.spare.buffer(data.len());
             buffer.as_mut().copy_from_slice(data);
             let answer = Answer::Written { reply, count, sharing };
             let command = Command::write(offset, count);
@@ -257,7 +256,7 @@ impl Disk {
             let _shared = is_whole.then(|| self.whole_blocks.share());
             let _alone = (!is_whole).then(|| self.whole_blocks.alone());
             let mut buffer = match is_whole {
-                true => self.buffers.take(bytes.len()),
+                true => self.spare.buffer(bytes.len()),
                 false => self.read_blocks(&blocks)?,
             };
             let at = (piece.start - blocks.start) as usize;
@@ -265,8 +264,7 @@ impl Disk {
                 place.copy_from_slice(bytes);
             }
             let command = Command::write(blocks.start, (blocks.end - blocks.start) as u32);
-            let done = self.call(command, Some(buffer))?;
-            self.buffers.give_back(done.buffer);
+            self.call(command, Some(buffer))?;
         }
         Ok(())
     }
@@ -281,13 +279,7 @@ impl Disk {
         let (tell, told) = sync_channel(1);
         self.requests.send(Job { command, buffer, answer: Answer::Thread(tell) });
         let outcome = told.recv().map_err(|_| stopped())?;
-        match outcome.result {
-            Ok(()) => Ok(outcome),
-            Err(error) => {
-                self.buffers.give_back(outcome.buffer);
-                Err(error)
-            }
-        }
+        outcome.result.map(|()| Outcome { result: Ok(()), ..outcome })
     }
 
     /// The whole blocks around a range.

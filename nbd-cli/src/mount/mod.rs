@@ -13,7 +13,7 @@ mod disk;
 mod requests;
 mod tree;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -49,6 +49,9 @@ const THREADS: usize = 4;
 
 /// Where the kernel's FUSE is.
 const FUSE: &str = "/dev/fuse";
+
+/// The longest name of a file, in bytes.
+const LONGEST_NAME: usize = 255;
 
 /// Make an export a file in a directory, by FUSE.
 ///
@@ -104,10 +107,8 @@ enum End {
 /// may be lost.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let server = Target::server(&args.server)?;
-    if !args.directory.is_dir() {
-        return Err(Failure::new(format!("{} is no directory", args.directory.display())));
-    }
-    if args.name.is_empty() || args.name.as_encoded_bytes().contains(&b'/') {
+    check_directory(&args.directory)?;
+    if !is_name(&args.name) {
         return Err(Failure::new(format!("`{}` is no name of a file", args.name.display())));
     }
     check(Path::new(FUSE))?;
@@ -158,6 +159,30 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let safe = safe.context(&server.name);
     unmounted.context(format!("unmounting {}", args.directory.display()))?;
     safe
+}
+
+/// Whether that can be mounted on.
+fn check_directory(directory: &Path) -> Result<()> {
+    let place = directory.display();
+    let error = match directory.metadata() {
+        Ok(found) if found.is_dir() => return Ok(()),
+        Ok(_) => return Err(Failure::new(format!("{place} is no directory"))),
+        Err(error) => error,
+    };
+    Err(Failure::new(match Errno::from_io_error(&error) {
+        Some(Errno::NOTCONN) => format!(
+            "{place}: what is mounted there has lost the process that served it; fusermount3 -u \
+             {place} takes it away"
+        ),
+        _ => format!("{place}: {error}"),
+    }))
+}
+
+/// Whether a file of a directory can be called so.
+fn is_name(name: &OsStr) -> bool {
+    let bytes = name.as_encoded_bytes();
+    let is_special = matches!(bytes, b"" | b"." | b"..");
+    !is_special && bytes.len() <= LONGEST_NAME && !bytes.contains(&b'/')
 }
 
 /// Whether there is FUSE for this user.

@@ -3,8 +3,8 @@
 use std::io;
 use std::ops::Range;
 use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use fuser::{Errno, ReplyData, ReplyEmpty, ReplyWrite};
 use mio::{Events, Poll, Registry, Waker};
@@ -19,6 +19,10 @@ use crate::output;
 
 /// Requests under way at a time; others wait.
 pub(super) const IN_FLIGHT: u32 = 256;
+
+/// After a request the next one is likely: so long nobody waits for the server where nothing is
+/// under way.
+const NAP: Duration = Duration::from_millis(100);
 
 /// What the server is asked for, with the data of a write, and who is to be answered.
 #[derive(Debug)]
@@ -49,43 +53,26 @@ pub(super) struct Outcome {
     pub(super) result: Result<(), Error>,
 }
 
-/// Buffers that nobody uses, for all threads.
-#[derive(Clone, Debug)]
-pub(super) struct Buffers(Arc<Mutex<Spare>>);
-
-impl Buffers {
-    /// Where so many bytes of what is written are kept.
-    pub(super) fn new(kept: usize) -> Self {
-        Self(Arc::new(Mutex::new(Spare::new(kept))))
-    }
-
-    pub(super) fn take(&self, length: usize) -> Buffer {
-        self.lock().take(length)
-    }
-
-    pub(super) fn give_back(&self, buffer: Option<Buffer>) {
-        if let Some(buffer) = buffer {
-            self.lock().give_back(buffer);
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Spare> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// The connections to the server, for all threads that have requests and the one that waits for
-/// the server.
+/// the server while they have none.
 ///
-/// Whoever has a request sends it at once, in its own thread, and takes what has come meanwhile;
-/// so nobody has to be woken for a request, and only one thread for a reply.
+/// Whoever has a request sends it at once, in its own thread, and takes what has come meanwhile.
+/// Where nobody waits for the server it does so itself, until nothing is under way any more: then
+/// no thread has to be woken for a request or a reply.
+///
+/// ```text
+///   a request ──► sent ──► somebody waits already ──► back to the kernel for the next one
+///                   └────► nobody does: waits, takes in replies, answers them, until all is done
+/// ```
 #[derive(Debug)]
 pub(super) struct Requests {
     core: Mutex<Core>,
     /// Told when fewer requests are under way than may be.
     room: Condvar,
+    /// Tells the thread that serves that it is needed.
+    needed: Condvar,
     waker: Waker,
-    buffers: Buffers,
+    spare: Spare,
     /// What the server is called, for what is said of it.
     server: String,
 }
@@ -95,92 +82,185 @@ struct Core {
     /// None when all is over.
     connections: Option<Connections<Answer>>,
     registry: Registry,
-    /// When the thread that waits for the server looks at the time again.
+    /// With whom it is who waits for the server; here when nobody does.
+    watch: Option<Watch>,
+    /// When whoever waits for the server looks at the time again.
     awake_at: Option<Instant>,
+    /// Threads that wait for room.
+    queueing: usize,
+    /// Something was done since the thread that serves has looked.
+    busy: bool,
+    /// That thread sleeps until another has ceased to wait for the server.
+    asleep: bool,
+    /// Waiting for the server has failed.
+    failure: Option<io::Error>,
     /// There will be no more requests.
     over: bool,
+}
+
+/// What it takes to wait for the server.
+#[derive(Debug)]
+struct Watch {
+    poll: Poll,
+    events: Events,
 }
 
 impl Requests {
     pub(super) fn new(
         connections: Connections<Answer>,
-        poll: &Poll,
+        poll: Poll,
         waker: Waker,
-        buffers: Buffers,
+        spare: Spare,
         server: String,
     ) -> io::Result<Self> {
-        let registry = poll.registry().try_clone()?;
-        let connections = Some(connections);
-        let core = Mutex::new(Core { connections, registry, awake_at: None, over: false });
-        Ok(Self { core, room: Condvar::new(), waker, buffers, server })
+        let core = Core {
+            connections: Some(connections),
+            registry: poll.registry().try_clone()?,
+            watch: Some(Watch { poll, events: Events::with_capacity(64) }),
+            awake_at: None,
+            queueing: 0,
+            busy: false,
+            asleep: false,
+            failure: None,
+            over: false,
+        };
+        let (core, room, needed) = (Mutex::new(core), Condvar::new(), Condvar::new());
+        Ok(Self { core, room, needed, waker, spare, server })
     }
 
     /// Carries out a job, as soon as there is room for it. When all is over nobody does, and the
     /// kernel is told so when the job is dropped.
     pub(super) fn send(&self, job: Job) {
-        let is_full = |core: &mut Core| {
-            let connections = core.connections.as_ref();
-            connections.is_some_and(|all| all.in_flight() >= IN_FLIGHT as usize)
-        };
-        let waited = self.room.wait_while(self.lock(), is_full);
-        let mut core = waited.unwrap_or_else(PoisonError::into_inner);
+        let mut core = self.lock();
+        while core.in_flight() >= IN_FLIGHT as usize {
+            core.queueing += 1;
+            core = self.room.wait(core).unwrap_or_else(PoisonError::into_inner);
+            core.queueing -= 1;
+        }
         let Some(connections) = &mut core.connections else { return };
         let Job { command, buffer, answer } = job;
-        let mut spare = self.buffers.lock();
+        // Whoever waits for its own job has others to do.
+        let may_wait = !matches!(answer, Answer::Thread(_));
         let buffer = match command.kind {
-            CommandType::Read => Some(spare.take(command.length as usize)),
+            CommandType::Read => Some(self.spare.buffer(command.length as usize)),
             _ => buffer,
         };
-        connections.submit(Some(answer), command, buffer, &mut spare);
-        drop(spare);
-        let core = self.drive(core);
-        let deadline = core.connections.as_ref().and_then(Connections::next_deadline);
-        if deadline.is_some_and(|at| core.awake_at.is_none_or(|awake| at < awake)) {
-            // A poll that cannot be woken has failed, and all is over.
-            let _ = self.waker.wake();
+        connections.submit(Some(answer), command, buffer);
+        let mut core = self.drive(core);
+        core.busy = true;
+        match core.watch.take() {
+            Some(watch) if core.in_flight() > 0 && may_wait => self.attend(core, watch),
+            Some(watch) => {
+                core.watch = Some(watch);
+                if core.in_flight() > 0 {
+                    self.needed.notify_one();
+                }
+            }
+            None => {
+                let deadline = core.connections.as_ref().and_then(Connections::next_deadline);
+                if deadline.is_some_and(|at| core.awake_at.is_none_or(|awake| at < awake)) {
+                    // A poll that cannot be woken has failed, and all is over.
+                    let _ = self.waker.wake();
+                }
+            }
+        }
+    }
+
+    /// Waits for the server as long as anything is under way.
+    fn attend<'a>(&'a self, mut core: MutexGuard<'a, Core>, mut watch: Watch) {
+        while core.in_flight() > 0 {
+            core = match self.wait(core, &mut watch) {
+                Ok(core) => self.drive(core),
+                Err(error) => {
+                    core = self.lock();
+                    core.failure = Some(error);
+                    self.needed.notify_one();
+                    break;
+                }
+            };
+        }
+        core.watch = Some(watch);
+        if std::mem::take(&mut core.asleep) {
+            self.needed.notify_one();
         }
     }
 
     /// Says that there will be no more jobs.
     pub(super) fn end(&self) -> io::Result<()> {
         self.lock().over = true;
+        self.needed.notify_one();
         self.waker.wake()
     }
 
-    /// Waits for the server and answers, until there are no more jobs, and takes leave of it.
+    /// Waits for the server while nobody else does, and answers, until there are no more jobs;
+    /// and takes leave of it.
     ///
     /// # Errors
     /// When it is not certain that everything which was acknowledged is safe.
-    pub(super) fn run(&self, mut poll: Poll) -> Result<(), Error> {
-        let mut events = Events::with_capacity(64);
-        let served = self.serve(&mut poll, &mut events);
-        let left = self.lock().connections.take();
+    pub(super) fn run(&self) -> Result<(), Error> {
+        let served = self.serve();
+        let mut core = self.lock();
+        let (connections, watch) = (core.connections.take(), core.watch.take());
+        drop(core);
         self.room.notify_all();
-        let Some(mut connections) = left else { return served };
-        served.and_then(|()| connections.leave(&mut self.buffers.lock(), &mut poll, &mut events))
+        let (Some(mut connections), Some(mut watch)) = (connections, watch) else { return served };
+        let Watch { poll, events } = &mut watch;
+        served.and_then(|()| connections.leave(poll, events))
     }
 
-    fn serve(&self, poll: &mut Poll, events: &mut Events) -> Result<(), Error> {
+    fn serve(&self) -> Result<(), Error> {
+        let mut core = self.lock();
         loop {
-            let mut core = self.drive(self.lock());
-            let Some(connections) = &core.connections else { return Ok(()) };
-            if core.over && connections.in_flight() == 0 {
+            core = self.drive(core);
+            if let Some(failure) = core.failure.take() {
+                return Err(failure.into());
+            }
+            let idle = core.in_flight() == 0;
+            if core.connections.is_none() || core.over && idle && core.watch.is_some() {
                 return Ok(());
             }
-            // Where nothing is due any more the old time will do: the next request, which makes
-            // something due, has nobody to wake then.
-            let (now, due) = (Instant::now(), connections.next_deadline());
-            core.awake_at = due.or_else(|| core.awake_at.filter(|at| *at > now));
-            let left = core.awake_at.map(|at| at.saturating_duration_since(now));
-            drop(core);
-            wait(poll, events, left)?;
-            let mut core = self.lock();
-            if let Some(connections) = &mut core.connections {
-                // That of the waker is nobody's there.
-                events.iter().for_each(|event| connections.handle_event(event));
-                connections.handle_timeout(Instant::now());
+            let busy = std::mem::take(&mut core.busy);
+            match core.watch.take() {
+                Some(mut watch) if !idle || !busy => {
+                    core = self.wait(core, &mut watch)?;
+                    core.watch = Some(watch);
+                }
+                // The next request will have somebody to wait for its reply.
+                Some(watch) => {
+                    core.watch = Some(watch);
+                    let napped = self.needed.wait_timeout(core, NAP);
+                    core = napped.unwrap_or_else(PoisonError::into_inner).0;
+                }
+                None => {
+                    core.asleep = true;
+                    core = self.needed.wait(core).unwrap_or_else(PoisonError::into_inner);
+                    core.asleep = false;
+                }
             }
         }
+    }
+
+    /// Waits for the server, once.
+    fn wait<'a>(
+        &'a self,
+        mut core: MutexGuard<'a, Core>,
+        watch: &mut Watch,
+    ) -> io::Result<MutexGuard<'a, Core>> {
+        // Where nothing is due any more the old time will do: the next request, which makes
+        // something due, has nobody to wake then.
+        let (now, due) =
+            (Instant::now(), core.connections.as_ref().and_then(Connections::next_deadline));
+        core.awake_at = due.or_else(|| core.awake_at.filter(|at| *at > now));
+        let left = core.awake_at.map(|at| at.saturating_duration_since(now));
+        drop(core);
+        wait(&mut watch.poll, &mut watch.events, left)?;
+        let mut core = self.lock();
+        if let Some(connections) = &mut core.connections {
+            // That of the waker is nobody's there.
+            watch.events.iter().for_each(|event| connections.handle_event(event));
+            connections.handle_timeout(Instant::now());
+        }
+        Ok(core)
     }
 
     /// Moves what can be moved and answers what is done, until nothing is left to do at once.
@@ -204,35 +284,17 @@ impl Requests {
                 return core;
             }
             // Others may go on while these are answered.
+            let is_crowded = core.queueing > 0;
             drop(core);
-            self.room.notify_all();
-            all_done.drain(..).for_each(|done| self.answer(done));
+            if is_crowded {
+                self.room.notify_all();
+            }
+            all_done.drain(..).for_each(answer);
             core = self.lock();
+            if !again {
+                return core;
+            }
         }
-    }
-
-    fn answer(&self, done: Done<Answer>) {
-        let Done { owner, buffer, extents, result, .. } = done;
-        match (owner, result) {
-            (None, _) => {}
-            (Some(Answer::Thread(thread)), result) => {
-                let extents = extents.into_iter().map(|(_, extent)| extent).collect();
-                // It waits for nothing else.
-                let _ = thread.send(Outcome { buffer, extents, result });
-                return;
-            }
-            (Some(Answer::Read { reply, part }), Ok(())) => {
-                let bytes = buffer.as_ref().and_then(|buffer| buffer.as_ref().get(part));
-                reply.data(bytes.unwrap_or_default());
-            }
-            (Some(Answer::Written { reply, count, sharing }), Ok(())) => {
-                drop(sharing);
-                reply.written(count);
-            }
-            (Some(Answer::Done(reply)), Ok(())) => reply.ok(),
-            (Some(answer), Err(error)) => answer.fail(errno(&error)),
-        }
-        self.buffers.give_back(buffer);
     }
 
     /// Says what happens to the server.
@@ -249,6 +311,35 @@ impl Requests {
 
     fn lock(&self) -> MutexGuard<'_, Core> {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Tells whoever waits for it; then its memory is free for others.
+fn answer(done: Done<Answer>) {
+    let Done { owner, buffer, extents, result, .. } = done;
+    match (owner, result) {
+        (None, _) => {}
+        (Some(Answer::Thread(thread)), result) => {
+            let extents = extents.into_iter().map(|(_, extent)| extent).collect();
+            // It waits for nothing else.
+            let _ = thread.send(Outcome { buffer, extents, result });
+        }
+        (Some(Answer::Read { reply, part }), Ok(())) => {
+            let bytes = buffer.as_ref().and_then(|buffer| buffer.as_ref().get(part));
+            reply.data(bytes.unwrap_or_default());
+        }
+        (Some(Answer::Written { reply, count, sharing }), Ok(())) => {
+            drop(sharing);
+            reply.written(count);
+        }
+        (Some(Answer::Done(reply)), Ok(())) => reply.ok(),
+        (Some(answer), Err(error)) => answer.fail(errno(&error)),
+    }
+}
+
+impl Core {
+    fn in_flight(&self) -> usize {
+        self.connections.as_ref().map_or(0, Connections::in_flight)
     }
 }
 

@@ -2,14 +2,14 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
 use nbd_sim::peer::{PeerError, Scratch, Server, run_while_crashing, run_within};
-use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
+use rustix::fs::{FallocateFlags, OFlags, SeekFrom, fallocate, seek};
 use rustix::process::{Pid, Signal, kill_process};
 
 type TestResult = Result<(), PeerError>;
@@ -133,6 +133,69 @@ fn requests_around_the_page_cache_are_under_way_together() -> TestResult {
     fio.args([format!("--iodepth={TOGETHER}"), format!("--size={}k", TOGETHER * 4)]);
     fio.arg(format!("--filename={}", mount.file.display())).current_dir(scratch.path());
     succeed(&mut fio)?;
+    mount.end(Signal::TERM);
+    Ok(())
+}
+
+#[test]
+fn one_request_at_a_time_wakes_one_thread() -> TestResult {
+    const READS: u64 = 1000;
+    let scratch = Scratch::new()?;
+    let server = Server::nbdkit(&["memory", "1M"]).start()?;
+    let mount = Mount::new(&[], &server.uri(), &scratch);
+    // How often the thread that waits for the server has gone to sleep.
+    let slept = || {
+        let tasks = fs::read_dir(format!("/proc/{}/task", mount.process.id())).unwrap();
+        let mut statuses =
+            tasks.map(|task| fs::read_to_string(task.unwrap().path().join("status")).unwrap());
+        let status = statuses.find(|status| status.starts_with("Name:\trequests\n")).unwrap();
+        let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        count.unwrap().trim().parse::<u64>().unwrap()
+    };
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlags::DIRECT.bits().cast_signed())
+        .open(&mount.file)
+        .unwrap();
+    let mut bytes = [0; 4096];
+    let before = slept();
+    for number in 0..READS {
+        file.read_exact_at(&mut bytes, number % 256 * 4096).unwrap();
+    }
+    let woken = slept() - before;
+    assert!(woken < READS / 2, "{woken} times for {READS} reads");
+    drop(file);
+    mount.end(Signal::TERM);
+    Ok(())
+}
+
+#[test]
+fn what_takes_several_steps_goes_on_beside_other_requests() -> TestResult {
+    let scratch = Scratch::new()?;
+    let arguments = ["--filter=blocksize-policy", "memory", "16M", "blocksize-minimum=4096"];
+    let server =
+        Server::nbdkit(&[&arguments[..], &["blocksize-error-policy=error"]].concat()).start()?;
+    let mount = Mount::new(&[], &server.uri(), &scratch);
+    let mut fio = Command::new("fio");
+    fio.args(["--name=beside", "--rw=randrw", "--bs=4k", "--ioengine=libaio", "--direct=1"]);
+    fio.args(["--iodepth=16", "--size=8M", "--time_based", "--runtime=100000", "--thread"]);
+    fio.arg(format!("--filename={}", mount.file.display())).current_dir(scratch.path());
+    let mut fio = fio.stdout(Stdio::null()).spawn().unwrap();
+    let file = mount.open();
+    for number in 0..200 {
+        let at = 8 * MIB + number * 10_000;
+        file.write_all_at(&[7; 10_000], at).unwrap();
+        fallocate(&file, FallocateFlags::ZERO_RANGE, at + 1, 9998).unwrap();
+        let mut bytes = [1; 10_000];
+        file.read_exact_at(&mut bytes, at).unwrap();
+        assert_eq!((bytes[0], bytes[9999]), (7, 7));
+        assert_eq!(bytes[1..9999], [0; 9998]);
+        seek(&file, SeekFrom::Data(at)).unwrap();
+    }
+    drop(file);
+    assert!(fio.try_wait().unwrap().is_none(), "there was nothing beside");
+    fio.kill().unwrap();
+    fio.wait().unwrap();
     mount.end(Signal::TERM);
     Ok(())
 }
@@ -267,15 +330,29 @@ fn what_goes_wrong_is_told() -> TestResult {
     let server = Server::nbdkit(&["memory", "1M"]).start()?;
     let (uri, nowhere) = (server.uri(), scratch.join("nowhere").display().to_string());
     let directory = scratch.path().display().to_string();
-    for (words, expected) in [
-        (&["mount", &uri, &nowhere][..], "is no directory"),
-        (&["mount", "--name=a/b", &uri, &directory], "no name of a file"),
-        (&["mount", "nbd+unix:///?socket=/nothing", &directory], "/nothing"),
-    ] {
-        let finished = run_within(LIMIT, Command::new(NBD).args(words))?;
+    let file = scratch.join("file").display().to_string();
+    fs::write(&file, "").unwrap();
+    let long = format!("--name={}", "x".repeat(256));
+    let refused = |words: &[&str], expected: &str| -> TestResult {
+        let finished = run_within(LIMIT, Command::new(NBD).arg("mount").args(words))?;
         let told = String::from_utf8_lossy(&finished.stderr).into_owned();
         assert_eq!(finished.status.code(), Some(1), "{told}");
         assert!(told.contains(expected), "{told}");
+        Ok(())
+    };
+    refused(&[&uri, &nowhere], "nowhere: No such file or directory")?;
+    refused(&[&uri, &file], "is no directory")?;
+    refused(&["nbd+unix:///?socket=/nothing", &directory], "/nothing")?;
+    for name in ["--name=a/b", "--name=", "--name=.", "--name=..", &long] {
+        refused(&[name, &uri, &directory], "no name of a file")?;
     }
+    // Killed, it leaves something behind that nobody serves.
+    let mut mount = Mount::new(&[], &uri, &scratch);
+    mount.process.kill().unwrap();
+    mount.process.wait().unwrap();
+    let left = mount.directory.display().to_string();
+    refused(&[&uri, &left], &format!("fusermount3 -u {left} takes it away"))?;
+    succeed(Command::new("umount").arg(left))?;
+    Mount::new(&[], &uri, &scratch).end(Signal::TERM);
     Ok(())
 }
