@@ -14,6 +14,11 @@ pub(super) const SMALLEST_BLOCK: u32 = 512;
 /// The largest: a page.
 pub(super) const LARGEST_BLOCK: u32 = 4096;
 
+/// How long a request may be, in bytes: twice what the kernel has as its default. With each half
+/// as many have to be passed on; what is written is in our memory, so many times as there are
+/// requests in a queue.
+const LONG_REQUEST: usize = 256 << 10;
+
 /// `/dev/nbdN`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Device(u32);
@@ -45,12 +50,10 @@ impl Device {
         fs::read_to_string(self.setting("pid")).ok()?.trim().parse().ok()
     }
 
-    /// Has the kernel send no longer requests than that.
+    /// Has the kernel send long requests, but none that is longer than that.
     pub(super) fn limit_requests(self, bytes: usize) -> io::Result<()> {
         let path = self.setting("queue/max_sectors_kb");
-        let present = fs::read_to_string(&path)?.trim().parse::<usize>().unwrap_or(usize::MAX);
-        let most = bytes / 1024;
-        if most < present { fs::write(path, most.to_string()) } else { Ok(()) }
+        fs::write(path, (bytes.min(LONG_REQUEST) / 1024).to_string())
     }
 
     /// Writes out what the kernel has not written yet. Nobody else may use it: a file system on

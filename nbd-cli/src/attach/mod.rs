@@ -50,11 +50,27 @@ use worker::Order;
 pub(crate) use attached::{AttachedArgs, run as attached};
 pub(crate) use detach::{DetachArgs, run as detach};
 
+/// What else there is to know.
+const AFTER_HELP: &str = "\
+A file for --config names devices, what each is attached to, and the options above that it is to have:
+
+  [nbd0]
+  uri = \"nbds://server/disk\"
+  wait = true
+
+  [nbd1]
+  uri = \"nbd+unix:///?socket=/run/disk.sock\"
+  connections = 4
+  keep-unflushed = \"0\"
+
+`nbd attached` shows the devices there are, and `nbd detach` ends them.";
+
 /// Make an export a block device of the kernel's.
 ///
 /// Prints the device as soon as it is there. When the server is lost, requests wait until it is
 /// back, and nothing that was acknowledged is lost with it.
 #[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
 pub(crate) struct Args {
     /// Serve the device in this process, until SIGTERM or SIGINT
     #[arg(long)]

@@ -26,6 +26,9 @@ use crate::failure::in_words;
 /// The token of the first queue; connections have those below.
 const QUEUES: usize = 1 << 16;
 
+/// So many turns may follow each other without a look at what else has come.
+const UNASKED: u32 = 7;
+
 /// Whose request it is: a queue of the kernel's, and the request's name there.
 #[derive(Clone, Copy, Debug)]
 struct Owner {
@@ -41,6 +44,8 @@ pub(super) struct Relay {
     connections: Connections<Owner>,
     queues: Vec<Queue>,
     spare: Spare,
+    /// Turns since the last look at what has come.
+    unasked: u32,
     status: Arc<Status>,
 }
 
@@ -60,7 +65,7 @@ impl Relay {
         let connections = Connections::connect(options, connections, &mut poll)?;
         let events = Events::with_capacity(64);
         let (queues, spare) = (Vec::new(), Spare::new(kept));
-        let relay = Self { poll, events, connections, queues, spare, status };
+        let relay = Self { poll, events, connections, queues, spare, unasked: 0, status };
         let size = relay.export().map_or(0, |export| export.size);
         relay.status.change(|news| news.size = size);
         Ok(relay)
@@ -106,9 +111,9 @@ impl Relay {
     pub(super) fn run(mut self) -> Result<(), Error> {
         // Whatever waits in the kernel then fails, for the sockets close.
         let relayed = self.relay();
-        let Self { mut poll, mut events, mut connections, mut spare, queues, .. } = self;
+        let Self { mut poll, mut events, mut connections, queues, .. } = self;
         drop(queues);
-        relayed.and_then(|()| connections.leave(&mut spare, &mut poll, &mut events))
+        relayed.and_then(|()| connections.leave(&mut poll, &mut events))
     }
 
     fn relay(&mut self) -> Result<(), Error> {
@@ -132,8 +137,15 @@ impl Relay {
         }
     }
 
+    /// Waits for something to do. While there is something at once it only looks, and not every
+    /// time: what is there is known, and the kernel has sent what comes behind it before.
     fn wait(&mut self) -> io::Result<()> {
         let at_once = self.connections.needs_drive() || self.queues.iter().any(Queue::needs_drive);
+        if at_once && self.unasked < UNASKED {
+            self.unasked += 1;
+            return Ok(());
+        }
+        self.unasked = 0;
         let left = match at_once {
             true => Some(Duration::ZERO),
             false => {
@@ -152,9 +164,8 @@ impl Relay {
                 }
             }
         }
-        if !at_once {
-            self.connections.handle_timeout(Instant::now());
-        }
+        // One that is busy does not keep the others from being late.
+        self.connections.handle_timeout(Instant::now());
         Ok(())
     }
 
@@ -163,17 +174,17 @@ impl Relay {
         let Some(queue) = queues.get_mut(number) else { return };
         queue.receive(spare);
         while let Some((id, command, buffer)) = queue.next_request(spare) {
-            connections.submit(Some(Owner { queue: number, id }), command, buffer, spare);
+            connections.submit(Some(Owner { queue: number, id }), command, buffer);
         }
     }
 
     fn answer_all(&mut self) {
-        let Self { queues, connections, spare, .. } = self;
+        let Self { queues, connections, .. } = self;
         while let Some(Done { owner, command, buffer, result, .. }) = connections.next_done() {
             let Some(owner) = owner else { continue };
             let Some(queue) = queues.get_mut(owner.queue) else { continue };
             let result = result.map_err(|error| Errno::from_linux(error.errno()));
-            queue.answer(owner.id, &command, buffer, result, spare);
+            queue.answer(owner.id, &command, buffer, result);
         }
     }
 

@@ -58,7 +58,8 @@ pub(super) fn run(order: &Order, announce: impl FnOnce(Device) -> Result<()>) ->
     let mut relay = connect(order, &status)?;
     let nothing = || Failure::new(format!("{}: there is no export", order.server.name));
     let export = relay.export().ok_or_else(nothing)?;
-    let shape = shape(export, order.settings.read_only)
+    let longest = relay.longest_request();
+    let shape = shape(export, longest, order.settings.read_only)
         .map_err(|error| Failure::new(format!("{}: {error}", order.server.name)))?;
     let rest = export.size - shape.size;
     if rest > 0 {
@@ -83,7 +84,7 @@ pub(super) fn run(order: &Order, announce: impl FnOnce(Device) -> Result<()>) ->
         relay.serve(ours, shape.flags).context("a socket of the device")?;
         theirs.push(kernels);
     }
-    let (longest, connections) = (relay.longest_request(), relay.connections());
+    let connections = relay.connections();
     // From here on memory is not to be waited for: the kernel may wait for us to have some.
     stay_in_memory();
     let told = Arc::clone(&status);
@@ -213,13 +214,23 @@ fn connect(order: &Order, status: &Arc<Status>) -> Result<Relay> {
     }
 }
 
-/// What the device is to be like, for this export.
-fn shape(export: &ExportInfo, read_only: bool) -> std::result::Result<Shape, String> {
+/// What the device is to be like, for this export and the longest request that is possible.
+fn shape(
+    export: &ExportInfo,
+    longest: usize,
+    read_only: bool,
+) -> std::result::Result<Shape, String> {
     let block = export.minimum_block().max(SMALLEST_BLOCK);
     if block > LARGEST_BLOCK {
         return Err(format!(
             "the server takes blocks of {block} bytes or more, and the kernel's devices have \
              blocks of at most {LARGEST_BLOCK}"
+        ));
+    }
+    if longest < LARGEST_BLOCK as usize {
+        return Err(format!(
+            "the server takes requests of at most {longest} bytes, and the kernel sends some of \
+             {LARGEST_BLOCK}"
         ));
     }
     let size = export.size - export.size % u64::from(block);
@@ -340,12 +351,16 @@ mod tests {
             export.block_sizes = Some(BlockSizes { minimum, preferred: 65536, maximum: 1 << 25 });
             export
         };
-        let told = |size, minimum| shape(&export(size, minimum), false).map(|s| (s.size, s.block));
+        let told = |size, minimum| {
+            shape(&export(size, minimum), 4096, false).map(|shape| (shape.size, shape.block))
+        };
         assert_eq!(told(1025, 1), Ok((1024, 512)));
         assert_eq!(told(8192, 4096), Ok((8192, 4096)));
         assert!(told(511, 1).unwrap_err().contains("511 bytes"));
         assert!(told(1 << 20, 8192).unwrap_err().contains("8192"));
-        let shape = shape(&export(1 << 20, 1), true).unwrap();
+        let short = shape(&export(1 << 20, 1), 2048, false).unwrap_err();
+        assert!(short.contains("at most 2048 bytes"), "{short}");
+        let shape = shape(&export(1 << 20, 1), 4096, true).unwrap();
         let read_only = TransmissionFlags::READ_ONLY | TransmissionFlags::CAN_MULTI_CONN;
         assert_eq!(shape.flags, flags | read_only);
     }
