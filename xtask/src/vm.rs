@@ -48,7 +48,7 @@ pub(crate) fn check() -> Outcome {
     let (nbd, forgetful) = (built.join("nbd"), built.join("examples/forgetful"));
     let find = |name| find_program(name).ok_or_else(|| format!("there is no {name}"));
     let (nbdkit, nbdcopy, openssl) = (find("nbdkit")?, find("nbdcopy")?, find("openssl")?);
-    let (qemu_nbd, qemu_img) = (find("qemu-nbd")?, find("qemu-img")?);
+    let (qemu_nbd, qemu_img, socat) = (find("qemu-nbd")?, find("qemu-img")?, find("socat")?);
     let (memory, file) = (nbdkit_plugin(&nbdkit, "memory")?, nbdkit_plugin(&nbdkit, "file")?);
     let eval = nbdkit_plugin(&nbdkit, "eval")?;
     let whole_blocks = nbdkit_filter(&nbdkit, "blocksize-policy")?;
@@ -60,7 +60,7 @@ pub(crate) fn check() -> Outcome {
             vec![nbd.clone(), forgetful.clone(), nbdkit.clone(), file, qemu_nbd, qemu_img, openssl],
         ),
         ("swap.sh", vec![nbd.clone(), nbdkit.clone(), memory]),
-        ("abilities.sh", vec![nbd.clone(), nbdkit, eval, whole_blocks]),
+        ("abilities.sh", vec![nbd.clone(), nbdkit, eval, whole_blocks, socat]),
         ("detach.sh", vec![nbd, forgetful]),
     ];
     for (script, files) in runs {

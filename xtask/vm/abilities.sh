@@ -69,10 +69,15 @@ wait $waits
 [ "$(cat ready)" = /dev/nbd0 ]
 nbd detach /dev/nbd0
 
-# In the foreground it ends with a signal, and the device with it.
+# In the foreground it tells the init system when the device is there. It ends with a signal, and
+# the device with it.
 mkfifo line
-nbd attach --foreground "$(uri all)" > line & foreground=$!
+socat -u UNIX-RECV:notify CREATE:notified & init=$!
+until [ -S notify ]; do sleep 0.1; done
+NOTIFY_SOCKET=/tmp/notify nbd attach --foreground "$(uri all)" > line & foreground=$!
 read -r device < line
+until grep READY=1 notified; do sleep 0.1; done
+kill $init
 [ "$(cat /sys/block/${device#/dev/}/pid)" = $foreground ]
 kill -INT $foreground
 wait $foreground
@@ -86,6 +91,30 @@ until nbd attached | grep ' failed '; do sleep 0.1; done
 until [ "$(cat /sys/block/nbd0/size)" = 0 ]; do sleep 0.1; done
 if nbd detach /dev/nbd0 2> error; then exit 1; fi
 grep 'not all is safe' error
+
+# Through ssh, here a program that runs in this same machine what it is to run on another. What
+# was written when it ended, and the server, is there all the same.
+cat > /bin/ssh << 'END'
+#!/bin/busybox sh
+while [ "$1" != -- ]; do shift; done
+[ "$2" = elsewhere ] && exec sh -c "$3"
+END
+chmod +x /bin/ssh
+echo 127.0.0.1 localhost > /etc/hosts
+far() { nbd serve --file disk --tcp 127.0.0.1:10809 > far & server=$!; until [ -s far ]; do sleep 0.1; done; }
+far
+nbd attach "nbd+ssh://elsewhere/" /dev/nbd0
+dd if=data of=/dev/nbd0 bs=64k 2> /dev/null
+rm far
+kill -9 $server
+wait $server || true
+far
+sync
+head -c 65536 disk | cmp - data
+[ "$(nbd attached | grep -c 'connected .* nbd+ssh://elsewhere/')" = 1 ]
+nbd detach /dev/nbd0
+kill $server
+wait $server || true
 
 # A device that another program has made is that program's, which need not be there any more.
 rm all

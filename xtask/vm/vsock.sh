@@ -1,5 +1,5 @@
 # Data to a server over vsock and back, this machine being both ends: `nbd` with nbdkit, and nbdcopy
-# with `nbd serve`.
+# with `nbd serve`. And a device over vsock, whose server is killed and comes back.
 
 dd if=/dev/urandom of=/tmp/data bs=1M count=16 2> /dev/null
 
@@ -23,3 +23,22 @@ echo "the data came back from nbd serve"
 if nbd info nbd+vsock://1:10812 2> /tmp/error; then exit 1; fi
 cat /tmp/error
 grep -q "vsock 1:10812" /tmp/error
+
+truncate -s 16M /tmp/disk
+serve() {
+    nbd serve --file /tmp/disk --vsock 10813 > /tmp/ready & server=$!
+    read -r uri < /tmp/ready
+}
+serve
+nbd attach "nbd+vsock://1:10813" /dev/nbd0
+dd if=/tmp/data of=/dev/nbd0 bs=1M 2> /dev/null
+kill -9 $server
+wait $server || true
+serve
+sync
+echo 3 > /proc/sys/vm/drop_caches
+cmp /tmp/data /dev/nbd0
+nbd attached | grep '/dev/nbd0 .* connected '
+nbd detach /dev/nbd0
+cmp /tmp/data /tmp/disk
+echo "the device is there over vsock"
