@@ -11,6 +11,7 @@ use nbd_client_blocking::{
     Client, ConnectOptions, Error, Event, Limit, Options, Rejected, Request, State, Woken,
 };
 use nbd_sim::peer::{PeerError, Scratch, Server};
+use nbd_sim::rng::noise;
 
 const MIB: usize = 1 << 20;
 
@@ -68,18 +69,6 @@ impl Mortal {
 
 fn reconnects(client: &Client) -> u64 {
     client.session().stats().connections - 1
-}
-
-fn noise(len: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed | 1;
-    (0..len)
-        .map(|_| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state >> 24) as u8
-        })
-        .collect()
 }
 
 #[test]

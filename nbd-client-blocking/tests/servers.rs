@@ -10,6 +10,7 @@ use nbd_client_blocking::{
     Borrowed, Client, ConnectOptions, Error, ExportFile, GoError, Options, Pool, Rejected,
 };
 use nbd_sim::peer::{Scratch, Server};
+use nbd_sim::rng::noise;
 
 /// Longer than anything takes that goes well.
 const LONG: Duration = Duration::from_secs(60);
@@ -28,19 +29,6 @@ fn connect(server: &Server) -> Client {
         .uri(&server.uri())
         .and_then(Client::connect)
         .expect("connect")
-}
-
-/// Bytes that differ from place to place, so that a misplaced piece shows.
-fn noise(len: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed | 1;
-    (0..len)
-        .map(|_| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state >> 24) as u8
-        })
-        .collect()
 }
 
 #[test]

@@ -12,6 +12,7 @@ use futures_util::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 use nbd_client_compio::transport::{CommandSpec, Endpoint};
 use nbd_client_compio::{Client, ConnectOptions, Connector, ErrorKind, ExportFile, connect};
 use nbd_sim::peer::Server;
+use nbd_sim::rng::noise;
 
 /// Runs a test on the runtime of this system, and on one that may only poll.
 fn on_each<F: Future<Output = ()>>(test: impl Fn() -> F) {
@@ -34,18 +35,6 @@ async fn settle() {
     for _ in 0..50 {
         compio::runtime::spawn(async {}).await.expect("it does not panic");
     }
-}
-
-/// Bytes that differ from place to place, so that a misplaced piece shows.
-fn noise(len: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let step = |_| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 24) as u8
-    };
-    (0..len).map(step).collect()
 }
 
 async fn both(server: &Server) -> [Client; 2] {

@@ -15,8 +15,9 @@ use nbd_client_mio::session::replay::Reconnect;
 use nbd_client_mio::transport::{Connection as Transport, Stream};
 use nbd_client_mio::{ConnectOptions, Connection, Error, State};
 use nbd_sim::peer::Server;
+use nbd_sim::rng::noise;
 use rustix::io::fcntl_dupfd_cloexec;
-use support::{Disk, Loop, noise};
+use support::{Disk, Loop};
 
 const POLICY: Reconnect =
     Reconnect::new().first_delay(Duration::from_millis(2)).max_delay(Duration::from_millis(50));

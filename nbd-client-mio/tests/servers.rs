@@ -16,7 +16,8 @@ use nbd_client_mio::proto::{ClientConfig, Command, CommandFlags, Direction, Subm
 use nbd_client_mio::transport::{CommandSpec, Endpoint};
 use nbd_client_mio::{ConnectOptions, Connection, ErrorKind, Limit, State};
 use nbd_sim::peer::{Scratch, Server};
-use support::{Loop, noise};
+use nbd_sim::rng::noise;
+use support::Loop;
 
 fn nbdkit(args: &[&str]) -> Server {
     Server::nbdkit(args).start().expect("nbdkit")

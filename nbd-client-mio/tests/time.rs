@@ -10,7 +10,8 @@ use nbd_client_mio::proto::{ClientConfig, Command, CommandFlags, Limits};
 use nbd_client_mio::transport::{Endpoint, TcpKeepAlive};
 use nbd_client_mio::{ConnectOptions, Connection, Error, Limit, State};
 use nbd_sim::peer::Server;
-use support::{Loop, noise};
+use nbd_sim::rng::noise;
+use support::Loop;
 
 const TIMEOUT: Duration = Duration::from_millis(200);
 

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use nbd_client_mio::proto::CommandFlags;
 use nbd_client_mio::{ConnectOptions, ExportFile, ExportView, State};
 use nbd_sim::peer::{Scratch, Server, run, tool};
-use support::{Loop, noise};
+use nbd_sim::rng::noise;
+use support::Loop;
 
 const NONE: CommandFlags = CommandFlags::empty();
 

@@ -115,16 +115,3 @@ pub(crate) fn how(uri: &str, change: impl FnOnce(ClientConfig) -> ClientConfig) 
 pub(crate) fn as_is(config: ClientConfig) -> ClientConfig {
     config
 }
-
-/// Bytes that differ from place to place, so that a misplaced piece shows.
-pub(crate) fn noise(len: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    (0..len)
-        .map(|_| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state >> 24) as u8
-        })
-        .collect()
-}

@@ -63,6 +63,14 @@ impl Rng {
     }
 }
 
+/// Bytes that differ from place to place, so that a misplaced piece shows.
+#[must_use]
+pub fn noise(len: usize, seed: u64) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    Rng::new(seed).fill(&mut bytes);
+    bytes
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

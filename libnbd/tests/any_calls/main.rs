@@ -2,22 +2,15 @@
 
 mod play;
 
-/// splitmix64
-fn random(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut z = *state;
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
+use nbd_sim::rng::Rng;
 
 #[test]
 fn any_calls_return_and_free_what_they_were_given() {
     let mut ready = 0;
     for seed in 0..3000 {
-        let mut state = seed;
-        let len = random(&mut state) % 600;
-        let mut data: Vec<u8> = (0..len).map(|_| random(&mut state) as u8).collect();
+        let mut rng = Rng::new(seed);
+        let len = rng.below(600);
+        let mut data: Vec<u8> = (0..len).map(|_| rng.bits() as u8).collect();
         // Half of them get through the negotiation, which chance alone does not.
         if let Some(mode) = data.first_mut() {
             *mode = (seed % 32) as u8;

@@ -5,16 +5,12 @@ use std::process::Command;
 
 use nbd_sim::peer::pki::Pki;
 use nbd_sim::peer::{Scratch, tool};
+use nbd_sim::rng::noise;
 
 use crate::rig::{Library, nbdkit, succeed};
 
 fn with(name: &str) -> Command {
     Library::system().used_by(tool(name).unwrap_or_else(|error| panic!("{error}")))
-}
-
-fn random(len: usize) -> Vec<u8> {
-    // Good enough to be told apart.
-    (0..len as u64).map(|at| (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect()
 }
 
 #[test]
@@ -37,7 +33,7 @@ fn nbdinfo() {
 fn nbdcopy_both_ways() {
     let scratch = Scratch::new().expect("a directory is made");
     let (from, disk, to) = (scratch.join("from"), scratch.join("disk"), scratch.join("to"));
-    let data = random(5 << 20);
+    let data = noise(5 << 20, 1);
     fs::write(&from, &data).expect("a file is written");
     fs::write(&disk, vec![0; data.len()]).expect("a file is written");
     let server = nbdkit(&["file", disk.to_str().expect("the path is text")]);

@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nbd_sim::peer::{Finished, PeerError, Scratch, Server, run_within};
+use nbd_sim::rng::Rng;
 use serde_json::Value;
 
 pub(crate) type TestResult = Result<(), PeerError>;
@@ -130,16 +131,10 @@ impl Content {
             }
             Self::Zeroes => Vec::new(),
         };
-        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut rng = Rng::new(1);
         for (start, length) in pieces {
-            let bytes: Vec<u8> = (0..length)
-                .map(|_| {
-                    state ^= state << 13;
-                    state ^= state >> 7;
-                    state ^= state << 17;
-                    state as u8 | 1
-                })
-                .collect();
+            // None is zero.
+            let bytes: Vec<u8> = (0..length).map(|_| rng.bits() as u8 | 1).collect();
             file.write_all_at(&bytes, start).unwrap();
         }
         path

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use nbd_sim::peer::{PeerError, Server, ServerBuilder, run, tool};
 pub(crate) use nbd_sim::raw::LIMIT;
+use nbd_sim::rng::Rng;
 use rustix::process::{Pid, Signal, kill_process};
 
 pub(crate) type TestResult = Result<(), PeerError>;
@@ -39,17 +40,11 @@ pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 
 /// Bytes without a pattern, with runs of zeroes between them.
 pub(crate) fn patchy(len: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut rng = Rng::new(1);
     let mut bytes = vec![0; len];
     for (i, page) in bytes.chunks_mut(50_000).enumerate() {
-        if i % 3 == 1 {
-            continue;
-        }
-        for byte in page {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            *byte = state as u8;
+        if i % 3 != 1 {
+            rng.fill(page);
         }
     }
     bytes

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nbd_sim::peer::{Finished, PeerError, Scratch, run_within};
+use nbd_sim::rng::Rng;
 use rustix::process::{Pid, Signal, kill_process};
 
 pub(crate) type TestResult = Result<(), PeerError>;
@@ -150,16 +151,10 @@ pub(crate) fn fail(args: &[&str]) -> Result<String, PeerError> {
 /// A file with bytes that do not repeat, and zeroes between them.
 pub(crate) fn image(scratch: &Scratch) -> PathBuf {
     let mut bytes = vec![0; LENGTH];
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut rng = Rng::new(1);
     for (i, piece) in bytes.chunks_mut(70_001).enumerate() {
-        if i % 5 == 3 {
-            continue;
-        }
-        for byte in piece {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            *byte = state as u8;
+        if i % 5 != 3 {
+            rng.fill(piece);
         }
     }
     let path = scratch.join("image");

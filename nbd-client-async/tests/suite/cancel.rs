@@ -5,11 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::support::{Host, nbdkit, noise, on_every_runtime, once};
+use crate::support::{Host, nbdkit, on_every_runtime, once};
 use bytes::Bytes;
 use nbd_client_async::ConnectOptions;
 use nbd_client_async::transport::{CommandSpec, Endpoint};
 use nbd_sim::peer::Scratch;
+use nbd_sim::rng::noise;
 
 on_every_runtime! {
     dropped_futures_harm_nobody,

@@ -3,13 +3,14 @@
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-use crate::support::{Host, LONG, is_timeout, nbdkit, noise, on_every_runtime, once, options};
+use crate::support::{Host, LONG, is_timeout, nbdkit, on_every_runtime, once, options};
 use bytes::{Bytes, BytesMut};
 use nbd_client_async::proto::{Command, CommandFlags, TransmissionFlags};
 use nbd_client_async::transport::{Activation, CommandSpec, Connection, Endpoint, FdName};
 use nbd_client_async::{Client, Error, Pool};
 use nbd_sim::hostile::bytes::FLAGS;
 use nbd_sim::peer::{Scratch, Server};
+use nbd_sim::rng::noise;
 use nbd_sim::scripted::{Life, Scripted};
 
 on_every_runtime! {

@@ -12,12 +12,13 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use crate::support::{Host, LONG, cause, is_timeout, noise, on_every_runtime, once, options};
+use crate::support::{Host, LONG, cause, is_timeout, on_every_runtime, once, options};
 use nbd_client_async::proto::{Command, Errno};
 use nbd_client_async::session::replay::{Changed, RecoveryError};
 use nbd_client_async::transport::{CommandSpec, Connection, Endpoint};
 use nbd_client_async::{Client, ErrorKind, Reconnect, State};
 use nbd_sim::peer::{Scratch, nbd_program, tool};
+use nbd_sim::rng::noise;
 
 on_every_runtime! {
     data_survives_a_server_that_is_killed_again_and_again,

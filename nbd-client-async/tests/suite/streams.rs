@@ -12,10 +12,11 @@ use futures_io::{AsyncRead, AsyncWrite};
 use nbd_client_async::{Client, ConnectOptions, Connector, Error};
 use nbd_client_tokio::Tokio;
 use nbd_sim::memory_server::{MemoryServer, MemoryStream};
+use nbd_sim::rng::noise;
 use nbd_sim::trouble::{Call, Mischief, Plan, Trouble, plans};
 
 use crate::support::{
-    ByHand, CurrentThread, Host, MultiThread, OnAsyncStd, OnSmol, is_timeout, noise, once, options,
+    ByHand, CurrentThread, Host, MultiThread, OnAsyncStd, OnSmol, is_timeout, once, options,
 };
 
 /// What is on the disk.

@@ -184,19 +184,6 @@ pub(crate) fn nbdkit(args: &[&str]) -> Server {
 
 pub(crate) use on_every_runtime;
 
-/// Bytes that differ from place to place, so that a misplaced piece shows.
-pub(crate) fn noise(len: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed | 1;
-    (0..len)
-        .map(|_| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state >> 24) as u8
-        })
-        .collect()
-}
-
 /// Polls a future once.
 pub(crate) async fn once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
     poll_fn(|cx| Poll::Ready(Pin::new(&mut *future).poll(cx))).await

@@ -117,15 +117,3 @@ impl Loop {
         self.done.remove(0).1
     }
 }
-
-/// Bytes that differ from place to place, so that a misplaced piece shows.
-pub(crate) fn noise(len: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed | 1;
-    let step = |_| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 24) as u8
-    };
-    (0..len).map(step).collect()
-}

@@ -1,10 +1,11 @@
 //! Many commands at the same time.
 
 use nbd_proto::{Command, CommandFlags};
+use nbd_sim::rng::noise;
 
 use crate::case::{CaseResult, Need, cases};
 use crate::outcome::Op;
-use crate::room::{Room, as_is, noise};
+use crate::room::{Room, as_is};
 use crate::site::Kind;
 use crate::subject::Session;
 

@@ -3,10 +3,11 @@
 use std::time::{Duration, Instant};
 
 use nbd_proto::{ClientConfig, Command, CommandFlags, Errno, Limits};
+use nbd_sim::rng::noise;
 
 use crate::case::{CaseResult, Need, cases};
 use crate::outcome::{Op, Who, failed, fails};
-use crate::room::{LONG, Room, as_is, how, noise};
+use crate::room::{LONG, Room, as_is, how};
 use crate::site::{Disk, Kind, Quitter};
 
 const BY_HAND: Need = Need::Server(&[Kind::Ours], "the server is another one, made by hand");

@@ -1,10 +1,11 @@
 //! Exports of every size and name.
 
 use nbd_proto::{Command, CommandFlags, Errno, HeaderStyle};
+use nbd_sim::rng::noise;
 
 use crate::case::{CaseResult, Need, cases};
 use crate::outcome::{Who, fails};
-use crate::room::{Room, as_is, noise};
+use crate::room::{Room, as_is};
 use crate::site::{Disk, Kind, NAME, TEXT};
 
 const BLOCKS: Need = Need::Server(&[Kind::Nbdkit, Kind::Qemu], "nbd serve takes every offset");

@@ -4,11 +4,12 @@ use nbd_proto::{
     CommandFlags, Errno, HandshakeFlags, HeaderStyle, Limits, Protocol, TransmissionFlags,
 };
 use nbd_sim::peer::version;
+use nbd_sim::rng::noise;
 use nbd_transport::tls::TlsPeer;
 
 use crate::case::{CaseResult, cases};
 use crate::outcome::{Who, fails};
-use crate::room::{Room, noise};
+use crate::room::Room;
 use crate::site::{Credentials, Kind, SIZE, Security};
 
 cases! {

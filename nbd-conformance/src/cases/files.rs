@@ -1,10 +1,11 @@
 //! An export as a file, and its extents.
 
 use nbd_proto::CommandFlags;
+use nbd_sim::rng::noise;
 
 use crate::case::{CaseResult, Need, cases};
 use crate::outcome::failed;
-use crate::room::{Room, as_is, how, noise};
+use crate::room::{Room, as_is, how};
 use crate::site::{Disk, Kind};
 
 const FILTERS: Need = Need::Server(&[Kind::Nbdkit], "only nbdkit can be told to do wrong");

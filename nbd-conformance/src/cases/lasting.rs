@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use nbd_proto::{CommandFlags, Errno};
 use nbd_session::replay::Reconnect;
+use nbd_sim::rng::noise;
 
 use crate::case::{CaseResult, Need, cases};
 use crate::outcome::{Op, Who, failed};
-use crate::room::{Room, as_is, how, noise};
+use crate::room::{Room, as_is, how};
 use crate::site::{Disk, Kind};
 
 const FORGETS: Need =

@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use nbd_proto::{Command, CommandFlags, Errno, Limits};
 use nbd_session::ConnectOptions;
 use nbd_session::replay::Reconnect;
+use nbd_sim::rng::noise;
 
 use crate::case::{CaseResult, Need, cases};
 use crate::outcome::{Op, Who, failed, fails};
-use crate::room::{LONG, Room, as_is, how, noise};
+use crate::room::{LONG, Room, as_is, how};
 use crate::site::{Disk, Kind, Relay};
 use crate::subject::How;
 

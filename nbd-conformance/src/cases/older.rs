@@ -1,10 +1,11 @@
 //! Servers that speak an older protocol.
 
 use nbd_proto::{CommandFlags, Errno, HeaderStyle, Protocol, TlsPolicy};
+use nbd_sim::rng::noise;
 
 use crate::case::{CaseResult, Need, cases};
 use crate::outcome::{Who, fails};
-use crate::room::{Room, as_is, noise};
+use crate::room::{Room, as_is};
 use crate::site::Kind;
 
 const OLD: Need = Need::Server(&[Kind::Nbdkit], "only nbdkit still speaks them");

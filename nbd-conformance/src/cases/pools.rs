@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use nbd_proto::Errno;
 use nbd_session::replay::Reconnect;
+use nbd_sim::rng::noise;
 
 use crate::case::{CaseResult, Need, cases};
 use crate::outcome::failed;
-use crate::room::{LONG, Room, as_is, how, noise};
+use crate::room::{LONG, Room, as_is, how};
 use crate::site::{Disk, Kind, Relay};
 use crate::subject::beyond::Pool;
 

@@ -1,10 +1,11 @@
 //! Reading.
 
 use nbd_proto::{CommandFlags, Errno};
+use nbd_sim::rng::noise;
 
 use crate::case::{CaseResult, cases};
 use crate::outcome::{Op, Who, fails};
-use crate::room::{Room, noise};
+use crate::room::Room;
 use crate::site::SIZE;
 
 cases! {

@@ -1,10 +1,11 @@
 //! What is refused before it is sent, and what the server refuses.
 
 use nbd_proto::{Command, CommandFlags, Errno, StrictMode};
+use nbd_sim::rng::noise;
 
 use crate::case::{CaseResult, cases};
 use crate::outcome::{Op, Who, failed, fails};
-use crate::room::{Room, noise};
+use crate::room::Room;
 use crate::site::{Kind, SIZE, Security, Site};
 
 cases! {

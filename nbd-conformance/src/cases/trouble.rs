@@ -2,10 +2,11 @@
 
 use nbd_proto::{Command, CommandFlags, Errno, Limits};
 use nbd_sim::peer::{ClosedPort, Server};
+use nbd_sim::rng::noise;
 
 use crate::case::{CaseResult, Need, cases};
 use crate::outcome::{Op, Who, failed, fails};
-use crate::room::{Room, as_is, noise};
+use crate::room::{Room, as_is};
 use crate::site::{Disk, Kind, Running};
 
 const FILTERS: Need = Need::Server(&[Kind::Nbdkit], "only nbdkit can be told to do wrong");

@@ -1,10 +1,11 @@
 //! Zeroing, trimming, caching.
 
 use nbd_proto::{Command, CommandFlags, Errno, TransmissionFlags};
+use nbd_sim::rng::noise;
 
 use crate::case::{CaseResult, cases};
 use crate::outcome::{Who, fails};
-use crate::room::{Room, noise};
+use crate::room::Room;
 use crate::site::SIZE;
 use crate::subject::Session;
 

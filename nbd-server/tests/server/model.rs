@@ -9,6 +9,7 @@ use std::time::Duration;
 use nbd_server::{Abilities, Export, Server};
 
 use nbd_sim::raw::{FLUSH, READ, Raw, WRITE, request};
+use nbd_sim::rng::Rng;
 
 use super::support::start;
 
@@ -109,24 +110,13 @@ enum Sent {
     },
 }
 
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % limit as u64) as usize
-    }
-}
-
 /// One client, which writes the blocks that are its own, and reads and flushes all.
 struct Client<'a> {
     raw: Raw,
     number: usize,
     export: &'a Fickle,
     acknowledged: &'a [AtomicU64],
-    random: Random,
+    random: Rng,
     sent: HashMap<u64, Sent>,
     written: HashSet<usize>,
 }
@@ -216,7 +206,7 @@ fn what_is_acknowledged_is_there_and_what_is_flushed_is_durable() {
                     number,
                     export: &export,
                     acknowledged: &acknowledged,
-                    random: Random(u64::wrapping_mul(seed, 0x9e37_79b9_7f4a_7c15) ^ number as u64),
+                    random: Rng::new(seed << 8 | number as u64),
                     sent: HashMap::new(),
                     written: HashSet::new(),
                 };
