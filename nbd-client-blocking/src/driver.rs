@@ -160,7 +160,11 @@ impl Driver {
     where
         P: PayloadSink + PayloadSource,
     {
-        self.attend(now);
+        if self.attend(now) {
+            // It may have finished what is waited for, by its limit of time: then nothing more
+            // is to come, and no limit would end the wait.
+            return;
+        }
         let due = self.session.direction().contains(Direction::WRITE);
         self.send(payload, now);
         if due && self.session.has_completed() {

@@ -1,5 +1,6 @@
 //! The end of a connection, in good order or not.
 
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nbd_proto::{ClientConfig, Command, CommandFlags, Errno, Limits};
@@ -24,6 +25,7 @@ cases! {
     the_end_over_lost_commands_is_not_good,
     a_deadline_passes_and_the_client_lives_on,
     a_deadline_for_many,
+    a_deadline_that_passes_unseen,
     a_deadline_while_connecting,
 }
 
@@ -205,6 +207,23 @@ fn a_deadline_for_many(room: &mut Room<'_>) -> CaseResult {
     server.server.cont()?;
     disk.set_timeout(LONG)?;
     crate::cases::crowds::reads_match(disk.as_mut(), &data, 30);
+    Ok(())
+}
+
+/// All of them are over when somebody begins to wait.
+fn a_deadline_that_passes_unseen(room: &mut Room<'_>) -> CaseResult {
+    let server = room.site.start(Disk::Sized(1 << 20))?;
+    let mut disk = room.connect_to(&server.uri(), as_is)?;
+    disk.set_timeout(SOON)?;
+    server.server.stop()?;
+    let reads = (0..16).map(|index| Op::read(index << 12, 4096)).collect();
+    for outcome in disk.batch(reads, &mut || thread::sleep(2 * SOON)) {
+        let failure = failed(outcome);
+        assert_eq!(failure.who, Who::Time, "{failure}");
+    }
+    server.server.cont()?;
+    disk.set_timeout(LONG)?;
+    assert_eq!(disk.read(0, 512)?, [0; 512]);
     Ok(())
 }
 
