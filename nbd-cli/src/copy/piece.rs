@@ -65,6 +65,27 @@ impl AsMut<[u8]> for Slice {
     }
 }
 
+/// Buffers that are not needed any more.
+#[derive(Debug, Default)]
+pub(super) struct Spare(RefCell<Vec<Vec<u8>>>);
+
+impl Spare {
+    /// One of this length, used before if there is one.
+    pub(super) fn take(&self, length: usize) -> Slice {
+        let mut buffer = self.pop().unwrap_or_default();
+        buffer.resize(length, 0);
+        Slice::new(buffer, 0..length)
+    }
+
+    pub(super) fn pop(&self) -> Option<Vec<u8>> {
+        self.0.borrow_mut().pop()
+    }
+
+    pub(super) fn push(&self, slice: Slice) {
+        self.0.borrow_mut().push(slice.into_buffer());
+    }
+}
+
 /// Where pieces go.
 pub(super) trait Sink {
     /// Takes a piece, and waits for room if there is none.

@@ -9,7 +9,7 @@ use super::connected::{ALLOCATION, Connected};
 use super::silence::Silence;
 use super::{longest_range, request_size};
 use crate::copy::job::Job;
-use crate::copy::piece::{Piece, Sink, Slice};
+use crate::copy::piece::{Piece, Sink, Slice, Spare};
 use crate::failure::{Context, Result};
 
 /// An answer about fewer bytes tells little.
@@ -22,7 +22,7 @@ pub(in crate::copy) fn compare(
     body: impl FnOnce(&mut dyn Sink) -> Result<()>,
 ) -> Result<()> {
     let Connected { server, mut client, limit, .. } = with;
-    let name = server.name;
+    let (name, spare) = (server.name, Spare::default());
     let mut reader = Reader {
         name: &name,
         job,
@@ -31,11 +31,11 @@ pub(in crate::copy) fn compare(
         longest: longest_range(&client),
         depth: job.plan.requests,
         silence: Silence::new(&name, limit, &job.stop),
-        pipeline: client.pipeline(),
+        pipeline: client.pipeline_with(|length| spare.take(length)),
         expected: BTreeMap::new(),
         unknown: Vec::new(),
         unasked: Vec::new(),
-        spare: Vec::new(),
+        spare: &spare,
     };
     body(&mut reader)?;
     while reader.is_busy() {
@@ -63,7 +63,7 @@ struct Reader<'a> {
     unknown: Vec<(u64, u64)>,
     /// Those that have to be asked about once more.
     unasked: Vec<(u64, u64)>,
-    spare: Vec<Vec<u8>>,
+    spare: &'a Spare,
 }
 
 impl Sink for Reader<'_> {
@@ -114,9 +114,7 @@ impl Sink for Reader<'_> {
 
 impl Reader<'_> {
     fn read(&mut self, offset: u64, length: usize, expected: Option<Slice>) -> Result<()> {
-        let mut buffer = self.spare.pop().unwrap_or_default();
-        buffer.resize(length, 0);
-        let id = self.pipeline.read(Slice::new(buffer, 0..length), offset).context(self.name)?;
+        let id = self.pipeline.read_late(length as u32, offset).context(self.name)?;
         self.expected.insert(id, expected);
         Ok(())
     }
@@ -162,8 +160,7 @@ impl Reader<'_> {
             true => self.job.progress.data(done.command.length),
             false => self.job.progress.zeroes(done.command.length),
         }
-        self.spare.push(read.into_buffer());
-        self.spare.extend(expected.map(Slice::into_buffer));
+        [Some(read), expected].into_iter().flatten().for_each(|slice| self.spare.push(slice));
         Ok(())
     }
 

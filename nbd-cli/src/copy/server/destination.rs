@@ -18,7 +18,7 @@ use super::verify::Verify;
 use super::{longest_range, request_size};
 use crate::copy::destination::too_small;
 use crate::copy::job::Job;
-use crate::copy::piece::{Piece, Sink, Slice};
+use crate::copy::piece::{Piece, Sink, Slice, Spare};
 use crate::copy::written::not_what_was_written;
 use crate::failure::{Context, Failure, Result};
 use crate::target::Server;
@@ -56,7 +56,7 @@ pub(in crate::copy) fn write(
 ) -> Result<()> {
     let Connected { server, mut client, limit, .. } = destination;
     let (plan, progress) = (&job.plan, &*job.progress);
-    let name = server.name.clone();
+    let (name, spare) = (server.name.clone(), Spare::default());
     let flags = client.flags();
     let can_flush = flags.contains(TransmissionFlags::SEND_FLUSH);
     let mut writer = Writer {
@@ -72,10 +72,10 @@ pub(in crate::copy) fn write(
         depth: plan.requests,
         writes: Unflushed::new(client.session().stats().connections),
         verify: Verify::default(),
-        pipeline: client.pipeline(),
+        pipeline: client.pipeline_with(|length| spare.take(length)),
         silence: Silence::new(&name, limit, &job.stop),
         refused: VecDeque::new(),
-        spare: Vec::new(),
+        spare: &spare,
     };
     body(&mut writer)?;
     writer.finish()?;
@@ -135,7 +135,7 @@ struct Writer<'a> {
     silence: Silence<'a>,
     /// Offsets and lengths that the server would not zero: they are written instead.
     refused: VecDeque<(u64, u64)>,
-    spare: Vec<Vec<u8>>,
+    spare: &'a Spare,
 }
 
 impl Sink for Writer<'_> {
@@ -161,7 +161,7 @@ impl Sink for Writer<'_> {
                     self.write(part, at)?;
                     at += length;
                 }
-                self.spare.push(bytes.into_buffer());
+                self.spare.push(bytes);
             }
             Piece::Zeroes { .. } if self.job.plan.skip_zeroes => {
                 self.job.progress.zeroes(length);
@@ -229,11 +229,8 @@ impl Writer<'_> {
 
     /// Reads again what was written.
     fn read(&mut self, range: Range<u64>, connection: u64, written: Option<Slice>) -> Result<()> {
-        let length = (range.end - range.start) as usize;
-        let mut buffer = self.spare.pop().unwrap_or_default();
-        buffer.resize(length, 0);
-        let buffer = Slice::new(buffer, 0..length);
-        let id = self.pipeline.read(buffer, range.start).context(self.name)?;
+        let length = (range.end - range.start) as u32;
+        let id = self.pipeline.read_late(length, range.start).context(self.name)?;
         self.verify.reads(id, connection, written);
         Ok(())
     }
@@ -278,7 +275,7 @@ impl Writer<'_> {
                     Some(bytes) if self.job.plan.verify => {
                         self.read(range.clone(), connection, Some(bytes))?;
                     }
-                    bytes => self.spare.extend(bytes.map(Slice::into_buffer)),
+                    bytes => bytes.into_iter().for_each(|slice| self.spare.push(slice)),
                 }
                 self.acknowledged(done.id, range)?;
             }
@@ -288,8 +285,8 @@ impl Writer<'_> {
                 if let Some(at) = looked.0 {
                     return Err(not_what_was_written(self.name, at));
                 }
-                self.spare.push(bytes.into_buffer());
-                self.spare.extend(looked.1.map(Slice::into_buffer));
+                let both = [Some(bytes), looked.1];
+                both.into_iter().flatten().for_each(|slice| self.spare.push(slice));
             }
         }
         Ok(())
