@@ -86,7 +86,7 @@ pub(crate) struct Args {
     /// An NBD URI, or the command of a server in brackets
     #[arg(value_name = "URI")]
     server: OsString,
-    /// Where to mount
+    /// Where to mount: a directory that is empty
     #[arg(value_name = "DIRECTORY")]
     directory: PathBuf,
 }
@@ -161,11 +161,22 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     safe
 }
 
-/// Whether that can be mounted on.
+/// Whether that can be mounted on. Whatever is in it would be out of reach for everybody: with a
+/// directory such as /proc, the whole machine.
 fn check_directory(directory: &Path) -> Result<()> {
     let place = directory.display();
     let error = match directory.metadata() {
-        Ok(found) if found.is_dir() => return Ok(()),
+        Ok(found) if found.is_dir() => match directory.read_dir().map(|mut entries| entries.next())
+        {
+            Ok(None) => return Ok(()),
+            Ok(Some(_)) => {
+                return Err(Failure::new(format!(
+                    "{place} is not empty: what is in it could not be reached; make a directory \
+                     for the file"
+                )));
+            }
+            Err(error) => error,
+        },
         Ok(_) => return Err(Failure::new(format!("{place} is no directory"))),
         Err(error) => error,
     };

@@ -329,7 +329,8 @@ fn what_goes_wrong_is_told() -> TestResult {
     let scratch = Scratch::new()?;
     let server = Server::nbdkit(&["memory", "1M"]).start()?;
     let (uri, nowhere) = (server.uri(), scratch.join("nowhere").display().to_string());
-    let directory = scratch.path().display().to_string();
+    let directory = scratch.join("empty").display().to_string();
+    fs::create_dir(&directory).unwrap();
     let file = scratch.join("file").display().to_string();
     fs::write(&file, "").unwrap();
     let long = format!("--name={}", "x".repeat(256));
@@ -342,6 +343,9 @@ fn what_goes_wrong_is_told() -> TestResult {
     };
     refused(&[&uri, &nowhere], "nowhere: No such file or directory")?;
     refused(&[&uri, &file], "is no directory")?;
+    for full in [&scratch.path().display().to_string(), "/proc"] {
+        refused(&[&uri, full], "is not empty: what is in it could not be reached")?;
+    }
     refused(&["nbd+unix:///?socket=/nothing", &directory], "/nothing")?;
     for name in ["--name=a/b", "--name=", "--name=.", "--name=..", &long] {
         refused(&[name, &uri, &directory], "no name of a file")?;
