@@ -1,6 +1,8 @@
 //! `nbd detach`: ends devices, when everything that was written to them is safe.
 
 use std::io;
+use std::sync::mpsc::sync_channel;
+use std::thread;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -9,11 +11,15 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use super::device::Device;
 use super::netlink;
 use super::record::{self, Record};
+use super::status::Health;
 use crate::failure::{Context, Failure, Result};
 use crate::output;
 
 /// How long the process of a device may take over its end: a little longer than the server may.
 const PATIENCE: Duration = Duration::from_secs(45);
+
+/// How long writing may take where the device is to end in any case.
+const FORCED: Duration = Duration::from_secs(10);
 
 /// End block devices that `nbd attach` has made.
 ///
@@ -22,14 +28,14 @@ const PATIENCE: Duration = Duration::from_secs(45);
 #[derive(Debug, clap::Args)]
 pub(crate) struct DetachArgs {
     /// All of them
-    #[arg(long, conflicts_with = "devices", required_unless_present = "devices")]
+    #[arg(long, conflicts_with = "devices")]
     all: bool,
-    /// Also one that is in use, or that cannot be written to any more: what is only in the
+    /// Also one that is in use, or whose server is away or stands still: what is only in the
     /// kernel is lost
     #[arg(long)]
     force: bool,
     /// /dev/nbdN
-    #[arg(value_name = "DEVICE")]
+    #[arg(value_name = "DEVICE", required_unless_present = "all")]
     devices: Vec<Device>,
 }
 
@@ -64,7 +70,20 @@ fn detach(device: Device, force: bool) -> Result<()> {
         )));
     }
     let process = ours.filter(|record| record.is_served());
-    match device.settle() {
+    let is_away = process.is_some_and(|record| record.state == Health::Reconnecting);
+    let settled = match (is_away, force) {
+        (true, true) => Err(io::Error::other("the server is away")),
+        (true, false) => {
+            output::mention(&format!(
+                "nbd: {device}: the server is away, and writing what the kernel has waits for it; \
+                 --force does not\n"
+            ));
+            device.settle()
+        }
+        (false, true) => settle_within(device, FORCED),
+        (false, false) => device.settle(),
+    };
+    match settled {
         Ok(()) => {}
         Err(error) if force || process.is_none() && error.kind() != io::ErrorKind::ResourceBusy => {
             output::mention(&format!("nbd: {device}: what the kernel had is lost: {error}\n"));
@@ -83,6 +102,17 @@ fn detach(device: Device, force: bool) -> Result<()> {
         wait(&handle).context(format!("{device}: waiting for the server"))?;
     }
     forget(device, record::read(device).and_then(|record| record.loss))
+}
+
+/// As [`Device::settle`], for no longer than that: a server that stands still would be waited for
+/// as long as it does. What is under way then fails with the device.
+fn settle_within(device: Device, limit: Duration) -> io::Result<()> {
+    let (tell, told) = sync_channel(1);
+    thread::Builder::new().name("settle".to_owned()).spawn(move || {
+        // Nobody may be waiting any more.
+        let _ = tell.send(device.settle());
+    })?;
+    told.recv_timeout(limit).unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 /// Nothing is known of a device any more, once it is told what may be lost.

@@ -58,6 +58,8 @@ impl Queue {
     pub(super) fn handle_event(&mut self, event: &Event) {
         self.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
         self.writable |= event.is_writable() || event.is_error();
+        // Nobody hears an answer any more: what is under way is not waited for.
+        self.over |= event.is_write_closed();
     }
 
     /// Whether the kernel has left.

@@ -213,3 +213,46 @@ impl Relay {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::mpsc::channel;
+    use std::thread;
+
+    use nbd_client_mio::session::replay::Reconnect;
+    use nbd_sim::peer::Server;
+
+    use super::super::status::News;
+    use super::*;
+
+    /// Longer than anything here takes on a busy machine, so that a hang is a failure.
+    const LIMIT: Duration = Duration::from_secs(300);
+
+    #[test]
+    fn a_server_that_is_away_is_not_waited_for_when_the_kernel_has_left() {
+        let server = Server::nbdkit(&["memory", "1M"]).start().unwrap();
+        let policy = Reconnect::new().give_up_after(Duration::MAX);
+        let options = ConnectOptions::new().uri(&server.uri()).unwrap().reconnect(policy);
+        let status = Arc::new(Status::default());
+        let mut relay = Relay::connect(&options, 1, 0, Arc::clone(&status)).unwrap();
+        let flags = relay.export().unwrap().flags & !TransmissionFlags::SEND_FAST_ZERO;
+        let (ours, mut kernel) = UnixStream::pair().unwrap();
+        relay.serve(ours, flags).unwrap();
+        let (tell, told) = channel();
+        let relay = thread::spawn(move || tell.send(relay.run()));
+        drop(server);
+        let mut known = News::default();
+        while known.health != Health::Reconnecting {
+            known = status.wait(&known);
+        }
+        // A read of the first 512 bytes.
+        let mut request = 0x2560_9513_u32.to_be_bytes().to_vec();
+        request.extend([0; 20]);
+        request.extend(512_u32.to_be_bytes());
+        kernel.write_all(&request).unwrap();
+        drop(kernel);
+        told.recv_timeout(LIMIT).unwrap().unwrap();
+        relay.join().unwrap().unwrap();
+    }
+}

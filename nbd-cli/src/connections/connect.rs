@@ -98,6 +98,11 @@ impl<O> Connections<O> {
     /// When it is not certain that everything which was acknowledged is safe.
     pub(crate) fn leave(&mut self, poll: &mut Poll, events: &mut Events) -> Result<(), Error> {
         let limit = Instant::now() + FAREWELL;
+        let unflushed = self.iter().any(|one| one.session().has_unflushed());
+        if !unflushed && self.iter().all(|one| one.state() == State::Reconnecting) {
+            // Nothing is to be made safe: a server that is away is not waited for.
+            return Ok(());
+        }
         let mut waiting = self
             .export()
             .is_some_and(|export| export.flags.contains(TransmissionFlags::SEND_FLUSH));
