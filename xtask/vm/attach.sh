@@ -24,8 +24,8 @@ for side in server client; do
 done
 
 # Servers, each of a disk of its own and on the socket of its name.
-for name in serve kit forget still; do truncate -s 48M $name.img; done
-qemu-img create -q -f qcow2 qemu.img 48M
+for name in serve kit forget still; do truncate -s 32M $name.img; done
+qemu-img create -q -f qcow2 qemu.img 32M
 serve() {
     exec nbd serve --file serve.img --tcp 127.0.0.1:10809 --tls-certificates pki \
         --tls-verify-peer > serve
@@ -76,7 +76,7 @@ for name in $all; do
     limit=30
     [ $name != still ] || limit=2
     [ "$(nbd attach --wait --timeout $limit "$uri" /dev/nbd$number)" = /dev/nbd$number ]
-    mkfs.ext4 -q -E nodiscard /dev/nbd$number
+    mkfs.ext4 -q -N 256 -E nodiscard /dev/nbd$number
     mkdir -p /mnt/$name
     mount -t ext4 /dev/nbd$number /mnt/$name
     number=$((number + 1))

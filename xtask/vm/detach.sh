@@ -129,6 +129,29 @@ nbd attach --connections 4 [ nbd serve --memory 1M ] /dev/nbd2 2> error
 grep '1 of 4, since each would be one to another server' error
 nbd detach /dev/nbd2
 
+# Its server is away: whoever detaches it is told, and waits until it is back; or does not wait.
+away() {
+    kill -9 $server
+    wait $server || true
+    until nbd attached | grep '^/dev/nbd2 .* reconnecting '; do sleep 0.1; done
+}
+nbd attach "$uri" /dev/nbd2
+dd if=/dev/zero of=/dev/nbd2 bs=4k count=1 2> /dev/null
+away
+nbd detach /dev/nbd2 2> error & detaches=$!
+until grep 'the server is away' error; do sleep 0.1; done
+nbd serve --file disk --unix socket > /dev/null & server=$!
+wait $detaches
+nbd attach "$uri" /dev/nbd2
+away
+dd if=/dev/zero of=/dev/nbd2 bs=4k count=1 oflag=direct 2> /dev/null & writer=$!
+nbd detach --force /dev/nbd2 2> error
+grep 'what the kernel had is lost: the server is away' error
+if wait $writer; then exit 1; fi
+[ "$(cat /sys/block/nbd2/size)" = 0 ]
+nbd serve --file disk --unix socket > /dev/null & server=$!
+until nbd info "$uri" > /dev/null 2>&1; do sleep 0.1; done
+
 # What goes wrong is told.
 if nbd attach "nbd+unix:///?socket=/tmp/nothing" 2> error; then exit 1; fi
 grep '/tmp/nothing' error
