@@ -11,6 +11,9 @@ pub(crate) enum Buffer {
     None,
     Write(Bytes),
     BytesMut(BytesMut),
+    /// So many bytes to read into, made when the first of them come: what waits in a deep queue
+    /// holds no memory, and what is used at once stays in the processor's caches.
+    Late(usize),
     Vec(Vec<u8>),
     Other(Box<dyn Lent>),
 }
@@ -99,10 +102,10 @@ impl Buffer {
         buffer.map_or(Self::None, |buffer| Self::Other(Box::new(buffer)))
     }
 
-    /// The value that was lent as `B`.
+    /// The value that was lent as `B`; nothing of what was not made yet.
     pub(crate) fn give_back<B: 'static>(self) -> Option<B> {
         match self {
-            Self::None => None,
+            Self::None | Self::Late(_) => None,
             Self::Write(bytes) => same(&mut Some(bytes)),
             Self::BytesMut(bytes) => same(&mut Some(bytes)),
             Self::Vec(bytes) => same(&mut Some(bytes)),
@@ -112,8 +115,11 @@ impl Buffer {
 
     /// Where data lands.
     pub(crate) fn writable(&mut self) -> &mut [u8] {
+        if let Self::Late(length) = *self {
+            *self = Self::BytesMut(BytesMut::zeroed(length));
+        }
         match self {
-            Self::None | Self::Write(_) => &mut [],
+            Self::None | Self::Late(_) | Self::Write(_) => &mut [],
             Self::BytesMut(bytes) => bytes,
             Self::Vec(bytes) => bytes,
             Self::Other(lent) => lent.bytes(),
@@ -124,7 +130,7 @@ impl Buffer {
     pub(crate) fn readable(&self) -> &[u8] {
         match self {
             Self::Write(bytes) => bytes,
-            Self::None | Self::BytesMut(_) | Self::Vec(_) | Self::Other(_) => &[],
+            Self::None | Self::BytesMut(_) | Self::Late(_) | Self::Vec(_) | Self::Other(_) => &[],
         }
     }
 }
@@ -146,6 +152,15 @@ mod tests {
         assert_eq!(round(BytesMut::zeroed(3)), [7; 3][..]);
         assert_eq!(round([0; 3]), [7; 3]);
         assert_eq!(*round(vec![0; 3].into_boxed_slice()), [7; 3]);
+    }
+
+    #[test]
+    fn memory_is_made_when_it_is_written_to() {
+        let mut late = Buffer::Late(3);
+        assert!(late.readable().is_empty());
+        late.writable().fill(7);
+        assert_eq!(late.give_back::<BytesMut>().unwrap(), [7; 3][..]);
+        assert_eq!(Buffer::Late(3).give_back::<BytesMut>(), None);
     }
 
     #[test]

@@ -56,6 +56,30 @@ where
     counts
 }
 
+/// Nobody answers, and nothing is held for those who wait.
+async fn holds_nothing_for_what_was_not_answered(server: &Server, client: &Client) {
+    const LENGTH: usize = 1 << 20;
+    server.stop().unwrap();
+    let region = Region::new(ALLOCATOR);
+    let sent = client.stats().wire.messages_sent;
+    let reads: Vec<_> = (0..TASKS)
+        .map(|_| {
+            let client = client.clone();
+            tokio::spawn(async move { client.read(0, LENGTH).await.unwrap().len() })
+        })
+        .collect();
+    while client.stats().wire.messages_sent < sent + TASKS {
+        tokio::task::yield_now().await;
+    }
+    let change = region.change();
+    let held = change.bytes_allocated - change.bytes_deallocated;
+    assert!(held < LENGTH, "{held} bytes are held for {TASKS} reads");
+    server.cont().unwrap();
+    for read in reads {
+        assert_eq!(read.await.unwrap(), LENGTH);
+    }
+}
+
 #[test]
 fn a_call_allocates_at_most_the_memory_it_returns() {
     let server = Server::nbdkit(&["memory", "1M"]).start().unwrap();
@@ -74,5 +98,6 @@ fn a_call_allocates_at_most_the_memory_it_returns() {
         for count in new {
             assert!(count < CALLS as usize + SPARE, "{count} allocations of {CALLS} calls");
         }
+        holds_nothing_for_what_was_not_answered(&server, &client).await;
     });
 }

@@ -12,7 +12,8 @@ use crate::calls::Exchange;
 use crate::pending::Pending;
 
 impl Client {
-    /// Reads `length` bytes at `offset`.
+    /// Reads `length` bytes at `offset`. Their memory is allocated when the first of them come,
+    /// so that many reads in flight hold no more than what has been answered.
     ///
     /// ```
     /// # use nbd_client_async::{Client, Error};
@@ -27,13 +28,15 @@ impl Client {
     #[doc(alias = "nbd_pread")]
     pub async fn read(&self, offset: u64, length: usize) -> Result<Bytes, Error> {
         if length as u64 > self.size() {
-            // Before there is memory for it.
+            // Before any piece of it is asked for.
             let length = u32::try_from(length).unwrap_or(u32::MAX);
             let command = Command::read(offset, length);
             return Err(Error::not_sent(command, SubmitError::OutOfBounds));
         }
-        let (result, buffer) = self.read_exact_at(BytesMut::zeroed(length), offset).await;
-        result.map(|()| buffer.freeze())
+        let mut exchange = Exchange::new(Command::read(offset, 0), Buffer::Late(length));
+        self.in_pieces(&mut exchange, length).await?;
+        let buffer = exchange.buffer.give_back::<BytesMut>();
+        Ok(buffer.unwrap_or_default().freeze())
     }
 
     /// Reads into the whole of a buffer of the caller's, which is given back whatever

@@ -10,7 +10,6 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker, ready};
 
-use bytes::BytesMut;
 use nbd_proto::CommandType;
 use nbd_session::Error;
 use nbd_session::file::{FileView, Next, Send as ToSend};
@@ -181,9 +180,7 @@ impl ExportFile {
         let ToSend { command, payload, .. } = send;
         let buffer = match (command.kind, payload) {
             (_, Some(data)) => Buffer::Write(data),
-            (CommandType::Read, None) => {
-                Buffer::BytesMut(BytesMut::zeroed(command.length as usize))
-            }
+            (CommandType::Read, None) => Buffer::Late(command.length as usize),
             (_, None) => Buffer::None,
         };
         self.call = Some(self.client.keep(Exchange::new(command, buffer)));
