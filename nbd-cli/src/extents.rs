@@ -1,11 +1,12 @@
 //! Walking over the extents of an export, as long as the server's answers lead somewhere.
 
 use std::ops::Range;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use nbd_client_blocking::proto::{ClientConfig, ContextId, Extent, HeaderStyle, RequestId};
-use nbd_client_blocking::session::extents::{ExtentWalk, Segment, StatusQuery, WalkStep};
-use nbd_client_blocking::{Client, Pipeline, Request};
+use nbd_client_blocking::session::extents::{ExtentWalk, Segment, StatusQuery};
+use nbd_client_blocking::{Client, Pipeline};
 
 use crate::failure::{Context, Failure, Result};
 use crate::target::Server;
@@ -28,18 +29,16 @@ pub(crate) fn walk(
     let mut asked: Vec<(RequestId, u64)> = Vec::new();
     let mut headway = Headway::new(limit, Instant::now());
     loop {
-        match walk.poll() {
-            WalkStep::Ask(query) => {
-                ask(query, &mut walk, &mut pipeline, &mut asked);
+        while let Some(query) = walk.next_query() {
+            ask(query, &mut walk, &mut pipeline, &mut asked);
+        }
+        match walk.next_segment() {
+            Poll::Ready(Some(segment)) => {
+                each(segment.context(name)?)?;
                 continue;
             }
-            WalkStep::Segment(segment) => {
-                each(segment)?;
-                continue;
-            }
-            WalkStep::Failed(error) => return Err(error).context(name),
-            WalkStep::Waiting => {}
-            WalkStep::Over => return Ok(()),
+            Poll::Ready(None) => return Ok(()),
+            Poll::Pending => {}
         }
         let Some(done) = pipeline.wait() else {
             return Err(Failure::new(format!("{name}: the server closed the connection")));
@@ -91,12 +90,7 @@ fn ask(
     pipeline: &mut Pipeline<'_, Vec<u8>>,
     asked: &mut Vec<(RequestId, u64)>,
 ) {
-    let request = Request::new(query.command);
-    let request = match walk.asked_contexts() {
-        Some(contexts) => request.contexts(contexts),
-        None => request,
-    };
-    match pipeline.submit_request(request, None) {
+    match pipeline.submit_request(walk.request(&query), None) {
         Ok(id) => asked.push((id, query.number)),
         Err(rejected) if rejected.error.is_full() && !asked.is_empty() => {
             walk.not_sent(query.number);

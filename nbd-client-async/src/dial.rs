@@ -21,6 +21,8 @@ pub(crate) struct Dialling {
     lookup: Option<Unblocked<io::Result<Vec<SocketAddr>>>>,
     sockets: Vec<Socket>,
     timer: Option<(Instant, Sleep)>,
+    /// So late it is at least, as a timer has said, should its clock be another one.
+    told: Instant,
 }
 
 /// A descriptor that is waited for.
@@ -30,90 +32,88 @@ struct Socket {
     watched: Box<dyn Watched>,
 }
 
-/// What a connection on its way came to.
-type Outcome = Result<Connection, ConnectError>;
+/// What is to be done next.
+type Step = Result<DialStep, ConnectError>;
 
 impl Dialling {
     pub(crate) fn new(runtime: Arc<dyn Runtime>, dial: Dial) -> Self {
-        Self { runtime, dial, lookup: None, sockets: Vec::new(), timer: None }
+        let (sockets, told) = (Vec::new(), Instant::now());
+        Self { runtime, dial, lookup: None, sockets, timer: None, told }
     }
 
-    /// What to tell when patience is over.
-    pub(crate) fn timed_out(&mut self) -> ConnectError {
-        self.dial.timed_out()
+    fn now(&self) -> Instant {
+        self.told.max(Instant::now())
+    }
+
+    fn advance(&mut self) -> Step {
+        self.dial.advance(self.now())
     }
 
     /// Goes on as far as is possible without waiting.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Connection, ConnectError>> {
+        let mut step = self.advance();
         loop {
-            match self.dial.advance(Instant::now()) {
+            step = match step {
                 Err(error) => return Poll::Ready(Err(error)),
                 Ok(DialStep::Connected(connection)) => return Poll::Ready(Ok(connection)),
                 // As quick as anything that makes a process can be.
-                Ok(DialStep::Spawn(spawn)) => self.dial.spawned(spawn.start()),
+                Ok(DialStep::Spawn(spawn)) => {
+                    self.dial.spawned(spawn.start());
+                    self.advance()
+                }
                 Ok(DialStep::Resolve { host, port }) => {
                     let work = move || Ok((host.as_str(), port).to_socket_addrs()?.collect());
                     match unblock(&*self.runtime, work) {
                         Ok(lookup) => self.lookup = Some(lookup),
                         Err(error) => self.dial.resolved(Err(error)),
                     }
+                    self.advance()
                 }
-                Ok(DialStep::Wait) => {
-                    if let Some(outcome) = ready!(self.poll_events(cx)) {
-                        return Poll::Ready(outcome);
-                    }
-                }
+                Ok(DialStep::Wait) => ready!(self.poll_events(cx)).unwrap_or_else(|error| {
+                    let endpoint = self.dial.endpoint().to_string();
+                    Err(ConnectError::System { endpoint, error })
+                }),
             }
         }
     }
 
-    /// Waits for what the step waits for. `None` when the next one may be worth a try.
-    fn poll_events(&mut self, cx: &mut Context<'_>) -> Poll<Option<Outcome>> {
-        if let Some(lookup) = &mut self.lookup {
-            let answer = ready!(Pin::new(lookup).poll(cx));
+    /// Waits for what the step waits for. Returns the next one.
+    fn poll_events(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Step>> {
+        if let Some(lookup) = &mut self.lookup
+            && let Poll::Ready(answer) = Pin::new(lookup).poll(cx)
+        {
             self.lookup = None;
             self.dial.resolved(answer.unwrap_or_else(|gone| Err(io::Error::other(gone))));
-            return Poll::Ready(None);
+            return Poll::Ready(Ok(self.advance()));
         }
-        let fault = |dial: &Dial, error| {
-            let endpoint = dial.endpoint().to_string();
-            Poll::Ready(Some(Err(ConnectError::System { endpoint, error })))
-        };
-        if let Err(error) = self.watch() {
-            return fault(&self.dial, error);
-        }
+        self.watch()?;
+        let now = self.now();
         let Self { runtime, dial, sockets, timer, .. } = self;
-        for socket in sockets.iter_mut() {
+        for Socket { direction, watched, .. } in sockets.iter_mut() {
             let mut step = None;
             // Whether there was something to wait for is for the dial to say, not for the
             // runtime: an event may be older than the last step.
-            let mut advance = |_: BorrowedFd<'_>| match dial.advance(Instant::now()) {
+            let mut advance = |_: BorrowedFd<'_>| match dial.advance(now) {
                 Ok(DialStep::Wait) => Err(io::ErrorKind::WouldBlock.into()),
                 other => {
                     step = Some(other);
                     Ok(0)
                 }
             };
-            let poll = if socket.direction.contains(Direction::READ) {
-                socket.watched.poll_read_io(cx, &mut advance)
+            let poll = if direction.contains(Direction::READ) {
+                watched.poll_read_io(cx, &mut advance)
             } else {
-                socket.watched.poll_write_io(cx, &mut advance)
+                watched.poll_write_io(cx, &mut advance)
             };
             match (step, poll) {
-                (Some(Ok(DialStep::Connected(connection))), _) => {
-                    return Poll::Ready(Some(Ok(connection)));
-                }
-                (Some(Err(error)), _) => return Poll::Ready(Some(Err(error))),
-                // Asked for in the beginning only.
-                (Some(Ok(DialStep::Resolve { .. } | DialStep::Spawn(_) | DialStep::Wait)), _)
-                | (None, Poll::Pending) => {}
-                (None, Poll::Ready(Err(error))) => return fault(dial, error),
-                (None, Poll::Ready(Ok(_))) => return Poll::Ready(None),
+                (Some(step), _) => return Poll::Ready(Ok(step)),
+                (None, Poll::Ready(Err(error))) => return Poll::Ready(Err(error)),
+                (None, Poll::Pending | Poll::Ready(Ok(_))) => {}
             }
         }
         if !watches(dial, sockets) {
             // A step on the way has changed what there is to wait for.
-            return Poll::Ready(None);
+            return Poll::Ready(Ok(Ok(DialStep::Wait)));
         }
         let Some(at) = dial.next_deadline() else {
             *timer = None;
@@ -126,10 +126,13 @@ impl Dialling {
         let slept = ready!(sleep.as_mut().poll(cx));
         *timer = None;
         match slept {
-            Ok(()) => Poll::Ready(None),
+            Ok(()) => {
+                self.told = at;
+                Poll::Ready(Ok(self.advance()))
+            }
             // Without timers the addresses of a host are tried one by one.
             Err(_) if !sockets.is_empty() => Poll::Pending,
-            Err(error) => fault(dial, error),
+            Err(error) => Poll::Ready(Err(error)),
         }
     }
 

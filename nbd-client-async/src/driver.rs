@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 use nbd_proto::io::IoMode;
 use nbd_session::{Connect, Error, Session, Step};
 use nbd_transport::{Connection, SocketIo};
-use rustix::net::{Shutdown, shutdown};
 
 use crate::client::Client;
 use crate::into_stream::{Kind, Stream};
@@ -131,9 +130,9 @@ impl Driver {
 
     /// Goes on with what takes its time. It runs other people's code, and so does the timer:
     /// neither is done under the lock.
-    fn poll_errand(&mut self, cx: &mut Context<'_>, due: Option<Instant>) {
+    fn poll_errand(&mut self, cx: &mut Context<'_>) {
         let Some(errand) = &mut self.errand else { return };
-        let Poll::Ready(outcome) = errand.poll(cx, due) else { return };
+        let Poll::Ready(outcome) = errand.poll(cx) else { return };
         self.errand = None;
         match outcome {
             Outcome::Credentials(outcome) => {
@@ -199,14 +198,14 @@ impl Driver {
         any
     }
 
-    /// Nothing more is sent. A peer that is gone already is no loss.
+    /// Nothing more is sent.
     fn shut_down(&mut self, generation: u64) {
         if let Some(own) = self.own.as_mut().filter(|own| own.generation == generation) {
             own.closing = true;
         }
         let state = self.shared.lock();
         if let Some(wire) = state.wire.as_ref().filter(|wire| wire.generation == generation) {
-            let _ = shutdown(&*wire.socket, Shutdown::Write);
+            SocketIo::non_blocking(wire.socket.as_fd()).shut_down();
         }
     }
 
@@ -285,7 +284,7 @@ impl Future for Driver {
         let this = self.get_mut();
         loop {
             let due = this.poll_timer(cx);
-            this.poll_errand(cx, due);
+            this.poll_errand(cx);
             this.left.beside.retain_mut(|work| work.as_mut().poll(cx).is_pending());
             let mut again = this.turn(cx, due);
             if let Some(mut own) = this.own.take() {

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use futures_core::Stream;
 use nbd_proto::ContextId;
 use nbd_session::Error;
-use nbd_session::extents::{ExtentWalk, PlacedExtent, Segment, WalkStep};
+use nbd_session::extents::{ExtentWalk, PlacedExtent, Segment};
 
 use crate::buffer::Buffer;
 use crate::calls::Exchange;
@@ -165,20 +165,17 @@ impl Stream for ContextExtents {
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
         loop {
-            match this.walk.poll() {
-                WalkStep::Ask(question) => {
-                    let mut exchange = Exchange::new(question.command, Buffer::None);
-                    exchange.contexts = this.walk.asked_contexts().map(<[_]>::to_vec);
-                    this.calls.push((question.number, this.client.keep(exchange)));
-                    continue;
-                }
-                WalkStep::Segment(segment) => return Poll::Ready(Some(Ok(segment))),
-                WalkStep::Failed(error) => {
+            while let Some(query) = this.walk.next_query() {
+                let mut exchange = Exchange::new(query.command, Buffer::None);
+                exchange.contexts = this.walk.asked_contexts().map(<[_]>::to_vec);
+                this.calls.push((query.number, this.client.keep(exchange)));
+            }
+            if let Poll::Ready(next) = this.walk.next_segment() {
+                if !matches!(next, Some(Ok(_))) {
+                    // Of no use any more.
                     this.calls.clear();
-                    return Poll::Ready(Some(Err(error)));
                 }
-                WalkStep::Waiting => {}
-                WalkStep::Over => return Poll::Ready(None),
+                return Poll::Ready(next);
             }
             let waiting = this.calls.len();
             this.calls.retain_mut(|(number, call)| {

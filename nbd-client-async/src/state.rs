@@ -202,16 +202,12 @@ impl State {
             }
             self.wake.extend(call.waker.take());
         }
-        while let Some(admission) = self.session.next_admission() {
-            let Some(key) = self.calls.admitted(admission.ticket) else {
-                self.session.stop_waiting(admission.ticket, now);
-                continue;
-            };
+        while let Some(ticket) = self.session.next_admission() {
+            // Who does not wait any more has left the line as well.
+            let Some(key) = self.calls.admitted(ticket) else { continue };
             let Some(call) = self.calls.get_mut(key) else { continue };
-            let request = call.exchange.request(Limit::Default).ticket(admission.ticket);
-            let submitted =
-                admission.result.and_then(|()| self.session.submit_request(request, now));
-            match submitted {
+            let request = call.exchange.request(Limit::Default).ticket(ticket);
+            match self.session.submit_request(request, now) {
                 Ok(id) => {
                     call.stage = Stage::InFlight(id);
                     self.calls.submitted(id, key);

@@ -5,7 +5,6 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
 
 use nbd_session::{Connect, Error};
 use nbd_transport::tls::{TlsConfig, TlsConfigError, TlsConnector};
@@ -80,24 +79,16 @@ impl Errand {
         }
     }
 
-    /// Goes on with it. `now` is what a timer says whose time has come.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, now: Option<Instant>) -> Poll<Outcome> {
+    /// Goes on with it.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
         match self {
             Self::Credentials(read) => Pin::new(read)
                 .poll(cx)
                 .map(|read| read.map_or(Outcome::Stopped, Outcome::Credentials)),
-            Self::Dial(connect, dialling) => {
-                let made = match dialling.poll(cx) {
-                    Poll::Pending if now.is_some_and(|now| connect.is_late(now)) => {
-                        Poll::Ready(Err(dialling.timed_out()))
-                    }
-                    made => made,
-                };
-                made.map(|made| {
-                    let stream = made.map(|connection| Stream(Kind::Os(connection)));
-                    Outcome::Connected(connect.clone(), stream.map_err(Error::from))
-                })
-            }
+            Self::Dial(connect, dialling) => dialling.poll(cx).map(|made| {
+                let stream = made.map(|connection| Stream(Kind::Os(connection)));
+                Outcome::Connected(connect.clone(), stream.map_err(Error::from))
+            }),
             Self::Source(connect, stream) => {
                 stream.as_mut().poll(cx).map(|made| Outcome::Connected(connect.clone(), made))
             }

@@ -100,9 +100,6 @@ impl Dialling {
                 Ok(DialStep::Resolve { host, port }) => {
                     dial.resolved((host, port).to_socket_addrs().map(Iterator::collect));
                 }
-                Ok(DialStep::Wait) if self.connect.is_late(now) => {
-                    return Some(Err(dial.timed_out().into()));
-                }
                 Ok(DialStep::Wait) => {
                     self.way = Way::Steps(dial);
                     return None;

@@ -134,8 +134,8 @@ impl Driver {
         }
         let ticket = self.session.wait_for_room(limit, Instant::now());
         loop {
-            if let Some(admission) = self.session.next_admission() {
-                admission.result?;
+            // Nobody else is in line.
+            if self.session.next_admission().is_some() {
                 return self.submit_request(request.ticket(ticket), payload, Instant::now());
             }
             self.turn(&mut Discard, Instant::now());
@@ -256,8 +256,7 @@ impl Driver {
             }
             Step::Shutdown { .. } => {
                 if let Some(Connection { stream, .. }) = &self.connection {
-                    // A peer that is gone already is no loss.
-                    let _ = shutdown(stream, Shutdown::Write);
+                    SocketIo::non_blocking(stream.as_fd()).shut_down();
                 }
             }
             Step::Close { last_word, .. } => {

@@ -1,10 +1,11 @@
 //! The extents of a whole range, however many requests and replies they take.
 
 use std::ops::RangeBounds;
+use std::task::Poll;
 
 use nbd_proto::{ContextId, RequestId};
 use nbd_session::Error;
-use nbd_session::extents::{ExtentWalk, PlacedExtent, Segment, StatusQuery, WalkStep};
+use nbd_session::extents::{ExtentWalk, PlacedExtent, Segment, StatusQuery};
 
 use crate::client::Client;
 use crate::pipeline::Pipeline;
@@ -86,15 +87,11 @@ impl Iterator for ContextExtents<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            match self.walk.poll() {
-                WalkStep::Ask(query) => {
-                    self.ask(query);
-                    continue;
-                }
-                WalkStep::Segment(segment) => return Some(Ok(segment)),
-                WalkStep::Failed(error) => return Some(Err(error)),
-                WalkStep::Waiting => {}
-                WalkStep::Over => return None,
+            while let Some(query) = self.walk.next_query() {
+                self.ask(query);
+            }
+            if let Poll::Ready(next) = self.walk.next_segment() {
+                return next;
             }
             let Some(done) = self.pipeline.wait() else { return Some(Err(Error::stopped())) };
             if let Some(place) = self.asked.iter().position(|(id, _)| *id == done.id) {

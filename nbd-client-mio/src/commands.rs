@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use bytes::Bytes;
 use nbd_proto::{Command, CommandFlags, RequestId};
 use nbd_session::{Rejected, Request, Withdrawn};
 
@@ -64,19 +63,11 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
     #[doc(alias = "nbd_aio_block_status_filter")]
     pub fn submit_request(
         &mut self,
-        mut request: Request<'_>,
+        request: Request<'_>,
         buffer: Option<B>,
     ) -> Result<RequestId, Rejected<B>> {
-        let command = *request.command();
-        let keeps = self.session.keeps_payload(&command);
-        let shared = request.kept_payload().filter(|_| keeps);
         let lent = buffer.as_ref().map(AsRef::as_ref);
-        let given = lent.map_or_else(|| shared.map_or(0, Bytes::len), <[u8]>::len);
-        let checked = self.session.check_payload(&command, given);
-        if let Some(lent) = lent.filter(|_| keeps && shared.is_none() && checked.is_ok()) {
-            request = request.payload(Bytes::copy_from_slice(lent));
-        }
-        match checked.and_then(|()| self.session.submit_request(request, Instant::now())) {
+        match self.session.submit_lent(request, lent, Instant::now()) {
             Ok(id) => {
                 if let Some(buffer) = buffer {
                     self.buffers.insert(id, buffer);

@@ -3,14 +3,13 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
-use std::io::{self, ErrorKind};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use mio::event::{Event, Source};
-use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token, Waker};
 use nbd_proto::{Buffers, ClientConfig, Disconnect, RequestId};
 use nbd_session::{
@@ -53,8 +52,6 @@ pub struct Connection<B> {
     pub(crate) peer_is_done: bool,
     /// There is something to do before the next poll, of which the session does not know.
     pub(crate) again: bool,
-    /// The end was asked for.
-    pub(crate) leaving: bool,
     /// Why it is over has been told.
     pub(crate) told: bool,
 }
@@ -132,7 +129,6 @@ impl<B> Connection<B> {
             dialler,
             peer_is_done: false,
             again: true,
-            leaving: false,
             told: false,
         };
         // For there to be something to register.
@@ -160,10 +156,7 @@ impl<B> Connection<B> {
     /// what was under way has failed.
     #[must_use]
     pub fn error(&self) -> Option<Error> {
-        match self.session.end() {
-            Some(cause) if !self.leaving => Some(cause.clone()),
-            _ => self.session.farewell().err(),
-        }
+        self.session.error().cloned()
     }
 
     /// What happened to the connection since the last call, if it is one that reconnects.
@@ -235,7 +228,6 @@ impl<B> Connection<B> {
     #[doc(alias("nbd_aio_opt_list_meta_context"))]
     pub fn request_option(&mut self, request: OptionRequest, limit: Limit) -> Result<(), Error> {
         self.again = true;
-        self.leaving |= request == OptionRequest::Abort;
         self.session.request_option(request, limit, Instant::now())
     }
 
@@ -275,7 +267,6 @@ impl<B> Connection<B> {
     #[doc(alias = "nbd_aio_disconnect")]
     pub fn disconnect(&mut self, limit: Limit) {
         self.again = true;
-        self.leaving = true;
         self.session.disconnect(Disconnect::AfterReplies, limit, Instant::now());
     }
 
@@ -312,17 +303,8 @@ impl<B> Source for Connection<B> {
     }
 
     fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        self.registration = None;
-        let mut present = Vec::new();
-        self.wire.watched(self.session.direction(), &mut present);
-        for entry in present {
-            match SourceFd(&entry.fd).deregister(registry) {
-                // It was about to be registered.
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                told => told?,
-            }
-        }
-        Ok(())
+        let Some(mut registration) = self.registration.take() else { return Ok(()) };
+        registration.leave(registry, |watch| self.wire.watched(self.session.direction(), watch))
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 use mio::Registry;
 use nbd_proto::io::Progress;
 use nbd_proto::{Client, Direction};
-use nbd_session::{Error, Limit, Rejected, Request, State, Step};
+use nbd_session::{Error, Limit, Request, State, Step};
 
 use crate::connection::Connection;
 
@@ -48,39 +48,37 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
     fn pump(&mut self, now: Instant) -> bool {
         let Self { session, wire, buffers, peer_is_done, .. } = self;
         let Some(mut io) = wire.stream() else { return false };
-        let (mut reading, mut writing, mut received) = (true, true, false);
+        let (mut open, mut received) = (Direction::READ | Direction::WRITE, false);
         for _ in 0..BUDGET {
-            if writing && session.direction().contains(Direction::WRITE) {
+            let due = open & session.direction();
+            if due.is_empty() {
+                return received;
+            }
+            if due.contains(Direction::WRITE) {
                 match session.write(&mut io, buffers, now) {
                     Progress::Closed => return received,
                     Progress::More => {}
-                    _ => writing = !session.direction().contains(Direction::WRITE),
+                    _ => open.remove(session.direction() & Direction::WRITE),
                 }
             }
-            if reading && session.direction().contains(Direction::READ) {
+            if (open & session.direction()).contains(Direction::READ) {
                 let calls = io.calls();
                 let progress = session.read(&mut io, buffers, now);
                 if progress == Progress::Closed {
                     return received;
                 }
-                received |= io.calls() > calls && !io.starved();
+                let moved = io.calls() > calls && !io.starved();
+                received |= moved;
                 // A reply often comes in two pieces, header and payload. Looking for the
                 // second one is cheaper than going to sleep and being woken for it. And once
                 // the poller has told that the peer will send no more, a read that comes back
                 // short is not the last one: no event will tell of the end a second time.
-                let halfway =
-                    io.calls() > calls && session.core().is_some_and(Client::is_processing);
-                reading =
-                    progress == Progress::More || ((*peer_is_done || halfway) && !io.starved());
+                let halfway = moved && session.core().is_some_and(Client::is_processing);
+                let more = progress == Progress::More || halfway;
+                open.set(Direction::READ, more || *peer_is_done && !io.starved());
             }
-            if reading && session.has_completed() {
+            if open.contains(Direction::READ) && session.has_completed() {
                 break;
-            }
-            let direction = session.direction();
-            let can_read = reading && direction.contains(Direction::READ);
-            let can_write = writing && direction.contains(Direction::WRITE);
-            if !can_read && !can_write {
-                return received;
             }
         }
         self.again = true;
@@ -99,18 +97,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
             let limit = self.session.fixed(Limit::Default, next.since);
             self.waiting.insert(self.session.wait_for_room(limit, now), next);
         }
-        while let Some(admission) = self.session.next_admission() {
-            let Some(next) = self.waiting.remove(&admission.ticket) else {
-                self.session.stop_waiting(admission.ticket, now);
-                continue;
-            };
-            match admission.result {
-                Ok(()) => {
-                    let request = Request::new(next.command).ticket(admission.ticket);
-                    let _ = self.submit_for(request, next.buffer, next.on_done);
-                }
-                Err(error) => (next.on_done)(Err(Rejected { error, buffer: next.buffer })),
-            }
+        while let Some(ticket) = self.session.next_admission() {
+            let Some(next) = self.waiting.remove(&ticket) else { continue };
+            let request = Request::new(next.command).ticket(ticket);
+            let _ = self.submit_for(request, next.buffer, next.on_done);
         }
     }
 }
@@ -145,7 +135,7 @@ impl<B> Connection<B> {
         let Some(registration) = &mut self.registration else { return };
         let (wire, direction) = (&self.wire, self.session.direction());
         match registration.follow(registry, received, |watch| wire.watched(direction, watch)) {
-            Ok(leaves) => self.again |= leaves && wire.connection().is_some(),
+            Ok(leaves) => self.again |= leaves,
             Err(error) => {
                 self.session.fail(error, now);
                 self.again = true;

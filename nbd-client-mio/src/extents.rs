@@ -8,7 +8,7 @@ use std::task::Poll;
 
 use nbd_proto::{ApiMisuse, ContextId, Extent, RequestId};
 use nbd_session::Error;
-use nbd_session::extents::{ExtentWalk, Segment, StatusQuery, WalkStep};
+use nbd_session::extents::{ExtentWalk, Segment, StatusQuery};
 
 use crate::completion::Outcome;
 use crate::connection::Connection;
@@ -78,18 +78,10 @@ impl Extents {
                 answer => self.walk.answered(number, answer.as_deref().map_err(Clone::clone)),
             }
         }
-        loop {
-            return match self.walk.poll() {
-                WalkStep::Ask(query) => {
-                    self.ask(query, disk);
-                    continue;
-                }
-                WalkStep::Segment(segment) => Poll::Ready(Some(Ok(segment))),
-                WalkStep::Waiting => Poll::Pending,
-                WalkStep::Failed(error) => Poll::Ready(Some(Err(error))),
-                WalkStep::Over => Poll::Ready(None),
-            };
+        while let Some(query) = self.walk.next_query() {
+            self.ask(query, disk);
         }
+        self.walk.next_segment()
     }
 
     fn ask<B: AsRef<[u8]> + AsMut<[u8]>>(&mut self, query: StatusQuery, disk: &mut Connection<B>) {

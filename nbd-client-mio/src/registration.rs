@@ -37,15 +37,13 @@ pub(crate) struct Registration {
     watched: Vec<Watched>,
     /// For the next look, so that none of them allocates.
     spare: Vec<Watched>,
-    /// The poller does not know of it.
-    away: bool,
     /// Drives in a row that took something in, with no event between them.
     pub(crate) unasked: u32,
 }
 
 impl Registration {
     pub(crate) const fn new(token: Token) -> Self {
-        Self { token, watched: Vec::new(), spare: Vec::new(), away: false, unasked: 0 }
+        Self { token, watched: Vec::new(), spare: Vec::new(), unasked: 0 }
     }
 
     /// Tells the registry what is to be watched from now on. Says whether there has to be
@@ -57,23 +55,34 @@ impl Registration {
         watch: impl FnOnce(&mut Vec<Watched>),
     ) -> io::Result<bool> {
         self.unasked = if received { self.unasked.saturating_add(1) } else { 0 };
-        let leaves = self.unasked >= ENOUGH;
+        if self.unasked >= ENOUGH {
+            self.leave(registry, watch)?;
+            return Ok(true);
+        }
         self.spare.clear();
         watch(&mut self.spare);
-        if leaves {
-            if !self.away {
-                for entry in self.watched.drain(..) {
-                    SourceFd(&entry.fd).deregister(registry)?;
-                }
-            }
-        } else {
-            for entry in self.spare.iter().filter(|entry| !self.watched.contains(entry)) {
-                tell(registry, self.token, entry)?;
-            }
-            std::mem::swap(&mut self.watched, &mut self.spare);
+        for entry in self.spare.iter().filter(|entry| !self.watched.contains(entry)) {
+            tell(registry, self.token, entry)?;
         }
-        self.away = leaves;
-        Ok(leaves)
+        std::mem::swap(&mut self.watched, &mut self.spare);
+        Ok(false)
+    }
+
+    /// Has nothing watched. What was closed has left by itself, and its number may be that of
+    /// another descriptor by now.
+    pub(crate) fn leave(
+        &mut self,
+        registry: &Registry,
+        watch: impl FnOnce(&mut Vec<Watched>),
+    ) -> io::Result<()> {
+        self.spare.clear();
+        watch(&mut self.spare);
+        for entry in self.watched.drain(..) {
+            if self.spare.iter().any(|present| present.is_same(&entry)) {
+                SourceFd(&entry.fd).deregister(registry)?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -9,7 +9,6 @@ use nbd_proto::Direction;
 use nbd_proto::io::IoMode;
 use nbd_session::{Connect, Error};
 use nbd_transport::{Connection, Dial, SocketIo};
-use rustix::net::{Shutdown, shutdown};
 
 /// The caller's own way to connect. It runs in the loop's thread and must not wait.
 pub(crate) type Dialler = Box<dyn FnMut(&Connect) -> Result<Connection, Error> + Send>;
@@ -38,6 +37,11 @@ pub(crate) struct Watched {
 }
 
 impl Watched {
+    /// Whether they are one descriptor, whatever it is watched for.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        (self.generation, self.dial, self.fd) == (other.generation, other.dial, other.fd)
+    }
+
     fn new(generation: u64, dial: Option<u32>, fd: BorrowedFd<'_>, direction: Direction) -> Self {
         let read = direction.contains(Direction::READ).then_some(Interest::READABLE);
         let write = direction.contains(Direction::WRITE).then_some(Interest::WRITABLE);
@@ -64,11 +68,7 @@ impl Wire {
         let made = match way {
             Way::Open(_) => return None,
             Way::Made(made) => made.take()?,
-            Way::Dialing(dial) => match dial.proceed(now) {
-                Ok(None) if !connect.is_late(now) => return None,
-                Ok(made) => made.ok_or_else(|| dial.timed_out().into()),
-                Err(error) => Err(error.into()),
-            },
+            Way::Dialing(dial) => dial.proceed(now).transpose()?.map_err(Error::from),
         };
         let generation = connect.generation;
         let result = made.and_then(|connection| {
@@ -84,9 +84,7 @@ impl Wire {
     /// When [`advance`](Self::advance) has something to do, if nothing happens before.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         match &self.0 {
-            Some((connect, Way::Dialing(dial))) => {
-                dial.next_deadline().into_iter().chain(connect.by).min()
-            }
+            Some((_, Way::Dialing(dial))) => dial.next_deadline(),
             _ => None,
         }
     }
@@ -105,21 +103,16 @@ impl Wire {
 
     /// Sends nothing more.
     pub(crate) fn shut_down(&self, which: u64) {
-        if let Some((connect, Way::Open(connection))) = &self.0
-            && connect.generation == which
-        {
-            // A peer that is gone already is no loss.
-            let _ = shutdown(&connection.stream, Shutdown::Write);
+        if self.0.as_ref().is_some_and(|(connect, _)| connect.generation == which) {
+            self.stream().iter_mut().for_each(SocketIo::shut_down);
         }
     }
 
     /// Closes what is of no use any more, after a last word that does not wait.
     pub(crate) fn close(&mut self, which: u64, last_word: &[u8]) {
         if self.0.as_ref().is_some_and(|(connect, _)| connect.generation <= which) {
-            if let Some(mut stream) = self.stream().filter(|_| !last_word.is_empty()) {
-                // Whether it arrives changes nothing.
-                let _ = stream.write(last_word);
-            }
+            // Whether it arrives changes nothing.
+            let _ = self.stream().map(|mut stream| stream.write(last_word));
             self.0 = None;
         }
     }

@@ -5,15 +5,19 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mio::event::Source;
 use mio::{Events, Interest, Poll, Token};
+use nbd_client_mio::session::Connect;
 use nbd_client_mio::transport::{Connection as Transport, Stream};
-use nbd_client_mio::{ConnectOptions, Connection, Limit, State};
+use nbd_client_mio::{ConnectOptions, Connection, Event, Limit, Reconnect, State};
 
 /// More drives in a row than it takes to leave.
 const MANY: usize = 200;
+
+/// So many, as src/registration.rs has it.
+const ENOUGH: usize = 64;
 
 const LONG: Option<Duration> = Some(Duration::from_secs(60));
 
@@ -29,18 +33,15 @@ struct Stage {
 impl Stage {
     /// With two reads in flight, so that there is always one to answer.
     fn new() -> Self {
-        let (client, mut server) = UnixStream::pair().expect("sockets");
-        let mut greeting = b"NBDMAGIC\x00\x00\x42\x02\x81\x86\x12\x53".to_vec();
-        greeting.extend((1_u64 << 20).to_be_bytes());
-        greeting.extend([0, 0, 0, 1]);
-        greeting.extend([0; 124]);
-        server.write_all(&greeting).expect("room");
-        client.set_nonblocking(true).expect("a socket");
+        let (client, server) = pair();
         let watched = format!("tfd: {:8} ", client.as_fd().as_raw_fd());
-        let poll = Poll::new().expect("a poll");
         let transport = Transport::from(Stream::Unix(client));
-        let mut disk =
-            Connection::connect_over(ConnectOptions::new(), transport).expect("a connection");
+        let disk = Connection::connect_over(ConnectOptions::new(), transport);
+        Self::with(disk.expect("a connection"), server, watched)
+    }
+
+    fn with(mut disk: Connection<Vec<u8>>, server: UnixStream, watched: String) -> Self {
+        let poll = Poll::new().expect("a poll");
         poll.registry().register(&mut disk, Token(0), Interest::READABLE).expect("registration");
         let mut this = Self { poll, disk, server, watched };
         while this.drive() != State::Ready {}
@@ -106,6 +107,58 @@ impl Stage {
         let path = format!("/proc/self/fdinfo/{}", self.poll.as_raw_fd());
         fs::read_to_string(path).expect("the poller").contains(&self.watched)
     }
+}
+
+/// A socket, and that of a server which has greeted.
+fn pair() -> (UnixStream, UnixStream) {
+    let (client, mut server) = UnixStream::pair().expect("sockets");
+    let mut greeting = b"NBDMAGIC\x00\x00\x42\x02\x81\x86\x12\x53".to_vec();
+    greeting.extend((1_u64 << 20).to_be_bytes());
+    greeting.extend([0, 0, 0, 1]);
+    greeting.extend([0; 124]);
+    server.write_all(&greeting).expect("room");
+    client.set_nonblocking(true).expect("a socket");
+    (client, server)
+}
+
+/// What is closed has left the poller by itself, and its number may be that of the next socket.
+#[test]
+fn one_that_is_lost_as_it_leaves_does_no_harm_to_the_next() {
+    let ((first, server), (second, next)) = (pair(), pair());
+    let mut clients = vec![second, first];
+    let dial = move |_: &Connect| Ok(Stream::Unix(clients.pop().expect("one loss")).into());
+    let options =
+        ConnectOptions::new().reconnect(Reconnect::new().first_delay(Duration::from_nanos(1)));
+    let disk = Connection::connect_with(options, dial).expect("a connection");
+    let mut this = Stage::with(disk, server, String::new());
+    (1..ENOUGH).for_each(|_| this.step());
+    let mut request = [0; 28];
+    this.server.read_exact(&mut request).expect("a request");
+    // Half an answer, behind which the same drive finds the end.
+    let mut reply = b"\x67\x44\x66\x98\x00\x00\x00\x00".to_vec();
+    reply.extend(&request[8..16]);
+    reply.extend([0xab; 100]);
+    this.server.write_all(&reply).expect("room");
+    this.server.shutdown(Shutdown::Both).expect("a socket");
+    this.drive();
+    assert_ne!(this.disk.state(), State::Ready);
+    this.server = next;
+    while this.disk.state() != State::Ready || this.disk.needs_drive() {
+        let next = this.disk.next_deadline().filter(|_| !this.disk.needs_drive());
+        let left =
+            next.map_or(Duration::ZERO, |next| next.saturating_duration_since(Instant::now()));
+        this.poll(Some(left));
+        this.disk.handle_timeout(Instant::now());
+        this.drive();
+    }
+    (0..2).for_each(|_| this.reply());
+    while this.disk.session().completed() < 2 {
+        assert!(this.poll(LONG), "the replies are told");
+        this.settle();
+    }
+    (0..2).for_each(|_| this.take());
+    let events: Vec<_> = std::iter::from_fn(|| this.disk.next_event()).collect();
+    assert!(matches!(events[..], [Event::Lost { .. }, Event::Reconnected { .. }]), "{events:?}");
 }
 
 #[test]

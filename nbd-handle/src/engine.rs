@@ -13,7 +13,6 @@ use nbd_session::{Connect, ConnectOptions, Error, Session, State, Step, Target};
 use nbd_transport::{
     AddressOrder, Connection, Dial, DialStep, Endpoint, OnDrop, PeerProcess, SocketIo, Stream,
 };
-use rustix::net::{Shutdown, shutdown};
 
 /// A session, and what it has to do with the system.
 #[derive(Debug)]
@@ -80,8 +79,7 @@ impl Engine {
             },
             Step::Shutdown { .. } => {
                 if let Some(stream) = &self.stream {
-                    // A peer that is gone already is no loss.
-                    let _ = shutdown(stream, Shutdown::Write);
+                    SocketIo::non_blocking(stream.as_fd()).shut_down();
                 }
             }
             Step::Close { last_word, .. } => {

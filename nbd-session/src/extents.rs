@@ -8,20 +8,20 @@
 //! ```
 //!
 //! [`ExtentWalk`] says what to ask and makes one list of the answers; it sends nothing. A
-//! client around it does what [`poll`](ExtentWalk::poll) says:
+//! client around it, whenever the next segment is wanted,
 //!
-//! | answer | to do |
-//! |---|---|
-//! | [`WalkStep::Ask`] | submit it; one that found no room is [given back](ExtentWalk::not_sent) |
-//! | [`WalkStep::Segment`] | hand it out |
-//! | [`WalkStep::Waiting`] | wait for an answer to one of those that were asked, and give it to [`answered`](ExtentWalk::answered); the order does not matter |
-//! | [`WalkStep::Failed`], [`WalkStep::Over`] | stop |
+//! 1. submits what there is to [ask](ExtentWalk::next_query); a query that found no room is
+//!    [given back](ExtentWalk::not_sent);
+//! 2. hands out the [next segment](ExtentWalk::next_segment);
+//! 3. where that is pending, waits for an answer to one of the queries, gives it to
+//!    [`answered`](ExtentWalk::answered), in whatever order they come, and begins again.
 //!
 //! A client that stops early withdraws the commands that are under way. What is held at a
 //! time is bounded: a few windows, and no more of them while many segments wait to be taken.
 
 use std::collections::VecDeque;
 use std::ops::{Bound, Deref, Range, RangeBounds};
+use std::task::Poll;
 
 use nbd_proto::{
     Command, CommandError, CommandFailure, ContextId, Extent, HeaderStyle, Negotiated, ReplyFault,
@@ -110,49 +110,29 @@ pub struct StatusQuery {
     pub command: Command,
 }
 
-/// What [`ExtentWalk::poll`] has.
-#[derive(Clone, Debug)]
-#[expect(
-    clippy::exhaustive_enums,
-    reason = "whoever drives must act on each: a new one may not go unnoticed"
-)]
-pub enum WalkStep {
-    /// A query, which counts as sent from now on.
-    Ask(StatusQuery),
-    /// The next segment.
-    Segment(Segment),
-    /// An answer has to come first. At least one query is under way.
-    Waiting,
-    /// A query was not answered, and the walk is over. Told once, after the segments
-    /// that are known to come before.
-    Failed(Error),
-    /// That was all.
-    Over,
-}
-
 /// A walk over the extents of a range, by one meta context or by several at once.
 ///
 /// Segments come in order, neighbours of equal statuses as one, and nothing reaches beyond
 /// the range. See the [module](self) for how to drive it.
 ///
 /// ```
-/// # use nbd_session::extents::{ExtentWalk, WalkStep};
+/// # use nbd_session::extents::ExtentWalk;
 /// # use nbd_session::Error;
+/// # use std::task::Poll;
 /// # fn ask(_: nbd_proto::Command) -> Result<Vec<(nbd_proto::ContextId, nbd_proto::Extent)>, Error> {
 /// #     Ok(Vec::new())
 /// # }
 /// # fn example(facts: &nbd_proto::Negotiated) -> Result<(), Error> {
 /// let mut walk = ExtentWalk::new(facts, &["base:allocation"], 0..1 << 30)?;
 /// loop {
-///     match walk.poll() {
-///         WalkStep::Ask(query) => {
-///             let answer = ask(query.command);
-///             walk.answered(query.number, answer.as_deref().map_err(Clone::clone));
-///         }
-///         WalkStep::Segment(segment) => println!("{:?}", segment.placed()),
-///         WalkStep::Waiting => unreachable!("what is asked is answered at once"),
-///         WalkStep::Failed(error) => return Err(error),
-///         WalkStep::Over => return Ok(()),
+///     while let Some(query) = walk.next_query() {
+///         let answer = ask(query.command);
+///         walk.answered(query.number, answer.as_deref().map_err(Clone::clone));
+///     }
+///     match walk.next_segment() {
+///         Poll::Ready(Some(segment)) => println!("{:?}", segment?.placed()),
+///         Poll::Ready(None) => return Ok(()),
+///         Poll::Pending => unreachable!("what is asked is answered at once"),
 ///     }
 /// }
 /// # }
@@ -284,28 +264,28 @@ impl ExtentWalk {
         self.filtered.then_some(&self.contexts)
     }
 
-    /// What to do next: see the [module](self).
-    pub fn poll(&mut self) -> WalkStep {
-        if let Some(query) = self.next_query() {
-            return WalkStep::Ask(query);
-        }
+    /// The next segment; `None` after the last one, and after an error, which is that of a query
+    /// and comes once, after the segments that are known to lie before. Pending while an answer
+    /// has to come first: when there is no [query](Self::next_query) left to be sent, one is
+    /// under way.
+    pub fn next_segment(&mut self) -> Poll<Option<Result<Segment, Error>>> {
         let is_last = self.failed.is_some() || self.windows.is_empty() && self.next >= self.end;
         if (is_last || self.found.len() > 1)
             && let Some((length, statuses)) = self.found.take(self.contexts.len())
         {
             let offset = self.start;
             self.start += length;
-            return WalkStep::Segment(Segment { offset, length, statuses });
+            return Poll::Ready(Some(Ok(Segment { offset, length, statuses })));
         }
         match self.failed.take() {
-            Some(error) => WalkStep::Failed(error),
-            None if is_last => WalkStep::Over,
-            None => WalkStep::Waiting,
+            Some(error) => Poll::Ready(Some(Err(error))),
+            None if is_last => Poll::Ready(None),
+            None => Poll::Pending,
         }
     }
 
-    /// What to ask now, if anything.
-    fn next_query(&mut self) -> Option<StatusQuery> {
+    /// What to ask now, if anything. It counts as sent from now on.
+    pub fn next_query(&mut self) -> Option<StatusQuery> {
         if self.full && self.windows.iter().any(|window| window.asked.is_some()) {
             return None;
         }

@@ -72,4 +72,4 @@ pub use rejected::Rejected;
 pub use session::{
     Completion, Connect, OptionReply, OptionRequest, Request, Session, State, Step, Withdrawn,
 };
-pub use waiters::{Admission, Ticket};
+pub use waiters::Ticket;

@@ -23,18 +23,6 @@ impl Ticket {
     }
 }
 
-/// What became of a [`Ticket`].
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Admission {
-    /// Whose turn it is.
-    pub ticket: Ticket,
-    /// There is room, and it is kept for this ticket until it is
-    /// [used](crate::Request::ticket) or [given back](crate::Session::stop_waiting); or there
-    /// will be none, and the ticket is void.
-    pub result: Result<(), Error>,
-}
-
 #[derive(Debug, Default)]
 pub(crate) struct Waiters {
     places: Vec<(u32, Place, Limit)>,
@@ -46,14 +34,17 @@ pub(crate) struct Waiters {
     /// For how many room is kept.
     admitted: usize,
     timers: Timers,
-    news: VecDeque<Admission>,
+    /// Those who wait no more, and have not been told so.
+    news: VecDeque<Ticket>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Place {
     Free,
     Waiting,
     Admitted,
+    /// There will be no room.
+    Refused(Error),
 }
 
 impl Waiters {
@@ -96,43 +87,43 @@ impl Waiters {
         Ticket(id)
     }
 
-    fn place(&mut self, ticket: Ticket) -> Option<(&mut Place, Limit)> {
-        let (number, place, limit) = self.places.get_mut(ticket.slot())?;
-        (u64::from(*number) == ticket.0.to_cookie() >> 32).then_some((place, *limit))
+    fn place(&mut self, ticket: Ticket) -> Option<&mut (u32, Place, Limit)> {
+        let place = self.places.get_mut(ticket.slot())?;
+        (u64::from(place.0) == ticket.0.to_cookie() >> 32).then_some(place)
     }
 
     fn is_waiting(&mut self, ticket: Ticket) -> bool {
-        self.place(ticket).is_some_and(|(place, _)| *place == Place::Waiting)
+        self.place(ticket).is_some_and(|(_, place, _)| matches!(place, Place::Waiting))
     }
 
     /// Gives the place up, whatever it is. Returns the limit under which it was waited for, if
     /// room was kept for it.
-    pub(crate) fn leave(&mut self, ticket: Ticket) -> Option<Limit> {
-        let (place, limit) = self.place(ticket)?;
-        let was = std::mem::replace(place, Place::Free);
+    ///
+    /// # Errors
+    /// When there will be none: why.
+    pub(crate) fn leave(&mut self, ticket: Ticket) -> Result<Option<Limit>, Error> {
+        let Some((number, place, limit)) = self.place(ticket) else { return Ok(None) };
+        *number = number.wrapping_add(1);
+        let (was, limit) = (std::mem::replace(place, Place::Free), *limit);
+        self.free.push(ticket.slot() as u32);
         self.timers.remove(ticket.0);
-        self.free(ticket);
         match was {
-            Place::Free => {}
+            Place::Free => Ok(None),
             Place::Waiting => {
                 self.waiting -= 1;
                 self.tidy();
+                Ok(None)
             }
             Place::Admitted => {
                 self.admitted -= 1;
-                self.news.retain(|news| news.ticket != ticket);
+                self.news.retain(|news| *news != ticket);
+                Ok(Some(limit))
+            }
+            Place::Refused(error) => {
+                self.news.retain(|news| *news != ticket);
+                Err(error)
             }
         }
-        (was == Place::Admitted).then_some(limit)
-    }
-
-    fn free(&mut self, ticket: Ticket) {
-        let Some((number, place, _)) = self.places.get_mut(ticket.slot()) else {
-            return broken("who leaves has a place");
-        };
-        *number = number.wrapping_add(1);
-        *place = Place::Free;
-        self.free.push(ticket.slot() as u32);
     }
 
     /// The queue does not grow with those who left it.
@@ -141,7 +132,8 @@ impl Waiters {
             let places = &self.places;
             self.queue.retain(|ticket| {
                 places.get(ticket.slot()).is_some_and(|(number, place, _)| {
-                    *place == Place::Waiting && u64::from(*number) == ticket.0.to_cookie() >> 32
+                    matches!(place, Place::Waiting)
+                        && u64::from(*number) == ticket.0.to_cookie() >> 32
                 })
             });
         }
@@ -151,14 +143,11 @@ impl Waiters {
     pub(crate) fn admit(&mut self, room: usize) {
         while self.waiting > 0 && self.admitted < room {
             let Some(ticket) = self.queue.pop_front() else { return broken("who waits is queued") };
-            match self.place(ticket) {
-                Some((place, _)) if *place == Place::Waiting => *place = Place::Admitted,
-                _ => continue,
+            if self.is_waiting(ticket) {
+                self.admitted += 1;
+                self.timers.remove(ticket.0);
+                self.tell(ticket, Place::Admitted);
             }
-            self.waiting -= 1;
-            self.admitted += 1;
-            self.timers.remove(ticket.0);
-            self.news.push_back(Admission { ticket, result: Ok(()) });
         }
     }
 
@@ -170,28 +159,32 @@ impl Waiters {
                 continue;
             }
             let after = at.saturating_duration_since(since);
-            self.refuse(ticket, Error::timed_out("waiting for room for one more command", after));
+            let error = Error::timed_out("waiting for room for one more command", after);
+            self.tell(ticket, Place::Refused(error));
             self.tidy();
         }
     }
 
-    fn refuse(&mut self, ticket: Ticket, error: Error) {
-        self.waiting -= 1;
-        self.free(ticket);
-        self.news.push_back(Admission { ticket, result: Err(error) });
+    /// One has waited long enough.
+    fn tell(&mut self, ticket: Ticket, outcome: Place) {
+        if let Some((_, place, _)) = self.place(ticket) {
+            *place = outcome;
+            self.waiting -= 1;
+            self.news.push_back(ticket);
+        }
     }
 
     /// There will be no room any more.
     pub(crate) fn close(&mut self, error: &Error) {
         while let Some(ticket) = self.queue.pop_front() {
             if self.is_waiting(ticket) {
-                self.refuse(ticket, error.clone());
+                self.tell(ticket, Place::Refused(error.clone()));
             }
         }
         self.timers = Timers::default();
     }
 
-    pub(crate) fn next_news(&mut self) -> Option<Admission> {
+    pub(crate) fn next_news(&mut self) -> Option<Ticket> {
         self.news.pop_front()
     }
 }
@@ -200,27 +193,28 @@ impl Waiters {
 #[expect(clippy::disallowed_methods, reason = "any moment will do, but there has to be one")]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
     use std::time::Duration;
 
-    fn news(line: &mut Waiters) -> Vec<(Ticket, bool)> {
-        std::iter::from_fn(|| line.next_news()).map(|it| (it.ticket, it.result.is_ok())).collect()
+    fn news(line: &mut Waiters) -> Vec<Ticket> {
+        std::iter::from_fn(|| line.next_news()).collect()
     }
 
     #[test]
     fn first_come_first_served_and_who_left_is_passed_over() {
         let (mut line, now) = (Waiters::default(), Instant::now());
         let tickets: Vec<_> = (0..4).map(|_| line.enter(Limit::Never, now)).collect();
-        line.leave(tickets[1]);
+        assert_eq!(line.leave(tickets[1]).unwrap(), None);
         line.admit(2);
-        assert_eq!(news(&mut line), [(tickets[0], true), (tickets[2], true)]);
+        assert_eq!(news(&mut line), [tickets[0], tickets[2]]);
         line.admit(2);
         assert_eq!(news(&mut line), [], "the room is kept");
-        assert_eq!(line.leave(tickets[0]), Some(Limit::Never), "it is given back");
+        assert_eq!(line.leave(tickets[0]).unwrap(), Some(Limit::Never), "it is given back");
         line.admit(2);
-        assert_eq!(news(&mut line), [(tickets[3], true)]);
+        assert_eq!(news(&mut line), [tickets[3]]);
         // A slot that is used again is another ticket.
         let again = line.enter(Limit::Never, now);
-        assert!(line.leave(tickets[0]).is_none() && line.has_waiting());
+        assert!(line.leave(tickets[0]).unwrap().is_none() && line.has_waiting());
         assert_ne!(again, tickets[0]);
     }
 
@@ -231,10 +225,13 @@ mod tests {
         let patient = line.enter(Limit::Never, now);
         assert_eq!(line.first_deadline(), Some(now + Duration::from_secs(1)));
         line.expire(now + Duration::from_secs(1));
-        assert_eq!(news(&mut line), [(late, false)]);
+        assert_eq!(news(&mut line), [late]);
+        assert!(line.leave(late).unwrap_err().is_timeout());
         line.close(&Error::closed());
-        assert_eq!(news(&mut line), [(patient, false)]);
+        assert_eq!(news(&mut line), [patient]);
+        assert_eq!(line.leave(patient).unwrap_err().kind(), ErrorKind::Closed);
         assert!(line.is_empty());
+        assert_eq!(line.free.len(), line.places.len());
     }
 
     #[test]
@@ -243,10 +240,10 @@ mod tests {
         let first = line.enter(Limit::Never, now);
         for _ in 0..10_000 {
             let ticket = line.enter(Limit::Never, now);
-            line.leave(ticket);
+            line.leave(ticket).unwrap();
         }
         assert!(line.queue.len() < 200 && line.places.len() < 10);
         line.admit(1);
-        assert_eq!(news(&mut line), [(first, true)]);
+        assert_eq!(news(&mut line), [first]);
     }
 }

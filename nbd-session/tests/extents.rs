@@ -5,9 +5,10 @@ use nbd_proto::{
     TransmissionFlags,
 };
 use nbd_session::ErrorKind;
-use nbd_session::extents::{ExtentWalk, StatusQuery, WalkStep};
+use nbd_session::extents::{ExtentWalk, StatusQuery};
 use proptest::collection::vec;
 use proptest::prelude::*;
+use std::task::Poll;
 
 const NAMES: [&str; 3] = ["base:allocation", "qemu:dirty-bitmap:b", "x:y"];
 
@@ -73,13 +74,6 @@ impl Disk {
     }
 }
 
-fn ask(walk: &mut ExtentWalk) -> Option<StatusQuery> {
-    match walk.poll() {
-        WalkStep::Ask(query) => Some(query),
-        _ => None,
-    }
-}
-
 /// Asks and answers until the walk is over, in an order that `choices` decides.
 fn walk_over(
     facts: &Negotiated,
@@ -99,35 +93,35 @@ fn walk_over(
     let mut found = Vec::new();
     let mut refusals = 20;
     for _ in 0..100_000 {
-        match walk.poll() {
-            WalkStep::Ask(query) => {
-                let command = query.command;
-                assert!(command.length > 0 && command.offset + command.length <= disk.size);
-                assert_eq!(command.offset % block, 0);
-                let end = command.offset + command.length;
-                assert!(end % block == 0 || end == disk.size);
-                if choose(7) == 0 && refusals > 0 {
-                    refusals -= 1;
-                    walk.not_sent(query.number);
-                    continue;
-                }
-                open.push(query);
-                assert!(open.len() <= 4);
-                if choose(5) == 0 && refusals > 0 {
-                    refusals -= 1;
-                    // Withdrawn, and to be asked again.
-                    let withdrawn = open.swap_remove(choose(open.len()));
-                    walk.not_sent(withdrawn.number);
-                }
+        if let Some(query) = walk.next_query() {
+            let command = query.command;
+            assert!(command.length > 0 && command.offset + command.length <= disk.size);
+            assert_eq!(command.offset % block, 0);
+            let end = command.offset + command.length;
+            assert!(end % block == 0 || end == disk.size);
+            if choose(7) == 0 && refusals > 0 {
+                refusals -= 1;
+                walk.not_sent(query.number);
                 continue;
             }
-            WalkStep::Segment(segment) => {
+            open.push(query);
+            assert!(open.len() <= 4);
+            if choose(5) == 0 && refusals > 0 {
+                refusals -= 1;
+                // Withdrawn, and to be asked again.
+                let withdrawn = open.swap_remove(choose(open.len()));
+                walk.not_sent(withdrawn.number);
+            }
+            continue;
+        }
+        match walk.next_segment() {
+            Poll::Ready(Some(segment)) => {
+                let segment = segment.expect("nothing failed");
                 found.push((segment.offset, segment.length, segment.statuses));
                 continue;
             }
-            WalkStep::Over => return found,
-            WalkStep::Failed(error) => panic!("{error}"),
-            WalkStep::Waiting => {}
+            Poll::Ready(None) => return found,
+            Poll::Pending => {}
         }
         assert!(!open.is_empty(), "it waits for an answer, and nothing was asked");
         // Several may have come before the next segment is asked for.
@@ -211,7 +205,7 @@ fn windows_grow_while_answers_tell_little_and_stay_within_32_bits() {
         let mut lengths = Vec::new();
         // As far as it takes to see how they grow.
         while lengths.len() < 40
-            && let Some(StatusQuery { number, command, .. }) = ask(&mut walk)
+            && let Some(StatusQuery { number, command, .. }) = walk.next_query()
         {
             assert!(command.offset.is_multiple_of(4096) && command.length.is_multiple_of(4096));
             assert!(command.length <= longest, "{}", command.length);
@@ -233,7 +227,7 @@ fn little_is_asked_ahead_of_one_who_does_not_take_it() {
     let facts = plain(1 << 40);
     let mut walk = ExtentWalk::new(&facts, &NAMES[..1], 0..1 << 40).unwrap();
     let mut queries = 0;
-    while let Some(StatusQuery { number, command, .. }) = ask(&mut walk) {
+    while let Some(StatusQuery { number, command, .. }) = walk.next_query() {
         queries += 1;
         let count = 1 << 16;
         let length = command.length / count;
@@ -242,8 +236,9 @@ fn little_is_asked_ahead_of_one_who_does_not_take_it() {
         walk.answered(number, Ok(&extents));
     }
     assert_eq!(queries, 1);
-    // The first segment was taken, and so there is room.
-    assert!(ask(&mut walk).is_some());
+    assert!(matches!(walk.next_segment(), Poll::Ready(Some(Ok(_)))));
+    // So there is room.
+    assert!(walk.next_query().is_some());
 }
 
 #[test]
@@ -252,35 +247,37 @@ fn a_failure_is_told_once_behind_what_is_known() {
     let error = || nbd_session::Error::check_payload(&nbd_proto::Command::flush(), 1).unwrap_err();
     let mut walk = ExtentWalk::new(&facts, &[], 0..1 << 40).unwrap();
     assert_eq!(walk.contexts().len(), 3);
-    let first = ask(&mut walk).unwrap();
-    let second = ask(&mut walk).unwrap();
-    let third = ask(&mut walk).unwrap();
+    let first = walk.next_query().unwrap();
+    let second = walk.next_query().unwrap();
+    let third = walk.next_query().unwrap();
     let whole = |query: &StatusQuery, status| {
         [5, 6, 7].map(|id| (ContextId(id), Extent { length: query.command.length, status }))
     };
     walk.answered(third.number, Ok(&whole(&third, 3)));
     walk.answered(first.number, Ok(&whole(&first, 1)));
-    while ask(&mut walk).is_some() {}
-    assert!(matches!(walk.poll(), WalkStep::Waiting), "it may go on");
+    while walk.next_query().is_some() {}
+    assert!(walk.next_segment().is_pending(), "it may go on");
     walk.answered(second.number, Err(error()));
-    let WalkStep::Segment(segment) = walk.poll() else { panic!("it is known") };
+    let Poll::Ready(Some(Ok(segment))) = walk.next_segment() else { panic!("it is known") };
     assert_eq!((segment.offset, segment.length), (0, first.command.length));
     assert_eq!(segment.statuses, [1, 1, 1]);
-    assert!(matches!(walk.poll(), WalkStep::Failed(error) if error.kind() == ErrorKind::NotSent));
-    assert!(matches!(walk.poll(), WalkStep::Over));
+    let Poll::Ready(Some(Err(error))) = walk.next_segment() else { panic!("one has failed") };
+    assert_eq!(error.kind(), ErrorKind::NotSent);
+    assert!(matches!(walk.next_segment(), Poll::Ready(None)));
     // Nobody waits for what comes now.
     walk.answered(first.number, Ok(&[]));
-    assert!(matches!(walk.poll(), WalkStep::Over));
+    assert!(matches!(walk.next_segment(), Poll::Ready(None)));
 }
 
 #[test]
 fn an_answer_that_leads_nowhere_is_the_servers_fault() {
     let facts = plain(1 << 20);
     let mut walk = ExtentWalk::new(&facts, &NAMES[..2], 0..1 << 20).unwrap();
-    let query = ask(&mut walk).unwrap();
+    let query = walk.next_query().unwrap();
     let extent = Extent { length: 512, status: 0 };
     walk.answered(query.number, Ok(&[(ContextId(5), extent)]));
-    let WalkStep::Failed(error) = walk.poll() else { panic!("it is asked for ever") };
+    assert!(walk.next_query().is_none(), "it is asked for ever");
+    let Poll::Ready(Some(Err(error))) = walk.next_segment() else { panic!("no answer is right") };
     assert_eq!(error.errno(), Errno::Proto.to_linux());
 }
 
@@ -289,17 +286,17 @@ fn an_answer_that_leads_nowhere_is_the_servers_fault() {
 fn what_lies_before_the_range_is_left_out() {
     let facts = facts(2048, 512, HeaderStyle::Structured, TransmissionFlags::empty());
     let mut walk = ExtentWalk::new(&facts, &NAMES[..1], 300..1024).unwrap();
-    let query = ask(&mut walk).unwrap();
+    let query = walk.next_query().unwrap();
     assert_eq!((query.command.offset, query.command.length), (0, 1024));
     let extents = [(100, 1), (150, 2), (262, 3), (2000, 4)];
     let extents = extents.map(|(length, status)| (ContextId(5), Extent { length, status }));
     walk.answered(query.number, Ok(&extents));
     for (offset, length, status) in [(300, 212, 3), (512, 512, 4)] {
-        let WalkStep::Segment(segment) = walk.poll() else { panic!("it is known") };
+        let Poll::Ready(Some(Ok(segment))) = walk.next_segment() else { panic!("it is known") };
         let placed = segment.placed();
         assert_eq!((placed.offset, placed.extent), (offset, Extent { length, status }));
     }
-    assert!(matches!(walk.poll(), WalkStep::Over));
+    assert!(matches!(walk.next_segment(), Poll::Ready(None)));
 }
 
 #[test]
@@ -307,7 +304,7 @@ fn what_was_not_granted_is_refused_and_nothing_is_nothing() {
     let mut facts = plain(1 << 20);
     assert!(ExtentWalk::new(&facts, &["no:such"], 0..512).is_err());
     let mut walk = ExtentWalk::new(&facts, &NAMES[..1], 512..512).unwrap();
-    assert!(matches!(walk.poll(), WalkStep::Over));
+    assert!(matches!(walk.next_segment(), Poll::Ready(None)));
     facts.contexts.clear();
     assert!(ExtentWalk::new(&facts, &[], 0..512).is_err());
 }
@@ -317,9 +314,7 @@ fn what_was_not_granted_is_refused_and_nothing_is_nothing() {
 fn an_open_range_is_the_whole_export() {
     let facts = plain(1 << 20);
     let first = |walk: Result<ExtentWalk, nbd_session::Error>| {
-        let WalkStep::Ask(query) = walk.expect("a context was granted").poll() else {
-            panic!("nothing is asked");
-        };
+        let query = walk.expect("a context was granted").next_query().expect("something is asked");
         (query.command.offset, query.command.length)
     };
     let walk = |range: (std::ops::Bound<u64>, std::ops::Bound<u64>)| {

@@ -2,7 +2,8 @@
 
 use rustix::io::Errno;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags, recv, recvmsg, send, sendmsg,
+    RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, recv, recvmsg, send,
+    sendmsg, shutdown,
 };
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::os::fd::BorrowedFd;
@@ -52,6 +53,12 @@ impl<'a> SocketIo<'a> {
     #[must_use]
     pub const fn starved(&self) -> bool {
         self.starved
+    }
+
+    /// Sends nothing more, though more may come. That a peer is gone already is no loss.
+    pub fn shut_down(&mut self) {
+        self.calls += 1;
+        let _ = shutdown(self.socket, Shutdown::Write);
     }
 
     fn sent(&mut self, result: Result<usize, Errno>) -> io::Result<usize> {

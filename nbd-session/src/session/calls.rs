@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use nbd_proto::{Command, CommandType, ContextId, RequestId, SubmitError};
 
 use super::recovery::Call;
@@ -83,7 +84,10 @@ impl Session {
     ) -> Result<RequestId, Error> {
         self.silence.tell(now);
         let Request { command, limit, report_chunks, .. } = request;
-        let waited = request.ticket.and_then(|ticket| self.waiters.leave(ticket));
+        let waited = match request.ticket {
+            Some(ticket) => self.waiters.leave(ticket)?,
+            None => None,
+        };
         if self.end.is_none() && self.goodbye != Goodbye::No && waited.is_none() {
             return Err(Error::not_sent(command, SubmitError::Disconnecting));
         }
@@ -120,6 +124,28 @@ impl Session {
         Ok(id)
     }
 
+    /// The same for who has the buffer of a read or write in hand: it has to be as long as the
+    /// command says, and of a write that is to be [kept](Self::keeps_payload) it is copied,
+    /// unless the request shares its data. Such a write needs no buffer.
+    ///
+    /// # Errors
+    /// As [`submit_request`](Self::submit_request), and as [`check_payload`](Self::check_payload).
+    pub fn submit_lent(
+        &mut self,
+        mut request: Request<'_>,
+        lent: Option<&[u8]>,
+        now: Instant,
+    ) -> Result<RequestId, Error> {
+        let keeps = self.keeps_payload(&request.command);
+        let shared = request.payload.as_ref().filter(|_| keeps);
+        let given = lent.map_or_else(|| shared.map_or(0, Bytes::len), <[u8]>::len);
+        self.check_payload(&request.command, given)?;
+        if keeps && shared.is_none() {
+            request.payload = lent.map(Bytes::copy_from_slice);
+        }
+        self.submit_request(request, now)
+    }
+
     fn start_timer(&mut self, id: RequestId, limit: Limit, now: Instant) {
         if let Some(at) = limit.end(self.attempts.options.request_timeout, now) {
             self.timers.insert(Timer { at, since: limit.since(now), id });
@@ -152,7 +178,6 @@ impl Session {
         }
     }
 
-    /// What ended the connection says more than that there is none.
     /// How a transfer is split into commands: the length of a piece, and the limit for all of
     /// them together.
     #[inline]
@@ -166,6 +191,7 @@ impl Session {
         (most, if length > most { self.fixed(limit, clock()) } else { limit })
     }
 
+    /// What ended the connection says more than that there is none.
     #[cold]
     fn not_sent(&self, command: Command, error: SubmitError) -> Error {
         match self.end() {

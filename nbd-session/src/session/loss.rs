@@ -30,7 +30,8 @@ impl Session {
     /// Where the connection is lost and made again, what was acknowledged is put back first.
     /// In option mode it is the negotiation that ends.
     pub fn disconnect(&mut self, when: Disconnect, limit: Limit, now: Instant) {
-        if self.end.is_some() {
+        if let Some(end) = &mut self.end {
+            end.wanted = true;
             return;
         }
         let by = limit.end(self.attempts.options.request_timeout, now);
@@ -208,7 +209,12 @@ impl Session {
                 let ended = farewell.clone().map(|()| super::OptionReply::Ended);
                 self.attempts.option = Some(ended);
             }
-            return self.finish_session(Error::closed(), farewell, now);
+            self.finish_session(Error::closed(), farewell, now);
+            if let Some(end) = &mut self.end {
+                // Also by the option of that name.
+                end.wanted = true;
+            }
+            return;
         }
         if let Stage::Negotiating(negotiating) = &mut self.stage
             && negotiating.asked.take().is_some()
@@ -329,7 +335,8 @@ impl Session {
             return;
         }
         self.attempts.trace.ended(&cause);
-        self.end = Some(End { cause: cause.clone(), farewell });
+        let wanted = self.goodbye != Goodbye::No;
+        self.end = Some(End { cause: cause.clone(), farewell, wanted });
         if let Some(recovery) = self.recovery.as_deref_mut() {
             for id in recovery.unfinished() {
                 recovery.finish(id, Err(cause.clone()));

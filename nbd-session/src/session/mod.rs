@@ -245,6 +245,8 @@ struct End {
     cause: Error,
     /// What to tell whoever asked for the end.
     farewell: Result<(), Error>,
+    /// Somebody had asked.
+    wanted: bool,
 }
 
 impl Session {

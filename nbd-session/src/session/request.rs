@@ -83,7 +83,7 @@ impl<'a> Request<'a> {
     }
 
     /// In the room that is kept for this ticket, under the limit with which it was
-    /// [waited for](super::Session::wait_for_room).
+    /// [waited for](super::Session::wait_for_room); or to be told why there is none.
     pub const fn ticket(mut self, ticket: Ticket) -> Self {
         self.ticket = Some(ticket);
         self

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::{Goodbye, Session, Stage};
 use crate::error::Error;
 use crate::limit::Limit;
-use crate::waiters::{Admission, Ticket};
+use crate::waiters::Ticket;
 
 /// Commands that were given up, because nobody waits for them any more or their time is over,
 /// when they hold all the room there is: the server owes their answers, and nothing is in flight
@@ -112,8 +112,8 @@ impl Session {
 
     /// Queues for [room](Self::is_full), behind those who wait already.
     /// [`next_admission`](Self::next_admission) tells when it is its turn; then
-    /// [submit](crate::Request::ticket). The limit is that of the call, and counts while waiting
-    /// too.
+    /// [submit](crate::Request::ticket), which fails where there will be no room. The limit is
+    /// that of the call, and counts while waiting too.
     pub fn wait_for_room(&mut self, limit: Limit, now: Instant) -> Ticket {
         let ticket = self.waiters.enter(self.fixed(limit, now), now);
         if let Some(end) = &self.end {
@@ -124,12 +124,15 @@ impl Session {
 
     /// Nobody waits for a ticket any more, or for the room that was kept for it.
     pub fn stop_waiting(&mut self, ticket: Ticket, now: Instant) {
-        self.waiters.leave(ticket);
+        // Nor for why there is none.
+        drop(self.waiters.leave(ticket));
         self.wind_up(now);
     }
 
-    /// Whose turn it is, if it is anybody's.
-    pub fn next_admission(&mut self) -> Option<Admission> {
+    /// Whose turn it is, if it is anybody's: there is room, which is kept until it is
+    /// [used](crate::Request::ticket) or [given back](Self::stop_waiting); or there will be none,
+    /// because time is over or the session is, and whoever submits is told so.
+    pub fn next_admission(&mut self) -> Option<Ticket> {
         if self.waiters.has_waiting() && self.is_ready() {
             self.waiters.admit(self.room());
         }

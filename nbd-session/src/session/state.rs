@@ -121,6 +121,15 @@ impl Session {
         }
     }
 
+    /// Once it is [over](Self::is_over), what whoever uses it is to be told: the
+    /// [farewell](Self::farewell) where the end was asked for, else [why](Self::end) it is over.
+    /// `None` when all is well.
+    #[must_use]
+    pub fn error(&self) -> Option<&Error> {
+        let end = self.end.as_ref()?;
+        if end.wanted { end.farewell.as_ref().err() } else { Some(&end.cause) }
+    }
+
     /// What was negotiated, as callers were told first: later connections agree with it, or are
     /// refused. Only the size may grow, where the
     /// [policy](crate::replay::Reconnect::allow_growth) says so. `None` before the export is

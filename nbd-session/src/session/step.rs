@@ -44,8 +44,8 @@ pub struct Connect {
     pub generation: u64,
     /// To what.
     pub target: Target,
-    /// Until when, if there is a limit. When it has passed, tell the outcome with what the
-    /// [dial](Dial::timed_out) knows; the session gives up by itself a moment later.
+    /// Until when, if there is a limit. The [dial](Self::dial) gives up then, with what it knows
+    /// by that time; the session gives up by itself a moment later.
     pub by: Option<Instant>,
     /// What is [set](Self::prepare) on a socket of TCP.
     pub tcp_keep_alive: Option<TcpKeepAlive>,
@@ -57,15 +57,11 @@ impl Connect {
     pub fn dial(&self) -> Option<Dial> {
         match &self.target {
             // A program that fails to start is told apart from one that closes.
-            Target::Endpoint(endpoint) => Some(Dial::new(endpoint.clone()).await_greeting(true)),
+            Target::Endpoint(endpoint) => {
+                Some(Dial::new(endpoint.clone()).await_greeting(true).until(self.by))
+            }
             Target::Dialler | Target::Given => None,
         }
-    }
-
-    /// Whether its time is over.
-    #[must_use]
-    pub fn is_late(&self, now: Instant) -> bool {
-        self.by.is_some_and(|by| by <= now)
     }
 
     /// A connection with all that is to be set on its socket, wherever it is from.

@@ -83,6 +83,41 @@ fn a_payload_of_the_wrong_length_is_told_last() {
     assert_eq!(error.submit_error(), Some(SubmitError::OutOfBounds), "{error}");
 }
 
+/// Who has the buffer in hand need not know whether its data are kept.
+#[test]
+fn a_lent_buffer_is_copied_where_the_session_keeps_it() {
+    let mut plain = Rig::ready(options());
+    let keeping =
+        options().reconnect(nbd_session::replay::Reconnect::new().keep_unflushed(1 << 20));
+    let mut keeping = Rig::ready(keeping);
+    let data = [7; 512];
+    let write = || Request::new(Command::write(0, 512));
+    for rig in [&mut plain, &mut keeping] {
+        let now = rig.now;
+        for wrong in [None, Some(&data[..511])] {
+            let error = rig.session.submit_lent(write(), wrong, now).unwrap_err();
+            assert_eq!((error.kind(), error.errno()), (ErrorKind::NotSent, 22));
+        }
+        rig.session.submit_lent(Request::new(Command::flush()), None, now).expect("no data");
+        let id = rig.session.submit_lent(write(), Some(&data), now).expect("it fits");
+        rig.buffers.insert(id, data.to_vec());
+        if rig.session.keeps_payload(write().command()) {
+            // Nobody looks at the buffer any more.
+            rig.buffers.insert(id, vec![0; 512]);
+        }
+        rig.turn();
+        assert_eq!(rig.outcomes().last(), Some(&(id, true)));
+        assert_eq!(rig.server(|server| server.disk()[..512].to_vec()), data);
+    }
+    let shared = || write().payload(bytes::Bytes::copy_from_slice(&[8; 512]));
+    let now = keeping.now;
+    let id = keeping.session.submit_lent(shared(), None, now).expect("it shares its data");
+    keeping.turn();
+    assert_eq!(keeping.outcomes(), [(id, true)]);
+    assert_eq!(keeping.server(|server| server.disk()[0]), 8);
+    assert!(plain.session.submit_lent(shared(), None, now).is_err(), "nothing is kept there");
+}
+
 #[test]
 fn what_takes_too_long_is_finished_and_does_no_harm() {
     let mut rig = Rig::ready(options().request_timeout(Duration::from_secs(5)));
@@ -130,9 +165,9 @@ fn the_limit_that_is_told_is_the_one_that_was_set() {
     let done = rig.session.take(late).expect("it is finished");
     let told = done.result.unwrap_err().to_string();
     assert!(told.contains("took longer than 200ms"), "{told}");
-    let admission = rig.session.next_admission().expect("it is told");
-    assert_eq!(admission.ticket, line);
-    let told = admission.result.unwrap_err().to_string();
+    assert_eq!(rig.session.next_admission(), Some(line));
+    let request = Request::new(Command::flush()).ticket(line);
+    let told = rig.session.submit_request(request, rig.now).unwrap_err().to_string();
     assert!(told.contains("took longer than 200ms"), "{told}");
 }
 
@@ -200,19 +235,18 @@ fn those_who_wait_for_room_get_it_in_turn() {
     rig.turn();
     assert!(rig.session.next_admission().is_none(), "its completion is not taken");
     assert_eq!(rig.outcomes(), [(first, true)]);
-    let admitted = rig.session.next_admission().expect("there is room");
-    assert_eq!(admitted.ticket, tickets[0]);
+    assert_eq!(rig.session.next_admission(), Some(tickets[0]));
     assert!(rig.session.next_admission().is_none());
     // Nobody gets in between.
     assert!(rig.try_submit(Command::flush(), Limit::Default).unwrap_err().is_full());
     rig.session.stop_waiting(tickets[0], rig.now);
-    assert_eq!(rig.session.next_admission().expect("it was given back").ticket, tickets[1]);
+    assert_eq!(rig.session.next_admission(), Some(tickets[1]), "it was given back");
     let request = Request::new(Command::flush()).ticket(tickets[1]);
     let id = rig.session.submit_request(request, rig.now).expect("there is room");
     rig.server(|server| server.release());
     rig.turn();
     assert_eq!(rig.outcomes().last(), Some(&(id, true)));
-    assert_eq!(rig.session.next_admission().expect("there is room").ticket, tickets[2]);
+    assert_eq!(rig.session.next_admission(), Some(tickets[2]));
 }
 
 #[test]
@@ -222,9 +256,10 @@ fn a_limit_counts_in_the_line_too() {
     rig.try_submit(Command::read(0, 512), Limit::Never).unwrap();
     let ticket = rig.session.wait_for_room(Limit::Default, rig.now);
     rig.sleep(4.0);
-    let told = rig.session.next_admission().expect("its time is over");
-    assert_eq!(told.ticket, ticket);
-    assert!(told.result.unwrap_err().is_timeout());
+    assert_eq!(rig.session.next_admission(), Some(ticket), "its time is over");
+    let request = Request::new(Command::flush()).ticket(ticket);
+    assert!(rig.session.submit_request(request.clone(), rig.now).unwrap_err().is_timeout());
+    assert!(rig.session.submit_request(request, rig.now).unwrap_err().is_full(), "it is void");
     assert!(rig.session.next_admission().is_none());
 }
 
@@ -239,7 +274,7 @@ fn the_limit_of_the_line_is_the_limit_of_the_call() {
     rig.server(|server| server.answer(1));
     rig.turn();
     assert_eq!(rig.outcomes(), [(first, true)]);
-    rig.session.next_admission().expect("there is room").result.unwrap();
+    assert_eq!(rig.session.next_admission(), Some(ticket));
     let request = Request::new(Command::flush()).ticket(ticket);
     let late = rig.session.submit_request(request, rig.now).unwrap();
     rig.sleep(0.9);

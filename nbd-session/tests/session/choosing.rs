@@ -71,6 +71,7 @@ fn a_negotiation_ends_in_good_order() {
     let mut rig = rig();
     assert_eq!(ask(&mut rig, OptionRequest::Abort), OptionReply::Ended);
     assert!(rig.session.is_over() && rig.session.farewell().is_ok());
+    assert!(rig.session.error().is_none());
 }
 
 /// Credentials that cannot be read.

@@ -30,7 +30,7 @@ fn a_goodbye_waits_for_replies_and_for_the_server() {
     rig.turn();
     assert_eq!(rig.outcomes(), [(read, true)]);
     assert!(rig.session.is_over(), "{:?}", rig.session);
-    assert!(rig.session.farewell().is_ok());
+    assert!(rig.session.farewell().is_ok() && rig.session.error().is_none());
     assert_eq!(rig.steps, ["connect 1", "close 1"]);
 }
 
@@ -46,6 +46,18 @@ fn a_connection_that_died_is_no_good_end() {
     leave(&mut rig);
     let error = rig.session.farewell().expect_err("the write was not flushed");
     assert!(error.is_closed(), "{error}");
+    assert!(rig.session.error().is_some());
+}
+
+#[test]
+fn one_that_died_idle_is_an_error_until_the_end_is_asked_for() {
+    let mut rig = Rig::ready(options());
+    assert!(rig.session.error().is_none());
+    rig.server(MemoryServer::hang_up);
+    rig.turn();
+    assert!(rig.session.error().is_some_and(Error::is_closed));
+    leave(&mut rig);
+    assert!(rig.session.farewell().is_ok() && rig.session.error().is_none());
 }
 
 #[test]

@@ -27,10 +27,10 @@ use std::time::Instant;
 ///                └─► Connected(connection)
 /// ```
 ///
-/// It knows the time only from its caller, starts no thread, and gives up by itself only when
-/// nothing is left to try: how long to be patient is the caller's affair, who tells the outcome
-/// by [`timed_out`](Self::timed_out) or just drops it. Dropping it closes its sockets, and ends
-/// the program that was started for it.
+/// It knows the time only from its caller, starts no thread, and gives up only when nothing is
+/// left to try, or at the time that it was [given](Self::until). A caller whose patience is over
+/// before tells the outcome by [`timed_out`](Self::timed_out) or just drops it. Dropping it closes
+/// its sockets, and ends the program that was started for it.
 ///
 /// A socket that is connected already needs none of this: see [`Connection::from_socket`].
 ///
@@ -59,6 +59,7 @@ pub struct Dial {
     order: AddressOrder,
     await_greeting: bool,
     unix_send_buffer: Option<usize>,
+    until: Option<Instant>,
     state: State,
 }
 
@@ -146,6 +147,7 @@ impl Dial {
             order: AddressOrder::Race,
             await_greeting: false,
             unix_send_buffer: Some(UNIX_SEND_BUFFER),
+            until: None,
             state: State::Begin,
         }
     }
@@ -173,6 +175,13 @@ impl Dial {
     #[must_use]
     pub const fn unix_send_buffer(mut self, bytes: Option<usize>) -> Self {
         self.unix_send_buffer = bytes;
+        self
+    }
+
+    /// When to give up, with [what is known](Self::timed_out) by then (default: never).
+    #[must_use]
+    pub const fn until(mut self, at: Option<Instant>) -> Self {
+        self.until = at;
         self
     }
 
@@ -216,7 +225,7 @@ impl Dial {
     /// passed.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        match &self.state {
+        let next = match &self.state {
             State::Racing { race, .. } => race.next_deadline(),
             State::Ending(ending) => Some(ending.next_look()),
             State::Begin
@@ -226,7 +235,8 @@ impl Dial {
             | State::Spawned { .. }
             | State::Greeting(_)
             | State::Over => None,
-        }
+        };
+        next.into_iter().chain(self.until).min()
     }
 
     /// Answers [`DialStep::Resolve`]; [advance](Self::advance) afterwards. An answer that was
@@ -264,15 +274,19 @@ impl Dial {
     ///
     /// # Errors
     ///
-    /// When nothing is left to try. After an error, or a connection, it is of no further use:
-    /// advancing then is an error too.
+    /// When nothing is left to try, or time is over. After an error, or a connection, it is of no
+    /// further use: advancing then is an error too.
     pub fn advance(&mut self, now: Instant) -> Result<DialStep, ConnectError> {
         loop {
             let state = mem::replace(&mut self.state, State::Over);
             let (state, step) = self.next(state, now)?;
             self.state = state;
-            if let Some(step) = step {
-                return Ok(step);
+            match step {
+                Some(DialStep::Wait) if self.until.is_some_and(|until| until <= now) => {
+                    return Err(self.timed_out());
+                }
+                Some(step) => return Ok(step),
+                None => {}
             }
         }
     }

@@ -146,6 +146,32 @@ fn all_silent_ones_are_waited_for_at_once() {
 }
 
 #[test]
+fn a_time_that_was_given_ends_it_wherever_it_is() {
+    let now = Instant::now();
+    let until = now + Duration::from_secs(5);
+    let mut dial = by_name().until(Some(until));
+    assert!(matches!(dial.advance(until), Ok(DialStep::Resolve { .. })), "it is asked first");
+    assert_eq!(dial.next_deadline(), Some(until));
+    let error = dial.advance(until).unwrap_err();
+    assert!(matches!(error, ConnectError::TimedOut { step: Step::Resolve, .. }), "{error:?}");
+
+    let (_silent, mute, _waiting) = silent_port();
+    let mut dial = resolved(by_name(), now, &[mute]).until(Some(until));
+    waits(&mut dial, now);
+    assert_eq!(dial.next_deadline(), Some(until));
+    waits(&mut dial, until - Duration::from_nanos(1));
+    let error = dial.advance(until).unwrap_err();
+    assert!(matches!(error, ConnectError::TimedOut { step: Step::Connect, .. }), "{error:?}");
+
+    // What is there already is not too late.
+    let (_listener, good) = listener("127.0.0.1:0");
+    let mut dial = resolved(by_name(), now, &[good]).until(Some(until));
+    waits(&mut dial, now);
+    until_ready(&dial);
+    assert!(matches!(dial.advance(until), Ok(DialStep::Connected(_))));
+}
+
+#[test]
 fn one_by_one_waits_for_each() {
     let now = Instant::now();
     let ((_silent, mute, _waiting), (_listener, good)) = (silent_port(), listener("127.0.0.1:0"));
