@@ -285,7 +285,7 @@ fn it_ends_with_patience() {
     let mut client = connect(&server, POLICY.give_up_after(patience));
     let begun = Instant::now();
     let error = client.read_exact_at(&mut [0; 512], 0).unwrap_err();
-    assert!(error.to_string().contains("not made again in 5"), "{error}");
+    assert!(error.to_string().contains("not made again in "), "{error}");
     assert!(begun.elapsed() >= patience, "{:?}", begun.elapsed());
     assert_eq!(client.state(), State::Closed);
 }

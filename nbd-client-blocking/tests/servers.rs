@@ -2,10 +2,11 @@
 
 use std::cell::{Cell, RefCell};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use nbd_client_blocking::proto::Command;
-use nbd_client_blocking::transport::TcpKeepAlive;
+use nbd_client_blocking::transport::{Connection, TcpKeepAlive};
 use nbd_client_blocking::{
     Borrowed, Client, ConnectOptions, Error, ExportFile, GoError, Options, Pool, Rejected,
 };
@@ -121,6 +122,25 @@ fn the_system_watches_over_tcp() {
         !rustix::net::sockopt::socket_keepalive(&connect(&server).connection().unwrap().stream)
             .unwrap()
     );
+}
+
+/// What callers hand over is watched as what is dialled.
+#[test]
+fn the_system_watches_over_what_callers_hand_over() {
+    let server = Server::nbdkit(&["memory", "1M"]).tcp().start().unwrap();
+    let address = server.tcp_address().unwrap();
+    let connection = move || Connection::from_socket(TcpStream::connect(address).unwrap().into());
+    for watched in [true, false] {
+        let options = options().tcp_keep_alive(watched.then(TcpKeepAlive::new));
+        let dial = move |_| Ok(connection()?);
+        for client in [
+            Client::connect_over(options.clone(), connection().unwrap()).unwrap(),
+            Client::connect_with(options, dial).unwrap(),
+        ] {
+            let socket = &client.connection().unwrap().stream;
+            assert_eq!(rustix::net::sockopt::socket_keepalive(socket).unwrap(), watched);
+        }
+    }
 }
 
 #[test]

@@ -2,15 +2,18 @@
 
 mod support;
 
+use std::net::TcpStream;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use mio::{Token, Waker};
 use nbd_client_mio::proto::{ClientConfig, Command, CommandFlags, Limits};
-use nbd_client_mio::transport::{Endpoint, TcpKeepAlive};
+use nbd_client_mio::session::Connect;
+use nbd_client_mio::transport::{Endpoint, Stream, TcpKeepAlive};
 use nbd_client_mio::{ConnectOptions, Connection, Error, Limit, State};
 use nbd_sim::peer::Server;
 use nbd_sim::rng::noise;
+use rustix::net::sockopt::socket_keepalive;
 use support::Loop;
 
 const TIMEOUT: Duration = Duration::from_millis(200);
@@ -208,6 +211,28 @@ fn a_vanished_peer_is_noticed_by_the_system() {
     let end = Instant::now() + Duration::from_secs(60);
     while keep_alive_timers(port) != 1 {
         assert!(Instant::now() < end, "no timer");
+    }
+}
+
+/// What callers hand over is watched as what is dialled.
+#[test]
+fn a_socket_of_the_callers_is_watched_by_the_system() {
+    let server = Server::nbdkit(&["memory", "1M"]).tcp().start().unwrap();
+    let address = server.tcp_address().unwrap();
+    for watched in [true, false] {
+        let mut this = Loop::new();
+        let options = ConnectOptions::new().tcp_keep_alive(watched.then(TcpKeepAlive::new));
+        let sockets = [(); 2].map(|()| TcpStream::connect(address).unwrap());
+        let [given, dialled] =
+            sockets.each_ref().map(|socket| Stream::Tcp(socket.try_clone().unwrap()));
+        this.add(Connection::connect_over(options.clone(), given.into()).unwrap());
+        let mut once = Some(dialled);
+        let dial = move |_: &Connect| Ok(once.take().expect("one call").into());
+        this.add(Connection::connect_with(options, dial).unwrap());
+        this.all(State::Ready);
+        for socket in sockets {
+            assert_eq!(socket_keepalive(&socket).unwrap(), watched);
+        }
     }
 }
 

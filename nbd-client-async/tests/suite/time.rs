@@ -6,6 +6,7 @@ use nbd_client_async::Connector;
 use nbd_client_async::proto::{ClientConfig, StrictMode};
 use nbd_client_async::transport::TcpKeepAlive;
 use nbd_sim::peer::Server;
+use rustix::net::sockopt::socket_keepalive;
 
 use crate::support::{ByHand, Host, LONG, is_timeout, nbdkit, on_every_runtime, options};
 
@@ -14,6 +15,7 @@ on_every_runtime! {
     an_idle_connection_is_kept_alive,
     an_empty_export_is_not_asked,
     a_vanished_peer_is_noticed_by_the_system,
+    a_socket_of_the_callers_is_watched_by_the_system,
 }
 
 /// That they are not late is for the simulation to say, where time is a value.
@@ -106,6 +108,31 @@ async fn a_vanished_peer_is_noticed_by_the_system<H: Host>() {
     H::until(|| keep_alive_timers(port) == 1).await;
     client.disconnect().await.unwrap();
     plain.disconnect().await.unwrap();
+}
+
+/// What callers hand over is watched as what is dialled.
+async fn a_socket_of_the_callers_is_watched_by_the_system<H: Host>() {
+    let server = Server::nbdkit(&["memory", "1M"]).tcp().start().expect("nbdkit");
+    let address = server.tcp_address().expect("by TCP");
+    let socket = move || std::net::TcpStream::connect(address).expect("a server");
+    for watched in [true, false] {
+        let options = options().tcp_keep_alive(watched.then(TcpKeepAlive::new));
+        let connector = H::on(options);
+        let given = socket();
+        let same = given.try_clone().expect("a socket");
+        let client = connector.connect_over(given).await.unwrap();
+        assert_eq!(socket_keepalive(&same).unwrap(), watched);
+        client.disconnect().await.unwrap();
+        let (tell, told) = std::sync::mpsc::channel();
+        let dial = move || {
+            let socket = socket();
+            tell.send(socket.try_clone().expect("a socket")).expect("a listener");
+            async move { Ok(socket) }
+        };
+        let client = connector.connect_with(dial).await.unwrap();
+        assert_eq!(socket_keepalive(told.recv().unwrap()).unwrap(), watched);
+        client.disconnect().await.unwrap();
+    }
 }
 
 /// Connections to a port for which the system has a timer to send a probe.
