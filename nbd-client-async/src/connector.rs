@@ -102,8 +102,9 @@ impl<R: Runtime + Clone> Connector<R> {
         self.open(self.options.clone(), given(None)).await
     }
 
-    /// Negotiates over a connection that is there already. It cannot be made again; see
-    /// [`connect_with`](Self::connect_with).
+    /// Negotiates over a connection that is there already. When it is lost and to be made
+    /// [again](ConnectOptions::reconnect), what the options connect to is connected to; where only
+    /// the caller can, see [`connect_with`](Self::connect_with).
     ///
     /// ```
     /// # use nbd_client_async::{Connector, Error, Runtime};

@@ -112,9 +112,7 @@ impl Options {
 }
 
 fn given(options: ConnectOptions, connection: Connection) -> (ConnectOptions, Source) {
-    let nobody = options.targets().is_empty();
-    let options = if nobody { options.target(Target::Given) } else { options };
-    (options, Source::Given(Some(Box::new(connection))))
+    (options.target(Target::Given), Source::Given(Some(Box::new(connection))))
 }
 
 fn begin(

@@ -54,22 +54,20 @@ enum Way {
 
 impl Dialling {
     pub(crate) fn begin(connect: Connect, source: &mut Source) -> Self {
-        let given = match source {
-            Source::Given(given) => given.take(),
-            Source::None | Source::Dialler(_) => None,
-        };
-        let way = match (given, connect.dial(), source) {
-            (Some(connection), ..) => Way::Known(Ok(*connection)),
-            (None, Some(dial), _) => Way::Steps(Box::new(dial)),
+        let way = match (connect.dial(), source) {
+            (Some(dial), _) => Way::Steps(Box::new(dial)),
+            (None, Source::Given(given)) => {
+                Way::Known(given.take().map(|given| *given).ok_or_else(Error::stopped))
+            }
             // Whoever connects for the first time waits for it in any case.
-            (None, None, Source::Dialler(dial)) if connect.generation == 1 => {
+            (None, Source::Dialler(dial)) if connect.generation == 1 => {
                 Way::Known((dial.0)(connect.by))
             }
-            (None, None, Source::Dialler(dial)) => match Own::begin(&dial.0, connect.by) {
+            (None, Source::Dialler(dial)) => match Own::begin(&dial.0, connect.by) {
                 Ok(own) => Way::Thread(own),
                 Err(error) => Way::Known(Err(error.into())),
             },
-            (None, None, Source::None | Source::Given(_)) => Way::Known(Err(Error::stopped())),
+            (None, Source::None) => Way::Known(Err(Error::stopped())),
         };
         Self { connect, way }
     }

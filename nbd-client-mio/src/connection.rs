@@ -97,10 +97,12 @@ impl<B> Connection<B> {
         Self::new(options.target(Target::Dialler), Some(Box::new(dial)))
     }
 
-    /// Takes over a connection that is there already.
+    /// Takes over a connection that is there already. When it is lost and to be made
+    /// [again](ConnectOptions::reconnect), what the options connect to is connected to.
     ///
     /// # Errors
-    /// As [`connect`](Self::connect); and when the options are to reconnect.
+    /// As [`connect`](Self::connect); and when the connection is to be made again and the options
+    /// do not say to whom.
     #[doc(alias("nbd_aio_connect", "nbd_aio_connect_socket"))]
     pub fn connect_over(
         options: ConnectOptions,

@@ -225,7 +225,9 @@ fn a_socket_of_the_callers_is_watched_by_the_system() {
         let sockets = [(); 2].map(|()| TcpStream::connect(address).unwrap());
         let [given, dialled] =
             sockets.each_ref().map(|socket| Stream::Tcp(socket.try_clone().unwrap()));
-        this.add(Connection::connect_over(options.clone(), given.into()).unwrap());
+        // A server that the options name is the way back, and not asked before.
+        let named = options.clone().uri(&server.uri()).unwrap();
+        this.add(Connection::connect_over(named, given.into()).unwrap());
         let mut once = Some(dialled);
         let dial = move |_: &Connect| Ok(once.take().expect("one call").into());
         this.add(Connection::connect_with(options, dial).unwrap());

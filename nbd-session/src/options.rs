@@ -43,6 +43,8 @@ const DEAD: Duration = Duration::from_secs(30);
 #[doc(alias = "nbd_aio_is_created")]
 pub struct ConnectOptions {
     pub(crate) targets: Vec<Target>,
+    /// The first connection is there already.
+    pub(crate) given: bool,
     pub(crate) uri: Option<Box<NbdUri>>,
     pub(crate) config: ClientConfig,
     pub(crate) tls: Credentials,
@@ -105,6 +107,7 @@ impl ConnectOptions {
     pub fn new() -> Self {
         Self {
             targets: Vec::new(),
+            given: false,
             uri: None,
             config: ClientConfig::new(),
             tls: Credentials::None,
@@ -196,10 +199,15 @@ impl ConnectOptions {
         self.endpoint(Endpoint::Unix(path.into()))
     }
 
-    /// As [`endpoint`](Self::endpoint), of any kind.
+    /// As [`endpoint`](Self::endpoint), of any kind. A connection that is
+    /// [there already](Target::Given) is the first, whatever servers there are: those are the way
+    /// back when it is lost.
     #[must_use]
     pub fn target(mut self, target: Target) -> Self {
-        self.targets.push(target);
+        match target {
+            Target::Given => self.given = true,
+            Target::Endpoint(_) | Target::Dialler => self.targets.push(target),
+        }
         self
     }
 
@@ -351,7 +359,8 @@ impl ConnectOptions {
         self
     }
 
-    /// What is connected to, in the order in which it is tried.
+    /// What is connected to, in the order in which it is tried, but for a connection that is there
+    /// already.
     #[must_use]
     pub fn targets(&self) -> &[Target] {
         &self.targets

@@ -117,7 +117,8 @@ async fn a_socket_of_the_callers_is_watched_by_the_system<H: Host>() {
     let socket = move || std::net::TcpStream::connect(address).expect("a server");
     for watched in [true, false] {
         let options = options().tcp_keep_alive(watched.then(TcpKeepAlive::new));
-        let connector = H::on(options);
+        // A server that the options name is the way back, and not asked before.
+        let connector = H::to(options.clone(), &server.uri());
         let given = socket();
         let same = given.try_clone().expect("a socket");
         let client = connector.connect_over(given).await.unwrap();
@@ -129,7 +130,7 @@ async fn a_socket_of_the_callers_is_watched_by_the_system<H: Host>() {
             tell.send(socket.try_clone().expect("a socket")).expect("a listener");
             async move { Ok(socket) }
         };
-        let client = connector.connect_with(dial).await.unwrap();
+        let client = H::on(options).connect_with(dial).await.unwrap();
         assert_eq!(socket_keepalive(told.recv().unwrap()).unwrap(), watched);
         client.disconnect().await.unwrap();
     }

@@ -113,6 +113,11 @@ impl Attempts {
         self.options.targets.get(self.at)
     }
 
+    /// Whether this connection is the one that was handed over. Servers are the way back.
+    const fn is_given(&self) -> bool {
+        self.options.given && self.generation == 1
+    }
+
     /// Begins to connect; `last` is when patience ends, after a loss. Returns whether
     /// credentials have to be read first.
     pub(super) fn begin(&mut self, again: bool, last: Option<Instant>, now: Instant) -> bool {
@@ -184,7 +189,8 @@ impl Attempts {
     }
 
     fn connect(&mut self) {
-        let Some(target) = self.target().cloned() else { return broken("there is no target") };
+        let target = if self.is_given() { Some(Target::Given) } else { self.target().cloned() };
+        let Some(target) = target else { return broken("there is no target") };
         let tcp_keep_alive = self.options.tcp_probes();
         let (generation, by) = (self.generation, self.by);
         self.ask(Step::Connect(Connect { generation, target, by, tcp_keep_alive }));
@@ -205,6 +211,9 @@ impl Attempts {
     /// An attempt came to nothing.
     pub(super) fn failed(&mut self, cause: Error) -> Next {
         self.failures.push(cause);
+        if self.is_given() {
+            return Next::Round(std::mem::take(&mut self.failures));
+        }
         let targets = self.options.targets.len().max(1);
         self.at = (self.at + 1) % targets;
         if self.failures.len() < targets {

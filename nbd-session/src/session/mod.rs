@@ -52,7 +52,7 @@ use nbd_proto::{
 use crate::error::Error;
 use crate::event::{Event, SessionStats};
 use crate::link::Link;
-use crate::options::{ConnectOptions, Target};
+use crate::options::ConnectOptions;
 use crate::replay::RecoveryError;
 use crate::timers::{Timer, Timers};
 use crate::waiters::Waiters;
@@ -255,15 +255,14 @@ impl Session {
     ///
     /// # Errors
     /// When a name is too long or contains NUL, there is nobody to connect to, or a connection
-    /// that was handed over is to be made again.
+    /// that was handed over is to be made again and there is no server to do so.
     pub fn new(options: ConnectOptions, seed: u64, now: Instant) -> Result<Self, Error> {
         crate::Handshake::new(options.config.clone())?;
-        if options.targets.is_empty() {
+        if options.targets.is_empty() && !options.given {
             let missing = std::io::ErrorKind::InvalidInput;
             return Err(std::io::Error::new(missing, "there is nobody to connect to").into());
         }
-        let given = options.targets.iter().any(|target| matches!(target, Target::Given));
-        if options.reconnect.is_some() && given {
+        if options.targets.is_empty() && options.reconnect.is_some() {
             return Err(RecoveryError::NoWayBack.into());
         }
         let mut session = Self {

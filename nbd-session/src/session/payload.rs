@@ -39,7 +39,7 @@ impl<P> Payloads<'_, P> {
 }
 
 impl<P: PayloadSink> PayloadSink for Payloads<'_, P> {
-    #[inline]
+    #[inline(always)]
     fn region(&mut self, id: RequestId, at: usize, len: usize) -> &mut [u8] {
         match self.name(id) {
             Some(id) => self.lent.region(id, at, len),

@@ -85,6 +85,26 @@ fn what_cannot_be_is_told_at_once() {
     assert_eq!(error.kind(), ErrorKind::Usage, "{error}");
 }
 
+/// Whatever else there is to connect to, which is the way back.
+#[test]
+fn a_connection_that_was_handed_over_is_the_first() {
+    let named = || "nbd://localhost/disk".parse::<ConnectOptions>().expect("a sound URI");
+    let now = std::time::Instant::now();
+    let next = |session: &mut Session| match session.next_step() {
+        Some(Step::Connect(connect)) => (connect.generation, connect.target),
+        step => panic!("{step:?}"),
+    };
+    let lasting = named().reconnect(Reconnect::new());
+    let mut session = Session::new(lasting.target(Target::Given), 1, now).expect("a way back");
+    assert!(matches!(next(&mut session), (1, Target::Given)));
+    // It is not the first server that can be connected to: what is wrong with it is told.
+    let options = named().tcp("other", 10809).target(Target::Given);
+    let mut session = Session::new(options, 1, now).expect("sound options");
+    assert!(matches!(next(&mut session), (1, Target::Given)));
+    session.connected(1, Err(std::io::Error::other("of no use").into()), now);
+    assert!(session.is_over() && session.next_step().is_none(), "{session:?}");
+}
+
 #[test]
 fn credentials_are_read_before_connecting() {
     let options: ConnectOptions = "nbds://localhost/disk".parse().expect("a sound URI");
