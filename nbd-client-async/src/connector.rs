@@ -75,7 +75,7 @@ impl<R: Runtime + Clone> Connector<R> {
     /// ```
     /// # use nbd_client_async::{Connector, Runtime};
     /// # fn example(connector: Connector<impl Runtime + Clone>) {
-    /// println!("{:?}", connector.options().targets());
+    /// println!("{:?}", connector.options().endpoints());
     /// # }
     /// ```
     #[must_use]
@@ -121,8 +121,8 @@ impl<R: Runtime + Clone> Connector<R> {
         self.open(self.over_given(), given(Some(stream.into_stream()?))).await
     }
 
-    /// Negotiates over any stream, and asks for another one whenever it is lost, if
-    /// [`ConnectOptions::reconnect`] says so.
+    /// Negotiates over any stream, whatever servers the options name, and asks for another one
+    /// whenever it is lost, if [`ConnectOptions::reconnect`] says so.
     ///
     /// ```
     /// # use nbd_client_async::{Connector, Error, IntoStream, Runtime};

@@ -62,7 +62,7 @@ impl Client {
         Self::new(begin(options, source, false, None)?)
     }
 
-    /// Connects by `dial`, which is called with the time by which it has to be done, and once
+    /// Connects by `dial`, whatever servers the options name, which is called with the time by which it has to be done, and once
     /// more for each attempt to make the connection again, from a thread that ends with the
     /// attempt. Nothing else than that time ends `dial`; a client that is dropped leaves it
     /// behind.

@@ -83,8 +83,8 @@ impl<B> Connection<B> {
         Self::new(to.try_into()?, None)
     }
 
-    /// As [`connect`](Self::connect), in the caller's own way. `dial` is called for each
-    /// connection, in the loop's thread, and must not wait.
+    /// As [`connect`](Self::connect), in the caller's own way, whatever servers the options name.
+    /// `dial` is called for each connection, in the loop's thread, and must not wait.
     ///
     /// # Errors
     /// As [`connect`](Self::connect).

@@ -71,7 +71,8 @@ fn by_hand(server: &Server, calls: &Arc<AtomicUsize>) -> Disk {
         stream.set_nonblocking(true)?;
         Ok(Stream::Unix(stream).into())
     };
-    Connection::connect_with(lasting(), dial).expect("a connection")
+    // It is the only one to connect, whatever server the options name.
+    Connection::connect_with(lasting().unix("/nobody"), dial).expect("a connection")
 }
 
 /// What the kernel says of a poller: the descriptors it watches, but for those of `mio`'s own.

@@ -151,9 +151,8 @@ impl Engine {
 
     /// Whether it came to nothing without a server, so that another one can be tried.
     pub(crate) fn found_nobody(&self) -> bool {
-        let target = self.session.options().targets().first();
-        let by_tcp =
-            matches!(target, Some(Target::Endpoint(Endpoint::Tcp { .. } | Endpoint::Address(_))));
+        let endpoint = self.session.options().endpoints().first();
+        let by_tcp = matches!(endpoint, Some(Endpoint::Tcp { .. } | Endpoint::Address(_)));
         by_tcp && !self.reached && self.session.is_over()
     }
 

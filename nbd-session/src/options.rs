@@ -42,9 +42,11 @@ const DEAD: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug)]
 #[doc(alias = "nbd_aio_is_created")]
 pub struct ConnectOptions {
-    pub(crate) targets: Vec<Target>,
+    pub(crate) endpoints: Vec<Endpoint>,
     /// The first connection is there already.
     pub(crate) given: bool,
+    /// It is the caller who connects, whatever endpoints there are.
+    pub(crate) dialled: bool,
     pub(crate) uri: Option<Box<NbdUri>>,
     pub(crate) config: ClientConfig,
     pub(crate) tls: Credentials,
@@ -106,8 +108,9 @@ impl ConnectOptions {
     #[doc(alias = "nbd_create")]
     pub fn new() -> Self {
         Self {
-            targets: Vec::new(),
+            endpoints: Vec::new(),
             given: false,
+            dialled: false,
             uri: None,
             config: ClientConfig::new(),
             tls: Credentials::None,
@@ -160,7 +163,7 @@ impl ConnectOptions {
                 self.tls = Credentials::Config(Box::new(TlsConfig::from_uri(&uri)));
             }
         }
-        self.targets = vec![Target::Endpoint(uri.endpoint())];
+        self.endpoints = vec![uri.endpoint()];
         self.uri = Some(Box::new(uri));
     }
 
@@ -175,8 +178,9 @@ impl ConnectOptions {
     /// let options = ConnectOptions::new().endpoint(tcp("first")).endpoint(tcp("second"));
     /// ```
     #[must_use]
-    pub fn endpoint(self, endpoint: Endpoint) -> Self {
-        self.target(Target::Endpoint(endpoint))
+    pub fn endpoint(mut self, endpoint: Endpoint) -> Self {
+        self.endpoints.push(endpoint);
+        self
     }
 
     /// Adds a server by host, a name or an address, and port. See [`endpoint`](Self::endpoint).
@@ -201,12 +205,14 @@ impl ConnectOptions {
 
     /// As [`endpoint`](Self::endpoint), of any kind. A connection that is
     /// [there already](Target::Given) is the first, whatever servers there are: those are the way
-    /// back when it is lost.
+    /// back when it is lost. Where [the caller](Target::Dialler) connects, no server is connected
+    /// to without him: what the options name says only which host a certificate is to be for.
     #[must_use]
     pub fn target(mut self, target: Target) -> Self {
         match target {
+            Target::Endpoint(endpoint) => return self.endpoint(endpoint),
+            Target::Dialler => self.dialled = true,
             Target::Given => self.given = true,
-            Target::Endpoint(_) | Target::Dialler => self.targets.push(target),
         }
         self
     }
@@ -359,11 +365,15 @@ impl ConnectOptions {
         self
     }
 
-    /// What is connected to, in the order in which it is tried, but for a connection that is there
-    /// already.
+    /// The servers, in the order in which they are tried.
     #[must_use]
-    pub fn targets(&self) -> &[Target] {
-        &self.targets
+    pub fn endpoints(&self) -> &[Endpoint] {
+        &self.endpoints
+    }
+
+    /// How many can be connected to, one after the other.
+    pub(crate) fn ways(&self) -> usize {
+        if self.dialled { 1 } else { self.endpoints.len() }
     }
 
     /// The URI that was given, if it was one.

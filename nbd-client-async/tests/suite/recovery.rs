@@ -365,7 +365,9 @@ async fn a_stream_is_made_again_by_whoever_made_it<H: Host>() {
         let path = path.clone();
         async move { smol::net::unix::UnixStream::connect(path).await }
     };
-    let client = H::on(options().reconnect(POLICY)).connect_with(dial).await.unwrap();
+    // It is the only one to connect, whatever server the options name.
+    let options = options().unix("/nobody").reconnect(POLICY);
+    let client = H::on(options).connect_with(dial).await.unwrap();
     client.write_all_at(vec![3; 512], 0).await.unwrap();
     server.start(&[]);
     assert!(client.read(0, 512).await.unwrap() == vec![3; 512]);

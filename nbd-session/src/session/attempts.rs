@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use nbd_proto::io::IoMode;
 use nbd_proto::{ClientConfig, HeaderStyle, Negotiated, TlsPolicy};
+use nbd_transport::Endpoint;
 use nbd_transport::tls::TlsConnector;
 
 use super::choosing::OptionReply;
@@ -26,9 +27,9 @@ pub(super) struct Attempts {
     /// What is asked for; from the second connection on, what was agreed on before.
     pub(super) config: ClientConfig,
     connector: Option<TlsConnector>,
-    /// Index of the target that is connected to, or will be.
+    /// Index of the endpoint that is connected to, or will be.
     at: usize,
-    /// Targets that failed in this round.
+    /// What failed in this round.
     failures: Vec<Error>,
     pub(super) generation: u64,
     /// What the stream is good at.
@@ -47,8 +48,8 @@ pub(super) struct Attempts {
 
 /// What comes next after an attempt that failed.
 pub(super) enum Next {
-    /// The next target, at once.
-    Target,
+    /// The next endpoint, at once.
+    Endpoint,
     /// All have been tried.
     Round(Vec<Error>),
 }
@@ -109,8 +110,9 @@ impl Attempts {
         self.events.pop_front()
     }
 
-    pub(super) fn target(&self) -> Option<&Target> {
-        self.options.targets.get(self.at)
+    /// The server, by the name that the options have for it.
+    pub(super) fn endpoint(&self) -> Option<&Endpoint> {
+        self.options.endpoints.get(self.at)
     }
 
     /// Whether this connection is the one that was handed over. Servers are the way back.
@@ -151,11 +153,11 @@ impl Attempts {
         }
     }
 
-    /// Of the time for the first connection, each target that is left has its share: the first
+    /// Of the time for the first connection, each endpoint that is left has its share: the first
     /// that says nothing must not use up all of it.
     fn share(&self, now: Instant) -> Option<Instant> {
         let end = self.first_by?;
-        let left = self.options.targets.len().saturating_sub(self.at).max(1);
+        let left = self.options.ways().saturating_sub(self.at).max(1);
         let time = end.saturating_duration_since(now) / u32::try_from(left).unwrap_or(u32::MAX);
         now.checked_add(time)
     }
@@ -189,8 +191,12 @@ impl Attempts {
     }
 
     fn connect(&mut self) {
-        let target = if self.is_given() { Some(Target::Given) } else { self.target().cloned() };
-        let Some(target) = target else { return broken("there is no target") };
+        let target = match self.endpoint() {
+            _ if self.is_given() => Target::Given,
+            _ if self.options.dialled => Target::Dialler,
+            Some(endpoint) => Target::Endpoint(endpoint.clone()),
+            None => return broken("there is nobody to connect to"),
+        };
         let tcp_keep_alive = self.options.tcp_probes();
         let (generation, by) = (self.generation, self.by);
         self.ask(Step::Connect(Connect { generation, target, by, tcp_keep_alive }));
@@ -202,10 +208,7 @@ impl Attempts {
 
     /// The name with which a server's certificate is compared.
     pub(super) fn host(&self) -> Option<String> {
-        match self.target()? {
-            Target::Endpoint(endpoint) => endpoint.host(),
-            Target::Dialler | Target::Given => None,
-        }
+        self.endpoint()?.host()
     }
 
     /// An attempt came to nothing.
@@ -214,10 +217,10 @@ impl Attempts {
         if self.is_given() {
             return Next::Round(std::mem::take(&mut self.failures));
         }
-        let targets = self.options.targets.len().max(1);
-        self.at = (self.at + 1) % targets;
-        if self.failures.len() < targets {
-            return Next::Target;
+        let ways = self.options.ways().max(1);
+        self.at = (self.at + 1) % ways;
+        if self.failures.len() < ways {
+            return Next::Endpoint;
         }
         Next::Round(std::mem::take(&mut self.failures))
     }

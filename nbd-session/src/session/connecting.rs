@@ -105,7 +105,7 @@ impl Session {
             return self.give_up(cause, now);
         }
         let round = match self.attempts.failed(cause.clone()) {
-            Next::Target => {
+            Next::Endpoint => {
                 self.tell_failed(cause, now);
                 return self.begin_attempt(now);
             }

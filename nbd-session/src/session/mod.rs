@@ -258,11 +258,11 @@ impl Session {
     /// that was handed over is to be made again and there is no server to do so.
     pub fn new(options: ConnectOptions, seed: u64, now: Instant) -> Result<Self, Error> {
         crate::Handshake::new(options.config.clone())?;
-        if options.targets.is_empty() && !options.given {
+        if options.ways() == 0 && !options.given {
             let missing = std::io::ErrorKind::InvalidInput;
             return Err(std::io::Error::new(missing, "there is nobody to connect to").into());
         }
-        if options.targets.is_empty() && options.reconnect.is_some() {
+        if options.ways() == 0 && options.reconnect.is_some() {
             return Err(RecoveryError::NoWayBack.into());
         }
         let mut session = Self {

@@ -9,7 +9,6 @@ use nbd_transport::{Endpoint, NbdUri, UriError};
 
 use super::{Goodbye, Session, Stage};
 use crate::error::Error;
-use crate::options::Target;
 
 /// What a session is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -198,8 +197,8 @@ impl Session {
     pub fn to_uri(&self, peer: Option<&Endpoint>) -> Result<NbdUri, UriError> {
         let tls = self.facts.as_ref().is_some_and(|facts| facts.tls);
         let nameless = |what: &dyn fmt::Display| UriError::NoUri(what.to_string());
-        let uri = match (self.options().given_uri(), self.attempts.target()) {
-            (Some(uri), Some(Target::Endpoint(endpoint))) if *endpoint == uri.endpoint() => {
+        let uri = match (self.options().given_uri(), self.attempts.endpoint()) {
+            (Some(uri), Some(endpoint)) if *endpoint == uri.endpoint() => {
                 let again = NbdUri::new(uri.address().clone(), tls || uri.tls_required())?
                     .with_tls(uri.tls().clone())?;
                 match uri.username() {
@@ -207,14 +206,11 @@ impl Session {
                     None => again,
                 }
             }
-            (
-                _,
-                Some(Target::Endpoint(
-                    endpoint @ (Endpoint::Command(_) | Endpoint::SocketActivation(_)),
-                )),
-            ) => NbdUri::from_endpoint(peer.ok_or_else(|| nameless(endpoint))?, tls)?,
-            (_, Some(Target::Endpoint(endpoint))) => NbdUri::from_endpoint(endpoint, tls)?,
-            (_, Some(Target::Dialler | Target::Given) | None) => {
+            (_, Some(endpoint @ (Endpoint::Command(_) | Endpoint::SocketActivation(_)))) => {
+                NbdUri::from_endpoint(peer.ok_or_else(|| nameless(endpoint))?, tls)?
+            }
+            (_, Some(endpoint)) => NbdUri::from_endpoint(endpoint, tls)?,
+            (_, None) => {
                 let peer = peer.ok_or_else(|| nameless(&"a socket without an address"))?;
                 NbdUri::from_endpoint(peer, tls)?
             }

@@ -9,6 +9,7 @@ use nbd_session::replay::Reconnect;
 use nbd_session::{ConnectOptions, ErrorKind, Session, State, Step, Target};
 use nbd_transport::Endpoint;
 
+use nbd_sim::memory_server::MemoryServer;
 use nbd_sim::rig::{Rig, options, server};
 
 fn unix(path: &str) -> Endpoint {
@@ -103,6 +104,30 @@ fn a_connection_that_was_handed_over_is_the_first() {
     assert!(matches!(next(&mut session), (1, Target::Given)));
     session.connected(1, Err(std::io::Error::other("of no use").into()), now);
     assert!(session.is_over() && session.next_step().is_none(), "{session:?}");
+}
+
+/// The servers that the options name only say what a certificate is to be for.
+#[test]
+fn who_has_a_way_of_his_own_is_the_only_one_to_connect() {
+    let named = "nbd://localhost/disk".parse::<ConnectOptions>().expect("a sound URI");
+    let options = named.tcp("other", 10809).target(Target::Dialler).reconnect(Reconnect::new());
+    let asked = Rc::new(RefCell::new(Vec::new()));
+    let told = Rc::clone(&asked);
+    let dial = move |connect: &nbd_session::Connect| {
+        let mut told = told.borrow_mut();
+        told.push(connect.target.to_string());
+        // After a loss it takes three attempts.
+        let there = matches!(told.len(), 1 | 4);
+        let refused = || std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        Some(if there { Ok(server(4096)) } else { Err(refused().into()) })
+    };
+    let mut rig = Rig::dialling(options, Box::new(dial));
+    rig.turn();
+    assert!(rig.session.is_ready());
+    rig.server(MemoryServer::hang_up);
+    rig.sleep(20.0);
+    assert!(rig.session.is_ready(), "{:?}", rig.session);
+    assert_eq!(*asked.borrow(), ["the caller's own way to connect"; 4]);
 }
 
 #[test]
