@@ -36,7 +36,7 @@ pub(crate) fn blocking(load: &Load) -> Outcome<Measured> {
             break;
         }
         now = watch.now();
-        while let Some(done) = pipeline.next_completed() {
+        while let Some(done) = pipeline.next_completion() {
             done.result?;
             let (start, at) = in_flight[done.id.slot()];
             watch.record(now - start);

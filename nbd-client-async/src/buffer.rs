@@ -3,6 +3,7 @@
 use std::any::Any;
 
 use bytes::{Bytes, BytesMut};
+use nbd_session::PooledBuffer;
 
 /// The memory of one call. The usual types are kept as they are; any other is boxed.
 #[derive(Default)]
@@ -65,7 +66,7 @@ macro_rules! write_buffers {
 }
 
 write_buffers! {
-    Bytes, BytesMut, Vec<u8>, Box<[u8]>, String;
+    Bytes, BytesMut, Vec<u8>, Box<[u8]>, String, PooledBuffer;
     () &[u8], () &Vec<u8>, () &str, (const N: usize) &[u8; N], (const N: usize) [u8; N]
 }
 

@@ -90,7 +90,8 @@ pub use nbd_session as session;
 pub use nbd_session::extents::{PlacedExtent, Segment};
 pub use nbd_session::replay::Reconnect;
 pub use nbd_session::{
-    ConnectOptions, Error, ErrorKind, Event, Limit, Rejected, Request, Session, State,
+    BufferPool, ConnectOptions, Error, ErrorKind, Event, Limit, PooledBuffer, Rejected, Request,
+    Session, State,
 };
 pub use nbd_transport as transport;
 pub use nbd_transport::tls::TlsConfig;

@@ -146,7 +146,7 @@ fn talk(case: &Case, mut client: Client, played: &mut Played) {
     while pipeline.in_flight() > 0
         && let Ok(Woken::Progress) = pipeline.poll(Some(case.patience(false)))
     {
-        while let Some(done) = pipeline.next_completed() {
+        while let Some(done) = pipeline.next_completion() {
             note(done);
         }
     }

@@ -1,10 +1,10 @@
 //! What only the blocking client has, against servers nobody here wrote.
 
-use std::cell::{Cell, RefCell};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use nbd_client_blocking::BufferPool;
 use nbd_client_blocking::proto::Command;
 use nbd_client_blocking::transport::{Connection, TcpKeepAlive};
 use nbd_client_blocking::{
@@ -181,7 +181,7 @@ fn requests_that_follow_several_completions_share_a_write() {
         let ready = pipeline.wait_for(8);
         assert!(ready >= 8.min(256 - done), "{ready} are finished after {done}");
         for left in (0..ready).rev() {
-            let completion = pipeline.next_completed().expect("it is here");
+            let completion = pipeline.next_completion().expect("it is here");
             completion.result.unwrap();
             assert!(completion.buffer.is_some_and(|data| data.iter().all(|byte| *byte == 0)));
             assert_eq!(pipeline.completed(), left);
@@ -207,7 +207,7 @@ fn waiting_for_more_than_are_in_flight_waits_for_all() {
     assert_eq!(pipeline.wait_for(0), 0, "it does not wait");
     assert_eq!(pipeline.wait_for(100), 5);
     assert_eq!(pipeline.wait_for(2), 5, "they have not been taken");
-    while let Some(done) = pipeline.next_completed() {
+    while let Some(done) = pipeline.next_completion() {
         done.result.unwrap();
     }
     // A server that is gone: every command comes back with its error.
@@ -277,72 +277,57 @@ fn slices_of_the_callers_go_through_a_pipeline() {
 }
 
 #[test]
-fn buffers_are_made_for_what_comes() {
-    const LENGTH: u32 = 64 << 10;
+fn buffers_have_memory_for_what_comes() {
+    const LENGTH: usize = 64 << 10;
     let server = nbdkit(&["memory", "4M"]);
     let mut client = connect(&server);
     let data = noise(4 << 20, 6);
     client.write_all_at(&data, 0).unwrap();
     // Nobody answers: nothing is held for those who wait.
     server.stop().unwrap();
-    let (made, spare) = (Cell::new(0), RefCell::new(Vec::<Vec<u8>>::new()));
-    let mut pipeline = client.pipeline_with(|length| {
-        made.set(made.get() + 1);
-        let mut buffer = spare.borrow_mut().pop().unwrap_or_default();
-        buffer.resize(length, 0);
-        buffer
-    });
+    let pool = BufferPool::new();
+    let mut pipeline = client.pipeline();
     for block in 0..64 {
-        pipeline.read_late(LENGTH, block * u64::from(LENGTH)).unwrap();
+        pipeline.read(pool.buffer(LENGTH), block * LENGTH as u64).unwrap();
     }
     assert!(pipeline.poll(Some(Duration::from_millis(1))).is_ok());
-    assert_eq!((pipeline.in_flight(), made.get()), (64, 0));
+    assert_eq!((pipeline.in_flight(), pool.in_use()), (64, 0));
     server.cont().unwrap();
     let mut rest = 64;
     while let Some(done) = pipeline.wait() {
         done.result.unwrap();
         let (buffer, at) = (done.buffer.unwrap(), done.command.offset as usize);
-        assert!(buffer == data[at..at + LENGTH as usize], "{at}");
-        spare.borrow_mut().push(buffer);
+        assert!(buffer[..] == data[at..at + LENGTH], "{at}");
         rest -= 1;
     }
-    assert_eq!((rest, made.get()), (0, 64));
-    // Those that bring their own go among them, and must be as long as they say.
-    pipeline.read(vec![0; 512], 512).unwrap();
-    let short = pipeline.submit(Command::read(0, LENGTH), Some(Vec::new())).unwrap_err();
-    assert_eq!(short.buffer, Some(Vec::new()));
-    let missing = pipeline.submit(Command::write(0, 512), None).unwrap_err();
-    assert!(missing.error.to_string().contains("512"), "{}", missing.error);
-    let done = pipeline.wait().unwrap();
-    assert!(done.result.is_ok() && done.buffer.unwrap() == data[512..1024]);
-    assert!(pipeline.wait().is_none());
-    drop(pipeline);
-    assert_eq!(made.get(), 64);
-    // Whoever did not say how buffers are made has to bring them.
-    let mut pipeline = client.pipeline::<Vec<u8>>();
-    let missing = pipeline.read_late(512, 0).unwrap_err();
-    assert!(missing.buffer.is_none() && missing.error.to_string().contains("512"));
+    assert_eq!((rest, pool.in_use()), (0, 0));
+    // As any other, they must be as long as the command says.
+    let command = Command::read(0, LENGTH as u32);
+    let short = pipeline.submit(command, Some(pool.buffer(512))).unwrap_err();
+    assert_eq!(short.buffer.map(|buffer| buffer.len()), Some(512));
 }
 
 #[test]
-fn a_read_that_fails_needs_no_buffer_and_one_of_a_hole_has_one() {
+fn a_read_that_fails_needs_no_memory_and_one_of_a_hole_brings_zeroes() {
     let bad = nbdkit(&["--filter=error", "memory", "1M", "error-pread-rate=100%"]);
-    let mut client = connect(&bad);
-    let mut pipeline = client.pipeline_with(|_| -> Vec<u8> { panic!("nothing has come") });
-    pipeline.read_late(4096, 0).unwrap();
+    let (mut client, pool) = (connect(&bad), BufferPool::new());
+    let mut pipeline = client.pipeline();
+    pipeline.read(pool.buffer(4096), 0).unwrap();
     let done = pipeline.wait().unwrap();
-    assert!(done.result.is_err() && done.buffer.is_none());
+    assert!(done.result.is_err());
+    assert_eq!((done.buffer.map(|buffer| buffer.len()), pool.in_use()), (Some(4096), 0));
     drop(pipeline);
-    // A hole is told without bytes, into a buffer that has something in it.
+    // A hole is told without bytes, into memory that has something in it.
     let scratch = Scratch::new().unwrap();
     let image = scratch.raw_image("disk", 1 << 20).unwrap();
     let server = Server::qemu_nbd(&["-f", "raw", image.to_str().unwrap()]).start().unwrap();
     let mut client = connect(&server);
-    let mut pipeline = client.pipeline_with(|length| vec![9; length]);
-    pipeline.read_late(1 << 20, 0).unwrap();
+    pool.buffer(1 << 20).fill(9);
+    let mut pipeline = client.pipeline();
+    pipeline.read(pool.buffer(1 << 20), 0).unwrap();
     let done = pipeline.wait().unwrap();
     done.result.unwrap();
-    assert!(done.buffer.unwrap() == vec![0; 1 << 20]);
+    assert!(done.buffer.unwrap()[..] == vec![0; 1 << 20]);
 }
 
 #[test]

@@ -29,8 +29,9 @@ use crate::wire::{Dialler, Wire};
 /// [`needs_drive`](Self::needs_drive).
 ///
 /// Buffers are given up on submission and come back with the completion: `Vec<u8>`,
-/// `Box<[u8]>`, or anything else that is bytes. Offsets and lengths are in bytes from the start
-/// of the export.
+/// `Box<[u8]>`, or anything else that is bytes. Those of a
+/// [`BufferPool`](nbd_session::BufferPool) have no memory while they wait. Offsets and lengths
+/// are in bytes from the start of the export.
 ///
 /// Dropping it closes the connection abruptly; [`disconnect`](Self::disconnect) does
 /// it in good order.

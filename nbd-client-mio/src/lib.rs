@@ -112,8 +112,8 @@ pub use nbd_session as session;
 pub use nbd_session::extents::{PlacedExtent, Segment};
 pub use nbd_session::replay::Reconnect;
 pub use nbd_session::{
-    ConnectOptions, Error, ErrorKind, Event, Limit, OptionReply, OptionRequest, Rejected, Request,
-    State,
+    BufferPool, ConnectOptions, Error, ErrorKind, Event, Limit, OptionReply, OptionRequest,
+    PooledBuffer, Rejected, Request, State,
 };
 pub use nbd_transport as transport;
 pub use nbd_transport::tls::TlsConfig;

@@ -11,10 +11,12 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use mio::{Token, Waker};
+use mio::{Events, Interest, Poll, Token, Waker};
 use nbd_client_mio::proto::{ClientConfig, Command, CommandFlags, Direction, SubmitError};
 use nbd_client_mio::transport::{CommandSpec, Endpoint};
-use nbd_client_mio::{ConnectOptions, Connection, ErrorKind, Limit, State};
+use nbd_client_mio::{
+    BufferPool, ConnectOptions, Connection, ErrorKind, Limit, PooledBuffer, State,
+};
 use nbd_sim::peer::{Scratch, Server};
 use nbd_sim::rng::noise;
 use support::Loop;
@@ -408,7 +410,7 @@ fn a_handler_keeps_the_line_full() {
     let mut disk = this.disks.remove(&token).unwrap();
     disk.read(vec![1; 4096], 0).unwrap();
     let mut left = 500;
-    let mut events = mio::Events::with_capacity(4);
+    let mut events = Events::with_capacity(4);
     while disk.drive(this.poll.registry()).unwrap() != State::Closed {
         while let Some(done) = disk.next_completion() {
             left -= 1;
@@ -428,4 +430,45 @@ fn a_handler_keeps_the_line_full() {
         }
     }
     assert_eq!(left, 0);
+}
+
+#[test]
+fn buffers_of_a_pool_have_memory_for_what_comes() {
+    const LENGTH: usize = 64 << 10;
+    let server = nbdkit(&["pattern", "4M"]);
+    let mut poll = Poll::new().unwrap();
+    let mut disk = Connection::<PooledBuffer>::connect(server.uri().as_str()).unwrap();
+    poll.registry().register(&mut disk, Token(0), Interest::READABLE).unwrap();
+    let (mut events, pool) = (Events::with_capacity(16), BufferPool::new());
+    let mut turn = |disk: &mut Connection<PooledBuffer>| {
+        let wait = disk.needs_drive().then_some(Duration::ZERO);
+        poll.poll(&mut events, wait).unwrap();
+        events.iter().for_each(|event| disk.handle_event(event));
+        disk.drive(poll.registry()).unwrap()
+    };
+    while turn(&mut disk) != State::Ready {}
+    // Nobody answers: nothing is held for those who wait.
+    server.stop().unwrap();
+    for block in 0..64 {
+        disk.read(pool.buffer(LENGTH), block * LENGTH as u64).unwrap();
+    }
+    while disk.needs_drive() {
+        turn(&mut disk);
+    }
+    assert_eq!(pool.in_use(), 0);
+    server.cont().unwrap();
+    for _ in 0..64 {
+        let done = loop {
+            match disk.next_completion() {
+                Some(done) => break done,
+                None => turn(&mut disk),
+            };
+        };
+        done.result.unwrap();
+        let (buffer, at) = (done.buffer.unwrap(), done.command.offset);
+        // The plugin's data tells where it is from.
+        assert_eq!(buffer[..8], at.to_be_bytes());
+        assert_eq!(buffer[LENGTH - 8..], (at + LENGTH as u64 - 8).to_be_bytes());
+    }
+    assert_eq!(pool.in_use(), 0);
 }

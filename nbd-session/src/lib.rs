@@ -21,6 +21,7 @@
 //! | [`extents`], [`mod@file`] | what is made of many commands: a walk over extents, an export as a file |
 //! | [`pool`] | what is made of many connections |
 //! | [`replay`] | what is sent again after a lost connection |
+//! | [`BufferPool`] | memory for payload, which is used over and over |
 //! | [`Link`], [`Handshake`] | a machine and TLS over any stream, for those who have a loop of their own |
 //!
 //! With feature `tracing` every session tells what it does in events of a span `nbd` of its own,
@@ -41,6 +42,7 @@
 //!
 //! Linux, whole and tested. macOS and FreeBSD compile.
 
+mod buffer_pool;
 mod error;
 mod event;
 pub mod extents;
@@ -60,6 +62,7 @@ mod tls;
 mod trace;
 mod waiters;
 
+pub use buffer_pool::{BufferPool, PooledBuffer};
 pub use error::{Blame, Error, ErrorKind};
 pub use event::{Event, SessionStats};
 pub use handshake::Handshake;

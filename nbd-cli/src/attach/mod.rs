@@ -16,12 +16,14 @@
 //! | `guard` | what outlives it, should it be killed |
 //! | `relay` | the thread that serves the device |
 //! | `queue` | one socket, and the kernel at its other end |
+//! | `arrivals` | where the payload of its writes arrives |
 //! | `status` | what happens, for others to look at |
 //! | `record` | the same, for other processes |
 //! | `netlink` | what the kernel is told |
 //! | `device` | `/dev/nbdN` |
 //! | `detach`, `attached` | `nbd detach`, `nbd attached` |
 
+mod arrivals;
 mod attached;
 mod background;
 #[cfg(test)]

@@ -14,8 +14,9 @@ use nbd_client_mio::proto::{
     RequestId, Server, ServerConfig, ServerEvent, ServerNegotiation, TransmissionFlags,
 };
 use nbd_client_mio::transport::SocketIo;
+use nbd_client_mio::{BufferPool, PooledBuffer};
 
-use crate::connections::{Arrivals, Buffer, Spare};
+use super::arrivals::Arrivals;
 
 /// More than the kernel has under way in one queue.
 pub(super) const IN_FLIGHT: u32 = 256;
@@ -32,7 +33,7 @@ pub(super) struct Queue {
     socket: UnixStream,
     server: Server,
     /// The payload of requests, by their names here.
-    buffers: Buffers<Buffer>,
+    buffers: Buffers<PooledBuffer>,
     readable: bool,
     writable: bool,
     over: bool,
@@ -76,12 +77,12 @@ impl Queue {
     }
 
     /// Takes in what has come.
-    pub(super) fn receive(&mut self, spare: &Spare) {
+    pub(super) fn receive(&mut self, memory: &BufferPool) {
         if self.over || !self.readable {
             return;
         }
         let mut io = SocketIo::non_blocking(self.socket.as_fd());
-        let mut arrivals = Arrivals { buffers: &mut self.buffers, spare };
+        let mut arrivals = Arrivals { buffers: &mut self.buffers, memory };
         match self.server.notify_read(&mut io, &mut arrivals, IoMode::Vectored) {
             Ok(Progress::More) => {}
             // Where it takes no more for now, nobody tells a second time that there is some.
@@ -96,13 +97,13 @@ impl Queue {
     /// The next request, with the payload of a write or room for that of a read.
     pub(super) fn next_request(
         &mut self,
-        spare: &Spare,
-    ) -> Option<(RequestId, Command, Option<Buffer>)> {
+        memory: &BufferPool,
+    ) -> Option<(RequestId, Command, Option<PooledBuffer>)> {
         loop {
             match self.server.poll_event()? {
                 ServerEvent::Request { id, command } => {
                     let buffer = match command.kind {
-                        CommandType::Read => Some(spare.buffer(command.length as usize)),
+                        CommandType::Read => Some(memory.buffer(command.length as usize)),
                         CommandType::Write => self.buffers.remove(id),
                         CommandType::Flush
                         | CommandType::Trim
@@ -126,7 +127,7 @@ impl Queue {
         &mut self,
         id: RequestId,
         command: &Command,
-        buffer: Option<Buffer>,
+        buffer: Option<PooledBuffer>,
         result: Result<(), Errno>,
     ) {
         // One that the kernel does not wait for any more is no loss.

@@ -1,8 +1,8 @@
 //! The thread that serves a device: requests from the kernel go to the server, replies come back.
 //!
 //! ```text
-//!   kernel ── socket ── Queue ─► request, Buffer ─► Connections ── connection ── server
-//!                       Queue ◄── reply, Buffer ◄── Connections
+//!   kernel ── socket ── Queue ─► request, buffer ─► Connections ── connection ── server
+//!                       Queue ◄── reply, buffer ◄── Connections
 //! ```
 //!
 //! Payload stays in one buffer from one socket to the other, and buffers are used again: while
@@ -15,12 +15,12 @@ use std::time::{Duration, Instant};
 
 use mio::{Events, Poll, Token};
 use nbd_client_mio::proto::{Errno, ExportInfo, RequestId, TransmissionFlags};
-use nbd_client_mio::session::Event;
+use nbd_client_mio::session::{BufferPool, Event};
 use nbd_client_mio::{ConnectOptions, Error};
 
 use super::queue::Queue;
 use super::status::{Health, Status};
-use crate::connections::{Connections, Done, Spare, wait};
+use crate::connections::{Connections, Done, wait};
 use crate::failure::in_words;
 
 /// The token of the first queue; connections have those below.
@@ -43,7 +43,7 @@ pub(super) struct Relay {
     events: Events,
     connections: Connections<Owner>,
     queues: Vec<Queue>,
-    spare: Spare,
+    memory: BufferPool,
     /// Turns since the last look at what has come.
     unasked: u32,
     status: Arc<Status>,
@@ -64,8 +64,8 @@ impl Relay {
         let mut poll = Poll::new()?;
         let connections = Connections::connect(options, connections, &mut poll)?;
         let events = Events::with_capacity(64);
-        let (queues, spare) = (Vec::new(), Spare::new(kept));
-        let relay = Self { poll, events, connections, queues, spare, unasked: 0, status };
+        let (queues, memory) = (Vec::new(), BufferPool::keeping(kept));
+        let relay = Self { poll, events, connections, queues, memory, unasked: 0, status };
         let size = relay.export().map_or(0, |export| export.size);
         relay.status.change(|news| news.size = size);
         Ok(relay)
@@ -170,10 +170,10 @@ impl Relay {
     }
 
     fn take_requests(&mut self, number: usize) {
-        let Self { queues, connections, spare, .. } = self;
+        let Self { queues, connections, memory, .. } = self;
         let Some(queue) = queues.get_mut(number) else { return };
-        queue.receive(spare);
-        while let Some((id, command, buffer)) = queue.next_request(spare) {
+        queue.receive(memory);
+        while let Some((id, command, buffer)) = queue.next_request(memory) {
             connections.submit(Some(Owner { queue: number, id }), command, buffer);
         }
     }

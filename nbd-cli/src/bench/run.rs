@@ -56,7 +56,7 @@ impl<'a> Worker<'a> {
             if now >= end {
                 count = submitted;
             }
-            while let Some(done) = pipeline.next_completed() {
+            while let Some(done) = pipeline.next_completion() {
                 done.result?;
                 tally.record(now - started[done.id.slot()]);
                 if submitted < count

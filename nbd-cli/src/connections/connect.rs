@@ -4,10 +4,11 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use mio::{Events, Poll, Token};
+use nbd_client_mio::PooledBuffer;
 use nbd_client_mio::proto::{Command, ExportInfo, TransmissionFlags};
 use nbd_client_mio::{ConnectOptions, Connection, Error, Limit, State};
 
-use super::{Buffer, Connections};
+use super::Connections;
 
 /// How long the server has for the last replies and the last flush.
 const FAREWELL: Duration = Duration::from_secs(30);
@@ -17,7 +18,7 @@ fn connect(
     options: ConnectOptions,
     poll: &mut Poll,
     token: Token,
-) -> Result<Connection<Buffer>, Error> {
+) -> Result<Connection<PooledBuffer>, Error> {
     let mut connection = Connection::connect(options)?;
     poll.registry().register(&mut connection, token, mio::Interest::READABLE)?;
     let mut events = Events::with_capacity(16);

@@ -4,10 +4,8 @@
 //! | file | what |
 //! |---|---|
 //! | `mod` | requests on their way to the server, and what came of them |
-//! | `buffers` | their payload |
 //! | `connect` | how the connections are made and ended |
 
-mod buffers;
 mod connect;
 
 use std::time::Instant;
@@ -17,10 +15,9 @@ use nbd_client_mio::proto::{
     Buffers, Command, CommandType, ContextId, ExportInfo, Extent, RequestId,
 };
 use nbd_client_mio::session::pool::{Flush, Members};
-use nbd_client_mio::session::{Event, Request, SessionStats};
+use nbd_client_mio::session::{Event, PooledBuffer, Request, SessionStats};
 use nbd_client_mio::{Completion, Connection, Error, Limit, Rejected, State};
 
-pub(crate) use buffers::{Arrivals, Buffer, Spare};
 pub(crate) use connect::wait;
 
 /// How many bytes are kept by default, in case that the server loses them.
@@ -33,7 +30,7 @@ pub(crate) struct Done<O> {
     pub(crate) owner: Option<O>,
     pub(crate) command: Command,
     /// What was read, or a buffer that is not needed any more.
-    pub(crate) buffer: Option<Buffer>,
+    pub(crate) buffer: Option<PooledBuffer>,
     pub(crate) extents: Vec<(ContextId, Extent)>,
     pub(crate) result: Result<(), Error>,
 }
@@ -55,7 +52,7 @@ pub(crate) struct Connections<O> {
 
 #[derive(Debug)]
 struct Member<O> {
-    connection: Connection<Buffer>,
+    connection: Connection<PooledBuffer>,
     /// By the names that the connection has for its requests.
     waiting: Buffers<Waiting<O>>,
 }
@@ -81,7 +78,7 @@ struct FlushOfAll<O> {
 
 impl<O> Connections<O> {
     /// One connection, which is ready; there may be `most`.
-    fn new(first: Connection<Buffer>, most: usize, keeps: bool) -> Self {
+    fn new(first: Connection<PooledBuffer>, most: usize, keeps: bool) -> Self {
         let mut connections = Self {
             members: Vec::new(),
             pool: Members::new(most),
@@ -95,7 +92,7 @@ impl<O> Connections<O> {
     }
 
     /// A connection that is ready joins, if that is safe.
-    fn join(&mut self, connection: Connection<Buffer>) -> bool {
+    fn join(&mut self, connection: Connection<PooledBuffer>) -> bool {
         let facts = connection.session().negotiated();
         let joined = facts.and_then(|facts| self.pool.join(facts, self.keeps)).is_some();
         if joined {
@@ -109,7 +106,7 @@ impl<O> Connections<O> {
         self.pool.wants_more()
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Connection<Buffer>> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Connection<PooledBuffer>> {
         self.members.iter().map(|member| &member.connection)
     }
 
@@ -128,7 +125,12 @@ impl<O> Connections<O> {
 
     /// Sends a request; [`next_done`](Self::next_done) has what came of it, also when it could
     /// not be sent. What is kept of it shares its buffer.
-    pub(crate) fn submit(&mut self, owner: Option<O>, command: Command, buffer: Option<Buffer>) {
+    pub(crate) fn submit(
+        &mut self,
+        owner: Option<O>,
+        command: Command,
+        buffer: Option<PooledBuffer>,
+    ) {
         self.in_flight += 1;
         if command.kind == CommandType::Flush {
             self.begin_flush(owner);
@@ -141,7 +143,7 @@ impl<O> Connections<O> {
         let keeps = |member: &Member<O>| member.connection.session().keeps_payload(&command);
         let (request, buffer) = match buffer {
             Some(buffer) if self.members.get(number).is_some_and(keeps) => {
-                (Request::new(command).payload(buffer.share()), None)
+                (Request::new(command).payload(buffer.into()), None)
             }
             buffer => (Request::new(command), buffer),
         };
@@ -159,7 +161,7 @@ impl<O> Connections<O> {
         self.in_flight
     }
 
-    fn reject(&mut self, owner: Option<O>, command: Command, rejected: Rejected<Buffer>) {
+    fn reject(&mut self, owner: Option<O>, command: Command, rejected: Rejected<PooledBuffer>) {
         let Rejected { error, buffer } = rejected;
         let (extents, result) = (Vec::new(), Err(error));
         self.ready.push(Done { owner, command, buffer, extents, result });
@@ -169,8 +171,8 @@ impl<O> Connections<O> {
         &mut self,
         number: usize,
         request: Request<'_>,
-        buffer: Option<Buffer>,
-    ) -> Result<RequestId, Rejected<Buffer>> {
+        buffer: Option<PooledBuffer>,
+    ) -> Result<RequestId, Rejected<PooledBuffer>> {
         match self.members.get_mut(number) {
             Some(member) => member.connection.submit_request(request, buffer),
             None => Err(Rejected { error: self.end(), buffer }),
@@ -297,7 +299,7 @@ impl<O> Connections<O> {
         self.ready.pop()
     }
 
-    fn next_of(&mut self, number: usize) -> Option<(Waiting<O>, Completion<Buffer>)> {
+    fn next_of(&mut self, number: usize) -> Option<(Waiting<O>, Completion<PooledBuffer>)> {
         let member = self.members.get_mut(number)?;
         loop {
             let completion = member.connection.next_completion()?;

@@ -174,9 +174,9 @@ impl Destination<'_> {
         job: &Job,
         body: impl FnOnce(&mut dyn Sink) -> Result<()>,
     ) -> Result<()> {
-        let (plan, progress, spare) = (&job.plan, &*job.progress, Vec::new());
+        let (plan, progress) = (&job.plan, &*job.progress);
         match self {
-            Self::Nowhere => body(&mut Nowhere { progress, spare }),
+            Self::Nowhere => body(&mut Nowhere { progress }),
             Self::Server(server) => server::write(*server, job, body),
             Self::Against(server) => server::compare(*server, job, body),
             Self::AgainstFile { path, store } => {
@@ -184,7 +184,7 @@ impl Destination<'_> {
                 let look = |piece: &Piece| -> Result<()> {
                     look_at(&store, piece, &mut bytes, job).context(path.display())
                 };
-                body(&mut Positioned { write: look, progress, spare })
+                body(&mut Positioned { write: look, progress })
             }
             Self::File { path, store, place, is_zero } => {
                 let skip = (is_zero || plan.skip_zeroes) && !plan.allocated;
@@ -193,7 +193,7 @@ impl Destination<'_> {
                     place.prepare()?;
                     written.piece(piece, skip)
                 };
-                body(&mut Positioned { write, progress, spare })?;
+                body(&mut Positioned { write, progress })?;
                 written.finish()
             }
             Self::Growing { path, file, place } => {
@@ -206,7 +206,7 @@ impl Destination<'_> {
                     };
                     written.context(path.display())
                 };
-                body(&mut Positioned { write, progress, spare })
+                body(&mut Positioned { write, progress })
             }
             Self::Stdout => {
                 let mut ordered = Ordered::new(io::stdout().lock(), 0, wrote, progress);
@@ -316,20 +316,12 @@ impl Progress {
 
 struct Nowhere<'a> {
     progress: &'a Progress,
-    spare: Vec<Vec<u8>>,
 }
 
 impl Sink for Nowhere<'_> {
     fn put(&mut self, piece: Piece) -> Result<()> {
         self.progress.count(&piece);
-        if let Piece::Data { bytes, .. } = piece {
-            self.spare.push(bytes.into_buffer());
-        }
         Ok(())
-    }
-
-    fn spare(&mut self) -> Option<Vec<u8>> {
-        self.spare.pop()
     }
 }
 
@@ -337,7 +329,6 @@ impl Sink for Nowhere<'_> {
 struct Positioned<'a, W> {
     write: W,
     progress: &'a Progress,
-    spare: Vec<Vec<u8>>,
 }
 
 impl<W: FnMut(&Piece) -> Result<()>> Sink for Positioned<'_, W> {
@@ -345,14 +336,7 @@ impl<W: FnMut(&Piece) -> Result<()>> Sink for Positioned<'_, W> {
         self.progress.begin();
         (self.write)(&piece)?;
         self.progress.count(&piece);
-        if let Piece::Data { bytes, .. } = piece {
-            self.spare.push(bytes.into_buffer());
-        }
         Ok(())
-    }
-
-    fn spare(&mut self) -> Option<Vec<u8>> {
-        self.spare.pop()
     }
 }
 
@@ -364,13 +348,11 @@ struct Ordered<'a, S, T> {
     progress: &'a Progress,
     early: BTreeMap<u64, Piece>,
     position: u64,
-    spare: Vec<Vec<u8>>,
 }
 
 impl<'a, S: Write, T: Fn(io::Result<()>) -> Result<()>> Ordered<'a, S, T> {
     fn new(stream: S, position: u64, told: T, progress: &'a Progress) -> Self {
-        let (early, spare) = (BTreeMap::new(), Vec::new());
-        Self { stream, told, progress, early, position, spare }
+        Self { stream, told, progress, early: BTreeMap::new(), position }
     }
 
     fn finish(mut self) -> Result<()> {
@@ -396,15 +378,8 @@ impl<S: Write, T: Fn(io::Result<()>) -> Result<()>> Sink for Ordered<'_, S, T> {
                 }
             }
             self.progress.count(&piece);
-            if let Piece::Data { bytes, .. } = piece {
-                self.spare.push(bytes.into_buffer());
-            }
         }
         Ok(())
-    }
-
-    fn spare(&mut self) -> Option<Vec<u8>> {
-        self.spare.pop()
     }
 }
 

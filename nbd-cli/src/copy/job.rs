@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use nbd_client_blocking::BufferPool;
 use rangemap::RangeSet;
 
 use super::difference::Differences;
@@ -24,6 +25,8 @@ pub(super) struct Job {
     pub(super) plan: Plan,
     pub(super) progress: Arc<Progress>,
     pub(super) stop: Arc<Stop>,
+    /// Where bytes are on their way.
+    pub(super) memory: BufferPool,
     pub(super) regions: Regions,
     pub(super) distance: Distance,
     pub(super) part: Part,
@@ -48,6 +51,7 @@ impl Job {
             plan,
             progress: Arc::default(),
             stop: Arc::new(Stop::new()?),
+            memory: BufferPool::new(),
             regions: Regions::new(iter::once(wanted), workers, plan.request_size as u64),
             distance: Distance::default(),
             part,

@@ -4,7 +4,7 @@
 //!   source thread                        destination thread
 //!   map ─► reads in flight ── pieces ──► writes in flight ─► flush
 //!                 ▲                            │
-//!                 └───────── buffers ◄─────────┘
+//!                 └────────── memory ◄─────────┘
 //! ```
 //!
 //! To `null:` there is nothing to write, and no thread for it: the source counts its pieces.
@@ -70,6 +70,8 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use nbd_client_blocking::BufferPool;
 
 use crate::checksum::{Digest, Kind};
 use crate::failure::{Failure, Result};
@@ -359,6 +361,7 @@ impl Copy<'_> {
             plan: *plan,
             progress: Arc::clone(&self.progress),
             stop: Arc::clone(&self.stop),
+            memory: BufferPool::new(),
             regions: Regions::new(wanted, workers.most, self.plan.request_size as u64),
             distance: Distance::default(),
             part: self.part.clone(),

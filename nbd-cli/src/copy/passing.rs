@@ -31,10 +31,6 @@ impl Sink for Shifted<'_> {
     fn advance(&mut self) -> Result<()> {
         self.sink.advance()
     }
-
-    fn spare(&mut self) -> Option<Vec<u8>> {
-        self.sink.spare()
-    }
 }
 
 /// Sums up all bytes in order: what comes early waits.
@@ -76,9 +72,5 @@ impl Sink for Summing<'_> {
 
     fn advance(&mut self) -> Result<()> {
         self.sink.advance()
-    }
-
-    fn spare(&mut self) -> Option<Vec<u8>> {
-        self.sink.spare()
     }
 }

@@ -12,7 +12,7 @@ use nbd_server::{Export, ExtentKind, FileExport};
 
 use super::destination::is_socket;
 use super::job::Job;
-use super::piece::{Outlet, Piece, Slice};
+use super::piece::{Outlet, Piece};
 use super::plan::Plan;
 use super::server::{self, Connected};
 use super::sparse;
@@ -170,10 +170,10 @@ fn read_range(
     let mut offset = range.start;
     while offset < range.end.min(job.until()) && !job.stop.is_wished() {
         let length = (range.end - offset).min(plan.request_size as u64);
-        let mut buffer = outlet.buffer(length as usize);
+        let mut buffer = job.memory.buffer(length as usize);
         store.read_exact_at(&mut buffer, offset).context(path.display())?;
         job.let_pass(length);
-        sparse::send(outlet, offset, buffer, plan.sparse)?;
+        sparse::send(outlet, offset, buffer, &job.memory, plan.sparse)?;
         offset += length;
     }
     Ok(())
@@ -189,7 +189,7 @@ fn read_stream(
     let plan = &job.plan;
     let mut offset = 0;
     loop {
-        let mut buffer = outlet.buffer(plan.request_size);
+        let mut buffer = job.memory.buffer(plan.request_size);
         let mut filled = 0;
         while filled < buffer.len() {
             match job.stop.read(stream, &mut buffer[filled..]) {
@@ -208,10 +208,10 @@ fn read_stream(
         if last {
             // A short piece is sent as it is: the end of a stream is data even when it is
             // zeroes, so that the destination becomes as long.
-            outlet.send(Piece::Data { offset, bytes: Slice::new(buffer, 0..filled) })?;
+            outlet.send(Piece::Data { offset, bytes: buffer.into() })?;
             return Ok(());
         }
-        sparse::send(outlet, offset, buffer, plan.sparse)?;
+        sparse::send(outlet, offset, buffer, &job.memory, plan.sparse)?;
         offset += filled as u64;
     }
 }

@@ -1,5 +1,7 @@
 //! Finds zeroes in data.
 
+use nbd_client_blocking::{BufferPool, PooledBuffer};
+
 use super::piece::{Outlet, Piece, Slice};
 use crate::failure::Result;
 
@@ -16,13 +18,12 @@ pub(super) fn is_zero(bytes: &[u8]) -> bool {
 pub(super) fn send(
     outlet: &Outlet<'_>,
     offset: u64,
-    buffer: Vec<u8>,
+    buffer: PooledBuffer,
+    memory: &BufferPool,
     granularity: usize,
 ) -> Result<()> {
-    let end = buffer.len();
     if granularity == 0 {
-        let bytes = Slice::new(buffer, 0..end);
-        return outlet.send(Piece::Data { offset, bytes });
+        return outlet.send(Piece::Data { offset, bytes: buffer.into() });
     }
     let runs = runs(&buffer, granularity);
     let mut buffer = Some(buffer);
@@ -38,9 +39,9 @@ pub(super) fn send(
             }
         } else if let Some(buffer) = &buffer {
             // Data before the last run travels in a buffer of its own.
-            let mut own = outlet.buffer(stop - start);
+            let mut own = memory.buffer(stop - start);
             own.copy_from_slice(&buffer[start..stop]);
-            outlet.send(Piece::Data { offset: at, bytes: Slice::new(own, 0..stop - start) })?;
+            outlet.send(Piece::Data { offset: at, bytes: own.into() })?;
         }
     }
     Ok(())
@@ -93,9 +94,12 @@ mod tests {
         ) {
             let buffer: Vec<u8> =
                 blocks.iter().flat_map(|(zero, len)| vec![u8::from(!zero); *len]).collect();
-            let (thread, inlet) = super::super::piece::channel(64, 64);
-            let outlet = Outlet::Thread(thread);
-            send(&outlet, 1000, buffer.clone(), granularity).unwrap();
+            let (pieces, inlet) = super::super::piece::channel(64);
+            let outlet = Outlet::Thread(pieces);
+            let memory = BufferPool::new();
+            let mut pooled = memory.buffer(buffer.len());
+            pooled.copy_from_slice(&buffer);
+            send(&outlet, 1000, pooled, &memory, granularity).unwrap();
             drop(outlet);
             let mut rebuilt = vec![0xff; buffer.len()];
             while let Some(piece) = inlet.wait() {

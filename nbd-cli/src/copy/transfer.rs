@@ -102,10 +102,10 @@ fn copy(source: Source, destination: Destination<'_>, job: &Job) -> Result<()> {
         };
         if !alone {
             let waiting = if job.plan.adapts { WAITING } else { job.plan.requests };
-            let (thread, inlet) = channel(waiting, job.plan.requests);
+            let (pieces, inlet) = channel(waiting);
             let result = std::thread::scope(|scope| {
                 let read = &read;
-                let reader = move || read(&Outlet::Thread(thread));
+                let reader = move || read(&Outlet::Thread(pieces));
                 let reader = Builder::new().name("reader".to_owned()).spawn_scoped(scope, reader);
                 let poured = pour(inlet, sink);
                 (reader.map(|reader| reader.join()), poured)

@@ -12,11 +12,12 @@ use std::thread::{self, JoinHandle};
 use fuser::{ReplyData, ReplyEmpty, ReplyWrite};
 use mio::{Poll, Token, Waker};
 use nbd_client_mio::proto::{Command, CommandFlags, Extent, TransmissionFlags};
+use nbd_client_mio::{BufferPool, PooledBuffer};
 use nbd_client_mio::{ConnectOptions, Error};
 
 use super::blocks::WholeBlocks;
 use super::requests::{Answer, Job, Outcome, Requests, errno};
-use crate::connections::{Buffer, Connections, Spare};
+use crate::connections::Connections;
 
 /// The longest range zeroed or asked about at once, in bytes: a multiple of any block.
 const LONGEST: u64 = 1 << 30;
@@ -35,7 +36,7 @@ static ZEROES: [u8; 256 << 10] = [0; 256 << 10];
 pub(super) struct Disk {
     requests: Arc<Requests>,
     thread: JoinHandle<Result<(), Error>>,
-    spare: Spare,
+    memory: BufferPool,
     size: u64,
     block: u64,
     /// The longest read or write, in bytes; whole blocks.
@@ -67,16 +68,16 @@ impl Disk {
         let block = u64::from(export.minimum_block()).max(1);
         let longest = USUAL.min(longest as u64 / block * block).max(block);
         let (count, why_fewer) = (connections.iter().count(), connections.why_fewer(most == 1));
-        let spare = Spare::new(usize::try_from(kept).unwrap_or(usize::MAX));
+        let memory = BufferPool::keeping(usize::try_from(kept).unwrap_or(usize::MAX));
         let server = server.to_owned();
-        let requests = Arc::new(Requests::new(connections, poll, waker, spare.clone(), server)?);
+        let requests = Arc::new(Requests::new(connections, poll, waker, memory.clone(), server)?);
         let runs = Arc::clone(&requests);
         let thread =
             thread::Builder::new().name("requests".to_owned()).spawn(move || runs.run())?;
         Ok(Self {
             requests,
             thread,
-            spare,
+            memory,
             size,
             block,
             longest,
@@ -145,7 +146,7 @@ impl Disk {
             // Where any byte is a block nobody ever writes one back.
             let sharing = (self.block > 1).then(|| self.whole_blocks.share());
             let count = data.len() as u32;
-            let mut buffer = self.spare.buffer(data.len());
+            let mut buffer = self.memory.buffer(data.len());
             buffer.as_mut().copy_from_slice(data);
             let answer = Answer::Written { reply, count, sharing };
             let command = Command::write(offset, count);
@@ -256,7 +257,7 @@ impl Disk {
             let _shared = is_whole.then(|| self.whole_blocks.share());
             let _alone = (!is_whole).then(|| self.whole_blocks.alone());
             let mut buffer = match is_whole {
-                true => self.spare.buffer(bytes.len()),
+                true => self.memory.buffer(bytes.len()),
                 false => self.read_blocks(&blocks)?,
             };
             let at = (piece.start - blocks.start) as usize;
@@ -269,13 +270,13 @@ impl Disk {
         Ok(())
     }
 
-    fn read_blocks(&self, blocks: &Range<u64>) -> Result<Buffer, Error> {
+    fn read_blocks(&self, blocks: &Range<u64>) -> Result<PooledBuffer, Error> {
         let command = Command::read(blocks.start, (blocks.end - blocks.start) as u32);
         self.call(command, None)?.buffer.ok_or_else(stopped)
     }
 
     /// Waits for a command.
-    fn call(&self, command: Command, buffer: Option<Buffer>) -> Result<Outcome, Error> {
+    fn call(&self, command: Command, buffer: Option<PooledBuffer>) -> Result<Outcome, Error> {
         let (tell, told) = sync_channel(1);
         self.requests.send(Job { command, buffer, answer: Answer::Thread(tell) });
         let outcome = told.recv().map_err(|_| stopped())?;

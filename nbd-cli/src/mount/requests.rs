@@ -10,10 +10,10 @@ use fuser::{Errno, ReplyData, ReplyEmpty, ReplyWrite};
 use mio::{Events, Poll, Registry, Waker};
 use nbd_client_mio::Error;
 use nbd_client_mio::proto::{Command, CommandType, Extent};
-use nbd_client_mio::session::Event;
+use nbd_client_mio::session::{BufferPool, Event, PooledBuffer};
 
 use super::blocks::Sharing;
-use crate::connections::{Buffer, Connections, Done, Spare, wait};
+use crate::connections::{Connections, Done, wait};
 use crate::failure::in_words;
 use crate::output;
 
@@ -28,7 +28,7 @@ const NAP: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) command: Command,
-    pub(super) buffer: Option<Buffer>,
+    pub(super) buffer: Option<PooledBuffer>,
     pub(super) answer: Answer,
 }
 
@@ -48,7 +48,7 @@ pub(super) enum Answer {
 /// What a thread is told.
 #[derive(Debug)]
 pub(super) struct Outcome {
-    pub(super) buffer: Option<Buffer>,
+    pub(super) buffer: Option<PooledBuffer>,
     pub(super) extents: Vec<Extent>,
     pub(super) result: Result<(), Error>,
 }
@@ -72,7 +72,7 @@ pub(super) struct Requests {
     /// Tells the thread that serves that it is needed.
     needed: Condvar,
     waker: Waker,
-    spare: Spare,
+    memory: BufferPool,
     /// What the server is called, for what is said of it.
     server: String,
 }
@@ -110,7 +110,7 @@ impl Requests {
         connections: Connections<Answer>,
         poll: Poll,
         waker: Waker,
-        spare: Spare,
+        memory: BufferPool,
         server: String,
     ) -> io::Result<Self> {
         let core = Core {
@@ -125,7 +125,7 @@ impl Requests {
             over: false,
         };
         let (core, room, needed) = (Mutex::new(core), Condvar::new(), Condvar::new());
-        Ok(Self { core, room, needed, waker, spare, server })
+        Ok(Self { core, room, needed, waker, memory, server })
     }
 
     /// Carries out a job, as soon as there is room for it. When all is over nobody does, and the
@@ -142,7 +142,7 @@ impl Requests {
         // Whoever waits for its own job has others to do.
         let may_wait = !matches!(answer, Answer::Thread(_));
         let buffer = match command.kind {
-            CommandType::Read => Some(self.spare.buffer(command.length as usize)),
+            CommandType::Read => Some(self.memory.buffer(command.length as usize)),
             _ => buffer,
         };
         connections.submit(Some(answer), command, buffer);

@@ -1,18 +1,16 @@
 //! Many commands in flight.
 
-mod buffers;
 mod poll;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Instant;
 
-use nbd_proto::{Command, CommandFlags, Disconnect, RequestId, RequestStatus};
+use nbd_proto::{Buffers, Command, CommandFlags, Disconnect, RequestId, RequestStatus};
 #[cfg(doc)]
 use nbd_session::Session;
 use nbd_session::{Error, Rejected, Request, Withdrawn};
 
-use self::buffers::Buffers;
 use crate::client::Client;
 use crate::completion::Completion;
 
@@ -25,7 +23,8 @@ use crate::completion::Completion;
 ///
 /// Buffers are given up on submission and come back with the completion, or with the reason
 /// why the command was [rejected](Rejected): `Vec<u8>`, `Box<[u8]>`, `&mut [u8]`, or anything
-/// else that is bytes. For `&[u8]` see [`Borrowed`](crate::Borrowed).
+/// else that is bytes. For `&[u8]` see [`Borrowed`](crate::Borrowed). Those of a
+/// [`BufferPool`](nbd_session::BufferPool) have no memory while they wait.
 ///
 /// ```no_run
 /// # let mut client = nbd_client_blocking::Client::connect("nbd://localhost")?;
@@ -51,14 +50,14 @@ use crate::completion::Completion;
 /// [`direction`](Self::direction) says, which changes whenever something was submitted, sent
 /// or received. When it is ready, [`notify_read`](Self::notify_read) or
 /// [`notify_write`](Self::notify_write) do what goes without waiting, and
-/// [`next_completed`](Self::next_completed) tells what came of it. Limits of time are minded
+/// [`next_completion`](Self::next_completion) tells what came of it. Limits of time are minded
 /// by the same two: call one when [`Session::next_deadline`] has come.
 ///
 /// Dropping it withdraws what is in flight.
 #[derive(Debug)]
 pub struct Pipeline<'c, B: AsRef<[u8]> + AsMut<[u8]>> {
     client: &'c mut Client,
-    buffers: Buffers<'c, B>,
+    buffers: Buffers<B>,
     callbacks: BTreeMap<RequestId, Callback<'c, B>>,
 }
 
@@ -77,52 +76,7 @@ impl<B> fmt::Debug for Callback<'_, B> {
 impl Client {
     /// Starts keeping many commands in flight.
     pub const fn pipeline<B: AsRef<[u8]> + AsMut<[u8]>>(&mut self) -> Pipeline<'_, B> {
-        self.pipeline_of(None)
-    }
-
-    /// Starts keeping many commands in flight, where [reads](Pipeline::read_late) wait without
-    /// memory: `make` gives a buffer of so many bytes when the first of them come. So a deep
-    /// queue holds memory for what has come and not for what was asked for, and a buffer that is
-    /// used over and over stays in the processor's caches.
-    ///
-    /// `make` is called in the middle of taking in a reply: it must neither wait nor panic. What
-    /// it gives may contain anything; where it is too short, what does not fit is thrown away.
-    ///
-    /// ```no_run
-    /// use std::cell::RefCell;
-    ///
-    /// # let mut client = nbd_client_blocking::Client::connect("nbd://localhost")?;
-    /// let spare: RefCell<Vec<Vec<u8>>> = RefCell::default();
-    /// let make = |length| {
-    ///     let mut buffer = spare.borrow_mut().pop().unwrap_or_default();
-    ///     buffer.resize(length, 0);
-    ///     buffer
-    /// };
-    /// let mut pipeline = client.pipeline_with(make);
-    /// for block in 0..64 {
-    ///     pipeline.read_late(256 << 10, block * (256 << 10))?;
-    /// }
-    /// while let Some(done) = pipeline.wait() {
-    ///     done.result?;
-    ///     if let Some(buffer) = done.buffer {
-    ///         println!("{} bytes at {}", buffer.len(), done.command.offset);
-    ///         spare.borrow_mut().push(buffer);
-    ///     }
-    /// }
-    /// # Ok::<(), nbd_client_blocking::Error>(())
-    /// ```
-    pub fn pipeline_with<'c, B: AsRef<[u8]> + AsMut<[u8]>>(
-        &'c mut self,
-        make: impl FnMut(usize) -> B + 'c,
-    ) -> Pipeline<'c, B> {
-        self.pipeline_of(Some(Box::new(make)))
-    }
-
-    const fn pipeline_of<'c, B: AsRef<[u8]> + AsMut<[u8]>>(
-        &'c mut self,
-        make: Option<Box<dyn FnMut(usize) -> B + 'c>>,
-    ) -> Pipeline<'c, B> {
-        Pipeline { client: self, buffers: Buffers::new(make), callbacks: BTreeMap::new() }
+        Pipeline { client: self, buffers: Buffers::new(), callbacks: BTreeMap::new() }
     }
 }
 
@@ -135,16 +89,6 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
     #[doc(alias = "nbd_aio_pread")]
     pub fn read(&mut self, buffer: B, offset: u64) -> Result<RequestId, Rejected<B>> {
         self.submit(Command::read(offset, length(&buffer)), Some(buffer))
-    }
-
-    /// Reads so many bytes into a buffer that is made when the first of them come, as
-    /// [`Client::pipeline_with`] says how. A read that fails before has no buffer.
-    ///
-    /// # Errors
-    /// When the command cannot be sent, and when it was not said how buffers are made.
-    #[inline]
-    pub fn read_late(&mut self, length: u32, offset: u64) -> Result<RequestId, Rejected<B>> {
-        self.submit(Command::read(offset, length), None)
     }
 
     /// Writes the whole buffer.
@@ -172,8 +116,7 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
         self.submit(Command::write(offset, length(&buffer)).with(flags), Some(buffer))
     }
 
-    /// Submits any command; a read or write takes a buffer as long as it says, but for a read
-    /// whose buffer is [made later](Self::read_late).
+    /// Submits any command; a read or write takes a buffer as long as it says.
     ///
     /// # Errors
     /// When the command cannot be sent: [no room](Error::is_full) is among the reasons, and a
@@ -194,8 +137,7 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
     ) -> Result<RequestId, Rejected<B>> {
         let Client { driver, limit, .. } = &mut *self.client;
         let payload = buffer.as_ref().map_or(&[][..], AsRef::as_ref);
-        let length = self.buffers.length(&command, buffer.as_ref());
-        let submitted = match driver.session.check_payload(&command, length) {
+        let submitted = match driver.session.check_payload(&command, payload.len()) {
             Ok(()) => match driver.submit(command, payload, *limit, Instant::now) {
                 // Whoever only submits never reads.
                 Err(_) if driver.look_for_room(&mut self.buffers) => {
@@ -205,11 +147,11 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
             },
             Err(error) => Err(error),
         };
-        self.submitted(submitted, buffer, length)
+        self.submitted(submitted, buffer)
     }
 
     /// Submits a command with all that may go with it, such as a limit of its own; a read or
-    /// write takes a buffer as [`submit`](Self::submit) says.
+    /// write takes a buffer as long as it says.
     ///
     /// # Errors
     /// As [`submit`](Self::submit).
@@ -220,15 +162,14 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
     ) -> Result<RequestId, Rejected<B>> {
         let driver = &mut self.client.driver;
         let payload = buffer.as_ref().map_or(&[][..], AsRef::as_ref);
-        let length = self.buffers.length(request.command(), buffer.as_ref());
-        let submitted = match driver.session.check_payload(request.command(), length) {
+        let submitted = match driver.session.check_payload(request.command(), payload.len()) {
             Ok(()) => {
                 driver.look_for_room(&mut self.buffers);
                 driver.submit_request(request, payload, Instant::now())
             }
             Err(error) => Err(error),
         };
-        self.submitted(submitted, buffer, length)
+        self.submitted(submitted, buffer)
     }
 
     /// Submits any command whose completion goes to `call`, and is not given back by
@@ -256,19 +197,13 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
         &mut self,
         submitted: Result<RequestId, Error>,
         buffer: Option<B>,
-        length: usize,
     ) -> Result<RequestId, Rejected<B>> {
         match (submitted, buffer) {
             (Ok(id), Some(buffer)) => {
                 self.buffers.insert(id, buffer);
                 Ok(id)
             }
-            (Ok(id), None) => {
-                if length > 0 {
-                    self.buffers.make_late(id, length);
-                }
-                Ok(id)
-            }
+            (Ok(id), None) => Ok(id),
             (Err(error), buffer) => Err(Rejected { error, buffer }),
         }
     }
@@ -325,7 +260,7 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
     #[doc(alias = "nbd_poll")]
     pub fn wait(&mut self) -> Option<Completion<B>> {
         loop {
-            if let Some(completion) = self.next_completed() {
+            if let Some(completion) = self.next_completion() {
                 return Some(completion);
             }
             if self.in_flight() == 0 && !self.is_full() {
@@ -336,7 +271,7 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
     }
 
     /// Waits until `least` commands are finished, or all that are in flight if those are
-    /// fewer; returns how many are. [`next_completed`](Self::next_completed) gives them
+    /// fewer; returns how many are. [`next_completion`](Self::next_completion) gives them
     /// back without waiting.
     ///
     /// Whoever submits the next commands for several completions at a time makes fewer
@@ -351,7 +286,7 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
     ///     pipeline.read(vec![0; 4096], block * 4096)?;
     /// }
     /// while pipeline.wait_for(8) > 0 {
-    ///     while let Some(done) = pipeline.next_completed() {
+    ///     while let Some(done) = pipeline.next_completion() {
     ///         done.result?;
     ///         println!("block {} is here", done.command.offset / 4096);
     ///     }
@@ -368,12 +303,12 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
     /// A command that is finished, if there is one, after sending and receiving as much as
     /// goes without waiting.
     pub fn try_wait(&mut self) -> Option<Completion<B>> {
-        if let Some(completion) = self.next_completed() {
+        if let Some(completion) = self.next_completion() {
             return Some(completion);
         }
         self.notify_write();
         self.notify_read();
-        self.next_completed()
+        self.next_completion()
     }
 
     /// Asks for the end of the session and returns at once; no command is accepted from
@@ -388,7 +323,7 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
     /// The completion of a command that is finished, if there is one. Sends and receives
     /// nothing.
     #[inline(always)]
-    pub fn next_completed(&mut self) -> Option<Completion<B>> {
+    pub fn next_completion(&mut self) -> Option<Completion<B>> {
         if !self.callbacks.is_empty() {
             return self.next_without_callback().map(|completion| *completion);
         }
@@ -396,7 +331,7 @@ impl<'c, B: AsRef<[u8]> + AsMut<[u8]>> Pipeline<'c, B> {
         Some(self.completion(done))
     }
 
-    /// [`next_completed`](Self::next_completed) where some commands have callbacks. It is
+    /// [`next_completion`](Self::next_completion) where some commands have callbacks. It is
     /// returned in a box so that the way without them keeps it in registers.
     #[cold]
     #[inline(never)]
@@ -440,7 +375,7 @@ fn length(buffer: &impl AsRef<[u8]>) -> u32 {
 impl<B: AsRef<[u8]> + AsMut<[u8]>> Drop for Pipeline<'_, B> {
     fn drop(&mut self) {
         // Completions nobody took are nobody's any more, but for the callbacks.
-        while self.next_completed().is_some() {}
+        while self.next_completion().is_some() {}
         let session = &mut self.client.driver.session;
         if session.withdraw_all(Instant::now()) == Withdrawn::HalfSent
             && let Some(id) = session.held()

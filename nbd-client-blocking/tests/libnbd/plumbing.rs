@@ -74,7 +74,7 @@ fn cookies_that_are_unknown_pending_finished_and_retired() {
     assert_eq!(pipeline.status(newer), RequestStatus::Retired);
     assert!(pipeline.take(newer).is_none(), "once only");
     assert_eq!(pipeline.status(older), RequestStatus::Completed);
-    let taken = pipeline.next_completed().expect("in turn");
+    let taken = pipeline.next_completion().expect("in turn");
     assert_eq!(taken.id, older);
     taken.result.expect("it is read");
     assert_eq!(pipeline.in_flight(), 0);
@@ -127,7 +127,7 @@ fn a_poll_loop_of_ones_own() {
         if ready.contains(PollFlags::IN) {
             pipeline.notify_read();
         }
-        while let Some(one) = pipeline.next_completed() {
+        while let Some(one) = pipeline.next_completion() {
             one.result.expect("it is read");
             assert_eq!(one.buffer.expect("it comes back"), [4; 4096]);
             done += 1;

@@ -305,7 +305,7 @@ fn a_buffer_that_does_not_fit_harms_trust_only() {
     while pipeline.completed() == 0 {
         pipeline.poll(Some(Duration::MAX)).expect("the connection holds");
     }
-    pipeline.next_completed().expect("one is done").result.expect("it is read");
+    pipeline.next_completion().expect("one is done").result.expect("it is read");
     drop(pipeline);
     client.flush().expect("the connection is unharmed");
 }

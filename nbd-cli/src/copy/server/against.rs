@@ -9,7 +9,7 @@ use super::connected::{ALLOCATION, Connected};
 use super::silence::Silence;
 use super::{longest_range, request_size};
 use crate::copy::job::Job;
-use crate::copy::piece::{Piece, Sink, Slice, Spare};
+use crate::copy::piece::{Piece, Sink, Slice};
 use crate::failure::{Context, Result};
 
 /// An answer about fewer bytes tells little.
@@ -22,7 +22,7 @@ pub(in crate::copy) fn compare(
     body: impl FnOnce(&mut dyn Sink) -> Result<()>,
 ) -> Result<()> {
     let Connected { server, mut client, limit, .. } = with;
-    let (name, spare) = (server.name, Spare::default());
+    let name = server.name;
     let mut reader = Reader {
         name: &name,
         job,
@@ -31,11 +31,10 @@ pub(in crate::copy) fn compare(
         longest: longest_range(&client),
         depth: job.plan.requests,
         silence: Silence::new(&name, limit, &job.stop),
-        pipeline: client.pipeline_with(|length| spare.take(length)),
+        pipeline: client.pipeline(),
         expected: BTreeMap::new(),
         unknown: Vec::new(),
         unasked: Vec::new(),
-        spare: &spare,
     };
     body(&mut reader)?;
     while reader.is_busy() {
@@ -63,7 +62,6 @@ struct Reader<'a> {
     unknown: Vec<(u64, u64)>,
     /// Those that have to be asked about once more.
     unasked: Vec<(u64, u64)>,
-    spare: &'a Spare,
 }
 
 impl Sink for Reader<'_> {
@@ -75,11 +73,11 @@ impl Sink for Reader<'_> {
             Piece::Data { offset, bytes } => {
                 let mut at = offset;
                 for part in bytes.as_ref().chunks(self.request as usize) {
-                    let part = Slice::new(part.to_vec(), 0..part.len());
-                    let length = part.len();
                     self.make_room()?;
-                    self.read(at, length, Some(part))?;
-                    at += length as u64;
+                    let mut own = self.job.memory.buffer(part.len());
+                    own.copy_from_slice(part);
+                    self.read(at, part.len(), Some(own.into()))?;
+                    at += part.len() as u64;
                 }
             }
             Piece::Zeroes { offset, length } if self.allocation.is_some() => {
@@ -106,15 +104,12 @@ impl Sink for Reader<'_> {
         self.make_room()?;
         self.read(offset, part as usize, None)
     }
-
-    fn spare(&mut self) -> Option<Vec<u8>> {
-        self.spare.pop()
-    }
 }
 
 impl Reader<'_> {
     fn read(&mut self, offset: u64, length: usize, expected: Option<Slice>) -> Result<()> {
-        let id = self.pipeline.read_late(length as u32, offset).context(self.name)?;
+        let buffer = self.job.memory.buffer(length);
+        let id = self.pipeline.read(buffer.into(), offset).context(self.name)?;
         self.expected.insert(id, expected);
         Ok(())
     }
@@ -160,7 +155,6 @@ impl Reader<'_> {
             true => self.job.progress.data(done.command.length),
             false => self.job.progress.zeroes(done.command.length),
         }
-        [Some(read), expected].into_iter().flatten().for_each(|slice| self.spare.push(slice));
         Ok(())
     }
 

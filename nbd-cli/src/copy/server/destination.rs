@@ -18,7 +18,7 @@ use super::verify::Verify;
 use super::{longest_range, request_size};
 use crate::copy::destination::too_small;
 use crate::copy::job::Job;
-use crate::copy::piece::{Piece, Sink, Slice, Spare};
+use crate::copy::piece::{Piece, Sink, Slice};
 use crate::copy::written::not_what_was_written;
 use crate::failure::{Context, Failure, Result};
 use crate::target::Server;
@@ -56,7 +56,7 @@ pub(in crate::copy) fn write(
 ) -> Result<()> {
     let Connected { server, mut client, limit, .. } = destination;
     let (plan, progress) = (&job.plan, &*job.progress);
-    let (name, spare) = (server.name.clone(), Spare::default());
+    let name = server.name.clone();
     let flags = client.flags();
     let can_flush = flags.contains(TransmissionFlags::SEND_FLUSH);
     let mut writer = Writer {
@@ -72,10 +72,9 @@ pub(in crate::copy) fn write(
         depth: plan.requests,
         writes: Unflushed::new(client.session().stats().connections),
         verify: Verify::default(),
-        pipeline: client.pipeline_with(|length| spare.take(length)),
+        pipeline: client.pipeline(),
         silence: Silence::new(&name, limit, &job.stop),
         refused: VecDeque::new(),
-        spare: &spare,
     };
     body(&mut writer)?;
     writer.finish()?;
@@ -135,7 +134,6 @@ struct Writer<'a> {
     silence: Silence<'a>,
     /// Offsets and lengths that the server would not zero: they are written instead.
     refused: VecDeque<(u64, u64)>,
-    spare: &'a Spare,
 }
 
 impl Sink for Writer<'_> {
@@ -155,13 +153,12 @@ impl Sink for Writer<'_> {
                 // The destination takes smaller requests than the source.
                 let mut at = offset;
                 for part in bytes.as_ref().chunks(self.request as usize) {
-                    let part = Slice::new(part.to_vec(), 0..part.len());
-                    let length = part.len() as u64;
                     self.make_room()?;
-                    self.write(part, at)?;
-                    at += length;
+                    let mut own = self.job.memory.buffer(part.len());
+                    own.copy_from_slice(part);
+                    self.write(own.into(), at)?;
+                    at += part.len() as u64;
                 }
-                self.spare.push(bytes);
             }
             Piece::Zeroes { .. } if self.job.plan.skip_zeroes => {
                 self.job.progress.zeroes(length);
@@ -187,10 +184,6 @@ impl Sink for Writer<'_> {
             }
             None => self.complete(),
         }
-    }
-
-    fn spare(&mut self) -> Option<Vec<u8>> {
-        self.spare.pop()
     }
 }
 
@@ -219,7 +212,8 @@ impl Writer<'_> {
                 length
             } else {
                 let length = (end - at).min(self.request);
-                self.write(Slice::new(vec![0; length as usize], 0..length as usize), at)?;
+                // Nobody has put anything into it.
+                self.write(self.job.memory.buffer(length as usize).into(), at)?;
                 length
             };
             at += length;
@@ -229,8 +223,8 @@ impl Writer<'_> {
 
     /// Reads again what was written.
     fn read(&mut self, range: Range<u64>, connection: u64, written: Option<Slice>) -> Result<()> {
-        let length = (range.end - range.start) as u32;
-        let id = self.pipeline.read_late(length, range.start).context(self.name)?;
+        let buffer = self.job.memory.buffer((range.end - range.start) as usize);
+        let id = self.pipeline.read(buffer.into(), range.start).context(self.name)?;
         self.verify.reads(id, connection, written);
         Ok(())
     }
@@ -271,22 +265,17 @@ impl Writer<'_> {
             }
             (CommandType::Write, Ok(())) => {
                 self.job.progress.data(command.length);
-                match done.buffer {
-                    Some(bytes) if self.job.plan.verify => {
-                        self.read(range.clone(), connection, Some(bytes))?;
-                    }
-                    bytes => bytes.into_iter().for_each(|slice| self.spare.push(slice)),
+                if self.job.plan.verify {
+                    self.read(range.clone(), connection, done.buffer)?;
                 }
                 self.acknowledged(done.id, range)?;
             }
             (_, Ok(())) => {
                 let Some(bytes) = done.buffer else { return Ok(()) };
                 let looked = self.verify.look(done.id, command.offset, bytes.as_ref(), connection);
-                if let Some(at) = looked.0 {
+                if let Some(at) = looked {
                     return Err(not_what_was_written(self.name, at));
                 }
-                let both = [Some(bytes), looked.1];
-                both.into_iter().flatten().for_each(|slice| self.spare.push(slice));
             }
         }
         Ok(())

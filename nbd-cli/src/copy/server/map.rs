@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use nbd_client_blocking::proto::{Command, ContextId, Extent};
-use nbd_client_blocking::{Client, Error, Pipeline};
+use nbd_client_blocking::{Client, Error, Pipeline, PooledBuffer};
 
 use super::longest_range;
 use crate::copy::job::Job;
@@ -55,7 +55,7 @@ impl<'a> Map<'a> {
     /// Asks about what comes next, early enough that reading does not wait for it.
     pub(super) fn ask(
         &mut self,
-        pipeline: &mut Pipeline<'_, Vec<u8>>,
+        pipeline: &mut Pipeline<'_, PooledBuffer>,
     ) -> std::result::Result<(), Error> {
         // The next region is taken late: another worker may be sooner.
         if self.mapped == self.end && self.data.is_empty() {

@@ -28,7 +28,7 @@ impl<'a> Silence<'a> {
         pipeline: &mut Pipeline<'_, B>,
     ) -> Result<Option<Completion<B>>> {
         loop {
-            if let Some(done) = pipeline.next_completed() {
+            if let Some(done) = pipeline.next_completion() {
                 let late = done.result.as_ref().is_err_and(|error| error.is_timeout());
                 return match self.limit.filter(|_| late) {
                     Some(limit) => Err(Failure::new(format!(

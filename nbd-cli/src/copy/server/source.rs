@@ -27,8 +27,7 @@ pub(in crate::copy) fn read_all(source: Connected, job: &Job, outlet: &Outlet<'_
     let mut map = Map::new(&client, allocation, job);
     let longest = client.session().max_request();
     let mut width = Width::new(plan, request_size(&client, plan), longest);
-    // Memory is held for what has come, not for what is asked for.
-    let mut pipeline = client.pipeline_with(|length| outlet.buffer(length));
+    let mut pipeline = client.pipeline();
     let silence = Silence::new(&name, limit, &job.stop);
     let mut order = Order::new(plan.requests * OVERTAKING);
     while !job.stop.is_wished() {
@@ -40,8 +39,8 @@ pub(in crate::copy) fn read_all(source: Connected, job: &Job, outlet: &Outlet<'_
             if range.start >= job.until() {
                 continue;
             }
-            let length = (range.end - range.start) as u32;
-            pipeline.read_late(length, range.start).context(&name)?;
+            let buffer = job.memory.buffer((range.end - range.start) as usize);
+            pipeline.read(buffer, range.start).context(&name)?;
             order.submitted(range.start);
             width.sent(range.start, Instant::now);
         }
@@ -67,7 +66,7 @@ pub(in crate::copy) fn read_all(source: Connected, job: &Job, outlet: &Outlet<'_
         }
         if let Some(buffer) = done.buffer {
             job.let_pass(buffer.len() as u64);
-            sparse::send(outlet, done.command.offset, buffer, plan.sparse)?;
+            sparse::send(outlet, done.command.offset, buffer, &job.memory, plan.sparse)?;
         }
     }
     job.progress.connected(pipeline.client().session().stats().connections);

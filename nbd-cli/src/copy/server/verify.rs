@@ -44,25 +44,23 @@ impl Verify {
         self.zeroes.is_empty()
     }
 
-    /// Looks at what was read; returns the first byte that is not as it was written, and the
-    /// buffer that was written. What was written over another connection may be lost, and is
-    /// written again.
+    /// Looks at what was read; returns the first byte that is not as it was written. What was
+    /// written over another connection may be lost, and is written again.
     pub(super) fn look(
         &mut self,
         id: RequestId,
         offset: u64,
         read: &[u8],
         connection: u64,
-    ) -> (Option<u64>, Option<Slice>) {
-        let Some((written, bytes)) = self.expected.remove(&id) else { return (None, None) };
+    ) -> Option<u64> {
+        let (written, bytes) = self.expected.remove(&id)?;
         if written != connection {
-            return (None, bytes);
+            return None;
         }
         let differences = Differences::default();
-        let first = match &bytes {
+        match &bytes {
             Some(bytes) => differences.look(offset, bytes.as_ref(), read),
             None => differences.look(offset, &vec![0; read.len()], read),
-        };
-        (first, bytes)
+        }
     }
 }
