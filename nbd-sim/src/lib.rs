@@ -33,6 +33,7 @@
 //! | [`fuzzing`] | bytes from a fuzzer, turned into sessions |
 //! | `lossy` | a server in threads that forgets what was not flushed, with feature `peers` |
 //! | `scripted` | a server in a thread that changes and dies, with feature `peers` |
+//! | `relay` | something between a client and a server that does harm, with feature `peers` |
 //! | `peer` | real servers and tools, with feature `peers` |
 //!
 //! Nothing here reads a clock or asks the system for chance: the same seed gives
@@ -56,6 +57,8 @@ pub mod peer;
 pub mod pipe;
 pub mod raw;
 pub mod recovery;
+#[cfg(feature = "peers")]
+pub mod relay;
 pub mod replay;
 pub mod rig;
 pub mod rng;

@@ -8,6 +8,7 @@ use std::thread;
 use nbd_sim::hostile::bytes::{self, opt, rep};
 use nbd_sim::peer::{Server, run_within};
 
+use super::stub::{Script, stub};
 use super::support::{LIMIT, NBD, TestResult, fail, told_in_one_line};
 
 /// Answers every connection with these bytes, then closes it in good order.
@@ -97,37 +98,24 @@ fn one_that_is_frozen() -> TestResult {
 }
 
 /// Refuses every option but one, to which its answer has no end.
-fn endless(option: u32, kind: u32, data: Vec<u8>) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let uri = format!("nbd://{}/", listener.local_addr().unwrap());
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            // It ends when the client has had enough.
-            let _ = go_on(&mut stream.unwrap(), option, kind, &data);
-        }
-    });
-    uri
+struct Endless {
+    option: u32,
+    reply: Vec<u8>,
 }
 
-fn go_on(stream: &mut TcpStream, option: u32, kind: u32, data: &[u8]) -> std::io::Result<()> {
-    const UNSUPPORTED: u32 = 0x8000_0001;
-    stream.write_all(b"NBDMAGICIHAVEOPT\0\x03")?;
-    stream.read_exact(&mut [0; 4])?;
-    loop {
-        let mut header = [0; 16];
-        stream.read_exact(&mut header)?;
-        let [.., a, b, c, d, e, f, g, h] = header;
-        let asked = u32::from_be_bytes([a, b, c, d]);
-        let length = u32::from_be_bytes([e, f, g, h]);
-        stream.read_exact(&mut vec![0; length as usize])?;
-        if asked != option {
-            stream.write_all(&bytes::reply(asked, UNSUPPORTED, &[]))?;
-            continue;
-        }
-        let replies = bytes::reply(option, kind, data).repeat(100);
-        loop {
-            stream.write_all(&replies)?;
-        }
+impl Endless {
+    fn start(option: u32, kind: u32, data: &[u8]) -> String {
+        stub(Self { option, reply: bytes::reply(option, kind, data) })
+    }
+}
+
+impl Script for Endless {
+    fn option(&self, option: u32, _data: &[u8]) -> Option<Vec<u8>> {
+        (option == self.option).then(|| self.reply.repeat(100))
+    }
+
+    fn repeats(&self) -> bool {
+        true
     }
 }
 
@@ -137,9 +125,9 @@ fn one_that_never_stops_speaking() -> TestResult {
     let info = [&[0, 42][..], &[7; 8000]].concat();
     let long = [&4096_u32.to_be_bytes()[..], &[b'x'; 8192]].concat();
     let talkers = [
-        (vec!["info"], endless(opt::GO, rep::INFO, info)),
-        (vec!["info", "--list"], endless(opt::LIST, rep::SERVER, long)),
-        (vec!["info", "--list"], endless(opt::LIST, rep::SERVER, vec![0; 4])),
+        (vec!["info"], Endless::start(opt::GO, rep::INFO, &info)),
+        (vec!["info", "--list"], Endless::start(opt::LIST, rep::SERVER, &long)),
+        (vec!["info", "--list"], Endless::start(opt::LIST, rep::SERVER, &[0; 4])),
     ];
     let data = |kib: u32, args: &[&str]| {
         let limited = format!("ulimit -d {kib}; exec \"$0\" \"$@\"");

@@ -1,16 +1,16 @@
 //! What is asked for in addition, and fails, is not the end.
 
 use std::fs;
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use nbd_sim::hostile::bytes::{FLAGS, ack, claim, export, opt, rep, server as listed};
 use nbd_sim::peer::{Finished, PeerError, Scratch, Server, run_within};
+use nbd_sim::relay::{Beyond, Relay};
 use serde_json::Value;
 
-use super::stub::{Script, room_for_one, stub};
+use super::stub::{Script, stub};
 use super::support::{
     Content, LIMIT, MIB, NBD, TestResult, arg, fail, json, nbd, succeed, told_in_one_line,
 };
@@ -182,8 +182,9 @@ fn connections_that_never_come() -> TestResult {
     let image = Content::Sparse.image(&scratch, "image", 64 * MIB);
     let from = Server::nbdkit(&["file"]).arg(&image).start()?;
     let to = Server::nbdkit(&["memory", "64M"]).start()?;
-    let (one_from, one_to) =
-        (room_for_one(from.unix_path().unwrap()), room_for_one(to.unix_path().unwrap()));
+    let relays =
+        [&from, &to].map(|server| Relay::start(server.unix_path().unwrap(), 1, Beyond::Silence));
+    let (one_from, one_to) = (relays[0].uri(&from.uri()), relays[1].uri(&to.uri()));
     let copy = ["copy", "--timeout=0", "--connections=4"];
     let back = scratch.join("back");
     succeed(&[&copy[..], &[&one_from, &to.uri()]].concat())?;
@@ -250,17 +251,10 @@ fn a_listener_that_goes_away() -> TestResult {
     let scratch = Scratch::new()?;
     let image = Content::Sparse.image(&scratch, "image", 64 * MIB);
     let server = Server::nbdkit(&["file"]).arg(&image).start()?;
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let uri = format!("nbd://{}/", listener.local_addr().unwrap());
-    let socket = server.unix_path().unwrap().to_owned();
-    let served = std::thread::spawn(move || {
-        let (client, _) = listener.accept().unwrap();
-        drop(listener);
-        super::stub::join(client, &socket);
-    });
+    let relay = Relay::start(server.unix_path().unwrap(), 1, Beyond::Refusal);
     let back = scratch.join("back");
-    succeed(&["copy", "--connections=4", &uri, &arg(&back)])?;
-    served.join().unwrap();
+    succeed(&["copy", "--connections=4", &relay.uri(&server.uri()), &arg(&back)])?;
+    assert_eq!(relay.connections(), 1);
     assert!(fs::read(&back).unwrap() == fs::read(&image).unwrap());
     Ok(())
 }

@@ -2,8 +2,6 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
@@ -29,6 +27,11 @@ pub(crate) trait Script: Send + Sync + 'static {
             opt::GO => Some([export(self.size(), FLAGS), ack(option)].concat()),
             _ => None,
         }
+    }
+
+    /// Whether it says what it has to say to an option again and again.
+    fn repeats(&self) -> bool {
+        false
     }
 
     fn request(&self, _request: &Request, _client: &mut TcpStream) -> io::Result<()> {
@@ -64,12 +67,17 @@ fn serve(script: &impl Script, client: &mut TcpStream) -> io::Result<()> {
         let option = u32::from_be_bytes([a, b, c, d]);
         let mut data = vec![0; u32::from_be_bytes([e, f, g, h]) as usize];
         client.read_exact(&mut data)?;
-        let unknown = || claim(option, rep::ERR_UNSUP, 0, &[]);
-        let answer = script.option(option, &data).unwrap_or_else(unknown);
+        let Some(answer) = script.option(option, &data) else {
+            client.write_all(&claim(option, rep::ERR_UNSUP, 0, &[]))?;
+            continue;
+        };
         if answer.is_empty() {
             return Ok(());
         }
         client.write_all(&answer)?;
+        while script.repeats() {
+            client.write_all(&answer)?;
+        }
         if option == opt::GO {
             break;
         }
@@ -88,34 +96,4 @@ fn serve(script: &impl Script, client: &mut TcpStream) -> io::Result<()> {
         };
         script.request(&request, client)?;
     }
-}
-
-/// Leads the first connection to a server and keeps all others waiting for ever.
-pub(crate) fn room_for_one(server: &Path) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let uri = format!("nbd://{}/", listener.local_addr().unwrap());
-    let server = server.to_owned();
-    thread::spawn(move || {
-        let mut clients = listener.incoming().map(Result::unwrap);
-        let first = clients.next().unwrap();
-        thread::spawn(move || join(first, &server));
-        // They are accepted, and kept.
-        clients.collect::<Vec<_>>()
-    });
-    uri
-}
-
-/// Passes on everything between a client and a server, until both are done.
-pub(crate) fn join(client: TcpStream, server: &Path) {
-    let server = UnixStream::connect(server).unwrap();
-    let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
-    let there = thread::spawn(move || {
-        let _ = io::copy(&mut from, &mut to);
-        to.shutdown(Shutdown::Write)
-    });
-    let (mut from, mut to) = (server, client);
-    let _ = io::copy(&mut from, &mut to);
-    // Either may be gone already.
-    let _ = to.shutdown(Shutdown::Write);
-    let _ = there.join();
 }

@@ -14,7 +14,7 @@ use nbd_sim::rng::noise;
 use crate::case::{CaseResult, Need, cases};
 use crate::outcome::{Op, Who, failed, fails};
 use crate::room::{LONG, Room, as_is, how};
-use crate::site::{Disk, Kind, Relay};
+use crate::site::{Disk, Kind};
 use crate::subject::How;
 
 const TIME: Need = Need::PlainOnly("time is the same behind TLS");
@@ -49,9 +49,9 @@ fn with(base: ConnectOptions, how: How) -> How {
 /// The network loses everything and says so to nobody: another connection works.
 fn a_server_that_falls_silent_is_left(room: &mut Room<'_>) -> CaseResult {
     let server = room.site.start(Disk::Sized(1 << 20))?;
-    let relay = Relay::start(&server, usize::MAX)?;
+    let relay = server.relayed(usize::MAX);
     let silence = ConnectOptions::new().silence(SHORT);
-    let how = with(silence, how(&relay.uri(&server), as_is));
+    let how = with(silence, how(&relay.uri(&server.uri()), as_is));
     let mut disk = room.connect_lasting(&how, POLICY)?;
     let data = noise(4096, 1);
     disk.write(0, &data, CommandFlags::FUA)?;
@@ -66,9 +66,9 @@ fn a_server_that_falls_silent_is_left(room: &mut Room<'_>) -> CaseResult {
 
 fn silence_is_told_to_everybody(room: &mut Room<'_>) -> CaseResult {
     let server = room.site.start(Disk::Sized(1 << 20))?;
-    let relay = Relay::start(&server, usize::MAX)?;
+    let relay = server.relayed(usize::MAX);
     let silence = ConnectOptions::new().silence(SHORT);
-    let mut disk = room.subject.connect(&with(silence, how(&relay.uri(&server), as_is)))?;
+    let mut disk = room.subject.connect(&with(silence, how(&relay.uri(&server.uri()), as_is)))?;
     relay.freeze(0);
     for outcome in disk.batch(vec![Op::read(0, 512); 5], &mut || ()) {
         fails(outcome, Who::Time, Errno::TimedOut);
@@ -81,12 +81,14 @@ fn silence_is_told_to_everybody(room: &mut Room<'_>) -> CaseResult {
 /// Nothing has a limit, and still no call waits for a server that is not there any more.
 fn keep_alive_finds_out_who_is_gone(room: &mut Room<'_>) -> CaseResult {
     let server = room.site.start(Disk::Sized(1 << 20))?;
-    let relay = Relay::start(&server, usize::MAX)?;
+    let relay = server.relayed(usize::MAX);
     let asks = ConnectOptions::new().silence(Duration::ZERO).keep_alive(SHORT);
-    let mut disk = room.subject.connect(&with(asks.clone(), how(&relay.uri(&server), as_is)))?;
+    let mut disk =
+        room.subject.connect(&with(asks.clone(), how(&relay.uri(&server.uri()), as_is)))?;
     relay.freeze(0);
     fails(disk.read(0, 512), Who::Time, Errno::TimedOut);
-    let mut disk = room.connect_lasting(&with(asks, how(&relay.uri(&server), as_is)), POLICY)?;
+    let mut disk =
+        room.connect_lasting(&with(asks, how(&relay.uri(&server.uri()), as_is)), POLICY)?;
     let data = noise(4096, 4);
     disk.write(0, &data, CommandFlags::FUA)?;
     relay.freeze(relay.connections() - 1);
@@ -112,8 +114,8 @@ fn long_work_is_no_silence(room: &mut Room<'_>) -> CaseResult {
 fn a_limit_counts_while_there_is_nobody(room: &mut Room<'_>) -> CaseResult {
     let server = room.site.start(Disk::Sized(1 << 20))?;
     // Whoever comes later is accepted, and hears nothing.
-    let relay = Relay::start(&server, 1)?;
-    let mut disk = room.connect_lasting(&how(&relay.uri(&server), as_is), POLICY)?;
+    let relay = server.relayed(1);
+    let mut disk = room.connect_lasting(&how(&relay.uri(&server.uri()), as_is), POLICY)?;
     disk.read(0, 512)?;
     relay.cut(0);
     disk.set_timeout(SHORT)?;
@@ -127,8 +129,8 @@ fn a_limit_counts_while_there_is_nobody(room: &mut Room<'_>) -> CaseResult {
 /// What comes too late is nobody's, and the connection goes on.
 fn a_call_that_is_late_harms_no_other(room: &mut Room<'_>) -> CaseResult {
     let server = room.site.start(Disk::Sized(1 << 20))?;
-    let relay = Relay::start(&server, usize::MAX)?;
-    let mut disk = room.connect_to(&relay.uri(&server), as_is)?;
+    let relay = server.relayed(usize::MAX);
+    let mut disk = room.connect_to(&relay.uri(&server.uri()), as_is)?;
     let data = noise(8192, 2);
     disk.write(0, &data, NONE)?;
     relay.freeze(0);
@@ -148,8 +150,8 @@ fn a_call_that_is_late_harms_no_other(room: &mut Room<'_>) -> CaseResult {
 /// the wait is the limit of the call.
 fn a_flush_that_is_never_answered_ends(room: &mut Room<'_>) -> CaseResult {
     let server = room.site.start(Disk::Sized(1 << 20))?;
-    let relay = Relay::start(&server, usize::MAX)?;
-    let mut disk = room.connect_to(&relay.uri(&server), as_is)?;
+    let relay = server.relayed(usize::MAX);
+    let mut disk = room.connect_to(&relay.uri(&server.uri()), as_is)?;
     disk.write(0, &noise(4096, 6), NONE)?;
     relay.freeze(0);
     disk.set_timeout(SHORT)?;
@@ -164,9 +166,9 @@ fn a_flush_that_is_never_answered_ends(room: &mut Room<'_>) -> CaseResult {
 /// Who gave up on a flush asks again, and the connection goes on.
 fn a_late_flush_vouches_for_nothing(room: &mut Room<'_>) -> CaseResult {
     let server = room.site.start(Disk::Sized(1 << 20))?;
-    let relay = Relay::start(&server, usize::MAX)?;
+    let relay = server.relayed(usize::MAX);
     let policy = POLICY.keep_unflushed(1 << 20);
-    let mut disk = room.connect_lasting(&how(&relay.uri(&server), as_is), policy)?;
+    let mut disk = room.connect_lasting(&how(&relay.uri(&server.uri()), as_is), policy)?;
     let data = noise(4096, 7);
     disk.write(0, &data, NONE)?;
     relay.freeze(0);
@@ -229,8 +231,8 @@ fn zero_is_no_limit(room: &mut Room<'_>) -> CaseResult {
 
 fn damage_is_never_data(room: &mut Room<'_>) -> CaseResult {
     let server = room.site.start(Disk::Sized(1 << 20))?;
-    let relay = Relay::start(&server, usize::MAX)?;
-    let mut disk = room.connect_to(&relay.uri(&server), as_is)?;
+    let relay = server.relayed(usize::MAX);
+    let mut disk = room.connect_to(&relay.uri(&server.uri()), as_is)?;
     disk.read(0, 512)?;
     relay.damage(0);
     let failure = failed(disk.read(0, 4096));
@@ -240,8 +242,8 @@ fn damage_is_never_data(room: &mut Room<'_>) -> CaseResult {
 
 fn a_damaged_connection_is_made_again(room: &mut Room<'_>) -> CaseResult {
     let server = room.site.start(Disk::Sized(1 << 20))?;
-    let relay = Relay::start(&server, usize::MAX)?;
-    let mut disk = room.connect_lasting(&how(&relay.uri(&server), as_is), POLICY)?;
+    let relay = server.relayed(usize::MAX);
+    let mut disk = room.connect_lasting(&how(&relay.uri(&server.uri()), as_is), POLICY)?;
     let data = noise(4096, 3);
     disk.write(0, &data, NONE)?;
     for round in 0..3 {

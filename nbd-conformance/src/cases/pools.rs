@@ -10,7 +10,7 @@ use nbd_sim::rng::noise;
 use crate::case::{CaseResult, Need, cases};
 use crate::outcome::failed;
 use crate::room::{LONG, Room, as_is, how};
-use crate::site::{Disk, Kind, Relay};
+use crate::site::{Disk, Kind};
 use crate::subject::beyond::Pool;
 
 const FORGETS: Need =
@@ -74,8 +74,8 @@ fn no_room_for_more_is_no_failure(room: &mut Room<'_>) -> CaseResult {
 /// clients are enough.
 fn one_that_is_never_greeted_holds_up_nothing(room: &mut Room<'_>) -> CaseResult {
     let server = room.site.start(Disk::Sized(1 << 20))?;
-    let relay = Relay::start(&server, 1)?;
-    let pool = room.beyond().pool(&how(&relay.uri(&server), as_is), None, 4)?;
+    let relay = server.relayed(1);
+    let pool = room.beyond().pool(&how(&relay.uri(&server.uri()), as_is), None, 4)?;
     let end = Instant::now() + LONG;
     pool.write(0, &[1; 512])?;
     while relay.connections() < 2 {
@@ -90,9 +90,9 @@ fn one_that_is_never_greeted_holds_up_nothing(room: &mut Room<'_>) -> CaseResult
 
 fn an_older_write_is_not_put_over_a_newer_one(room: &mut Room<'_>) -> CaseResult {
     let server = room.site.start(Disk::Sized(1 << 20))?;
-    let relay = Relay::start(&server, usize::MAX)?;
+    let relay = server.relayed(usize::MAX);
     let policy = POLICY.keep_unflushed(1 << 20);
-    let pool = room.beyond().pool(&how(&relay.uri(&server), as_is), Some(policy), 2)?;
+    let pool = room.beyond().pool(&how(&relay.uri(&server.uri()), as_is), Some(policy), 2)?;
     for round in 0..5_u8 {
         pool.write(0, &[2 * round + 1; 512])?;
         pool.write(0, &[2 * round + 2; 512])?;
@@ -108,8 +108,8 @@ fn an_older_write_is_not_put_over_a_newer_one(room: &mut Room<'_>) -> CaseResult
 
 fn no_flush_vouches_for_a_dead_connection(room: &mut Room<'_>) -> CaseResult {
     let server = room.site.start(Disk::Sized(1 << 20))?;
-    let relay = Relay::start(&server, usize::MAX)?;
-    let pool = room.beyond().pool(&how(&relay.uri(&server), as_is), None, 2)?;
+    let relay = server.relayed(usize::MAX);
+    let pool = room.beyond().pool(&how(&relay.uri(&server.uri()), as_is), None, 2)?;
     grown(&*pool, 2);
     // On each of them, whichever takes what.
     for index in 0..4 {
@@ -130,8 +130,8 @@ fn no_flush_vouches_for_a_dead_connection(room: &mut Room<'_>) -> CaseResult {
 
 fn a_connection_that_dies_with_nothing_to_flush_is_passed_over(room: &mut Room<'_>) -> CaseResult {
     let server = room.site.start(Disk::Sized(1 << 20))?;
-    let relay = Relay::start(&server, usize::MAX)?;
-    let pool = room.beyond().pool(&how(&relay.uri(&server), as_is), None, 2)?;
+    let relay = server.relayed(usize::MAX);
+    let pool = room.beyond().pool(&how(&relay.uri(&server.uri()), as_is), None, 2)?;
     grown(&*pool, 2);
     pool.write(0, &[1; 512])?;
     pool.flush()?;
@@ -160,8 +160,8 @@ fn a_flush_tells_of_a_server_that_forgot(room: &mut Room<'_>) -> CaseResult {
 fn the_end_of_a_pool_tells_of_a_dead_connection(room: &mut Room<'_>) -> CaseResult {
     for flushed in [true, false] {
         let server = room.site.start(Disk::Sized(1 << 20))?;
-        let relay = Relay::start(&server, usize::MAX)?;
-        let pool = room.beyond().pool(&how(&relay.uri(&server), as_is), None, 2)?;
+        let relay = server.relayed(usize::MAX);
+        let pool = room.beyond().pool(&how(&relay.uri(&server.uri()), as_is), None, 2)?;
         grown(&*pool, 2);
         for index in 0..4 {
             pool.write(index * 512, &[1; 512])?;

@@ -2,12 +2,10 @@
 
 mod credentials;
 mod quitter;
-mod relay;
 mod server;
 
 pub(crate) use credentials::Credentials;
 pub(crate) use quitter::Quitter;
-pub(crate) use relay::Relay;
 pub(crate) use server::{Disk, NAME, Running, SIZE, TEXT};
 
 /// The server's program.

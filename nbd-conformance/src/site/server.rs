@@ -1,6 +1,7 @@
 //! The servers: one description of a disk, and what each program makes of it.
 
 use nbd_sim::peer::{PeerError, Scratch, Server, ServerBuilder};
+use nbd_sim::relay::{Beyond, Relay};
 
 use super::{Credentials, Kind, Security, Site};
 
@@ -170,6 +171,12 @@ fn ours(disk: Disk) -> ServerBuilder {
 }
 
 impl Running {
+    /// Passes on so many connections; what comes after those is accepted and hears nothing.
+    pub(crate) fn relayed(&self, served: usize) -> Relay {
+        let socket = self.server.unix_path().expect("it has a Unix socket");
+        Relay::start(socket, served, Beyond::Silence)
+    }
+
     /// The URI of the default export, with the right credentials.
     pub(crate) fn uri(&self) -> String {
         self.uri_as("", self.site.security, Credentials::ours())

@@ -1,5 +1,6 @@
 //! Something between client and server that can do harm to single connections.
 
+use std::fs;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -8,12 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 
-use nbd_sim::peer::Scratch;
-
-use super::Running;
+use crate::peer::Scratch;
 
 /// Passes bytes on, until it is dropped.
-pub(crate) struct Relay {
+#[derive(Debug)]
+pub struct Relay {
     path: PathBuf,
     server: PathBuf,
     clients: Arc<Mutex<Vec<Client>>>,
@@ -22,19 +22,20 @@ pub(crate) struct Relay {
 }
 
 /// One connection.
+#[derive(Debug)]
 struct Client {
     stream: UnixStream,
     mood: Arc<Mood>,
 }
 
 /// What is done with what passes through a connection.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Mood {
     state: Mutex<State>,
     changed: Condvar,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct State {
     /// Nothing is passed on.
     frozen: bool,
@@ -59,68 +60,99 @@ impl Mood {
     }
 }
 
+/// What becomes of connections beyond those that are passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beyond {
+    /// They are accepted and hear nothing.
+    Silence,
+    /// Nobody listens any more.
+    Refusal,
+}
+
 impl Relay {
-    /// In front of a server on a Unix socket. Of its connections `served` are passed on; what
-    /// comes after those is accepted and hears nothing.
-    pub(crate) fn start(
-        server: &Running,
-        served: usize,
-    ) -> Result<Self, Box<dyn std::error::Error>> {
-        let scratch = Scratch::new()?;
+    /// In front of a server on a Unix socket. Of its connections `served` are passed on.
+    ///
+    /// # Panics
+    /// When the system is short of something.
+    #[must_use]
+    pub fn start(server: &Path, served: usize, beyond: Beyond) -> Self {
+        let scratch = Scratch::new().expect("a temporary directory");
         let path = scratch.join("relay");
-        let listener = UnixListener::bind(&path)?;
-        let server = server.server.unix_path().expect("it has a Unix socket").to_owned();
+        let mut listener = Some(UnixListener::bind(&path).expect("a socket that listens"));
         let clients = Arc::new(Mutex::new(Vec::new()));
-        let (there, all) = (server.clone(), Arc::clone(&clients));
+        let (here, there, all) = (path.clone(), server.to_owned(), Arc::clone(&clients));
         let over = Arc::new(AtomicBool::new(false));
         let stop = Arc::clone(&over);
         thread::spawn(move || {
-            for (number, client) in listener.incoming().enumerate() {
-                let Ok(client) = client else { return };
+            let mut number = 0;
+            while let Some(Ok((client, _))) = listener.as_ref().map(UnixListener::accept) {
                 if stop.load(Ordering::Acquire) {
                     return;
+                }
+                number += 1;
+                if number == served && beyond == Beyond::Refusal {
+                    // Before the client can have heard of the server, and makes others.
+                    listener = None;
+                    let _ = fs::remove_file(&here);
                 }
                 let Ok(kept) = client.try_clone() else { return };
                 let mood = Arc::<Mood>::default();
                 let kept = Client { stream: kept, mood: Arc::clone(&mood) };
                 all.lock().expect("no panic").push(kept);
-                if number < served && pass_on(&client, &there, &mood).is_err() {
+                if number <= served && pass_on(&client, &there, &mood).is_err() {
                     // A server that is not there closes no connection: this does.
                     let _ = client.shutdown(Shutdown::Both);
                 }
             }
         });
-        Ok(Self { path, server, clients, over, _scratch: scratch })
+        Self { path, server: server.to_owned(), clients, over, _scratch: scratch }
     }
 
-    /// The URI of the server's default export, through this.
-    pub(crate) fn uri(&self, server: &Running) -> String {
+    /// The same URI, through this.
+    #[must_use]
+    pub fn uri(&self, of_server: &str) -> String {
         let (here, there) = (self.path.display().to_string(), self.server.display().to_string());
-        server.uri().replace(&there, &here)
+        of_server.replace(&there, &here)
     }
 
     /// How many connections there have been.
-    pub(crate) fn connections(&self) -> usize {
+    ///
+    /// # Panics
+    /// When a thread of it has.
+    #[must_use]
+    pub fn connections(&self) -> usize {
         self.clients.lock().expect("no panic").len()
     }
 
     /// Ends a connection, as seen from both sides.
-    pub(crate) fn cut(&self, number: usize) {
+    ///
+    /// # Panics
+    /// When there is no such connection.
+    pub fn cut(&self, number: usize) {
         let _ = self.clients.lock().expect("no panic")[number].stream.shutdown(Shutdown::Both);
     }
 
     /// Holds back whatever comes, from both sides, and goes on with both as if all were well.
-    pub(crate) fn freeze(&self, number: usize) {
+    ///
+    /// # Panics
+    /// When there is no such connection.
+    pub fn freeze(&self, number: usize) {
         self.change(number, |state| state.frozen = true);
     }
 
     /// Passes on what was held back, and what comes later.
-    pub(crate) fn thaw(&self, number: usize) {
+    ///
+    /// # Panics
+    /// When there is no such connection.
+    pub fn thaw(&self, number: usize) {
         self.change(number, |state| state.frozen = false);
     }
 
     /// Changes a bit of what the server sends next.
-    pub(crate) fn damage(&self, number: usize) {
+    ///
+    /// # Panics
+    /// When there is no such connection.
+    pub fn damage(&self, number: usize) {
         self.change(number, |state| state.damages = true);
     }
 
