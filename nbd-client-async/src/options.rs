@@ -50,22 +50,7 @@ pub struct Options {
 /// }
 /// # }
 /// ```
-#[derive(Debug, thiserror::Error)]
-#[error("{error}")]
-#[expect(clippy::exhaustive_structs, reason = "an error and what comes back with it")]
-pub struct GoError {
-    /// Why.
-    #[source]
-    pub error: Error,
-    /// The connection, when the server merely refused: ask for something else.
-    pub options: Option<Box<Options>>,
-}
-
-impl From<GoError> for Error {
-    fn from(failed: GoError) -> Self {
-        failed.error
-    }
-}
+pub type GoError = nbd_session::GoError<Options>;
 
 impl Options {
     pub(crate) fn new(driver: Driver) -> Self {
