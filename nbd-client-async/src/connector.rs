@@ -163,8 +163,9 @@ impl<R: Runtime + Clone> Connector<R> {
     pub async fn connect_pool(&self, size: usize) -> Result<Pool, Error> {
         let first = self.connect().await?;
         let connector = self.clone();
-        Ok(Pool::growing(first, size, move || {
-            let connector = connector.clone();
+        Ok(Pool::growing(first, size, move |number| {
+            let options = connector.options.for_member(number);
+            let connector = Self { options, ..connector.clone() };
             async move { connector.connect().await }
         }))
     }

@@ -56,8 +56,8 @@ struct State {
 
 impl State {
     fn join(&mut self, client: Client) {
-        let keeps = client.shared().lock().session.options().keeps_unflushed();
-        let joins = self.members.join(&client.negotiated(), keeps).is_some();
+        let facts = client.negotiated();
+        let joins = self.members.join(&facts, client.shared().lock().session.options()).is_some();
         self.clients.extend(joins.then_some(client));
     }
 
@@ -129,7 +129,7 @@ impl Pool {
     pub(crate) fn growing<F>(
         first: Client,
         size: usize,
-        connect: impl Fn() -> F + Send + 'static,
+        connect: impl Fn(usize) -> F + Send + 'static,
     ) -> Self
     where
         F: Future<Output = Result<Client, Error>> + Send,
@@ -142,8 +142,13 @@ impl Pool {
             let shared = Arc::downgrade(&pool.shared);
             let wanted = Weak::clone(&shared);
             let mut work = Box::pin(async move {
-                while shared.upgrade().is_some_and(|it| it.lock().members.wants_more()) {
-                    let made = connect().await;
+                let next = || {
+                    let shared = shared.upgrade()?;
+                    let members = &shared.lock().members;
+                    members.wants_more().then(|| members.len())
+                };
+                while let Some(number) = next() {
+                    let made = connect(number).await;
                     let Some(shared) = shared.upgrade() else { return };
                     let mut state = shared.lock();
                     match made {

@@ -387,8 +387,8 @@ impl Shared {
     /// One connection more, if it may join. Returns whether another one is wanted.
     fn add(&self, client: Client) -> bool {
         let mut state = self.state();
-        let keeps = client.session().options().keeps_unflushed();
-        let Some(number) = state.members.join(client.negotiated(), keeps) else { return false };
+        let options = client.session().options();
+        let Some(number) = state.members.join(client.negotiated(), options) else { return false };
         state.unflushed.push(client.session().has_unflushed());
         let added = self.clients.get(number).is_some_and(|place| place.set(client.into()).is_ok());
         state.serve();

@@ -141,7 +141,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]> + Send + 'static> Pool<B> {
             }
         }
         if self.members.wants_more() && self.connections.len() == self.members.len() {
-            match Connection::new(self.options.clone(), None) {
+            match Connection::new(self.options.for_member(self.members.len()), None) {
                 Ok(another) => self.connections.push(another),
                 Err(_) => self.members.no_room(),
             }

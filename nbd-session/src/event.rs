@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use nbd_proto::Stats;
+use nbd_transport::Endpoint;
 
 use crate::error::Error;
 
@@ -20,6 +21,8 @@ pub enum Event {
     },
     /// It could not be made again so far.
     Failed {
+        /// Which of the servers was tried; none where it is the caller who connects.
+        endpoint: Option<Endpoint>,
         /// How often it was tried since something was last completed.
         attempts: u32,
         /// Why not.

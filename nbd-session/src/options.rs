@@ -58,6 +58,7 @@ pub struct ConnectOptions {
     tcp_keep_alive: Setting<TcpKeepAlive>,
     pub(crate) keep_alive: Option<Duration>,
     pub(crate) reconnect: Option<Reconnect>,
+    spread: bool,
     busy_poll: Option<Duration>,
     name: Option<String>,
 }
@@ -122,6 +123,7 @@ impl ConnectOptions {
             tcp_keep_alive: Setting::Default,
             keep_alive: None,
             reconnect: None,
+            spread: false,
             busy_poll: None,
             name: None,
         }
@@ -343,6 +345,22 @@ impl ConnectOptions {
         self
     }
 
+    /// Whether connections of a pool may be to different [servers](Self::endpoint) at the same
+    /// time (default: no, so that a pool has one connection where there are several servers).
+    /// Each then begins with another server.
+    ///
+    /// `NBD_FLAG_CAN_MULTI_CONN` is a server's word about connections to itself: there is no
+    /// cache between them, or they share it (proto.md, "Transmission flags"). It says nothing of
+    /// another server, even one of the same disk: two that cache, each for itself, may both set
+    /// it, and what was written by way of one is then not what is read by way of the other. So
+    /// both are needed, the flag of every server, and that somebody who knows the servers says
+    /// here that they share what they cache, or cache nothing.
+    #[must_use]
+    pub const fn spread(mut self, spread: bool) -> Self {
+        self.spread = spread;
+        self
+    }
+
     /// How long to look for a reply awake before going to sleep (default: not at all): for
     /// those to whom latency with few commands in flight is worth a processor.
     #[must_use]
@@ -404,6 +422,30 @@ impl ConnectOptions {
     #[must_use]
     pub const fn reconnects(&self) -> bool {
         self.reconnect.is_some()
+    }
+
+    /// For those who make pools: the same for the connection of that number, which begins with
+    /// another server where they are [spread](Self::spread).
+    #[must_use]
+    pub fn for_member(&self, number: usize) -> Self {
+        let mut options = self.clone();
+        if self.spread && !options.endpoints.is_empty() {
+            let first = number % options.endpoints.len();
+            options.endpoints.rotate_left(first);
+        }
+        options
+    }
+
+    /// Whether connections of a pool may be to [different servers](Self::spread).
+    #[must_use]
+    pub const fn is_spread(&self) -> bool {
+        self.spread
+    }
+
+    /// Whether two connections with these options could be to different servers, and nobody has
+    /// said that they may be.
+    pub(crate) fn could_part(&self) -> bool {
+        self.ways() > 1 && !self.spread
     }
 
     /// Whether acknowledged writes are kept until they are flushed, so that nobody else may

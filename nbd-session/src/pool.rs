@@ -26,9 +26,10 @@
 //! its flush vouches for nothing that was before. The connection on which a write was
 //! acknowledged knows, because it has died by then.
 
-use nbd_proto::{Command, CommandType, Negotiated};
+use nbd_proto::{Command, CommandType, ExportInfo, Negotiated};
 
 use crate::error::Error;
+use crate::options::ConnectOptions;
 use crate::replay::RecoveryError;
 use crate::session::{Session, State};
 
@@ -122,19 +123,23 @@ impl Members {
     }
 
     /// A connection that is ready joins, if it may: when it is the first, or when the server
-    /// says that several are safe, describes the export alike on both, and this one keeps no
-    /// writes. One that [keeps](crate::replay::Reconnect::keep_unflushed) unflushed writes
-    /// would put them back over what another has written since.
+    /// says that several are safe, describes the export alike on both, and the options of this
+    /// one let it. One that [keeps](crate::replay::Reconnect::keep_unflushed) unflushed writes
+    /// would put them back over what another has written since, unless nobody can write; and of
+    /// several servers two connections could come to different ones, unless they are
+    /// [spread](ConnectOptions::spread).
     ///
     /// Returns its number: the first is 0, and each of the others one more than the last.
     /// One that may not join is of no use, and nor are others.
-    pub fn join(&mut self, facts: &Negotiated, keeps_unflushed: bool) -> Option<usize> {
+    pub fn join(&mut self, facts: &Negotiated, options: &ConnectOptions) -> Option<usize> {
+        let read_only = facts.export.as_ref().is_some_and(ExportInfo::is_read_only);
+        let alone = options.could_part() || options.keeps_unflushed() && !read_only;
         match &self.facts {
             None => {
-                self.complete = keeps_unflushed || !facts.is_safe_beside(facts);
+                self.complete = alone || !facts.is_safe_beside(facts);
                 self.facts = Some(facts.clone());
             }
-            Some(first) if self.complete || keeps_unflushed || !facts.is_safe_beside(first) => {
+            Some(first) if self.complete || alone || !facts.is_safe_beside(first) => {
                 self.complete = true;
                 return None;
             }
@@ -234,7 +239,7 @@ impl Members {
         let has_joined = number < self.members.len();
         match (session.state(), session.negotiated()) {
             (State::Ready, Some(facts)) if !has_joined => {
-                self.join(facts, session.options().keeps_unflushed()).is_some()
+                self.join(facts, session.options()).is_some()
             }
             (State::Closed, _) if !has_joined => {
                 self.no_room();

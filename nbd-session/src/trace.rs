@@ -79,7 +79,7 @@ impl Trace {
     pub(crate) fn happened(&self, event: &Event) {
         match event {
             Event::Lost { cause } => emit!(self, warn, "connection lost: {cause}"),
-            Event::Failed { attempts, cause } => {
+            Event::Failed { attempts, cause, .. } => {
                 emit!(self, warn, "attempt {attempts} to connect again failed: {cause}");
             }
             Event::Reconnected { after } => emit!(self, info, "connected again after {after:?}"),

@@ -2,7 +2,8 @@
 
 use nbd_proto::{Command, ExportInfo, Negotiated, TransmissionFlags};
 use nbd_session::pool::{Flush, Members};
-use nbd_session::{Error, ErrorKind};
+use nbd_session::replay::Reconnect;
+use nbd_session::{ConnectOptions, Error, ErrorKind};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -17,7 +18,7 @@ fn safe() -> Negotiated {
 fn pool(members: usize) -> Members {
     let mut pool = Members::new(members);
     for number in 0..members {
-        assert_eq!(pool.join(&safe(), false), Some(number));
+        assert_eq!(pool.join(&safe(), &ConnectOptions::new()), Some(number));
     }
     pool
 }
@@ -30,31 +31,57 @@ fn failure() -> Error {
 fn who_may_join() {
     let mut pool = Members::new(3);
     assert!(pool.wants_more() && pool.is_empty());
-    assert_eq!(pool.join(&safe(), false), Some(0));
+    assert_eq!(pool.join(&safe(), &ConnectOptions::new()), Some(0));
     assert!(pool.wants_more());
-    assert_eq!(pool.join(&safe(), false), Some(1));
+    assert_eq!(pool.join(&safe(), &ConnectOptions::new()), Some(1));
     let other = facts(TransmissionFlags::CAN_MULTI_CONN | TransmissionFlags::READ_ONLY);
-    assert_eq!(pool.join(&other, false), None, "it is another export");
+    assert_eq!(pool.join(&other, &ConnectOptions::new()), None, "it is another export");
     assert!(!pool.wants_more());
     assert_eq!((pool.len(), pool.alive()), (2, 2));
 
-    for (facts, keeps) in [(facts(TransmissionFlags::empty()), false), (safe(), true)] {
+    let keeps = ConnectOptions::new().reconnect(Reconnect::new().keep_unflushed(1 << 20));
+    let parts = ConnectOptions::new().unix("one").unix("two");
+    for (facts, options) in [
+        (facts(TransmissionFlags::empty()), ConnectOptions::new()),
+        (facts(TransmissionFlags::empty()), parts.clone().spread(true)),
+        (safe(), keeps.clone()),
+        (safe(), parts.clone()),
+    ] {
         let mut alone = Members::new(3);
-        assert_eq!(alone.join(&facts, keeps), Some(0));
+        assert_eq!(alone.join(&facts, &options), Some(0));
         assert!(!alone.wants_more(), "more are not safe");
-        assert_eq!(alone.join(&facts, keeps), None);
+        assert_eq!(alone.join(&facts, &options), None);
+    }
+    let read_only = facts(TransmissionFlags::CAN_MULTI_CONN | TransmissionFlags::READ_ONLY);
+    for (facts, options) in [(read_only, &keeps), (safe(), &parts.spread(true))] {
+        let mut pool = Members::new(2);
+        assert_eq!([0, 1].map(|_| pool.join(&facts, options)), [Some(0), Some(1)]);
     }
     let mut pool = Members::new(3);
-    pool.join(&safe(), false);
-    assert_eq!(pool.join(&safe(), true), None, "what it keeps it would put back");
+    pool.join(&safe(), &ConnectOptions::new());
+    assert_eq!(pool.join(&safe(), &keeps), None, "what it keeps it would put back");
 
     let mut pool = Members::new(3);
-    pool.join(&safe(), false);
+    pool.join(&safe(), &ConnectOptions::new());
     pool.no_room();
     assert!(!pool.wants_more());
     let mut one = Members::new(1);
-    one.join(&safe(), false);
+    one.join(&safe(), &ConnectOptions::new());
     assert!(!one.wants_more());
+}
+
+#[test]
+fn each_connection_that_is_spread_begins_with_another_server() {
+    let options = ConnectOptions::new().unix("one").unix("two");
+    let first = |options: &ConnectOptions, number| {
+        options.for_member(number).endpoints().first().map(ToString::to_string)
+    };
+    let spread = options.clone().spread(true);
+    assert_eq!(first(&spread, 0), first(&options, 0));
+    assert_ne!(first(&spread, 1), first(&options, 0));
+    assert_eq!(first(&spread, 2), first(&options, 0));
+    assert_eq!(first(&options, 1), first(&options, 0));
+    assert!(ConnectOptions::new().spread(true).for_member(1).endpoints().is_empty());
 }
 
 #[test]

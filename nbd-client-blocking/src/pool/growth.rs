@@ -26,7 +26,10 @@ impl Growth {
         let shared = Arc::downgrade(shared);
         let grow = trace::carried(move || {
             loop {
-                let made = Client::connect_unless(&options, stop.as_fd());
+                let Some(number) = shared.upgrade().map(|it| it.state().members.len()) else {
+                    return;
+                };
+                let made = Client::connect_unless(&options.for_member(number), stop.as_fd());
                 let Some(shared) = shared.upgrade() else { return };
                 // One that has no room for this one has none for the next.
                 let Ok(client) = made else { return shared.state().members.no_room() };

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use nbd_proto::Phase;
 use nbd_proto::io::{IoMode, Progress};
+use nbd_transport::Endpoint;
 use nbd_transport::tls::{TlsConfigError, TlsConnector};
 
 use super::attempts::Next;
@@ -104,9 +105,10 @@ impl Session {
         if cause.is_callers() {
             return self.give_up(cause, now);
         }
+        let endpoint = self.endpoint().cloned();
         let round = match self.attempts.failed(cause.clone()) {
             Next::Endpoint => {
-                self.tell_failed(cause, now);
+                self.tell_failed(endpoint, cause);
                 return self.begin_attempt(now);
             }
             Next::Round(failures) => failures,
@@ -117,19 +119,19 @@ impl Session {
         // Who has been here before and finds bytes damaged on the way may find them sound the
         // next time.
         if round.iter().any(|error| error.is_transient() || error.is_damage()) {
-            self.tell_failed(cause, now);
+            self.tell_failed(endpoint, cause);
             self.put_off(now);
         } else {
             self.give_up(cause, now);
         }
     }
 
-    fn tell_failed(&mut self, cause: Error, _now: Instant) {
+    fn tell_failed(&mut self, endpoint: Option<Endpoint>, cause: Error) {
         // Who does not go on is told by the error.
         let Some(recovery) = self.recovery.as_deref_mut() else { return };
         let attempts = recovery.trouble.map_or(0, |trouble| trouble.attempts);
         recovery.cause = Some(cause.clone());
-        self.attempts.tell(Event::Failed { attempts, cause });
+        self.attempts.tell(Event::Failed { endpoint, attempts, cause });
     }
 
     /// Waits a while before the next attempt.

@@ -185,6 +185,13 @@ impl Session {
         }
     }
 
+    /// Which of the servers that were named it is connected to; while it is not, the one that is
+    /// tried next. None where it is the caller who connects.
+    #[must_use]
+    pub fn endpoint(&self) -> Option<&Endpoint> {
+        self.attempts.endpoint().filter(|_| !self.options().dialled)
+    }
+
     /// A URI that leads to the same export, with the same credentials for TLS as long as those
     /// came from a URI. `peer` is what the stream is connected to, if that has a name.
     ///

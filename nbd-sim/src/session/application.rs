@@ -388,10 +388,9 @@ impl Application {
         for member in all.iter_mut().filter(|member| member.number.is_none()) {
             let session = &mut member.session;
             if let Some(facts) = session.negotiated().filter(|_| session.is_ready()) {
-                let keeps = session.options().keeps_unflushed();
                 // It may have shrunk before anybody had seen it.
                 self.size = self.size.min(session.export().map_or(0, |it| it.size as usize));
-                member.number = self.members.join(&facts.clone(), keeps);
+                member.number = self.members.join(&facts.clone(), session.options());
                 if member.number.is_none() {
                     session.disconnect(nbd_proto::Disconnect::AfterReplies, Limit::Default, now);
                 }
