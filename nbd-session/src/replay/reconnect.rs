@@ -107,9 +107,9 @@ impl Reconnect {
         self.give_up_after
     }
 
-    /// The longest wait before any attempt. A connection that lasted longer and did not end in
-    /// silence, or on which a command was answered, was of use: attempts are counted anew after
-    /// it, and patience begins anew.
+    /// The longest wait before any attempt. A connection that lasted longer, owed nothing and did
+    /// not end in silence, or on which a command was answered, was of use: attempts are counted
+    /// anew after it, and patience begins anew.
     #[must_use]
     pub const fn longest_wait(&self) -> Duration {
         self.max_delay

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use nbd_proto::{
-    CommandError, CommandFailure, CommandType, Direction, Disconnect, Machine, PeerMisbehaved,
-    SubmitError,
+    CommandError, CommandFailure, CommandType, Direction, Disconnect, Errno, Machine,
+    PeerMisbehaved, SubmitError,
 };
 
 use super::recovery::Trouble;
@@ -273,6 +273,7 @@ impl Session {
     fn went_down(&mut self, cause: Error, now: Instant) {
         let Some(recovery) = self.recovery.as_deref_mut() else { return broken(NO_LOG) };
         let unfinished = recovery.unfinished();
+        let owed_nothing = unfinished.is_empty();
         self.stats.sent_again += unfinished.len() as u64;
         for id in unfinished {
             // What came with a part of the answer comes again with the whole.
@@ -284,9 +285,9 @@ impl Session {
         recovery.lost = Some(now);
         recovery.cause = Some(cause.clone());
         let lasted = now.saturating_duration_since(recovery.opened);
-        if lasted > recovery.policy.longest_wait() && !cause.is_timeout() {
-            // It was of use, even if nothing was asked of it. One that was silent was not: it
-            // lasted as long as it was waited for.
+        if lasted > recovery.policy.longest_wait() && owed_nothing && !cause.is_timeout() {
+            // It was of use, though nothing was asked of it. One that was silent was not, nor one
+            // that owed something: they lasted as long as they were waited for.
             recovery.trouble = None;
         }
         recovery.trouble.get_or_insert(Trouble { since: now, attempts: 0 });
@@ -400,9 +401,11 @@ impl Session {
                 probe.answered();
                 continue;
             }
-            if result != Err(CommandError::ConnectionLost) {
+            match result {
+                // Nothing has come of it: it is sent again.
+                Err(CommandError::ConnectionLost | CommandError::Server(Errno::Shutdown)) => {}
                 // Of use: the next loss has nothing to do with the last one.
-                recovery.trouble = None;
+                _ => recovery.trouble = None,
             }
             let Some(log) = &mut recovery.log else { return broken(NO_LOG) };
             // It may be sent again, or be nobody's.

@@ -337,6 +337,40 @@ fn after_a_loss_each_server_is_tried_in_turn() {
     rig.sleep(1.0);
     assert!(rig.session.core().is_some());
     assert_eq!(*asked.borrow(), ["Unix socket one", "Unix socket one", "Unix socket two"]);
+    let mut failed = std::iter::from_fn(|| rig.session.next_event()).filter_map(|event| {
+        let Event::Failed { endpoint, .. } = event else { return None };
+        endpoint.map(|endpoint| endpoint.to_string())
+    });
+    assert_eq!(failed.next().as_deref(), Some("Unix socket one"));
+    drop(failed);
+    let in_use = rig.session.endpoint().map(ToString::to_string);
+    assert_eq!(in_use.as_deref(), Some("Unix socket two"));
+}
+
+#[test]
+fn a_server_that_takes_a_request_and_hangs_up_is_of_no_use_however_late_it_does() {
+    let policy =
+        Reconnect::new().max_delay(Duration::from_secs(1)).give_up_after(Duration::from_secs(20));
+    let mut rig = Rig::dialling(
+        options().reconnect(policy),
+        Box::new(|_| {
+            let server = server(1 << 20);
+            server.with(MemoryServer::withhold);
+            Some(Ok(server))
+        }),
+    );
+    rig.turn();
+    let id = rig.submit(Command::read(0, 512));
+    for _ in 0..20 {
+        rig.sleep(3.0);
+        if rig.session.is_over() {
+            break;
+        }
+        rig.server(MemoryServer::hang_up);
+        rig.sleep(1.0);
+    }
+    assert!(rig.session.is_over(), "patience has an end");
+    assert_eq!(rig.outcomes(), [(id, false)]);
 }
 
 #[test]
