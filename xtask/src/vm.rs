@@ -61,7 +61,8 @@ pub(crate) fn check() -> Outcome {
         ),
         ("swap.sh", vec![nbd.clone(), nbdkit.clone(), memory]),
         ("abilities.sh", vec![nbd.clone(), nbdkit, eval, whole_blocks, socat]),
-        ("detach.sh", vec![nbd, forgetful]),
+        ("detach.sh", vec![nbd.clone(), forgetful.clone()]),
+        ("servers.sh", vec![nbd, forgetful]),
     ];
     for (script, files) in runs {
         run_script(script, files, PATIENCE)?;

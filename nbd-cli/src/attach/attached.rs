@@ -51,7 +51,10 @@ fn table(records: &[Record], now: u64) -> String {
             state(record).to_owned(),
             record.reconnects.to_string(),
             age(now.saturating_sub(record.since)),
-            record.uri.clone(),
+            match &record.in_use[..] {
+                [] => record.uri.clone(),
+                servers => servers.join(" "),
+            },
         ]
     });
     let rows: Vec<_> = std::iter::once(heading).chain(rows).collect();
@@ -89,6 +92,8 @@ mod tests {
         let record = |device: &str, uri: &str| Record {
             device: device.to_owned(),
             uri: uri.to_owned(),
+            also: Vec::new(),
+            in_use: Vec::new(),
             pid: u32::MAX,
             process_start: 1,
             state: Health::Connected,
@@ -100,12 +105,14 @@ mod tests {
             last_error: None,
             loss: None,
         };
-        let records = [record("/dev/nbd0", "nbd://a"), record("/dev/nbd10", "nbd://b")];
+        let mut records = [record("/dev/nbd0", "nbd://a"), record("/dev/nbd10", "nbd://b")];
+        records[1].also = vec!["nbd://c".to_owned()];
+        records[1].in_use = records[1].also.clone();
         let told = table(&records, 1000 + 3 * 3600 + 61);
         let lines: Vec<_> = told.lines().collect();
         assert_eq!(lines[0], "DEVICE      SIZE  STATE  RECONNECTS  FOR   URI");
         assert_eq!(lines[1], "/dev/nbd0   1G    dead   12          3h1m  nbd://a");
-        assert_eq!(lines[2], "/dev/nbd10  1G    dead   12          3h1m  nbd://b");
+        assert_eq!(lines[2], "/dev/nbd10  1G    dead   12          3h1m  nbd://c");
     }
 
     #[test]

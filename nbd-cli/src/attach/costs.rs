@@ -4,6 +4,7 @@
 //! The allocator counts for the whole process, so the test is a process of its own.
 
 use std::alloc::System;
+use std::ffi::OsStr;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::Command;
@@ -18,6 +19,7 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 
 use super::relay::Relay;
 use super::status::Status;
+use crate::connections::{Others, Servers};
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -70,7 +72,9 @@ fn count() {
     let server = Server::nbdkit(&["memory", "16M"]).start().unwrap();
     let policy = Reconnect::new().keep_unflushed(KEPT as u64);
     let options = ConnectOptions::new().uri(&server.uri()).unwrap().reconnect(policy);
-    let mut relay = Relay::connect(&options, 1, KEPT, Arc::new(Status::default())).unwrap();
+    let servers = Servers::named(OsStr::new(&server.uri()), &Others::default()).unwrap();
+    let status = Arc::new(Status::default());
+    let mut relay = Relay::connect(&servers, &options, 1, KEPT, status).unwrap();
     let flags = relay.export().unwrap().flags & !TransmissionFlags::SEND_FAST_ZERO;
     let (ours, socket) = UnixStream::pair().unwrap();
     relay.serve(ours, flags).unwrap();

@@ -32,6 +32,8 @@ mod detach;
 mod device;
 mod guard;
 mod netlink;
+#[cfg(test)]
+mod nonsense;
 mod queue;
 mod record;
 mod relay;
@@ -42,9 +44,9 @@ mod worker;
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
+use crate::connections::{Others, Servers};
 use crate::failure::{Context, Failure, Result};
 use crate::output;
-use crate::target::Target;
 use device::Device;
 use settings::{Planned, Settings};
 use worker::Order;
@@ -64,6 +66,10 @@ A file for --config names devices, what each is attached to, and the options abo
   uri = \"nbd+unix:///?socket=/run/disk.sock\"
   connections = 4
   keep-unflushed = \"0\"
+
+  [nbd2]
+  uri = \"nbd://one/disk\"
+  also = [\"nbd://two/disk\", \"nbd://three/disk\"]
 
 `nbd attached` shows the devices there are, and `nbd detach` ends them.";
 
@@ -87,6 +93,8 @@ pub(crate) struct Args {
     /// says
     #[arg(long, value_name = "FILE", conflicts_with_all = settings::NAMES)]
     config: Option<PathBuf>,
+    #[command(flatten)]
+    others: Others,
     #[command(flatten)]
     settings: Settings,
     /// An NBD URI, or the command of a server in brackets; and /dev/nbdN (default: any that is
@@ -123,8 +131,8 @@ fn attach_one(args: &Args) -> Result<()> {
         // The words of the command line, behind the name of the command.
         return output::print(&background::start(std::env::args_os().skip(2))?);
     }
-    let server = Target::server(server)?;
-    serve(args, &Order { server, device, settings: args.settings.clone() })
+    let servers = Servers::named(server, &args.others)?;
+    serve(args, &Order { servers, device, settings: args.settings.clone() })
 }
 
 fn parse_device(word: &OsStr) -> Result<Device> {
@@ -144,13 +152,13 @@ fn attach_planned(args: &Args, path: &OsStr, mut planned: Vec<Planned>) -> Resul
         planned.retain(|planned| wanted.contains(&planned.device));
     }
     if args.foreground || args.background_process {
-        let [Planned { device, uri, settings }] = &planned[..] else {
+        let [Planned { device, uri, others, settings }] = &planned[..] else {
             return Err(Failure::new("one process serves one device; say which"));
         };
         let place = |failure| Failure::new(format!("{}: {device}: {failure}", path.display()));
-        let server = Target::server(OsStr::new(uri)).map_err(place)?;
+        let servers = Servers::named(OsStr::new(uri), others).map_err(place)?;
         let (device, settings) = (Some(*device), settings.clone());
-        return serve(args, &Order { server, device, settings });
+        return serve(args, &Order { servers, device, settings });
     }
     // One that cannot be attached does not keep the others.
     let mut failed = None;

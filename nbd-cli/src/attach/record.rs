@@ -21,6 +21,12 @@ pub(super) struct Record {
     pub(super) device: String,
     /// What it is attached to.
     pub(super) uri: String,
+    /// Other servers that may take its place.
+    #[serde(default)]
+    pub(super) also: Vec<String>,
+    /// Where there are several servers, those that are connected to.
+    #[serde(default)]
+    pub(super) in_use: Vec<String>,
     /// The process that serves it.
     pub(super) pid: u32,
     /// When that process was started, as the kernel counts: process ids are used again.

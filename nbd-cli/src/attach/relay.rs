@@ -16,11 +16,11 @@ use std::time::{Duration, Instant};
 use mio::{Events, Poll, Token};
 use nbd_client_mio::proto::{Errno, ExportInfo, RequestId, TransmissionFlags};
 use nbd_client_mio::session::{BufferPool, Event};
-use nbd_client_mio::{ConnectOptions, Error};
+use nbd_client_mio::{ConnectOptions, Connection, Error};
 
 use super::queue::Queue;
 use super::status::{Health, Status};
-use crate::connections::{Connections, Done, wait};
+use crate::connections::{Connections, Done, Servers, wait};
 use crate::failure::in_words;
 
 /// The token of the first queue; connections have those below.
@@ -44,18 +44,20 @@ pub(super) struct Relay {
     connections: Connections<Owner>,
     queues: Vec<Queue>,
     memory: BufferPool,
+    servers: Servers,
     /// Turns since the last look at what has come.
     unasked: u32,
     status: Arc<Status>,
 }
 
 impl Relay {
-    /// Connects to the server, with as many connections as it takes, `connections` at most. So
+    /// Connects to one of the servers, with as many connections as it takes, `connections` at most. So
     /// many bytes of what is written are `kept` until they are flushed.
     ///
     /// # Errors
     /// When there is not even one.
     pub(super) fn connect(
+        servers: &Servers,
         options: &ConnectOptions,
         connections: usize,
         kept: usize,
@@ -64,11 +66,25 @@ impl Relay {
         let mut poll = Poll::new()?;
         let connections = Connections::connect(options, connections, &mut poll)?;
         let events = Events::with_capacity(64);
-        let (queues, memory) = (Vec::new(), BufferPool::keeping(kept));
-        let relay = Self { poll, events, connections, queues, memory, unasked: 0, status };
+        let (queues, memory, servers) = (Vec::new(), BufferPool::keeping(kept), servers.clone());
+        let relay = Self { poll, events, connections, queues, memory, servers, unasked: 0, status };
         let size = relay.export().map_or(0, |export| export.size);
-        relay.status.change(|news| news.size = size);
+        let in_use = relay.in_use();
+        relay.status.change(|news| (news.size, news.in_use) = (size, in_use));
         Ok(relay)
+    }
+
+    /// Looks whether the servers that are not in use can be taken for the one that is.
+    pub(super) fn compare(&self, limit: Option<Duration>) -> crate::failure::Result<()> {
+        self.connections
+            .iter()
+            .next()
+            .map_or(Ok(()), |first| self.servers.compare(first.session(), limit))
+    }
+
+    /// Where there are several servers, those that are connected to.
+    pub(super) fn in_use(&self) -> Vec<String> {
+        self.servers.in_use(self.connections.iter().map(Connection::session))
     }
 
     /// The export, as the server describes it.
@@ -191,11 +207,15 @@ impl Relay {
     /// Passes on what happened to the connections.
     fn tell(&mut self) {
         let mut changed = None;
-        while let Some(event) = self.connections.next_event() {
+        while let Some((event, server)) = self.connections.next_event() {
+            let words = |cause: &Error| match self.servers.name_at(server.as_ref()) {
+                Some(name) => format!("{name}: {}", in_words(cause)),
+                None => in_words(cause),
+            };
             let (health, trouble) = match event {
-                Event::Lost { cause } => (Health::Reconnecting, Some(in_words(&cause))),
-                Event::Failed { cause, .. } => (Health::Reconnecting, Some(in_words(&cause))),
-                Event::GaveUp { cause } => (Health::Failed, Some(in_words(&cause))),
+                Event::Lost { cause } => (Health::Reconnecting, Some(words(&cause))),
+                Event::Failed { cause, .. } => (Health::Reconnecting, Some(words(&cause))),
+                Event::GaveUp { cause } => (Health::Failed, Some(words(&cause))),
                 Event::Reconnected { .. } => (Health::Connected, None),
                 _ => continue,
             };
@@ -205,8 +225,10 @@ impl Relay {
         let reconnects =
             self.connections.stats().map(|stats| stats.connections.saturating_sub(1)).sum::<u64>();
         let size = self.export().map_or(0, |export| export.size);
+        let in_use = self.in_use();
         self.status.change(|news| {
             news.health = health;
+            news.in_use = in_use;
             news.reconnects = reconnects;
             news.trouble = trouble.or_else(|| news.trouble.take());
             news.size = size;
@@ -216,6 +238,7 @@ impl Relay {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
     use std::io::Write;
     use std::sync::mpsc::channel;
     use std::thread;
@@ -225,6 +248,7 @@ mod tests {
 
     use super::super::status::News;
     use super::*;
+    use crate::connections::Others;
 
     /// Longer than anything here takes on a busy machine, so that a hang is a failure.
     const LIMIT: Duration = Duration::from_secs(300);
@@ -235,7 +259,8 @@ mod tests {
         let policy = Reconnect::new().give_up_after(Duration::MAX);
         let options = ConnectOptions::new().uri(&server.uri()).unwrap().reconnect(policy);
         let status = Arc::new(Status::default());
-        let mut relay = Relay::connect(&options, 1, 0, Arc::clone(&status)).unwrap();
+        let servers = Servers::named(OsStr::new(&server.uri()), &Others::default()).unwrap();
+        let mut relay = Relay::connect(&servers, &options, 1, 0, Arc::clone(&status)).unwrap();
         let flags = relay.export().unwrap().flags & !TransmissionFlags::SEND_FAST_ZERO;
         let (ours, mut kernel) = UnixStream::pair().unwrap();
         relay.serve(ours, flags).unwrap();

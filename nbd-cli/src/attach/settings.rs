@@ -21,17 +21,25 @@ use serde::Deserialize;
 
 use super::device::Device;
 use super::queue::IN_FLIGHT;
-use crate::connections::KEPT;
+use crate::connections::{KEPT, Others, Servers};
 use crate::failure::{Context, Failure, Result};
-use crate::target::Server;
 use crate::{YEAR, size};
 
 /// A device is to go on as soon as it can.
 const DELAY: Duration = Duration::from_secs(1);
 
 /// What the settings are called.
-pub(super) const NAMES: [&str; 7] =
-    ["connections", "keep_unflushed", "reconnect", "once", "wait", "read_only", "timeout"];
+pub(super) const NAMES: [&str; 9] = [
+    "also",
+    "spread",
+    "connections",
+    "keep_unflushed",
+    "reconnect",
+    "once",
+    "wait",
+    "read_only",
+    "timeout",
+];
 
 /// How a device is attached.
 #[derive(Clone, Debug, clap::Args, Deserialize)]
@@ -90,8 +98,8 @@ impl Settings {
 
     /// How many connections there are at most. Each to a command of ours would be one to another
     /// server.
-    pub(super) fn connections(&self, server: &Server) -> usize {
-        if server.is_command() { 1 } else { self.queues() }
+    pub(super) fn connections(&self, servers: &Servers) -> usize {
+        if servers.is_command() { 1 } else { self.queues() }
     }
 
     /// How many bytes to keep.
@@ -99,14 +107,19 @@ impl Settings {
         size::parse(&self.keep_unflushed).context("--keep-unflushed")
     }
 
+    /// Longest time to connect, if there is one.
+    pub(super) fn limit(&self) -> Option<Duration> {
+        Some(Duration::from_secs(self.timeout)).filter(|limit| !limit.is_zero())
+    }
+
     /// How to connect to the server.
-    pub(super) fn options(&self, server: &Server) -> Result<ConnectOptions> {
+    pub(super) fn options(&self, servers: &Servers) -> Result<ConnectOptions> {
         let limits = Limits::default().max_in_flight(IN_FLIGHT * self.connections);
         let config = ClientConfig::new().limits(limits);
-        let limit = Some(Duration::from_secs(self.timeout)).filter(|limit| !limit.is_zero());
+        let limit = self.limit();
         // A server that is a command of ours dies with its connection, and what it held with it.
-        let policy = match (self.once || server.is_command(), self.reconnect) {
-            (true, _) => return Ok(server.options(config, limit)),
+        let policy = match (self.once || servers.is_command(), self.reconnect) {
+            (true, _) => return Ok(servers.options(config, limit)),
             (false, Some(seconds)) => Reconnect::new().give_up_after(Duration::from_secs(seconds)),
             (false, None) => Reconnect::new().give_up_after(Duration::MAX),
         };
@@ -115,7 +128,7 @@ impl Settings {
             bytes if bytes > 0 && !self.read_only => policy.keep_unflushed(bytes),
             _ => policy,
         };
-        Ok(server.options(config, limit).reconnect(policy))
+        Ok(servers.options(config, limit).reconnect(policy))
     }
 
     /// What the command line does not let through, in a file.
@@ -153,6 +166,8 @@ impl Settings {
 struct Entry {
     uri: String,
     #[serde(flatten)]
+    others: Others,
+    #[serde(flatten)]
     rest: toml::Table,
 }
 
@@ -161,6 +176,7 @@ struct Entry {
 pub(super) struct Planned {
     pub(super) device: Device,
     pub(super) uri: String,
+    pub(super) others: Others,
     pub(super) settings: Settings,
 }
 
@@ -187,12 +203,12 @@ fn parse(text: &str) -> std::result::Result<Vec<Planned>, String> {
             return Err(format!("{name}: write [{name}], and what belongs to it below"));
         };
         let told = |error: &dyn std::fmt::Display| format!("{name}: {error}");
-        let Entry { uri, rest } =
+        let Entry { uri, others, rest } =
             table.try_into().map_err(|e: toml::de::Error| told(&e.message()))?;
         let settings: Settings =
             rest.try_into().map_err(|e: toml::de::Error| told(&e.message()))?;
-        settings.check().map_err(|error| told(&error))?;
-        planned.push(Planned { device, uri, settings });
+        settings.check().and_then(|()| others.check()).map_err(|error| told(&error))?;
+        planned.push(Planned { device, uri, others, settings });
     }
     planned.sort_by_key(|planned| planned.device);
     if planned.is_empty() {
@@ -235,6 +251,8 @@ mod tests {
             ("[nbd0]\nuri = 5", "nbd0: invalid type"),
             ("[nbd0]\nuri = \"nbd://a\"\nreconnect = 0", "nbd0: reconnect: 1 to"),
             ("[nbd0]\nuri = \"nbd://a\"\nreconnect = 1\nonce = true", "exclude each other"),
+            ("[nbd0]\nuri = \"nbd://a\"\nalso = \"nbd://b\"", "nbd0: invalid type"),
+            ("[nbd0]\nuri = \"nbd://a\"\nspread = true", "nbd0: spread: there is nobody else"),
             ("[nbd0]\nuri = \"nbd://a\"\ntimeout = 99999999999", "nbd0: timeout: 0 to"),
         ] {
             let error = parse(text).unwrap_err();

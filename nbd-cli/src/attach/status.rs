@@ -26,6 +26,8 @@ pub(super) struct News {
     pub(super) reconnects: u64,
     /// What was the matter last.
     pub(super) trouble: Option<String>,
+    /// Where there are several servers, those that are connected to.
+    pub(super) in_use: Vec<String>,
     /// The size of the export in bytes, which may grow.
     pub(super) size: u64,
     /// The device is no more.

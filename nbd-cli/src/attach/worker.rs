@@ -29,9 +29,9 @@ use super::record::{self, Record};
 use super::relay::Relay;
 use super::settings::Settings;
 use super::status::{Health, News, Status};
+use crate::connections::Servers;
 use crate::failure::{Context, Failure, Result, in_words};
 use crate::output;
-use crate::target::Server;
 
 /// What a socket takes at once, in bytes: some of the usual large requests, so that neither side
 /// waits for the other to take the rest of one.
@@ -43,7 +43,7 @@ const AGAIN: Duration = Duration::from_millis(500);
 /// What is to be attached.
 #[derive(Debug)]
 pub(super) struct Order {
-    pub(super) server: Server,
+    pub(super) servers: Servers,
     pub(super) device: Option<Device>,
     pub(super) settings: Settings,
 }
@@ -56,11 +56,13 @@ pub(super) fn run(order: &Order, announce: impl FnOnce(Device) -> Result<()>) ->
     }
     let status = Arc::new(Status::default());
     let mut relay = connect(order, &status)?;
-    let nothing = || Failure::new(format!("{}: there is no export", order.server.name));
+    let name = order.servers.name();
+    let nothing = || Failure::new(format!("{name}: there is no export"));
     let export = relay.export().ok_or_else(nothing)?;
     let longest = relay.longest_request();
     let shape = shape(export, longest, order.settings.read_only)
-        .map_err(|error| Failure::new(format!("{}: {error}", order.server.name)))?;
+        .map_err(|error| Failure::new(format!("{name}: {error}")))?;
+    relay.compare(order.settings.limit())?;
     let rest = export.size - shape.size;
     if rest > 0 {
         let block = shape.block;
@@ -72,7 +74,7 @@ pub(super) fn run(order: &Order, announce: impl FnOnce(Device) -> Result<()>) ->
     let mut theirs = Vec::new();
     let (asked, made) = (order.settings.queues(), relay.connections());
     if made < asked {
-        let why = relay.why_fewer(order.server.is_command());
+        let why = relay.why_fewer(order.servers.is_command());
         output::complain(&format!("nbd: connections to the server: {made} of {asked}, {why}\n"));
     }
     for _ in 0..order.settings.queues() {
@@ -84,7 +86,7 @@ pub(super) fn run(order: &Order, announce: impl FnOnce(Device) -> Result<()>) ->
         relay.serve(ours, shape.flags).context("a socket of the device")?;
         theirs.push(kernels);
     }
-    let connections = relay.connections();
+    let (connections, relay_in_use) = (relay.connections(), relay.in_use());
     // From here on memory is not to be waited for: the kernel may wait for us to have some.
     stay_in_memory();
     let told = Arc::clone(&status);
@@ -113,7 +115,9 @@ pub(super) fn run(order: &Order, announce: impl FnOnce(Device) -> Result<()>) ->
     };
     let mut record = Record {
         device: device.to_string(),
-        uri: order.server.name.clone(),
+        uri: name.to_owned(),
+        also: order.servers.other_names(),
+        in_use: relay_in_use,
         pid: std::process::id(),
         process_start: record::process_start(std::process::id()).unwrap_or(0),
         state: Health::Connected,
@@ -154,7 +158,7 @@ pub(super) fn run(order: &Order, announce: impl FnOnce(Device) -> Result<()>) ->
         }
     }
     begun?;
-    ended.context(&order.server.name)
+    ended.context(name)
 }
 
 /// A device of ours whose process has died is as good as free. Another program may well be gone and
@@ -189,13 +193,13 @@ fn connect(order: &Order, status: &Arc<Status>) -> Result<Relay> {
     let mut settings = order.settings.clone();
     let mut told = false;
     loop {
-        let options = settings.options(&order.server)?;
+        let options = settings.options(&order.servers)?;
         let kept = usize::try_from(settings.kept()?).unwrap_or(usize::MAX);
-        let most = settings.connections(&order.server);
-        match Relay::connect(&options, most, kept, Arc::clone(status)) {
+        let most = settings.connections(&order.servers);
+        match Relay::connect(&order.servers, &options, most, kept, Arc::clone(status)) {
             Err(error) if settings.wait && error.is_transient() => {
                 if !std::mem::replace(&mut told, true) {
-                    let (name, why) = (&order.server.name, in_words(&error));
+                    let (name, why) = (order.servers.name(), in_words(&error));
                     output::mention(&format!("nbd: {name}: {why}: waiting for it\n"));
                 }
                 thread::sleep(AGAIN);
@@ -209,7 +213,7 @@ fn connect(order: &Order, status: &Arc<Status>) -> Result<Relay> {
                     "nbd: the server cannot make anything durable: what it loses is lost\n",
                 );
             }
-            connected => return connected.context(&order.server.name),
+            connected => return connected.context(order.servers.name()),
         }
     }
 }
@@ -307,7 +311,9 @@ fn detach(device: Device) {
 
 /// Tells others what happens, until the device is no more.
 fn report(status: &Status, record: &mut Record, device: Device, mut shape: Shape) {
-    let mut known = News { size: shape.size, ..News::default() };
+    // While no server can be connected to, each cause is told once.
+    let mut told: Vec<String> = Vec::new();
+    let mut known = News { size: shape.size, in_use: record.in_use.clone(), ..News::default() };
     loop {
         let news = status.wait(&known);
         if news.over {
@@ -320,17 +326,22 @@ fn report(status: &Status, record: &mut Record, device: Device, mut shape: Shape
                 output::mention(&format!("nbd: {device} does not grow: {refusal}\n"));
             }
         }
-        if news.trouble != known.trouble
-            && let Some(trouble) = &news.trouble
-        {
+        if let Some(trouble) = news.trouble.as_ref().filter(|trouble| !told.contains(trouble)) {
+            told.push(trouble.clone());
             output::mention(&format!("nbd: {device}: {trouble}\n"));
         }
         if news.reconnects > known.reconnects {
-            output::mention(&format!("nbd: {device}: connected again\n"));
+            told.clear();
+            let to = match &news.in_use[..] {
+                [] => String::new(),
+                servers => format!(", to {}", servers.join(", ")),
+            };
+            output::mention(&format!("nbd: {device}: connected again{to}\n"));
         }
         record.state = news.health;
         record.reconnects = news.reconnects;
         record.last_error.clone_from(&news.trouble);
+        record.in_use.clone_from(&news.in_use);
         record.size = shape.size;
         // Somebody looks at a file that is a little old.
         let _ = record.write();

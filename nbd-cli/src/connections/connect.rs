@@ -66,13 +66,11 @@ impl<O> Connections<O> {
         poll: &mut Poll,
     ) -> Result<Self, Error> {
         let first = connect(options.clone(), poll, Token(0))?;
-        // Of an export that nobody can write to nothing is kept.
-        let read_only = first.session().export().is_some_and(ExportInfo::is_read_only);
-        let keeps = options.keeps_unflushed() && !read_only;
-        let mut connections = Self::new(first, most, keeps);
+        let mut connections = Self::new(first, most, options.clone());
         while connections.wants_more() {
-            let token = Token(connections.iter().count());
-            let Ok(another) = connect(options.clone(), poll, token) else { break };
+            let number = connections.iter().count();
+            let options = options.for_member(number);
+            let Ok(another) = connect(options, poll, Token(number)) else { break };
             if !connections.join(another) {
                 break;
             }
@@ -82,12 +80,18 @@ impl<O> Connections<O> {
 
     /// Why there are not as many connections as the user wants.
     pub(crate) fn why_fewer(&self, is_command: bool) -> &'static str {
-        match (is_command, self.keeps, self.iter().count()) {
+        let read_only = self.export().is_some_and(ExportInfo::is_read_only);
+        let keeps = self.options.keeps_unflushed() && !read_only;
+        let could_part = self.options.endpoints().len() > 1 && !self.options.is_spread();
+        match (is_command, keeps, could_part, self.iter().count()) {
             (true, ..) => "since each would be one to another server",
-            (_, true, _) => {
+            (_, true, ..) => {
                 "since what is written is kept until it is flushed; --keep-unflushed=0 allows more"
             }
-            (_, _, 1) => "since it does not say that several are safe, or takes no more",
+            (_, _, true, _) => {
+                "since others could come to be to another server; --spread allows that"
+            }
+            (.., 1) => "since it does not say that several are safe, or takes no more",
             _ => "since it takes no more",
         }
     }

@@ -5,8 +5,12 @@
 //! |---|---|
 //! | `mod` | requests on their way to the server, and what came of them |
 //! | `connect` | how the connections are made and ended |
+//! | `servers` | which servers they are to |
+//! | `alike` | whether these can be taken for one another |
 
+mod alike;
 mod connect;
+mod servers;
 
 use std::time::Instant;
 
@@ -16,9 +20,11 @@ use nbd_client_mio::proto::{
 };
 use nbd_client_mio::session::pool::{Flush, Members};
 use nbd_client_mio::session::{Event, PooledBuffer, Request, SessionStats};
-use nbd_client_mio::{Completion, Connection, Error, Limit, Rejected, State};
+use nbd_client_mio::transport::Endpoint;
+use nbd_client_mio::{Completion, ConnectOptions, Connection, Error, Limit, Rejected, State};
 
 pub(crate) use connect::wait;
+pub(crate) use servers::{Others, Servers};
 
 /// How many bytes are kept by default, in case that the server loses them.
 pub(crate) const KEPT: &str = "64M";
@@ -46,8 +52,7 @@ pub(crate) struct Connections<O> {
     ready: Vec<Done<O>>,
     /// Requests that were submitted and are not done.
     in_flight: usize,
-    /// Whether what is written is kept until it is flushed.
-    keeps: bool,
+    options: ConnectOptions,
 }
 
 #[derive(Debug)]
@@ -78,14 +83,14 @@ struct FlushOfAll<O> {
 
 impl<O> Connections<O> {
     /// One connection, which is ready; there may be `most`.
-    fn new(first: Connection<PooledBuffer>, most: usize, keeps: bool) -> Self {
+    fn new(first: Connection<PooledBuffer>, most: usize, options: ConnectOptions) -> Self {
         let mut connections = Self {
             members: Vec::new(),
             pool: Members::new(most),
             flushes: Vec::new(),
             ready: Vec::new(),
             in_flight: 0,
-            keeps,
+            options,
         };
         connections.join(first);
         connections
@@ -94,7 +99,7 @@ impl<O> Connections<O> {
     /// A connection that is ready joins, if that is safe.
     fn join(&mut self, connection: Connection<PooledBuffer>) -> bool {
         let facts = connection.session().negotiated();
-        let joined = facts.and_then(|facts| self.pool.join(facts, self.keeps)).is_some();
+        let joined = facts.and_then(|facts| self.pool.join(facts, &self.options)).is_some();
         if joined {
             self.members.push(Member { connection, waiting: Buffers::new() });
         }
@@ -319,9 +324,18 @@ impl<O> Connections<O> {
         self.go_on(place, flush);
     }
 
-    /// What happened to the connections, one thing after the other.
-    pub(crate) fn next_event(&mut self) -> Option<Event> {
-        self.members.iter_mut().find_map(|member| member.connection.next_event())
+    /// What happened to the connections, one thing after the other, and to which server that one
+    /// is.
+    pub(crate) fn next_event(&mut self) -> Option<(Event, Option<Endpoint>)> {
+        self.members.iter_mut().find_map(|member| {
+            let event = member.connection.next_event()?;
+            let endpoint = match &event {
+                // The next one is up already.
+                Event::Failed { endpoint, .. } => endpoint.clone(),
+                _ => member.connection.session().endpoint().cloned(),
+            };
+            Some((event, endpoint))
+        })
     }
 
     /// What the connections have done, each for itself.

@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use fuser::{ReplyData, ReplyEmpty, ReplyWrite};
 use mio::{Poll, Token, Waker};
@@ -17,7 +18,7 @@ use nbd_client_mio::{ConnectOptions, Error};
 
 use super::blocks::WholeBlocks;
 use super::requests::{Answer, Job, Outcome, Requests, errno};
-use crate::connections::Connections;
+use crate::connections::{Connections, Servers};
 
 /// The longest range zeroed or asked about at once, in bytes: a multiple of any block.
 const LONGEST: u64 = 1 << 30;
@@ -49,13 +50,13 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    /// Connects to the server that has that name, with `most` connections at most. So many bytes
-    /// of what is written are `kept` until they are flushed.
+    /// Connects to one of the servers, with `most` connections at most. So many bytes of what is
+    /// written are `kept` until they are flushed.
     pub(super) fn connect(
+        servers: &Servers,
         options: &ConnectOptions,
         most: usize,
         kept: u64,
-        server: &str,
     ) -> Result<Self, Error> {
         let mut poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKER)?;
@@ -69,8 +70,8 @@ impl Disk {
         let longest = USUAL.min(longest as u64 / block * block).max(block);
         let (count, why_fewer) = (connections.iter().count(), connections.why_fewer(most == 1));
         let memory = BufferPool::keeping(usize::try_from(kept).unwrap_or(usize::MAX));
-        let server = server.to_owned();
-        let requests = Arc::new(Requests::new(connections, poll, waker, memory.clone(), server)?);
+        let servers = servers.clone();
+        let requests = Arc::new(Requests::new(connections, poll, waker, memory.clone(), servers)?);
         let runs = Arc::clone(&requests);
         let thread =
             thread::Builder::new().name("requests".to_owned()).spawn(move || runs.run())?;
@@ -87,6 +88,11 @@ impl Disk {
             connections: count,
             why_fewer,
         })
+    }
+
+    /// Looks whether the servers that are not in use can be taken for the one that is.
+    pub(super) fn compare(&self, limit: Option<Duration>) -> crate::failure::Result<()> {
+        self.requests.compare(limit)
     }
 
     pub(super) const fn size(&self) -> u64 {

@@ -30,9 +30,8 @@ use rustix::mount::{UnmountFlags, unmount};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::connections::KEPT;
+use crate::connections::{KEPT, Others, Servers};
 use crate::failure::{Context, Failure, Result};
-use crate::target::{Server, Target};
 use crate::{Patience, YEAR, output, size};
 use disk::Disk;
 use requests::IN_FLIGHT;
@@ -82,6 +81,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME", default_value = "nbd")]
     name: OsString,
     #[command(flatten)]
+    others: Others,
+    #[command(flatten)]
     patience: Patience,
     /// An NBD URI, or the command of a server in brackets
     #[arg(value_name = "URI")]
@@ -106,13 +107,14 @@ enum End {
 /// When the server cannot be reached or the directory cannot be mounted on; when what was written
 /// may be lost.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let server = Target::server(&args.server)?;
+    let servers = Servers::named(&args.server, &args.others)?;
     check_directory(&args.directory)?;
     if !is_name(&args.name) {
         return Err(Failure::new(format!("`{}` is no name of a file", args.name.display())));
     }
     check(Path::new(FUSE))?;
-    let disk = Arc::new(args.connect(&server).context(&server.name)?);
+    let disk = Arc::new(args.connect(&servers).context(servers.name())?);
+    disk.compare(args.patience.limit())?;
     let (asked, (made, why)) = (args.connections as usize, disk.connections());
     if made < asked {
         output::complain(&format!("nbd: connections to the server: {made} of {asked}, {why}\n"));
@@ -124,7 +126,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let access =
         if args.read_only || disk.is_read_only() { MountOption::RO } else { MountOption::RW };
     mount.mount_options = vec![
-        MountOption::FSName(format!("nbd:{}", server.name.replace(',', "%2C"))),
+        MountOption::FSName(format!("nbd:{}", servers.name().replace(',', "%2C"))),
         MountOption::Subtype("nbd".to_owned()),
         MountOption::DefaultPermissions,
         MountOption::NoDev,
@@ -156,7 +158,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         // It is still mounted.
         Err(disk) => disk.settle(),
     };
-    let safe = safe.context(&server.name);
+    let safe = safe.context(servers.name());
     unmounted.context(format!("unmounting {}", args.directory.display()))?;
     safe
 }
@@ -211,18 +213,18 @@ fn check(device: &Path) -> Result<()> {
 
 impl Args {
     /// Connects, as soon as there is a server if that is wanted.
-    fn connect(&self, server: &Server) -> std::result::Result<Disk, Error> {
+    fn connect(&self, servers: &Servers) -> std::result::Result<Disk, Error> {
         let until = Instant::now() + self.patience.wait();
         // A server that is a command of ours dies with its connection, and each connection
         // would be one to another.
-        let most = if server.is_command() { 1 } else { self.connections as usize };
+        let most = if servers.is_command() { 1 } else { self.connections as usize };
         let mut kept = if self.read_only { 0 } else { self.keep_unflushed };
         loop {
             let limits = Limits::default().max_in_flight(IN_FLIGHT);
             let config = ClientConfig::new().meta_context("base:allocation").limits(limits);
-            let options = server.options(config, self.patience.limit());
-            let policy = Some(self.policy(kept)).filter(|_| !server.is_command());
-            match Disk::connect(&options.reconnect(policy), most, kept, &server.name) {
+            let options = servers.options(config, self.patience.limit());
+            let policy = Some(self.policy(kept)).filter(|_| !servers.is_command());
+            match Disk::connect(servers, &options.reconnect(policy), most, kept) {
                 Err(error) if error.is_transient() && Instant::now() < until => {
                     thread::sleep(AGAIN);
                 }

@@ -13,7 +13,7 @@ use nbd_client_mio::proto::{Command, CommandType, Extent};
 use nbd_client_mio::session::{BufferPool, Event, PooledBuffer};
 
 use super::blocks::Sharing;
-use crate::connections::{Connections, Done, wait};
+use crate::connections::{Connections, Done, Servers, wait};
 use crate::failure::in_words;
 use crate::output;
 
@@ -73,8 +73,8 @@ pub(super) struct Requests {
     needed: Condvar,
     waker: Waker,
     memory: BufferPool,
-    /// What the server is called, for what is said of it.
-    server: String,
+    /// What they are called, for what is said of them.
+    servers: Servers,
 }
 
 #[derive(Debug)]
@@ -96,6 +96,8 @@ struct Core {
     failure: Option<io::Error>,
     /// There will be no more requests.
     over: bool,
+    /// What was said of servers since one was connected to.
+    told: Vec<String>,
 }
 
 /// What it takes to wait for the server.
@@ -111,7 +113,7 @@ impl Requests {
         poll: Poll,
         waker: Waker,
         memory: BufferPool,
-        server: String,
+        servers: Servers,
     ) -> io::Result<Self> {
         let core = Core {
             connections: Some(connections),
@@ -123,9 +125,10 @@ impl Requests {
             asleep: false,
             failure: None,
             over: false,
+            told: Vec::new(),
         };
         let (core, room, needed) = (Mutex::new(core), Condvar::new(), Condvar::new());
-        Ok(Self { core, room, needed, waker, memory, server })
+        Ok(Self { core, room, needed, waker, memory, servers })
     }
 
     /// Carries out a job, as soon as there is room for it. When all is over nobody does, and the
@@ -183,6 +186,13 @@ impl Requests {
         if std::mem::take(&mut core.asleep) {
             self.needed.notify_one();
         }
+    }
+
+    /// As [`Servers::compare`], with the first connection. To be called before there are jobs.
+    pub(super) fn compare(&self, limit: Option<Duration>) -> crate::failure::Result<()> {
+        let core = self.lock();
+        let first = core.connections.as_ref().and_then(|connections| connections.iter().next());
+        first.map_or(Ok(()), |first| self.servers.compare(first.session(), limit))
     }
 
     /// Says that there will be no more jobs.
@@ -267,12 +277,12 @@ impl Requests {
     fn drive<'a>(&'a self, mut core: MutexGuard<'a, Core>) -> MutexGuard<'a, Core> {
         let mut all_done = Vec::new();
         loop {
-            let Core { connections: Some(connections), registry, .. } = &mut *core else {
+            let Core { connections: Some(connections), registry, told, .. } = &mut *core else {
                 return core;
             };
             // When the server is lost for good every job is answered so.
             connections.drive(registry);
-            self.tell(connections);
+            self.tell(connections, told);
             while let Some(done) = connections.next_done() {
                 all_done.push(done);
             }
@@ -297,15 +307,29 @@ impl Requests {
         }
     }
 
-    /// Says what happens to the server.
-    fn tell(&self, connections: &mut Connections<Answer>) {
-        while let Some(event) = connections.next_event() {
-            let told = match event {
-                Event::Lost { cause } | Event::GaveUp { cause } => in_words(&cause),
-                Event::Reconnected { .. } => "connected again".to_owned(),
+    /// Says what happens to the servers. While none can be connected to, each cause is told once.
+    fn tell(&self, connections: &mut Connections<Answer>, told: &mut Vec<String>) {
+        while let Some((event, server)) = connections.next_event() {
+            let name = self.servers.name_at(server.as_ref()).unwrap_or_else(|| self.servers.name());
+            let line = match event {
+                Event::Lost { cause } | Event::GaveUp { cause } => {
+                    format!("{name}: {}", in_words(&cause))
+                }
+                Event::Failed { cause, .. } => {
+                    let line = format!("{name}: {}", in_words(&cause));
+                    if told.contains(&line) {
+                        continue;
+                    }
+                    told.push(line.clone());
+                    line
+                }
+                Event::Reconnected { .. } => {
+                    told.clear();
+                    format!("{name}: connected again")
+                }
                 _ => continue,
             };
-            output::mention(&format!("nbd: {}: {told}\n", self.server));
+            output::mention(&format!("nbd: {line}\n"));
         }
     }
 

@@ -204,6 +204,41 @@ impl Server {
         same && self.export == other.export
     }
 
+    /// Whether that is where this server is.
+    pub(crate) fn is_at(&self, endpoint: &Endpoint) -> bool {
+        self.endpoint == *endpoint
+    }
+
+    /// Whether another server is asked for the same, in the same way, so that it can take the place
+    /// of this one.
+    ///
+    /// # Errors
+    /// What is asked for differently.
+    pub(crate) fn check_other(&self, other: &Self) -> Result<()> {
+        if self.export != other.export {
+            return Err(Failure::new(format!(
+                "{}: the export has another name than that of {}; it is one for all servers",
+                other.name, self.name
+            )));
+        }
+        let tls = |server: &Self| {
+            let uri = server.uri.as_deref().filter(|uri| uri.tls_required())?;
+            Some((uri.tls().clone(), uri.username().map(str::to_owned)))
+        };
+        if tls(self) != tls(other) {
+            return Err(Failure::new(format!(
+                "{}: TLS is asked for in another way than by {}; it is one way for all servers",
+                other.name, self.name
+            )));
+        }
+        Ok(())
+    }
+
+    /// The same options, with this server as one more.
+    pub(crate) fn is_next_in(&self, options: ConnectOptions) -> ConnectOptions {
+        options.endpoint(self.endpoint.clone())
+    }
+
     /// Waits so long for a server that is not there yet.
     #[must_use]
     pub(crate) fn waiting(self, wait: Duration) -> Self {

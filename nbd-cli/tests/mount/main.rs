@@ -1,5 +1,7 @@
 //! `nbd mount` on this machine, by FUSE.
 
+mod servers;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
