@@ -26,6 +26,12 @@ pub(crate) enum Buffer {
 /// is_one(vec![0; 512]);
 /// is_one([0; 512]);
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be read into",
+    note = "take `Vec<u8>`, `Box<[u8]>` or `BytesMut`: the connection has it meanwhile, and it \
+            comes back with the result",
+    note = "`read` makes the memory itself"
+)]
 pub trait ReadBuffer: AsMut<[u8]> + Send + 'static {}
 
 impl<B: AsMut<[u8]> + Send + 'static> ReadBuffer for B {}

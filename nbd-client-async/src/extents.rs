@@ -73,7 +73,8 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// When the context was not granted.
+    /// When the context was not asked for
+    /// ([`meta_context`](nbd_session::ConnectOptions::meta_context)) or not granted.
     pub fn extents(&self, context: &str, range: impl RangeBounds<u64>) -> Result<Extents, Error> {
         Ok(Extents(self.context_extents(&[context], range)?))
     }

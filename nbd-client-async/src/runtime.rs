@@ -97,6 +97,11 @@ pub trait Watched: AsFd + Send + 'static {
 /// # fn block_on(_: Task) {}
 /// # async fn timer(_: Instant) -> io::Result<()> { Ok(()) }
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "connections cannot be served on `{Self}`",
+    note = "`connect` of nbd-client-tokio, and those of the modules of nbd-client-futures, bring \
+            theirs along; for another one implement `Runtime`"
+)]
 pub trait Runtime: Send + Sync + 'static {
     /// Starts a task that runs until it ends by itself: when the connection is over, or nobody
     /// holds it any more and the session has ended in good order. When the runtime drops it

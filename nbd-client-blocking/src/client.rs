@@ -43,7 +43,8 @@ impl Client {
         }
     }
 
-    /// What is behind the connection: where it stands, what was negotiated, what was counted.
+    /// What is behind the connection: where it stands, what was negotiated, also for TLS
+    /// ([`tls_info`](Session::tls_info)), what was counted ([`stats`](Session::stats)).
     #[must_use]
     pub const fn session(&self) -> &Session {
         &self.driver.session
@@ -240,7 +241,7 @@ impl Client {
     ///
     /// # Errors
     /// When the server does not offer it, fails it, or the connection fails.
-    #[doc(alias = "nbd_flush")]
+    #[doc(alias("nbd_flush", "sync_all", "fsync"))]
     pub fn flush(&mut self) -> Result<(), Error> {
         self.submit_and_wait(Command::flush())
     }
@@ -249,7 +250,7 @@ impl Client {
     ///
     /// # Errors
     /// When the server does not offer it, fails it, or the connection fails.
-    #[doc(alias = "nbd_trim")]
+    #[doc(alias("nbd_trim", "discard", "unmap"))]
     pub fn trim(&mut self, offset: u64, length: u64) -> Result<(), Error> {
         self.submit_and_wait(Command::trim(offset, length))
     }
@@ -344,7 +345,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`Session::farewell`].
-    #[doc(alias("nbd_shutdown", "nbd_close"))]
+    #[doc(alias("nbd_shutdown", "nbd_close", "close"))]
     pub fn disconnect(mut self) -> Result<(), Error> {
         self.end()
     }

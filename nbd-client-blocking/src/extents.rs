@@ -34,7 +34,8 @@ impl Client {
     /// order, neighbours of equal status merged. Several requests are in flight at any time.
     ///
     /// # Errors
-    /// When the context was not granted.
+    /// When the context was not asked for
+    /// ([`meta_context`](nbd_session::ConnectOptions::meta_context)) or not granted.
     #[doc(alias("nbd_block_status", "nbd_block_status_64"))]
     pub fn extents(
         &mut self,

@@ -30,7 +30,8 @@ pub struct Options {
 pub type GoError = nbd_session::GoError<Options>;
 
 impl Options {
-    /// What is behind the connection: where it stands, what was agreed on, what is asked for.
+    /// What is behind the connection: where it stands, what was agreed on, also for TLS
+    /// ([`tls_info`](Session::tls_info)), what is asked for.
     #[must_use]
     pub const fn session(&self) -> &Session {
         &self.driver.session

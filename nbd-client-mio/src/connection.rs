@@ -139,8 +139,8 @@ impl<B> Connection<B> {
         Ok(this)
     }
 
-    /// The session: for questions about the export, what was negotiated, and the commands in
-    /// flight.
+    /// The session: for questions about the export ([`export`](Session::export)), what was
+    /// negotiated, also for TLS ([`tls_info`](Session::tls_info)), and the commands in flight.
     #[must_use]
     pub const fn session(&self) -> &Session {
         &self.session

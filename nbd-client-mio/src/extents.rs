@@ -54,7 +54,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
     /// ```
     ///
     /// # Errors
-    /// When the connection is not ready, and when a context was not granted, or none was.
+    /// When the connection is not ready, and when a context was not asked for
+    /// ([`meta_context`](nbd_session::ConnectOptions::meta_context)) or not granted, or none was.
     pub fn extents(&self, names: &[&str], range: Range<u64>) -> Result<Extents, Error> {
         let facts = self.session.negotiated().ok_or(ApiMisuse::WrongState)?;
         let walk = ExtentWalk::new(facts, names, range)?;

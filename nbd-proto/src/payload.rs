@@ -46,6 +46,11 @@ pub struct ErrorReport<'a> {
 /// It is called from inside the methods that take bytes, so it must neither
 /// block nor panic. What it returns can garble data but never the framing:
 /// lengths come from the machine.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not say where payload goes",
+    note = "take `Discard` where there is none, `ReadInto` for one read, `Buffers` for many \
+            requests, or implement `PayloadSink`"
+)]
 pub trait PayloadSink {
     /// Memory for `len` bytes of request `id`, starting `at` bytes into its
     /// payload. They are all that is left of it, or of the chunk it comes in, so
@@ -93,6 +98,11 @@ pub trait PayloadSink {
 
 /// Provides payload: data of writes on the client side, data of reads on the
 /// server side.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not say where payload comes from",
+    note = "take `Discard` where there is none, `WriteFrom` for one write, `Buffers` for many \
+            requests, or implement `PayloadSource`"
+)]
 pub trait PayloadSource {
     /// Up to `len` bytes of request `id`, starting `at` bytes into its payload.
     ///

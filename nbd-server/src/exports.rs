@@ -16,6 +16,11 @@ const LONGEST_DESCRIPTION: usize = 4096;
 /// Looks exports up by name while the server runs, for the client that asks.
 ///
 /// [`ExportList`] is one whose exports are known from the start.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not look exports up by name",
+    note = "make an `ExportList` of exports that are known from the start, or implement `Exports`",
+    note = "one export alone goes to `Server::new`"
+)]
 pub trait Exports: Send + Sync {
     /// What this client is told there is.
     ///

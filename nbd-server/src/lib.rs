@@ -118,4 +118,6 @@ pub use threads::ServerHandle;
 pub use bytes::Bytes;
 pub use nbd_proto as proto;
 pub use nbd_proto::{BlockSizes, Errno, Extent, TlsPolicy};
+// Not inlined, for all pages of rustls would be repeated with it.
+#[doc(no_inline)]
 pub use nbd_transport::tls;

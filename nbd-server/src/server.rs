@@ -110,6 +110,7 @@ impl Server {
     ///
     /// # Errors
     /// When the address is in use, not there, or not allowed.
+    #[doc(alias = "bind")]
     pub fn listen_tcp(self, address: &str) -> io::Result<Self> {
         Ok(self.listener(Listener::tcp(address)?))
     }
@@ -136,6 +137,7 @@ impl Server {
     ///
     /// # Errors
     /// When the system is short of threads or descriptors.
+    #[doc(alias("serve", "run"))]
     pub fn start(self) -> io::Result<ServerHandle> {
         let (shared, listeners) = self.into_parts();
         ServerHandle::start(shared, listeners)

@@ -86,7 +86,7 @@ pub struct Segment {
     pub offset: u64,
     /// Length in bytes.
     pub length: u64,
-    /// The status by each context, in the order of [`ExtentWalk::contexts`].
+    /// The status by each context, in the order in which they were named, or else were granted.
     pub statuses: Vec<u64>,
 }
 

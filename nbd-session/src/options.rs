@@ -296,6 +296,7 @@ impl ConnectOptions {
     /// Longest time of a call, from its submission to its completion, reconnecting included
     /// (default: none). Each call may have a limit of its own.
     #[must_use]
+    #[doc(alias = "timeout")]
     pub fn request_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.request_timeout = some_time(limit);
         self

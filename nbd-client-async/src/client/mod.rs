@@ -67,13 +67,13 @@ impl Client {
     /// # use nbd_client_async::{Client, Error};
     /// # use std::time::{Duration, Instant};
     /// # async fn example(client: &Client) -> Result<(), Error> {
-    /// let hasty = client.with_timeout(Some(Duration::from_secs(1)));
+    /// let hasty = client.with_timeout(Duration::from_secs(1));
     /// let sector = hasty.read(0, 512).await?;
     /// # Ok(()) }
     /// ```
     #[must_use]
-    pub fn with_timeout(&self, timeout: Option<Duration>) -> Self {
-        Self { timeout: Some(timeout.unwrap_or_default()), ..self.clone() }
+    pub fn with_timeout(&self, timeout: impl Into<Option<Duration>>) -> Self {
+        Self { timeout: Some(timeout.into().unwrap_or_default()), ..self.clone() }
     }
 
     /// Another handle on the same connection whose calls do not wait in line: when there is no
@@ -107,7 +107,7 @@ impl Client {
     /// # Errors
     /// When the server does not offer it, fails it, the connection fails, or the time is
     /// over.
-    #[doc(alias = "nbd_flush")]
+    #[doc(alias("nbd_flush", "sync_all", "fsync"))]
     pub async fn flush(&self) -> Result<(), Error> {
         self.run(Command::flush()).await
     }
@@ -123,7 +123,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`flush`](Self::flush).
-    #[doc(alias = "nbd_trim")]
+    #[doc(alias("nbd_trim", "discard", "unmap"))]
     pub async fn trim(&self, offset: u64, length: u64) -> Result<(), Error> {
         self.run(Command::trim(offset, length)).await
     }
@@ -285,7 +285,7 @@ impl Client {
     /// # Errors
     /// When it is not certain that everything has been done, and made durable where the server
     /// can, that was acknowledged or under way: the connection died before, or the time is over.
-    #[doc(alias = "nbd_shutdown")]
+    #[doc(alias("nbd_shutdown", "close"))]
     pub async fn disconnect(self) -> Result<(), Error> {
         let limit = self.limit();
         self.shared().with(|state, now| {

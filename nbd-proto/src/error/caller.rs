@@ -132,7 +132,10 @@ pub enum SubmitError {
     #[error("the server does not support this flag for this export")]
     UnsupportedFlag,
     /// Block status without structured replies or without meta contexts.
-    #[error("block status needs structured replies and a meta context")]
+    #[error(
+        "block status needs structured replies and a meta context that the server has granted: \
+         `meta_context` asks for one while connecting"
+    )]
     NoMetaContext,
     /// A flag that this command does not have.
     #[error("a flag that this command does not have")]

@@ -48,6 +48,10 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 ///     }
 /// }
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be served as an export of the asynchronous form",
+    note = "implement `AsyncExport`; what implements `Export` goes to `Server::new`"
+)]
 pub trait AsyncExport: Send + Sync {
     /// See [`Export::size`].
     fn size(&self) -> u64;

@@ -105,6 +105,12 @@ pub use slice::Slice;
 /// [`InvalidInput`]: io::ErrorKind::InvalidInput
 /// [`Unsupported`]: io::ErrorKind::Unsupported
 /// [`OutOfMemory`]: io::ErrorKind::OutOfMemory
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be served as an export",
+    note = "implement `Export`, or take `FileExport::open(path)` or `MemoryExport::new(size)`",
+    note = "what implements `AsyncExport` goes to `Server::new_async`, and `Exports`, such as an \
+            `ExportList`, to `Server::with_exports`"
+)]
 pub trait Export: Send + Sync {
     /// The size in bytes, at most 2^63 - 1. It never changes while the export is open. Where it
     /// is no multiple of the smallest block, clients are told of whole blocks only.
@@ -138,6 +144,11 @@ pub trait Export: Send + Sync {
     /// that (512 at least) and the maximum, the maximum to at least 64 KiB and to what the server
     /// takes ([`Limits::max_payload`](crate::Limits::max_payload)). The size is rounded down to
     /// the minimum.
+    ///
+    /// ```
+    /// # use nbd_server::BlockSizes;
+    /// let sizes = BlockSizes { minimum: 4096, preferred: 64 << 10, maximum: 32 << 20 };
+    /// ```
     fn block_sizes(&self) -> BlockSizes {
         BlockSizes { minimum: 1, preferred: 4096, maximum: u32::MAX }
     }
@@ -305,6 +316,7 @@ pub struct Zeroing {
     /// The range may become a hole. When false the range must be fully
     /// provisioned, so that a later write into it cannot run out of space. Storage that cannot
     /// set space aside writes zeroes as best it can.
+    #[doc(alias = "NO_HOLE")]
     pub may_punch: bool,
     /// Fail at once with `EOPNOTSUPP`, with nothing changed, unless zeroing is
     /// faster than writing the same range would be.

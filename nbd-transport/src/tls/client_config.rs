@@ -22,6 +22,7 @@ pub enum ServerCheck {
     /// As above, but it may name any server.
     AnyName,
     /// Nothing is checked: **anybody on the way can read and change all data**. For tests.
+    #[doc(alias("insecure", "danger_accept_invalid_certs"))]
     DangerouslyNothing,
 }
 
@@ -123,7 +124,7 @@ impl TlsConfig {
 
     /// Trusts these authorities.
     #[must_use]
-    #[doc(alias = "nbd_set_tls_certificates")]
+    #[doc(alias("nbd_set_tls_certificates", "ca_file", "root_certificates"))]
     pub fn authorities(mut self, certificates: Credentials) -> Self {
         self.trust = Trust::Given(certificates);
         self
