@@ -17,8 +17,8 @@ use nbd_proto::{CommandType, OptionCode};
 use nbd_transport::{NbdUri, Stream};
 
 use crate::Outcome;
-use crate::load::{Load, Places};
-use crate::measured::{Measured, Watch};
+use crate::load::{Load, Offsets};
+use crate::measured::{Measured, Stopwatch};
 
 /// A reply to a read: its header, and the offset in front of the data.
 const READ_REPLY: usize = ChunkHeader::STRUCTURED_LEN + 8;
@@ -32,18 +32,18 @@ pub(crate) fn by_hand(load: &Load) -> Outcome<Measured> {
         return Err("by hand: only over a Unix socket".into());
     };
     let size = enter(&stream)?;
-    let mut places = Places::new(load, size)?;
-    let mut left = places.left();
+    let mut offsets = Offsets::new(load, size)?;
+    let mut left = offsets.left();
     let mut buffers: Vec<_> = (0..load.depth).map(|_| load.buffer()).collect();
     let mut in_flight = vec![(0, 0); load.depth];
     let mut unused: Vec<usize> = (0..load.depth).collect();
     let mut requests = Requests { stream: &stream, bytes: Vec::new() };
     let mut replies = Replies::new(&stream, load.length);
-    let mut watch = Watch::start(load)?;
+    let mut stopwatch = Stopwatch::start(load)?;
     let mut now = 0;
     while left > 0 {
         while let Some(slot) = unused.pop() {
-            let Some(at) = places.next() else { break };
+            let Some(at) = offsets.next() else { break };
             in_flight[slot] = (now, at);
             let payload = load.write.then(|| {
                 load.fill(&mut buffers[slot], at);
@@ -63,12 +63,12 @@ pub(crate) fn by_hand(load: &Load) -> Outcome<Measured> {
                 slot
             };
             if !waited {
-                now = watch.now();
+                now = stopwatch.now();
                 waited = true;
             }
             let (start, at) = *in_flight.get(slot).ok_or("by hand: an unknown cookie")?;
-            watch.record(now - start);
-            load.look(&buffers[slot], at)?;
+            stopwatch.record(now - start);
+            load.check(&buffers[slot], at)?;
             unused.push(slot);
             left -= 1;
             if left == 0 || !replies.has_more(load) {
@@ -76,7 +76,7 @@ pub(crate) fn by_hand(load: &Load) -> Outcome<Measured> {
             }
         }
     }
-    let measured = watch.stop(load)?;
+    let measured = stopwatch.stop(load)?;
     requests.push(DISCONNECT, 0, 0, 0)?;
     requests.send()?;
     Ok(measured)

@@ -90,7 +90,7 @@ impl Load {
     ///
     /// # Errors
     /// It is something else.
-    pub(crate) fn look(&self, buffer: &[u8], at: u64) -> Outcome<()> {
+    pub(crate) fn check(&self, buffer: &[u8], at: u64) -> Outcome<()> {
         if self.check
             && !self.write
             && !Self::pattern(at).take(buffer.len()).eq(buffer.iter().copied())
@@ -106,9 +106,9 @@ fn kilobytes(size: &str) -> Outcome<usize> {
     Ok(kilobytes.parse::<usize>()? << 10)
 }
 
-/// The places to go to, as many as there are requests.
+/// The offsets to go to, as many as there are requests.
 #[derive(Debug)]
-pub(crate) struct Places {
+pub(crate) struct Offsets {
     state: u64,
     blocks: u64,
     length: u64,
@@ -116,7 +116,7 @@ pub(crate) struct Places {
     in_order: bool,
 }
 
-impl Places {
+impl Offsets {
     pub(crate) fn new(load: &Load, export: u64) -> Outcome<Self> {
         let length = load.length as u64;
         let blocks = export / length;
@@ -133,7 +133,7 @@ impl Places {
     }
 }
 
-impl Iterator for Places {
+impl Iterator for Offsets {
     type Item = u64;
 
     fn next(&mut self) -> Option<u64> {
@@ -159,9 +159,9 @@ mod tests {
 
     #[test]
     fn a_check_goes_everywhere_once() {
-        let places = Places::new(&load("--pattern check --size 4k nbd://h"), 5 * 4096 + 7);
-        let places: Vec<_> = places.expect("five blocks").collect();
-        assert_eq!(places, [0, 4096, 8192, 12288, 16384]);
+        let offsets = Offsets::new(&load("--pattern check --size 4k nbd://h"), 5 * 4096 + 7);
+        let offsets: Vec<_> = offsets.expect("five blocks").collect();
+        assert_eq!(offsets, [0, 4096, 8192, 12288, 16384]);
     }
 
     #[test]
@@ -171,10 +171,10 @@ mod tests {
         let mut block = write.buffer();
         write.fill(&mut block, 8192);
         assert_eq!(block[..16], [0, 0, 0, 0, 0, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0x20, 8]);
-        assert!(read.look(&block, 8192).is_ok());
-        assert!(read.look(&block, 4096).is_err());
+        assert!(read.check(&block, 8192).is_ok());
+        assert!(read.check(&block, 4096).is_err());
         block[4095] ^= 1;
-        assert!(read.look(&block, 8192).is_err());
-        assert!(load("nbd://h").look(&block, 8192).is_ok(), "nobody looks");
+        assert!(read.check(&block, 8192).is_err());
+        assert!(load("nbd://h").check(&block, 8192).is_ok(), "nobody looks");
     }
 }

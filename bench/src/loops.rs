@@ -5,25 +5,25 @@ use nbd_client_mio::proto::CommandFlags;
 use nbd_client_mio::{Connection, State};
 
 use crate::Outcome;
-use crate::load::{Load, Places};
-use crate::measured::{Measured, Watch};
+use crate::load::{Load, Offsets};
+use crate::measured::{Measured, Stopwatch};
 
 /// When a request was submitted, and for where: by slot.
 type InFlight = Vec<(u64, u64)>;
 
 pub(crate) fn blocking(load: &Load) -> Outcome<Measured> {
     let mut client = nbd_client_blocking::Client::connect(load.connection()?)?;
-    let mut places = Places::new(load, client.size())?;
+    let mut offsets = Offsets::new(load, client.size())?;
     let mut unused: Vec<_> = (0..load.depth).map(|_| load.buffer()).collect();
     let mut in_flight: InFlight = vec![(0, 0); load.depth];
-    let mut watch = Watch::start(load)?;
+    let mut stopwatch = Stopwatch::start(load)?;
     let mut pipeline = client.pipeline::<Vec<u8>>();
     // What comes out of one read of the socket came at one moment, and what follows it leaves
     // in one write: one look at the clock for both.
     let mut now = 0;
     loop {
         while let Some(mut buffer) = unused.pop() {
-            let Some(at) = places.next() else { break };
+            let Some(at) = offsets.next() else { break };
             let id = if load.write {
                 load.fill(&mut buffer, at);
                 pipeline.write(buffer, at)?
@@ -35,18 +35,18 @@ pub(crate) fn blocking(load: &Load) -> Outcome<Measured> {
         if pipeline.wait_for(1) == 0 {
             break;
         }
-        now = watch.now();
+        now = stopwatch.now();
         while let Some(done) = pipeline.next_completion() {
             done.result?;
             let (start, at) = in_flight[done.id.slot()];
-            watch.record(now - start);
+            stopwatch.record(now - start);
             let buffer = done.buffer.ok_or("a buffer is missing")?;
-            load.look(&buffer, at)?;
+            load.check(&buffer, at)?;
             unused.push(buffer);
         }
     }
     drop(pipeline);
-    let measured = watch.stop(load)?;
+    let measured = stopwatch.stop(load)?;
     client.disconnect()?;
     Ok(measured)
 }
@@ -60,15 +60,15 @@ pub(crate) fn mio(load: &Load) -> Outcome<Measured> {
         turn(&mut poll, &mut events, &mut disk)?;
     }
     let size = disk.session().export().map_or(0, |export| export.size);
-    let mut places = Places::new(load, size)?;
-    let mut left = places.left();
+    let mut offsets = Offsets::new(load, size)?;
+    let mut left = offsets.left();
     let mut unused: Vec<_> = (0..load.depth).map(|_| load.buffer()).collect();
     let mut in_flight: InFlight = vec![(0, 0); load.depth];
-    let mut watch = Watch::start(load)?;
+    let mut stopwatch = Stopwatch::start(load)?;
     let mut now = 0;
     while left > 0 {
         while let Some(mut buffer) = unused.pop() {
-            let Some(at) = places.next() else { break };
+            let Some(at) = offsets.next() else { break };
             let id = if load.write {
                 load.fill(&mut buffer, at);
                 disk.write(buffer, at, CommandFlags::empty())?
@@ -78,14 +78,14 @@ pub(crate) fn mio(load: &Load) -> Outcome<Measured> {
             in_flight[id.slot()] = (now, at);
         }
         disk.drive(poll.registry())?;
-        now = watch.now();
+        now = stopwatch.now();
         let before = left;
         while let Some(done) = disk.next_completion() {
             done.result?;
             let (start, at) = in_flight[done.id.slot()];
-            watch.record(now - start);
+            stopwatch.record(now - start);
             let buffer = done.buffer.ok_or("a buffer is missing")?;
-            load.look(&buffer, at)?;
+            load.check(&buffer, at)?;
             unused.push(buffer);
             left -= 1;
         }
@@ -93,7 +93,7 @@ pub(crate) fn mio(load: &Load) -> Outcome<Measured> {
             turn(&mut poll, &mut events, &mut disk)?;
         }
     }
-    let measured = watch.stop(load)?;
+    let measured = stopwatch.stop(load)?;
     disk.disconnect(nbd_client_mio::Limit::Default);
     while disk.drive(poll.registry())? != State::Closed {
         turn(&mut poll, &mut events, &mut disk)?;

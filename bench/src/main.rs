@@ -6,10 +6,10 @@
 //!           [--busy-poll-us N] URI
 //! ```
 //!
-//! All keep as many requests in flight, of one length, at the same random places, with a
+//! All keep as many requests in flight, of one length, at the same random offsets, with a
 //! buffer for each that is used over and over; connecting is not measured. Prints one JSON
 //! object: see `measured`. With `--pattern check` each block is written or read once, so that
-//! what is written is known, and what is read is compared; with `count` the places are random, and
+//! what is written is known, and what is read is compared; with `count` the offsets are random, and
 //! what requests took is not put in order, which would count among the instructions.
 //!
 //! `nbd-bench connect --count N URI` makes so many connections one after the other,

@@ -10,14 +10,14 @@ use crate::Outcome;
 use crate::load::Load;
 
 /// A run under way.
-pub(crate) struct Watch {
+pub(crate) struct Stopwatch {
     begin: Instant,
     before: Usage,
     /// Nanoseconds of each request, in the order in which they were completed.
     latencies: Vec<u64>,
 }
 
-impl Watch {
+impl Stopwatch {
     pub(crate) fn start(load: &Load) -> Outcome<Self> {
         let latencies = Vec::with_capacity(load.count as usize);
         Ok(Self { before: getrusage(UsageWho::RUSAGE_SELF)?, begin: Instant::now(), latencies })

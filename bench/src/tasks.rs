@@ -8,8 +8,8 @@ use bytes::Bytes;
 use nbd_client_async::Client;
 
 use crate::Outcome;
-use crate::load::{Load, Places};
-use crate::measured::{Measured, Watch};
+use crate::load::{Load, Offsets};
+use crate::measured::{Measured, Stopwatch};
 
 type Work = Pin<Box<dyn Future<Output = Outcome<()>> + Send>>;
 
@@ -34,8 +34,8 @@ pub(crate) fn smol(load: &Load) -> Outcome<Measured> {
 
 /// What all tasks share.
 struct Shared {
-    places: Places,
-    watch: Watch,
+    offsets: Offsets,
+    stopwatch: Stopwatch,
 }
 
 /// One of the tasks.
@@ -46,9 +46,9 @@ struct Task {
 }
 
 async fn measure(load: &Load, client: Client, spawn: impl Fn(Work) -> Work) -> Outcome<Measured> {
-    let places = Places::new(load, client.size())?;
+    let offsets = Offsets::new(load, client.size())?;
     let buffers: Vec<_> = (0..load.depth).map(|_| load.buffer()).collect();
-    let shared = Arc::new(Mutex::new(Shared { places, watch: Watch::start(load)? }));
+    let shared = Arc::new(Mutex::new(Shared { offsets, stopwatch: Stopwatch::start(load)? }));
     let tasks: Vec<_> = buffers
         .into_iter()
         .map(|buffer| {
@@ -66,7 +66,7 @@ async fn measure(load: &Load, client: Client, spawn: impl Fn(Work) -> Work) -> O
     }
     let shared = Arc::into_inner(shared).ok_or("a task goes on")?;
     let shared = shared.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let measured = shared.watch.stop(load)?;
+    let measured = shared.stopwatch.stop(load)?;
     client.disconnect().await?;
     Ok(measured)
 }
@@ -78,7 +78,7 @@ impl Task {
             let result;
             (result, buffer) = self.client.read_exact_at(buffer, at).await;
             result?;
-            self.load.look(&buffer, at)?;
+            self.load.check(&buffer, at)?;
             done = Some(start);
         }
         Ok(())
@@ -101,10 +101,10 @@ impl Task {
     /// begins, and where.
     fn next(&self, done: Option<u64>) -> Option<(u64, u64)> {
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = shared.watch.now();
+        let now = shared.stopwatch.now();
         if let Some(start) = done {
-            shared.watch.record(now - start);
+            shared.stopwatch.record(now - start);
         }
-        Some((now, shared.places.next()?))
+        Some((now, shared.offsets.next()?))
     }
 }

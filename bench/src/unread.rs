@@ -19,8 +19,8 @@ use nbd_transport::tls::stage::{Plaintext, TlsStage};
 use nbd_transport::{NbdUri, Stream};
 
 use crate::Outcome;
-use crate::load::{Load, Places};
-use crate::measured::{Measured, Watch};
+use crate::load::{Load, Offsets};
+use crate::measured::{Measured, Stopwatch};
 
 /// As much as there is room for in the socket, and more.
 const ROOM: usize = 256 << 10;
@@ -35,7 +35,7 @@ pub(crate) fn unread(load: &Load) -> Outcome<Measured> {
     };
     let stage = start_tls(&stream, &uri)?;
     let mut peer = Peer { stream, stage, plaintext: Collected::default(), asked: 0 };
-    let mut places = Places::new(load, peer.enter()?)?;
+    let mut offsets = Offsets::new(load, peer.enter()?)?;
 
     // Messages after the handshake may come before the first reply, but not before the second.
     peer.ask(0, load.length)?;
@@ -43,13 +43,13 @@ pub(crate) fn unread(load: &Load) -> Outcome<Measured> {
     peer.ask(0, load.length)?;
     let sealed = peer.expect(SimpleReply::LEN + load.length)?;
 
-    let mut watch = Watch::start(load)?;
+    let mut stopwatch = Stopwatch::start(load)?;
     let mut buffer = vec![0; ROOM];
     // Replies are not told apart; they are taken for those to the oldest requests.
     let mut asked = VecDeque::with_capacity(load.depth);
-    for at in places.by_ref().take(load.depth) {
+    for at in offsets.by_ref().take(load.depth) {
         peer.ask(at, load.length)?;
-        asked.push_back(watch.now());
+        asked.push_back(stopwatch.now());
     }
     let (mut received, mut left) = (0, load.count);
     while left > 0 {
@@ -60,15 +60,15 @@ pub(crate) fn unread(load: &Load) -> Outcome<Measured> {
         while received >= sealed {
             received -= sealed;
             left -= 1;
-            let now = watch.now();
-            watch.record(now - asked.pop_front().unwrap_or(now));
-            if let Some(at) = places.next() {
+            let now = stopwatch.now();
+            stopwatch.record(now - asked.pop_front().unwrap_or(now));
+            if let Some(at) = offsets.next() {
                 peer.ask(at, load.length)?;
                 asked.push_back(now);
             }
         }
     }
-    let measured = watch.stop(load)?;
+    let measured = stopwatch.stop(load)?;
     peer.leave()?;
     Ok(measured)
 }

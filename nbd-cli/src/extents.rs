@@ -27,7 +27,7 @@ pub(crate) fn walk(
     let mut walk = ExtentWalk::new(client.negotiated(), contexts, range).context(name)?;
     let mut pipeline: Pipeline<'_, Vec<u8>> = client.pipeline();
     let mut asked: Vec<(RequestId, u64)> = Vec::new();
-    let mut headway = Headway::new(limit, Instant::now());
+    let mut progress = Progress::new(limit, Instant::now());
     loop {
         while let Some(query) = walk.next_query() {
             ask(query, &mut walk, &mut pipeline, &mut asked);
@@ -46,7 +46,7 @@ pub(crate) fn walk(
         let Some(place) = asked.iter().position(|(id, _)| *id == done.id) else { continue };
         let (_, number) = asked.swap_remove(place);
         let told = told(&done.extents);
-        if !headway.made(told, done.command.length, Instant::now()) {
+        if !progress.made(told, done.command.length, Instant::now()) {
             return Err(Failure::new(format!(
                 "{name}: the server tells of {told} bytes at a time: too little to come to an \
                  end; --timeout waits longer"
@@ -107,12 +107,12 @@ fn told(extents: &[(ContextId, Extent)]) -> u64 {
 }
 
 /// When an answer last led somewhere.
-struct Headway {
+struct Progress {
     limit: Option<Duration>,
     since: Instant,
 }
 
-impl Headway {
+impl Progress {
     const fn new(limit: Option<Duration>, now: Instant) -> Self {
         Self { limit, since: now }
     }
@@ -134,15 +134,15 @@ mod tests {
     fn little_for_too_long_is_no_headway() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut headway = Headway::new(Some(Duration::from_secs(30)), start);
-        assert!(headway.made(1, 1 << 20, at(29)));
-        assert!(headway.made(LITTLE, 1 << 20, at(100)));
-        assert!(headway.made(1, 1 << 20, at(130)));
+        let mut progress = Progress::new(Some(Duration::from_secs(30)), start);
+        assert!(progress.made(1, 1 << 20, at(29)));
+        assert!(progress.made(LITTLE, 1 << 20, at(100)));
+        assert!(progress.made(1, 1 << 20, at(130)));
         // All that was asked about is enough, however little.
-        assert!(headway.made(5, 5, at(200)));
-        assert!(headway.made(1, 1 << 20, at(230)));
-        assert!(!headway.made(LITTLE - 1, 1 << 20, at(231)));
-        let mut endless = Headway::new(None, start);
+        assert!(progress.made(5, 5, at(200)));
+        assert!(progress.made(1, 1 << 20, at(230)));
+        assert!(!progress.made(LITTLE - 1, 1 << 20, at(231)));
+        let mut endless = Progress::new(None, start);
         assert!(endless.made(0, 1, at(1 << 30)));
     }
 }

@@ -17,7 +17,7 @@ use super::display::Form;
 use super::part::Asked;
 use super::plan::{Compare, Plan, REQUESTS, connections};
 use super::record::{Record, real};
-use super::{Manner, Wishes, copy};
+use super::{CopyOptions, Reporting, copy};
 use crate::checksum::Kind;
 use crate::compat;
 use crate::failure::{Context, Failure, Result};
@@ -218,13 +218,13 @@ impl Args {
         })
     }
 
-    fn wishes(&self, to: &Target) -> Result<Wishes> {
+    fn options(&self, to: &Target) -> Result<CopyOptions> {
         let state = match &self.resume {
             Some(Some(path)) => Some(path.clone()),
             Some(None) => Some(Record::beside(to)?),
             None => None,
         };
-        Ok(Wishes {
+        Ok(CopyOptions {
             part: Asked { offset: self.offset, length: self.length, to: self.destination_offset },
             bitmap: self.context.clone(),
             state,
@@ -277,8 +277,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if is_same(&from, &to) {
         return Err(Failure::new("the source and the destination are one file"));
     }
-    let wishes = args.wishes(&to)?;
-    for own in wishes.state.iter().chain(&args.blkhash_file) {
+    let options = args.options(&to)?;
+    for own in options.state.iter().chain(&args.blkhash_file) {
         // They would be replaced by it, or go away with it.
         for (end, name) in [(&from, "source"), (&to, "destination")] {
             if is_same(end, &Target::File(own.clone())) || is_at(end, own) {
@@ -287,7 +287,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
     }
     let policy = (args.reconnect != 0)
-        .then(|| Reconnect::new().give_up_after(wishes.patience).max_delay(DELAY));
+        .then(|| Reconnect::new().give_up_after(options.patience).max_delay(DELAY));
     // What cannot be read again is kept until it is durable.
     let kept = match is_stream(&from) {
         true => policy.map(|policy| policy.keep_unflushed(KEPT)),
@@ -300,8 +300,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let on_terminal = io::stderr().is_terminal() && !args.quiet;
     let form = args.progress.or_else(|| on_terminal.then_some(Form::Bar));
     let summary = compat::program() == "nbd" && (form == Some(Form::Bar) || args.verbose);
-    let manner = Manner { form, verbose: args.verbose, summary };
-    let outcome = copy(&from, &to, plan, &wishes, manner)?;
+    let reporting = Reporting { form, verbose: args.verbose, summary };
+    let outcome = copy(&from, &to, plan, &options, reporting)?;
     if let Some(at) = outcome.found.first {
         return Err(Failure::new(format!("they differ: the byte at {at} is the first")));
     }

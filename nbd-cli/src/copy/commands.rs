@@ -12,7 +12,7 @@ use super::part::{Asked, Part};
 use super::plan::{Compare, Plan};
 use super::source::Source;
 use super::transfer::{self, WorkerCount};
-use super::{Copied, Manner, Wishes, copy};
+use super::{Copied, CopyOptions, Reporting, copy};
 use crate::checksum::Kind;
 use crate::failure::{Failure, Result};
 use crate::target::Target;
@@ -21,8 +21,8 @@ use crate::target::Target;
 pub(crate) fn between(from: &Target, to: &Target, limit: Duration) -> Result<Copied> {
     let plan = Plan { limit: Some(limit), ..Plan::default() };
     let form = io::stderr().is_terminal().then_some(Form::Bar);
-    let manner = Manner { form, ..Manner::default() };
-    copy(from, to, plan, &Wishes::default(), manner).map(|outcome| outcome.copied)
+    let reporting = Reporting { form, ..Reporting::default() };
+    copy(from, to, plan, &CopyOptions::default(), reporting).map(|outcome| outcome.copied)
 }
 
 /// Reads a part of a server or file, in order, into what `writer` makes. It is told where
@@ -62,8 +62,8 @@ pub(crate) fn checksum(
 ) -> Result<(String, u64)> {
     let plan = Plan { limit, ..Plan::default() };
     let part = Asked { offset, length, to: None };
-    let wishes = Wishes { part, checksum: Some(kind), ..Wishes::default() };
-    let outcome = copy(from, &Target::Null, plan, &wishes, Manner::default())?;
+    let options = CopyOptions { part, checksum: Some(kind), ..CopyOptions::default() };
+    let outcome = copy(from, &Target::Null, plan, &options, Reporting::default())?;
     let sum = outcome.checksum.ok_or_else(|| Failure::new("there is no checksum"))?;
     Ok((sum, outcome.copied.bytes()))
 }
@@ -91,7 +91,7 @@ pub(crate) fn compare(
 ) -> Result<Comparison> {
     let compare = Some(if all { Compare::All } else { Compare::First });
     let plan = Plan { limit, compare, ..Plan::default() };
-    let outcome = copy(a, b, plan, &Wishes::default(), Manner::default())?;
+    let outcome = copy(a, b, plan, &CopyOptions::default(), Reporting::default())?;
     let (Some(first), Some(second)) = outcome.sizes else {
         return Err(Failure::new("only servers and files can be compared"));
     };

@@ -10,10 +10,10 @@ use rangemap::RangeSet;
 
 use super::difference::Differences;
 use super::distance::Distance;
-use super::pace::Pace;
 use super::part::Part;
 use super::plan::{Compare, Plan};
 use super::progress::Progress;
+use super::rate_limit::RateLimit;
 use super::record::Record;
 use super::stop::Stop;
 use super::workers::Regions;
@@ -32,7 +32,7 @@ pub(super) struct Job {
     pub(super) part: Part,
     /// What is left of the source, for `--resume`.
     pub(super) record: Option<Arc<Record>>,
-    pub(super) pace: Option<Arc<Pace>>,
+    pub(super) rate_limit: Option<Arc<RateLimit>>,
     /// The checksum of all bytes that pass, which come in order then.
     pub(super) digest: Arc<Mutex<Option<Digest>>>,
     pub(super) sums: bool,
@@ -56,7 +56,7 @@ impl Job {
             distance: Distance::default(),
             part,
             record: None,
-            pace: None,
+            rate_limit: None,
             digest: Arc::default(),
             sums: false,
             differences: Arc::default(),
@@ -67,7 +67,7 @@ impl Job {
 
     /// The next region that nobody has taken, unless it is wished to stop.
     pub(super) fn take(&self) -> Option<Range<u64>> {
-        if self.stop.is_wished() {
+        if self.stop.is_requested() {
             return None;
         }
         let until = self.until();
@@ -90,8 +90,8 @@ impl Job {
 
     /// Lets so many bytes go, when it is time.
     pub(super) fn let_pass(&self, bytes: u64) {
-        if let Some(pace) = &self.pace {
-            pace.wait(bytes, &self.stop);
+        if let Some(rate_limit) = &self.rate_limit {
+            rate_limit.wait(bytes, &self.stop);
         }
     }
 

@@ -22,9 +22,9 @@
 //! | `transfer` | one pass, in threads |
 //! | `workers` | sharing the work out among several connections |
 //! | `distance` | whether more workers are of use |
-//! | `piece` | what travels from the source to the destination |
-//! | `passing` | what is done with it on its way |
-//! | `pace` | no faster than is wanted |
+//! | `piece` | what travels from the source to the destination, and the channel for it |
+//! | `filters` | what changes or sums it up on its way |
+//! | `rate_limit` | `--rate`: no faster than is wanted |
 //! | `sparse` | finds zeroes in data |
 //! | `source` | reading from a file or stream |
 //! | `destination` | writing to a file or stream, or nowhere |
@@ -46,14 +46,14 @@ mod difference;
 mod dirty;
 mod display;
 mod distance;
+mod filters;
 mod job;
-mod pace;
 mod part;
-mod passing;
 mod piece;
 mod place;
 mod plan;
 mod progress;
+mod rate_limit;
 mod record;
 mod sample;
 mod server;
@@ -87,11 +87,11 @@ use difference::{Differences, Found};
 use display::{Display, Form};
 use distance::Distance;
 use job::Job;
-use pace::Pace;
 use part::{Asked, Part};
 use place::Place;
 use plan::Plan;
 use progress::Progress;
+use rate_limit::RateLimit;
 use record::Record;
 use source::Source;
 use stop::Stop;
@@ -120,9 +120,9 @@ impl Copied {
     }
 }
 
-/// How a copy behaves towards people.
+/// What a copy reports to people.
 #[derive(Clone, Copy, Debug, Default)]
-struct Manner {
+struct Reporting {
     /// How progress is shown, if it is.
     form: Option<Form>,
     verbose: bool,
@@ -130,9 +130,9 @@ struct Manner {
     summary: bool,
 }
 
-/// What more is wanted of a copy than a copy.
+/// What is asked of a copy beside its two ends.
 #[derive(Clone, Debug, Default)]
-struct Wishes {
+struct CopyOptions {
     part: Asked,
     /// Only what this bitmap says has changed.
     bitmap: Option<String>,
@@ -156,7 +156,7 @@ struct Outcome {
 }
 
 /// What is copied, in the words of nbdcopy.
-fn told(from: &Target, to: &Target, total: Option<u64>, plan: &Plan) -> String {
+fn description(from: &Target, to: &Target, total: Option<u64>, plan: &Plan) -> String {
     let size = total
         .map_or_else(|| "unknown".to_owned(), |total| format!("{total} ({})", size::format(total)));
     let name = crate::compat::program();
@@ -184,7 +184,7 @@ struct Copy<'a> {
     stop: Arc<Stop>,
     progress: Arc<Progress>,
     record: Option<Arc<Record>>,
-    pace: Option<Arc<Pace>>,
+    rate_limit: Option<Arc<RateLimit>>,
     digest: Arc<Mutex<Option<Digest>>>,
     differences: Arc<Differences>,
     patience: Duration,
@@ -194,17 +194,17 @@ fn copy(
     from: &Target,
     to: &Target,
     mut plan: Plan,
-    wishes: &Wishes,
-    manner: Manner,
+    options: &CopyOptions,
+    reporting: Reporting,
 ) -> Result<Outcome> {
-    let dirty = match &wishes.bitmap {
+    let dirty = match &options.bitmap {
         Some(bitmap) => Some(dirty::of(from, bitmap, plan.limit)?),
         None => None,
     };
     let mut source = Source::open(from, &plan)?;
     let size = source.size();
-    let mut part = wishes.part.of(size)?;
-    let record = match (&wishes.state, size) {
+    let mut part = options.part.of(size)?;
+    let record = match (&options.state, size) {
         (Some(path), Some(size)) => {
             Some(Arc::new(Record::open(path.clone(), (from, to), (size, &part))?))
         }
@@ -224,7 +224,7 @@ fn copy(
         }
         source = Source::open(from, &plan)?;
     }
-    plan.keep = wishes.part.is_part() || wishes.bitmap.is_some() || record.is_some();
+    plan.keep = options.part.is_part() || options.bitmap.is_some() || record.is_some();
     let end = size.map(|_| part.end());
     let (destination, place) = Destination::open(to, end, &plan)?;
     let sizes = (size, destination.size());
@@ -242,8 +242,8 @@ fn copy(
         wanted = blocks(dirty, plan.block.max(source.block()) as u64, &part.range);
     }
     let total = size.map(|_| wanted.iter().map(|range| range.end - range.start).sum());
-    if manner.verbose {
-        mention(&told(from, to, size, &plan));
+    if reporting.verbose {
+        mention(&description(from, to, size, &plan));
     }
     let copy = Copy {
         from,
@@ -255,20 +255,20 @@ fn copy(
         stop: Arc::new(Stop::new()?),
         progress: Arc::default(),
         record,
-        pace: wishes.rate.map(|rate| Arc::new(Pace::new(rate))),
-        digest: Arc::new(Mutex::new(wishes.checksum.map(Digest::new))),
+        rate_limit: options.rate.map(|rate| Arc::new(RateLimit::new(rate))),
+        digest: Arc::new(Mutex::new(options.checksum.map(Digest::new))),
         differences: Arc::default(),
-        patience: wishes.patience,
+        patience: options.patience,
     };
     let under_way = copy.under_way();
     let begun = Instant::now();
-    let display = manner.form.map(|form| Display::start(&copy.progress, total, form));
+    let display = reporting.form.map(|form| Display::start(&copy.progress, total, form));
     let done = copy.passes(source, destination, wanted);
     drop(display);
     copy.finish(done, total)?;
     drop(under_way);
     let copied = copy.progress.copied();
-    if manner.summary {
+    if reporting.summary {
         mention(&display::summary(&copied, begun.elapsed()));
     }
     let digest = copy.digest.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -301,8 +301,8 @@ impl Copy<'_> {
             |ranges: &[Range<u64>]| ranges.iter().map(|range| range.end - range.start).sum();
         let mut plan = self.plan;
         let mut lost = self.pass(&plan, source, destination, wanted, true)?;
-        let mut in_vain = 0;
-        while !lost.is_empty() && !self.stop.is_wished() {
+        let mut without_progress = 0;
+        while !lost.is_empty() && !self.stop.is_requested() {
             self.progress.again(bytes(&lost));
             let (source, destination) = self.reopen()?;
             let wanted = self.whole_blocks(lost, source.block() as u64);
@@ -310,8 +310,8 @@ impl Copy<'_> {
             // The more is lost, the less is to be lost the next time.
             plan.flush_every = (plan.flush_every >> 4).max(1);
             lost = self.pass(&plan, source, destination, wanted, false)?;
-            in_vain = if bytes(&lost) < before { 0 } else { in_vain + 1 };
-            if in_vain == ENOUGH {
+            without_progress = if bytes(&lost) < before { 0 } else { without_progress + 1 };
+            if without_progress == MOST_WITHOUT_PROGRESS {
                 return Err(Failure::new(
                     "the connection is lost again and again before anything is durable",
                 ));
@@ -325,7 +325,7 @@ impl Copy<'_> {
         let Target::Nbd(server) = self.to else { return Ok(()) };
         let is_known = self.size.is_some() && self.plan.compare.is_none();
         let was_lost = self.progress.copied().lost > 0 && !server.is_command();
-        if !is_known || !was_lost || self.stop.is_wished() {
+        if !is_known || !was_lost || self.stop.is_requested() {
             return Ok(());
         }
         match sample::check(copied, (self.from, self.to), &self.part, self.plan)? {
@@ -366,7 +366,7 @@ impl Copy<'_> {
             distance: Distance::default(),
             part: self.part.clone(),
             record: self.record.clone(),
-            pace: self.pace.clone(),
+            rate_limit: self.rate_limit.clone(),
             digest: Arc::clone(&self.digest),
             sums,
             differences: Arc::clone(&self.differences),
@@ -393,7 +393,7 @@ impl Copy<'_> {
                     return Ok((source, destination));
                 }
                 Ok(_) => return Err(Failure::new("the source has another size than before")),
-                Err(failure) if self.stop.is_wished() || begin.elapsed() > self.patience => {
+                Err(failure) if self.stop.is_requested() || begin.elapsed() > self.patience => {
                     return Err(failure);
                 }
                 Err(_) => self.stop.sleep(AGAIN),
@@ -428,7 +428,7 @@ impl Copy<'_> {
 }
 
 /// Passes after which nothing more is durable than before, that are too many.
-const ENOUGH: u32 = 16;
+const MOST_WITHOUT_PROGRESS: u32 = 16;
 
 /// From one attempt to open both ends to the next.
 const AGAIN: Duration = Duration::from_millis(100);

@@ -87,8 +87,8 @@ pub(super) trait Sink {
 }
 
 /// The source's end.
-pub(super) enum Outlet<'a> {
-    /// To another thread, which [`pour`]s.
+pub(super) enum PieceSender<'a> {
+    /// To another thread, which [`forward_all`]s.
     Thread(SyncSender<Piece>),
     /// Straight to the destination.
     Direct(RefCell<&'a mut dyn Sink>),
@@ -96,15 +96,15 @@ pub(super) enum Outlet<'a> {
 
 /// The destination's end.
 #[derive(Debug)]
-pub(super) struct Inlet(Receiver<Piece>);
+pub(super) struct PieceReceiver(Receiver<Piece>);
 
 /// Holds `waiting` pieces at most, so that neither side runs far ahead.
-pub(super) fn channel(waiting: usize) -> (SyncSender<Piece>, Inlet) {
-    let (pieces, inlet) = mpsc::sync_channel(waiting);
-    (pieces, Inlet(inlet))
+pub(super) fn channel(waiting: usize) -> (SyncSender<Piece>, PieceReceiver) {
+    let (pieces, receiver) = mpsc::sync_channel(waiting);
+    (pieces, PieceReceiver(receiver))
 }
 
-impl<'a> Outlet<'a> {
+impl<'a> PieceSender<'a> {
     pub(super) fn direct(sink: &'a mut dyn Sink) -> Self {
         Self::Direct(RefCell::new(sink))
     }
@@ -120,7 +120,7 @@ impl<'a> Outlet<'a> {
 }
 
 #[cfg(test)]
-impl Inlet {
+impl PieceReceiver {
     /// The next piece; `None` when the source is done.
     pub(super) fn wait(&self) -> Option<Piece> {
         self.0.recv().ok()
@@ -128,13 +128,13 @@ impl Inlet {
 }
 
 /// Passes on every piece that comes from another thread.
-pub(super) fn pour(inlet: Inlet, sink: &mut dyn Sink) -> Result<()> {
+pub(super) fn forward_all(receiver: PieceReceiver, sink: &mut dyn Sink) -> Result<()> {
     loop {
         // Everything that is at hand goes out together; only then is an answer waited for, and
         // only with nothing under way, the source.
         let next = match sink.is_busy() {
-            true => inlet.0.try_recv(),
-            false => inlet.0.recv().map_err(TryRecvError::from),
+            true => receiver.0.try_recv(),
+            false => receiver.0.recv().map_err(TryRecvError::from),
         };
         match next {
             Ok(piece) => sink.put(piece)?,

@@ -12,7 +12,7 @@ use nbd_server::{Export, ExtentKind, FileExport};
 
 use super::destination::is_socket;
 use super::job::Job;
-use super::piece::{Outlet, Piece};
+use super::piece::{Piece, PieceSender};
 use super::plan::Plan;
 use super::server::{self, Connected};
 use super::sparse;
@@ -106,19 +106,19 @@ impl Source {
     }
 
     /// Sends every byte on of the regions it takes.
-    pub(super) fn read_all(self, job: &Job, outlet: &Outlet<'_>) -> Result<()> {
+    pub(super) fn read_all(self, job: &Job, sender: &PieceSender<'_>) -> Result<()> {
         match self {
-            Self::Server(server) => server::read_all(*server, job, outlet),
+            Self::Server(server) => server::read_all(*server, job, sender),
             Self::File { path, store } => {
                 while let Some(region) = job.take() {
-                    read_file(&path, &store, region, job, outlet)?;
+                    read_file(&path, &store, region, job, sender)?;
                 }
                 Ok(())
             }
-            Self::Stdin => read_stream(&mut io::stdin().lock(), "standard input", job, outlet),
+            Self::Stdin => read_stream(&mut io::stdin().lock(), "standard input", job, sender),
             Self::Device { path, mut file } => {
                 let name = path.display().to_string();
-                read_stream(&mut file, &name, job, outlet)
+                read_stream(&mut file, &name, job, sender)
             }
         }
     }
@@ -129,7 +129,7 @@ fn read_file(
     store: &FileExport,
     region: Range<u64>,
     job: &Job,
-    outlet: &Outlet<'_>,
+    sender: &PieceSender<'_>,
 ) -> Result<()> {
     let mut extents = Vec::new();
     let plan = &job.plan;
@@ -152,11 +152,11 @@ fn read_file(
         if extent.kind == ExtentKind::Data || zeroes.is_empty() {
             continue;
         }
-        read_range(path, store, read..zeroes.start, job, outlet)?;
-        outlet.send(Piece::Zeroes { offset: zeroes.start, length: zeroes.end - zeroes.start })?;
+        read_range(path, store, read..zeroes.start, job, sender)?;
+        sender.send(Piece::Zeroes { offset: zeroes.start, length: zeroes.end - zeroes.start })?;
         read = zeroes.end;
     }
-    read_range(path, store, read..region.end, job, outlet)
+    read_range(path, store, read..region.end, job, sender)
 }
 
 fn read_range(
@@ -164,16 +164,16 @@ fn read_range(
     store: &FileExport,
     range: Range<u64>,
     job: &Job,
-    outlet: &Outlet<'_>,
+    sender: &PieceSender<'_>,
 ) -> Result<()> {
     let plan = &job.plan;
     let mut offset = range.start;
-    while offset < range.end.min(job.until()) && !job.stop.is_wished() {
+    while offset < range.end.min(job.until()) && !job.stop.is_requested() {
         let length = (range.end - offset).min(plan.request_size as u64);
         let mut buffer = job.memory.buffer(length as usize);
         store.read_exact_at(&mut buffer, offset).context(path.display())?;
         job.let_pass(length);
-        sparse::send(outlet, offset, buffer, &job.memory, plan.sparse)?;
+        sparse::send(sender, offset, buffer, &job.memory, plan.sparse)?;
         offset += length;
     }
     Ok(())
@@ -184,7 +184,7 @@ fn read_stream(
     stream: &mut (impl Read + AsFd),
     name: &str,
     job: &Job,
-    outlet: &Outlet<'_>,
+    sender: &PieceSender<'_>,
 ) -> Result<()> {
     let plan = &job.plan;
     let mut offset = 0;
@@ -208,10 +208,10 @@ fn read_stream(
         if last {
             // A short piece is sent as it is: the end of a stream is data even when it is
             // zeroes, so that the destination becomes as long.
-            outlet.send(Piece::Data { offset, bytes: buffer.into() })?;
+            sender.send(Piece::Data { offset, bytes: buffer.into() })?;
             return Ok(());
         }
-        sparse::send(outlet, offset, buffer, &job.memory, plan.sparse)?;
+        sparse::send(sender, offset, buffer, &job.memory, plan.sparse)?;
         offset += filled as u64;
     }
 }

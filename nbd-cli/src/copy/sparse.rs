@@ -2,7 +2,7 @@
 
 use nbd_client_blocking::{BufferPool, PooledBuffer};
 
-use super::piece::{Outlet, Piece, Slice};
+use super::piece::{Piece, PieceSender, Slice};
 use crate::failure::Result;
 
 /// Whether all bytes are zero.
@@ -16,14 +16,14 @@ pub(super) fn is_zero(bytes: &[u8]) -> bool {
 /// Sends a buffer on as data and runs of zeroes. Runs shorter than `granularity` stay
 /// data, and so does everything when it is 0.
 pub(super) fn send(
-    outlet: &Outlet<'_>,
+    sender: &PieceSender<'_>,
     offset: u64,
     buffer: PooledBuffer,
     memory: &BufferPool,
     granularity: usize,
 ) -> Result<()> {
     if granularity == 0 {
-        return outlet.send(Piece::Data { offset, bytes: buffer.into() });
+        return sender.send(Piece::Data { offset, bytes: buffer.into() });
     }
     let runs = runs(&buffer, granularity);
     let mut buffer = Some(buffer);
@@ -32,16 +32,16 @@ pub(super) fn send(
         let (start, stop) = (run.start, run.end);
         let at = offset + start as u64;
         if run.zero {
-            outlet.send(Piece::Zeroes { offset: at, length: (stop - start) as u64 })?;
+            sender.send(Piece::Zeroes { offset: at, length: (stop - start) as u64 })?;
         } else if Some(i) == last_data {
             if let Some(buffer) = buffer.take() {
-                outlet.send(Piece::Data { offset: at, bytes: Slice::new(buffer, start..stop) })?;
+                sender.send(Piece::Data { offset: at, bytes: Slice::new(buffer, start..stop) })?;
             }
         } else if let Some(buffer) = &buffer {
             // Data before the last run travels in a buffer of its own.
             let mut own = memory.buffer(stop - start);
             own.copy_from_slice(&buffer[start..stop]);
-            outlet.send(Piece::Data { offset: at, bytes: own.into() })?;
+            sender.send(Piece::Data { offset: at, bytes: own.into() })?;
         }
     }
     Ok(())
@@ -94,15 +94,15 @@ mod tests {
         ) {
             let buffer: Vec<u8> =
                 blocks.iter().flat_map(|(zero, len)| vec![u8::from(!zero); *len]).collect();
-            let (pieces, inlet) = super::super::piece::channel(64);
-            let outlet = Outlet::Thread(pieces);
+            let (pieces, receiver) = super::super::piece::channel(64);
+            let sender = PieceSender::Thread(pieces);
             let memory = BufferPool::new();
             let mut pooled = memory.buffer(buffer.len());
             pooled.copy_from_slice(&buffer);
-            send(&outlet, 1000, pooled, &memory, granularity).unwrap();
-            drop(outlet);
+            send(&sender, 1000, pooled, &memory, granularity).unwrap();
+            drop(sender);
             let mut rebuilt = vec![0xff; buffer.len()];
-            while let Some(piece) = inlet.wait() {
+            while let Some(piece) = receiver.wait() {
                 match piece {
                     Piece::Data { offset, bytes } => {
                         let at = offset as usize - 1000;

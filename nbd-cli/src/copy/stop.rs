@@ -10,28 +10,28 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::failure::{Context, Failure, Result};
 
-/// The wish to stop. Whoever waits for something waits for its descriptor too, which has
+/// The request to stop. Whoever waits for something waits for its descriptor too, which has
 /// something to read from then on.
 #[derive(Debug)]
 pub(super) struct Stop {
-    wished: AtomicBool,
-    /// The signal that wished it; 0 for none.
+    requested: AtomicBool,
+    /// The signal that requested it; 0 for none.
     signal: AtomicU8,
-    wish: UnixStream,
+    wake: UnixStream,
     waken: UnixStream,
 }
 
 impl Stop {
     pub(super) fn new() -> Result<Self> {
-        let (waken, wish) = UnixStream::pair().context("cannot make a pair of sockets")?;
-        Ok(Self { wished: AtomicBool::new(false), signal: AtomicU8::new(0), wish, waken })
+        let (waken, wake) = UnixStream::pair().context("cannot make a pair of sockets")?;
+        Ok(Self { requested: AtomicBool::new(false), signal: AtomicU8::new(0), wake, waken })
     }
 
     /// Ends the copy.
     pub(super) fn stop(&self) {
-        self.wished.store(true, Ordering::Relaxed);
+        self.requested.store(true, Ordering::Relaxed);
         // It is there for good: one byte that nobody reads is enough.
-        let _ = (&self.wish).write(&[0]);
+        let _ = (&self.wake).write(&[0]);
     }
 
     /// Ends the copy because of a signal.
@@ -40,8 +40,8 @@ impl Stop {
         self.stop();
     }
 
-    pub(super) fn is_wished(&self) -> bool {
-        self.wished.load(Ordering::Relaxed)
+    pub(super) fn is_requested(&self) -> bool {
+        self.requested.load(Ordering::Relaxed)
     }
 
     /// What is told of a copy that a signal has ended.
@@ -50,7 +50,7 @@ impl Stop {
         (signal != 0).then(|| Failure::interrupted(signal))
     }
 
-    /// Waits so long, or until it is wished to stop.
+    /// Waits so long, or until it is requested to stop.
     pub(super) fn sleep(&self, time: Duration) {
         let Ok(limit) = Timespec::try_from(time) else { return };
         if !time.is_zero() {
@@ -59,7 +59,7 @@ impl Stop {
         }
     }
 
-    /// Reads as soon as there is something; nothing when it is wished to stop.
+    /// Reads as soon as there is something; nothing when it is requested to stop.
     pub(super) fn read(
         &self,
         stream: &mut (impl Read + AsFd),

@@ -4,9 +4,9 @@ use std::sync::{Arc, Mutex};
 use std::thread::Builder;
 
 use super::destination::Destination;
+use super::filters::{Shifted, Summing};
 use super::job::Job;
-use super::passing::{Shifted, Summing};
-use super::piece::{Outlet, Sink, channel, pour};
+use super::piece::{PieceSender, Sink, channel, forward_all};
 use super::plan::Plan;
 use super::source::Source;
 use super::workers::{Team, worthwhile};
@@ -87,9 +87,9 @@ fn copy(source: Source, destination: Destination<'_>, job: &Job) -> Result<()> {
     // What is only counted needs no thread.
     let alone = matches!(destination, Destination::Nowhere);
     let source = Mutex::new(Some(source));
-    let read = |outlet: &Outlet<'_>| {
+    let read = |sender: &PieceSender<'_>| {
         let source = source.lock().ok().and_then(|mut source| source.take());
-        source.map(|source| source.read_all(job, outlet))
+        source.map(|source| source.read_all(job, sender))
     };
     destination.run(job, |sink| {
         let mut shifted = Shifted { part: &job.part, sink };
@@ -102,13 +102,13 @@ fn copy(source: Source, destination: Destination<'_>, job: &Job) -> Result<()> {
         };
         if !alone {
             let waiting = if job.plan.adapts { WAITING } else { job.plan.requests };
-            let (pieces, inlet) = channel(waiting);
+            let (pieces, receiver) = channel(waiting);
             let result = std::thread::scope(|scope| {
                 let read = &read;
-                let reader = move || read(&Outlet::Thread(pieces));
+                let reader = move || read(&PieceSender::Thread(pieces));
                 let reader = Builder::new().name("reader".to_owned()).spawn_scoped(scope, reader);
-                let poured = pour(inlet, sink);
-                (reader.map(|reader| reader.join()), poured)
+                let forwarded = forward_all(receiver, sink);
+                (reader.map(|reader| reader.join()), forwarded)
             });
             match result {
                 // The source stops because the destination did: that is the failure to tell.
@@ -119,6 +119,6 @@ fn copy(source: Source, destination: Destination<'_>, job: &Job) -> Result<()> {
                 (Err(_), Ok(())) => {}
             }
         }
-        read(&Outlet::direct(sink)).unwrap_or(Ok(()))
+        read(&PieceSender::direct(sink)).unwrap_or(Ok(()))
     })
 }

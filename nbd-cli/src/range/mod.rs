@@ -43,11 +43,11 @@ pub(crate) struct Span {
 
 /// Where, and of which server.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Place {
+pub(crate) struct RangeArgs {
     #[command(flatten)]
     span: Span,
     #[command(flatten)]
-    server: At,
+    server: ServerArgs,
 }
 
 const CHANGED: &str =
@@ -56,7 +56,7 @@ server has flushed it.";
 
 /// A server.
 #[derive(Debug, clap::Args)]
-pub(crate) struct At {
+pub(crate) struct ServerArgs {
     #[command(flatten)]
     form: Form,
     #[command(flatten)]
@@ -89,7 +89,7 @@ pub(crate) struct WriteArgs {
     #[arg(long)]
     no_flush: bool,
     #[command(flatten)]
-    server: At,
+    server: ServerArgs,
     /// The file, or - for standard input
     #[arg(value_name = "FILE", default_value = "-")]
     file: OsString,
@@ -109,7 +109,7 @@ pub(crate) struct ZeroArgs {
     #[arg(long)]
     no_flush: bool,
     #[command(flatten)]
-    place: Place,
+    range_args: RangeArgs,
 }
 
 /// Tell a server that nobody needs what a range of an export holds.
@@ -120,7 +120,7 @@ pub(crate) struct TrimArgs {
     #[arg(long)]
     no_flush: bool,
     #[command(flatten)]
-    place: Place,
+    range_args: RangeArgs,
 }
 
 /// Have a server get a range of an export ready for reading.
@@ -128,7 +128,7 @@ pub(crate) struct TrimArgs {
 #[command(after_help = "With --json: offset and length of what was asked for, in bytes.")]
 pub(crate) struct CacheArgs {
     #[command(flatten)]
-    place: Place,
+    range_args: RangeArgs,
 }
 
 /// Have a server make durable what was written.
@@ -136,7 +136,7 @@ pub(crate) struct CacheArgs {
 #[command(after_help = "With --json: durable, which is true.")]
 pub(crate) struct FlushArgs {
     #[command(flatten)]
-    server: At,
+    server: ServerArgs,
 }
 
 pub(crate) fn read(args: &ReadArgs) -> Result<()> {
@@ -180,7 +180,7 @@ pub(crate) fn write(args: &WriteArgs) -> Result<()> {
         return Err(too_much(&server, &client, None));
     }
     let mut buffer = vec![0; PART.min(client.session().max_request())];
-    let done = Done::begin(&server, args.offset);
+    let done = ChangeProgress::begin(&server, args.offset);
     let mut offset = args.offset;
     loop {
         let filled = fill(input, &mut buffer).context(args.file.display())?;
@@ -204,15 +204,15 @@ pub(crate) fn zero(args: &ZeroArgs) -> Result<()> {
     flags.set(CommandFlags::NO_HOLE, args.no_hole);
     flags.set(CommandFlags::FAST_ZERO, args.fast);
     let zero = |offset, length| Command::write_zeroes(offset, length).with(flags);
-    change(&args.place, zero, !args.no_flush)
+    change(&args.range_args, zero, !args.no_flush)
 }
 
 pub(crate) fn trim(args: &TrimArgs) -> Result<()> {
-    change(&args.place, Command::trim, !args.no_flush)
+    change(&args.range_args, Command::trim, !args.no_flush)
 }
 
 pub(crate) fn cache(args: &CacheArgs) -> Result<()> {
-    change(&args.place, Command::cache, false)
+    change(&args.range_args, Command::cache, false)
 }
 
 pub(crate) fn flush(args: &FlushArgs) -> Result<()> {
@@ -223,7 +223,7 @@ pub(crate) fn flush(args: &FlushArgs) -> Result<()> {
     args.server.form.print(String::new, || json!({"durable": true}))
 }
 
-impl At {
+impl ServerArgs {
     fn connect(&self) -> Result<(Server, Client)> {
         let server = Target::server(&self.server)?.waiting(self.patience.wait());
         let client = server.connect(ClientConfig::new(), self.patience.limit())?;
@@ -243,12 +243,12 @@ impl Span {
 }
 
 /// How far a change of an export is, for whoever ends it.
-struct Done {
+struct ChangeProgress {
     at: Arc<AtomicU64>,
     _under_way: UnderWay,
 }
 
-impl Done {
+impl ChangeProgress {
     fn begin(server: &Server, start: u64) -> Self {
         let at = Arc::new(AtomicU64::new(start));
         let (name, reached) = (server.name.clone(), Arc::clone(&at));
@@ -274,14 +274,18 @@ fn changed(range: &Range<u64>, durable: Option<bool>) -> Value {
 }
 
 /// Sends a command for every part of a range.
-fn change(place: &Place, command: impl Fn(u64, u64) -> Command, flush: bool) -> Result<()> {
-    let (server, mut client) = place.server.connect()?;
-    let range = place.span.range(client.size()).context(&server.name)?;
+fn change(
+    range_args: &RangeArgs,
+    command: impl Fn(u64, u64) -> Command,
+    flush: bool,
+) -> Result<()> {
+    let (server, mut client) = range_args.server.connect()?;
+    let range = range_args.span.range(client.size()).context(&server.name)?;
     let changes = command(0, 0).kind != CommandType::Cache;
     if changes {
         writable(&server, &client)?;
     }
-    let done = changes.then(|| Done::begin(&server, range.start));
+    let done = changes.then(|| ChangeProgress::begin(&server, range.start));
     let block = u64::from(client.export().minimum_block());
     // Requests with compact headers have 32 bits for the length.
     let extended = client.negotiated().headers == HeaderStyle::Extended;
@@ -298,7 +302,7 @@ fn change(place: &Place, command: impl Fn(u64, u64) -> Command, flush: bool) -> 
     }
     let durable = finish(&server, client, flush)?;
     let durable = changes.then_some(durable);
-    place.server.form.print(String::new, || changed(&range, durable))
+    range_args.server.form.print(String::new, || changed(&range, durable))
 }
 
 /// What was to be written goes beyond the end; this is written of it.

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `mod` | the command |
 //! | `sources` | what is served |
-//! | `places` | where clients come in |
+//! | `listen` | where clients come in |
 //! | `tls` | what TLS takes |
 //! | `signals` | SIGTERM, SIGINT and SIGHUP |
 //! | `captive` | a command that the server runs for |
@@ -12,8 +12,8 @@
 //! | `log` | standard error, which may be full or gone |
 
 mod captive;
+mod listen;
 mod log;
-mod places;
 mod report;
 mod signals;
 mod sources;
@@ -32,10 +32,10 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::failure::{Failure, Result};
 use captive::Captive;
+use listen::ListenArgs;
 use log::Log;
-use places::PlaceArgs;
 use report::{LastClient, LogFormat, Report};
-use signals::{Signals, Wish};
+use signals::{SignalAction, Signals};
 use sources::SourceArgs;
 use tls::{Tls, TlsArgs};
 
@@ -48,7 +48,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     source: SourceArgs,
     #[command(flatten)]
-    place: PlaceArgs,
+    listen: ListenArgs,
     #[command(flatten)]
     tls: TlsArgs,
     /// Most clients at a time that use an export
@@ -90,7 +90,7 @@ fn serve(args: Args) -> io::Result<ExitCode> {
     let report = Arc::new(Report::new(Log::start()?, args.log_format, args.verbose));
     use_all_descriptors();
     let sources = Arc::new(args.source.open(&|warning| report.warn(warning))?);
-    let last_client = Arc::new(LastClient::new(args.exit_with_last || args.place.single));
+    let last_client = Arc::new(LastClient::new(args.exit_with_last || args.listen.single));
     let mut limits = Limits::default();
     limits.max_connections = args.max_connections;
     let mut server = Server::with_exports(Arc::clone(&sources.exports))
@@ -106,26 +106,26 @@ fn serve(args: Args) -> io::Result<ExitCode> {
     if let Some(Tls { policy, acceptor }) = tls {
         server = server.tls(policy, acceptor);
     }
-    let places = args.place.listen()?;
-    if !has_tls && places.listeners.iter().any(|listener| listener.is_reachable_from_afar()) {
+    let listening = args.listen.listen()?;
+    if !has_tls && listening.listeners.iter().any(|listener| listener.is_reachable_from_afar()) {
         report.warn("clients on other machines are served in clear, and everybody may come");
     }
     let mut uris = Vec::new();
-    for listener in &places.listeners {
+    for listener in &listening.listeners {
         uris.push(listener.uri(&sources.name, has_tls)?);
     }
-    server = places.listeners.into_iter().fold(server, Server::listener);
+    server = listening.listeners.into_iter().fold(server, Server::listener);
     let server = Arc::new(server.start()?);
     last_client.ends(&server);
-    if let Some(client) = places.client {
+    if let Some(client) = listening.client {
         client.be_served_by(&server)?;
-    } else if args.place.run.is_none() && !places.passed {
+    } else if args.listen.run.is_none() && !listening.passed {
         for uri in &uris {
             writeln!(io::stdout(), "{uri}")?;
         }
     }
     obey(signals, Arc::downgrade(&server), args.tls, Arc::clone(&report))?;
-    let captive = match &args.place.run {
+    let captive = match &args.listen.run {
         Some(command) => Some(Captive::start(command, &uris, Arc::clone(&server))?),
         None => None,
     };
@@ -157,16 +157,16 @@ fn obey(
     report: Arc<Report>,
 ) -> io::Result<()> {
     let obey = move || {
-        while let (Ok(wish), Some(server)) = (signals.next(), server.upgrade()) {
-            match (wish, tls.read()) {
-                (Wish::Reload, Ok(Some(Tls { acceptor, .. }))) => {
+        while let (Ok(action), Some(server)) = (signals.next(), server.upgrade()) {
+            match (action, tls.read()) {
+                (SignalAction::Reload, Ok(Some(Tls { acceptor, .. }))) => {
                     server.set_tls(acceptor);
                     report.note("credentials for TLS were read again");
                 }
-                (Wish::Reload, Err(error)) => {
+                (SignalAction::Reload, Err(error)) => {
                     report.warn(&format!("the credentials for TLS stay as they are: {error}"));
                 }
-                (Wish::Reload, Ok(None)) | (Wish::Stop, _) => server.shut_down(),
+                (SignalAction::Reload, Ok(None)) | (SignalAction::Stop, _) => server.shut_down(),
             }
         }
     };

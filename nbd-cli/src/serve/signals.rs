@@ -18,7 +18,7 @@ pub(super) struct Signals {
 
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wish {
+pub(super) enum SignalAction {
     /// The end.
     Stop,
     /// That what was read at the start is read again.
@@ -52,8 +52,12 @@ impl Signals {
     /// # Errors
     ///
     /// None that is known.
-    pub(super) fn next(&mut self) -> io::Result<Wish> {
+    pub(super) fn next(&mut self) -> io::Result<SignalAction> {
         self.arrived.read_exact(&mut [0])?;
-        Ok(if self.stop.load(Ordering::Acquire) { Wish::Stop } else { Wish::Reload })
+        Ok(if self.stop.load(Ordering::Acquire) {
+            SignalAction::Stop
+        } else {
+            SignalAction::Reload
+        })
     }
 }

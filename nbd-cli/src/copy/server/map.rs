@@ -8,7 +8,7 @@ use nbd_client_blocking::{Client, Error, Pipeline, PooledBuffer};
 
 use super::longest_range;
 use crate::copy::job::Job;
-use crate::copy::piece::{Outlet, Piece};
+use crate::copy::piece::{Piece, PieceSender};
 use crate::failure::Result;
 
 /// After so many answers in a row that told of less than [`LITTLE`], all is read: to ask costs
@@ -80,7 +80,7 @@ impl<'a> Map<'a> {
     pub(super) fn learn(
         &mut self,
         extents: &[(ContextId, Extent)],
-        outlet: &Outlet<'_>,
+        sender: &PieceSender<'_>,
     ) -> Result<()> {
         let asked = self.mapped;
         let end = asked + self.asked.take().unwrap_or(0);
@@ -97,7 +97,7 @@ impl<'a> Map<'a> {
             let to = self.mapped - self.mapped % self.block;
             if extent.is_zero() && from < to {
                 self.read(start..from);
-                outlet.send(Piece::Zeroes { offset: from, length: to - from })?;
+                sender.send(Piece::Zeroes { offset: from, length: to - from })?;
                 self.read(to..self.mapped);
             } else {
                 self.read(start..self.mapped);

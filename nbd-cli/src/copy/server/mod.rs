@@ -9,11 +9,11 @@
 //! | `destination` | writing an export |
 //! | `unflushed` | what of it is not known to be durable |
 //! | `verify` | reading it again |
-//! | `against` | comparing an export |
-//! | `width` | how much is in flight |
+//! | `compare` | comparing an export |
+//! | `window` | how much is in flight |
 //! | `silence` | how long a server may bring nothing |
 
-mod against;
+mod compare;
 mod connected;
 mod destination;
 mod map;
@@ -21,14 +21,14 @@ mod silence;
 mod source;
 mod unflushed;
 mod verify;
-mod width;
+mod window;
 
 use nbd_client_blocking::Client;
 use nbd_client_blocking::proto::HeaderStyle;
 
 use super::plan::Plan;
 
-pub(super) use against::compare;
+pub(super) use compare::compare;
 pub(super) use connected::Connected;
 pub(super) use destination::{open_to_write, write};
 pub(super) use source::read_all;

@@ -1,4 +1,4 @@
-//! Waiting for a server, as long as it is not silent and nobody wishes the end.
+//! Waiting for a server, as long as it is not silent and nobody asks for the end.
 
 use std::time::Duration;
 

@@ -9,9 +9,9 @@ use super::connected::{ALLOCATION, Connected};
 use super::map::Map;
 use super::request_size;
 use super::silence::Silence;
-use super::width::Width;
+use super::window::Window;
 use crate::copy::job::Job;
-use crate::copy::piece::Outlet;
+use crate::copy::piece::PieceSender;
 use crate::copy::sparse;
 use crate::failure::{Context, Result};
 
@@ -20,20 +20,24 @@ use crate::failure::{Context, Result};
 const OVERTAKING: usize = 4;
 
 /// Sends every byte on of the regions it takes.
-pub(in crate::copy) fn read_all(source: Connected, job: &Job, outlet: &Outlet<'_>) -> Result<()> {
+pub(in crate::copy) fn read_all(
+    source: Connected,
+    job: &Job,
+    sender: &PieceSender<'_>,
+) -> Result<()> {
     let Connected { server, mut client, limit, .. } = source;
     let allocation = client.context(ALLOCATION);
     let (name, plan) = (server.name, &job.plan);
     let mut map = Map::new(&client, allocation, job);
     let longest = client.session().max_request();
-    let mut width = Width::new(plan, request_size(&client, plan), longest);
+    let mut window = Window::new(plan, request_size(&client, plan), longest);
     let mut pipeline = client.pipeline();
     let silence = Silence::new(&name, limit, &job.stop);
     let mut order = Order::new(plan.requests * OVERTAKING);
-    while !job.stop.is_wished() {
+    while !job.stop.is_requested() {
         map.ask(&mut pipeline).context(&name)?;
-        while pipeline.in_flight() < width.requests() && order.has_room() {
-            let Some(range) = map.next(width.request()) else {
+        while pipeline.in_flight() < window.requests() && order.has_room() {
+            let Some(range) = map.next(window.request()) else {
                 break;
             };
             if range.start >= job.until() {
@@ -42,7 +46,7 @@ pub(in crate::copy) fn read_all(source: Connected, job: &Job, outlet: &Outlet<'_
             let buffer = job.memory.buffer((range.end - range.start) as usize);
             pipeline.read(buffer, range.start).context(&name)?;
             order.submitted(range.start);
-            width.sent(range.start, Instant::now);
+            window.sent(range.start, Instant::now);
         }
         let Some(done) = silence.wait(&mut pipeline)? else {
             break;
@@ -53,25 +57,25 @@ pub(in crate::copy) fn read_all(source: Connected, job: &Job, outlet: &Outlet<'_
                 Err(error) if error.command_failure().is_some() => map.give_up(),
                 result => {
                     result.context(&name)?;
-                    map.learn(&done.extents, outlet)?;
+                    map.learn(&done.extents, sender)?;
                 }
             }
             continue;
         }
         done.result.context(&name)?;
         order.finished(done.command.offset);
-        if width.answered(done.command.offset, Instant::now) {
-            order.limit = width.requests() * OVERTAKING;
+        if window.answered(done.command.offset, Instant::now) {
+            order.limit = window.requests() * OVERTAKING;
             job.distance.is_far();
         }
         if let Some(buffer) = done.buffer {
             job.let_pass(buffer.len() as u64);
-            sparse::send(outlet, done.command.offset, buffer, &job.memory, plan.sparse)?;
+            sparse::send(sender, done.command.offset, buffer, &job.memory, plan.sparse)?;
         }
     }
     job.progress.connected(pipeline.client().session().stats().connections);
     drop(pipeline);
-    if !job.stop.is_wished() {
+    if !job.stop.is_requested() {
         // All is here, however the goodbye goes. Nobody wants what is in flight otherwise.
         let _ = client.disconnect();
     }

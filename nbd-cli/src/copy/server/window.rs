@@ -20,7 +20,7 @@ const REQUEST: usize = 1 << 20;
 
 /// The reads of one connection.
 #[derive(Debug)]
-pub(super) struct Width {
+pub(super) struct Window {
     /// Bytes in a request.
     request: u64,
     /// Requests in flight.
@@ -45,7 +45,7 @@ struct Distance {
     late: usize,
 }
 
-impl Width {
+impl Window {
     /// `request` is how long requests are to be nearby.
     pub(super) fn new(plan: &Plan, request: u64, longest: usize) -> Self {
         let (requests, distance) = match plan.adapts {
@@ -120,13 +120,13 @@ mod tests {
 
     /// Answers one read after the other, each after so long; tells whether the server is far away,
     /// and after how many answers that was known.
-    fn measure(width: &mut Width, answers: impl IntoIterator<Item = Duration>) -> (bool, usize) {
+    fn measure(window: &mut Window, answers: impl IntoIterator<Item = Duration>) -> (bool, usize) {
         let mut now = Instant::now();
         for (at, took) in answers.into_iter().enumerate() {
-            width.sent(at as u64, || now);
+            window.sent(at as u64, || now);
             now += took;
-            let far = width.answered(at as u64, || now);
-            if width.distance.is_none() {
+            let far = window.answered(at as u64, || now);
+            if window.distance.is_none() {
                 return (far, at + 1);
             }
         }
@@ -136,20 +136,20 @@ mod tests {
     #[test]
     fn more_is_in_flight_from_far_away() {
         let plan = Plan { adapts: true, ..Plan::default() };
-        let width = |answers: &[u64]| {
-            let mut width = Width::new(&plan, 256 << 10, 32 << 20);
+        let window = |answers: &[u64]| {
+            let mut window = Window::new(&plan, 256 << 10, 32 << 20);
             let answers = answers.iter().cycle().map(|micros| Duration::from_micros(*micros));
-            let (far, known) = measure(&mut width, answers.take(99));
-            (far, known, width.request(), width.requests())
+            let (far, known) = measure(&mut window, answers.take(99));
+            (far, known, window.request(), window.requests())
         };
-        assert_eq!(width(&[2999]), (false, 1, 256 << 10, 32));
-        assert_eq!(width(&[7000, 300]), (false, 2, 256 << 10, 32));
-        assert_eq!(width(&[3000]), (true, 4, 1 << 20, 10));
-        assert_eq!(width(&[50_000]), (true, 4, 1 << 20, 10));
-        let mut small = Width::new(&plan, 4096, 4096);
+        assert_eq!(window(&[2999]), (false, 1, 256 << 10, 32));
+        assert_eq!(window(&[7000, 300]), (false, 2, 256 << 10, 32));
+        assert_eq!(window(&[3000]), (true, 4, 1 << 20, 10));
+        assert_eq!(window(&[50_000]), (true, 4, 1 << 20, 10));
+        let mut small = Window::new(&plan, 4096, 4096);
         assert_eq!(measure(&mut small, [Duration::from_secs(1); 4]), (true, 4));
         assert_eq!((small.request(), small.requests()), (4096, 32));
-        let mut settled = Width::new(&Plan::default(), 512, 1 << 20);
+        let mut settled = Window::new(&Plan::default(), 512, 1 << 20);
         settled.sent(0, || panic!("nobody needs to know"));
         assert!(!settled.answered(0, || panic!("nobody needs to know")));
         assert_eq!((settled.request(), settled.requests()), (512, 32));
@@ -157,13 +157,13 @@ mod tests {
 
     #[test]
     fn reads_beside_each_other_are_told_apart() {
-        let mut width = Width::new(&Plan { adapts: true, ..Plan::default() }, 512, 1 << 20);
+        let mut window = Window::new(&Plan { adapts: true, ..Plan::default() }, 512, 1 << 20);
         let begin = Instant::now();
-        (0..4).for_each(|at| width.sent(at, || begin));
+        (0..4).for_each(|at| window.sent(at, || begin));
         let late = begin + FAR;
-        assert!((1..4).all(|at| !width.answered(at, || late)));
-        width.sent(4, || late);
-        assert!(!width.answered(4, || late + FAR / 2));
-        assert_eq!((width.requests(), width.distance.is_none()), (32, true));
+        assert!((1..4).all(|at| !window.answered(at, || late)));
+        window.sent(4, || late);
+        assert!(!window.answered(4, || late + FAR / 2));
+        assert_eq!((window.requests(), window.distance.is_none()), (32, true));
     }
 }

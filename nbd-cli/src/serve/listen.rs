@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 /// Where to listen; in several places at once if wanted.
 #[derive(Debug, clap::Args)]
-pub(super) struct PlaceArgs {
+pub(super) struct ListenArgs {
     /// A Unix socket
     #[arg(long, value_name = "PATH")]
     unix: Option<PathBuf>,
@@ -37,7 +37,7 @@ pub(super) struct PlaceArgs {
 
 /// Where clients come in.
 #[derive(Debug)]
-pub(super) struct Places {
+pub(super) struct Listening {
     pub(super) listeners: Vec<Listener>,
     /// A client that is there already.
     pub(super) client: Option<Client>,
@@ -78,49 +78,49 @@ impl Client {
     }
 }
 
-impl PlaceArgs {
+impl ListenArgs {
     /// Begins to listen. Sockets that an init system, or a client, passes are used too.
     ///
     /// # Errors
     ///
     /// When an address cannot be listened on, or there is none; the message says which.
-    pub(super) fn listen(&self) -> io::Result<Places> {
-        let mut places =
-            Places { listeners: Vec::new(), client: None, passed: false, _directory: None };
+    pub(super) fn listen(&self) -> io::Result<Listening> {
+        let mut listening =
+            Listening { listeners: Vec::new(), client: None, passed: false, _directory: None };
         if self.single {
-            places.client = Some(Client::at_standard_input()?);
-            return Ok(places);
+            listening.client = Some(Client::at_standard_input()?);
+            return Ok(listening);
         }
         let mut passed = ListenFd::from_env();
         for i in 0..passed.len() {
             if let Some(listener) = passed.take_unix_listener(i).ok().flatten() {
-                places.listeners.push(Listener::passed(listener.into())?);
+                listening.listeners.push(Listener::passed(listener.into())?);
             } else if let Some(listener) = passed.take_tcp_listener(i)? {
-                places.listeners.push(Listener::passed(listener.into())?);
+                listening.listeners.push(Listener::passed(listener.into())?);
             }
         }
-        places.passed = !places.listeners.is_empty();
+        listening.passed = !listening.listeners.is_empty();
         if let Some(path) = &self.unix {
-            places.listeners.push(Listener::unix(path)?);
+            listening.listeners.push(Listener::unix(path)?);
         }
         for address in &self.tcp {
-            places.listeners.push(Listener::tcp(address)?);
+            listening.listeners.push(Listener::tcp(address)?);
         }
         if let Some(name) = &self.abstract_name {
-            places.listeners.push(Listener::unix_abstract(name.as_bytes())?);
+            listening.listeners.push(Listener::unix_abstract(name.as_bytes())?);
         }
         if let Some(port) = self.vsock {
-            places.listeners.push(Listener::vsock(port)?);
+            listening.listeners.push(Listener::vsock(port)?);
         }
-        if places.listeners.is_empty() {
+        if listening.listeners.is_empty() {
             if self.run.is_none() {
                 let text = "there is nowhere to listen: give --unix, --tcp, --abstract, --vsock or --single";
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
             }
             let directory = tempfile::tempdir()?;
-            places.listeners.push(Listener::unix(directory.path().join("socket"))?);
-            places._directory = Some(directory);
+            listening.listeners.push(Listener::unix(directory.path().join("socket"))?);
+            listening._directory = Some(directory);
         }
-        Ok(places)
+        Ok(listening)
     }
 }

@@ -10,13 +10,13 @@ const BURST: Duration = Duration::from_millis(200);
 
 /// Bytes in a second, at most.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(super) struct RateLimit {
     rate: u64,
     /// When the next byte may go.
     next: Mutex<Option<Instant>>,
 }
 
-impl Pace {
+impl RateLimit {
     pub(super) const fn new(rate: u64) -> Self {
         Self { rate, next: Mutex::new(None) }
     }
@@ -44,14 +44,14 @@ mod tests {
 
     #[test]
     fn no_more_than_the_rate() {
-        let pace = Pace::new(1000);
+        let rate_limit = RateLimit::new(1000);
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
-        assert_eq!(pace.claim(500, start), start);
-        assert_eq!(pace.claim(1000, start), at(500));
-        assert_eq!(pace.claim(1, start), at(1500));
+        assert_eq!(rate_limit.claim(500, start), start);
+        assert_eq!(rate_limit.claim(1000, start), at(500));
+        assert_eq!(rate_limit.claim(1, start), at(1500));
         // After a pause, what was missed is made up in part.
-        assert_eq!(pace.claim(100, at(10_000)), at(9800));
-        assert_eq!(pace.claim(1, at(10_000)), at(9900));
+        assert_eq!(rate_limit.claim(100, at(10_000)), at(9800));
+        assert_eq!(rate_limit.claim(1, at(10_000)), at(9900));
     }
 }
