@@ -89,7 +89,7 @@ impl Clients {
     }
 
     /// A place for something that has to end before the server has.
-    pub(crate) fn accompany(self: &Arc<Self>) -> Place {
+    pub(crate) fn track(self: &Arc<Self>) -> Place {
         self.enter(&mut self.present(), Stage::Leaving, |_| Waker::noop().clone())
     }
 
@@ -330,9 +330,9 @@ mod tests {
         drop((first, second));
         assert_eq!(clients.wait(Duration::ZERO), 1);
         drop(third);
-        let escort = clients.accompany();
+        let tracked = clients.track();
         assert_eq!(clients.wait(Duration::ZERO), 1);
-        drop(escort);
+        drop(tracked);
         assert_eq!(clients.wait(Duration::ZERO), 0);
         assert!(!clients.displace_one());
     }

@@ -137,7 +137,7 @@ impl Shared {
     }
 
     /// Tells that as many use an export as may.
-    pub(crate) fn turn_away(&self, peer: &Peer, connections: usize) -> io::Error {
+    pub(crate) fn too_many_connections(&self, peer: &Peer, connections: usize) -> io::Error {
         self.tell(&Event::TurnedAway { peer, connections });
         let text = format!("there are {connections} clients already, as many as there may be");
         io::Error::new(io::ErrorKind::QuotaExceeded, text)

@@ -291,7 +291,7 @@ fn listening(address: impl Display) -> impl FnOnce(io::Error) -> io::Error {
 }
 
 /// Whether a client that could not be taken in has gone again.
-pub(crate) const fn is_passing(kind: io::ErrorKind) -> bool {
+pub(crate) const fn is_transient(kind: io::ErrorKind) -> bool {
     matches!(
         kind,
         io::ErrorKind::WouldBlock

@@ -298,7 +298,7 @@ impl Handshake {
     fn choose(&mut self, name: &str, exports: &dyn Exports) -> io::Result<()> {
         self.open(name, exports)?;
         if let Err(connections) = self.place.settle(self.shared.limits.max_connections) {
-            let error = self.shared.turn_away(&self.peer, connections);
+            let error = self.shared.too_many_connections(&self.peer, connections);
             let refused = self.negotiation.refuse(refusal(error.kind()), &error.to_string());
             return refused.map_err(io::Error::other);
         }

@@ -62,8 +62,8 @@ impl<B: Export, T: Export> Overlay<B, T> {
         self.above.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lifts a block, of which the bytes from `offset` to `end` are replaced in any case.
-    fn lift(&self, block: u64, offset: u64, end: u64) -> io::Result<()> {
+    /// Copies a block up, of which the bytes from `offset` to `end` are replaced in any case.
+    fn copy_up(&self, block: u64, offset: u64, end: u64) -> io::Result<()> {
         if self.above().contains(&block) {
             return Ok(());
         }
@@ -86,7 +86,7 @@ impl<B: Export, T: Export> Overlay<B, T> {
     ) -> io::Result<()> {
         for (block, offset, length) in pieces(offset, len) {
             let _lock = self.lock(block);
-            self.lift(block, offset, offset + length)?;
+            self.copy_up(block, offset, offset + length)?;
             change(offset, length)?;
             self.above().insert(block);
         }

@@ -23,7 +23,7 @@ pub(super) type Tick = u64;
 
 /// How the next call goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Mood {
+pub(super) enum NextCall {
     #[default]
     Well,
     /// It fails.
@@ -48,7 +48,7 @@ pub(super) struct Disk(Mutex<State>);
 #[derive(Debug)]
 pub(super) struct State {
     now: Tick,
-    mood: Mood,
+    next_call: NextCall,
     hints: Abilities,
     /// The versions of each block, and since when.
     versions: Vec<Vec<(Tick, u64)>>,
@@ -62,7 +62,7 @@ impl Default for State {
     fn default() -> Self {
         Self {
             now: 1,
-            mood: Mood::Well,
+            next_call: NextCall::Well,
             hints: Abilities::empty(),
             versions: vec![vec![(0, 0)]; BLOCKS],
             flushes: Vec::new(),
@@ -78,8 +78,8 @@ impl State {
     }
 
     /// How the next call goes.
-    pub(super) const fn set_mood(&mut self, mood: Mood) {
-        self.mood = mood;
+    pub(super) const fn set_next_call(&mut self, next_call: NextCall) {
+        self.next_call = next_call;
     }
 
     /// What the disk says of how long it takes.
@@ -128,22 +128,22 @@ impl State {
     }
 
     /// A call begins. How it goes.
-    fn begin(&mut self) -> io::Result<Mood> {
+    fn begin(&mut self) -> io::Result<NextCall> {
         self.now += 1;
-        match std::mem::take(&mut self.mood) {
-            Mood::Fails(number) => Err(self.fail(number)),
-            Mood::Panics => {
+        match std::mem::take(&mut self.next_call) {
+            NextCall::Fails(number) => Err(self.fail(number)),
+            NextCall::Panics => {
                 self.fail(EIO);
                 // Without a word: the fuzzer would take it for what it looks for.
                 resume_unwind(Box::new("as it was told"))
             }
-            mood => Ok(mood),
+            next_call => Ok(next_call),
         }
     }
 
     /// Changes blocks, of which each becomes a version.
     fn change(&mut self, offset: u64, len: u64, version: impl Fn(usize) -> u64) -> io::Result<()> {
-        let midway = self.begin()? == Mood::FailsMidway;
+        let midway = self.begin()? == NextCall::FailsMidway;
         let blocks = blocks(offset, len);
         let half = blocks.start + blocks.len() / 2;
         for block in blocks.clone() {
@@ -156,7 +156,7 @@ impl State {
     }
 
     fn read(&mut self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        if self.begin()? == Mood::FailsMidway {
+        if self.begin()? == NextCall::FailsMidway {
             return Err(self.fail(EIO));
         }
         self.fill(buf, offset);
@@ -233,9 +233,9 @@ impl Export for Disk {
 
     fn try_read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<Attempt> {
         let mut state = self.state();
-        match state.mood {
-            Mood::AtOnce | Mood::Panics => state.read(buf, offset).map(|()| Attempt::Done),
-            Mood::WouldWait => Ok(Attempt::WouldWait),
+        match state.next_call {
+            NextCall::AtOnce | NextCall::Panics => state.read(buf, offset).map(|()| Attempt::Done),
+            NextCall::WouldWait => Ok(Attempt::WouldWait),
             _ => Ok(Attempt::Unknown),
         }
     }
@@ -248,7 +248,7 @@ impl Export for Disk {
 
     fn flush(&self) -> io::Result<()> {
         let mut state = self.state();
-        if state.begin()? == Mood::FailsMidway {
+        if state.begin()? == NextCall::FailsMidway {
             return Err(state.fail(EIO));
         }
         let now = state.now;
@@ -284,13 +284,13 @@ impl State {
     fn extents(&mut self, offset: u64, len: u64) -> io::Result<Vec<AllocationExtent>> {
         let data = |length| vec![AllocationExtent { length, kind: ExtentKind::Data }];
         Ok(match self.begin()? {
-            Mood::TooLittle => {
+            NextCall::TooLittle => {
                 // Who wants extents gets none.
                 self.fail(EIO);
                 if offset.is_multiple_of(2 * BLOCK as u64) { Vec::new() } else { data(0) }
             }
-            Mood::TooMuch => data(u64::MAX),
-            Mood::FailsMidway => return Err(self.fail(EIO)),
+            NextCall::TooMuch => data(u64::MAX),
+            NextCall::FailsMidway => return Err(self.fail(EIO)),
             _ => blocks(offset, len)
                 .map(|block| AllocationExtent {
                     length: BLOCK as u64,
@@ -322,9 +322,9 @@ impl AsyncExport for Disk {
         Box::pin(async move {
             let mut state = self.state();
             let wrong = match state.begin()? {
-                Mood::TooLittle => len - 1,
-                Mood::TooMuch => len + BLOCK,
-                Mood::FailsMidway => return Err(state.fail(EIO)),
+                NextCall::TooLittle => len - 1,
+                NextCall::TooMuch => len + BLOCK,
+                NextCall::FailsMidway => return Err(state.fail(EIO)),
                 _ => len,
             };
             let mut bytes = vec![0; len];

@@ -41,7 +41,7 @@ use crate::export::{Abilities, AnyExport};
 use crate::exports::{ExportList, Opened};
 use crate::peer::Peer;
 use client::Honest;
-use disk::{Disk, Mood};
+use disk::{Disk, NextCall};
 use wire::Wire;
 
 /// The least that a server may be told, so that memory is soon short.
@@ -57,11 +57,11 @@ const LONGEST: Duration = Duration::from_secs(60);
 #[cfg_attr(not(fuzzing), expect(unreachable_pub, reason = "only the fuzzer is elsewhere"))]
 pub fn play(data: &[u8]) {
     let mut input = Input(data);
-    let mut world = World::new(&mut input);
+    let mut simulation = Simulation::new(&mut input);
     while !input.0.is_empty() {
-        world.happen(&mut input);
+        simulation.happen(&mut input);
     }
-    world.settle();
+    simulation.settle();
 }
 
 /// The bytes that decide. Beyond their end all are 0.
@@ -83,10 +83,10 @@ impl Input<'_> {
     }
 }
 
-struct World {
+struct Simulation {
     shared: Arc<Shared>,
     disk: Arc<Disk>,
-    elsewhere: Elsewhere,
+    deferred: DeferredJobs,
     connections: Vec<Connection>,
     begun: Instant,
     now: Instant,
@@ -98,20 +98,20 @@ struct World {
 /// One client, what serves it, and what that waits for.
 struct Connection {
     wire: Wire,
-    party: Party,
+    behaviour: Behaviour,
     stage: Stage,
     /// Its place among the clients, as long as a runner would keep it.
     _place: Option<Place>,
     /// It is served as in a task, else as in a thread of its own.
     in_task: bool,
-    bell: Arc<Bell>,
+    flag_waker: Arc<FlagWaker>,
     direction: Direction,
     deadline: Option<Instant>,
     /// The client was told to go, or the server to stop: its requests may remain unanswered.
     cut: bool,
 }
 
-enum Party {
+enum Behaviour {
     Honest(Box<Honest>),
     /// Sends anything.
     Hostile,
@@ -124,23 +124,23 @@ enum Stage {
 }
 
 #[derive(Debug, Default)]
-struct Bell(AtomicBool);
+struct FlagWaker(AtomicBool);
 
-impl Wake for Bell {
+impl Wake for FlagWaker {
     fn wake(self: Arc<Self>) {
         self.0.store(true, Ordering::Relaxed);
     }
 }
 
 /// Requests that are carried out when the input says so.
-struct Elsewhere {
+struct DeferredJobs {
     jobs: RefCell<Vec<(Job, AnyExport, Arc<Mailbox>)>>,
     /// There is no thread for the next one.
     refuses: Cell<bool>,
     disk: Arc<Disk>,
 }
 
-impl Execute for Elsewhere {
+impl Execute for DeferredJobs {
     fn execute(
         &self,
         job: Job,
@@ -158,7 +158,7 @@ impl Execute for Elsewhere {
     }
 }
 
-impl Elsewhere {
+impl DeferredJobs {
     /// Carries one of them out. False when there is none.
     fn perform(&self, which: usize) -> bool {
         let mut jobs = self.jobs.borrow_mut();
@@ -187,7 +187,7 @@ impl Elsewhere {
     }
 }
 
-impl World {
+impl Simulation {
     fn new(input: &mut Input<'_>) -> Self {
         let (setup, begun) = (input.byte(), Instant::now());
         let disk = Arc::new(Disk::default());
@@ -208,9 +208,9 @@ impl World {
             ..Limits::default()
         };
         let exports = Arc::new(ExportList::new().opened(opened));
-        let mut world = Self {
+        let mut simulation = Self {
             shared: Arc::new(Shared::new(exports, limits, Tls::default(), None)),
-            elsewhere: Elsewhere {
+            deferred: DeferredJobs {
                 jobs: RefCell::default(),
                 refuses: Cell::new(false),
                 disk: Arc::clone(&disk),
@@ -223,26 +223,26 @@ impl World {
             version: 1,
         };
         for _ in 0..2 + (setup >> 1 & 3) {
-            world.connect(input.byte());
+            simulation.connect(input.byte());
         }
-        world
+        simulation
     }
 
     /// One more client.
     fn connect(&mut self, how: u8) {
-        let bell = Arc::new(Bell::default());
-        let waker = Waker::from(Arc::clone(&bell));
+        let flag_waker = Arc::new(FlagWaker::default());
+        let waker = Waker::from(Arc::clone(&flag_waker));
         let place = Arc::new(Clients::default()).admit(|_| waker, usize::MAX);
         let handshake = Handshake::new(Arc::clone(&self.shared), Peer::unknown(), place, self.now);
-        bell.wake_by_ref();
+        flag_waker.wake_by_ref();
         let room = if how & 0x20 == 0 { 1 << 20 } else { 5000 };
         self.connections.push(Connection {
             wire: Wire { room, ..Wire::default() },
-            party: Party::Hostile,
+            behaviour: Behaviour::Hostile,
             stage: Stage::Handshake(Box::new(handshake)),
             _place: None,
             in_task: how & 0x40 != 0,
-            bell,
+            flag_waker,
             direction: Direction::empty(),
             deadline: None,
             cut: false,
@@ -260,7 +260,7 @@ impl World {
             }
         }
         if how & 0x18 != 0x10 {
-            self.connections[at].party = Party::Honest(Box::new(Honest::new(negotiation)));
+            self.connections[at].behaviour = Behaviour::Honest(Box::new(Honest::new(negotiation)));
         }
     }
 
@@ -275,10 +275,10 @@ impl World {
                 self.drive(at);
             }
             10 | 11 => {
-                self.elsewhere.perform(usize::from(what));
+                self.deferred.perform(usize::from(what));
             }
-            12 => self.disk.state().set_mood(mood(what)),
-            13 => self.elsewhere.refuses.set(what & 1 == 0),
+            12 => self.disk.state().set_next_call(next_call(what)),
+            13 => self.deferred.refuses.set(what & 1 == 0),
             14 => self.pass([1, 50, 400, 1100, 3000, 11_000][usize::from(what) % 6]),
             _ => self.end(at, what),
         }
@@ -287,12 +287,12 @@ impl World {
     fn ask(&mut self, at: usize, what: u8, input: &mut Input<'_>) {
         let (offset, length) = (input.byte(), input.byte());
         let connection = &mut self.connections[at];
-        match &mut connection.party {
-            Party::Honest(honest) => {
+        match &mut connection.behaviour {
+            Behaviour::Honest(honest) => {
                 honest.submit(what, offset, length, self.version, &self.disk);
                 self.version += 16;
             }
-            Party::Hostile => {
+            Behaviour::Hostile => {
                 // In the form of a request, and seldom a sound one.
                 let mut request = vec![0x25, 0x60, 0x95, 0x13, 0, what >> 4, 0, what % 9];
                 request.extend([at as u8; 8]);
@@ -305,14 +305,14 @@ impl World {
 
     fn send(&mut self, at: usize, most: usize, input: &mut Input<'_>) {
         let connection = &mut self.connections[at];
-        match &mut connection.party {
-            Party::Honest(honest) => {
+        match &mut connection.behaviour {
+            Behaviour::Honest(honest) => {
                 honest.send(&mut connection.wire, most);
             }
-            Party::Hostile if most & 1 == 0 => {
+            Behaviour::Hostile if most & 1 == 0 => {
                 connection.wire.to_server.extend(input.bytes(most / 600));
             }
-            Party::Hostile => {
+            Behaviour::Hostile => {
                 let more = most.min((1 << 20_usize) - connection.wire.to_server.len().min(1 << 20));
                 connection.wire.to_server.extend(std::iter::repeat_n(0, more));
             }
@@ -321,11 +321,11 @@ impl World {
 
     fn receive(&mut self, at: usize, most: usize) {
         let connection = &mut self.connections[at];
-        match &mut connection.party {
-            Party::Honest(honest) => {
+        match &mut connection.behaviour {
+            Behaviour::Honest(honest) => {
                 honest.receive(&mut connection.wire, most, &self.disk);
             }
-            Party::Hostile => {
+            Behaviour::Hostile => {
                 let n = most.min(connection.wire.to_client.len());
                 connection.wire.to_client.drain(..n);
             }
@@ -347,7 +347,7 @@ impl World {
             }
             16..32 => {
                 connection.cut = true;
-                if let Party::Honest(honest) = &mut connection.party {
+                if let Behaviour::Honest(honest) = &mut connection.behaviour {
                     honest.leave(Disconnect::AfterRequests);
                 }
             }
@@ -356,7 +356,7 @@ impl World {
                 connection.cut = true;
                 if let Stage::Session(session) = &mut connection.stage {
                     session.stop(self.now + Duration::from_secs(5));
-                    connection.bell.wake_by_ref();
+                    connection.flag_waker.wake_by_ref();
                 }
             }
             _ => {}
@@ -367,11 +367,11 @@ impl World {
     fn drive(&mut self, at: usize) -> bool {
         let now = self.now;
         let connection = &mut self.connections[at];
-        let Connection { wire, stage, bell, direction, deadline, .. } = connection;
+        let Connection { wire, stage, flag_waker, direction, deadline, .. } = connection;
         let readable = direction.contains(Direction::READ) && wire.is_readable();
         let writable = direction.contains(Direction::WRITE) && wire.is_writable();
         let late = deadline.is_some_and(|deadline| deadline <= now);
-        if !(bell.0.swap(false, Ordering::Relaxed) || readable || writable || late) {
+        if !(flag_waker.0.swap(false, Ordering::Relaxed) || readable || writable || late) {
             return false;
         }
         match stage {
@@ -380,18 +380,18 @@ impl World {
                 Ok(Step::Wait(wanted, until)) => {
                     (*direction, *deadline) = (wanted, Some(until));
                 }
-                Ok(Step::Again) => bell.wake_by_ref(),
+                Ok(Step::Again) => flag_waker.wake_by_ref(),
                 Ok(Step::Ask) => {
                     handshake.answer().expect("it was asked");
-                    bell.wake_by_ref();
+                    flag_waker.wake_by_ref();
                 }
                 Ok(Step::Established) => self.establish(at),
                 Ok(Step::Closed) | Err(_) => *stage = Stage::Over,
             },
-            Stage::Session(session) => match session.drive(wire, readable, now, &self.elsewhere) {
+            Stage::Session(session) => match session.drive(wire, readable, now, &self.deferred) {
                 Ok(Next::Wait(wanted, until)) => (*direction, *deadline) = (wanted, until),
                 Ok(Next::Again) => {
-                    bell.wake_by_ref();
+                    flag_waker.wake_by_ref();
                     // And is taken to be readable.
                     *direction |= Direction::READ;
                 }
@@ -401,7 +401,7 @@ impl World {
                 }
                 Err(error) => {
                     let slow = self.slow && is_slowness(&error);
-                    let honest = matches!(connection.party, Party::Honest(_));
+                    let honest = matches!(connection.behaviour, Behaviour::Honest(_));
                     assert!(!honest || connection.cut || slow, "an honest client: {error}");
                     connection.cut = true;
                     *stage = Stage::Over;
@@ -417,7 +417,7 @@ impl World {
             return;
         };
         let (established, place) = handshake.finish().expect("it is established");
-        let waker = Waker::from(Arc::clone(&connection.bell));
+        let waker = Waker::from(Arc::clone(&connection.flag_waker));
         let account = self.shared.budget.account(waker.clone());
         let mailbox = Arc::new(Mailbox::new(waker));
         let shared = Arc::clone(&self.shared);
@@ -427,13 +427,13 @@ impl World {
         connection.stage = Stage::Session(Box::new(session));
         connection._place = Some(place);
         connection.direction = Direction::READ;
-        connection.bell.wake_by_ref();
+        connection.flag_waker.wake_by_ref();
     }
 
     /// Everybody who keeps the rules is answered and leaves; then the others do.
     fn settle(&mut self) {
-        self.disk.state().set_mood(Mood::Well);
-        self.elsewhere.refuses.set(false);
+        self.disk.state().set_next_call(NextCall::Well);
+        self.deferred.refuses.set(false);
         let end = self.now + LONGEST;
         self.run();
         while self.connections.iter().any(Connection::waits) {
@@ -442,21 +442,25 @@ impl World {
             self.now = self.now.max(next);
             self.run();
         }
-        if self.connections.iter().all(|connection| matches!(connection.party, Party::Honest(_))) {
+        if self
+            .connections
+            .iter()
+            .all(|connection| matches!(connection.behaviour, Behaviour::Honest(_)))
+        {
             self.pass(2000);
             self.run();
             self.check_memory();
         }
         for connection in &mut self.connections {
-            match &mut connection.party {
-                Party::Honest(honest) => honest.leave(Disconnect::AfterReplies),
-                Party::Hostile => connection.wire.ended = true,
+            match &mut connection.behaviour {
+                Behaviour::Honest(honest) => honest.leave(Disconnect::AfterReplies),
+                Behaviour::Hostile => connection.wire.ended = true,
             }
         }
         self.run();
         for connection in &mut self.connections {
             assert!(matches!(connection.stage, Stage::Over), "it does not end");
-            if let Party::Honest(honest) = &mut connection.party {
+            if let Behaviour::Honest(honest) = &mut connection.behaviour {
                 honest.end(&self.disk);
             }
         }
@@ -476,12 +480,12 @@ impl World {
             for at in 0..self.connections.len() {
                 moved |= self.drive(at);
                 let connection = &mut self.connections[at];
-                if let Party::Honest(honest) = &mut connection.party {
+                if let Behaviour::Honest(honest) = &mut connection.behaviour {
                     moved |= honest.send(&mut connection.wire, usize::MAX);
                     moved |= honest.receive(&mut connection.wire, usize::MAX, &self.disk);
                 }
             }
-            moved |= self.elsewhere.perform(0);
+            moved |= self.deferred.perform(0);
             if !moved {
                 return;
             }
@@ -493,9 +497,9 @@ impl World {
 impl Connection {
     /// Whether its client keeps the rules and has not been answered.
     fn waits(&self) -> bool {
-        match &self.party {
-            Party::Honest(honest) => !self.cut && honest.waits(),
-            Party::Hostile => false,
+        match &self.behaviour {
+            Behaviour::Honest(honest) => !self.cut && honest.waits(),
+            Behaviour::Hostile => false,
         }
     }
 
@@ -505,18 +509,18 @@ impl Connection {
     }
 }
 
-const fn mood(what: u8) -> Mood {
+const fn next_call(what: u8) -> NextCall {
     match what % 12 {
-        0 => Mood::Fails(5),
-        1 => Mood::Fails(28),
-        2 => Mood::Fails(1),
-        3 | 4 => Mood::FailsMidway,
-        5 => Mood::Panics,
-        6 | 7 => Mood::WouldWait,
-        8 => Mood::AtOnce,
-        9 => Mood::TooLittle,
-        10 => Mood::TooMuch,
-        _ => Mood::Well,
+        0 => NextCall::Fails(5),
+        1 => NextCall::Fails(28),
+        2 => NextCall::Fails(1),
+        3 | 4 => NextCall::FailsMidway,
+        5 => NextCall::Panics,
+        6 | 7 => NextCall::WouldWait,
+        8 => NextCall::AtOnce,
+        9 => NextCall::TooLittle,
+        10 => NextCall::TooMuch,
+        _ => NextCall::Well,
     }
 }
 

@@ -17,7 +17,7 @@ use crate::pool::{Pool, Request, Work};
 #[derive(Clone, Debug)]
 pub(super) struct Executor {
     pub(super) pool: Arc<Pool<Request>>,
-    pub(super) asking: Arc<Pool<Asking>>,
+    pub(super) exports_queries: Arc<Pool<ExportsQuery>>,
     pub(super) runtime: Handle,
     /// Held until nothing is done any more.
     pub(super) present: mpsc::Sender<()>,
@@ -48,12 +48,12 @@ impl Execute for Executor {
 
 /// A client that waits for what the exports say.
 #[derive(Debug)]
-pub(super) struct Asking {
+pub(super) struct ExportsQuery {
     pub(super) handshake: Box<Handshake>,
     pub(super) answer: oneshot::Sender<(Box<Handshake>, Result<(), ConnectionError>)>,
 }
 
-impl Work for Asking {
+impl Work for ExportsQuery {
     fn queue(&self) -> u64 {
         self.handshake.queue()
     }
@@ -68,7 +68,7 @@ impl Work for Asking {
 
 async fn run(job: Job, export: Arc<dyn AsyncExport>, mailbox: Arc<Mailbox>) {
     // Whatever becomes of the future, the request comes back.
-    let mut out = Out { job: Some(job), mailbox };
+    let mut out = ReturnedOnDrop { job: Some(job), mailbox };
     if let Some(job) = &mut out.job {
         job.give_up();
         job.run_async(&*export).await;
@@ -76,12 +76,12 @@ async fn run(job: Job, export: Arc<dyn AsyncExport>, mailbox: Arc<Mailbox>) {
 }
 
 /// A request that comes back when this is dropped.
-struct Out {
+struct ReturnedOnDrop {
     job: Option<Job>,
     mailbox: Arc<Mailbox>,
 }
 
-impl Drop for Out {
+impl Drop for ReturnedOnDrop {
     fn drop(&mut self) {
         if let Some(job) = self.job.take() {
             self.mailbox.put(job);

@@ -3,11 +3,11 @@
 //! | file | what |
 //! |---|---|
 //! | `mod` | the server at work, and how it ends |
-//! | `attend` | the task of one client |
+//! | `client` | the task of one client |
 //! | `execute` | where requests are carried out |
 //! | `wait` | how a task waits |
 
-mod attend;
+mod client;
 mod execute;
 mod wait;
 
@@ -33,12 +33,12 @@ use crate::config::Shared;
 use crate::connection::handshake::{Established, Handshake};
 use crate::event::Event;
 use crate::exports::{Opened, check_size};
-use crate::listener::{Listener, is_passing, is_short_of_descriptors};
+use crate::listener::{Listener, is_short_of_descriptors, is_transient};
 use crate::peer::Peer;
 use crate::pool::{Pool, Request};
-use attend::Attendance;
-use execute::{Asking, Executor};
-use wait::{Bell, register};
+use client::ClientTask;
+use execute::{Executor, ExportsQuery};
+use wait::{TaskWaker, register};
 
 /// How much longer than they may clients take to come to an end.
 const LATE: Duration = Duration::from_secs(2);
@@ -64,10 +64,10 @@ struct Core {
     clients: Arc<Clients>,
     pool: Arc<Pool<Request>>,
     /// Clients that wait for what the exports say.
-    asking: Arc<Pool<Asking>>,
+    exports_queries: Arc<Pool<ExportsQuery>>,
     runtime: Handle,
     /// Wake the acceptors.
-    bells: Vec<Arc<Bell>>,
+    task_wakers: Vec<Arc<TaskWaker>>,
     /// Held by each task of a client, and of a request.
     present: std::sync::Mutex<Option<mpsc::Sender<()>>>,
 }
@@ -79,7 +79,7 @@ impl AsyncServerHandle {
             listeners.iter().map(|listener| listener.uri("", tls)).collect::<io::Result<_>>()?;
         let runtime = Handle::current();
         let pool = Arc::new(Pool::new(shared.limits.max_workers));
-        let asking = Arc::new(Pool::new(shared.limits.max_workers));
+        let exports_queries = Arc::new(Pool::new(shared.limits.max_workers));
         let (present, ended) = mpsc::channel(1);
         let mut sockets = Vec::new();
         for listener in listeners {
@@ -92,16 +92,16 @@ impl AsyncServerHandle {
             shared: Arc::new(shared),
             clients: Arc::default(),
             pool,
-            asking,
+            exports_queries,
             runtime,
-            bells: sockets.iter().map(|_| Arc::default()).collect(),
+            task_wakers: sockets.iter().map(|_| Arc::default()).collect(),
             present: std::sync::Mutex::new(Some(present)),
         });
         let acceptors = sockets
             .into_iter()
-            .zip(core.bells.clone())
-            .map(|((socket, listener), bell)| {
-                tokio::spawn(accept(socket, listener, bell, Arc::clone(&core)))
+            .zip(core.task_wakers.clone())
+            .map(|((socket, listener), task_waker)| {
+                tokio::spawn(accept(socket, listener, task_waker, Arc::clone(&core)))
             })
             .collect();
         Ok(Self { core, uris, acceptors, ended })
@@ -142,18 +142,18 @@ impl AsyncServerHandle {
         check_size(export.export.size())?;
         let present = self.core.going()?;
         let socket = OwnedFd::from(connection.stream);
-        let (peer, bell) = (Peer::of(&socket), Arc::new(Bell::default()));
+        let (peer, task_waker) = (Peer::of(&socket), Arc::new(TaskWaker::default()));
         let most = self.core.shared.limits.max_connections;
         let place = self
             .core
             .clients
-            .admit_settled(Waker::from(Arc::clone(&bell)), most)
-            .map_err(|connections| self.core.shared.turn_away(&peer, connections))?;
-        let attendance = self.core.attend(register(socket)?, bell, present);
+            .admit_settled(Waker::from(Arc::clone(&task_waker)), most)
+            .map_err(|connections| self.core.shared.too_many_connections(&peer, connections))?;
+        let client = self.core.attend(register(socket)?, task_waker, present);
         self.core.shared.tell(&Event::Connected { peer: &peer });
         let established = Established::elsewhere(negotiated, export, peer);
         self.core.runtime.spawn(async move {
-            attendance.run(established, &place).await;
+            client.run(established, &place).await;
         });
         Ok(())
     }
@@ -199,7 +199,7 @@ impl AsyncServerHandle {
             failed |= acceptor.await.is_err();
         }
         self.acceptors.clear();
-        if self.core.bells.is_empty() && self.core.clients.stop_by().is_none() {
+        if self.core.task_wakers.is_empty() && self.core.clients.stop_by().is_none() {
             // Without listeners only a stop ends it.
             while self.ended.recv().await.is_some() {}
         }
@@ -246,8 +246,8 @@ impl Core {
     fn stop(&self) {
         self.clients.stop(self.shared.limits.stop_timeout);
         self.present().take();
-        for bell in &self.bells {
-            Waker::from(Arc::clone(bell)).wake();
+        for task_waker in &self.task_wakers {
+            Waker::from(Arc::clone(task_waker)).wake();
         }
     }
 
@@ -260,27 +260,27 @@ impl Core {
     fn attend(
         &self,
         socket: AsyncFd<OwnedFd>,
-        bell: Arc<Bell>,
+        task_waker: Arc<TaskWaker>,
         present: mpsc::Sender<()>,
-    ) -> Attendance {
+    ) -> ClientTask {
         let (shared, pool) = (Arc::clone(&self.shared), Arc::clone(&self.pool));
-        let (asking, runtime) = (Arc::clone(&self.asking), self.runtime.clone());
-        let executor = Executor { pool, asking, runtime, present };
-        Attendance { socket, shared, executor, bell }
+        let (exports_queries, runtime) = (Arc::clone(&self.exports_queries), self.runtime.clone());
+        let executor = Executor { pool, exports_queries, runtime, present };
+        ClientTask { socket, shared, executor, task_waker }
     }
 
     /// Gives a client a task.
     fn take_in(&self, socket: OwnedFd, peer: Peer) -> io::Result<()> {
         let present = self.going()?;
         let socket = register(socket)?;
-        let bell = Arc::new(Bell::default());
-        let waker = Waker::from(Arc::clone(&bell));
+        let task_waker = Arc::new(TaskWaker::default());
+        let waker = Waker::from(Arc::clone(&task_waker));
         let place = self.clients.admit(|_| waker, self.shared.limits.max_handshakes);
         self.shared.tell(&Event::Connected { peer: &peer });
         let handshake =
             Box::new(Handshake::new(Arc::clone(&self.shared), peer, place, Instant::now()));
-        let attendance = self.attend(socket, bell, present);
-        self.runtime.spawn(attendance.negotiate_and_run(handshake));
+        let client = self.attend(socket, task_waker, present);
+        self.runtime.spawn(client.negotiate_and_run(handshake));
         Ok(())
     }
 }
@@ -289,13 +289,13 @@ impl Core {
 async fn accept(
     socket: AsyncFd<OwnedFd>,
     listener: Arc<Listener>,
-    bell: Arc<Bell>,
+    task_waker: Arc<TaskWaker>,
     core: Arc<Core>,
 ) {
     // However this task ends, nobody waits for clients in vain.
     let _stop = StopOnDrop(Arc::clone(&core));
     while core.clients.stop_by().is_none() {
-        let taken = match bell.wait(&socket, Direction::READ, None).await {
+        let taken = match task_waker.wait(&socket, Direction::READ, None).await {
             Ok(Some(mut ready)) => match Listener::accept(&socket) {
                 Ok(client) => {
                     let peer = Peer::of(&client);
@@ -313,7 +313,7 @@ async fn accept(
         };
         match taken {
             // Those who were there have gone again.
-            Err(error) if is_passing(error.kind()) => {}
+            Err(error) if is_transient(error.kind()) => {}
             // Who has not chosen an export gives its descriptor to those who may.
             Err(error) if is_short_of_descriptors(&error) && core.clients.displace_one() => {
                 tokio::task::yield_now().await;

@@ -16,7 +16,7 @@ use tokio::time::sleep_until;
 
 /// Wakes the one task that waits with it.
 #[derive(Debug, Default)]
-pub(super) struct Bell {
+pub(super) struct TaskWaker {
     rung: Notify,
 }
 
@@ -32,7 +32,7 @@ pub(super) fn register(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::new(socket)
 }
 
-impl Bell {
+impl TaskWaker {
     /// Waits until the socket can go on in one of the directions, somebody wakes, or the time is
     /// up. Nothing but the first gives what is ready.
     ///
@@ -76,7 +76,7 @@ impl Bell {
     }
 }
 
-impl Wake for Bell {
+impl Wake for TaskWaker {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }

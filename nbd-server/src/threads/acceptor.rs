@@ -20,14 +20,14 @@ use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 use rustix::net::{Shutdown, shutdown};
 
-use super::attend::LINGER;
-use super::inbox::{Asking, Message};
-use super::wait::Alarm;
+use super::client::LINGER;
+use super::inbox::{ExportsQuery, Message};
+use super::wait::ThreadWaker;
 use super::{Accepting, Core, Ended};
 use crate::connection::ConnectionError;
 use crate::connection::handshake::{Handshake, Step};
 use crate::event::Event;
-use crate::listener::{Listener, is_passing, is_short_of_descriptors};
+use crate::listener::{Listener, is_short_of_descriptors, is_transient};
 use crate::peer::Peer;
 
 /// How long to wait before trying again when the system is short of something.
@@ -79,7 +79,7 @@ impl Acceptor {
     pub(super) fn new(core: Arc<Core>, listeners: Vec<Listener>) -> io::Result<Self> {
         let poller = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let readable = epoll::EventFlags::IN;
-        epoll::add(&poller, &*core.inbox.alarm, epoll::EventData::new_u64(INBOX), readable)?;
+        epoll::add(&poller, &*core.inbox.thread_waker, epoll::EventData::new_u64(INBOX), readable)?;
         for (i, socket) in listeners.iter().flat_map(Listener::sockets).enumerate() {
             let name = epoll::EventData::new_u64(LISTENER - i as u64);
             epoll::add(&poller, socket, name, readable)?;
@@ -157,7 +157,7 @@ impl Acceptor {
                     Ok(client) => arrived.push(client),
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     // Those who were there have gone again.
-                    Err(error) if is_passing(error.kind()) => {}
+                    Err(error) if is_transient(error.kind()) => {}
                     Err(error) => {
                         failed = Some(error);
                         break;
@@ -193,7 +193,7 @@ impl Acceptor {
     }
 
     fn hear(&mut self) {
-        self.core.inbox.alarm.reset();
+        self.core.inbox.thread_waker.reset();
         for message in self.core.inbox.take() {
             match message {
                 Message::Arrived(socket, handshake) => self.enter(socket, handshake),
@@ -292,8 +292,8 @@ impl Acceptor {
             return;
         };
         let inbox = Arc::clone(&self.core.inbox);
-        if let Err(Asking { mut handshake, .. }) =
-            self.core.asking.add(Asking { number, handshake, inbox })
+        if let Err(ExportsQuery { mut handshake, .. }) =
+            self.core.exports_queries.add(ExportsQuery { number, handshake, inbox })
         {
             // Without threads they are asked here.
             let answered = handshake.answer();
@@ -306,9 +306,9 @@ impl Acceptor {
         let Some(client) = self.remove(number) else { return };
         let State::Negotiates(handshake) = client.state else { return };
         let Some((established, place)) = handshake.finish() else { return };
-        let attended = self
-            .alarm()
-            .and_then(|alarm| self.core.attend(client.socket, established, place, alarm));
+        let attended = self.thread_waker().and_then(|thread_waker| {
+            self.core.attend(client.socket, established, place, thread_waker)
+        });
         if let Err(error) = attended {
             let error = Some(&ConnectionError::Io(error));
             self.core.shared.tell(&Event::Closed { peer: &client.peer, error });
@@ -316,9 +316,9 @@ impl Acceptor {
     }
 
     /// What wakes the thread of a client. Those who have not chosen an export give way to it.
-    fn alarm(&mut self) -> io::Result<Alarm> {
+    fn thread_waker(&mut self) -> io::Result<ThreadWaker> {
         loop {
-            match Alarm::new() {
+            match ThreadWaker::new() {
                 Err(error) if is_short_of_descriptors(&error) && self.make_room() => {}
                 made => return made,
             }

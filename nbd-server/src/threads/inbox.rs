@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Wake, Waker};
 
-use super::wait::Alarm;
+use super::wait::ThreadWaker;
 use crate::connection::ConnectionError;
 use crate::connection::handshake::Handshake;
 use crate::pool::Work;
@@ -12,7 +12,7 @@ use crate::pool::Work;
 /// Messages for the thread that takes clients in, which it is woken for.
 #[derive(Debug)]
 pub(super) struct Inbox {
-    pub(super) alarm: Arc<Alarm>,
+    pub(super) thread_waker: Arc<ThreadWaker>,
     /// None when nobody comes to look any more.
     messages: Mutex<Option<Vec<Message>>>,
 }
@@ -29,8 +29,8 @@ pub(super) enum Message {
 }
 
 impl Inbox {
-    pub(super) const fn new(alarm: Arc<Alarm>) -> Self {
-        Self { alarm, messages: Mutex::new(Some(Vec::new())) }
+    pub(super) const fn new(thread_waker: Arc<ThreadWaker>) -> Self {
+        Self { thread_waker, messages: Mutex::new(Some(Vec::new())) }
     }
 
     /// Wakes for something. When the thread is gone, so is the client.
@@ -39,7 +39,7 @@ impl Inbox {
             let first = waiting.is_empty();
             waiting.push(message);
             if first {
-                self.alarm.wake_by_ref();
+                self.thread_waker.wake_by_ref();
             }
         }
     }
@@ -84,13 +84,13 @@ impl Wake for InboxWaker {
 
 /// A client that waits for what the exports say.
 #[derive(Debug)]
-pub(super) struct Asking {
+pub(super) struct ExportsQuery {
     pub(super) number: u64,
     pub(super) handshake: Box<Handshake>,
     pub(super) inbox: Arc<Inbox>,
 }
 
-impl Work for Asking {
+impl Work for ExportsQuery {
     fn queue(&self) -> u64 {
         self.handshake.queue()
     }

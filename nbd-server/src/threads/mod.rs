@@ -6,11 +6,11 @@
 //! | `mod` | the server at work, and how it ends |
 //! | `acceptor` | where clients come in and negotiate |
 //! | `inbox` | what is put down for it |
-//! | `attend` | the thread of one client |
+//! | `client` | the thread of one client |
 //! | `wait` | how a thread waits |
 
 mod acceptor;
-mod attend;
+mod client;
 mod inbox;
 mod wait;
 
@@ -36,9 +36,9 @@ use crate::listener::Listener;
 use crate::peer::Peer;
 use crate::pool::{Pool, Request};
 use acceptor::Acceptor;
-use attend::Attendance;
-use inbox::{Asking, Inbox, Message};
-use wait::Alarm;
+use client::ClientThread;
+use inbox::{ExportsQuery, Inbox, Message};
+use wait::ThreadWaker;
 
 /// How much longer than they may clients take to come to an end: on a busy machine their threads
 /// are a little late. Only one that is stuck in its export is not waited for.
@@ -62,7 +62,7 @@ struct Core {
     clients: Arc<Clients>,
     pool: Arc<Pool<Request>>,
     /// Clients that wait for what the exports say.
-    asking: Pool<Asking>,
+    exports_queries: Pool<ExportsQuery>,
     inbox: Arc<Inbox>,
     accepting: Mutex<Accepting>,
     changed: Condvar,
@@ -120,7 +120,7 @@ impl ServerHandle {
     {
         self.core.check_going()?;
         let (ours, theirs) = UnixStream::pair()?;
-        let last = self.core.clients.accompany();
+        let last = self.core.clients.track();
         bridge(reader, writer, ours, last)?;
         let handshake = self.core.admit(Peer::unknown());
         self.core.inbox.put(Message::Arrived(theirs.into(), handshake));
@@ -165,15 +165,20 @@ impl ServerHandle {
         check_size(export.export.size())?;
         self.core.check_going()?;
         let socket = OwnedFd::from(connection.stream);
-        let (peer, alarm) = (Peer::of(&socket), Alarm::new()?);
+        let (peer, thread_waker) = (Peer::of(&socket), ThreadWaker::new()?);
         let most = self.core.shared.limits.max_connections;
         let place = self
             .core
             .clients
             .admit_settled(Waker::noop().clone(), most)
-            .map_err(|connections| self.core.shared.turn_away(&peer, connections))?;
+            .map_err(|connections| self.core.shared.too_many_connections(&peer, connections))?;
         self.core.shared.tell(&Event::Connected { peer: &peer });
-        self.core.attend(socket, Established::elsewhere(negotiated, export, peer), place, alarm)
+        self.core.attend(
+            socket,
+            Established::elsewhere(negotiated, export, peer),
+            place,
+            thread_waker,
+        )
     }
 
     /// Newcomers get these credentials from now on. Only a server that was started with some
@@ -238,9 +243,9 @@ impl Core {
         Ok(Self {
             clients: Arc::default(),
             pool: Arc::new(Pool::new(shared.limits.max_workers)),
-            asking: Pool::new(shared.limits.max_workers),
+            exports_queries: Pool::new(shared.limits.max_workers),
             shared: Arc::new(shared),
-            inbox: Arc::new(Inbox::new(Arc::new(Alarm::new()?))),
+            inbox: Arc::new(Inbox::new(Arc::new(ThreadWaker::new()?))),
             accepting: Mutex::new(Accepting::Goes),
             changed: Condvar::new(),
         })
@@ -248,7 +253,7 @@ impl Core {
 
     fn stop(&self) {
         self.clients.stop(self.shared.limits.stop_timeout);
-        self.inbox.alarm.wake_by_ref();
+        self.inbox.thread_waker.wake_by_ref();
     }
 
     fn accepting(&self) -> MutexGuard<'_, Accepting> {
@@ -288,15 +293,15 @@ impl Core {
         socket: OwnedFd,
         established: Established,
         place: Place,
-        alarm: Alarm,
+        thread_waker: ThreadWaker,
     ) -> io::Result<()> {
-        let (socket, alarm) = (Arc::new(socket), Arc::new(alarm));
+        let (socket, thread_waker) = (Arc::new(socket), Arc::new(thread_waker));
         let (shared, pool) = (Arc::clone(&self.shared), Arc::clone(&self.pool));
-        let attendance = Attendance { socket, shared, pool, alarm };
+        let client = ClientThread { socket, shared, pool, thread_waker };
         thread::Builder::new()
             .name("connection".to_owned())
             .stack_size(STACK)
-            .spawn(move || drop(attendance.run(established, &place)))
+            .spawn(move || drop(client.run(established, &place)))
             .map(drop)
     }
 }
@@ -304,10 +309,11 @@ impl Core {
 /// Serves one client in the thread of the caller.
 pub(crate) fn serve_one(shared: Shared, socket: OwnedFd) -> Result<(), ConnectionError> {
     let core = Core::new(shared)?;
-    let alarm = Arc::new(Alarm::new()?);
-    let handshake = core.admit_as(Peer::of(&socket), |_| Waker::from(Arc::clone(&alarm)));
+    let thread_waker = Arc::new(ThreadWaker::new()?);
+    let handshake = core.admit_as(Peer::of(&socket), |_| Waker::from(Arc::clone(&thread_waker)));
     let Core { shared, pool, .. } = core;
-    Attendance { socket: Arc::new(socket), shared, pool, alarm }.negotiate_and_run(*handshake)
+    ClientThread { socket: Arc::new(socket), shared, pool, thread_waker }
+        .negotiate_and_run(*handshake)
 }
 
 /// Copies between two streams and a socket, in two threads. Gives the place back when all has

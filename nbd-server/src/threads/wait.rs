@@ -21,11 +21,11 @@ const RECENT: Duration = Duration::from_secs(1);
 
 /// Wakes the one thread that waits with it.
 #[derive(Debug)]
-pub(super) struct Alarm {
+pub(super) struct ThreadWaker {
     event: OwnedFd,
 }
 
-impl Alarm {
+impl ThreadWaker {
     pub(super) fn new() -> io::Result<Self> {
         let event = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
         Ok(Self { event })
@@ -69,13 +69,13 @@ impl Alarm {
 }
 
 /// Readable once somebody wakes.
-impl AsFd for Alarm {
+impl AsFd for ThreadWaker {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.event.as_fd()
     }
 }
 
-impl Wake for Alarm {
+impl Wake for ThreadWaker {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
@@ -90,7 +90,7 @@ impl Wake for Alarm {
 #[derive(Debug)]
 pub(super) struct Reader {
     socket: Arc<OwnedFd>,
-    alarm: Arc<Alarm>,
+    thread_waker: Arc<ThreadWaker>,
     /// Reads of the socket do wait.
     waits: bool,
     reading: AtomicBool,
@@ -101,10 +101,10 @@ impl Reader {
     ///
     /// # Errors
     /// When it is no socket.
-    pub(super) fn new(socket: Arc<OwnedFd>, alarm: Arc<Alarm>) -> io::Result<Self> {
+    pub(super) fn new(socket: Arc<OwnedFd>, thread_waker: Arc<ThreadWaker>) -> io::Result<Self> {
         set_socket_timeout(&socket, Timeout::Recv, Some(RECENT))?;
         let waits = !fcntl_getfl(&socket)?.contains(OFlags::NONBLOCK);
-        Ok(Self { socket, alarm, waits, reading: AtomicBool::new(false) })
+        Ok(Self { socket, thread_waker, waits, reading: AtomicBool::new(false) })
     }
 
     /// Whether the thread may begin to wait in a read.
@@ -135,7 +135,7 @@ impl Wake for Reader {
         if self.reading.load(Ordering::SeqCst) {
             let _ = shutdown(&self.socket, Shutdown::Read);
         }
-        self.alarm.wake_by_ref();
+        self.thread_waker.wake_by_ref();
     }
 }
 

@@ -1,7 +1,7 @@
 //! The server from outside, with exports of the test's own.
 
 mod asynchronous;
-mod awake;
+mod busy_poll;
 mod concurrency;
 mod exports;
 mod files;

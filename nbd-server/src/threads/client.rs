@@ -11,7 +11,7 @@ use nbd_proto::Direction;
 use nbd_transport::SocketIo;
 use rustix::net::{Shutdown, shutdown};
 
-use super::wait::{Alarm, Reader};
+use super::wait::{Reader, ThreadWaker};
 use crate::clients::Place;
 use crate::config::Shared;
 use crate::connection::ConnectionError;
@@ -26,14 +26,14 @@ use crate::pool::{Pool, Request};
 pub(super) const LINGER: Duration = Duration::from_secs(1);
 
 /// A client and what serves it.
-pub(super) struct Attendance {
+pub(super) struct ClientThread {
     pub(super) socket: Arc<OwnedFd>,
     pub(super) shared: Arc<Shared>,
     pub(super) pool: Arc<Pool<Request>>,
-    pub(super) alarm: Arc<Alarm>,
+    pub(super) thread_waker: Arc<ThreadWaker>,
 }
 
-impl Attendance {
+impl ClientThread {
     /// Negotiates, and serves the client until it leaves or the server stops.
     pub(super) fn negotiate_and_run(self, mut handshake: Handshake) -> Result<(), ConnectionError> {
         let result = self.negotiate(&mut handshake);
@@ -60,7 +60,7 @@ impl Attendance {
                 Step::Established | Step::Closed => return Ok(()),
                 Step::Again => {}
                 Step::Wait(direction, deadline) => {
-                    self.alarm.wait(&self.socket, direction, Some(deadline))?;
+                    self.thread_waker.wait(&self.socket, direction, Some(deadline))?;
                 }
             }
         }
@@ -85,7 +85,7 @@ impl Attendance {
     }
 
     fn transmit(&self, established: Established, place: &Place) -> Result<(), ConnectionError> {
-        let waker = Waker::from(Arc::clone(&self.alarm));
+        let waker = Waker::from(Arc::clone(&self.thread_waker));
         let account = self.shared.budget.account(waker.clone());
         let mailbox = Arc::new(Mailbox::new(waker));
         let shared = Arc::clone(&self.shared);
@@ -98,7 +98,8 @@ impl Attendance {
             Instant::now(),
         );
         let mut readable = true;
-        let reader = Arc::new(Reader::new(Arc::clone(&self.socket), Arc::clone(&self.alarm))?);
+        let reader =
+            Arc::new(Reader::new(Arc::clone(&self.socket), Arc::clone(&self.thread_waker))?);
         place.wake_with(Waker::from(Arc::clone(&reader)));
         loop {
             if let Some(deadline) = place.stop_by() {
@@ -127,7 +128,7 @@ impl Attendance {
                             continue;
                         }
                     }
-                    let ready = self.alarm.wait(&self.socket, direction, deadline)?;
+                    let ready = self.thread_waker.wait(&self.socket, direction, deadline)?;
                     readable = ready.contains(Direction::READ);
                 }
                 Next::Again => readable = true,
@@ -176,7 +177,11 @@ impl Attendance {
                 Ok(0) => return,
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if self.alarm.wait(&self.socket, Direction::READ, Some(deadline)).is_err() {
+                    if self
+                        .thread_waker
+                        .wait(&self.socket, Direction::READ, Some(deadline))
+                        .is_err()
+                    {
                         return;
                     }
                 }

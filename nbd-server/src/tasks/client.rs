@@ -13,8 +13,8 @@ use tokio::io::Ready as Readiness;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 
-use super::execute::{Asking, Executor};
-use super::wait::{Bell, Ready};
+use super::execute::{Executor, ExportsQuery};
+use super::wait::{Ready, TaskWaker};
 use crate::clients::Place;
 use crate::config::Shared;
 use crate::connection::ConnectionError;
@@ -28,14 +28,14 @@ use crate::event::Event;
 const LINGER: Duration = Duration::from_secs(1);
 
 /// A client and what serves it.
-pub(super) struct Attendance {
+pub(super) struct ClientTask {
     pub(super) socket: AsyncFd<OwnedFd>,
     pub(super) shared: Arc<Shared>,
     pub(super) executor: Executor,
-    pub(super) bell: Arc<Bell>,
+    pub(super) task_waker: Arc<TaskWaker>,
 }
 
-impl Attendance {
+impl ClientTask {
     /// Negotiates, and serves the client until it leaves or the server stops.
     pub(super) async fn negotiate_and_run(self, handshake: Box<Handshake>) {
         let peer = handshake.peer().clone();
@@ -71,14 +71,12 @@ impl Attendance {
                     let Some(asking) = handshake.take() else { break };
                     // It may take its time.
                     let (answer, asked) = oneshot::channel();
-                    self.executor.asking.add(Asking { handshake: asking, answer }).map_err(
-                        |_| {
-                            io::Error::new(
-                                io::ErrorKind::OutOfMemory,
-                                "there is no thread to ask in",
-                            )
-                        },
-                    )?;
+                    self.executor
+                        .exports_queries
+                        .add(ExportsQuery { handshake: asking, answer })
+                        .map_err(|_| {
+                        io::Error::new(io::ErrorKind::OutOfMemory, "there is no thread to ask in")
+                    })?;
                     let (asking, answered) = asked.await.map_err(io::Error::other)?;
                     *handshake = Some(asking);
                     answered?;
@@ -88,7 +86,7 @@ impl Attendance {
                 Step::Wait(direction, deadline) => {
                     // It has been tried in this direction, in vain.
                     clear(ready.take(), direction);
-                    ready = self.bell.wait(&self.socket, direction, Some(deadline)).await?;
+                    ready = self.task_waker.wait(&self.socket, direction, Some(deadline)).await?;
                 }
             }
         }
@@ -112,7 +110,7 @@ impl Attendance {
         established: Established,
         place: &Place,
     ) -> Result<(), ConnectionError> {
-        let waker = Waker::from(Arc::clone(&self.bell));
+        let waker = Waker::from(Arc::clone(&self.task_waker));
         let account = self.shared.budget.account(waker.clone());
         let mailbox = Arc::new(Mailbox::new(waker));
         let shared = Arc::clone(&self.shared);
@@ -135,7 +133,7 @@ impl Attendance {
                     // Otherwise it would have been sent.
                     found_nothing.set(Direction::WRITE, direction.contains(Direction::WRITE));
                     clear(ready.take(), found_nothing);
-                    ready = self.bell.wait(&self.socket, direction, deadline).await?;
+                    ready = self.task_waker.wait(&self.socket, direction, deadline).await?;
                     readable = ready.is_some() && direction.contains(Direction::READ);
                 }
                 Next::Again => {
@@ -167,7 +165,8 @@ impl Attendance {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     clear(ready.take(), Direction::READ);
-                    match self.bell.wait(&self.socket, Direction::READ, Some(deadline)).await {
+                    match self.task_waker.wait(&self.socket, Direction::READ, Some(deadline)).await
+                    {
                         Ok(woken) => ready = woken,
                         Err(_) => return,
                     }
