@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use crate::room::Room;
+use crate::fixture::Fixture;
 use crate::site::{Kind, Security};
 
 /// How a case ends, unless it panics.
@@ -13,7 +13,7 @@ pub(crate) type CaseResult = Result<(), Box<dyn Error>>;
 pub struct Case {
     name: &'static str,
     needs: &'static [Need],
-    run: fn(&mut Room<'_>) -> CaseResult,
+    run: fn(&mut Fixture<'_>) -> CaseResult,
 }
 
 /// What keeps a case from running everywhere.
@@ -31,7 +31,7 @@ impl Case {
     pub(crate) const fn new(
         name: &'static str,
         needs: &'static [Need],
-        run: fn(&mut Room<'_>) -> CaseResult,
+        run: fn(&mut Fixture<'_>) -> CaseResult,
     ) -> Self {
         Self { name, needs, run }
     }
@@ -60,8 +60,8 @@ impl Case {
         })
     }
 
-    pub(crate) fn run(&self, room: &mut Room<'_>) -> CaseResult {
-        (self.run)(room)
+    pub(crate) fn run(&self, fixture: &mut Fixture<'_>) -> CaseResult {
+        (self.run)(fixture)
     }
 }
 

@@ -5,10 +5,10 @@
 //!      │         │         │
 //!   Subject   Credentials  Site ──► servers, started for the cell
 //!      └─────────┴────┬────┘
-//!                   Room ──► Case, Case, Case, …
+//!                   Fixture ──► Case, Case, Case, …
 //! ```
 //!
-//! A case is a function of a room: it asks through the traits of `subject`, in the shape
+//! A case is a function of a fixture: it asks through the traits of `subject`, in the shape
 //! of calls that wait, and compares plain data. What only some adapters have, such as futures
 //! that are dropped, events and threads, is tested in their own crates.
 //!
@@ -16,7 +16,7 @@
 //! |---|---|
 //! | `subject/` | what is asked of an adapter, and how each does it |
 //! | `site/` | the servers, the disks they serve, the credentials |
-//! | `room` | what a case finds |
+//! | `fixture` | what a case finds |
 //! | `outcome` | what came of a call, as plain data |
 //! | `case`, `cases/` | the cases, and where each can run |
 //!
@@ -44,8 +44,8 @@ mod guides {
 
 mod case;
 mod cases;
+mod fixture;
 mod outcome;
-mod room;
 mod site;
 mod subject;
 
@@ -60,8 +60,8 @@ pub use cases::all;
 pub use site::{Kind, Security};
 pub use subject::Adapter;
 
+use fixture::{Fixture, LONG};
 use nbd_sim::peer::PeerError;
-use room::{LONG, Room};
 use site::Site;
 
 /// Runs a cell of the matrix: every case that fits, one after the other. Returns how many
@@ -75,7 +75,7 @@ pub fn run_cell(
     kind: Kind,
 ) -> Result<(usize, Vec<String>), PeerError> {
     let subject = adapter.subject();
-    let mut room = Room::new(Site { kind, security }, &*subject, adapter.beyond())?;
+    let mut fixture = Fixture::new(Site { kind, security }, &*subject, adapter.beyond())?;
     let mut count = 0;
     let mut failures = Vec::new();
     let (began, cases) = channel();
@@ -85,7 +85,7 @@ pub fn run_cell(
         // Whoever listens is gone only when this is.
         let _ = began.send(case.name());
         let start = Instant::now();
-        let outcome = catch_unwind(AssertUnwindSafe(|| case.run(&mut room)));
+        let outcome = catch_unwind(AssertUnwindSafe(|| case.run(&mut fixture)));
         let took = start.elapsed();
         // Shown for a cell that fails.
         println!("{:>6} ms {}", took.as_millis(), case.name());
@@ -97,7 +97,7 @@ pub fn run_cell(
             Err(panic) => words(&*panic),
         };
         failures.push(format!("{}: {why}", case.name()));
-        room.clear();
+        fixture.clear();
     }
     Ok((count, failures))
 }

@@ -11,7 +11,7 @@ use nbd_client_async::transport::{CommandSpec, Endpoint};
 use nbd_client_async::{Client, ContextExtents, Segment};
 use nbd_sim::peer::{Scratch, Server, tool};
 
-use crate::redial::{credentials, identity};
+use crate::changed_export::{credentials, identity};
 use crate::support::{Host, is_timeout, nbdkit, on_every_runtime, options};
 
 on_every_runtime! {

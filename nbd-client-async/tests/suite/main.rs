@@ -1,13 +1,13 @@
 //! One suite for every runtime: what works on one must work on all.
 
 mod asked;
-mod awake;
+mod busy_poll;
 mod cancel;
+mod changed_export;
 mod commands;
 mod foreign;
 mod hostile;
-mod recovery;
-mod redial;
+mod reconnect;
 mod shutdown;
 mod streams;
 mod support;

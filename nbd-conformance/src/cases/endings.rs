@@ -7,8 +7,8 @@ use nbd_proto::{ClientConfig, Command, CommandFlags, Errno, Limits};
 use nbd_sim::rng::noise;
 
 use crate::case::{CaseResult, Need, cases};
+use crate::fixture::{Fixture, LONG, as_is, how};
 use crate::outcome::{Op, Who, failed, fails};
-use crate::room::{LONG, Room, as_is, how};
 use crate::site::{Disk, Kind, Quitter};
 
 const BY_HAND: Need = Need::Server(&[Kind::Ours], "the server is another one, made by hand");
@@ -32,10 +32,10 @@ cases! {
 /// As short as it likes: nothing that has this limit is answered.
 const SOON: Duration = Duration::from_millis(30);
 
-fn in_good_order_and_again(room: &mut Room<'_>) -> CaseResult {
+fn in_good_order_and_again(fixture: &mut Fixture<'_>) -> CaseResult {
     let data = noise(4096, 1);
     for round in 0..5 {
-        let mut disk = room.connect(as_is)?;
+        let mut disk = fixture.connect(as_is)?;
         if round > 0 {
             assert_eq!(disk.read(0, 4096)?, data);
         }
@@ -45,8 +45,8 @@ fn in_good_order_and_again(room: &mut Room<'_>) -> CaseResult {
     Ok(())
 }
 
-fn after_the_end_everything_fails(room: &mut Room<'_>) -> CaseResult {
-    let mut disk = room.connect(|config| config.meta_context("base:allocation"))?;
+fn after_the_end_everything_fails(fixture: &mut Fixture<'_>) -> CaseResult {
+    let mut disk = fixture.connect(|config| config.meta_context("base:allocation"))?;
     disk.read(0, 512)?;
     // Where nothing is left, the compiler has seen to it.
     if let Some(mut rest) = disk.disconnect()? {
@@ -76,22 +76,22 @@ fn after_the_end_everything_fails(room: &mut Room<'_>) -> CaseResult {
     Ok(())
 }
 
-fn in_the_middle_of_everything(room: &mut Room<'_>) -> CaseResult {
-    killed_over_sixty_commands(room, as_is)
+fn in_the_middle_of_everything(fixture: &mut Fixture<'_>) -> CaseResult {
+    killed_over_sixty_commands(fixture, as_is)
 }
 
 /// The server takes three commands, answers none, and dies over fifty-seven that it has never
 /// heard of.
-fn with_most_still_in_line(room: &mut Room<'_>) -> CaseResult {
-    killed_over_sixty_commands(room, |config| config.limits(Limits::default().max_in_flight(3)))
+fn with_most_still_in_line(fixture: &mut Fixture<'_>) -> CaseResult {
+    killed_over_sixty_commands(fixture, |config| config.limits(Limits::default().max_in_flight(3)))
 }
 
 fn killed_over_sixty_commands(
-    room: &Room<'_>,
+    fixture: &Fixture<'_>,
     change: impl FnOnce(ClientConfig) -> ClientConfig,
 ) -> CaseResult {
-    let mut server = room.site.start(Disk::Sized(1 << 20))?;
-    let mut disk = room.connect_to(&server.uri(), change)?;
+    let mut server = fixture.site.start(Disk::Sized(1 << 20))?;
+    let mut disk = fixture.connect_to(&server.uri(), change)?;
     disk.write(0, &[1; 4096], CommandFlags::empty())?;
     server.server.stop()?;
     let op = |index: u64| match index % 3 {
@@ -110,9 +110,9 @@ fn killed_over_sixty_commands(
 
 /// That the socket has failed, and how, reaches every command, those that come later too:
 /// the reset itself, or a pipe that was found broken just before.
-fn a_reset_is_told_to_everybody(room: &mut Room<'_>) -> CaseResult {
+fn a_reset_is_told_to_everybody(fixture: &mut Fixture<'_>) -> CaseResult {
     let server = Quitter::start()?;
-    let mut disk = room.connect_to(&server.uri(), as_is)?;
+    let mut disk = fixture.connect_to(&server.uri(), as_is)?;
     let op = |index: u64| match index % 3 {
         0 => Op::read(index << 12, 4096),
         1 => Op::write(index << 12, vec![2; 4096]),
@@ -130,9 +130,9 @@ fn a_reset_is_told_to_everybody(room: &mut Room<'_>) -> CaseResult {
     Ok(())
 }
 
-fn while_nothing_is_asked(room: &mut Room<'_>) -> CaseResult {
-    let mut server = room.site.start(Disk::Sized(1 << 20))?;
-    let mut disk = room.connect_to(&server.uri(), as_is)?;
+fn while_nothing_is_asked(fixture: &mut Fixture<'_>) -> CaseResult {
+    let mut server = fixture.site.start(Disk::Sized(1 << 20))?;
+    let mut disk = fixture.connect_to(&server.uri(), as_is)?;
     disk.read(0, 512)?;
     server.server.kill();
     for _ in 0..3 {
@@ -143,9 +143,9 @@ fn while_nothing_is_asked(room: &mut Room<'_>) -> CaseResult {
 }
 
 /// Writes that were acknowledged and not flushed may be lost with the server.
-fn the_end_of_a_dead_connection_is_not_good(room: &mut Room<'_>) -> CaseResult {
-    let mut server = room.site.start(Disk::Sized(1 << 20))?;
-    let mut disk = room.connect_to(&server.uri(), as_is)?;
+fn the_end_of_a_dead_connection_is_not_good(fixture: &mut Fixture<'_>) -> CaseResult {
+    let mut server = fixture.site.start(Disk::Sized(1 << 20))?;
+    let mut disk = fixture.connect_to(&server.uri(), as_is)?;
     disk.write(0, &[1; 4096], CommandFlags::empty())?;
     server.server.kill();
     failed(disk.read(0, 512));
@@ -155,9 +155,9 @@ fn the_end_of_a_dead_connection_is_not_good(room: &mut Room<'_>) -> CaseResult {
 }
 
 /// So may writes that were not even acknowledged.
-fn the_end_over_lost_commands_is_not_good(room: &mut Room<'_>) -> CaseResult {
-    let mut server = room.site.start(Disk::Sized(1 << 20))?;
-    let mut disk = room.connect_to(&server.uri(), as_is)?;
+fn the_end_over_lost_commands_is_not_good(fixture: &mut Fixture<'_>) -> CaseResult {
+    let mut server = fixture.site.start(Disk::Sized(1 << 20))?;
+    let mut disk = fixture.connect_to(&server.uri(), as_is)?;
     server.server.stop()?;
     let op = |index: u64| Op::write(index << 12, vec![2; 4096]);
     for outcome in disk.batch((0..8).map(op).collect(), &mut || server.server.kill()) {
@@ -167,9 +167,9 @@ fn the_end_over_lost_commands_is_not_good(room: &mut Room<'_>) -> CaseResult {
     Ok(())
 }
 
-fn a_deadline_passes_and_the_client_lives_on(room: &mut Room<'_>) -> CaseResult {
-    let server = room.site.start(Disk::Sized(1 << 20))?;
-    let mut disk = room.connect_to(&server.uri(), as_is)?;
+fn a_deadline_passes_and_the_client_lives_on(fixture: &mut Fixture<'_>) -> CaseResult {
+    let server = fixture.site.start(Disk::Sized(1 << 20))?;
+    let mut disk = fixture.connect_to(&server.uri(), as_is)?;
     let data = noise(8192, 2);
     disk.write(0, &data, CommandFlags::empty())?;
     disk.set_timeout(SOON)?;
@@ -192,9 +192,9 @@ fn a_deadline_passes_and_the_client_lives_on(room: &mut Room<'_>) -> CaseResult 
     Ok(())
 }
 
-fn a_deadline_for_many(room: &mut Room<'_>) -> CaseResult {
-    let server = room.site.start(Disk::Sized(1 << 20))?;
-    let mut disk = room.connect_to(&server.uri(), as_is)?;
+fn a_deadline_for_many(fixture: &mut Fixture<'_>) -> CaseResult {
+    let server = fixture.site.start(Disk::Sized(1 << 20))?;
+    let mut disk = fixture.connect_to(&server.uri(), as_is)?;
     let data = noise(1 << 16, 3);
     disk.write(0, &data, CommandFlags::empty())?;
     disk.set_timeout(SOON)?;
@@ -206,14 +206,14 @@ fn a_deadline_for_many(room: &mut Room<'_>) -> CaseResult {
     }
     server.server.cont()?;
     disk.set_timeout(LONG)?;
-    crate::cases::crowds::reads_match(disk.as_mut(), &data, 30);
+    crate::cases::concurrency::reads_match(disk.as_mut(), &data, 30);
     Ok(())
 }
 
 /// All of them are over when somebody begins to wait.
-fn a_deadline_that_passes_unseen(room: &mut Room<'_>) -> CaseResult {
-    let server = room.site.start(Disk::Sized(1 << 20))?;
-    let mut disk = room.connect_to(&server.uri(), as_is)?;
+fn a_deadline_that_passes_unseen(fixture: &mut Fixture<'_>) -> CaseResult {
+    let server = fixture.site.start(Disk::Sized(1 << 20))?;
+    let mut disk = fixture.connect_to(&server.uri(), as_is)?;
     disk.set_timeout(SOON)?;
     server.server.stop()?;
     let reads = (0..16).map(|index| Op::read(index << 12, 4096)).collect();
@@ -235,14 +235,14 @@ fn a_deadline_that_passes_unseen(room: &mut Room<'_>) -> CaseResult {
 }
 
 /// A stopped server's socket still takes connections, and nobody greets.
-fn a_deadline_while_connecting(room: &mut Room<'_>) -> CaseResult {
-    let server = room.site.start(Disk::Sized(1 << 20))?;
+fn a_deadline_while_connecting(fixture: &mut Fixture<'_>) -> CaseResult {
+    let server = fixture.site.start(Disk::Sized(1 << 20))?;
     server.server.stop()?;
     let mut hasty = how(&server.uri(), as_is);
     hasty.timeout = SOON;
-    let failure = failed(room.subject.connect(&hasty));
+    let failure = failed(fixture.subject.connect(&hasty));
     assert_eq!((failure.who, failure.errno), (Who::Time, 110), "{failure}");
     server.server.cont()?;
-    room.connect_to(&server.uri(), as_is)?.read(0, 512)?;
+    fixture.connect_to(&server.uri(), as_is)?.read(0, 512)?;
     Ok(())
 }

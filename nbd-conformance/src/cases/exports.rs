@@ -4,8 +4,8 @@ use nbd_proto::{Command, CommandFlags, Errno, HeaderStyle};
 use nbd_sim::rng::noise;
 
 use crate::case::{CaseResult, Need, cases};
+use crate::fixture::{Fixture, as_is};
 use crate::outcome::{Who, fails};
-use crate::room::{Room, as_is};
 use crate::site::{Disk, Kind, NAME, TEXT};
 
 const BLOCKS: Need = Need::Server(&[Kind::Nbdkit, Kind::Qemu], "nbd serve takes every offset");
@@ -27,9 +27,9 @@ cases! {
 
 const MIB: u64 = 1 << 20;
 
-fn a_name_that_has_to_be_escaped(room: &mut Room<'_>) -> CaseResult {
-    let uri = room.named()?.export_uri(NAME);
-    let mut disk = room.connect_to(&uri, as_is)?;
+fn a_name_that_has_to_be_escaped(fixture: &mut Fixture<'_>) -> CaseResult {
+    let uri = fixture.named()?.export_uri(NAME);
+    let mut disk = fixture.connect_to(&uri, as_is)?;
     let export = disk.facts().export.expect("it was described");
     assert_eq!(export.size, MIB);
     disk.write(5, &[5; 5], CommandFlags::empty())?;
@@ -37,19 +37,19 @@ fn a_name_that_has_to_be_escaped(room: &mut Room<'_>) -> CaseResult {
     Ok(())
 }
 
-fn the_name_and_the_text_are_told_if_asked_for(room: &mut Room<'_>) -> CaseResult {
-    let uri = room.named()?.export_uri(NAME);
-    let disk = room.connect_to(&uri, |config| config.full_info(true))?;
+fn the_name_and_the_text_are_told_if_asked_for(fixture: &mut Fixture<'_>) -> CaseResult {
+    let uri = fixture.named()?.export_uri(NAME);
+    let disk = fixture.connect_to(&uri, |config| config.full_info(true))?;
     let export = disk.facts().export.expect("it was described");
     assert_eq!(export.canonical_name.as_deref(), Some(NAME));
     assert_eq!(export.description.as_deref(), Some(TEXT));
     Ok(())
 }
 
-fn no_name_means_the_default_if_there_is_one(room: &mut Room<'_>) -> CaseResult {
-    let kind = room.site.kind;
-    let uri = room.named()?.uri();
-    let connected = room.connect_to(&uri, |config| config.full_info(true));
+fn no_name_means_the_default_if_there_is_one(fixture: &mut Fixture<'_>) -> CaseResult {
+    let kind = fixture.site.kind;
+    let uri = fixture.named()?.uri();
+    let connected = fixture.connect_to(&uri, |config| config.full_info(true));
     match kind {
         Kind::Ours => {
             let export = connected?.facts().export.expect("it was described");
@@ -60,18 +60,18 @@ fn no_name_means_the_default_if_there_is_one(room: &mut Room<'_>) -> CaseResult 
     Ok(())
 }
 
-fn a_name_that_does_not_exist(room: &mut Room<'_>) -> CaseResult {
-    let uri = room.named()?.export_uri("nowhere");
-    fails(room.connect_to(&uri, as_is), Who::Server, Errno::NoEnt);
-    let uri = room.named()?.export_uri(NAME);
-    room.connect_to(&uri, as_is)?;
+fn a_name_that_does_not_exist(fixture: &mut Fixture<'_>) -> CaseResult {
+    let uri = fixture.named()?.export_uri("nowhere");
+    fails(fixture.connect_to(&uri, as_is), Who::Server, Errno::NoEnt);
+    let uri = fixture.named()?.export_uri(NAME);
+    fixture.connect_to(&uri, as_is)?;
     Ok(())
 }
 
-fn read_only(room: &mut Room<'_>) -> CaseResult {
-    let server = room.site.start(Disk::ReadOnly)?;
+fn read_only(fixture: &mut Fixture<'_>) -> CaseResult {
+    let server = fixture.site.start(Disk::ReadOnly)?;
     let mut disk =
-        room.connect_to(&server.uri(), |config| config.meta_context("base:allocation"))?;
+        fixture.connect_to(&server.uri(), |config| config.meta_context("base:allocation"))?;
     assert!(disk.facts().export.expect("it was described").is_read_only());
     fails(disk.write(0, &[1; 512], CommandFlags::empty()), Who::Caller, Errno::Perm);
     fails(disk.write(0, &[1; 512], CommandFlags::FUA), Who::Caller, Errno::Perm);
@@ -85,9 +85,9 @@ fn read_only(room: &mut Room<'_>) -> CaseResult {
     Ok(())
 }
 
-fn of_no_size(room: &mut Room<'_>) -> CaseResult {
-    let server = room.site.start(Disk::Sized(0))?;
-    let mut disk = room.connect_to(&server.uri(), as_is)?;
+fn of_no_size(fixture: &mut Fixture<'_>) -> CaseResult {
+    let server = fixture.site.start(Disk::Sized(0))?;
+    let mut disk = fixture.connect_to(&server.uri(), as_is)?;
     assert_eq!(disk.facts().export.expect("it was described").size, 0);
     fails(disk.read(0, 1), Who::Caller, Errno::Inval);
     fails(disk.write(0, &[1], CommandFlags::empty()), Who::Caller, Errno::NoSpc);
@@ -96,11 +96,11 @@ fn of_no_size(room: &mut Room<'_>) -> CaseResult {
     Ok(())
 }
 
-fn of_an_odd_size(room: &mut Room<'_>) -> CaseResult {
+fn of_an_odd_size(fixture: &mut Fixture<'_>) -> CaseResult {
     let wanted = 1_000_001;
-    let server = room.site.start(Disk::Sized(wanted))?;
-    let mut disk = room.connect_to(&server.uri(), as_is)?;
-    let size = match room.site.kind {
+    let server = fixture.site.start(Disk::Sized(wanted))?;
+    let mut disk = fixture.connect_to(&server.uri(), as_is)?;
+    let size = match fixture.site.kind {
         Kind::Nbdkit | Kind::Ours => wanted,
         // It counts in sectors.
         Kind::Qemu => wanted.next_multiple_of(512),
@@ -114,14 +114,14 @@ fn of_an_odd_size(room: &mut Room<'_>) -> CaseResult {
 }
 
 /// Far beyond 32 bits: offsets that are cut would land at the start.
-fn of_an_enormous_size(room: &mut Room<'_>) -> CaseResult {
-    let size = match room.site.kind {
+fn of_an_enormous_size(fixture: &mut Fixture<'_>) -> CaseResult {
+    let size = match fixture.site.kind {
         Kind::Nbdkit | Kind::Ours => 1 << 62,
         Kind::Qemu => 8 << 40,
     };
-    let server = room.site.start(Disk::Sized(size))?;
+    let server = fixture.site.start(Disk::Sized(size))?;
     let mut disk =
-        room.connect_to(&server.uri(), |config| config.meta_context("base:allocation"))?;
+        fixture.connect_to(&server.uri(), |config| config.meta_context("base:allocation"))?;
     assert_eq!(disk.facts().export.expect("it was described").size, size);
     let data = noise(4096, 2);
     for at in [1 << 32, (1 << 40) + 1, size - 4096] {
@@ -146,17 +146,17 @@ fn of_an_enormous_size(room: &mut Room<'_>) -> CaseResult {
     Ok(())
 }
 
-fn of_large_blocks(room: &mut Room<'_>) -> CaseResult {
+fn of_large_blocks(fixture: &mut Fixture<'_>) -> CaseResult {
     let scratch = nbd_sim::peer::Scratch::new()?;
-    let server = match room.site.kind {
+    let server = match fixture.site.kind {
         Kind::Qemu => {
             let image = scratch.raw_image("disk", MIB)?;
             let image = image.to_str().expect("test paths are UTF-8");
             let aligned =
                 format!("driver=blkdebug,align=4096,image.driver=file,image.filename={image}");
-            room.site.start_with(&["--image-opts", &aligned])?
+            fixture.site.start_with(&["--image-opts", &aligned])?
         }
-        Kind::Nbdkit | Kind::Ours => room.site.start_with(&[
+        Kind::Nbdkit | Kind::Ours => fixture.site.start_with(&[
             "--filter=blocksize-policy",
             "memory",
             "1M",
@@ -165,7 +165,7 @@ fn of_large_blocks(room: &mut Room<'_>) -> CaseResult {
             "blocksize-maximum=32M",
         ])?,
     };
-    let mut disk = room.connect_to(&server.uri(), as_is)?;
+    let mut disk = fixture.connect_to(&server.uri(), as_is)?;
     assert_eq!(disk.facts().export.expect("it was described").minimum_block(), 4096);
     for (at, length) in [(1, 4096), (0, 1), (4096, 4097), (512, 512)] {
         fails(disk.read(at, length), Who::Caller, Errno::Inval);
@@ -179,8 +179,8 @@ fn of_large_blocks(room: &mut Room<'_>) -> CaseResult {
     Ok(())
 }
 
-fn of_short_payloads(room: &mut Room<'_>) -> CaseResult {
-    let server = room.site.start_with(&[
+fn of_short_payloads(fixture: &mut Fixture<'_>) -> CaseResult {
+    let server = fixture.site.start_with(&[
         "--filter=blocksize-policy",
         "memory",
         "8M",
@@ -189,11 +189,11 @@ fn of_short_payloads(room: &mut Room<'_>) -> CaseResult {
         "blocksize-maximum=1M",
         "blocksize-error-policy=error",
     ])?;
-    let mut disk = room.connect_to(&server.uri(), as_is)?;
+    let mut disk = fixture.connect_to(&server.uri(), as_is)?;
     let data = noise(3 << 20, 4);
     let written = disk.write(100, &data, CommandFlags::empty());
     let back = disk.read(100, 3 << 20);
-    if room.subject.splits() {
+    if fixture.subject.splits() {
         written?;
         assert!(back? == data);
     } else {

@@ -12,8 +12,8 @@ use nbd_session::replay::Reconnect;
 use nbd_sim::rng::noise;
 
 use crate::case::{CaseResult, Need, cases};
+use crate::fixture::{Fixture, LONG, as_is, how};
 use crate::outcome::{Op, Who, failed, fails};
-use crate::room::{LONG, Room, as_is, how};
 use crate::site::{Disk, Kind};
 use crate::subject::How;
 
@@ -47,12 +47,12 @@ fn with(base: ConnectOptions, how: How) -> How {
 }
 
 /// The network loses everything and says so to nobody: another connection works.
-fn a_server_that_falls_silent_is_left(room: &mut Room<'_>) -> CaseResult {
-    let server = room.site.start(Disk::Sized(1 << 20))?;
+fn a_server_that_falls_silent_is_left(fixture: &mut Fixture<'_>) -> CaseResult {
+    let server = fixture.site.start(Disk::Sized(1 << 20))?;
     let relay = server.relayed(usize::MAX);
     let silence = ConnectOptions::new().silence(SHORT);
     let how = with(silence, how(&relay.uri(&server.uri()), as_is));
-    let mut disk = room.connect_lasting(&how, POLICY)?;
+    let mut disk = fixture.connect_reconnecting(&how, POLICY)?;
     let data = noise(4096, 1);
     disk.write(0, &data, CommandFlags::FUA)?;
     relay.freeze(relay.connections() - 1);
@@ -64,11 +64,12 @@ fn a_server_that_falls_silent_is_left(room: &mut Room<'_>) -> CaseResult {
     Ok(())
 }
 
-fn silence_is_told_to_everybody(room: &mut Room<'_>) -> CaseResult {
-    let server = room.site.start(Disk::Sized(1 << 20))?;
+fn silence_is_told_to_everybody(fixture: &mut Fixture<'_>) -> CaseResult {
+    let server = fixture.site.start(Disk::Sized(1 << 20))?;
     let relay = server.relayed(usize::MAX);
     let silence = ConnectOptions::new().silence(SHORT);
-    let mut disk = room.subject.connect(&with(silence, how(&relay.uri(&server.uri()), as_is)))?;
+    let mut disk =
+        fixture.subject.connect(&with(silence, how(&relay.uri(&server.uri()), as_is)))?;
     relay.freeze(0);
     for outcome in disk.batch(vec![Op::read(0, 512); 5], &mut || ()) {
         fails(outcome, Who::Time, Errno::TimedOut);
@@ -79,16 +80,16 @@ fn silence_is_told_to_everybody(room: &mut Room<'_>) -> CaseResult {
 }
 
 /// Nothing has a limit, and still no call waits for a server that is not there any more.
-fn keep_alive_finds_out_who_is_gone(room: &mut Room<'_>) -> CaseResult {
-    let server = room.site.start(Disk::Sized(1 << 20))?;
+fn keep_alive_finds_out_who_is_gone(fixture: &mut Fixture<'_>) -> CaseResult {
+    let server = fixture.site.start(Disk::Sized(1 << 20))?;
     let relay = server.relayed(usize::MAX);
     let asks = ConnectOptions::new().silence(Duration::ZERO).keep_alive(SHORT);
     let mut disk =
-        room.subject.connect(&with(asks.clone(), how(&relay.uri(&server.uri()), as_is)))?;
+        fixture.subject.connect(&with(asks.clone(), how(&relay.uri(&server.uri()), as_is)))?;
     relay.freeze(0);
     fails(disk.read(0, 512), Who::Time, Errno::TimedOut);
     let mut disk =
-        room.connect_lasting(&with(asks, how(&relay.uri(&server.uri()), as_is)), POLICY)?;
+        fixture.connect_reconnecting(&with(asks, how(&relay.uri(&server.uri()), as_is)), POLICY)?;
     let data = noise(4096, 4);
     disk.write(0, &data, CommandFlags::FUA)?;
     relay.freeze(relay.connections() - 1);
@@ -100,22 +101,22 @@ fn keep_alive_finds_out_who_is_gone(room: &mut Room<'_>) -> CaseResult {
 }
 
 /// A server that fills a disk with zeroes may answer nothing else meanwhile.
-fn long_work_is_no_silence(room: &mut Room<'_>) -> CaseResult {
+fn long_work_is_no_silence(fixture: &mut Fixture<'_>) -> CaseResult {
     let slow = ["--filter=delay", "memory", "1M", "delay-zero=400ms"];
-    let server = room.site.start_with(&slow)?;
+    let server = fixture.site.start_with(&slow)?;
     let silence = ConnectOptions::new().silence(SHORT);
-    let mut disk = room.subject.connect(&with(silence, how(&server.uri(), as_is)))?;
+    let mut disk = fixture.subject.connect(&with(silence, how(&server.uri(), as_is)))?;
     disk.write_zeroes(0, 4096)?;
     disk.disconnect()?;
     Ok(())
 }
 
 /// The time of a call goes on while a lost connection is made again.
-fn a_limit_counts_while_there_is_nobody(room: &mut Room<'_>) -> CaseResult {
-    let server = room.site.start(Disk::Sized(1 << 20))?;
+fn a_limit_counts_while_there_is_nobody(fixture: &mut Fixture<'_>) -> CaseResult {
+    let server = fixture.site.start(Disk::Sized(1 << 20))?;
     // Whoever comes later is accepted, and hears nothing.
     let relay = server.relayed(1);
-    let mut disk = room.connect_lasting(&how(&relay.uri(&server.uri()), as_is), POLICY)?;
+    let mut disk = fixture.connect_reconnecting(&how(&relay.uri(&server.uri()), as_is), POLICY)?;
     disk.read(0, 512)?;
     relay.cut(0);
     disk.set_timeout(SHORT)?;
@@ -127,10 +128,10 @@ fn a_limit_counts_while_there_is_nobody(room: &mut Room<'_>) -> CaseResult {
 }
 
 /// What comes too late is nobody's, and the connection goes on.
-fn a_call_that_is_late_harms_no_other(room: &mut Room<'_>) -> CaseResult {
-    let server = room.site.start(Disk::Sized(1 << 20))?;
+fn a_call_that_is_late_harms_no_other(fixture: &mut Fixture<'_>) -> CaseResult {
+    let server = fixture.site.start(Disk::Sized(1 << 20))?;
     let relay = server.relayed(usize::MAX);
-    let mut disk = room.connect_to(&relay.uri(&server.uri()), as_is)?;
+    let mut disk = fixture.connect_to(&relay.uri(&server.uri()), as_is)?;
     let data = noise(8192, 2);
     disk.write(0, &data, NONE)?;
     relay.freeze(0);
@@ -148,10 +149,10 @@ fn a_call_that_is_late_harms_no_other(room: &mut Room<'_>) -> CaseResult {
 
 /// A server that works on a flush may answer nothing else, so its silence says nothing: what ends
 /// the wait is the limit of the call.
-fn a_flush_that_is_never_answered_ends(room: &mut Room<'_>) -> CaseResult {
-    let server = room.site.start(Disk::Sized(1 << 20))?;
+fn a_flush_that_is_never_answered_ends(fixture: &mut Fixture<'_>) -> CaseResult {
+    let server = fixture.site.start(Disk::Sized(1 << 20))?;
     let relay = server.relayed(usize::MAX);
-    let mut disk = room.connect_to(&relay.uri(&server.uri()), as_is)?;
+    let mut disk = fixture.connect_to(&relay.uri(&server.uri()), as_is)?;
     disk.write(0, &noise(4096, 6), NONE)?;
     relay.freeze(0);
     disk.set_timeout(SHORT)?;
@@ -164,11 +165,11 @@ fn a_flush_that_is_never_answered_ends(room: &mut Room<'_>) -> CaseResult {
 }
 
 /// Who gave up on a flush asks again, and the connection goes on.
-fn a_late_flush_vouches_for_nothing(room: &mut Room<'_>) -> CaseResult {
-    let server = room.site.start(Disk::Sized(1 << 20))?;
+fn a_late_flush_vouches_for_nothing(fixture: &mut Fixture<'_>) -> CaseResult {
+    let server = fixture.site.start(Disk::Sized(1 << 20))?;
     let relay = server.relayed(usize::MAX);
     let policy = POLICY.keep_unflushed(1 << 20);
-    let mut disk = room.connect_lasting(&how(&relay.uri(&server.uri()), as_is), policy)?;
+    let mut disk = fixture.connect_reconnecting(&how(&relay.uri(&server.uri()), as_is), policy)?;
     let data = noise(4096, 7);
     disk.write(0, &data, NONE)?;
     relay.freeze(0);
@@ -185,10 +186,10 @@ fn a_late_flush_vouches_for_nothing(room: &mut Room<'_>) -> CaseResult {
 }
 
 /// The server owes the answers to all that may be in flight, and nobody waits for those any more.
-fn given_up_commands_hold_the_room(room: &mut Room<'_>) -> CaseResult {
-    let server = room.site.start(Disk::Sized(1 << 20))?;
+fn given_up_commands_hold_the_room(fixture: &mut Fixture<'_>) -> CaseResult {
+    let server = fixture.site.start(Disk::Sized(1 << 20))?;
     let few = Limits::default().max_in_flight(3);
-    let mut disk = room.connect_to(&server.uri(), |config| config.limits(few))?;
+    let mut disk = fixture.connect_to(&server.uri(), |config| config.limits(few))?;
     let data = noise(1 << 16, 5);
     disk.write(0, &data, NONE)?;
     disk.set_timeout(SHORT)?;
@@ -208,17 +209,17 @@ fn given_up_commands_hold_the_room(room: &mut Room<'_>) -> CaseResult {
         }
     };
     assert_eq!(back, data[..512]);
-    crate::cases::crowds::reads_match(&mut *disk, &data, 10);
+    crate::cases::concurrency::reads_match(&mut *disk, &data, 10);
     disk.disconnect()?;
     Ok(())
 }
 
-fn zero_is_no_limit(room: &mut Room<'_>) -> CaseResult {
+fn zero_is_no_limit(fixture: &mut Fixture<'_>) -> CaseResult {
     let slow = ["--filter=delay", "memory", "1M", "delay-read=50ms"];
-    let server = room.site.start_with(&slow)?;
+    let server = fixture.site.start_with(&slow)?;
     let none = ConnectOptions::new().silence(Duration::ZERO).keep_alive(Duration::ZERO);
     let how = How { timeout: Duration::ZERO, ..with(none, how(&server.uri(), as_is)) };
-    let mut disk = room.subject.connect(&how)?;
+    let mut disk = fixture.subject.connect(&how)?;
     assert_eq!(disk.read(0, 512)?, [0; 512]);
     disk.set_timeout(Duration::ZERO)?;
     assert_eq!(disk.read(0, 512)?, [0; 512]);
@@ -229,10 +230,10 @@ fn zero_is_no_limit(room: &mut Room<'_>) -> CaseResult {
     Ok(())
 }
 
-fn damage_is_never_data(room: &mut Room<'_>) -> CaseResult {
-    let server = room.site.start(Disk::Sized(1 << 20))?;
+fn damage_is_never_data(fixture: &mut Fixture<'_>) -> CaseResult {
+    let server = fixture.site.start(Disk::Sized(1 << 20))?;
     let relay = server.relayed(usize::MAX);
-    let mut disk = room.connect_to(&relay.uri(&server.uri()), as_is)?;
+    let mut disk = fixture.connect_to(&relay.uri(&server.uri()), as_is)?;
     disk.read(0, 512)?;
     relay.damage(0);
     let failure = failed(disk.read(0, 4096));
@@ -240,10 +241,10 @@ fn damage_is_never_data(room: &mut Room<'_>) -> CaseResult {
     Ok(())
 }
 
-fn a_damaged_connection_is_made_again(room: &mut Room<'_>) -> CaseResult {
-    let server = room.site.start(Disk::Sized(1 << 20))?;
+fn a_damaged_connection_is_made_again(fixture: &mut Fixture<'_>) -> CaseResult {
+    let server = fixture.site.start(Disk::Sized(1 << 20))?;
     let relay = server.relayed(usize::MAX);
-    let mut disk = room.connect_lasting(&how(&relay.uri(&server.uri()), as_is), POLICY)?;
+    let mut disk = fixture.connect_reconnecting(&how(&relay.uri(&server.uri()), as_is), POLICY)?;
     let data = noise(4096, 3);
     disk.write(0, &data, NONE)?;
     for round in 0..3 {

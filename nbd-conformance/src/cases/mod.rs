@@ -1,21 +1,21 @@
 //! The cases, by subject.
 
-mod crowds;
+mod abilities;
+mod concurrency;
 mod endings;
 mod exports;
-mod facts;
+mod failures;
 mod files;
-mod lacking;
-mod lasting;
 mod limits;
-mod older;
+mod negotiated;
+mod oldstyle;
 mod options;
 mod pools;
 mod reads;
+mod reconnect;
 mod refusals;
 mod status;
 mod tls;
-mod trouble;
 mod writes;
 mod zeroes;
 
@@ -24,21 +24,21 @@ use crate::case::Case;
 /// Every case there is.
 pub fn all() -> impl Iterator<Item = &'static Case> {
     let tables = [
-        facts::CASES,
+        negotiated::CASES,
         reads::CASES,
         writes::CASES,
         zeroes::CASES,
         status::CASES,
-        crowds::CASES,
+        concurrency::CASES,
         refusals::CASES,
         exports::CASES,
         options::CASES,
         endings::CASES,
-        trouble::CASES,
+        failures::CASES,
         tls::CASES,
-        lacking::CASES,
-        older::CASES,
-        lasting::CASES,
+        abilities::CASES,
+        oldstyle::CASES,
+        reconnect::CASES,
         limits::CASES,
         pools::CASES,
         files::CASES,

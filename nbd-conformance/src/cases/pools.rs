@@ -8,8 +8,8 @@ use nbd_session::replay::Reconnect;
 use nbd_sim::rng::noise;
 
 use crate::case::{CaseResult, Need, cases};
+use crate::fixture::{Fixture, LONG, as_is, how};
 use crate::outcome::failed;
-use crate::room::{LONG, Room, as_is, how};
 use crate::site::{Disk, Kind};
 use crate::subject::beyond::Pool;
 
@@ -40,9 +40,9 @@ fn grown(pool: &dyn Pool, size: usize) {
     }
 }
 
-fn all_connections_lead_to_the_same(room: &mut Room<'_>) -> CaseResult {
-    let server = room.site.start(Disk::Sized(1 << 20))?;
-    let pool = room.beyond().pool(&how(&server.uri(), as_is), None, 4)?;
+fn all_connections_lead_to_the_same(fixture: &mut Fixture<'_>) -> CaseResult {
+    let server = fixture.site.start(Disk::Sized(1 << 20))?;
+    let pool = fixture.beyond().pool(&how(&server.uri(), as_is), None, 4)?;
     for index in 0..40 {
         let data = noise(4096, index);
         pool.write(index << 12, &data)?;
@@ -58,9 +58,9 @@ fn all_connections_lead_to_the_same(room: &mut Room<'_>) -> CaseResult {
     Ok(())
 }
 
-fn no_room_for_more_is_no_failure(room: &mut Room<'_>) -> CaseResult {
-    let server = room.site.start_with(&["--filter=limit", "memory", "1M", "limit=1"])?;
-    let pool = room.beyond().pool(&how(&server.uri(), as_is), None, 4)?;
+fn no_room_for_more_is_no_failure(fixture: &mut Fixture<'_>) -> CaseResult {
+    let server = fixture.site.start_with(&["--filter=limit", "memory", "1M", "limit=1"])?;
+    let pool = fixture.beyond().pool(&how(&server.uri(), as_is), None, 4)?;
     for _ in 0..10 {
         pool.write(0, &[1; 512])?;
         pool.flush()?;
@@ -72,10 +72,10 @@ fn no_room_for_more_is_no_failure(room: &mut Room<'_>) -> CaseResult {
 
 /// The second connection is accepted, and then nobody says anything: as a server does whose
 /// clients are enough.
-fn one_that_is_never_greeted_holds_up_nothing(room: &mut Room<'_>) -> CaseResult {
-    let server = room.site.start(Disk::Sized(1 << 20))?;
+fn one_that_is_never_greeted_holds_up_nothing(fixture: &mut Fixture<'_>) -> CaseResult {
+    let server = fixture.site.start(Disk::Sized(1 << 20))?;
     let relay = server.relayed(1);
-    let pool = room.beyond().pool(&how(&relay.uri(&server.uri()), as_is), None, 4)?;
+    let pool = fixture.beyond().pool(&how(&relay.uri(&server.uri()), as_is), None, 4)?;
     let end = Instant::now() + LONG;
     pool.write(0, &[1; 512])?;
     while relay.connections() < 2 {
@@ -88,11 +88,11 @@ fn one_that_is_never_greeted_holds_up_nothing(room: &mut Room<'_>) -> CaseResult
     Ok(())
 }
 
-fn an_older_write_is_not_put_over_a_newer_one(room: &mut Room<'_>) -> CaseResult {
-    let server = room.site.start(Disk::Sized(1 << 20))?;
+fn an_older_write_is_not_put_over_a_newer_one(fixture: &mut Fixture<'_>) -> CaseResult {
+    let server = fixture.site.start(Disk::Sized(1 << 20))?;
     let relay = server.relayed(usize::MAX);
     let policy = POLICY.keep_unflushed(1 << 20);
-    let pool = room.beyond().pool(&how(&relay.uri(&server.uri()), as_is), Some(policy), 2)?;
+    let pool = fixture.beyond().pool(&how(&relay.uri(&server.uri()), as_is), Some(policy), 2)?;
     for round in 0..5_u8 {
         pool.write(0, &[2 * round + 1; 512])?;
         pool.write(0, &[2 * round + 2; 512])?;
@@ -106,10 +106,10 @@ fn an_older_write_is_not_put_over_a_newer_one(room: &mut Room<'_>) -> CaseResult
     Ok(())
 }
 
-fn no_flush_vouches_for_a_dead_connection(room: &mut Room<'_>) -> CaseResult {
-    let server = room.site.start(Disk::Sized(1 << 20))?;
+fn no_flush_vouches_for_a_dead_connection(fixture: &mut Fixture<'_>) -> CaseResult {
+    let server = fixture.site.start(Disk::Sized(1 << 20))?;
     let relay = server.relayed(usize::MAX);
-    let pool = room.beyond().pool(&how(&relay.uri(&server.uri()), as_is), None, 2)?;
+    let pool = fixture.beyond().pool(&how(&relay.uri(&server.uri()), as_is), None, 2)?;
     grown(&*pool, 2);
     // On each of them, whichever takes what.
     for index in 0..4 {
@@ -128,10 +128,12 @@ fn no_flush_vouches_for_a_dead_connection(room: &mut Room<'_>) -> CaseResult {
     Ok(())
 }
 
-fn a_connection_that_dies_with_nothing_to_flush_is_passed_over(room: &mut Room<'_>) -> CaseResult {
-    let server = room.site.start(Disk::Sized(1 << 20))?;
+fn a_connection_that_dies_with_nothing_to_flush_is_passed_over(
+    fixture: &mut Fixture<'_>,
+) -> CaseResult {
+    let server = fixture.site.start(Disk::Sized(1 << 20))?;
     let relay = server.relayed(usize::MAX);
-    let pool = room.beyond().pool(&how(&relay.uri(&server.uri()), as_is), None, 2)?;
+    let pool = fixture.beyond().pool(&how(&relay.uri(&server.uri()), as_is), None, 2)?;
     grown(&*pool, 2);
     pool.write(0, &[1; 512])?;
     pool.flush()?;
@@ -142,9 +144,9 @@ fn a_connection_that_dies_with_nothing_to_flush_is_passed_over(room: &mut Room<'
     Ok(())
 }
 
-fn a_flush_tells_of_a_server_that_forgot(room: &mut Room<'_>) -> CaseResult {
-    let mut server = room.site.start(Disk::Sized(1 << 20))?;
-    let pool = room.beyond().pool(&how(&server.uri(), as_is), Some(POLICY), 3)?;
+fn a_flush_tells_of_a_server_that_forgot(fixture: &mut Fixture<'_>) -> CaseResult {
+    let mut server = fixture.site.start(Disk::Sized(1 << 20))?;
+    let pool = fixture.beyond().pool(&how(&server.uri(), as_is), Some(POLICY), 3)?;
     grown(&*pool, 3);
     pool.write(0, &[7; 512])?;
     server.server.kill();
@@ -157,11 +159,11 @@ fn a_flush_tells_of_a_server_that_forgot(room: &mut Room<'_>) -> CaseResult {
     Ok(())
 }
 
-fn the_end_of_a_pool_tells_of_a_dead_connection(room: &mut Room<'_>) -> CaseResult {
+fn the_end_of_a_pool_tells_of_a_dead_connection(fixture: &mut Fixture<'_>) -> CaseResult {
     for flushed in [true, false] {
-        let server = room.site.start(Disk::Sized(1 << 20))?;
+        let server = fixture.site.start(Disk::Sized(1 << 20))?;
         let relay = server.relayed(usize::MAX);
-        let pool = room.beyond().pool(&how(&relay.uri(&server.uri()), as_is), None, 2)?;
+        let pool = fixture.beyond().pool(&how(&relay.uri(&server.uri()), as_is), None, 2)?;
         grown(&*pool, 2);
         for index in 0..4 {
             pool.write(index * 512, &[1; 512])?;

@@ -4,8 +4,8 @@ use nbd_proto::{CommandFlags, Errno};
 use nbd_sim::rng::noise;
 
 use crate::case::{CaseResult, cases};
+use crate::fixture::Fixture;
 use crate::outcome::{Op, Who, fails};
-use crate::room::Room;
 use crate::site::SIZE;
 
 cases! {
@@ -19,22 +19,22 @@ cases! {
     the_whole_disk_is_read_in_pieces_or_refused,
 }
 
-fn the_first_byte(room: &mut Room<'_>) -> CaseResult {
-    let disk = room.disk()?;
+fn the_first_byte(fixture: &mut Fixture<'_>) -> CaseResult {
+    let disk = fixture.disk()?;
     disk.write(0, &[7, 8], CommandFlags::empty())?;
     assert_eq!(disk.read(0, 1)?, [7]);
     Ok(())
 }
 
-fn the_last_byte(room: &mut Room<'_>) -> CaseResult {
-    let disk = room.disk()?;
+fn the_last_byte(fixture: &mut Fixture<'_>) -> CaseResult {
+    let disk = fixture.disk()?;
     disk.write(SIZE - 2, &[7, 8], CommandFlags::empty())?;
     assert_eq!(disk.read(SIZE - 1, 1)?, [8]);
     Ok(())
 }
 
-fn odd_places_and_lengths(room: &mut Room<'_>) -> CaseResult {
-    let disk = room.disk()?;
+fn odd_places_and_lengths(fixture: &mut Fixture<'_>) -> CaseResult {
+    let disk = fixture.disk()?;
     let data = noise(20_000, 1);
     disk.write(0, &data, CommandFlags::empty())?;
     for (at, length) in [(1, 1), (511, 2), (513, 511), (4095, 4097), (7, 12_345), (19_999, 1)] {
@@ -45,9 +45,9 @@ fn odd_places_and_lengths(room: &mut Room<'_>) -> CaseResult {
 }
 
 /// As a call it is a success or a refusal, but never a command.
-fn nothing_at_all(room: &mut Room<'_>) -> CaseResult {
-    let splits = room.subject.splits();
-    let disk = room.disk()?;
+fn nothing_at_all(fixture: &mut Fixture<'_>) -> CaseResult {
+    let splits = fixture.subject.splits();
+    let disk = fixture.disk()?;
     let read = disk.read(0, 0);
     let written = disk.write(0, &[], CommandFlags::empty());
     if splits {
@@ -60,8 +60,8 @@ fn nothing_at_all(room: &mut Room<'_>) -> CaseResult {
     Ok(())
 }
 
-fn across_sixty_four_kilobytes(room: &mut Room<'_>) -> CaseResult {
-    let disk = room.disk()?;
+fn across_sixty_four_kilobytes(fixture: &mut Fixture<'_>) -> CaseResult {
+    let disk = fixture.disk()?;
     let data = noise(200 << 10, 2);
     disk.write(10, &data, CommandFlags::empty())?;
     for edge in [64 << 10, 128 << 10, 192 << 10] {
@@ -71,16 +71,16 @@ fn across_sixty_four_kilobytes(room: &mut Room<'_>) -> CaseResult {
     Ok(())
 }
 
-fn a_megabyte(room: &mut Room<'_>) -> CaseResult {
-    let disk = room.disk()?;
+fn a_megabyte(fixture: &mut Fixture<'_>) -> CaseResult {
+    let disk = fixture.disk()?;
     let data = noise(1 << 20, 3);
     disk.write(1 << 20, &data, CommandFlags::empty())?;
     assert!(disk.read(1 << 20, 1 << 20)? == data);
     Ok(())
 }
 
-fn unfragmented(room: &mut Room<'_>) -> CaseResult {
-    let disk = room.disk()?;
+fn unfragmented(fixture: &mut Fixture<'_>) -> CaseResult {
+    let disk = fixture.disk()?;
     // Data and holes in turn would make a reply of many chunks.
     disk.write_zeroes(0, 1 << 20)?;
     for at in [0, 256 << 10, 512 << 10] {
@@ -96,9 +96,9 @@ fn unfragmented(room: &mut Room<'_>) -> CaseResult {
 
 /// Where the server tells that a command may not be as long, it is not sent as one; a server
 /// that does not tell may answer longer ones.
-fn the_whole_disk_is_read_in_pieces_or_refused(room: &mut Room<'_>) -> CaseResult {
-    let splits = room.subject.splits();
-    let disk = room.disk()?;
+fn the_whole_disk_is_read_in_pieces_or_refused(fixture: &mut Fixture<'_>) -> CaseResult {
+    let splits = fixture.subject.splits();
+    let disk = fixture.disk()?;
     disk.write_zeroes(0, SIZE)?;
     let edge = 32 << 20;
     let data = noise(1 << 20, 4);

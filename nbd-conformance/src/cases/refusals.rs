@@ -4,8 +4,8 @@ use nbd_proto::{Command, CommandFlags, Errno, StrictMode};
 use nbd_sim::rng::noise;
 
 use crate::case::{CaseResult, cases};
+use crate::fixture::Fixture;
 use crate::outcome::{Op, Who, failed, fails};
-use crate::room::Room;
 use crate::site::{Kind, SIZE, Security, Site};
 
 cases! {
@@ -25,8 +25,8 @@ cases! {
 const RANGED: [fn(u64, u64) -> Command; 4] =
     [Command::trim, Command::write_zeroes, Command::block_status, Command::cache];
 
-fn nothing_is_no_command(room: &mut Room<'_>) -> CaseResult {
-    let disk = room.disk()?;
+fn nothing_is_no_command(fixture: &mut Fixture<'_>) -> CaseResult {
+    let disk = fixture.disk()?;
     for command in [Command::read(0, 0), Command::write(0, 0)] {
         fails(disk.run(command), Who::Caller, Errno::Inval);
     }
@@ -39,9 +39,9 @@ fn nothing_is_no_command(room: &mut Room<'_>) -> CaseResult {
 
 /// Where a call is split into commands, no bytes are no commands; elsewhere they are one that
 /// is wrong.
-fn no_bytes_are_no_fault(room: &mut Room<'_>) -> CaseResult {
-    let splits = room.subject.splits();
-    let disk = room.disk()?;
+fn no_bytes_are_no_fault(fixture: &mut Fixture<'_>) -> CaseResult {
+    let splits = fixture.subject.splits();
+    let disk = fixture.disk()?;
     for at in [0, SIZE, u64::MAX] {
         let outcomes = [disk.read(at, 0).map(drop), disk.write(at, &[], CommandFlags::empty())];
         for outcome in outcomes {
@@ -56,10 +56,10 @@ fn no_bytes_are_no_fault(room: &mut Room<'_>) -> CaseResult {
 }
 
 /// Whoever forgets it, or brings another one, is told; and nobody else suffers.
-fn a_payload_takes_a_buffer(room: &mut Room<'_>) -> CaseResult {
+fn a_payload_takes_a_buffer(fixture: &mut Fixture<'_>) -> CaseResult {
     // Where calls take buffers and no commands, they cannot be wrong.
-    let bare = room.subject.splits();
-    let disk = room.disk()?;
+    let bare = fixture.subject.splits();
+    let disk = fixture.disk()?;
     disk.write(0, &[7; 1024], CommandFlags::empty())?;
     if bare {
         for command in [Command::read(0, 512), Command::write(0, 512)] {
@@ -71,8 +71,8 @@ fn a_payload_takes_a_buffer(room: &mut Room<'_>) -> CaseResult {
     Ok(())
 }
 
-fn reading_beyond_the_end(room: &mut Room<'_>) -> CaseResult {
-    let disk = room.disk()?;
+fn reading_beyond_the_end(fixture: &mut Fixture<'_>) -> CaseResult {
+    let disk = fixture.disk()?;
     for (at, length) in [(SIZE, 1), (SIZE - 1, 2), (SIZE + 1, 1), (0, SIZE + 1)] {
         let command = Command { length, ..Command::read(at, 0) };
         fails(disk.run(command), Who::Caller, Errno::Inval);
@@ -84,8 +84,8 @@ fn reading_beyond_the_end(room: &mut Room<'_>) -> CaseResult {
     Ok(())
 }
 
-fn writing_beyond_the_end(room: &mut Room<'_>) -> CaseResult {
-    let disk = room.disk()?;
+fn writing_beyond_the_end(fixture: &mut Fixture<'_>) -> CaseResult {
+    let disk = fixture.disk()?;
     for (at, length) in [(SIZE, 1), (SIZE - 1, 2), (SIZE + 1, 1), (0, SIZE + 1)] {
         for command in [Command::trim(at, length), Command::write_zeroes(at, length)] {
             fails(disk.run(command), Who::Caller, Errno::NoSpc);
@@ -98,8 +98,8 @@ fn writing_beyond_the_end(room: &mut Room<'_>) -> CaseResult {
     Ok(())
 }
 
-fn beyond_the_end_of_all_numbers(room: &mut Room<'_>) -> CaseResult {
-    let disk = room.disk()?;
+fn beyond_the_end_of_all_numbers(fixture: &mut Fixture<'_>) -> CaseResult {
+    let disk = fixture.disk()?;
     for (at, length) in [(u64::MAX, 1), (u64::MAX, u64::MAX), (SIZE - 1, u64::MAX), (1, u64::MAX)] {
         fails(disk.run(Command::block_status(at, length)), Who::Caller, Errno::Inval);
         fails(disk.run(Command::trim(at, length)), Who::Caller, Errno::NoSpc);
@@ -111,9 +111,9 @@ fn beyond_the_end_of_all_numbers(room: &mut Room<'_>) -> CaseResult {
 }
 
 /// With no check of the range there is still one of the length.
-fn payloads_beyond_all_limits(room: &mut Room<'_>) -> CaseResult {
+fn payloads_beyond_all_limits(fixture: &mut Fixture<'_>) -> CaseResult {
     let strict = StrictMode::all() - StrictMode::BOUNDS;
-    let mut disk = room.connect(|config| config.strict(strict))?;
+    let mut disk = fixture.connect(|config| config.strict(strict))?;
     let length = (64 << 20) + 1;
     fails(disk.run(Command::read(0, length)), Who::Caller, Errno::Range);
     fails(disk.run(Command::write(0, length)), Who::Caller, Errno::Range);
@@ -121,8 +121,8 @@ fn payloads_beyond_all_limits(room: &mut Room<'_>) -> CaseResult {
     Ok(())
 }
 
-fn flags_of_other_commands(room: &mut Room<'_>) -> CaseResult {
-    let disk = room.disk()?;
+fn flags_of_other_commands(fixture: &mut Fixture<'_>) -> CaseResult {
+    let disk = fixture.disk()?;
     for command in [
         Command::flush().with(CommandFlags::FUA),
         Command::trim(0, 512).with(CommandFlags::NO_HOLE),
@@ -144,20 +144,22 @@ fn flags_of_other_commands(room: &mut Room<'_>) -> CaseResult {
 }
 
 /// Without checks on this side, to see that server's.
-fn unchecked(room: &Room<'_>) -> Result<Box<dyn crate::subject::Session>, crate::outcome::Failure> {
+fn unchecked(
+    fixture: &Fixture<'_>,
+) -> Result<Box<dyn crate::subject::Session>, crate::outcome::Failure> {
     let strict = StrictMode::AUTO_FLAG;
-    room.connect(|config| config.meta_context("base:allocation").strict(strict))
+    fixture.connect(|config| config.meta_context("base:allocation").strict(strict))
 }
 
-fn the_server_refuses_a_read(room: &mut Room<'_>) -> CaseResult {
-    let mut disk = unchecked(room)?;
+fn the_server_refuses_a_read(fixture: &mut Fixture<'_>) -> CaseResult {
+    let mut disk = unchecked(fixture)?;
     let read = Op::read(SIZE, 512);
     let outcome = disk.batch(vec![read], &mut || ()).remove(0);
     let failure = fails(outcome, Who::Server, Errno::Inval);
     let expected = format!("read of 512 bytes at {SIZE}");
     assert!(failure.text.contains(&expected), "{}", failure.text);
     // nbdkit finds no words.
-    let speaks = room.site.kind != Kind::Nbdkit;
+    let speaks = fixture.site.kind != Kind::Nbdkit;
     assert_eq!(failure.text.contains("server said"), speaks, "{}", failure.text);
     disk.read(0, 512)?;
     Ok(())
@@ -169,13 +171,13 @@ fn payload_can_be_refused(site: Site) -> bool {
     site.kind != Kind::Nbdkit || site.security == Security::Plain
 }
 
-fn the_server_refuses_a_write(room: &mut Room<'_>) -> CaseResult {
-    let errno = match room.site.kind {
+fn the_server_refuses_a_write(fixture: &mut Fixture<'_>) -> CaseResult {
+    let errno = match fixture.site.kind {
         Kind::Nbdkit | Kind::Ours => Errno::NoSpc,
         Kind::Qemu => Errno::Inval,
     };
-    let mut disk = unchecked(room)?;
-    if payload_can_be_refused(room.site) {
+    let mut disk = unchecked(fixture)?;
+    if payload_can_be_refused(fixture.site) {
         fails(disk.write(SIZE, &[1; 70_000], CommandFlags::empty()), Who::Server, errno);
     }
     fails(disk.run(Command::write_zeroes(SIZE, 512)), Who::Server, errno);
@@ -185,11 +187,11 @@ fn the_server_refuses_a_write(room: &mut Room<'_>) -> CaseResult {
     Ok(())
 }
 
-fn only_what_is_wrong_is_refused(room: &mut Room<'_>) -> CaseResult {
-    let mut disk = unchecked(room)?;
+fn only_what_is_wrong_is_refused(fixture: &mut Fixture<'_>) -> CaseResult {
+    let mut disk = unchecked(fixture)?;
     let data = noise(64 << 10, 3);
     disk.write(0, &data, CommandFlags::empty())?;
-    let payload = payload_can_be_refused(room.site);
+    let payload = payload_can_be_refused(fixture.site);
     let op = |index: u64| match index % 4 {
         0 => Op::read(SIZE + index, 4096),
         1 if payload => Op::write(SIZE + index, vec![1; 4096]),

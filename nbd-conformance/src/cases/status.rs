@@ -3,8 +3,8 @@
 use nbd_proto::{Command, CommandFlags, Extent, HeaderStyle};
 
 use crate::case::{CaseResult, Need, cases};
+use crate::fixture::Fixture;
 use crate::outcome::Op;
-use crate::room::Room;
 use crate::site::{Kind, SIZE};
 use crate::subject::Session;
 
@@ -46,15 +46,15 @@ fn walk(
     Ok(placed)
 }
 
-fn the_whole_disk_is_told_about(room: &mut Room<'_>) -> CaseResult {
-    let disk = room.disk()?;
+fn the_whole_disk_is_told_about(fixture: &mut Fixture<'_>) -> CaseResult {
+    let disk = fixture.disk()?;
     let placed = walk(disk, SIZE)?;
     assert_eq!(placed.iter().map(|(_, extent)| extent.length).sum::<u64>(), SIZE);
     Ok(())
 }
 
-fn data_and_holes_are_told_apart(room: &mut Room<'_>) -> CaseResult {
-    let disk = room.disk()?;
+fn data_and_holes_are_told_apart(fixture: &mut Fixture<'_>) -> CaseResult {
+    let disk = fixture.disk()?;
     disk.run(Command::trim(0, SIZE))?;
     for index in [1, 2, 5] {
         disk.write(index * BLOCK, &[1; BLOCK as usize], CommandFlags::empty())?;
@@ -71,8 +71,8 @@ fn data_and_holes_are_told_apart(room: &mut Room<'_>) -> CaseResult {
     Ok(())
 }
 
-fn zeroes_without_a_hole_are_no_hole(room: &mut Room<'_>) -> CaseResult {
-    let disk = room.disk()?;
+fn zeroes_without_a_hole_are_no_hole(fixture: &mut Fixture<'_>) -> CaseResult {
+    let disk = fixture.disk()?;
     disk.run(Command::trim(0, SIZE))?;
     disk.run(Command::write_zeroes(0, BLOCK).with(CommandFlags::NO_HOLE))?;
     let (_, first) = disk.status(0, BLOCK, CommandFlags::empty())?.remove(0);
@@ -80,8 +80,8 @@ fn zeroes_without_a_hole_are_no_hole(room: &mut Room<'_>) -> CaseResult {
     Ok(())
 }
 
-fn one_extent_where_one_is_wanted(room: &mut Room<'_>) -> CaseResult {
-    let disk = room.disk()?;
+fn one_extent_where_one_is_wanted(fixture: &mut Fixture<'_>) -> CaseResult {
+    let disk = fixture.disk()?;
     disk.run(Command::trim(0, SIZE))?;
     disk.write(BLOCK, &[1; BLOCK as usize], CommandFlags::empty())?;
     let extents = disk.status(0, 4 * BLOCK, CommandFlags::REQ_ONE)?;
@@ -90,8 +90,8 @@ fn one_extent_where_one_is_wanted(room: &mut Room<'_>) -> CaseResult {
     Ok(())
 }
 
-fn of_one_byte(room: &mut Room<'_>) -> CaseResult {
-    let disk = room.disk()?;
+fn of_one_byte(fixture: &mut Fixture<'_>) -> CaseResult {
+    let disk = fixture.disk()?;
     for at in [0, 1, BLOCK - 1, SIZE - 1] {
         let extents = disk.status(at, 1, CommandFlags::REQ_ONE)?;
         assert!(matches!(extents[..], [(_, extent)] if extent.length == 1), "{extents:?}");
@@ -99,8 +99,8 @@ fn of_one_byte(room: &mut Room<'_>) -> CaseResult {
     Ok(())
 }
 
-fn many_at_the_same_time(room: &mut Room<'_>) -> CaseResult {
-    let disk = room.disk()?;
+fn many_at_the_same_time(fixture: &mut Fixture<'_>) -> CaseResult {
+    let disk = fixture.disk()?;
     disk.run(Command::trim(0, SIZE))?;
     for index in (0..32).step_by(2) {
         disk.write(index * BLOCK, &[1; BLOCK as usize], CommandFlags::empty())?;
@@ -113,10 +113,10 @@ fn many_at_the_same_time(room: &mut Room<'_>) -> CaseResult {
     Ok(())
 }
 
-fn several_contexts_at_a_time(room: &mut Room<'_>) -> CaseResult {
+fn several_contexts_at_a_time(fixture: &mut Fixture<'_>) -> CaseResult {
     let depth = "qemu:allocation-depth";
     let mut disk =
-        room.connect(|config| config.meta_context("base:allocation").meta_context(depth))?;
+        fixture.connect(|config| config.meta_context("base:allocation").meta_context(depth))?;
     assert_eq!(disk.facts().headers, HeaderStyle::Extended);
     let contexts = disk.facts().contexts;
     assert_eq!(contexts.len(), 2, "{contexts:?}");

@@ -4,8 +4,8 @@ use nbd_proto::{CommandFlags, Errno};
 use nbd_sim::rng::noise;
 
 use crate::case::{CaseResult, cases};
+use crate::fixture::Fixture;
 use crate::outcome::{Who, fails};
-use crate::room::Room;
 use crate::site::SIZE;
 
 cases! {
@@ -19,8 +19,8 @@ cases! {
     more_than_one_command_carries,
 }
 
-fn neighbours_are_left_alone(room: &mut Room<'_>) -> CaseResult {
-    let disk = room.disk()?;
+fn neighbours_are_left_alone(fixture: &mut Fixture<'_>) -> CaseResult {
+    let disk = fixture.disk()?;
     disk.write(0, &[9; 4096], CommandFlags::empty())?;
     disk.write(1000, &[5; 100], CommandFlags::empty())?;
     let back = disk.read(0, 4096)?;
@@ -30,8 +30,8 @@ fn neighbours_are_left_alone(room: &mut Room<'_>) -> CaseResult {
     Ok(())
 }
 
-fn odd_places_and_lengths(room: &mut Room<'_>) -> CaseResult {
-    let disk = room.disk()?;
+fn odd_places_and_lengths(fixture: &mut Fixture<'_>) -> CaseResult {
+    let disk = fixture.disk()?;
     for (seed, (at, length)) in
         (1..).zip([(3, 1), (511, 2), (65_535, 2), (12_345, 67_890), (131_071, 65_537)])
     {
@@ -42,24 +42,24 @@ fn odd_places_and_lengths(room: &mut Room<'_>) -> CaseResult {
     Ok(())
 }
 
-fn the_last_bytes(room: &mut Room<'_>) -> CaseResult {
-    let disk = room.disk()?;
+fn the_last_bytes(fixture: &mut Fixture<'_>) -> CaseResult {
+    let disk = fixture.disk()?;
     let data = noise(777, 5);
     disk.write(SIZE - 777, &data, CommandFlags::empty())?;
     assert_eq!(disk.read(SIZE - 777, 777)?, data);
     Ok(())
 }
 
-fn written_through(room: &mut Room<'_>) -> CaseResult {
-    let disk = room.disk()?;
+fn written_through(fixture: &mut Fixture<'_>) -> CaseResult {
+    let disk = fixture.disk()?;
     let data = noise(5000, 6);
     disk.write(3000, &data, CommandFlags::FUA)?;
     assert_eq!(disk.read(3000, 5000)?, data);
     Ok(())
 }
 
-fn the_last_write_wins(room: &mut Room<'_>) -> CaseResult {
-    let disk = room.disk()?;
+fn the_last_write_wins(fixture: &mut Fixture<'_>) -> CaseResult {
+    let disk = fixture.disk()?;
     for round in 0..20 {
         disk.write(u64::from(round), &[round; 512], CommandFlags::empty())?;
     }
@@ -70,8 +70,8 @@ fn the_last_write_wins(room: &mut Room<'_>) -> CaseResult {
     Ok(())
 }
 
-fn flush_with_and_without_something_to_flush(room: &mut Room<'_>) -> CaseResult {
-    let mut fresh = room.connect(crate::room::as_is)?;
+fn flush_with_and_without_something_to_flush(fixture: &mut Fixture<'_>) -> CaseResult {
+    let mut fresh = fixture.connect(crate::fixture::as_is)?;
     fresh.flush()?;
     fresh.write(0, &[1; 512], CommandFlags::empty())?;
     fresh.flush()?;
@@ -79,9 +79,9 @@ fn flush_with_and_without_something_to_flush(room: &mut Room<'_>) -> CaseResult 
     Ok(())
 }
 
-fn another_connection_sees_what_was_flushed(room: &mut Room<'_>) -> CaseResult {
-    let mut other = room.connect(crate::room::as_is)?;
-    let disk = room.disk()?;
+fn another_connection_sees_what_was_flushed(fixture: &mut Fixture<'_>) -> CaseResult {
+    let mut other = fixture.connect(crate::fixture::as_is)?;
+    let disk = fixture.disk()?;
     for round in 0..5 {
         let data = noise(4096, 100 + round);
         disk.write(8192, &data, CommandFlags::empty())?;
@@ -92,9 +92,9 @@ fn another_connection_sees_what_was_flushed(room: &mut Room<'_>) -> CaseResult {
 }
 
 /// Whoever does not tell a longest payload is not asked for more than 32 MiB.
-fn more_than_one_command_carries(room: &mut Room<'_>) -> CaseResult {
-    let splits = room.subject.splits();
-    let disk = room.disk()?;
+fn more_than_one_command_carries(fixture: &mut Fixture<'_>) -> CaseResult {
+    let splits = fixture.subject.splits();
+    let disk = fixture.disk()?;
     let mut data = vec![3; (32 << 20) + 4096];
     let tail = noise(8192, 7);
     let cut = data.len() - tail.len();

@@ -4,8 +4,8 @@ use nbd_proto::{Command, CommandFlags, Errno, TransmissionFlags};
 use nbd_sim::rng::noise;
 
 use crate::case::{CaseResult, cases};
+use crate::fixture::Fixture;
 use crate::outcome::{Who, fails};
-use crate::room::Room;
 use crate::site::SIZE;
 use crate::subject::Session;
 
@@ -37,16 +37,16 @@ fn zeroed(disk: &mut dyn Session, at: u64, length: u64, command: Command) -> Cas
     Ok(())
 }
 
-fn zeroes_and_nothing_but(room: &mut Room<'_>) -> CaseResult {
-    let disk = room.disk()?;
+fn zeroes_and_nothing_but(fixture: &mut Fixture<'_>) -> CaseResult {
+    let disk = fixture.disk()?;
     for (at, length) in [(0, 1), (1, 511), (511, 4097), (BLOCK, BLOCK), (BLOCK - 1, BLOCK + 2)] {
         zeroed(disk, at, length, Command::write_zeroes(at, length))?;
     }
     Ok(())
 }
 
-fn zeroes_of_the_whole_disk(room: &mut Room<'_>) -> CaseResult {
-    let disk = room.disk()?;
+fn zeroes_of_the_whole_disk(fixture: &mut Fixture<'_>) -> CaseResult {
+    let disk = fixture.disk()?;
     disk.write(0, &[1; 512], CommandFlags::empty())?;
     disk.write(SIZE - 512, &[1; 512], CommandFlags::empty())?;
     disk.run(Command::write_zeroes(0, SIZE))?;
@@ -55,38 +55,38 @@ fn zeroes_of_the_whole_disk(room: &mut Room<'_>) -> CaseResult {
     Ok(())
 }
 
-fn flagged(room: &mut Room<'_>, flags: CommandFlags) -> CaseResult {
-    let disk = room.disk()?;
+fn flagged(fixture: &mut Fixture<'_>, flags: CommandFlags) -> CaseResult {
+    let disk = fixture.disk()?;
     zeroed(disk, BLOCK, BLOCK, Command::write_zeroes(BLOCK, BLOCK).with(flags))
 }
 
-fn zeroes_without_a_hole(room: &mut Room<'_>) -> CaseResult {
-    flagged(room, CommandFlags::NO_HOLE)
+fn zeroes_without_a_hole(fixture: &mut Fixture<'_>) -> CaseResult {
+    flagged(fixture, CommandFlags::NO_HOLE)
 }
 
-fn zeroes_written_through(room: &mut Room<'_>) -> CaseResult {
-    flagged(room, CommandFlags::FUA)
+fn zeroes_written_through(fixture: &mut Fixture<'_>) -> CaseResult {
+    flagged(fixture, CommandFlags::FUA)
 }
 
-fn zeroes_if_they_are_fast(room: &mut Room<'_>) -> CaseResult {
-    flagged(room, CommandFlags::FAST_ZERO)
+fn zeroes_if_they_are_fast(fixture: &mut Fixture<'_>) -> CaseResult {
+    flagged(fixture, CommandFlags::FAST_ZERO)
 }
 
-fn every_flag_at_the_same_time(room: &mut Room<'_>) -> CaseResult {
-    flagged(room, CommandFlags::FUA | CommandFlags::NO_HOLE)
+fn every_flag_at_the_same_time(fixture: &mut Fixture<'_>) -> CaseResult {
+    flagged(fixture, CommandFlags::FUA | CommandFlags::NO_HOLE)
 }
 
-fn what_is_trimmed_reads_as_zeroes(room: &mut Room<'_>) -> CaseResult {
-    zeroed(room.disk()?, BLOCK, 2 * BLOCK, Command::trim(BLOCK, 2 * BLOCK))
+fn what_is_trimmed_reads_as_zeroes(fixture: &mut Fixture<'_>) -> CaseResult {
+    zeroed(fixture.disk()?, BLOCK, 2 * BLOCK, Command::trim(BLOCK, 2 * BLOCK))
 }
 
-fn trimmed_through(room: &mut Room<'_>) -> CaseResult {
+fn trimmed_through(fixture: &mut Fixture<'_>) -> CaseResult {
     let trim = Command::trim(BLOCK, BLOCK).with(CommandFlags::FUA);
-    zeroed(room.disk()?, BLOCK, BLOCK, trim)
+    zeroed(fixture.disk()?, BLOCK, BLOCK, trim)
 }
 
-fn trimming_parts_of_a_block_spares_the_rest(room: &mut Room<'_>) -> CaseResult {
-    let disk = room.disk()?;
+fn trimming_parts_of_a_block_spares_the_rest(fixture: &mut Fixture<'_>) -> CaseResult {
+    let disk = fixture.disk()?;
     let data = noise(2 * BLOCK as usize, 8);
     disk.write(0, &data, CommandFlags::empty())?;
     disk.run(Command::trim(100, 300))?;
@@ -97,8 +97,8 @@ fn trimming_parts_of_a_block_spares_the_rest(room: &mut Room<'_>) -> CaseResult 
     Ok(())
 }
 
-fn cached_if_the_server_can(room: &mut Room<'_>) -> CaseResult {
-    let disk = room.disk()?;
+fn cached_if_the_server_can(fixture: &mut Fixture<'_>) -> CaseResult {
+    let disk = fixture.disk()?;
     let flags = disk.facts().export.expect("it was described").flags;
     let cached = disk.run(Command::cache(0, 1 << 20));
     if flags.contains(TransmissionFlags::SEND_CACHE) {

@@ -15,7 +15,7 @@ use crate::subject::{Choosing, How, Session, Subject};
 /// Longer than anything takes that goes well.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
 
-pub(crate) struct Room<'a> {
+pub(crate) struct Fixture<'a> {
     pub(crate) site: Site,
     pub(crate) subject: &'a dyn Subject,
     beyond: Box<dyn Beyond>,
@@ -24,7 +24,7 @@ pub(crate) struct Room<'a> {
     session: Option<Box<dyn Session>>,
 }
 
-impl<'a> Room<'a> {
+impl<'a> Fixture<'a> {
     pub(crate) fn new(
         site: Site,
         subject: &'a dyn Subject,
@@ -86,7 +86,7 @@ impl<'a> Room<'a> {
     }
 
     /// Connects, to connect again.
-    pub(crate) fn connect_lasting(
+    pub(crate) fn connect_reconnecting(
         &self,
         how: &How,
         policy: Reconnect,

@@ -8,8 +8,8 @@ use nbd_sim::rng::noise;
 use nbd_transport::tls::TlsPeer;
 
 use crate::case::{CaseResult, cases};
+use crate::fixture::Fixture;
 use crate::outcome::{Who, fails};
-use crate::room::Room;
 use crate::site::{Credentials, Kind, SIZE, Security};
 
 cases! {
@@ -28,16 +28,16 @@ cases! {
     little_memory,
 }
 
-fn the_size_is_told(room: &mut Room<'_>) -> CaseResult {
-    let facts = room.disk()?.facts();
+fn the_size_is_told(fixture: &mut Fixture<'_>) -> CaseResult {
+    let facts = fixture.disk()?.facts();
     assert_eq!(facts.export.expect("it was described").size, SIZE);
     assert_eq!(facts.protocol, Protocol::FixedNewstyle);
     assert_eq!(facts.handshake_flags, HandshakeFlags::all());
     Ok(())
 }
 
-fn the_flags_are_the_servers(room: &mut Room<'_>) -> CaseResult {
-    let told = room.disk()?.facts().export.expect("it was described").flags;
+fn the_flags_are_the_servers(fixture: &mut Fixture<'_>) -> CaseResult {
+    let told = fixture.disk()?.facts().export.expect("it was described").flags;
     let all = TransmissionFlags::HAS_FLAGS
         | TransmissionFlags::SEND_FLUSH
         | TransmissionFlags::SEND_FUA
@@ -46,7 +46,7 @@ fn the_flags_are_the_servers(room: &mut Room<'_>) -> CaseResult {
         | TransmissionFlags::SEND_FAST_ZERO
         | TransmissionFlags::SEND_DF
         | TransmissionFlags::CAN_MULTI_CONN;
-    let more = match room.site.kind {
+    let more = match fixture.site.kind {
         Kind::Nbdkit => TransmissionFlags::SEND_CACHE,
         Kind::Qemu => TransmissionFlags::SEND_CACHE | TransmissionFlags::BLOCK_STATUS_PAYLOAD,
         Kind::Ours => TransmissionFlags::BLOCK_STATUS_PAYLOAD,
@@ -55,10 +55,10 @@ fn the_flags_are_the_servers(room: &mut Room<'_>) -> CaseResult {
     Ok(())
 }
 
-fn block_sizes_are_told(room: &mut Room<'_>) -> CaseResult {
-    let told = room.disk()?.facts().export.expect("it was described").block_sizes;
+fn block_sizes_are_told(fixture: &mut Fixture<'_>) -> CaseResult {
+    let told = fixture.disk()?.facts().export.expect("it was described").block_sizes;
     let told = told.map(|sizes| (sizes.minimum, sizes.preferred, sizes.maximum));
-    let expected = match room.site.kind {
+    let expected = match fixture.site.kind {
         // Since then its memory tells the size of its pages.
         Kind::Nbdkit if version("nbdkit")? >= (1, 42) => Some((1, 32 << 10, u32::MAX)),
         Kind::Nbdkit => None,
@@ -75,14 +75,14 @@ fn best_style(kind: Kind) -> HeaderStyle {
     }
 }
 
-fn the_best_header_style_is_agreed_on(room: &mut Room<'_>) -> CaseResult {
-    assert_eq!(room.disk()?.facts().headers, best_style(room.site.kind));
+fn the_best_header_style_is_agreed_on(fixture: &mut Fixture<'_>) -> CaseResult {
+    assert_eq!(fixture.disk()?.facts().headers, best_style(fixture.site.kind));
     Ok(())
 }
 
-fn security_is_what_was_asked_for(room: &mut Room<'_>) -> CaseResult {
-    let security = room.site.security;
-    let disk = room.disk()?;
+fn security_is_what_was_asked_for(fixture: &mut Fixture<'_>) -> CaseResult {
+    let security = fixture.site.security;
+    let disk = fixture.disk()?;
     assert_eq!(disk.facts().tls, security != Security::Plain);
     let peer = disk.tls_info().map(|info| info.peer);
     match security {
@@ -98,10 +98,10 @@ fn security_is_what_was_asked_for(room: &mut Room<'_>) -> CaseResult {
 
 /// Every command works whatever was agreed on.
 fn works(
-    room: &Room<'_>,
+    fixture: &Fixture<'_>,
     change: impl FnOnce(nbd_proto::ClientConfig) -> nbd_proto::ClientConfig,
 ) -> Result<Box<dyn crate::subject::Session>, crate::outcome::Failure> {
-    let mut disk = room.connect(|config| change(config.meta_context("base:allocation")))?;
+    let mut disk = fixture.connect(|config| change(config.meta_context("base:allocation")))?;
     let data = noise(70_000, 4);
     disk.write(1000, &data, CommandFlags::FUA)?;
     disk.write_zeroes(1000, 10)?;
@@ -111,8 +111,8 @@ fn works(
     Ok(disk)
 }
 
-fn without_extended_headers(room: &mut Room<'_>) -> CaseResult {
-    let mut disk = works(room, |config| config.extended_headers(false))?;
+fn without_extended_headers(fixture: &mut Fixture<'_>) -> CaseResult {
+    let mut disk = works(fixture, |config| config.extended_headers(false))?;
     assert_eq!(disk.facts().headers, HeaderStyle::Structured);
     let extents = disk.status(0, SIZE, CommandFlags::empty())?;
     assert!(!extents.is_empty());
@@ -121,8 +121,8 @@ fn without_extended_headers(room: &mut Room<'_>) -> CaseResult {
     Ok(())
 }
 
-fn without_structured_replies(room: &mut Room<'_>) -> CaseResult {
-    let mut disk = works(room, |config| config.structured_replies(false))?;
+fn without_structured_replies(fixture: &mut Fixture<'_>) -> CaseResult {
+    let mut disk = works(fixture, |config| config.structured_replies(false))?;
     assert_eq!(disk.facts().headers, HeaderStyle::Simple);
     let flags = disk.facts().export.expect("it was described").flags;
     assert!(!flags.contains(TransmissionFlags::SEND_DF), "of no use without");
@@ -131,19 +131,19 @@ fn without_structured_replies(room: &mut Room<'_>) -> CaseResult {
     Ok(())
 }
 
-fn without_block_sizes(room: &mut Room<'_>) -> CaseResult {
-    works(room, |config| config.block_sizes(false))?;
+fn without_block_sizes(fixture: &mut Fixture<'_>) -> CaseResult {
+    works(fixture, |config| config.block_sizes(false))?;
     Ok(())
 }
 
-fn without_the_fixed_handshake_flag_for_zeroes(room: &mut Room<'_>) -> CaseResult {
-    let disk = works(room, |config| config.handshake_flags(HandshakeFlags::FIXED_NEWSTYLE))?;
+fn without_the_fixed_handshake_flag_for_zeroes(fixture: &mut Fixture<'_>) -> CaseResult {
+    let disk = works(fixture, |config| config.handshake_flags(HandshakeFlags::FIXED_NEWSTYLE))?;
     assert_eq!(disk.facts().handshake_flags, HandshakeFlags::FIXED_NEWSTYLE);
     Ok(())
 }
 
-fn contexts_that_are_not_asked_for_are_not_granted(room: &mut Room<'_>) -> CaseResult {
-    let mut disk = room.connect(crate::room::as_is)?;
+fn contexts_that_are_not_asked_for_are_not_granted(fixture: &mut Fixture<'_>) -> CaseResult {
+    let mut disk = fixture.connect(crate::fixture::as_is)?;
     assert_eq!(disk.facts().contexts, []);
     let status = disk.status(0, 512, CommandFlags::empty());
     fails(status, Who::Caller, Errno::NotSup);
@@ -151,30 +151,30 @@ fn contexts_that_are_not_asked_for_are_not_granted(room: &mut Room<'_>) -> CaseR
     Ok(())
 }
 
-fn contexts_that_do_not_exist_are_not_granted(room: &mut Room<'_>) -> CaseResult {
-    let ask = |name: &'static str| room.connect(move |config| config.meta_context(name));
+fn contexts_that_do_not_exist_are_not_granted(fixture: &mut Fixture<'_>) -> CaseResult {
+    let ask = |name: &'static str| fixture.connect(move |config| config.meta_context(name));
     assert_eq!(ask("no:such-context")?.facts().contexts, []);
-    let both = room
+    let both = fixture
         .connect(|config| config.meta_context("no:such-context").meta_context("base:allocation"))?;
     let names: Vec<_> = both.facts().contexts.into_iter().map(|context| context.name).collect();
     assert_eq!(names, ["base:allocation"]);
     Ok(())
 }
 
-fn few_commands_at_a_time(room: &mut Room<'_>) -> CaseResult {
+fn few_commands_at_a_time(fixture: &mut Fixture<'_>) -> CaseResult {
     let limits = Limits::default().max_in_flight(3);
-    let mut disk = works(room, |config| config.limits(limits))?;
+    let mut disk = works(fixture, |config| config.limits(limits))?;
     let data = noise(64 << 10, 5);
     disk.write(0, &data, CommandFlags::empty())?;
-    crate::cases::crowds::reads_match(disk.as_mut(), &data, 40);
+    crate::cases::concurrency::reads_match(disk.as_mut(), &data, 40);
     Ok(())
 }
 
-fn little_memory(room: &mut Room<'_>) -> CaseResult {
+fn little_memory(fixture: &mut Fixture<'_>) -> CaseResult {
     let limits = Limits::default().scratch_len(0).direct_min(0);
-    let mut disk = works(room, |config| config.limits(limits))?;
+    let mut disk = works(fixture, |config| config.limits(limits))?;
     let data = noise(1 << 20, 6);
     disk.write(0, &data, CommandFlags::empty())?;
-    crate::cases::crowds::reads_match(disk.as_mut(), &data, 100);
+    crate::cases::concurrency::reads_match(disk.as_mut(), &data, 100);
     Ok(())
 }

@@ -7,8 +7,8 @@ use nbd_session::replay::Reconnect;
 use nbd_sim::rng::noise;
 
 use crate::case::{CaseResult, Need, cases};
+use crate::fixture::{Fixture, as_is, how};
 use crate::outcome::{Op, Who, failed};
-use crate::room::{Room, as_is, how};
 use crate::site::{Disk, Kind};
 
 const FORGETS: Need =
@@ -29,10 +29,10 @@ const POLICY: Reconnect =
 
 const NONE: CommandFlags = CommandFlags::empty();
 
-fn every_command_goes_on(room: &mut Room<'_>) -> CaseResult {
-    let mut server = room.site.start(Disk::Sized(1 << 20))?;
+fn every_command_goes_on(fixture: &mut Fixture<'_>) -> CaseResult {
+    let mut server = fixture.site.start(Disk::Sized(1 << 20))?;
     let how = how(&server.uri(), |config| config.meta_context("base:allocation"));
-    let mut disk = room.connect_lasting(&how, POLICY)?;
+    let mut disk = fixture.connect_reconnecting(&how, POLICY)?;
     let mut again = || {
         server.server.kill();
         server.server.start_again()
@@ -52,9 +52,9 @@ fn every_command_goes_on(room: &mut Room<'_>) -> CaseResult {
 }
 
 /// The server is stopped with commands that it has not answered, and killed.
-fn many_commands_go_on(room: &mut Room<'_>) -> CaseResult {
-    let mut server = room.site.start(Disk::Sized(1 << 20))?;
-    let mut disk = room.connect_lasting(&how(&server.uri(), as_is), POLICY)?;
+fn many_commands_go_on(fixture: &mut Fixture<'_>) -> CaseResult {
+    let mut server = fixture.site.start(Disk::Sized(1 << 20))?;
+    let mut disk = fixture.connect_reconnecting(&how(&server.uri(), as_is), POLICY)?;
     let data = noise(1 << 17, 2);
     for kill in [true, true, false] {
         server.server.stop()?;
@@ -77,9 +77,9 @@ fn many_commands_go_on(room: &mut Room<'_>) -> CaseResult {
     Ok(())
 }
 
-fn a_flush_tells_once_of_what_may_be_lost(room: &mut Room<'_>) -> CaseResult {
-    let mut server = room.site.start(Disk::Sized(1 << 20))?;
-    let mut disk = room.connect_lasting(&how(&server.uri(), as_is), POLICY)?;
+fn a_flush_tells_once_of_what_may_be_lost(fixture: &mut Fixture<'_>) -> CaseResult {
+    let mut server = fixture.site.start(Disk::Sized(1 << 20))?;
+    let mut disk = fixture.connect_reconnecting(&how(&server.uri(), as_is), POLICY)?;
     disk.write(0, &[1; 512], NONE)?;
     disk.flush()?;
     server.server.kill();
@@ -97,10 +97,10 @@ fn a_flush_tells_once_of_what_may_be_lost(room: &mut Room<'_>) -> CaseResult {
     Ok(())
 }
 
-fn what_is_kept_is_put_back(room: &mut Room<'_>) -> CaseResult {
-    let mut server = room.site.start(Disk::Sized(1 << 20))?;
+fn what_is_kept_is_put_back(fixture: &mut Fixture<'_>) -> CaseResult {
+    let mut server = fixture.site.start(Disk::Sized(1 << 20))?;
     let policy = POLICY.keep_unflushed(1 << 20);
-    let mut disk = room.connect_lasting(&how(&server.uri(), as_is), policy)?;
+    let mut disk = fixture.connect_reconnecting(&how(&server.uri(), as_is), policy)?;
     let data = noise(1 << 16, 3);
     // Whole, and then parts of it once more: the later ones are to win.
     disk.write(0, &vec![9; data.len()], NONE)?;
@@ -115,17 +115,17 @@ fn what_is_kept_is_put_back(room: &mut Room<'_>) -> CaseResult {
     server.server.kill();
     server.server.start_again()?;
     disk.flush()?;
-    let mut other = room.connect_to(&server.uri(), as_is)?;
+    let mut other = fixture.connect_to(&server.uri(), as_is)?;
     assert!(other.read(0, data.len())? == data);
     disk.disconnect()?;
     Ok(())
 }
 
 /// A server that forgets what it called durable is not made to remember it.
-fn what_was_flushed_is_not_put_back(room: &mut Room<'_>) -> CaseResult {
-    let mut server = room.site.start(Disk::Sized(1 << 20))?;
+fn what_was_flushed_is_not_put_back(fixture: &mut Fixture<'_>) -> CaseResult {
+    let mut server = fixture.site.start(Disk::Sized(1 << 20))?;
     let policy = POLICY.keep_unflushed(1 << 20);
-    let mut disk = room.connect_lasting(&how(&server.uri(), as_is), policy)?;
+    let mut disk = fixture.connect_reconnecting(&how(&server.uri(), as_is), policy)?;
     disk.write(0, &[1; 512], NONE)?;
     disk.flush()?;
     disk.write(512, &[2; 512], NONE)?;
@@ -135,10 +135,10 @@ fn what_was_flushed_is_not_put_back(room: &mut Room<'_>) -> CaseResult {
     Ok(())
 }
 
-fn patience_has_an_end(room: &mut Room<'_>) -> CaseResult {
-    let mut server = room.site.start(Disk::Sized(1 << 20))?;
+fn patience_has_an_end(fixture: &mut Fixture<'_>) -> CaseResult {
+    let mut server = fixture.site.start(Disk::Sized(1 << 20))?;
     let policy = POLICY.give_up_after(Duration::from_millis(100));
-    let mut disk = room.connect_lasting(&how(&server.uri(), as_is), policy)?;
+    let mut disk = fixture.connect_reconnecting(&how(&server.uri(), as_is), policy)?;
     server.server.kill();
     for _ in 0..3 {
         let failure = failed(disk.read(0, 512));
@@ -150,11 +150,11 @@ fn patience_has_an_end(room: &mut Room<'_>) -> CaseResult {
     Ok(())
 }
 
-fn the_end_tells_of_what_may_be_lost(room: &mut Room<'_>) -> CaseResult {
+fn the_end_tells_of_what_may_be_lost(fixture: &mut Fixture<'_>) -> CaseResult {
     for flushed in [true, false] {
-        let mut server = room.site.start(Disk::Sized(1 << 20))?;
+        let mut server = fixture.site.start(Disk::Sized(1 << 20))?;
         let policy = POLICY.give_up_after(Duration::from_millis(100));
-        let mut disk = room.connect_lasting(&how(&server.uri(), as_is), policy)?;
+        let mut disk = fixture.connect_reconnecting(&how(&server.uri(), as_is), policy)?;
         disk.write(0, &[1; 512], NONE)?;
         if flushed {
             disk.flush()?;

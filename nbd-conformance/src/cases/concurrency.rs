@@ -4,8 +4,8 @@ use nbd_proto::{Command, CommandFlags};
 use nbd_sim::rng::noise;
 
 use crate::case::{CaseResult, Need, cases};
+use crate::fixture::{Fixture, as_is};
 use crate::outcome::Op;
-use crate::room::{Room, as_is};
 use crate::site::Kind;
 use crate::subject::Session;
 
@@ -44,17 +44,17 @@ pub(crate) fn reads_match(disk: &mut dyn Session, data: &[u8], count: usize) {
 }
 
 fn prepared<'a>(
-    room: &'a mut Room<'_>,
+    fixture: &'a mut Fixture<'_>,
     data: &[u8],
 ) -> Result<&'a mut dyn Session, crate::outcome::Failure> {
-    let disk = room.disk()?;
+    let disk = fixture.disk()?;
     disk.write(0, data, CommandFlags::empty())?;
     Ok(disk)
 }
 
-fn many_small_reads(room: &mut Room<'_>) -> CaseResult {
+fn many_small_reads(fixture: &mut Fixture<'_>) -> CaseResult {
     let data = noise(256 << 10, 1);
-    let disk = prepared(room, &data)?;
+    let disk = prepared(fixture, &data)?;
     let ops = (0..256).map(|index| Op::read(index << 10, 1024)).collect();
     for (index, outcome) in disk.batch(ops, &mut || ()).into_iter().enumerate() {
         assert!(outcome?.data == data[index << 10..][..1024], "number {index}");
@@ -62,15 +62,15 @@ fn many_small_reads(room: &mut Room<'_>) -> CaseResult {
     Ok(())
 }
 
-fn mixed_reads(room: &mut Room<'_>) -> CaseResult {
+fn mixed_reads(fixture: &mut Fixture<'_>) -> CaseResult {
     let data = noise(1 << 20, 2);
-    reads_match(prepared(room, &data)?, &data, 256);
+    reads_match(prepared(fixture, &data)?, &data, 256);
     Ok(())
 }
 
-fn large_reads(room: &mut Room<'_>) -> CaseResult {
+fn large_reads(fixture: &mut Fixture<'_>) -> CaseResult {
     let data = noise(2 << 20, 3);
-    let disk = prepared(room, &data)?;
+    let disk = prepared(fixture, &data)?;
     let ops = (0..8).map(|index| Op::read(index << 17, 1 << 20)).collect();
     for (index, outcome) in disk.batch(ops, &mut || ()).into_iter().enumerate() {
         assert!(outcome?.data == data[index << 17..][..1 << 20], "number {index}");
@@ -78,9 +78,9 @@ fn large_reads(room: &mut Room<'_>) -> CaseResult {
     Ok(())
 }
 
-fn one_place_read_by_many(room: &mut Room<'_>) -> CaseResult {
+fn one_place_read_by_many(fixture: &mut Fixture<'_>) -> CaseResult {
     let data = noise(8192, 4);
-    let disk = prepared(room, &data)?;
+    let disk = prepared(fixture, &data)?;
     let outcomes = disk.batch(vec![Op::read(0, 8192); 100], &mut || ());
     for outcome in outcomes {
         assert!(outcome?.data == data);
@@ -88,8 +88,8 @@ fn one_place_read_by_many(room: &mut Room<'_>) -> CaseResult {
     Ok(())
 }
 
-fn mixed_writes(room: &mut Room<'_>) -> CaseResult {
-    let disk = room.disk()?;
+fn mixed_writes(fixture: &mut Fixture<'_>) -> CaseResult {
+    let disk = fixture.disk()?;
     let data = noise(8 << 20, 5);
     let mut ops = Vec::new();
     let mut at = 0;
@@ -105,8 +105,8 @@ fn mixed_writes(room: &mut Room<'_>) -> CaseResult {
     Ok(())
 }
 
-fn large_writes(room: &mut Room<'_>) -> CaseResult {
-    let disk = room.disk()?;
+fn large_writes(fixture: &mut Fixture<'_>) -> CaseResult {
+    let disk = fixture.disk()?;
     let data = noise(1 << 20, 6);
     let ops = (0..8).map(|index| Op::write(index << 20, data.clone())).collect();
     for outcome in disk.batch(ops, &mut || ()) {
@@ -118,9 +118,9 @@ fn large_writes(room: &mut Room<'_>) -> CaseResult {
     Ok(())
 }
 
-fn reads_and_writes_side_by_side(room: &mut Room<'_>) -> CaseResult {
+fn reads_and_writes_side_by_side(fixture: &mut Fixture<'_>) -> CaseResult {
     let data = noise(1 << 20, 7);
-    let disk = prepared(room, &data)?;
+    let disk = prepared(fixture, &data)?;
     let write = |index: u64| Op::write((4 << 20) + (index << 18), data[..1 << 18].to_vec());
     let read = |index: u64| Op::read((index % 4) << 18, 1 << 18);
     let ops = (0..16).flat_map(|index| [write(index), read(index)]).collect();
@@ -135,9 +135,9 @@ fn reads_and_writes_side_by_side(room: &mut Room<'_>) -> CaseResult {
 }
 
 /// One request at a time, and the replies are as large as the requests.
-fn who_only_wrote_would_never_end(room: &mut Room<'_>) -> CaseResult {
-    let server = room.site.start_with(&["-t", "1", "memory", "64M"])?;
-    let mut disk = room.connect_to(&server.uri(), as_is)?;
+fn who_only_wrote_would_never_end(fixture: &mut Fixture<'_>) -> CaseResult {
+    let server = fixture.site.start_with(&["-t", "1", "memory", "64M"])?;
+    let mut disk = fixture.connect_to(&server.uri(), as_is)?;
     let data = noise(1 << 20, 11);
     let pair =
         |index: u64| [Op::read(index << 20, 1 << 20), Op::write((16 + index) << 20, data.clone())];
@@ -148,9 +148,9 @@ fn who_only_wrote_would_never_end(room: &mut Room<'_>) -> CaseResult {
     Ok(())
 }
 
-fn every_command_at_once(room: &mut Room<'_>) -> CaseResult {
+fn every_command_at_once(fixture: &mut Fixture<'_>) -> CaseResult {
     let data = noise(64 << 10, 8);
-    let disk = prepared(room, &data)?;
+    let disk = prepared(fixture, &data)?;
     let kinds = |at: u64| {
         [
             Op::read(0, 64 << 10),
@@ -176,9 +176,9 @@ fn every_command_at_once(room: &mut Room<'_>) -> CaseResult {
     Ok(())
 }
 
-fn crowd_after_crowd(room: &mut Room<'_>) -> CaseResult {
+fn crowd_after_crowd(fixture: &mut Fixture<'_>) -> CaseResult {
     let data = noise(256 << 10, 9);
-    let disk = prepared(room, &data)?;
+    let disk = prepared(fixture, &data)?;
     for count in [1, 2, 63, 64, 65, 7] {
         reads_match(disk, &data, count);
     }

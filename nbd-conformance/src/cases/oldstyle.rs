@@ -4,8 +4,8 @@ use nbd_proto::{CommandFlags, Errno, HeaderStyle, Protocol, TlsPolicy};
 use nbd_sim::rng::noise;
 
 use crate::case::{CaseResult, Need, cases};
+use crate::fixture::{Fixture, as_is};
 use crate::outcome::{Who, fails};
-use crate::room::{Room, as_is};
 use crate::site::Kind;
 
 const OLD: Need = Need::Server(&[Kind::Nbdkit], "only nbdkit still speaks them");
@@ -20,10 +20,10 @@ cases! {
     those_that_know_no_tls [OLD, CLEAR],
 }
 
-fn speaks(room: &Room<'_>, arg: &str, protocol: Protocol) -> CaseResult {
-    let server = room.site.start_with(&[arg, "memory", "1M"])?;
+fn speaks(fixture: &Fixture<'_>, arg: &str, protocol: Protocol) -> CaseResult {
+    let server = fixture.site.start_with(&[arg, "memory", "1M"])?;
     let mut disk =
-        room.connect_to(&server.uri(), |config| config.meta_context("base:allocation"))?;
+        fixture.connect_to(&server.uri(), |config| config.meta_context("base:allocation"))?;
     let facts = disk.facts();
     assert_eq!(facts.protocol, protocol);
     let fixed = protocol == Protocol::FixedNewstyle;
@@ -41,41 +41,41 @@ fn speaks(room: &Room<'_>, arg: &str, protocol: Protocol) -> CaseResult {
     Ok(())
 }
 
-fn oldstyle(room: &mut Room<'_>) -> CaseResult {
-    speaks(room, "-o", Protocol::Oldstyle)
+fn oldstyle(fixture: &mut Fixture<'_>) -> CaseResult {
+    speaks(fixture, "-o", Protocol::Oldstyle)
 }
 
-fn newstyle_that_is_not_fixed(room: &mut Room<'_>) -> CaseResult {
-    speaks(room, "--mask-handshake=0", Protocol::Newstyle)
+fn newstyle_that_is_not_fixed(fixture: &mut Fixture<'_>) -> CaseResult {
+    speaks(fixture, "--mask-handshake=0", Protocol::Newstyle)
 }
 
-fn newstyle_without_zeroes(room: &mut Room<'_>) -> CaseResult {
-    speaks(room, "--mask-handshake=2", Protocol::Newstyle)
+fn newstyle_without_zeroes(fixture: &mut Fixture<'_>) -> CaseResult {
+    speaks(fixture, "--mask-handshake=2", Protocol::Newstyle)
 }
 
-fn fixed_newstyle_with_zeroes(room: &mut Room<'_>) -> CaseResult {
-    speaks(room, "--mask-handshake=1", Protocol::FixedNewstyle)
+fn fixed_newstyle_with_zeroes(fixture: &mut Fixture<'_>) -> CaseResult {
+    speaks(fixture, "--mask-handshake=1", Protocol::FixedNewstyle)
 }
 
-fn those_that_cannot_be_asked(room: &mut Room<'_>) -> CaseResult {
-    let server = room.site.start_with(&["--mask-handshake=0", "memory", "1M"])?;
-    let mut options = room.negotiate(&server.uri(), as_is)?;
+fn those_that_cannot_be_asked(fixture: &mut Fixture<'_>) -> CaseResult {
+    let server = fixture.site.start_with(&["--mask-handshake=0", "memory", "1M"])?;
+    let mut options = fixture.negotiate(&server.uri(), as_is)?;
     fails(options.list(), Who::Nobody, Errno::NotSup);
     fails(options.info(), Who::Nobody, Errno::NotSup);
     let mut chosen = options.go().map_err(|refused| refused.failure)?;
     chosen.read(0, 512)?;
-    let server = room.site.start_with(&["-o", "memory", "1M"])?;
-    let mut options = room.negotiate(&server.uri(), as_is)?;
+    let server = fixture.site.start_with(&["-o", "memory", "1M"])?;
+    let mut options = fixture.negotiate(&server.uri(), as_is)?;
     fails(options.list(), Who::Caller, Errno::Inval);
     let mut chosen = options.go().map_err(|refused| refused.failure)?;
     chosen.read(0, 512)?;
     Ok(())
 }
 
-fn those_that_know_no_tls(room: &mut Room<'_>) -> CaseResult {
+fn those_that_know_no_tls(fixture: &mut Fixture<'_>) -> CaseResult {
     for arg in ["-o", "--mask-handshake=0"] {
-        let server = room.site.start_with(&[arg, "memory", "1M"])?;
-        let connected = room.connect_to(&server.uri(), |config| config.tls(TlsPolicy::Require));
+        let server = fixture.site.start_with(&[arg, "memory", "1M"])?;
+        let connected = fixture.connect_to(&server.uri(), |config| config.tls(TlsPolicy::Require));
         fails(connected, Who::Nobody, Errno::NotSup);
     }
     Ok(())

@@ -3,8 +3,8 @@
 use nbd_proto::{Command, CommandFlags, Errno};
 
 use crate::case::{CaseResult, Need, cases};
+use crate::fixture::{Fixture, as_is};
 use crate::outcome::{Op, Who, fails};
-use crate::room::{Room, as_is};
 use crate::site::Kind;
 
 const PLUGINS: Need = Need::Server(&[Kind::Nbdkit], "the other servers can do all of it, always");
@@ -31,9 +31,9 @@ const BARE: [&str; 5] = [
 ];
 
 /// Each of these is refused by a server started like this, and reading works.
-fn lacks(room: &Room<'_>, args: &[&str], ops: &[Op]) -> CaseResult {
-    let server = room.site.start_with(args)?;
-    let mut disk = room.connect_to(&server.uri(), as_is)?;
+fn lacks(fixture: &Fixture<'_>, args: &[&str], ops: &[Op]) -> CaseResult {
+    let server = fixture.site.start_with(args)?;
+    let mut disk = fixture.connect_to(&server.uri(), as_is)?;
     for outcome in disk.batch(ops.to_vec(), &mut || ()) {
         fails(outcome, Who::Caller, Errno::Inval);
     }
@@ -42,48 +42,48 @@ fn lacks(room: &Room<'_>, args: &[&str], ops: &[Op]) -> CaseResult {
     Ok(())
 }
 
-fn no_flush(room: &mut Room<'_>) -> CaseResult {
-    lacks(room, &BARE, &[Op::run(Command::flush())])
+fn no_flush(fixture: &mut Fixture<'_>) -> CaseResult {
+    lacks(fixture, &BARE, &[Op::run(Command::flush())])
 }
 
-fn no_writing_through(room: &mut Room<'_>) -> CaseResult {
+fn no_writing_through(fixture: &mut Fixture<'_>) -> CaseResult {
     let fua = CommandFlags::FUA;
     let zero = Op::run(Command::write_zeroes(0, 512)).with(fua);
-    lacks(room, &BARE, &[Op::write(0, vec![1; 512]).with(fua), zero])
+    lacks(fixture, &BARE, &[Op::write(0, vec![1; 512]).with(fua), zero])
 }
 
-fn no_trim(room: &mut Room<'_>) -> CaseResult {
-    lacks(room, &BARE, &[Op::run(Command::trim(0, 512))])
+fn no_trim(fixture: &mut Fixture<'_>) -> CaseResult {
+    lacks(fixture, &BARE, &[Op::run(Command::trim(0, 512))])
 }
 
-fn no_zeroes(room: &mut Room<'_>) -> CaseResult {
+fn no_zeroes(fixture: &mut Fixture<'_>) -> CaseResult {
     let zero = Op::run(Command::write_zeroes(0, 512));
     let fast = zero.clone().with(CommandFlags::FAST_ZERO);
-    lacks(room, &["--filter=nozero", "memory", "1M"], &[zero, fast])
+    lacks(fixture, &["--filter=nozero", "memory", "1M"], &[zero, fast])
 }
 
-fn no_fast_zeroes(room: &mut Room<'_>) -> CaseResult {
+fn no_fast_zeroes(fixture: &mut Fixture<'_>) -> CaseResult {
     let args = ["--filter=nozero", "memory", "1M", "zeromode=emulate", "fastzeromode=none"];
     let zero = Op::run(Command::write_zeroes(0, 512));
-    lacks(room, &args, &[zero.with(CommandFlags::FAST_ZERO)])
+    lacks(fixture, &args, &[zero.with(CommandFlags::FAST_ZERO)])
 }
 
-fn fast_zeroes_that_would_be_slow(room: &mut Room<'_>) -> CaseResult {
+fn fast_zeroes_that_would_be_slow(fixture: &mut Fixture<'_>) -> CaseResult {
     let args = ["--filter=nozero", "memory", "1M", "zeromode=notrim", "fastzeromode=slow"];
-    let server = room.site.start_with(&args)?;
-    let mut disk = room.connect_to(&server.uri(), as_is)?;
+    let server = fixture.site.start_with(&args)?;
+    let mut disk = fixture.connect_to(&server.uri(), as_is)?;
     let zero = Command::write_zeroes(0, 512);
     fails(disk.run(zero.with(CommandFlags::FAST_ZERO)), Who::Server, Errno::NotSup);
     disk.run(zero)?;
     Ok(())
 }
 
-fn no_cache(room: &mut Room<'_>) -> CaseResult {
+fn no_cache(fixture: &mut Fixture<'_>) -> CaseResult {
     let args = ["--filter=nocache", "memory", "1M", "cachemode=none"];
-    lacks(room, &args, &[Op::run(Command::cache(0, 512))])
+    lacks(fixture, &args, &[Op::run(Command::cache(0, 512))])
 }
 
-fn no_structured_replies(room: &mut Room<'_>) -> CaseResult {
+fn no_structured_replies(fixture: &mut Fixture<'_>) -> CaseResult {
     let unfragmented = Op::read(0, 512).with(CommandFlags::DF);
-    lacks(room, &["--no-sr", "memory", "1M"], &[unfragmented])
+    lacks(fixture, &["--no-sr", "memory", "1M"], &[unfragmented])
 }
