@@ -141,15 +141,19 @@ fn a_server_that_was_made_anew_is_refused() -> TestResult {
     // nbdkit 1.32 aborts when a client is gone that has reads under way.
     let serve = ["serve", "--unix", "{socket}", "--read-only", "--file", &arg(&image)];
     let source = Server::command(NBD, &serve).start()?;
-    let to = Server::nbdkit(&["file"]).arg(&disk).start()?;
+    let mut to = Server::nbdkit(&["file"]).arg(&disk).start()?;
     let (resume, from) = (format!("--resume={}", arg(&state)), source.uri());
-    let args = ["copy", &resume, &from, &to.uri()];
+    let at = to.uri();
+    let args = ["copy", &resume, &from, &at];
     let mut copy =
         Command::new(NBD).args(args).arg("--rate=100M").stderr(Stdio::null()).spawn().unwrap();
     eventually("something is safe", || state.exists());
     copy.kill().unwrap();
     copy.wait().unwrap();
+    // A server goes on with what a client has asked for that is gone, until it is gone too.
+    to.kill();
     anew();
+    to.start_again()?;
     let told = fail(&args)?;
     assert!(told.contains("does not hold what was copied to it, or the source"), "{told}");
     assert!(told.contains("remove the file"), "{told}");
