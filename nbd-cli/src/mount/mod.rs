@@ -15,6 +15,7 @@ mod tree;
 
 use std::ffi::{OsStr, OsString};
 use std::fs::OpenOptions;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
@@ -27,6 +28,7 @@ use nbd_client_mio::proto::{ClientConfig, Limits};
 use nbd_client_mio::session::replay::{Reconnect, RecoveryError};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
+use rustix::process::geteuid;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -136,6 +138,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     mount.acl = if args.allow_other { SessionACL::All } else { SessionACL::Owner };
     mount.n_threads = Some(THREADS);
     let session = fuser::spawn_mount(tree, &args.directory, &mount)
+        .map_err(|error| in_need_of_help(error, geteuid().is_root()))
         .context(format!("mounting on {}", args.directory.display()))?;
     obey(signals, ends).context("a thread")?;
     output::print(&format!("{}\n", args.directory.join(&args.name).display()))?;
@@ -198,6 +201,18 @@ fn is_name(name: &OsStr) -> bool {
     !is_special && bytes.len() <= LONGEST_NAME && !bytes.contains(&b'/')
 }
 
+/// Why it cannot be mounted. Only root mounts by himself; for others a program does so, which may
+/// be missing, or where this user may not look.
+fn in_need_of_help(error: io::Error, is_root: bool) -> io::Error {
+    match error.kind() {
+        kind @ (io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) if !is_root => {
+            let help = "users other than root need fusermount3 for that (package fuse3)";
+            io::Error::new(kind, format!("{error}: {help}"))
+        }
+        _ => error,
+    }
+}
+
 /// Whether there is FUSE for this user.
 fn check(device: &Path) -> Result<()> {
     let Err(error) = OpenOptions::new().read(true).write(true).open(device) else { return Ok(()) };
@@ -206,7 +221,10 @@ fn check(device: &Path) -> Result<()> {
         Some(Errno::NOENT | Errno::NODEV | Errno::NXIO) => {
             format!("this kernel has no FUSE ({place}); load its module: modprobe fuse")
         }
-        Some(Errno::ACCESS | Errno::PERM) => format!("{place} is not for this user to open"),
+        Some(Errno::ACCESS | Errno::PERM) => format!(
+            "{place} is not for this user to open: root can let everybody (chmod 666 {place}), as \
+             most systems do"
+        ),
         _ => format!("{place}: {error}"),
     }))
 }
@@ -248,7 +266,7 @@ impl Args {
 }
 
 /// Has a signal end it. The second one ends the process at once.
-fn obey(mut signals: Signals, ends: Sender<End>) -> std::io::Result<()> {
+fn obey(mut signals: Signals, ends: Sender<End>) -> io::Result<()> {
     let obey = move || {
         for (number, signal) in signals.forever().enumerate() {
             if number > 0 || ends.send(End::Signal).is_err() {

@@ -362,3 +362,33 @@ fn what_goes_wrong_is_told() -> TestResult {
     Mount::new(&[], &uri, &scratch).end(Signal::TERM);
     Ok(())
 }
+
+/// Others than root need a program that mounts for them, and a device that they may open.
+#[test]
+fn another_user_is_told_what_is_missing() -> TestResult {
+    // All of it is there for this process alone, in a name space of its own.
+    const SCRIPT: &str = r#"
+        mount -t tmpfs -o mode=755 tmpfs "$1"
+        mknod -m "$2" "$1/fuse" c 10 229
+        mount --bind "$1/fuse" /dev/fuse
+        install -o nobody -d "$1/empty"
+        install "$3" "$1/nbd"
+        cd "$1"
+        export FUSERMOUNT_PATH=/nothing
+        exec setpriv --reuid=nobody --clear-groups ./nbd mount "$4" empty
+    "#;
+    let server = Server::nbdkit(&["memory", "1M"]).tcp().start()?;
+    for (mode, expected) in [
+        ("0666", "users other than root need fusermount3 for that (package fuse3)"),
+        ("0600", "root can let everybody (chmod 666 /dev/fuse)"),
+    ] {
+        let scratch = Scratch::new()?;
+        let mut shell = Command::new("unshare");
+        shell.args(["--mount", "sh", "-ec", SCRIPT, "sh"]).arg(scratch.path());
+        let finished = run_within(LIMIT, shell.args([mode, NBD, &server.uri()]))?;
+        let told = String::from_utf8_lossy(&finished.stderr).into_owned();
+        assert_eq!(finished.status.code(), Some(1), "{told}");
+        assert!(told.contains(expected), "{told}");
+    }
+    Ok(())
+}
