@@ -187,6 +187,16 @@ pub(super) fn wait_until(what: &str, mut happened: impl FnMut() -> Outcome<bool>
     Ok(())
 }
 
+/// Unmounts what a program has mounted here, if it is: root does so by himself, for others there
+/// is fusermount3.
+pub(super) fn unmount(place: &Path) {
+    let done = |command: &mut Command| {
+        let quiet = command.arg(place).stderr(Stdio::null());
+        quiet.status().is_ok_and(|status| status.success())
+    };
+    let _ = done(&mut Command::new("umount")) || done(Command::new("fusermount3").arg("-u"));
+}
+
 /// Whether somebody listens at a Unix socket. Whoever connects to see has been a client.
 fn is_listening(socket: &Path) -> Outcome<bool> {
     const LISTENING: &str = "00010000";

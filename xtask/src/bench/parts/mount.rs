@@ -9,7 +9,7 @@ use crate::Outcome;
 use crate::bench::contender::Contender;
 use crate::bench::data::Side;
 use crate::bench::load::Load;
-use crate::bench::server::{Directory, Server, wait_until};
+use crate::bench::server::{Directory, Server, unmount, wait_until};
 use crate::workspace::{has_program, nbd_program};
 
 const LOADS: [Load; 5] = [
@@ -114,8 +114,7 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        // Failing means that nothing is mounted any more.
-        let _ = Command::new("fusermount3").arg("-u").arg(&self.place).status();
+        unmount(&self.place);
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

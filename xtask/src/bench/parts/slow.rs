@@ -9,7 +9,7 @@ use crate::Outcome;
 use crate::bench::contender::Contender;
 use crate::bench::data::Side;
 use crate::bench::load::Load;
-use crate::bench::server::{Directory, wait_until, with_server};
+use crate::bench::server::{Directory, unmount, wait_until, with_server};
 use crate::steps::capture;
 
 /// A disk on which neighbours of what was read are hardly ever asked for.
@@ -73,8 +73,9 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        // It ends when nothing is mounted any more; failing means that nothing is.
-        let _ = Command::new("fusermount3").arg("-u").arg(&self.file).status();
+        unmount(&self.file);
+        // It has ended by itself, unless it could not be unmounted.
+        let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
