@@ -63,6 +63,7 @@ impl Waiters {
         self.admitted
     }
 
+    #[inline]
     pub(crate) fn first_deadline(&self) -> Option<Instant> {
         self.timers.first()
     }

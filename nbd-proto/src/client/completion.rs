@@ -175,7 +175,11 @@ impl Core {
 
     /// Something has been sent: finishes the commands that waited for no more than their own
     /// request to leave.
+    #[inline]
     pub(super) fn release_held(&mut self) {
+        if self.held.is_empty() {
+            return;
+        }
         let first_unsent = self.outbox.first_unsent();
         while let Some(Reverse((sequence, id))) = self.held.peek().copied()
             && sequence < first_unsent

@@ -28,6 +28,7 @@ impl Client {
         }
     }
 
+    #[inline]
     fn check_alive(&self) -> Result<(), Error> {
         match &self.core.life {
             Life::Closed(Some(error)) => Err(error.clone()),

@@ -220,6 +220,7 @@ impl Client {
 
     /// Whether the connection is over.
     #[must_use]
+    #[inline]
     #[doc(alias = "nbd_aio_is_closed")]
     pub fn is_closed(&self) -> bool {
         matches!(self.core.life, Life::Closed(_))

@@ -97,26 +97,28 @@ impl Session {
         direction: Direction,
         now: Instant,
     ) -> Progress {
-        match result {
-            Ok(progress @ (Progress::Blocked | Progress::More))
-                if self.recovery.is_none() && matches!(self.goodbye, Goodbye::No) =>
-            {
-                self.again.set(direction, progress == Progress::More);
-                progress
-            }
-            other => self.settle_cold(other, direction, now),
+        let progress = match result {
+            Ok(progress) => progress,
+            Err(error) => return self.failed(error, now),
+        };
+        let plain = self.recovery.is_none() && matches!(self.goodbye, Goodbye::No);
+        if plain && progress != Progress::Closed {
+            self.again.set(direction, progress == Progress::More);
+            return progress;
         }
+        self.settle_cold(progress, direction, now)
     }
 
     #[cold]
-    fn settle_cold(
-        &mut self,
-        result: Result<Progress, LinkError>,
-        direction: Direction,
-        now: Instant,
-    ) -> Progress {
-        match result {
-            Ok(progress @ (Progress::Blocked | Progress::More)) => {
+    fn failed(&mut self, error: LinkError, now: Instant) -> Progress {
+        self.lost(error.into(), now);
+        Progress::Closed
+    }
+
+    #[cold]
+    fn settle_cold(&mut self, progress: Progress, direction: Direction, now: Instant) -> Progress {
+        match progress {
+            Progress::Blocked | Progress::More => {
                 self.again.set(direction, progress == Progress::More);
                 self.drain(now);
                 if self.has_drained() {
@@ -127,12 +129,8 @@ impl Session {
                 self.wind_up(now);
                 progress
             }
-            Ok(Progress::Closed) => {
+            Progress::Closed => {
                 self.lost(closed(), now);
-                Progress::Closed
-            }
-            Err(error) => {
-                self.lost(error.into(), now);
                 Progress::Closed
             }
         }

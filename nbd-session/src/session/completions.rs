@@ -173,6 +173,9 @@ impl Session {
     #[inline]
     pub fn completed(&self) -> usize {
         match (&self.recovery, &self.stage) {
+            (None, Stage::Open(open)) if self.late.is_empty() && self.keep_alive.is_none() => {
+                open.core.completed()
+            }
             (Some(recovery), _) => recovery.untaken(),
             (None, Stage::Open(open)) => {
                 let core = &open.core;

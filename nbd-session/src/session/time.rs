@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use nbd_proto::RequestStatus;
+use nbd_proto::{Machine, RequestStatus};
 
+use super::room::GivenUp;
 use super::{Goodbye, Open, Session, Stage};
 use crate::error::{Error, Overdue, broken};
 use crate::timers::Timer;
@@ -14,6 +15,26 @@ impl Session {
     #[must_use]
     #[inline]
     pub fn next_deadline(&self) -> Option<Instant> {
+        if self.minds_no_time() { None } else { self.soonest_deadline() }
+    }
+
+    /// Whether the stream, steps and commands are all there is to wait for, beyond doubt: most
+    /// connections have no limits, and are asked twice for each command that is alone.
+    #[inline]
+    fn minds_no_time(&self) -> bool {
+        let Stage::Open(Open { core, .. }) = &self.stage else { return false };
+        self.timers.first().is_none()
+            && self.waiters.first_deadline().is_none()
+            && self.recovery.is_none()
+            && self.keep_alive.is_none()
+            && !self.silence.is_measured()
+            && matches!(self.goodbye, Goodbye::No)
+            && matches!(self.given_up, GivenUp::Few)
+            && self.linger.is_none()
+            && !core.is_ending()
+    }
+
+    fn soonest_deadline(&self) -> Option<Instant> {
         let mut next = sooner(self.timers.first(), self.waiters.first_deadline());
         if let Goodbye::Wanted { by, .. } = self.goodbye {
             next = sooner(next, by);
@@ -61,7 +82,7 @@ impl Session {
             self.attempts.close(Vec::new());
             if let Stage::Open(Open { core, .. }) = &mut self.stage {
                 // What is under way is told that time is over.
-                let _ = nbd_proto::Machine::eof(core);
+                let _ = core.eof();
             }
             return self.finish_session(error.clone(), Err(error), now);
         }
