@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use nbd_client_async::{BlockingWork, IoCall, Runtime, Sleep, Task, Watched};
 use tokio::io::Interest;
-use tokio::net::UnixStream;
+use tokio::io::unix::AsyncFd;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio::time::sleep_until;
@@ -49,12 +49,12 @@ impl Runtime for Tokio {
     }
 
     fn watch(&self, socket: OwnedFd) -> io::Result<Box<dyn Watched>> {
-        Handle::try_current().map_err(io::Error::other)?;
+        let runtime = Handle::try_current().map_err(io::Error::other)?;
         let socket = std::os::unix::net::UnixStream::from(socket);
         // Tokio demands it; no call here would wait.
         socket.set_nonblocking(true)?;
-        let watched = catch_unwind(|| UnixStream::from_std(socket));
-        Ok(Box::new(Descriptor(watched.map_err(|panic| told(&*panic))??)))
+        let reading = register(&runtime, socket.into(), Interest::READABLE)?;
+        Ok(Box::new(Descriptor { runtime, reading, writing: None }))
     }
 }
 
@@ -90,38 +90,58 @@ impl Drop for Timer {
     }
 }
 
-/// A socket that tokio watches, of whatever family: only its readiness and its descriptor are
-/// used, and those all families have.
-struct Descriptor(UnixStream);
+/// A socket that tokio watches: for something to read, always; for room, only from when there was
+/// none until there is some. Whoever watches for that, too, is woken by a server that takes in a
+/// request, as well as by its reply.
+struct Descriptor {
+    runtime: Handle,
+    reading: AsyncFd<OwnedFd>,
+    /// The same socket under another number: under one, it is watched once.
+    writing: Option<AsyncFd<OwnedFd>>,
+}
+
+#[expect(
+    deprecated,
+    reason = "its successor is unsafe, for those that are no owners of their descriptor"
+)]
+fn register(runtime: &Handle, fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+    let _context = runtime.enter();
+    catch_unwind(|| AsyncFd::with_interest(fd, interest)).map_err(|panic| told(&*panic))?
+}
 
 impl AsFd for Descriptor {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.reading.as_fd()
     }
 }
 
 impl Watched for Descriptor {
     fn poll_read_io(&mut self, cx: &mut Context<'_>, io: IoCall<'_>) -> Poll<io::Result<usize>> {
         loop {
-            let result = self.0.try_io(Interest::READABLE, || io(self.0.as_fd()));
-            if !would_block(&result) {
+            let mut ready = ready!(self.reading.poll_read_ready(cx))?;
+            if let Ok(result) = ready.try_io(|fd| io(fd.as_fd())) {
                 return Poll::Ready(result);
             }
-            ready!(self.0.poll_read_ready(cx))?;
         }
     }
 
     fn poll_write_io(&mut self, cx: &mut Context<'_>, io: IoCall<'_>) -> Poll<io::Result<usize>> {
         loop {
-            let result = self.0.try_io(Interest::WRITABLE, || io(self.0.as_fd()));
-            if !would_block(&result) {
-                return Poll::Ready(result);
+            if let Some(writing) = &self.writing {
+                let mut ready = ready!(writing.poll_write_ready(cx))?;
+                if let Ok(result) = ready.try_io(|fd| io(fd.as_fd())) {
+                    self.writing = None;
+                    return Poll::Ready(result);
+                }
+                continue;
             }
-            ready!(self.0.poll_write_ready(cx))?;
+            match io(self.as_fd()) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let fd = self.as_fd().try_clone_to_owned()?;
+                    self.writing = Some(register(&self.runtime, fd, Interest::WRITABLE)?);
+                }
+                result => return Poll::Ready(result),
+            }
         }
     }
-}
-
-fn would_block(result: &io::Result<usize>) -> bool {
-    matches!(result, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
 }
