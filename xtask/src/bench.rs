@@ -11,6 +11,7 @@ pub(crate) mod core;
 mod costs;
 mod data;
 mod load;
+mod losses;
 mod machine;
 mod metric;
 mod page;

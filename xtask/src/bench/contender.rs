@@ -20,6 +20,8 @@ pub(super) struct Contender {
     kind: Kind,
     /// Where it is to find libnbd, if not where the system has it.
     library: Option<PathBuf>,
+    /// The only processor that it is to run on.
+    processor: Option<u32>,
 }
 
 #[derive(Clone)]
@@ -59,6 +61,11 @@ impl Contender {
         Self::bench("blocking", Side::Ours, &["blocking"])
     }
 
+    /// The client for tokio, in one thread.
+    pub(super) fn tokio() -> Outcome<Self> {
+        Self::bench("tokio", Side::Ours, &["tokio"])
+    }
+
     /// The loop that does no more than it must.
     pub(super) fn by_hand() -> Outcome<Self> {
         Self::bench("by hand", Side::Limit, &["by-hand"])
@@ -71,14 +78,26 @@ impl Contender {
 
     fn bench(name: &'static str, side: Side, prefix: &'static [&'static str]) -> Outcome<Self> {
         let program = target_dir()?.join("release/nbd-bench");
-        Ok(Self { name, side, kind: Kind::Bench { program, prefix }, library: None })
+        Ok(Self {
+            name,
+            side,
+            kind: Kind::Bench { program, prefix },
+            library: None,
+            processor: None,
+        })
     }
 
     /// The loop in C on libnbd, where that can be compiled.
     pub(super) fn libnbd() -> Outcome<Option<Self>> {
         let kind = |program| Kind::Bench { program, prefix: &[] };
         let found = in_c("libnbd-aio")?.map(kind);
-        Ok(found.map(|kind| Self { name: "libnbd", side: Side::Theirs, kind, library: None }))
+        Ok(found.map(|kind| Self {
+            name: "libnbd",
+            side: Side::Theirs,
+            kind,
+            library: None,
+            processor: None,
+        }))
     }
 
     /// fio, whose engine is libnbd, where it is installed.
@@ -93,12 +112,23 @@ impl Contender {
 
     fn by_fio(of_files: bool) -> Option<Self> {
         let (side, kind) = (Side::Theirs, Kind::Fio { of_files });
-        has_program("fio").then_some(Self { name: "fio", side, kind, library: None })
+        has_program("fio").then_some(Self {
+            name: "fio",
+            side,
+            kind,
+            library: None,
+            processor: None,
+        })
     }
 
     /// The same program with another libnbd.
     pub(super) fn on(self, library: Option<PathBuf>) -> Self {
         Self { library, ..self }
+    }
+
+    /// The same on one processor only.
+    pub(super) fn on_processor(self, processor: u32) -> Self {
+        Self { processor: Some(processor), ..self }
     }
 
     /// Whether [`words`](Self::words) can be counted per request.
@@ -184,10 +214,12 @@ impl Contender {
     }
 
     fn said(&self, words: &[OsString]) -> Outcome<Value> {
-        let (program, args) = words.split_first().ok_or("no program")?;
+        let place =
+            self.processor.map(|number| ["taskset".into(), "-c".into(), number.to_string().into()]);
+        let mut words = place.iter().flatten().chain(words);
         // fio leaves files where it runs.
-        let mut command = Command::new(program);
-        command.args(args).current_dir(std::env::temp_dir());
+        let mut command = Command::new(words.next().ok_or("no program")?);
+        command.args(words).current_dir(std::env::temp_dir());
         command.envs(self.library.iter().map(|directory| ("LD_LIBRARY_PATH", directory)));
         let (json, _) = capture(&mut command)?;
         // fio says that it is connected first.
@@ -282,13 +314,20 @@ mod tests {
     fn who_does_less_than_it_is_told_is_not_measured() {
         let says = |text: &'static str| {
             let kind = Kind::Bench { program: "/bin/echo".into(), prefix: &[] };
-            let contender = Contender { name: "echo", side: Side::Theirs, kind, library: None };
+            let contender = Contender {
+                name: "echo",
+                side: Side::Theirs,
+                kind,
+                library: None,
+                processor: None,
+            };
             // It prints its words; the URI is the last one.
             contender.said(&["/bin/echo".into(), text.into()])
         };
         assert!(says("{}").is_ok() && says("no numbers").is_err());
         let kind = Kind::Bench { program: "/bin/sh".into(), prefix: &["-c", "echo {}"] };
-        let contender = Contender { name: "idler", side: Side::Theirs, kind, library: None };
+        let contender =
+            Contender { name: "idler", side: Side::Theirs, kind, library: None, processor: None };
         let told = contender.measure(&LOAD, "x").expect_err("it has done nothing");
         assert_eq!(told, "idler: 0 requests of 7 were done");
     }

@@ -86,6 +86,14 @@ impl Metric {
         values.filter(|value| value.is_finite()).collect()
     }
 
+    /// Whether a number is better than another one.
+    pub(super) fn is_better(&self, one: f64, other: f64) -> bool {
+        match self.better {
+            Better::More => one > other,
+            Better::Less => one < other,
+        }
+    }
+
     /// One contender beside another; nothing if either has failed, or has no such number.
     pub(super) fn beside(&self, one: &Row, other: &Row) -> Option<f64> {
         ratio(&self.of(one), &self.of(other))

@@ -4,8 +4,9 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::data::{self, Data};
+use super::losses::losses;
 use super::parts::PARTS;
-use super::table::{loads, losses, short, tables};
+use super::table::{loads, short, tables};
 use super::{USAGE, pictures};
 use crate::Outcome;
 use crate::workspace::root;

@@ -7,6 +7,7 @@ mod depth;
 mod library;
 mod memory;
 mod mount;
+mod placement;
 mod servers;
 mod setup;
 mod slow;
@@ -31,10 +32,11 @@ pub(super) struct Part {
     run: fn(&mut Run) -> Outcome,
 }
 
-pub(super) const PARTS: [Part; 12] = [
+pub(super) const PARTS: [Part; 13] = [
     Part { name: "clients", run: clients::run },
     Part { name: "threads", run: threads::run },
     Part { name: "depth", run: depth::run },
+    Part { name: "placement", run: placement::run },
     Part { name: "connections", run: connections::run },
     Part { name: "setup", run: setup::run },
     Part { name: "memory", run: memory::run },

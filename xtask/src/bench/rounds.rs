@@ -40,13 +40,13 @@ pub(super) fn brief(error: &str) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
-/// Each round begins with the next one; after a cycle of rounds it goes the other way round.
+/// Each round begins with the next one, and goes the other way round than the one before.
 ///
 /// Nobody's turn is always the first or always behind the same other one: what a program
 /// leaves to the next, such as a rested or a heated processor, would count as speed.
 const fn turn_at(round: usize, place: usize, turns: usize) -> usize {
-    let backwards = (round / turns) % 2 == 1;
-    let place = if backwards { turns - 1 - place } else { place };
+    let backwards = round % 2 == 1;
+    let place = if backwards { turns - place } else { place };
     (round + place) % turns
 }
 
@@ -70,7 +70,7 @@ mod tests {
                 Ok(sample(*turn))
             },
         );
-        assert_eq!(order, [0, 1, 2, 1, 2, 0, 2, 0, 1, 2, 1, 0, 0, 2, 1, 1, 0, 2]);
+        assert_eq!(order, [0, 1, 2, 1, 0, 2, 2, 0, 1, 0, 2, 1, 1, 2, 0, 2, 1, 0]);
         let each = |turn: usize| Row::collect(vec![sample(turn); 6]);
         assert_eq!(measured, [each(0), each(1), each(2)]);
     }

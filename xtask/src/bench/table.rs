@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use super::data::{Data, Rounds, Row, Side};
 use super::metric::{
-    Better, CALLS, CPU, CPU_GIB, INSTRUCTIONS, KIB, MILLIS, Metric, P50, P99, P99_9, PER_SECOND,
-    RATE, SECONDS, SERVER, SERVER_GIB, SYSTEM, SYSTEM_GIB, USER, USER_GIB,
+    CALLS, INSTRUCTIONS, KIB, MILLIS, Metric, P50, P99, P99_9, PER_SECOND, RATE, SECONDS, SERVER,
+    SERVER_GIB, SYSTEM, SYSTEM_GIB, USER, USER_GIB,
 };
 use super::stats::{median, spread};
 
@@ -18,9 +18,6 @@ const MEMORY: &[&Metric] = &[&KIB];
 
 /// Requests of which somebody thinks in bytes.
 const LARGE_REQUEST: f64 = 65_536.0;
-
-/// What a ratio may be against us before it is called a loss: less is chance.
-const CHANCE: f64 = 0.03;
 
 /// The loads of a part, in order, with their rows.
 pub(super) fn loads<'a>(data: &'a Data, part: &'a str) -> Vec<(&'a str, Vec<&'a Row>)> {
@@ -142,66 +139,17 @@ pub(super) fn grouped(value: f64) -> String {
     text.replace("-\u{202f}", "-")
 }
 
-/// Where a contender of ours is worse than another one, and by how much.
-pub(super) fn losses(data: &Data, parts: &[&str]) -> String {
-    let mut text = String::new();
-    for part in parts {
-        for (load, rows) in loads(data, part) {
-            let of = |side| rows.iter().filter(move |row| row.side == side);
-            for metric in judged(&rows) {
-                for (ours, theirs) in
-                    of(Side::Ours).flat_map(|ours| of(Side::Theirs).map(move |other| (ours, other)))
-                {
-                    let Some(ratio) = metric.beside(ours, theirs) else { continue };
-                    let lost = match metric.better {
-                        Better::More => ratio < 1.0 - CHANCE,
-                        Better::Less => ratio > 1.0 + CHANCE,
-                    };
-                    if lost {
-                        let (heading, one, other) =
-                            (metric.heading, &ours.contender, &theirs.contender);
-                        let [a, b] = [ours, theirs].map(|row| median(&metric.of(row)));
-                        let [a, b] = [a, b].map(|value| value.map_or_else(String::new, short));
-                        let ratio = short(ratio);
-                        let _ = writeln!(
-                            text,
-                            "| {part}: {load} | {heading} | {one}: {a} | {other}: {b} | {ratio} |"
-                        );
-                    }
-                }
-            }
-        }
-    }
-    if text.is_empty() {
-        return "\nNowhere, in what was measured.\n".to_owned();
-    }
-    format!("\n| where | what | ours | theirs | ours ÷ theirs |\n|---|---|---|---|---:|\n{text}")
-}
-
-/// What counts as a loss: what matters most of a load, its longest latencies, and processors.
-fn judged(rows: &[&Row]) -> Vec<&'static Metric> {
-    let all = metrics(rows);
-    let first = all.first().copied();
-    let also: &[&Metric] = match first.map(|metric| metric.heading) {
-        Some("requests/s") => &[&P99_9, &CPU],
-        Some("MiB/s") => &[&P99_9, &CPU_GIB],
-        Some("s") => &[&CPU_GIB],
-        _ => &[],
-    };
-    first.into_iter().chain(also.iter().copied()).collect()
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::data::tests::{failed, row};
     use super::super::machine::Machine;
     use super::*;
 
-    fn data(rows: Vec<Row>) -> Data {
+    pub(in crate::bench) fn data(rows: Vec<Row>) -> Data {
         Data { machine: Machine::default(), rows }
     }
 
-    fn timed(contender: &str, side: Side, seconds: &[f64]) -> Row {
+    pub(in crate::bench) fn timed(contender: &str, side: Side, seconds: &[f64]) -> Row {
         let ones = vec![1.0; seconds.len()];
         let bytes = vec![f64::from(1 << 30); seconds.len()];
         let numbers: &[(&str, &[f64])] =
@@ -241,22 +189,7 @@ mod tests {
 
         let ours = Row { side: Side::Ours, contender: "nbd copy".into(), ..bad };
         let rows = vec![ours, timed("nbdcopy", Side::Theirs, &[2.0])];
-        let told = tables(&data(rows.clone()), "copies");
+        let told = tables(&data(rows), "copies");
         assert!(told.contains("| **nbd copy** | failed: it moved wrong data | |\n"), "{told}");
-        assert!(losses(&data(rows), &["copies"]).contains("Nowhere"), "no ratio, no loss");
-    }
-
-    #[test]
-    fn losses_are_those_beyond_chance() {
-        let of = |ours: f64| {
-            let rows = vec![
-                timed("nbd copy", Side::Ours, &[ours]),
-                timed("nbdcopy", Side::Theirs, &[1.0]),
-            ];
-            losses(&data(rows), &["copies"])
-        };
-        let lost = "| copies: a file | s | nbd copy: 1.10 | nbdcopy: 1.00 | 1.10 |\n";
-        assert!(of(1.1).ends_with(lost), "{}", of(1.1));
-        assert!(of(1.02).contains("Nowhere") && of(0.5).contains("Nowhere"));
     }
 }

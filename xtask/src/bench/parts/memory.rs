@@ -42,18 +42,23 @@ fn servers(run: &mut Run) -> Outcome {
     let directory = Directory::fresh("memory")?;
     let servers = of_files(&directory)?;
     let kib = |value: f64| Sample::from([("kib".to_owned(), value)]);
+    let names = servers.iter().enumerate();
+    let entries: Vec<_> =
+        names.map(|(place, entry)| Entry::new(&*entry.name, entry.side, place)).collect();
     run.race(
         "an idle connection, at the server",
         None,
-        &servers,
-        // Threads and their memory are there from then on.
-        |entry| Idle::ours(IDLE, &entry.what.uri())?.end(),
+        &entries,
+        |_| Ok(()),
+        // What earlier connections have left would be used again: it is a fresh server each time.
         |entry| {
-            let few = Idle::ours(1, &entry.what.uri())?;
-            let before = entry.what.memory_held()?;
+            let directory = Directory::fresh("idle")?;
+            let server = of_files(&directory)?.swap_remove(entry.what).what;
+            let few = Idle::ours(1, &server.uri())?;
+            let before = server.memory_held()?;
             few.end()?;
-            let many = Idle::ours(IDLE + 1, &entry.what.uri())?;
-            let after = entry.what.memory_held()?;
+            let many = Idle::ours(IDLE + 1, &server.uri())?;
+            let after = server.memory_held()?;
             many.end()?;
             Ok(kib((after as f64 - before as f64) / f64::from(IDLE)))
         },
