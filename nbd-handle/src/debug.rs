@@ -1,7 +1,7 @@
 //! What is told about a handle, and to whom.
 
-use std::env;
-use std::fmt;
+use std::io::Write;
+use std::{env, fmt, io};
 
 /// Told what a handle does: the name of the call and one line.
 pub type DebugCallback = Box<dyn FnMut(&str, &str) + Send>;
@@ -27,7 +27,8 @@ impl Debug {
     pub(crate) fn tell(&mut self, handle: &str, call: &str, line: &str) {
         match &mut self.callback {
             Some(callback) => callback(call, line),
-            None => eprintln!("libnbd: debug: {handle}: {call}: {line}"),
+            // Where it cannot be written nobody reads it, and that ends no call.
+            None => drop(writeln!(io::stderr(), "libnbd: debug: {handle}: {call}: {line}")),
         }
     }
 }

@@ -184,12 +184,26 @@ impl<B: Memory> Handle<B> {
         fds.extend(socket.map(|fd| PollFd::from_borrowed_fd(fd, events)));
         let sockets = fds.len();
         fds.extend(other.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
-        poll_until(&mut fds, limit)?;
+        if let Err(error) = poll_until(&mut fds, limit) {
+            if other.is_some() {
+                return Err(error.into());
+            }
+            // Who cannot wait would try for ever.
+            drop(fds);
+            let now = Instant::now();
+            engine.session.fail(std::io::Error::from(error), now);
+            engine.finish_turn(&mut self.commands, now);
+            self.settle(now);
+            return Ok(Woken::Progress);
+        }
         let seen: Vec<_> = fds.iter().map(PollFd::revents).collect();
         let (socket, other) = seen.split_at_checked(sockets).unwrap_or_default();
         let socket = socket.first().copied().unwrap_or(PollFlags::empty());
-        let other = other.first().is_some_and(|seen| !seen.is_empty());
+        let other = other.first().copied().unwrap_or(PollFlags::empty());
         drop(fds);
+        if other.contains(PollFlags::NVAL) {
+            return Err(Fail::new(Errno::BADF, "the other descriptor is not open"));
+        }
         let now = Instant::now();
         // Errors show in whichever call comes next.
         let broken = socket.intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL);
@@ -203,7 +217,7 @@ impl<B: Memory> Handle<B> {
         self.settle(now);
         Ok(if !socket.is_empty() {
             Woken::Progress
-        } else if other {
+        } else if !other.is_empty() {
             Woken::Other
         } else if until.is_some_and(|until| until <= now) {
             Woken::TimedOut

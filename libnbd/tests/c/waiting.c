@@ -1,5 +1,7 @@
 /* Calls that wait for their answer. */
 
+#include <fcntl.h>
+
 #include "check.h"
 
 static unsigned calls;
@@ -75,6 +77,22 @@ main (int argc UNUSED, char *argv[])
   CHECK (nbd_stats_bytes_sent (h) > 8192 && nbd_stats_bytes_received (h) > 8192);
   CHECK (nbd_stats_chunks_sent (h) > 7 && nbd_stats_chunks_received (h) > 7);
 #endif
+
+#ifdef LIBNBD_HAVE_NBD_POLL2
+  /* A descriptor that nobody has is an error, and nothing to read. */
+  int fd = dup (0);
+  CHECK (close (fd) == 0);
+  CHECK (nbd_poll2 (h, fd, 0) == -1 && nbd_get_errno () == EBADF);
+#endif
+
+  /* Where debug messages cannot be written, calls are none the worse. */
+  int kept = dup (2), full = open ("/dev/full", O_WRONLY);
+  CHECK (kept >= 0 && full >= 0 && dup2 (full, 2) == 2);
+  CHECK (nbd_set_debug (h, 1) == 0);
+  int read = nbd_pread (h, in, sizeof in, 0, 0);
+  CHECK (nbd_set_debug (h, 0) == 0);
+  CHECK (dup2 (kept, 2) == 2 && close (kept) == 0 && close (full) == 0);
+  CHECK (read == 0);
 
   CHECK (nbd_shutdown (h, 0) == 0);
   CHECK (nbd_aio_is_closed (h) == 1);
