@@ -316,7 +316,7 @@ impl Pool {
         let (mut result, clients) = {
             let mut state = self.shared.lock();
             state.look();
-            (state.members.farewell(), state.clients.clone())
+            (state.members.leave(), state.clients.clone())
         };
         for client in clients {
             if !client.is_closed() {

@@ -269,12 +269,15 @@ impl Pool {
     /// none of them for being idle. Those that fail are not used any more, unless they
     /// are merely late. Returns how many connections are alive.
     pub fn ping(&self) -> usize {
-        let mut idle: Vec<_> = std::iter::from_fn(|| self.try_client()).collect();
-        for client in &mut idle {
-            // What it comes to shows when the connection is given back.
-            let _ = client.client.ping();
+        let members = self.shared.state().members.len();
+        for number in 0..members {
+            // One after the other: who has to wait for one of them need not wait for all.
+            let free = self.shared.state().pick(Some(number));
+            if let Some(mut pooled) = free.and_then(|picked| self.pooled(picked)) {
+                // What it comes to shows when the connection is given back.
+                let _ = pooled.client.ping();
+            }
         }
-        drop(idle);
         self.alive()
     }
 
@@ -284,7 +287,7 @@ impl Pool {
     /// # Errors
     /// As [`Client::disconnect`], the first of them.
     pub fn disconnect(self) -> Result<(), Error> {
-        let mut result = self.shared.state().members.farewell();
+        let mut result = self.shared.state().members.leave();
         for mut pooled in std::iter::from_fn(|| self.try_client()) {
             let ended = pooled.client.end();
             result = result.and(ended);

@@ -121,9 +121,9 @@ impl<B> Connection<B> {
             let done = self.session.next_completion()?;
             // There is room for one more.
             self.again |= !self.waiting.is_empty();
-            let nbd_session::Completion { id, command, result, extents, held, .. } = done;
+            let nbd_session::Completion { id, command, result, extents, chunks, held, .. } = done;
             let buffer = if held { None } else { self.buffers.remove(id) };
-            let completion = Completion { id, command, buffer, extents, result };
+            let completion = Completion { id, command, buffer, extents, chunks, result };
             match self.remote.remove(id) {
                 Some(on_done) => on_done(Ok(completion)),
                 None => return Some(completion),

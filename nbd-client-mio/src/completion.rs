@@ -1,6 +1,6 @@
 //! What becomes of a command.
 
-use nbd_proto::{Command, ContextId, Extent, RequestId};
+use nbd_proto::{Command, ContextId, Extent, ReadChunk, RequestId};
 use nbd_session::{Error, Rejected};
 
 /// A command that is finished.
@@ -16,6 +16,11 @@ pub struct Completion<B> {
     pub buffer: Option<B>,
     /// The extents of a block status.
     pub extents: Vec<(ContextId, Extent)>,
+    /// The parts of the answer to a read that was to
+    /// [report](nbd_session::Request::report_chunks) them: data or holes, in whatever order the
+    /// server sent them; at most 2^20.
+    #[doc(alias = "nbd_aio_pread_structured")]
+    pub chunks: Vec<ReadChunk>,
     /// How it went.
     pub result: Result<(), Error>,
 }

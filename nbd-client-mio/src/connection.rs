@@ -185,7 +185,7 @@ impl<B> Connection<B> {
     /// again, or poll with no timeout.
     #[must_use]
     pub fn needs_drive(&self) -> bool {
-        self.again || self.session.needs_drive() || self.submitter.rung.load(Ordering::Acquire)
+        self.again || self.session.needs_drive() || self.submitter.rung.load(Ordering::Acquire) != 0
     }
 
     /// When to call [`handle_timeout`](Self::handle_timeout), if nothing happens before:

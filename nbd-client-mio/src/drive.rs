@@ -89,7 +89,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Connection<B> {
     /// for waits for it.
     fn send_in_line(&mut self, now: Instant) {
         // Whoever comes from now on rings again.
-        self.submitter.rung.swap(false, Ordering::AcqRel);
+        self.submitter.rung.swap(0, Ordering::AcqRel);
         while let Ok(id) = self.withdrawn.1.try_recv() {
             drop(self.withdraw(id));
         }

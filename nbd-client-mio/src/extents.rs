@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::task::Poll;
 
@@ -12,6 +12,7 @@ use nbd_session::extents::{ExtentWalk, Segment, StatusQuery};
 
 use crate::completion::Outcome;
 use crate::connection::Connection;
+use crate::submitter::WITHDRAWAL;
 
 type Answer = (u64, Result<Vec<(ContextId, Extent)>, Error>);
 
@@ -28,7 +29,7 @@ pub struct Extents {
     /// What is under way, by the walk's numbers.
     asked: Vec<(u64, RequestId)>,
     /// Who withdraws it, and is told to look.
-    withdraw: (Sender<RequestId>, Arc<AtomicBool>),
+    withdraw: (Sender<RequestId>, Arc<AtomicU8>),
     tell: Sender<Answer>,
     told: Receiver<Answer>,
 }
@@ -101,10 +102,8 @@ impl Extents {
 
 impl Drop for Extents {
     fn drop(&mut self) {
-        for (_, id) in &self.asked {
-            // A connection that is gone has withdrawn everything.
-            let _ = self.withdraw.0.send(*id);
-        }
-        self.withdraw.1.store(true, Ordering::Release);
+        // A connection that is gone has withdrawn everything.
+        let _ = self.asked.iter().try_for_each(|(_, id)| self.withdraw.0.send(*id));
+        self.withdraw.1.fetch_or(WITHDRAWAL, Ordering::AcqRel);
     }
 }

@@ -170,7 +170,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]> + Send + 'static> Pool<B> {
     /// members' [farewell](Members::farewell). Connections that were dead before are no error,
     /// unless they had acknowledged writes that were not flushed, and no flush has told so.
     pub fn disconnect(&mut self, limit: Limit) {
-        self.members.leave();
+        // What was lost is part of the farewell.
+        let _ = self.members.leave();
         self.connections.iter_mut().for_each(|connection| connection.disconnect(limit));
     }
 }

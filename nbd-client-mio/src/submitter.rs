@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::Instant;
 
@@ -12,6 +12,11 @@ use nbd_session::Rejected;
 
 use crate::completion::{Completion, OnDone};
 
+/// A command is in line, and the loop was woken for it.
+const COMMAND: u8 = 1;
+/// Somebody waits no more, which wakes nobody.
+pub(crate) const WITHDRAWAL: u8 = 2;
+
 /// Submits commands to one connection from any thread.
 ///
 /// They wait in line, first come first served, until the connection is ready and has
@@ -19,8 +24,8 @@ use crate::completion::{Completion, OnDone};
 #[derive(Debug)]
 pub struct Submitter<B> {
     pub(crate) line: Sender<Submission<B>>,
-    /// Somebody has come since the loop looked last.
-    pub(crate) rung: Arc<AtomicBool>,
+    /// What has come since the loop looked last.
+    pub(crate) rung: Arc<AtomicU8>,
     /// None for the loop's own thread, which looks by itself.
     pub(crate) waker: Option<Arc<Waker>>,
 }
@@ -44,8 +49,8 @@ impl<B> Submitter<B> {
         let sent = self.line.send(Submission { since, command, buffer, on_done });
         sent.map_err(|_| io::ErrorKind::NotConnected)?;
         // Whoever came first in line has woken the loop, and it stops only at the end.
-        match (self.rung.swap(true, Ordering::AcqRel), &self.waker) {
-            (false, Some(waker)) => waker.wake(),
+        match (self.rung.fetch_or(COMMAND, Ordering::AcqRel) & COMMAND, &self.waker) {
+            (0, Some(waker)) => waker.wake(),
             _ => Ok(()),
         }
     }

@@ -3,10 +3,13 @@
 mod support;
 
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use nbd_client_mio::proto::CommandFlags;
+use mio::{Events, Token, Waker};
+use nbd_client_mio::proto::{Command, CommandFlags, ReadChunk};
+use nbd_client_mio::session::Request;
 use nbd_client_mio::{ConnectOptions, ExportFile, ExportView, State};
 use nbd_sim::peer::{Scratch, Server, run, tool};
 use nbd_sim::rng::noise;
@@ -63,8 +66,15 @@ fn extents_of_nbdkit_while_others_fill_the_line() {
     assert!(extents.next(this.disk(token)).is_pending());
     this.until("it is asked", |this| !this.disk(token).needs_drive());
     assert!(this.disk(token).session().in_flight() > 0);
+    let waker = Arc::new(Waker::new(this.poll.registry(), Token(99)).unwrap());
+    let submitter = this.disk(token).submitter(waker);
     drop(extents);
     assert!(this.disk(token).needs_drive());
+    // Whoever comes now still wakes the loop, which may be about to wait for ever.
+    submitter.submit(Command::flush(), None, drop).unwrap();
+    let mut events = Events::with_capacity(4);
+    this.poll.poll(&mut events, Some(Duration::from_secs(60))).unwrap();
+    assert!(events.iter().any(|event| event.token() == Token(99)));
     this.turn(Instant::now());
     assert_eq!(this.disk(token).session().in_flight(), 0);
     server.cont().unwrap();
@@ -91,6 +101,17 @@ fn extents_of_qemu_nbd_by_two_contexts_at_once() {
     let names = ["qemu:dirty-bitmap:monday", "base:allocation"];
     let options = names.iter().fold(ConnectOptions::new(), |all, name| all.meta_context(*name));
     let token = this.ready(&options, &server.uri());
+    // A read across the first of them tells of its parts, if it is asked to.
+    let read = Command::read(0, 2 << 20);
+    let disk = this.disk(token);
+    disk.submit_request(Request::new(read).report_chunks(), Some(vec![0; 2 << 20])).unwrap();
+    let mut chunks = this.next().chunks;
+    chunks.sort_by_key(|chunk| chunk.at);
+    let first = ReadChunk { at: 0, length: 1 << 20, hole: true };
+    assert_eq!(chunks[0], first);
+    assert!(chunks[1..].iter().all(|chunk| !chunk.hole) && chunks.len() > 1, "{chunks:?}");
+    this.disk(token).submit(read, Some(vec![0; 2 << 20])).unwrap();
+    assert!(this.next().chunks.is_empty(), "nobody asked");
     let found = walk(&mut this, token, &names, 64 << 20);
     let expected = [(0, 1 << 20, vec![0, 3]), (1 << 20, 1 << 20, vec![1, 0])];
     assert_eq!(found[..2], expected);

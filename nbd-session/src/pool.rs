@@ -15,8 +15,8 @@
 //!    [`end_flush`](Members::end_flush) says.
 //!
 //!    Both are one with [`begin_call`](Members::begin_call), which leads a call from member to member.
-//! 4. At the end, [`farewell`](Members::farewell) says whether something was lost that nobody
-//!    was told of.
+//! 4. At the end, [`leave`](Members::leave) before the members are ended says whether something
+//!    was lost that nobody was told of, and [`farewell`](Members::farewell) after them.
 //!
 //! # Why a flush goes to all that have something to flush
 //!
@@ -386,11 +386,15 @@ impl Members {
         }
     }
 
-    /// All members are going to be ended. What their sessions say of it when they are
-    /// [over](Self::look) is part of the farewell, but for those that are dead already.
-    pub fn leave(&mut self) {
+    /// All members are going to be ended, and nobody joins any more. What their sessions say of
+    /// it when they are [over](Self::look) is part of the farewell, but for those that are dead
+    /// already.
+    ///
+    /// # Errors
+    /// As [`farewell`](Self::farewell), of what has happened so far.
+    pub fn leave(&mut self) -> Result<(), Error> {
         self.no_room();
-        self.farewell = Some(self.farewell());
+        self.farewell.insert(self.farewell()).clone()
     }
 
     /// Whether everybody was told of what may be lost. To be asked before the members are

@@ -210,8 +210,9 @@ fn a_flush_is_one_call_of_all_that_it_concerns() {
     let told = pool.called(&mut flush, Err(failure())).expect("that was all");
     assert_eq!(told.unwrap_err().kind(), ErrorKind::NotSent);
     pool.farewell().expect("it was told");
-    pool.leave();
+    pool.leave().expect("nothing was lost since");
     assert!(!pool.wants_more());
+    assert_eq!(pool.join(&safe(), &ConnectOptions::new()), None, "it would never be ended");
     pool.farewell().expect("nothing was lost since");
 }
 

@@ -346,7 +346,7 @@ impl<O> Connections<O> {
     /// Begins to end the connections in good order, by `limit`.
     pub(crate) fn disconnect(&mut self, limit: Limit) {
         // From here on a connection that ends is no loss: what it says of its end counts.
-        self.pool.leave();
+        let _ = self.pool.leave();
         for member in &mut self.members {
             member.connection.disconnect(limit);
         }
