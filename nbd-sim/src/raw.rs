@@ -13,6 +13,8 @@ pub const READ: u16 = 0;
 pub const WRITE: u16 = 1;
 /// `NBD_CMD_FLUSH`.
 pub const FLUSH: u16 = 3;
+/// `NBD_CMD_BLOCK_STATUS`.
+pub const STATUS: u16 = 7;
 
 /// A server that a [`Raw`] client can reach.
 pub trait Reach {

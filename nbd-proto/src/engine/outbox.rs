@@ -30,6 +30,10 @@ use crate::types::RequestId;
 /// are at least this many and half of it.
 const COMPACT_MIN: usize = 4096;
 
+/// What the fixed buffer keeps when everything was sent, in bytes: the headers of thousands of
+/// requests. Extents and lists can take much more.
+const KEPT: usize = 1 << 20;
+
 /// Messages that were taken back are swept out when they are at least this many, and half as
 /// many as there are entries.
 const SWEEP_MIN: usize = 64;
@@ -334,6 +338,7 @@ impl Outbox {
     fn compact(&mut self) {
         if self.queue.is_empty() {
             self.fixed.clear();
+            self.fixed.shrink_to(KEPT);
             self.fixed_start = 0;
         } else if self.fixed_start >= COMPACT_MIN
             && self.fixed_start >= self.fixed.len().div_ceil(2)

@@ -20,7 +20,11 @@ const HOLE_SEARCH: u64 = 64 << 10;
 const MAX_PARTS: usize = 64;
 
 /// Most extents of one block status. Clients ask again for the rest.
-const MAX_EXTENTS: usize = 64 << 10;
+const MAX_EXTENTS: usize = 8 << 10;
+
+/// Bytes that an extent takes, here and on the wire (structured-reply extension,
+/// `NBD_REPLY_TYPE_BLOCK_STATUS_EXT`).
+pub(crate) const EXTENT_SIZE: usize = 16;
 
 /// A request on its way through the export and back.
 #[derive(Debug)]
@@ -265,8 +269,8 @@ struct Extents {
 
 impl Extents {
     fn new(job: &Job) -> Self {
-        let Command { flags, offset, length, .. } = job.command;
-        let most = if flags.contains(CommandFlags::REQ_ONE) { 1 } else { MAX_EXTENTS };
+        let Command { offset, length, .. } = job.command;
+        let most = most_extents(&job.command);
         Self { all: Vec::new(), most, left: length, room: job.size.saturating_sub(offset) }
     }
 
@@ -283,6 +287,14 @@ impl Extents {
         self.left = self.left.saturating_sub(extent.length);
         if self.left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
+}
+
+/// Most extents that a block status is answered with, for each context.
+pub(crate) fn most_extents(command: &Command) -> usize {
+    if command.flags.contains(CommandFlags::REQ_ONE) {
+        return 1;
+    }
+    usize::try_from(command.length).unwrap_or(usize::MAX).min(MAX_EXTENTS)
 }
 
 fn zeroing(flags: CommandFlags) -> Zeroing {

@@ -1,13 +1,15 @@
 //! Clients that take their time, and clients that take memory.
 
-use std::io::{ErrorKind, Write};
+use std::io::{self, ErrorKind, Write};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use nbd_server::{Limits, MemoryExport, Server};
+use nbd_server::{Abilities, AllocationExtent, Export, ExtentKind, Limits, MemoryExport, Server};
+use nbd_sim::raw::{LIMIT, READ, Raw, STATUS, WRITE, request};
 
-use nbd_sim::raw::{LIMIT, READ, Raw, WRITE, request};
-
-use super::support::{ending, start};
+use super::support::{ending, start, structured};
 
 const SHORT: Duration = Duration::from_millis(50);
 const MEGABYTE: usize = 1 << 20;
@@ -30,7 +32,7 @@ fn a_client_that_stalls_in_the_negotiation_is_cut() {
 }
 
 /// Talks to a server until it hangs up; returns how that ended.
-fn talk(mut talk: impl FnMut(&mut Raw) -> std::io::Result<()>) -> String {
+fn talk(mut talk: impl FnMut(&mut Raw) -> io::Result<()>) -> String {
     let (server, endings) = start(server(|limits| limits.handshake_timeout = SHORT));
     let mut client = Raw::negotiating(&server);
     let deadline = Instant::now() + LIMIT;
@@ -138,7 +140,7 @@ fn a_client_that_never_stops_asking_holds_up_nobody() {
             {}
             let _ = asking.stream.shutdown(std::net::Shutdown::Both);
         });
-        scope.spawn(move || std::io::copy(&mut reader, &mut std::io::sink()));
+        scope.spawn(move || io::copy(&mut reader, &mut io::sink()));
         for _ in 0..20 {
             assert_eq!(Raw::established(&server).get(0, 4), [0; 4]);
         }
@@ -180,6 +182,69 @@ fn memory_is_bounded_for_all_together() {
     }
     let told = ending(&endings).expect("somebody gives way");
     assert!(told.contains("memory was short"), "{told}");
+}
+
+/// An export of pieces, each other one of which is a hole.
+struct Pieces {
+    abilities: Abilities,
+    /// How often it was asked for them.
+    asked: Arc<AtomicUsize>,
+}
+
+impl Export for Pieces {
+    fn size(&self) -> u64 {
+        1 << 31
+    }
+
+    fn abilities(&self) -> Abilities {
+        self.abilities
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], _offset: u64) -> io::Result<()> {
+        buf.fill(0);
+        Ok(())
+    }
+
+    fn extents(
+        &self,
+        _offset: u64,
+        length: u64,
+        tell: &mut dyn FnMut(AllocationExtent) -> ControlFlow<()>,
+    ) -> io::Result<()> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        let kinds = [ExtentKind::Data, ExtentKind::Hole].into_iter().cycle();
+        for (kind, _) in kinds.zip((0..length).step_by(4096)) {
+            if tell(AllocationExtent { length: 4096, kind }).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Extents are memory, too: who does not take them is not told of more.
+#[test]
+fn extents_that_nobody_takes_are_bounded() {
+    for abilities in [Abilities::NEVER_WAITS, Abilities::empty()] {
+        let asked = Arc::default();
+        let export = Pieces { abilities, asked: Arc::clone(&asked) };
+        let mut limits = Limits::default();
+        limits.max_payload = MEGABYTE as u32;
+        limits.max_memory = 4 * MEGABYTE;
+        let (server, _endings) = start(Server::new(export).limits(limits));
+        let mut honest = Raw::established(&server);
+        let mut greedy = structured(&server);
+        for cookie in 0..256 {
+            greedy.ask(STATUS, cookie, 0, 1 << 31);
+        }
+        // What it is not told keeps nothing from others.
+        for _ in 0..4 {
+            assert_eq!(honest.get(0, MEGABYTE).len(), MEGABYTE);
+        }
+        // Each is 128 KiB; what the socket takes is gone.
+        let asked = asked.load(Ordering::Relaxed);
+        assert!(asked <= 48, "{asked} were carried out");
+    }
 }
 
 /// Honest clients that together want more than there is wait for each other, and all get it.

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use nbd_server::{
     Abilities, AsyncServerHandle, ConnectionError, Event, Export, Opened, Server, ServerHandle,
 };
-use nbd_sim::raw::{LIMIT, Reach};
+use nbd_sim::raw::{LIMIT, Raw, Reach};
 use tokio::runtime::Runtime;
 
 /// A server at work, in threads or in tasks.
@@ -183,4 +183,26 @@ impl Export for Gated {
     fn flush(&self) -> io::Result<()> {
         self.stand(u64::MAX)
     }
+}
+
+/// Agrees on structured replies and `base:allocation`.
+pub(crate) fn structured(server: &Running) -> Raw {
+    let mut client = Raw::negotiating(server);
+    let options: [(u8, &[u8]); 3] =
+        [(8, b""), (10, b"\0\0\0\0\0\0\0\x01\0\0\0\x0fbase:allocation"), (7, b"\0\0\0\0\0\0")];
+    for (option, data) in options {
+        client.write(b"IHAVEOPT\0\0\0");
+        client.write(&[option, 0, 0, 0, data.len() as u8]);
+        client.write(data);
+        loop {
+            let header = client.read(20);
+            let length = u32::from_be_bytes(header[16..].try_into().unwrap());
+            client.read(length as usize);
+            // NBD_REP_ACK
+            if header[12..16] == [0, 0, 0, 1] {
+                break;
+            }
+        }
+    }
+    client
 }

@@ -11,15 +11,14 @@ use nbd_server::{
     Abilities, AllocationExtent, Export, ExportList, Exports, ExtentKind, Limits, Listed,
     MemoryExport, Opened, Peer, Server, Zeroing,
 };
-use nbd_sim::raw::{FLUSH, LIMIT, READ, Raw, WRITE, request};
+use nbd_sim::raw::{FLUSH, LIMIT, READ, Raw, STATUS, WRITE, request};
 
-use super::support::{Running, start};
+use super::support::{Running, start, structured};
 
-/// `NBD_CMD_TRIM`, `NBD_CMD_CACHE`, `NBD_CMD_WRITE_ZEROES`, `NBD_CMD_BLOCK_STATUS`.
+/// `NBD_CMD_TRIM`, `NBD_CMD_CACHE`, `NBD_CMD_WRITE_ZEROES`.
 const TRIM: u16 = 4;
 const CACHE: u16 = 5;
 const ZEROES: u16 = 6;
-const STATUS: u16 = 7;
 
 /// `NBD_CMD_FLAG_FUA`.
 const FUA: u8 = 1;
@@ -200,28 +199,6 @@ fn zeroes_that_wait_hold_up_nobody() {
 #[test]
 fn a_cache_that_waits_holds_up_nobody() {
     holds_up_nobody(CACHE, 0, CACHE);
-}
-
-/// Agrees on structured replies and `base:allocation`.
-fn structured(server: &Running) -> Raw {
-    let mut client = Raw::negotiating(server);
-    let options: [(u8, &[u8]); 3] =
-        [(8, b""), (10, b"\0\0\0\0\0\0\0\x01\0\0\0\x0fbase:allocation"), (7, b"\0\0\0\0\0\0")];
-    for (option, data) in options {
-        client.write(b"IHAVEOPT\0\0\0");
-        client.write(&[option, 0, 0, 0, data.len() as u8]);
-        client.write(data);
-        loop {
-            let header = client.read(20);
-            let length = u32::from_be_bytes(header[16..].try_into().unwrap());
-            client.read(length as usize);
-            // NBD_REP_ACK
-            if header[12..16] == [0, 0, 0, 1] {
-                break;
-            }
-        }
-    }
-    client
 }
 
 /// The cookie of the next reply of one chunk.

@@ -9,7 +9,7 @@ use nbd_proto::{Command, CommandType, Errno, Machine, RequestId};
 use super::{Execute, Session};
 use crate::connection::ConnectionError;
 use crate::connection::buffers::NoMemory;
-use crate::connection::job::{Job, Outcome};
+use crate::connection::job::{EXTENT_SIZE, Job, Outcome, most_extents};
 use crate::connection::placement::Placement;
 use crate::export::{Abilities, AnyExport, Attempt, Export};
 
@@ -89,6 +89,7 @@ impl Session {
         now: Instant,
         execute: &dyn Execute,
     ) -> Result<bool, ConnectionError> {
+        let contexts = self.contexts(id, command);
         let buffer = match command.kind {
             CommandType::Read => {
                 let len = usize::try_from(command.length).unwrap_or(usize::MAX);
@@ -112,8 +113,13 @@ impl Session {
             CommandType::Flush
             | CommandType::Trim
             | CommandType::WriteZeroes
-            | CommandType::Cache
-            | CommandType::BlockStatus => None,
+            | CommandType::Cache => None,
+            // The extents have to go somewhere, and leave when the client takes them.
+            CommandType::BlockStatus => {
+                let most = most_extents(&command) * EXTENT_SIZE * contexts.len();
+                let Some(room) = self.buffers.reserve(most, now) else { return Ok(false) };
+                Some(room)
+            }
         };
         let mut job = Job {
             id,
@@ -121,7 +127,7 @@ impl Session {
             buffer,
             size: self.server.export().size,
             in_parts: self.in_parts,
-            contexts: self.contexts(id, command),
+            contexts,
             outcome: Outcome::Done,
             took: Duration::ZERO,
         };

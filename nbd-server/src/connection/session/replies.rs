@@ -10,7 +10,7 @@ use nbd_proto::{
 
 use super::Session;
 use crate::connection::ConnectionError;
-use crate::connection::job::{Job, Outcome};
+use crate::connection::job::{EXTENT_SIZE, Job, Outcome};
 use crate::event::Event;
 use crate::export::ExtentKind;
 
@@ -53,7 +53,7 @@ impl Session {
                 Ok(())
             }
             Outcome::Extents(all) => {
-                let weight = all.iter().map(|(_, extents)| extents.len() * 16).sum();
+                let weight = all.iter().map(|(_, extents)| extents.len() * EXTENT_SIZE).sum();
                 self.buffers.charge(id, weight);
                 let count = all.len();
                 for (i, (context, extents)) in all.into_iter().enumerate() {
