@@ -158,15 +158,18 @@ fn obey(
 ) -> io::Result<()> {
     let obey = move || {
         while let (Ok(action), Some(server)) = (signals.next(), server.upgrade()) {
-            match (action, tls.read()) {
-                (SignalAction::Reload, Ok(Some(Tls { acceptor, .. }))) => {
-                    server.set_tls(acceptor);
-                    report.note("credentials for TLS were read again");
-                }
-                (SignalAction::Reload, Err(error)) => {
-                    report.warn(&format!("the credentials for TLS stay as they are: {error}"));
-                }
-                (SignalAction::Reload, Ok(None)) | (SignalAction::Stop, _) => server.shut_down(),
+            match action {
+                SignalAction::Stop => server.shut_down(),
+                SignalAction::Reload => match tls.read() {
+                    Ok(Some(Tls { acceptor, .. })) => {
+                        server.set_tls(acceptor);
+                        report.note("credentials for TLS were read again");
+                    }
+                    Ok(None) => server.shut_down(),
+                    Err(error) => {
+                        report.warn(&format!("the credentials for TLS stay as they are: {error}"));
+                    }
+                },
             }
         }
     };

@@ -46,9 +46,9 @@ pub(super) struct SourceArgs {
     #[arg(long)]
     read_only: bool,
     /// What the bytes of the file are. Never guessed: a client could make a
-    /// raw disk look like anything
-    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Format::Raw)]
-    format: Format,
+    /// raw disk look like anything [default: raw]
+    #[arg(long, value_name = "FORMAT", value_enum)]
+    format: Option<Format>,
     /// Keep changes in memory, and forget them at the end
     #[arg(long, conflicts_with = "read_only")]
     overlay: bool,
@@ -113,24 +113,29 @@ impl SourceArgs {
             if self.overlay {
                 return Err(invalid("--overlay is for exports that are known from the start"));
             }
+            self.refuse_format("the files of a directory are raw")?;
             let exports = Arc::new(Directory::new(path)?.read_only(self.read_only));
             return Ok(Sources { exports, name: String::new(), all: Vec::new() });
         }
         if let Some(path) = config {
             self.refuse_names("the exports of a file of exports have their own names")?;
+            self.refuse_format("a file of exports gives the format of each")?;
             return list(self.entries_of(path)?, warn);
         }
         let source = path.as_ref().or(file.as_ref());
         let flags = |entry| Entry {
             read_only: self.read_only,
             overlay: self.overlay,
-            format: self.format,
+            format: self.format.unwrap_or_default(),
             ..entry
         };
         if source.is_some() || memory.is_some() {
             let ([] | [_]) = &export[..] else {
                 return Err(invalid("one export has one name"));
             };
+            if memory.is_some() {
+                self.refuse_format("memory has none")?;
+            }
             let described = description.clone();
             let size = memory.map(size::format);
             let entry = flags(Entry {
@@ -162,6 +167,13 @@ impl SourceArgs {
             Ok(())
         } else {
             Err(invalid(reason))
+        }
+    }
+
+    fn refuse_format(&self, reason: &str) -> io::Result<()> {
+        match self.format {
+            None => Ok(()),
+            Some(_) => Err(invalid(&format!("--format is for files that are named: {reason}"))),
         }
     }
 

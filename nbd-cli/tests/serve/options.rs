@@ -122,6 +122,9 @@ fn what_cannot_be_served_is_told() {
             "the description is too long",
         ),
         (&["--unix", &socket, "--directory", &path("disk")], "is no directory"),
+        (&["--unix", &socket, "--memory", "1M", "--format=qcow2"], "memory has none"),
+        (&["--unix", &socket, "--directory", &path("."), "--format=raw"], "files of a directory"),
+        (&["--unix", &socket, "--config", &path("twice.toml"), "--format=raw"], "format of each"),
         (&["--tcp", "127.0.0.1:port", "--memory", "1M"], "HOST:PORT"),
     ];
     for (args, reason) in cases {
