@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::error::Error as _;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::io;
 
 use nbd_client_blocking::Error;
@@ -67,12 +67,26 @@ impl fmt::Display for Failure {
         // Whatever is quoted in it, it stays one line.
         for part in self.message.split(['\n', '\r']).filter(|part| !part.is_empty()).enumerate() {
             match part {
-                (0, text) => f.write_str(text)?,
-                (_, text) => write!(f, "; {}", text.trim_start())?,
+                (0, text) => write_visible(f, text)?,
+                (_, text) => {
+                    f.write_str("; ")?;
+                    write_visible(f, text.trim_start())?;
+                }
             }
         }
         Ok(())
     }
+}
+
+/// Writes what may quote a server. What a terminal would obey is shown, not sent.
+fn write_visible(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+    for c in text.chars() {
+        match c.is_control() {
+            true => write!(f, "{}", c.escape_default())?,
+            false => f.write_char(c)?,
+        }
+    }
+    Ok(())
 }
 
 /// Says what was being done when it failed.
@@ -153,6 +167,12 @@ mod tests {
         }
         assert_eq!(without_numbers("a (os error 2): b (os error 13)"), "a: b");
         assert_eq!(Failure::new("a (os error 2)").to_string(), "a");
+    }
+
+    #[test]
+    fn what_a_terminal_would_obey_is_shown() {
+        let told = Failure::new("it has x:\x1b]0;title\x07, y:\u{9b}2J\n z\t\u{e9}").to_string();
+        assert_eq!(told, "it has x:\\u{1b}]0;title\\u{7}, y:\\u{9b}2J; z\\t\u{e9}");
     }
 
     #[test]
