@@ -181,13 +181,13 @@ mod tests {
     }
 
     #[test]
-    fn a_small_source_needs_one_lane() {
+    fn a_small_source_needs_one_worker() {
         let worth = [0, 1, WORTHWHILE, WORTHWHILE + 1, 1 << 30].map(|size| worthwhile(size, 4));
         assert_eq!(worth, [1, 1, 1, 2, 4]);
     }
 
     #[test]
-    fn one_lane_has_one_region() {
+    fn one_worker_has_one_region() {
         let regions = Regions::new(once(0..1 << 40), 1, 512);
         assert_eq!((regions.take(), regions.take()), (Some(0..1 << 40), None));
     }
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lane_that_comes_late_has_nothing_to_do() {
+    fn a_worker_that_comes_late_has_nothing_to_do() {
         let team = Team::new();
         assert!(team.enter());
         team.leave(Err(Failure::new("one")));

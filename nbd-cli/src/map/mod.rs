@@ -94,7 +94,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let terminal = bar::width();
     let mut cells = Cells::new(range.clone(), names.len(), terminal);
     let mut picture = Cells::new(range.clone(), names.len(), svg::CELLS);
-    let mut table = Buffers::new(args.json, &names);
+    let mut table = Rows::new(args.json, &names);
     extents::walk(&mut client, &server, &names, range, limit, |segment| {
         cells.add(&segment);
         picture.add(&segment);
@@ -114,14 +114,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 /// One row for each segment; printed when all are there.
-struct Buffers<'a> {
+struct Rows<'a> {
     as_json: bool,
     names: &'a [&'a str],
     count: usize,
     spool: SpooledTempFile,
 }
 
-impl<'a> Buffers<'a> {
+impl<'a> Rows<'a> {
     fn new(as_json: bool, names: &'a [&'a str]) -> Self {
         Self { as_json, names, count: 0, spool: SpooledTempFile::new(IN_MEMORY) }
     }
