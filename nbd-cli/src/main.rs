@@ -37,7 +37,8 @@ const EXAMPLES: &str = "Examples:
   nbd copy [ nbdkit memory 1G ] null:
 
 A server is named by a URI, or by the command that starts it, in brackets.
-Exit status: 0 done, 1 failed, 2 wrong use; 130 after ^C.";
+Exit status: 0 done, 1 failed, 2 wrong use; 130 after ^C. Questions\n\
+(nbd info --can and the like) end with 0 for yes, 2 for no and 1 for everything else.";
 
 /// Network Block Device tool.
 #[derive(Debug, Parser)]
@@ -128,6 +129,8 @@ impl Patience {
 
 /// The exit status when the command line makes no sense.
 const WRONG_USE: u8 = 2;
+/// The same where 2 is an answer, and by the names of libnbd's tools, which fail with 1 only.
+const WRONG_QUESTION: u8 = 1;
 
 fn main() -> ExitCode {
     let words = target::join_brackets(std::env::args_os());
@@ -135,6 +138,11 @@ fn main() -> ExitCode {
     if let Some(text) = tool.and_then(|tool| tool.about(&words)) {
         return end(output::print(&text));
     }
+    let wrong = match tool {
+        Some(_) => WRONG_QUESTION,
+        None if info::is_question(&words) => WRONG_QUESTION,
+        None => WRONG_USE,
+    };
     let command = match tool {
         None => Program::try_parse_from(words).map(|program| program.command),
         Some(Tool::Nbdinfo) => {
@@ -152,7 +160,7 @@ fn main() -> ExitCode {
     };
     match command {
         Ok(command) => start(command),
-        Err(error) => explain(&error),
+        Err(error) => explain(&error, wrong),
     }
 }
 
@@ -204,12 +212,13 @@ fn end(result: failure::Result<()>) -> ExitCode {
     ExitCode::from(failure.status())
 }
 
-/// Prints the help that was asked for, or what is wrong with the command line.
-fn explain(error: &clap::Error) -> ExitCode {
+/// Prints the help that was asked for; or what is wrong with the command line, and ends with
+/// the status `wrong`.
+fn explain(error: &clap::Error, wrong: u8) -> ExitCode {
     let text = target::show_brackets(&error.render().to_string());
     if error.use_stderr() {
         output::complain(&text);
-        return ExitCode::from(WRONG_USE);
+        return ExitCode::from(wrong);
     }
     end(output::print(&text))
 }

@@ -31,7 +31,7 @@ pub(crate) struct Args {
     /// Begin at so many bytes from the start
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     offset: Option<u64>,
-    /// No more than so many bytes
+    /// So many bytes [default: to the end]
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     length: Option<u64>,
     #[command(flatten)]

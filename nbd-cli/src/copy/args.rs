@@ -80,14 +80,14 @@ pub(crate) struct Args {
     /// Begin at so many bytes of the source
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     offset: Option<u64>,
-    /// Copy no more than so many bytes
+    /// Copy so many bytes [default: to the end of the source]
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     length: Option<u64>,
     /// Write to the destination from so many bytes on, and leave the rest of it alone
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     destination_offset: Option<u64>,
     /// Copy only what a dirty bitmap says has changed, such as qemu:dirty-bitmap:NAME
-    #[arg(long, value_name = "BITMAP")]
+    #[arg(long, value_name = "BITMAP", conflicts_with_all = ["checksum", "blkhash"])]
     context: Option<String>,
     /// Copy no more than so many bytes of data in a second
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
@@ -234,6 +234,19 @@ impl Args {
         })
     }
 
+    /// What is written in order only cannot leave anything out.
+    fn refuse_gaps(&self) -> Result<()> {
+        let option = match (&self.context, self.destination_offset) {
+            (Some(_), _) => "--context",
+            (None, Some(1..)) => "--destination-offset",
+            (None, None | Some(0)) => return Ok(()),
+        };
+        Err(Failure::new(format!(
+            "{option} leaves parts of the destination alone, which a stream cannot; \
+             give a file or a server as the destination"
+        )))
+    }
+
     /// Whether one export may be both ends. nbdcopy is used so with servers that compare what is
     /// written with what they hold, such as nbdkit's sparse-random; what is not moved stays right.
     fn may_stay(&self) -> bool {
@@ -286,6 +299,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             }
         }
     }
+    if is_stream(&to) && !args.verify_only {
+        args.refuse_gaps()?;
+    }
     let policy = (args.reconnect != 0)
         .then(|| Reconnect::new().give_up_after(options.patience).max_delay(DELAY));
     // What cannot be read again is kept until it is durable.
@@ -299,6 +315,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     flag::register(SIGXFSZ, Arc::default()).context("signals")?;
     let on_terminal = io::stderr().is_terminal() && !args.quiet;
     let form = args.progress.or_else(|| on_terminal.then_some(Form::Bar));
+    if let Some(form) = form {
+        form.check()?;
+    }
     let summary = compat::program() == "nbd" && (form == Some(Form::Bar) || args.verbose);
     let reporting = Reporting { form, verbose: args.verbose, summary };
     let outcome = copy(&from, &to, plan, &options, reporting)?;

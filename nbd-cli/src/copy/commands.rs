@@ -12,7 +12,7 @@ use super::part::{Asked, Part};
 use super::plan::{Compare, Plan};
 use super::source::Source;
 use super::transfer::{self, WorkerCount};
-use super::{Copied, CopyOptions, Reporting, copy};
+use super::{Copied, CopyOptions, NO_STREAM, Reporting, copy};
 use crate::checksum::Kind;
 use crate::failure::{Failure, Result};
 use crate::target::Target;
@@ -25,23 +25,20 @@ pub(crate) fn between(from: &Target, to: &Target, limit: Duration) -> Result<Cop
     copy(from, to, plan, &CopyOptions::default(), reporting).map(|outcome| outcome.copied)
 }
 
-/// Reads a part of a server or file, in order, into what `writer` makes. It is told where
+/// Reads a part of a server or file, in order, into what `writer` makes. `wanted` says which,
+/// when it is told how many bytes there are. `writer` is told where
 /// reading begins, and which bytes are wanted: those before and behind are there because
 /// reads are in whole blocks.
 pub(crate) fn read<'a>(
     from: &Target,
-    offset: u64,
-    length: Option<u64>,
+    wanted: impl FnOnce(u64) -> Result<Range<u64>>,
     limit: Option<Duration>,
     writer: impl FnOnce((u64, Range<u64>)) -> Box<dyn Write + 'a>,
 ) -> Result<()> {
     let plan = Plan { limit, ..Plan::default() };
     let source = Source::open(from, &plan)?;
     let size = source.size().ok_or_else(|| Failure::new("a server or a file is needed"))?;
-    if offset > size {
-        return Err(Failure::new(format!("the offset is beyond the {size} bytes there are")));
-    }
-    let end = length.map_or(size, |length| offset.saturating_add(length).min(size));
+    let Range { start: offset, end } = wanted(size)?;
     let block = source.block() as u64;
     let begin = offset - offset % block;
     let whole = begin..end.next_multiple_of(block).min(size);
@@ -93,7 +90,7 @@ pub(crate) fn compare(
     let plan = Plan { limit, compare, ..Plan::default() };
     let outcome = copy(a, b, plan, &CopyOptions::default(), Reporting::default())?;
     let (Some(first), Some(second)) = outcome.sizes else {
-        return Err(Failure::new("only servers and files can be compared"));
+        return Err(Failure::new(NO_STREAM));
     };
     Ok(Comparison {
         first: outcome.found.first,

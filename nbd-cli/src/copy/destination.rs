@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use nbd_server::{Export, FileExport};
 
+use super::NO_STREAM;
+use super::filters::nothing_waits;
 use super::job::Job;
 use super::piece::{Piece, Sink};
 use super::place::{Place, reach};
@@ -75,9 +77,7 @@ impl Destination<'_> {
                 let against = Destination::AgainstFile { path: path.clone(), store };
                 Ok((against, Arc::new(Place::Nowhere)))
             }
-            Target::Stdio | Target::Null if plan.compare.is_some() => {
-                Err(Failure::new("only servers and files can be compared"))
-            }
+            Target::Stdio | Target::Null if plan.compare.is_some() => Err(Failure::new(NO_STREAM)),
             Target::Nbd(server) => {
                 let destination = server::open_to_write(server, size, plan.limit)?;
                 let place = Place::Fixed { name: server.name.clone(), device: None };
@@ -299,7 +299,8 @@ fn device(path: &Path) -> Result<(Destination<'static>, Arc<Place>)> {
 pub(super) fn too_small(name: &str, room: u64, size: Option<u64>) -> Failure {
     match size {
         Some(size) => Failure::new(format!(
-            "{name}: has room for {room} bytes, but the source has {size}; nothing was written"
+            "{name}: has room for {room} bytes, but the copy would end at byte {size}; nothing was \
+             written"
         )),
         None => Failure::new(format!("{name}: the source has more than the {room} bytes it holds")),
     }
@@ -356,7 +357,8 @@ impl<'a, S: Write, T: Fn(io::Result<()>) -> Result<()>> Ordered<'a, S, T> {
     }
 
     fn finish(mut self) -> Result<()> {
-        (self.told)(self.stream.flush())
+        (self.told)(self.stream.flush())?;
+        nothing_waits(&self.early)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Showing how far a copy is, by a thread of its own.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -13,6 +13,7 @@ use serde_json::json;
 use super::Copied;
 use super::progress::Progress;
 use crate::compat::program;
+use crate::failure::{self, Failure};
 use crate::output::{columns, is_heard, mention, show_bar};
 
 /// From one picture of the bar to the next.
@@ -44,6 +45,17 @@ impl Form {
                 .parse()
                 .map(Self::Descriptor)
                 .map_err(|_| "the number of a descriptor is wanted, `json`, or nothing".to_owned()),
+        }
+    }
+
+    /// Makes sure that there is something to write it to.
+    pub(super) fn check(self) -> failure::Result<()> {
+        match self {
+            Self::Bar | Self::Json => Ok(()),
+            Self::Descriptor(number) => match fs::metadata(format!("/dev/fd/{number}")) {
+                Ok(_) => Ok(()),
+                Err(_) => Err(Failure::new(format!("--progress: descriptor {number} is not open"))),
+            },
         }
     }
 }

@@ -49,6 +49,23 @@ impl<'a> Summing<'a> {
     ) -> Self {
         Self { digest, early: BTreeMap::new(), position, sink }
     }
+
+    /// # Errors
+    ///
+    /// When something still waits for what is before it, which has never come.
+    pub(super) fn finish(self) -> Result<()> {
+        nothing_waits(&self.early)
+    }
+}
+
+/// Fails where pieces that came early still wait at the end: what is before them was not read.
+pub(super) fn nothing_waits(early: &BTreeMap<u64, Piece>) -> Result<()> {
+    match early.first_key_value() {
+        None => Ok(()),
+        Some((offset, _)) => {
+            Err(Failure::new(format!("what is before byte {offset} has not come from the source")))
+        }
+    }
 }
 
 impl Sink for Summing<'_> {

@@ -190,6 +190,9 @@ struct Copy<'a> {
     patience: Duration,
 }
 
+/// Why a stream is not compared: nothing tells whether it is as long.
+const NO_STREAM: &str = "only servers and files can be compared";
+
 fn copy(
     from: &Target,
     to: &Target,
@@ -203,6 +206,9 @@ fn copy(
     };
     let mut source = Source::open(from, &plan)?;
     let size = source.size();
+    if plan.compare.is_some() && size.is_none() {
+        return Err(Failure::new(NO_STREAM));
+    }
     let mut part = options.part.of(size)?;
     let record = match (&options.state, size) {
         (Some(path), Some(size)) => {

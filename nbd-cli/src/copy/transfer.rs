@@ -93,32 +93,39 @@ fn copy(source: Source, destination: Destination<'_>, job: &Job) -> Result<()> {
     };
     destination.run(job, |sink| {
         let mut shifted = Shifted { part: &job.part, sink };
-        let mut summing;
-        let sink: &mut dyn Sink = if job.sums {
-            summing = Summing::new(&job.digest, job.part.range.start, &mut shifted);
-            &mut summing
-        } else {
-            &mut shifted
-        };
-        if !alone {
-            let waiting = if job.plan.adapts { WAITING } else { job.plan.requests };
-            let (pieces, receiver) = channel(waiting);
-            let result = std::thread::scope(|scope| {
-                let read = &read;
-                let reader = move || read(&PieceSender::Thread(pieces));
-                let reader = Builder::new().name("reader".to_owned()).spawn_scoped(scope, reader);
-                let forwarded = forward_all(receiver, sink);
-                (reader.map(|reader| reader.join()), forwarded)
-            });
-            match result {
-                // The source stops because the destination did: that is the failure to tell.
-                (_, Err(failure)) => return Err(failure),
-                (Ok(Ok(read)), Ok(())) => return read.unwrap_or(Ok(())),
-                (Ok(Err(_)), Ok(())) => return Err(Failure::new("the reading thread failed")),
-                // There is no thread to be had.
-                (Err(_), Ok(())) => {}
-            }
+        if !job.sums {
+            return pass(&read, alone, job, &mut shifted);
         }
-        read(&PieceSender::direct(sink)).unwrap_or(Ok(()))
+        let mut summing = Summing::new(&job.digest, job.part.range.start, &mut shifted);
+        pass(&read, alone, job, &mut summing)?;
+        summing.finish()
     })
+}
+
+/// Passes all that is read on to the destination; on a thread of its own, unless it is `alone`.
+fn pass(
+    read: &(impl Fn(&PieceSender<'_>) -> Option<Result<()>> + Sync),
+    alone: bool,
+    job: &Job,
+    sink: &mut dyn Sink,
+) -> Result<()> {
+    if !alone {
+        let waiting = if job.plan.adapts { WAITING } else { job.plan.requests };
+        let (pieces, receiver) = channel(waiting);
+        let result = std::thread::scope(|scope| {
+            let reader = move || read(&PieceSender::Thread(pieces));
+            let reader = Builder::new().name("reader".to_owned()).spawn_scoped(scope, reader);
+            let forwarded = forward_all(receiver, sink);
+            (reader.map(|reader| reader.join()), forwarded)
+        });
+        match result {
+            // The source stops because the destination did: that is the failure to tell.
+            (_, Err(failure)) => return Err(failure),
+            (Ok(Ok(read)), Ok(())) => return read.unwrap_or(Ok(())),
+            (Ok(Err(_)), Ok(())) => return Err(Failure::new("the reading thread failed")),
+            // There is no thread to be had.
+            (Err(_), Ok(())) => {}
+        }
+    }
+    read(&PieceSender::direct(sink)).unwrap_or(Ok(()))
 }

@@ -10,7 +10,7 @@ mod hex;
 use std::ffi::OsString;
 use std::io::{self, BufWriter};
 
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::output::in_color;
 use crate::target::Target;
 use crate::{Patience, copy, size};
@@ -45,7 +45,14 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let source = Target::parse(&args.source)?.waiting(args.patience.wait());
     let color = in_color(args.color, args.no_color);
-    copy::read(&source, args.offset, args.length, args.patience.limit(), |range| {
+    let wanted = |size| {
+        if args.offset > size {
+            return Err(Failure::new(format!("the offset is beyond the {size} bytes there are")));
+        }
+        let end = args.length.map_or(size, |length| args.offset.saturating_add(length).min(size));
+        Ok(args.offset..end)
+    };
+    copy::read(&source, wanted, args.patience.limit(), |range| {
         let stdout = BufWriter::with_capacity(64 << 10, io::stdout().lock());
         Box::new(HexDump::new(stdout, range, color))
     })

@@ -102,6 +102,27 @@ impl Args {
     }
 }
 
+/// Whether the words of a command line are a question, which the exit status answers.
+pub(crate) fn is_question(words: &[OsString]) -> bool {
+    if words.get(1).is_none_or(|command| command != "info") {
+        return false;
+    }
+    let command = <Args as clap::Args>::augment_args(clap::Command::new("info"));
+    let asks = |name: &str| {
+        let options = command
+            .get_arguments()
+            .filter(|option| [Some("can"), Some("cannot")].contains(&option.get_long()));
+        options.into_iter().any(|option| {
+            option.get_long() == Some(name)
+                || option.get_all_aliases().is_some_and(|aliases| aliases.contains(&name))
+        })
+    };
+    let options = words.iter().take_while(|word| *word != "--");
+    options
+        .filter_map(|word| word.to_str()?.strip_prefix("--"))
+        .any(|word| asks(word.split_once('=').map_or(word, |(name, _)| name)))
+}
+
 pub(crate) fn run(args: &Args) -> Result<()> {
     let server = Target::server(&args.server)?.waiting(args.patience.wait());
     let timeout = args.patience.limit();

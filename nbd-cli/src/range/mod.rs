@@ -142,9 +142,9 @@ pub(crate) struct FlushArgs {
 pub(crate) fn read(args: &ReadArgs) -> Result<()> {
     let source = Target::parse(&args.source)?.waiting(args.patience.wait());
     let source = source.reconnecting(Some(Reconnect::new()));
-    let Span { offset, length } = args.span;
     is_open(io::stdout(), "standard output")?;
-    copy::read(&source, offset, length, args.patience.limit(), |range| {
+    let wanted = |size| args.span.range(size);
+    copy::read(&source, wanted, args.patience.limit(), |range| {
         let stdout = BufWriter::with_capacity(256 << 10, io::stdout().lock());
         Box::new(Window::new(stdout, range))
     })
@@ -179,6 +179,8 @@ pub(crate) fn write(args: &WriteArgs) -> Result<()> {
     if room.is_none_or(|room| size.is_some_and(|size| size > room)) {
         return Err(too_much(&server, &client, None));
     }
+    let end = size.map(|size| args.offset + size);
+    whole_blocks(&server, &client, args.offset, end)?;
     let mut buffer = vec![0; PART.min(client.session().max_request())];
     let done = ChangeProgress::begin(&server, args.offset);
     let mut offset = args.offset;
@@ -237,7 +239,7 @@ impl Span {
         let end = self.length.map_or(Some(size), |length| self.offset.checked_add(length));
         match end {
             Some(end) if self.offset <= end && end <= size => Ok(self.offset..end),
-            _ => Err(Failure::new(format!("the range is beyond the {size} bytes of the export"))),
+            _ => Err(Failure::new(format!("the range is beyond the {size} bytes there are"))),
         }
     }
 }
@@ -285,6 +287,7 @@ fn change(
     if changes {
         writable(&server, &client)?;
     }
+    whole_blocks(&server, &client, range.start, Some(range.end))?;
     let done = changes.then(|| ChangeProgress::begin(&server, range.start));
     let block = u64::from(client.export().minimum_block());
     // Requests with compact headers have 32 bits for the length.
@@ -323,6 +326,18 @@ fn writable(server: &Server, client: &Client) -> Result<()> {
         true => Err(Failure::new(format!("{}: the export is read-only", server.name))),
         false => Ok(()),
     }
+}
+
+/// Makes sure, before anything is sent, that the server is asked for whole blocks only.
+fn whole_blocks(server: &Server, client: &Client, start: u64, end: Option<u64>) -> Result<()> {
+    let block = u64::from(client.export().minimum_block());
+    if [Some(start), end].into_iter().flatten().all(|at| at.is_multiple_of(block)) {
+        return Ok(());
+    }
+    Err(Failure::new(format!(
+        "{}: takes whole blocks of {block} bytes only; nothing was sent",
+        server.name
+    )))
 }
 
 /// Tells how far it is.

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use nbd_sim::peer::{ClosedPort, Scratch, Server, run_within};
 
+use super::compat::Links;
 use super::support::{LIMIT, NBD, TestResult, arg, fail, nbd, told_in_one_line};
 
 #[test]
@@ -170,8 +171,11 @@ fn measurements_that_make_no_sense() -> TestResult {
 /// What the command line alone shows to be wrong.
 #[test]
 fn usage() -> TestResult {
-    let table: [&[&str]; 15] = [
+    let table: [&[&str]; 18] = [
         &[],
+        &["copy", "--context=a:b", "--checksum=sha256", "nbd://h", "x"],
+        &["checksum", "--kind=blkhash:", "nbd://h"],
+        &["copy", "--can=trim", "nbd://h"],
         &["frobnicate"],
         &["info"],
         &["info", "--frobnicate", "nbd://h"],
@@ -194,6 +198,119 @@ fn usage() -> TestResult {
         assert!(!told.contains("panicked") && !told.is_empty(), "{told}");
         assert!(finished.stdout.is_empty());
     }
+    Ok(())
+}
+
+/// Where 2 is an answer, wrong use is not told by it.
+#[test]
+fn questions_that_make_no_sense() -> TestResult {
+    let links = Links::new()?;
+    let questions: [&[&str]; 5] = [
+        &["--can=trim"],
+        &["--is", "tls", "--frobnicate", "nbd://h"],
+        &["--cannot=trim", "--list", "nbd://h"],
+        &["--hasnt", "tls", "nbd://h", "nbd://h"],
+        &["--timeout=never", "--have-not=tls", "nbd://h"],
+    ];
+    for question in questions {
+        let finished = nbd(&[&["info"], question].concat())?;
+        assert_eq!(finished.status.code(), Some(1), "{question:?}");
+        let finished = links.run("nbdinfo", question)?;
+        assert_eq!(finished.status.code(), Some(1), "{question:?}");
+    }
+    for name in ["nbdinfo", "nbdcopy", "nbddump"] {
+        let finished = links.run(name, &["--frobnicate"])?;
+        assert_eq!(finished.status.code(), Some(1), "{name}");
+    }
+    Ok(())
+}
+
+/// So many bytes are wanted, and no fewer.
+#[test]
+fn more_than_there_is() -> TestResult {
+    let server = Server::nbdkit(&["-r", "memory", "512K"]).start()?;
+    let uri = server.uri();
+    let table: [&[&str]; 3] = [
+        &["read", "--length=1M", &uri],
+        &["checksum", "--length=1M", &uri],
+        &["copy", "--length=1M", &uri, "-"],
+    ];
+    for args in table {
+        let finished = nbd(args)?;
+        assert_eq!(finished.status.code(), Some(1), "{args:?}");
+        assert!(finished.stdout.is_empty(), "{args:?}");
+        told_in_one_line(&finished, args);
+    }
+    Ok(())
+}
+
+/// A stream that never ends is refused before it is read.
+#[test]
+fn streams_are_not_compared() -> TestResult {
+    let server = Server::nbdkit(&["-r", "memory", "512K"]).start()?;
+    let uri = server.uri();
+    for args in [["compare", "/dev/zero", &uri], ["compare", &uri, "-"]] {
+        let finished = nbd(&args)?;
+        // Of a comparison, 1 is an answer.
+        assert_eq!(finished.status.code(), Some(2), "{args:?}");
+        let told = String::from_utf8_lossy(&finished.stderr);
+        assert!(told.contains("only servers and files can be compared"), "{told}");
+    }
+    let told = fail(&["copy", "--verify-only", "/dev/zero", &uri])?;
+    assert!(told.contains("only servers and files can be compared"), "{told}");
+    Ok(())
+}
+
+/// What a server takes in whole blocks only is refused before any of it is sent.
+#[test]
+fn less_than_a_block() -> TestResult {
+    let server = Server::nbdkit(&[
+        "--filter=blocksize-policy",
+        "memory",
+        "4M",
+        "blocksize-minimum=512",
+        "blocksize-preferred=4096",
+        "blocksize-error-policy=error",
+    ])
+    .start()?;
+    let scratch = Scratch::new()?;
+    // Longer than what is written at once.
+    let long = arg(&scratch.raw_image("long", (2 << 20) + 100)?);
+    let uri = server.uri();
+    let table: [&[&str]; 4] = [
+        &["write", &uri, &long],
+        &["write", "--offset=100", &uri, &long],
+        &["zero", "--length=100", &uri],
+        &["trim", "--offset=100", &uri],
+    ];
+    for args in table {
+        let told = fail(args)?;
+        assert!(told.contains("whole blocks of 512 bytes only; nothing was sent"), "{told}");
+    }
+    Ok(())
+}
+
+#[test]
+fn progress_for_nobody() -> TestResult {
+    let server = Server::nbdkit(&["-r", "memory", "64K"]).start()?;
+    let told = fail(&["copy", "--progress=77", &server.uri(), "null:"])?;
+    assert!(told.contains("descriptor 77 is not open"), "{told}");
+    Ok(())
+}
+
+/// A stream has no place for what is left out.
+#[test]
+fn gaps_in_a_stream() -> TestResult {
+    let server = Server::nbdkit(&["memory", "1M"]).start()?;
+    let uri = server.uri();
+    for option in ["--destination-offset=4k", "--context=qemu:dirty-bitmap:b0"] {
+        let finished = nbd(&["copy", option, &uri, "-"])?;
+        let told = String::from_utf8_lossy(&finished.stderr);
+        assert_eq!(finished.status.code(), Some(1), "{option}: {told}");
+        assert!(told.contains("a stream cannot") && finished.stdout.is_empty(), "{told}");
+    }
+    let finished = nbd(&["copy", "--destination-offset=0", &uri, "-"])?;
+    assert!(finished.status.success() && finished.stdout.len() == 1 << 20);
     Ok(())
 }
 

@@ -41,8 +41,8 @@ pub(in crate::copy) fn open_to_write(
     let block = destination.block();
     if let Some(size) = size.filter(|size| size % block as u64 != 0) {
         return Err(Failure::new(format!(
-            "{name}: takes whole blocks of {block} bytes only, but the source has {size} bytes; \
-             nothing was written"
+            "{name}: takes whole blocks of {block} bytes only, but the copy would end at byte \
+             {size}; nothing was written"
         )));
     }
     Ok(destination)
