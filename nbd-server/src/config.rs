@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -43,8 +44,9 @@ pub struct Limits {
     /// 64 KiB counts as that.
     pub max_payload: u32,
     /// Most bytes of payload that all clients together hold (default 256 MiB). Less than four
-    /// times [`max_payload`](Self::max_payload) counts as that. What exports hold themselves is
-    /// not in it.
+    /// times [`max_payload`](Self::max_payload) counts as that. Each client has 128 KiB whatever
+    /// the others hold. What exports hold themselves is not in it. Lists of exports that clients
+    /// have not taken may hold as much again.
     pub max_memory: usize,
     /// How long a client may take over each message of the negotiation, and ten times as long
     /// over all of it (default 30 s).
@@ -113,7 +115,22 @@ pub(crate) struct Shared {
     /// How long a thread looks for a request before it sleeps.
     pub(crate) busy_poll: Option<Duration>,
     pub(crate) budget: Arc<Budget>,
+    /// Bytes of lists that clients have not taken.
+    lists: AtomicUsize,
     observer: Option<Observer>,
+}
+
+/// Bytes of a list that its client has not taken, counted until this is dropped.
+#[derive(Debug)]
+pub(crate) struct ListInFlight {
+    shared: Arc<Shared>,
+    bytes: usize,
+}
+
+impl Drop for ListInFlight {
+    fn drop(&mut self) {
+        self.shared.lists.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 impl Shared {
@@ -126,7 +143,22 @@ impl Shared {
         limits.max_payload = limits.max_payload.max(LEAST_PAYLOAD);
         let least = (limits.max_payload as usize).saturating_mul(4);
         let budget = Budget::new(limits.max_memory.max(least));
-        Self { exports, limits, tls, busy_poll: None, budget, observer }
+        Self { exports, limits, tls, busy_poll: None, budget, lists: AtomicUsize::new(0), observer }
+    }
+
+    /// Counts a list that is to be sent.
+    ///
+    /// # Errors
+    /// When others have not taken theirs, and all together would hold too much.
+    pub(crate) fn begin_list(self: &Arc<Self>, bytes: usize) -> io::Result<ListInFlight> {
+        let before = self.lists.fetch_add(bytes, Ordering::Relaxed);
+        // From here on it is given back.
+        let list = ListInFlight { shared: Arc::clone(self), bytes };
+        if before > 0 && before.saturating_add(bytes) > self.limits.max_memory {
+            let busy = "too many clients have not taken their lists of exports; ask again";
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, busy));
+        }
+        Ok(list)
     }
 
     /// What each connection is negotiated with.

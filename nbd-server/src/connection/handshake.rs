@@ -18,9 +18,9 @@ use super::ConnectionError;
 use super::describe::ALLOCATION;
 use super::placement::queue_of;
 use crate::clients::Place;
-use crate::config::Shared;
+use crate::config::{ListInFlight, Shared};
 use crate::event::Event;
-use crate::exports::{Exports, Opened, check_size, travelling};
+use crate::exports::{Exports, Listed, Opened, check_size, travelling};
 use crate::peer::Peer;
 
 /// A negotiation as a whole may take so many times as long as one message.
@@ -37,6 +37,8 @@ pub(crate) struct Handshake {
     /// What was opened last, by the name that was asked for: a client that describes an export,
     /// selects its contexts and uses it opens it once.
     opened: Option<(String, Opened)>,
+    /// The list that its client has not taken.
+    list: Option<ListInFlight>,
     messages: u64,
     begun: Instant,
     message_begun: Instant,
@@ -69,6 +71,7 @@ impl Handshake {
             peer,
             place,
             opened: None,
+            list: None,
             messages: 0,
             begun: now,
             message_begun: now,
@@ -109,6 +112,7 @@ impl Handshake {
             if direction.contains(Direction::WRITE) {
                 direction = Direction::WRITE;
             } else {
+                self.list = None;
                 match self.negotiation.phase() {
                     ServerPhase::Busy => {}
                     ServerPhase::Question => return Ok(Step::Ask),
@@ -203,7 +207,8 @@ impl Handshake {
             self.place.talks();
         }
         let messages = stats.messages_received;
-        if messages > self.messages {
+        // A long list that is taken slowly is no silence.
+        if messages > self.messages || self.list.is_some() {
             self.messages = messages;
             self.message_begun = now;
         }
@@ -248,7 +253,9 @@ impl Handshake {
         let answered = catch_unwind(answer).unwrap_or_else(failed);
         if let Err(error) = answered {
             if let Some(export) = asks_for(&question) {
-                self.shared.tell(&Event::Refused { peer: &self.peer, export, error: &error });
+                let refused = Event::Refused { peer: &self.peer, export, error: &error };
+                // This thread serves others, too, whatever an observer does.
+                let _ = catch_unwind(AssertUnwindSafe(|| self.shared.tell(&refused)));
             }
             self.negotiation.refuse(refusal(error.kind()), &error.to_string())?;
         }
@@ -260,7 +267,11 @@ impl Handshake {
     fn answer_question(&mut self, question: &Question, exports: &dyn Exports) -> io::Result<()> {
         match question {
             Question::List => {
-                for listed in exports.list(&self.peer)? {
+                let all = exports.list(&self.peer)?;
+                // proto.md, `NBD_REP_SERVER`: the header of a reply, a length and two strings.
+                let bytes = |one: &Listed| 24 + one.name.len() + one.description.len();
+                self.list = Some(self.shared.begin_list(all.iter().map(bytes).sum())?);
+                for listed in all {
                     let description = travelling(listed.description).unwrap_or_default();
                     let entry = ExportEntry { name: listed.name, description };
                     // One that cannot travel is not there for clients.

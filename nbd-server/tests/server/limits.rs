@@ -6,10 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use nbd_server::{Abilities, AllocationExtent, Export, ExtentKind, Limits, MemoryExport, Server};
+use nbd_server::{
+    Abilities, AllocationExtent, Event, Export, Exports, ExtentKind, Limits, Listed, MemoryExport,
+    Opened, Peer, Server,
+};
 use nbd_sim::raw::{LIMIT, READ, Raw, STATUS, WRITE, request};
 
-use super::support::{ending, start, structured};
+use super::support::{Running, ending, start, structured};
 
 const SHORT: Duration = Duration::from_millis(50);
 const MEGABYTE: usize = 1 << 20;
@@ -233,18 +236,67 @@ fn extents_that_nobody_takes_are_bounded() {
         limits.max_memory = 4 * MEGABYTE;
         let (server, _endings) = start(Server::new(export).limits(limits));
         let mut honest = Raw::established(&server);
-        let mut greedy = structured(&server);
+        let mut greedy: Vec<Raw> = (0..8).map(|_| structured(&server)).collect();
         for cookie in 0..256 {
-            greedy.ask(STATUS, cookie, 0, 1 << 31);
+            greedy.iter_mut().for_each(|client| client.ask(STATUS, cookie, 0, 1 << 31));
         }
         // What it is not told keeps nothing from others.
         for _ in 0..4 {
             assert_eq!(honest.get(0, MEGABYTE).len(), MEGABYTE);
         }
-        // Each is 128 KiB; what the socket takes is gone.
+        // Each is 128 KiB. One of those who wait may have 64 MiB, so that somebody goes on.
         let asked = asked.load(Ordering::Relaxed);
-        assert!(asked <= 48, "{asked} were carried out");
+        assert!(asked <= 800, "{asked} of 2048 were carried out");
     }
+}
+
+/// Exports with names that are as long as they may be.
+struct Many;
+
+impl Exports for Many {
+    fn list(&self, _peer: &Peer) -> io::Result<Vec<Listed>> {
+        Ok((0..1000).map(|number| Listed::new(format!("{number:04096}"))).collect())
+    }
+
+    fn open(&self, _name: &str, _peer: &Peer) -> io::Result<Opened> {
+        Err(ErrorKind::NotFound.into())
+    }
+}
+
+/// Lists are memory, too: as long as too many clients have not taken theirs, others are told to
+/// ask again.
+#[test]
+fn lists_that_nobody_takes_are_bounded() {
+    const LIST: &[u8] = b"IHAVEOPT\0\0\0\x03\0\0\0\0";
+    let mut limits = Limits::default();
+    limits.max_memory = 10 * MEGABYTE;
+    let (server, _endings) = start(Server::with_exports(Many).limits(limits));
+    let ask = || {
+        let mut client = Raw::negotiating(&server);
+        client.write(LIST);
+        // The type of the first answer: NBD_REP_SERVER, or NBD_REP_ERR_POLICY.
+        let kind = client.read(20)[12..16].to_vec();
+        (client, kind)
+    };
+    let (clients, kinds): (Vec<_>, Vec<_>) = (0..4).map(|_| ask()).unzip();
+    let (listed, refused) = ([0, 0, 0, 2], [0x80, 0, 0, 2]);
+    assert_eq!(kinds, [listed, listed, refused, refused]);
+    drop(clients);
+    while ask().1 == refused {}
+}
+
+/// What an observer does keeps no thread from serving others.
+#[test]
+fn an_observer_that_panics_at_refusals_hurts_nobody() {
+    let observer = |event: &Event<'_>| {
+        assert!(!matches!(event, Event::Refused { .. }), "as it was told");
+    };
+    let server = Server::with_exports(Many).on_event(observer).start().unwrap();
+    let server = Running::Threads(server);
+    for _ in 0..100 {
+        assert!(!Raw::negotiating(&server).choose(), "there is none of that name");
+    }
+    server.stop();
 }
 
 /// Honest clients that together want more than there is wait for each other, and all get it.

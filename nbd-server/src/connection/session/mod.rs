@@ -151,9 +151,10 @@ impl Session {
     }
 
     /// Whether it waits for its client, or the end of the server; and the end may be told by the
-    /// end of what can be read. Under TLS that would be a truncation.
+    /// end of what can be read. Under TLS that would be a truncation, and in the middle of a write
+    /// a fault of the client's.
     pub(crate) fn is_idle(&self) -> bool {
-        self.waits_for_client() && !self.link.is_tls()
+        self.waits_for_client() && self.arriving.is_none() && !self.link.is_tls()
     }
 
     /// Whether only its client, or the end of the server, has it go on.
