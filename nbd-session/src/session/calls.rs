@@ -83,11 +83,22 @@ impl Session {
         now: Instant,
     ) -> Result<RequestId, Error> {
         self.silence.tell(now);
+        let left = request.ticket.map_or(Ok(None), |ticket| self.waiters.leave(ticket));
+        let submitted = left.and_then(|waited| self.submit_out_of_line(request, waited, now));
+        // The line may be empty now, whatever became of the command.
+        self.wind_up(now);
+        submitted
+    }
+
+    /// `waited` is the limit of what had room kept for it.
+    #[inline]
+    fn submit_out_of_line(
+        &mut self,
+        request: Request<'_>,
+        waited: Option<Limit>,
+        now: Instant,
+    ) -> Result<RequestId, Error> {
         let Request { command, limit, report_chunks, .. } = request;
-        let waited = match request.ticket {
-            Some(ticket) => self.waiters.leave(ticket)?,
-            None => None,
-        };
         if self.end.is_none() && self.goodbye != Goodbye::No && waited.is_none() {
             return Err(Error::not_sent(command, SubmitError::Disconnecting));
         }
@@ -120,7 +131,6 @@ impl Session {
         }
         self.start_timer(id, waited.unwrap_or(limit), now);
         self.attempts.trace.submitted(id, &command);
-        self.wind_up(now);
         Ok(id)
     }
 
@@ -139,7 +149,12 @@ impl Session {
         let keeps = self.keeps_payload(&request.command);
         let shared = request.payload.as_ref().filter(|_| keeps);
         let given = lent.map_or_else(|| shared.map_or(0, Bytes::len), <[u8]>::len);
-        self.check_payload(&request.command, given)?;
+        if let Err(error) = self.check_payload(&request.command, given) {
+            if let Some(ticket) = request.ticket {
+                self.stop_waiting(ticket, now);
+            }
+            return Err(error);
+        }
         if keeps && shared.is_none() {
             request.payload = lent.map(Bytes::copy_from_slice);
         }

@@ -34,6 +34,37 @@ fn a_goodbye_waits_for_replies_and_for_the_server() {
     assert_eq!(rig.steps, ["connect 1", "close 1"]);
 }
 
+/// Who is refused at the front of the line holds up no goodbye.
+#[test]
+fn a_goodbye_does_not_wait_for_who_was_refused() {
+    for lent in [None, Some(&[0; 10][..])] {
+        let mut rig = Rig::ready(options().max_in_flight(1));
+        rig.server(|server| server.withhold());
+        let read = rig.submit(Command::read(0, 512));
+        let ticket = rig.session.wait_for_room(Limit::Default, rig.now);
+        leave(&mut rig);
+        rig.server(MemoryServer::release);
+        rig.turn();
+        assert_eq!(rig.outcomes(), [(read, true)]);
+        assert_eq!(rig.session.next_admission(), Some(ticket));
+        let refused = match lent {
+            // Beyond the end.
+            None => {
+                let request = Request::new(Command::read(1 << 60, 512)).ticket(ticket);
+                rig.session.submit_request(request, rig.now)
+            }
+            // With a buffer that is too short.
+            lent => {
+                let request = Request::new(Command::read(0, 512)).ticket(ticket);
+                rig.session.submit_lent(request, lent, rig.now)
+            }
+        };
+        refused.unwrap_err();
+        rig.turn();
+        assert!(rig.session.is_over(), "{:?}", rig.session);
+    }
+}
+
 #[test]
 fn a_connection_that_died_is_no_good_end() {
     let mut rig = Rig::ready(options());
