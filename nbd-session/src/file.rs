@@ -66,14 +66,10 @@ impl Blocks {
     pub fn around(export: &ExportInfo, most: usize, offset: u64, length: usize) -> Self {
         let room = usize::try_from(export.size.saturating_sub(offset)).unwrap_or(usize::MAX);
         let block = u64::from(export.minimum_block());
-        let most = most.saturating_sub(2 * block as usize).max(block as usize);
-        let length = length.min(room);
+        // As many whole blocks as the command carries.
+        let most = (most as u64 / block * block).max(block);
         let skip = offset % block;
-        // Whole blocks may be as many as the command carries; others leave room for their ends.
-        let length = match skip == 0 && (length as u64).is_multiple_of(block) {
-            true => length.min(most + 2 * block as usize),
-            false => length.min(most),
-        };
+        let length = (length.min(room) as u64).min(most - skip) as usize;
         let start = offset - skip;
         let end = (offset + length as u64).checked_next_multiple_of(block).unwrap_or(u64::MAX);
         // The tail of an export that is no multiple of its own block size cannot be asked for

@@ -486,6 +486,16 @@ fn what_cannot_be_kept_is_not_promised() {
     assert_eq!(log(FORGET, Flags::empty()), Ok(()));
 }
 
+/// Who was told that nothing can be changed has made no provision for it.
+#[test]
+fn an_export_that_is_writable_by_now_is_read_only_all_the_same() {
+    let mut log = ReplayLog::<u32, u64>::new(&KEEP, &facts(Flags::READ_ONLY), 2).unwrap();
+    log.lost();
+    log.resume(&facts(Flags::SEND_FLUSH)).unwrap();
+    assert_eq!(log.submit(1, Command::write(0, 1), Some(0)), Err(SubmitError::ReadOnly));
+    assert!(log.submit(2, Command::read(0, 1), None).is_ok());
+}
+
 #[test]
 fn the_number_of_callers_is_bounded() {
     let mut log = ReplayLog::<u32, u64>::new(&FORGET, &facts(Flags::empty()), 2).unwrap();

@@ -273,6 +273,9 @@ impl Session {
         if full {
             return Err(Error::full());
         }
+        if matches!(self.stage, Stage::Open(_)) {
+            recovery.settle_trouble(now);
+        }
         let id = recovery.claim();
         let Some(log) = &mut recovery.log else { return Err(no_log()) };
         match log.submit(id, command, payload) {

@@ -272,8 +272,11 @@ impl Session {
     /// The connection is to be made again.
     fn went_down(&mut self, cause: Error, now: Instant) {
         let Some(recovery) = self.recovery.as_deref_mut() else { return broken(NO_LOG) };
+        // One that was silent was of no use.
+        if !cause.is_timeout() {
+            recovery.settle_trouble(now);
+        }
         let unfinished = recovery.unfinished();
-        let owed_nothing = unfinished.is_empty();
         self.stats.sent_again += unfinished.len() as u64;
         for id in unfinished {
             // What came with a part of the answer comes again with the whole.
@@ -284,12 +287,6 @@ impl Session {
         }
         recovery.lost = Some(now);
         recovery.cause = Some(cause.clone());
-        let lasted = now.saturating_duration_since(recovery.opened);
-        if lasted > recovery.policy.longest_wait() && owed_nothing && !cause.is_timeout() {
-            // It was of use, though nothing was asked of it. One that was silent was not, nor one
-            // that owed something: they lasted as long as they were waited for.
-            recovery.trouble = None;
-        }
         recovery.trouble.get_or_insert(Trouble { since: now, attempts: 0 });
         self.attempts.tell(Event::Lost { cause });
         self.put_off(now);
@@ -399,6 +396,7 @@ impl Session {
         {
             if let Some(probe) = self.keep_alive.as_mut().filter(|probe| probe.owns(sent_as)) {
                 probe.answered();
+                recovery.settle_trouble(now);
                 continue;
             }
             match result {

@@ -81,6 +81,18 @@ impl Recovery {
         }
     }
 
+    /// The last outage is over, if the connection has lasted and nothing is owed: it was of use,
+    /// though nothing was asked of it. One that owes something has lasted as long as it was
+    /// waited for.
+    pub(super) fn settle_trouble(&mut self, now: Instant) {
+        if self.trouble.is_some() {
+            let lasted = now.saturating_duration_since(self.opened);
+            if lasted > self.policy.longest_wait() && self.unfinished().is_empty() {
+                self.trouble = None;
+            }
+        }
+    }
+
     /// Commands whose completion was not taken, and those that are still leaving.
     pub(super) const fn used(&self) -> usize {
         self.slots.len().saturating_sub(self.free.len())

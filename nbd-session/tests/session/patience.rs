@@ -66,6 +66,28 @@ fn a_connection_alone_does_not_renew_patience() {
     assert!(rig.session.end().is_some_and(|end| end.to_string().contains("not made again in 10s")));
 }
 
+/// What is asked at last, after a long time without a question, is not part of an outage of long
+/// ago.
+#[test]
+fn an_outage_is_over_when_the_next_connection_has_lasted() {
+    let (mut rig, there) = sometimes();
+    rig.server(MemoryServer::hang_up);
+    rig.sleep(2.0);
+    assert_eq!(rig.session.state(), State::Ready);
+    // As long as patience lasts, and longer.
+    rig.sleep(60.0);
+    there.set(false);
+    rig.server(MemoryServer::withhold);
+    let read = rig.submit(Command::read(0, 512));
+    rig.turn();
+    rig.server(MemoryServer::hang_up);
+    rig.sleep(5.0);
+    assert!(!rig.session.is_over(), "{:?}", rig.session);
+    there.set(true);
+    rig.sleep(2.0);
+    assert_eq!(rig.outcomes(), [(read, true)]);
+}
+
 /// Nothing was asked of a connection, and it lasted: when it is lost after all, that is another
 /// outage.
 #[test]

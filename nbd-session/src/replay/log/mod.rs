@@ -13,8 +13,8 @@ use std::collections::VecDeque;
 use std::fmt;
 
 use nbd_proto::{
-    Buffers, Command, CommandFlags, CommandType, ContextId, Negotiated, RequestId, SubmitError,
-    TransmissionFlags,
+    Buffers, Command, CommandFlags, CommandType, ContextId, ExportInfo, Negotiated, RequestId,
+    SubmitError, TransmissionFlags,
 };
 
 use super::entry::{Entry, Owner, Stage};
@@ -266,6 +266,10 @@ impl<T: Copy, P> ReplayLog<T, P> {
             return Err(SubmitError::Full);
         }
         let modifies = command.kind.modifies();
+        // Also where it is writable by now: nothing was prepared for changes, here or in a pool.
+        if modifies && self.facts.export.as_ref().is_some_and(ExportInfo::is_read_only) {
+            return Err(SubmitError::ReadOnly);
+        }
         if self.durable_writes && modifies {
             command = command.with(CommandFlags::FUA);
         }
