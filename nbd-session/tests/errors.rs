@@ -6,7 +6,7 @@ use nbd_proto::{
     ApiMisuse, InvalidMessage, OptionCode, PeerIncompatible, PeerMisbehaved, Refusal, RefusalCode,
     ReplyFault,
 };
-use nbd_session::{Error, LinkError};
+use nbd_session::{Blame, Error, LinkError};
 use nbd_transport::tls::{CertificateFault, TlsError, TlsRole};
 
 fn refused(code: RefusalCode) -> nbd_proto::Error {
@@ -43,6 +43,19 @@ fn a_broken_transport_is_tried_again() {
     assert!(Error::from(io::Error::from(io::ErrorKind::ConnectionReset)).is_transient());
     assert!(Error::from(LinkError::Io(io::ErrorKind::BrokenPipe.into())).is_transient());
     assert!(!Error::stopped().is_transient());
+}
+
+/// What is wrong with the caller's own settings for TLS is no fault of the server's.
+#[test]
+fn settings_for_tls_are_the_callers() {
+    let blame = |error| Error::from(LinkError::Tls(error)).blame();
+    for error in
+        [TlsError::NotConfigured, TlsError::NoServerName, TlsError::ServerName("a b".to_owned())]
+    {
+        assert_eq!(blame(error), Blame::Caller);
+    }
+    let peer = TlsRole::Server;
+    assert_eq!(blame(TlsError::NotByKey { peer }), Blame::Server);
 }
 
 #[test]

@@ -139,6 +139,9 @@ impl Error {
             | Fault::Misuse(_)
             | Fault::PayloadLength { .. }
             | Fault::Protocol(nbd_proto::Error::Misuse(_))
+            | Fault::Tls(
+                TlsError::NotConfigured | TlsError::ServerName(_) | TlsError::NoServerName,
+            )
             | Fault::Stopped => Blame::Caller,
             Fault::NotSent { error: SubmitError::NotConnected, .. } => Blame::Network,
             Fault::NotSent { .. } => Blame::Caller,
