@@ -339,3 +339,17 @@ const fn status_of(kind: ExtentKind) -> u64 {
         ExtentKind::Zero => Extent::ZERO,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn extents_have_a_bound_that_is_known_before() {
+        let status = |length| Command::block_status(0, length);
+        assert_eq!(most_extents(&status(1 << 40)), MAX_EXTENTS);
+        // No extent is shorter than a byte.
+        assert_eq!(most_extents(&status(10)), 10);
+        assert_eq!(most_extents(&status(1 << 40).with(CommandFlags::REQ_ONE)), 1);
+    }
+}

@@ -1,18 +1,12 @@
 //! Clients that take their time, and clients that take memory.
 
 use std::io::{self, ErrorKind, Write};
-use std::ops::ControlFlow;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use nbd_server::{
-    Abilities, AllocationExtent, Event, Export, Exports, ExtentKind, Limits, Listed, MemoryExport,
-    Opened, Peer, Server,
-};
-use nbd_sim::raw::{LIMIT, READ, Raw, STATUS, WRITE, request};
+use nbd_server::{Event, Exports, Limits, Listed, MemoryExport, Opened, Peer, Server};
+use nbd_sim::raw::{LIMIT, READ, Raw, WRITE, request};
 
-use super::support::{Running, ending, start, structured};
+use super::support::{Running, ending, start};
 
 const SHORT: Duration = Duration::from_millis(50);
 const MEGABYTE: usize = 1 << 20;
@@ -185,69 +179,6 @@ fn memory_is_bounded_for_all_together() {
     }
     let told = ending(&endings).expect("somebody gives way");
     assert!(told.contains("memory was short"), "{told}");
-}
-
-/// An export of pieces, each other one of which is a hole.
-struct Pieces {
-    abilities: Abilities,
-    /// How often it was asked for them.
-    asked: Arc<AtomicUsize>,
-}
-
-impl Export for Pieces {
-    fn size(&self) -> u64 {
-        1 << 31
-    }
-
-    fn abilities(&self) -> Abilities {
-        self.abilities
-    }
-
-    fn read_exact_at(&self, buf: &mut [u8], _offset: u64) -> io::Result<()> {
-        buf.fill(0);
-        Ok(())
-    }
-
-    fn extents(
-        &self,
-        _offset: u64,
-        length: u64,
-        tell: &mut dyn FnMut(AllocationExtent) -> ControlFlow<()>,
-    ) -> io::Result<()> {
-        self.asked.fetch_add(1, Ordering::Relaxed);
-        let kinds = [ExtentKind::Data, ExtentKind::Hole].into_iter().cycle();
-        for (kind, _) in kinds.zip((0..length).step_by(4096)) {
-            if tell(AllocationExtent { length: 4096, kind }).is_break() {
-                break;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Extents are memory, too: who does not take them is not told of more.
-#[test]
-fn extents_that_nobody_takes_are_bounded() {
-    for abilities in [Abilities::NEVER_WAITS, Abilities::empty()] {
-        let asked = Arc::default();
-        let export = Pieces { abilities, asked: Arc::clone(&asked) };
-        let mut limits = Limits::default();
-        limits.max_payload = MEGABYTE as u32;
-        limits.max_memory = 4 * MEGABYTE;
-        let (server, _endings) = start(Server::new(export).limits(limits));
-        let mut honest = Raw::established(&server);
-        let mut greedy: Vec<Raw> = (0..8).map(|_| structured(&server)).collect();
-        for cookie in 0..256 {
-            greedy.iter_mut().for_each(|client| client.ask(STATUS, cookie, 0, 1 << 31));
-        }
-        // What it is not told keeps nothing from others.
-        for _ in 0..4 {
-            assert_eq!(honest.get(0, MEGABYTE).len(), MEGABYTE);
-        }
-        // Each is 128 KiB. One of those who wait may have 64 MiB, so that somebody goes on.
-        let asked = asked.load(Ordering::Relaxed);
-        assert!(asked <= 800, "{asked} of 2048 were carried out");
-    }
 }
 
 /// Exports with names that are as long as they may be.
