@@ -506,8 +506,7 @@ impl Outbox {
         if let Some(id) = self.queue.pop_front().and_then(|one| one.id) {
             done(id);
         }
-        self.fixed.clear();
-        self.fixed_start = 0;
+        self.compact();
         // There is no last entry to join.
         self.run_end = 0;
     }

@@ -116,6 +116,21 @@ fn a_queue_that_is_never_empty_does_not_grow() {
     assert!(!outbox.is_empty());
 }
 
+/// Whether the last to leave is a part of a message, a whole one or several.
+#[test]
+fn much_that_has_left_gives_its_room_back() {
+    for last in [1, 28, 2 * 28] {
+        let mut outbox = Outbox::new();
+        outbox.push(&vec![0; 4 * KEPT]);
+        outbox.push(&[0; 28]);
+        outbox.push(&[0; 28]);
+        outbox.sent(outbox.fixed_len() - last, &mut Stats::default(), |_| {}).unwrap();
+        outbox.sent(last, &mut Stats::default(), |_| {}).unwrap();
+        assert!(outbox.is_empty());
+        assert!(outbox.fixed.capacity() <= KEPT, "after {last}: {}", outbox.fixed.capacity());
+    }
+}
+
 /// Messages that are queued and taken back behind one that is stuck take no room, whether or
 /// not there is always one among them that stays.
 #[test]
