@@ -142,7 +142,8 @@ impl Shared {
     ) -> Self {
         limits.max_payload = limits.max_payload.max(LEAST_PAYLOAD);
         let least = (limits.max_payload as usize).saturating_mul(4);
-        let budget = Budget::new(limits.max_memory.max(least));
+        limits.max_memory = limits.max_memory.max(least);
+        let budget = Budget::new(limits.max_memory);
         Self { exports, limits, tls, busy_poll: None, budget, lists: AtomicUsize::new(0), observer }
     }
 

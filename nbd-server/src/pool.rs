@@ -20,7 +20,7 @@ const IDLE: Duration = Duration::from_secs(10);
 /// request.
 const REMEMBERED: usize = 64;
 
-/// Something that may wait. It does not panic.
+/// Something that may wait.
 pub(crate) trait Work: Send + 'static {
     /// In which queue it waits for its turn.
     fn queue(&self) -> u64;
@@ -152,7 +152,8 @@ impl<W: Work> State<W> {
                     self.call(&mut tasks);
                 }
                 drop(tasks);
-                task.run();
+                // Its thread serves others, too, and has told what it was.
+                let _ = catch_unwind(AssertUnwindSafe(|| task.run()));
                 tasks = self.tasks();
                 tasks.finish(queue);
                 if tasks.left() == 0 {
@@ -332,10 +333,25 @@ mod tests {
         fn run(self) {
             let _ = self.begun.send(self.queue);
             let _ = self.end.recv();
+            assert_ne!(self.queue, PANICS, "as it was told");
         }
     }
 
     const LIMIT: Duration = Duration::from_secs(60);
+
+    /// The queue of tasks that panic.
+    const PANICS: u64 = 13;
+
+    #[test]
+    fn a_task_that_panics_takes_no_thread_along() {
+        let pool = Pool::new(2);
+        let (begin, all) = channel();
+        drop(add(&pool, PANICS, 10, &begin));
+        assert_eq!(begun(10, &all), [PANICS; 10]);
+        drop(add(&pool, 1, 1, &begin));
+        assert_eq!(begun(1, &all), [1]);
+        assert_eq!(pool.wait(LIMIT), 0);
+    }
 
     /// Adds so many tasks of a queue, which end when what comes back is dropped.
     fn add(pool: &Pool<Task>, queue: u64, count: usize, begun: &Sender<u64>) -> Vec<Sender<()>> {

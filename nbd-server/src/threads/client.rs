@@ -7,7 +7,7 @@ use std::task::Waker;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nbd_proto::Direction;
+use nbd_proto::{Direction, Error, PeerMisbehaved};
 use nbd_transport::SocketIo;
 use rustix::net::{Shutdown, shutdown};
 
@@ -78,7 +78,14 @@ impl ClientThread {
             export: &established.opened.name,
             read_only: established.is_read_only(),
         });
-        let result = self.transmit(established, place);
+        let result =
+            match self.transmit(established, place) {
+                // It was the stop that ended the reading, see [`Reader`].
+                Err(ConnectionError::Protocol(Error::Misbehaved(
+                    PeerMisbehaved::ClosedMidMessage,
+                ))) if place.stop_by().is_some() => Ok(()),
+                result => result,
+            };
         let error = result.as_ref().err();
         self.shared.tell(&Event::Closed { peer: &peer, error });
         result

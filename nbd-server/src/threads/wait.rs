@@ -130,7 +130,7 @@ impl Wake for Reader {
         self.wake_by_ref();
     }
 
-    /// The server stops. Only a client that has asked for nothing is cut off so.
+    /// The server stops. Of what a client has begun to ask for it takes in no more.
     fn wake_by_ref(self: &Arc<Self>) {
         if self.reading.load(Ordering::SeqCst) {
             let _ = shutdown(&self.socket, Shutdown::Read);

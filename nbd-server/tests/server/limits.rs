@@ -200,6 +200,7 @@ impl Exports for Many {
 fn lists_that_nobody_takes_are_bounded() {
     const LIST: &[u8] = b"IHAVEOPT\0\0\0\x03\0\0\0\0";
     let mut limits = Limits::default();
+    limits.max_payload = MEGABYTE as u32;
     limits.max_memory = 10 * MEGABYTE;
     let (server, _endings) = start(Server::with_exports(Many).limits(limits));
     let ask = || {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nbd_server::{Limits, MemoryExport, Server};
 
-use nbd_sim::raw::{READ, Raw, WRITE};
+use nbd_sim::raw::{READ, Raw, WRITE, request};
 
 use super::support::{Gated, ending, start};
 
@@ -32,20 +32,24 @@ fn a_stop_answers_what_has_arrived_and_waits_for_nobody_else() {
 
 /// What a stop cuts in the middle is no fault of its client's.
 #[test]
-fn half_a_write_is_nobodys_fault() {
-    let mut limits = Limits::default();
-    limits.stop_timeout = Duration::from_millis(50);
-    let (server, endings) = start(Server::new(MemoryExport::new(1 << 30)).limits(limits));
-    let mut client = Raw::established(&server);
-    client.ask(WRITE, 1, 0, 4096);
-    client.write(&[1; 4096]);
-    assert_eq!(client.reply(), (0, 1));
-    client.ask(WRITE, 2, 0, 1 << 20);
-    // More than a socket holds: most of it was taken in.
-    client.write(&[1; 1_000_000]);
-    server.shut_down();
-    server.wait();
-    assert_eq!(ending(&endings), None);
+fn half_a_request_is_nobodys_fault() {
+    let half = [request(WRITE, 2, 0, 4096), vec![1; 1000]].concat();
+    for length in [half.len(), 20] {
+        let mut limits = Limits::default();
+        limits.stop_timeout = Duration::from_millis(50);
+        let (server, endings) = start(Server::new(MemoryExport::new(1 << 30)).limits(limits));
+        let mut client = Raw::established(&server);
+        // It is waited for in the read itself from then on.
+        for cookie in 0..20 {
+            client.ask(READ, cookie, 0, 512);
+            assert_eq!(client.reply(), (0, cookie));
+            client.read(512);
+        }
+        client.write(&half[..length]);
+        server.shut_down();
+        server.wait();
+        assert_eq!(ending(&endings), None, "{length} bytes");
+    }
 }
 
 /// A request that never comes back holds up the end no longer than it may.
