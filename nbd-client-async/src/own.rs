@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind, Write};
 use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use nbd_proto::io::{checked_count, is_gone};
 use nbd_session::Outgoing;
@@ -47,7 +48,11 @@ impl OwnStream {
     pub(crate) fn close(mut self, last_word: &[u8]) {
         let _ = self.output.write_all(last_word);
         let cx = &mut Context::from_waker(Waker::noop());
-        let _ = Pin::new(&mut *self.stream).poll_write(cx, self.output.rest());
+        while let Poll::Ready(Ok(count @ 1..)) =
+            Pin::new(&mut *self.stream).poll_write(cx, self.output.rest())
+        {
+            self.output.sent(count);
+        }
         let _ = Pin::new(&mut *self.stream).poll_flush(cx);
     }
 
@@ -89,18 +94,22 @@ impl OwnStream {
     fn poll_send(&mut self, shared: &Shared, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             if self.output.is_empty() {
-                shared.drive(|state, now| state.write_to(&mut self.output, now));
+                shared.drive(|state, now| state.fill(&mut self.output, now));
             }
             let offered = self.output.rest().len();
             if offered == 0 {
                 break;
             }
             let poll = Pin::new(&mut *self.stream).poll_write(cx, self.output.rest());
-            let Some(count) = settle(poll, cx, offered)? else { return Poll::Pending };
-            if count == 0 {
+            let count = settle(poll, cx, offered)?;
+            if count == Some(0) {
                 return Poll::Ready(Err(ErrorKind::WriteZero.into()));
             }
-            self.output.sent(count);
+            let now = Instant::now();
+            shared.lock().session.sent(&mut self.output, count.unwrap_or(0), now);
+            if count.is_none() {
+                return Poll::Pending;
+            }
             self.unflushed = true;
         }
         if self.unflushed {

@@ -1,7 +1,7 @@
 //! One connection: session, socket, and all calls, behind one lock.
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io;
 use std::mem;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use nbd_proto::Direction;
 use nbd_proto::io::Progress;
-use nbd_session::{Error, Limit, Received, Session, State as SessionState, Withdrawn};
+use nbd_session::{Error, Limit, Outgoing, Received, Session, State as SessionState, Withdrawn};
 use nbd_transport::{Endpoint, PeerProcess, SocketIo};
 use slab::Slab;
 
@@ -350,11 +350,9 @@ impl State {
         self.session.direction().contains(Direction::READ)
     }
 
-    /// Writes what is due to something that takes it at once.
-    pub(crate) fn write_to(&mut self, output: &mut impl Write, now: Instant) {
-        while self.has_unsent()
-            && self.session.write(output, &mut self.calls, now) == Progress::More
-        {}
+    /// Puts what is due into a buffer.
+    pub(crate) fn fill(&mut self, output: &mut Outgoing, now: Instant) {
+        self.session.fill(output, &mut self.calls, now);
     }
 
     /// Takes in bytes that have been received. Returns how many of them.

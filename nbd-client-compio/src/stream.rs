@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!              empty buffers                            full ones
-//!            ┌──────────────► task ── read ──┐        ┌───────────► task ── write_all ──┐
+//!            ┌──────────────► task ── read ──┐        ┌───────────► task ── write ──────┐
 //!   poll_read│                         kernel│  poll_write                        kernel│
 //!            └─◄───────────── full ones ◄────┘        └─◄────────── empty ones ◄────────┘
 //! ```
@@ -10,6 +10,9 @@
 //! compio's operations stay with their thread, and the stream may go anywhere. So each direction
 //! has a task, which ends with the stream and takes its operation with it; its buffer stays with
 //! the runtime until the kernel is done with it.
+//!
+//! A write counts when the kernel has taken it, and only for what it took: whoever writes learns
+//! from that whether the other end lives. Until then the same bytes are to be offered again.
 
 use std::io::{self, ErrorKind};
 use std::net::Shutdown;
@@ -20,7 +23,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use compio::BufResult;
-use compio::io::{AsyncRead as _, AsyncWriteExt as _};
+use compio::io::{AsyncRead as _, AsyncWrite as _};
 use compio::net::UnixStream;
 use futures_channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
 use futures_channel::oneshot;
@@ -33,8 +36,8 @@ use crate::thread::spawn;
 /// As many bytes are under way in one operation.
 const ROOM: usize = 64 << 10;
 
-/// A buffer on its way back from the kernel: what came of it.
-type Outcome = io::Result<Vec<u8>>;
+/// A buffer on its way back from the kernel, and how many bytes of it were moved.
+type Outcome = io::Result<(usize, Vec<u8>)>;
 
 /// What its owner has of a direction.
 struct Lane {
@@ -113,18 +116,18 @@ impl Work {
                 return;
             };
             // Its owner may have gone meanwhile.
-            let _ = self.done.unbounded_send(result.map(|_| buffer));
+            let _ = self.done.unbounded_send(result.map(|count| (count, buffer)));
         }
     }
 
     async fn write(mut self, stream: Rc<UnixStream>, ends: Socket) {
         while let Some(buffer) = self.begin.next().await {
-            let write = Box::pin(async { (&*stream).write_all(buffer).await });
+            let write = Box::pin(async { (&*stream).write(buffer).await });
             let Either::Left((BufResult(result, buffer), _)) = select(write, &mut self.ended).await
             else {
                 return;
             };
-            let _ = self.done.unbounded_send(result.map(|()| buffer));
+            let _ = self.done.unbounded_send(result.map(|count| (count, buffer)));
         }
         // A peer that is gone already is no loss.
         let _ = ends.shutdown(Shutdown::Write);
@@ -146,7 +149,7 @@ impl AsyncRead for Stream {
                 this.taken = 0;
                 this.reads.begin(buffer)?;
             }
-            this.came = ready!(this.reads.poll_done(cx))?;
+            (_, this.came) = ready!(this.reads.poll_done(cx))?;
         }
         let rest = this.came.get(this.taken..).unwrap_or_default();
         let count = rest.len().min(buf.len());
@@ -162,25 +165,65 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        ready!(self.as_mut().poll_flush(cx))?;
-        let mut buffer = std::mem::take(&mut self.spare);
-        buffer.clear();
-        buffer.extend_from_slice(buf.get(..ROOM).unwrap_or(buf));
-        let count = buffer.len();
-        self.writes.begin(buffer)?;
+        if !self.writes.busy {
+            let mut buffer = std::mem::take(&mut self.spare);
+            buffer.clear();
+            buffer.extend_from_slice(buf.get(..ROOM).unwrap_or(buf));
+            self.writes.begin(buffer)?;
+        }
+        let (count, buffer) = ready!(self.writes.poll_done(cx))?;
+        self.spare = buffer;
         Poll::Ready(Ok(count))
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.writes.busy {
-            self.spare = ready!(self.writes.poll_done(cx))?;
-        }
+    /// Nothing is kept back: what was not taken was not written.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.as_mut().poll_flush(cx))?;
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.writes.begin.close_channel();
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use compio::driver::{DriverType, ProactorBuilder};
+    use compio::runtime::Runtime;
+
+    use super::*;
+
+    /// What came of a write, if the runtime gets so far without waiting.
+    async fn write(stream: &mut Stream, bytes: &[u8]) -> Option<usize> {
+        for _ in 0..50 {
+            let poll = poll_fn(|cx| Poll::Ready(Pin::new(&mut *stream).poll_write(cx, bytes)));
+            if let Poll::Ready(result) = poll.await {
+                return Some(result.expect("the other end is there"));
+            }
+            compio::runtime::spawn(async {}).await.expect("it does not panic");
+        }
+        None
+    }
+
+    #[test]
+    fn a_write_counts_when_the_kernel_has_taken_it() {
+        let mut polling = ProactorBuilder::new();
+        polling.driver_type(DriverType::Poll);
+        let polling = Runtime::builder().with_proactor(polling).build();
+        for runtime in [Runtime::new(), polling] {
+            runtime.expect("a runtime").block_on(async {
+                let (near, far) = Socket::pair().expect("a pair of sockets");
+                let mut stream = Stream::new(near.into()).expect("there is a runtime");
+                let mut taken = 0;
+                while let Some(count) = write(&mut stream, &[7; ROOM]).await {
+                    taken += count as u64;
+                }
+                assert!(taken > ROOM as u64, "{taken}");
+                assert_eq!(rustix::io::ioctl_fionread(&far), Ok(taken));
+            });
+        }
     }
 }

@@ -7,10 +7,12 @@ use nbd_proto::io::Progress;
 use nbd_proto::{Direction, Machine, PayloadSink, PayloadSource};
 
 use super::loss::closed;
+use super::outflow::Noted;
 use super::payload::Payloads;
 use super::{Goodbye, Open, Session, Stage};
 use crate::error::Error;
 use crate::link::LinkError;
+use crate::outgoing::Outgoing;
 
 impl Session {
     /// Reads once from the stream, which may wait; what has come is taken in. `payload` is
@@ -51,8 +53,61 @@ impl Session {
     ///
     /// Returns as [`read`](Self::read). A stream that takes nothing more is not closed yet:
     /// what the peer has said already can still be read.
+    ///
+    /// What the stream takes has left: that it takes more after it had no room for a while is a
+    /// sign of life. A buffer that is sent by other means is for [`fill`](Self::fill).
     #[inline]
     pub fn write<W, P>(&mut self, io: &mut W, payload: &mut P, now: Instant) -> Progress
+    where
+        W: Write + ?Sized,
+        P: PayloadSource,
+    {
+        let mut io = Noted::new(io);
+        let progress = self.write_once(&mut io, payload, now);
+        if self.silence.outflow.is_followed() {
+            let all = !self.direction().contains(Direction::WRITE);
+            self.note_outflow(io.took, io.had_no_room, all, now);
+        }
+        progress
+    }
+
+    /// Puts what is due into a buffer, from which it is sent by other means: for transports that
+    /// are handed what to send. [`sent`](Self::sent) is to be told how much of it has gone.
+    pub fn fill<P>(&mut self, outgoing: &mut Outgoing, payload: &mut P, now: Instant)
+    where
+        P: PayloadSource,
+    {
+        while self.direction().contains(Direction::WRITE)
+            && self.write_once(outgoing, payload, now) == Progress::More
+        {}
+        if let Stage::Open(Open { core, .. }) = &self.stage {
+            self.silence.look(core);
+        }
+    }
+
+    /// The transport has taken so many bytes of the [buffer](Self::fill); 0 when it has no room
+    /// for any.
+    pub fn sent(&mut self, outgoing: &mut Outgoing, count: usize, now: Instant) {
+        outgoing.sent(count);
+        if self.silence.outflow.is_followed() {
+            self.silence.tell(now);
+            let all = outgoing.is_empty() && !self.direction().contains(Direction::WRITE);
+            self.note_outflow(count > 0, count == 0, all, now);
+        }
+    }
+
+    fn note_outflow(&mut self, took: bool, had_no_room: bool, all: bool, now: Instant) {
+        let Stage::Open(Open { core, .. }) = &self.stage else { return };
+        if took {
+            self.silence.outflow.took(all, now);
+        } else if had_no_room {
+            self.silence.outflow.has_no_room(now);
+        }
+        self.silence.look(core);
+    }
+
+    #[inline]
+    fn write_once<W, P>(&mut self, io: &mut W, payload: &mut P, now: Instant) -> Progress
     where
         W: Write + ?Sized,
         P: PayloadSource,
@@ -71,16 +126,10 @@ impl Session {
             details: &mut self.details,
             lent: payload,
         };
-        let before = core.stats().bytes_sent;
+        let before = core.outstanding().sent_operations();
         let result = link.write(core, io, &payloads, self.attempts.mode);
-        self.silence.look(core);
-        if core.stats().bytes_sent == before {
-            self.stuck = true;
-        } else if self.stuck {
-            // There was no room, and now there is: the other end is alive.
-            self.stuck = false;
-            self.silence.moved();
-        }
+        let after = core.outstanding().sent_operations();
+        self.silence.outflow.prepared(after.saturating_sub(before));
         match result {
             Ok(Progress::Closed) => {
                 self.write_refused(now);

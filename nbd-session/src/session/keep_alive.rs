@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use nbd_proto::{Client, Command, Machine, RequestId, RequestStatus};
 
+use super::silence::Silence;
+
 /// Reads the first block of the export, which no server minds, when nothing has been asked of
 /// it for nearly so long, or nothing has come of what was asked.
 ///
@@ -27,7 +29,7 @@ pub(super) struct KeepAlive {
     probe: Probe,
     /// When it was asked, or when something last came.
     since: Instant,
-    /// What the core's count of progress was at the last look.
+    /// What the count of progress was at the last look.
     seen: u64,
     pub(super) count: u64,
 }
@@ -79,12 +81,12 @@ impl KeepAlive {
     }
 
     /// Looks whether it is time to ask, and submits a read if it is.
-    pub(super) fn look(&mut self, now: Instant, core: &mut Client) {
+    pub(super) fn look(&mut self, now: Instant, core: &mut Client, silence: &Silence) {
         if now < self.next {
             return;
         }
         self.adjourn(now);
-        let (sent, progress) = (core.stats().bytes_sent, core.progress());
+        let (sent, progress) = (core.stats().bytes_sent, silence.progress(core));
         let was_idle = sent == std::mem::replace(&mut self.sent, sent);
         let nothing_came = progress == std::mem::replace(&mut self.seen, progress);
         if !nothing_came {
@@ -118,24 +120,24 @@ impl KeepAlive {
         self.since = now;
     }
 
-    /// For how long the server has owed an answer and brought nothing, if that is too long;
-    /// `silence` is the limit of that, if it has one. To be asked before [looking](Self::look).
+    /// For how long the server has owed an answer and brought nothing, if that is too long. To be
+    /// asked before [looking](Self::look).
     ///
     /// Whoever looks much too late has stood still, and what has come is not read yet.
     pub(super) fn is_over(
         &mut self,
         now: Instant,
         core: &Client,
-        silence: Option<Duration>,
+        silence: &Silence,
     ) -> Option<Duration> {
-        let outstanding = core.outstanding();
+        let known_operations = silence.known_operations(core);
         if now < self.next
             || self.probe == Probe::None
-            || core.progress() != self.seen
+            || silence.progress(core) != self.seen
             || self.is_answered(core)
-            || outstanding.sent_operations() > outstanding.overtaken
+            || known_operations > core.outstanding().overtaken
             // Whoever measures that will say.
-            || outstanding.sent_operations() == 0 && silence.is_some()
+            || known_operations == 0 && silence.is_measured()
         {
             return None;
         }
@@ -143,7 +145,7 @@ impl KeepAlive {
             self.since = now;
             return None;
         }
-        let limit = silence.unwrap_or(self.time);
+        let limit = silence.limit().unwrap_or(self.time);
         (now.saturating_duration_since(self.since) >= limit).then_some(limit)
     }
 

@@ -190,7 +190,7 @@ impl Session {
         self.attempts.close(last_word);
         self.linger = None;
         self.again = Direction::empty();
-        (self.stuck, self.refused) = (false, false);
+        self.refused = false;
         let was_open = self.shut_down_core(now);
         if self.end.is_some() {
             // What it had to report was worse than the loss.

@@ -17,6 +17,7 @@
 //! | `recovery` | what outlives it |
 //! | `time` | deadlines |
 //! | `silence`, `keep_alive` | the server's silence, and ours |
+//! | `outflow` | what leaves, and what that says about the server |
 //! | `durability` | what an acknowledged write is worth |
 //! | `payload` | where payload is found |
 
@@ -29,6 +30,7 @@ mod connecting;
 mod durability;
 mod keep_alive;
 mod loss;
+mod outflow;
 mod payload;
 mod recovery;
 mod request;
@@ -84,7 +86,7 @@ pub use withdrawal::Withdrawn;
 /// | the outcome of a step | [`credentials`](Self::credentials), [`connected`](Self::connected) |
 /// | a command | [`submit`](Self::submit), [`submit_request`](Self::submit_request), [`withdraw`](Self::withdraw) |
 /// | an option | [`request_option`](Self::request_option) |
-/// | the transport is readable or writable | [`read`](Self::read), [`write`](Self::write) |
+/// | the transport is readable or writable | [`read`](Self::read), [`write`](Self::write); [`fill`](Self::fill) and [`sent`](Self::sent) |
 /// | the time | `now` with each of them, [`handle_timeout`](Self::handle_timeout) |
 /// | the end is wanted | [`disconnect`](Self::disconnect) |
 ///
@@ -188,8 +190,6 @@ pub struct Session {
     given_up: GivenUp,
     /// Only if it reconnects.
     recovery: Option<Box<Recovery>>,
-    /// The last write found no room.
-    stuck: bool,
     /// The stream takes no more.
     refused: bool,
     /// In which direction there was more to move at once.
@@ -273,13 +273,12 @@ impl Session {
             reports_chunks: false,
             leaving: None,
             released: Vec::new(),
-            silence: Silence::new(options.silence_limit(), now),
+            silence: Silence::new(options.silence_limit(), options.keep_alive, now),
             keep_alive: options.keep_alive.map(|time| KeepAlive::new(time, now)),
             durability: Durability::default(),
             waiters: Waiters::default(),
             given_up: GivenUp::default(),
             recovery: options.reconnect.map(|policy| Box::new(Recovery::new(policy, now))),
-            stuck: false,
             refused: false,
             again: Direction::empty(),
             goodbye: Goodbye::No,

@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use nbd_proto::Client;
 
+use super::outflow::Outflow;
+
 /// Measures the server's silence while it owes something that a working server answers soon.
 ///
 /// It may be busy with an operation that takes as long as it likes, but not with one that it
@@ -17,8 +19,10 @@ pub(super) struct Silence {
     /// The time that was told last.
     told: Instant,
     since: Instant,
-    /// What the core's count of progress was.
+    /// What [progress](Self::progress) was.
     seen: u64,
+    /// Bytes that leave may be a sign of life.
+    pub(super) outflow: Outflow,
     /// Reads wait.
     pub(super) waits: bool,
     /// Something came in a read that waited.
@@ -27,13 +31,20 @@ pub(super) struct Silence {
 }
 
 impl Silence {
-    pub(super) const fn new(limit: Option<Duration>, now: Instant) -> Self {
-        Self { limit, told: now, since: now, seen: 0, waits: false, fresh: false, runs: false }
+    pub(super) fn new(
+        limit: Option<Duration>,
+        asked_after: Option<Duration>,
+        now: Instant,
+    ) -> Self {
+        let outflow = Outflow::new([limit, asked_after].into_iter().flatten().min());
+        let (waits, fresh, runs) = (false, false, false);
+        Self { limit, told: now, since: now, seen: 0, outflow, waits, fresh, runs }
     }
 
     /// There is another connection, or none.
     pub(super) const fn restart(&mut self) {
         (self.seen, self.fresh, self.runs) = (0, false, false);
+        self.outflow.restart();
     }
 
     /// It is so late now.
@@ -57,11 +68,23 @@ impl Silence {
         if self.limit.is_none() {
             return;
         }
-        let outstanding = core.outstanding();
-        let runs = outstanding.transfers > 0 && outstanding.sent_operations() == 0;
-        if core.progress() != self.seen || runs != self.runs {
-            (self.seen, self.runs, self.since) = (core.progress(), runs, self.told);
+        let runs = core.outstanding().transfers > 0 && self.known_operations(core) == 0;
+        let progress = self.progress(core);
+        if progress != self.seen || runs != self.runs {
+            (self.seen, self.runs, self.since) = (progress, runs, self.told);
         }
+    }
+
+    /// Grows with each sign of life.
+    #[inline]
+    pub(super) fn progress(&self, core: &Client) -> u64 {
+        core.progress() + self.outflow.signs_of_life()
+    }
+
+    /// Operations that the server may be busy with.
+    #[inline]
+    pub(super) fn known_operations(&self, core: &Client) -> usize {
+        core.outstanding().sent_operations().saturating_sub(self.outflow.held_back())
     }
 
     /// As [`look`](Self::look), after a read.
@@ -70,11 +93,6 @@ impl Silence {
         let seen = self.seen;
         self.look(core);
         self.fresh |= self.waits && self.seen != seen;
-    }
-
-    /// The transport took more after it had no room: the other end is alive.
-    pub(super) const fn moved(&mut self) {
-        self.since = self.told;
     }
 
     /// Whether there is a limit.

@@ -105,10 +105,10 @@ impl Session {
                     return self.lost(Error::silent(limit), now);
                 }
                 if let Some(probe) = &mut self.keep_alive {
-                    if let Some(limit) = probe.is_over(now, core, self.silence.limit()) {
+                    if let Some(limit) = probe.is_over(now, core, &self.silence) {
                         return self.lost(Error::silent(limit), now);
                     }
-                    probe.look(now, core);
+                    probe.look(now, core, &self.silence);
                     self.silence.look(core);
                 }
             }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use nbd_proto::Command;
-use nbd_session::Limit;
+use nbd_proto::{Command, Direction};
+use nbd_session::{Limit, Outgoing};
 use nbd_sim::memory_server::MemoryServer;
 
 use nbd_sim::rig::{Rig, options, server};
@@ -161,6 +161,64 @@ fn bytes_that_leave_after_there_was_no_room_are_a_sign_of_life() {
     assert_eq!(dies_after(&mut rig), Some(30));
 }
 
+/// Whoever asks the session to write without need learns nothing of the transport.
+#[test]
+fn a_write_with_nothing_due_says_nothing() {
+    let mut rig = Rig::ready(options().silence(LIMIT));
+    rig.server(|server| server.withhold());
+    rig.submit(Command::read(0, 512));
+    rig.turn();
+    let (_, stream) = rig.stream.as_mut().expect("it is connected");
+    rig.session.write(stream, &mut rig.buffers, rig.now);
+    rig.sleep(20.0);
+    rig.submit(Command::read(0, 512));
+    rig.turn();
+    assert_eq!(dies_after(&mut rig), Some(10));
+}
+
+/// As where an operation of the system's takes a moment, though there is room.
+#[test]
+fn no_room_for_a_moment_says_nothing() {
+    let mut rig = Rig::ready(options().silence(LIMIT));
+    rig.server(|server| server.withhold());
+    rig.submit(Command::read(0, 512));
+    for _ in 0..4 {
+        rig.sleep(5.0);
+        rig.limited().room = 0;
+        rig.submit(Command::read(0, 512));
+        rig.sleep(0.1);
+        rig.limited().room = usize::MAX;
+        rig.turn();
+    }
+    assert_eq!(dies_after(&mut rig), Some(10));
+}
+
+/// A buffer takes bytes whether or not anybody lives at the other end.
+#[test]
+fn of_a_buffer_counts_what_the_transport_takes() {
+    let mut rig = Rig::ready(options().silence(LIMIT));
+    let mut outgoing = Outgoing::new(64 << 10);
+    rig.submit(Command::write(0, 48 << 10));
+    rig.session.fill(&mut outgoing, &mut rig.buffers, rig.now);
+    let after = |rig: &Rig| {
+        let at = rig.session.next_deadline().expect("a write is owed");
+        (at - rig.now).as_secs()
+    };
+    assert_eq!((rig.session.direction(), after(&rig)), (Direction::READ, 30));
+    for _ in 0..10 {
+        rig.session.sent(&mut outgoing, 0, rig.now);
+        rig.now += Duration::from_secs(20);
+        rig.session.sent(&mut outgoing, 1000, rig.now);
+        assert_eq!(after(&rig), 30);
+    }
+    // What is in the buffer is no reason to wait, and what has left of it is.
+    rig.submit(Command::flush());
+    rig.session.fill(&mut outgoing, &mut rig.buffers, rig.now);
+    assert_eq!(after(&rig), 30);
+    rig.session.sent(&mut outgoing, 1000, rig.now);
+    assert_eq!(rig.session.next_deadline(), None);
+}
+
 #[test]
 fn an_idle_server_is_asked_for_something() {
     let minute = Duration::from_secs(60);
@@ -208,6 +266,21 @@ fn keep_alive_finds_out_who_answers_nothing() {
         assert!(is_found(&mut rig), "{command}");
         assert!(rig.session.end().is_some_and(|end| end.is_timeout()));
     }
+}
+
+/// Its answer cannot come before the question has left.
+#[test]
+fn keep_alive_does_not_end_a_write_that_takes_long_to_leave() {
+    let mut rig = Rig::ready(options().keep_alive(TEN));
+    rig.limited().room = 1000;
+    rig.submit(Command::write(0, 64 << 10));
+    for _ in 0..50 {
+        rig.sleep(4.0);
+        assert!(!rig.session.is_over(), "{:?}", rig.session);
+        rig.limited().room = 1000;
+        rig.turn();
+    }
+    assert!(is_found(&mut rig), "it takes nothing any more");
 }
 
 /// There is no room to ask for anything else: what was asked is the question.

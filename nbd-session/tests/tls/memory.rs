@@ -82,7 +82,7 @@ impl Served {
             ServerPhase::StartTls => self.link.start_tls(self.acceptor.start()?),
             ServerPhase::Question => {
                 if let Some(Question::Go(_)) = machine.question() {
-                    let export = ExportInfo::new(SIZE as u64, TransmissionFlags::empty());
+                    let export = ExportInfo::new(SIZE as u64, TransmissionFlags::SEND_FLUSH);
                     machine.describe(export).expect("an export is the question");
                 } else {
                     machine.acknowledge().expect("a list is the question");

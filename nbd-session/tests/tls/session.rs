@@ -1,9 +1,10 @@
 //! A session over TLS whose bytes are damaged on the way.
 
+use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use nbd_proto::io::{IoMode, Progress};
-use nbd_proto::{Buffers, Command, Direction, TlsPolicy};
+use nbd_proto::{Buffers, Command, Direction, Discard, PayloadSource, RequestId, TlsPolicy, part};
 use nbd_session::replay::Reconnect;
 use nbd_session::{ConnectOptions, ErrorKind, Limit, Session, Step};
 use nbd_sim::pipe::{End, Schedule, pipe};
@@ -124,5 +125,102 @@ fn a_handshake_that_is_damaged_is_tried_again_after_a_loss() {
         let (session, good) = read_all(acceptor, connector, Some(Reconnect::new()), &flips);
         assert_eq!(good, READS, "{at}: {session:?}");
         assert_eq!(session.generation(), 3, "{at}");
+    }
+}
+
+/// A stream that takes no more than it has room for.
+struct Narrow {
+    end: End,
+    room: usize,
+    /// It is there, and has no turn.
+    _served: Served,
+}
+
+impl Write for Narrow {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        match buf.len().min(self.room) {
+            0 => Err(io::ErrorKind::WouldBlock.into()),
+            count => {
+                let count = self.end.write(&buf[..count])?;
+                self.room -= count;
+                Ok(count)
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A session over TLS that is ready, and its stream, whose other end answers nothing any more.
+fn ready(acceptor: &TlsAcceptor, connector: &TlsConnector, now: Instant) -> (Session, Narrow) {
+    let options = ConnectOptions::new()
+        .endpoint(Endpoint::Tcp { host: "localhost".to_owned(), port: 10809 })
+        .tls_connector(TlsPolicy::Require, connector.clone())
+        .silence(Duration::from_secs(30));
+    let mut session = Session::new(options, 3, now).expect("sound options");
+    let (mut end, far) = pipe(&mut Rng::new(1), Schedule::SMOOTH, Schedule::SMOOTH);
+    let mut served = Served::new(far, acceptor.clone());
+    while !session.is_ready() {
+        if let Some(Step::Connect(connect)) = session.next_step() {
+            session.connected(connect.generation, Ok(IoMode::Vectored), now);
+        }
+        if session.direction().contains(Direction::WRITE) {
+            session.write(&mut end, &mut Discard, now);
+        }
+        session.read(&mut end, &mut Discard, now);
+        served.turn().expect("a sound client");
+    }
+    (session, Narrow { end, room: usize::MAX, _served: served })
+}
+
+fn submit(session: &mut Session, command: Command, now: Instant) {
+    session.submit(command, Limit::Never, now).expect("it fits");
+}
+
+/// Writes zeroes, as far as there is room.
+struct Zeroes(Vec<u8>);
+
+impl PayloadSource for Zeroes {
+    fn bytes(&self, _: RequestId, at: usize, len: usize) -> &[u8] {
+        part(&self.0, at, len)
+    }
+}
+
+fn write(session: &mut Session, stream: &mut Narrow, now: Instant) {
+    let mut zeroes = Zeroes(vec![0; 256 << 10]);
+    while session.direction().contains(Direction::WRITE)
+        && session.write(stream, &mut zeroes, now) == Progress::More
+    {}
+}
+
+#[test]
+fn what_the_transport_takes_is_a_sign_of_life_and_what_is_encrypted_none() {
+    let pki = Pki::new();
+    let second = Duration::from_secs(1);
+    for (acceptor, connector) in backends(&pki) {
+        let mut now = Instant::now();
+        let (mut session, mut stream) = ready(&acceptor, &connector, now);
+        // All of it is encrypted at once, and leaves in 20 minutes.
+        stream.room = 1000;
+        submit(&mut session, Command::write(0, 64 << 10), now);
+        for _ in 0..60 {
+            write(&mut session, &mut stream, now);
+            assert_eq!(session.next_deadline(), Some(now + 30 * second));
+            now += 20 * second;
+            stream.room = 1100;
+        }
+        // A flush of which no byte has left is no reason to wait.
+        let (mut session, mut stream) = ready(&acceptor, &connector, now);
+        submit(&mut session, Command::write(0, 512), now);
+        write(&mut session, &mut stream, now);
+        stream.room = 0;
+        submit(&mut session, Command::flush(), now);
+        write(&mut session, &mut stream, now + 10 * second);
+        assert_eq!(session.next_deadline(), Some(now + 30 * second));
+        stream.room = usize::MAX;
+        write(&mut session, &mut stream, now + 20 * second);
+        assert_eq!(session.next_deadline(), None);
     }
 }
