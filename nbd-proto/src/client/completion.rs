@@ -122,6 +122,19 @@ impl Client {
         self.core.slots.front(&self.core.done)
     }
 
+    /// All commands that are finished and not taken, oldest first.
+    pub fn completions(
+        &self,
+    ) -> impl Iterator<Item = (RequestId, Command, Result<(), CommandError>)> + '_ {
+        let slots = &self.core.slots;
+        let mut next = slots.front(&self.core.done);
+        core::iter::from_fn(move || {
+            let id = next?;
+            next = slots.after(id);
+            slots.get(id).map(|pending| (id, pending.command, pending.result()))
+        })
+    }
+
     /// Takes the completion of the oldest command that is finished and not taken.
     #[inline]
     pub fn take_next(&mut self) -> Option<(RequestId, Command, Result<(), CommandError>)> {

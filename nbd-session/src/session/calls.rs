@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use nbd_proto::{Command, CommandType, ContextId, RequestId, SubmitError};
 
+use super::durability::wants_flush;
 use super::recovery::Call;
 use super::request::Request;
 use super::{Goodbye, Open, Session, Stage};
@@ -316,11 +317,20 @@ impl Session {
         self.durability.acknowledged()
     }
 
-    /// Whether writes were acknowledged that no flush has made durable: see
-    /// [`pool`](crate::pool) for who asks.
+    /// Whether writes were acknowledged that no flush has made durable, those among them whose
+    /// completion was not taken yet: see [`pool`](crate::pool) for who asks.
     #[must_use]
     pub fn has_unflushed(&self) -> bool {
-        self.log().map_or_else(|| self.durability.has_unflushed(), |log| log.has_unflushed())
+        match (self.log(), &self.stage) {
+            (Some(log), _) => log.has_unflushed(),
+            (None, Stage::Open(Open { core, .. })) => {
+                let untaken = |(_, command, result): (_, _, Result<_, _>)| {
+                    result.is_ok() && wants_flush(command)
+                };
+                self.durability.has_unflushed() || core.completions().any(untaken)
+            }
+            (None, _) => self.durability.has_unflushed(),
+        }
     }
 
     /// A flush on another connection has made so many writes of this one durable.

@@ -26,13 +26,9 @@ impl Durability {
 
     #[inline]
     pub(super) fn completed(&mut self, id: RequestId, command: Command, done: bool) {
-        match command.kind {
-            CommandType::Write | CommandType::WriteZeroes | CommandType::Trim => {
-                let durable = command.flags.contains(CommandFlags::FUA);
-                self.acknowledged += u64::from(done && !durable);
-            }
-            CommandType::Flush => self.flushed(id, done),
-            CommandType::Read | CommandType::Cache | CommandType::BlockStatus => {}
+        self.acknowledged += u64::from(done && wants_flush(command));
+        if command.kind == CommandType::Flush {
+            self.flushed(id, done);
         }
     }
 
@@ -68,5 +64,17 @@ impl Durability {
     /// Whether writes were acknowledged that no flush has made durable.
     pub(super) const fn has_unflushed(&self) -> bool {
         self.acknowledged > self.settled
+    }
+}
+
+/// Whether a command has changed something, when it is done, that is not durable by itself.
+pub(super) fn wants_flush(command: Command) -> bool {
+    match command.kind {
+        CommandType::Write | CommandType::WriteZeroes | CommandType::Trim => {
+            !command.flags.contains(CommandFlags::FUA)
+        }
+        CommandType::Flush | CommandType::Read | CommandType::Cache | CommandType::BlockStatus => {
+            false
+        }
     }
 }

@@ -168,7 +168,7 @@ impl Session {
         // Where the core has noticed it first, it has told everybody already.
         open.core.error().is_some()
             || open.core.outstanding().wanted() > 0
-            || can_flush && self.durability.has_unflushed()
+            || can_flush && self.has_unflushed()
     }
 
     /// The connection is gone, whatever was being done with it.

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use nbd_proto::{Command, Disconnect};
+use nbd_proto::{Command, CommandFlags, Disconnect};
 use nbd_session::replay::Reconnect;
 use nbd_session::{ConnectOptions, Error, ErrorKind, Limit, Request, State, Target};
 use nbd_sim::memory_server::MemoryServer;
@@ -78,6 +78,27 @@ fn a_connection_that_died_is_no_good_end() {
     let error = rig.session.farewell().expect_err("the write was not flushed");
     assert!(error.is_closed(), "{error}");
     assert!(rig.session.error().is_some());
+}
+
+/// What the server has acknowledged is promised, whether or not the caller has looked.
+#[test]
+fn nor_is_one_with_an_answer_that_was_not_taken() {
+    for (command, at_risk) in [
+        (Command::write(0, 512), true),
+        (Command::trim(0, 512), true),
+        (Command::write(0, 512).with(CommandFlags::FUA), false),
+        (Command::read(0, 512), false),
+    ] {
+        let mut rig = Rig::ready(options());
+        let id = rig.submit(command);
+        rig.turn();
+        assert_eq!(rig.session.has_unflushed(), at_risk, "{command}");
+        rig.server(MemoryServer::hang_up);
+        rig.turn();
+        leave(&mut rig);
+        assert_eq!(rig.session.farewell().is_err(), at_risk, "{command}");
+        assert_eq!(rig.outcomes(), [(id, true)]);
+    }
 }
 
 #[test]
