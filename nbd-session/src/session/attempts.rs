@@ -211,6 +211,12 @@ impl Attempts {
         self.endpoint()?.host()
     }
 
+    /// How long this attempt has taken, if that is too long.
+    pub(super) fn expired(&self, now: Instant) -> Option<Duration> {
+        let by = self.by.filter(|by| *by <= now)?;
+        Some(by.saturating_duration_since(self.began))
+    }
+
     /// An attempt came to nothing.
     pub(super) fn failed(&mut self, cause: Error) -> Next {
         self.failures.push(cause);

@@ -8,9 +8,12 @@ use nbd_proto::{
 };
 
 use super::{Session, Stage};
-use crate::error::Error;
+use crate::error::{Error, Overdue};
 use crate::handshake::Handshake;
 use crate::limit::Limit;
+
+/// What takes too long when credentials do not come.
+pub(super) const READING_CREDENTIALS: &str = "reading credentials";
 
 /// What to ask a server in option mode: see [`Session::request_option`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,6 +124,19 @@ impl Negotiating {
             Phase::Established => self.handshake.peek().config().stops_for_options(),
             Phase::Busy | Phase::StartTls | Phase::Closed => false,
         }
+    }
+
+    /// What has taken too long: the server, or whoever reads the caller's credentials.
+    pub(super) fn timed_out(&self, after: Duration) -> Error {
+        if self.handshake.wants_credentials() {
+            return Error::timed_out(READING_CREDENTIALS, after);
+        }
+        let overdue = match &self.asked {
+            Some(_) => Overdue::Option,
+            None if self.handshake.stats().bytes_received == 0 => Overdue::Greeting,
+            None => Overdue::Negotiation,
+        };
+        Error::not_negotiated(overdue, after)
     }
 
     pub(super) fn has_buffered(&self) -> bool {

@@ -1,12 +1,13 @@
 //! Deadlines.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nbd_proto::{Machine, RequestStatus};
 
+use super::choosing::READING_CREDENTIALS;
 use super::room::GivenUp;
 use super::{Goodbye, Open, Session, Stage};
-use crate::error::{Error, Overdue, broken};
+use crate::error::{Error, broken};
 use crate::timers::Timer;
 
 impl Session {
@@ -123,26 +124,26 @@ impl Session {
                 if let Some(asked) = &negotiating.asked
                     && asked.by.is_some_and(|by| by <= now)
                 {
-                    let error = Error::not_negotiated(Overdue::Option, asked.waited());
+                    let error = negotiating.timed_out(asked.waited());
                     return self.lost(error, now);
                 }
-                let silent = negotiating.handshake.stats().bytes_received == 0;
-                let overdue = if silent { Overdue::Greeting } else { Overdue::Negotiation };
-                self.attempt_expired(|after| Error::not_negotiated(overdue, after), now);
+                if let Some(after) = self.attempts.expired(now) {
+                    let error = negotiating.timed_out(after);
+                    self.lost(error, now);
+                }
             }
             Stage::Credentials => {
-                self.attempt_expired(|after| Error::timed_out("reading credentials", after), now);
+                if let Some(after) = self.attempts.expired(now) {
+                    self.lost(Error::timed_out(READING_CREDENTIALS, after), now);
+                }
             }
             Stage::Connecting => {
-                self.attempt_expired(|after| Error::timed_out("connecting", after), now);
+                if let Some(after) = self.attempts.expired(now) {
+                    self.lost(Error::timed_out("connecting", after), now);
+                }
             }
             Stage::Over => {}
         }
-    }
-
-    fn attempt_expired(&mut self, error: impl FnOnce(Duration) -> Error, now: Instant) {
-        let Some(by) = self.attempts.by.filter(|by| *by <= now) else { return };
-        self.lost(error(by.saturating_duration_since(self.attempts.began)), now);
     }
 
     /// The time of a command is over. Its completion is there to be taken; until then it keeps

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use nbd_proto::io::IoMode;
 use nbd_proto::{ClientConfig, Command, Discard, HeaderStyle, TlsPolicy};
 use nbd_session::{
-    ConnectOptions, ErrorKind, Limit, OptionReply, OptionRequest, Received, Session, State, Step,
+    Blame, ConnectOptions, ErrorKind, Limit, OptionReply, OptionRequest, Received, Session, State,
+    Step,
 };
 use nbd_transport::tls::TlsConfig;
 
@@ -85,22 +86,60 @@ fn late_credentials_are_not_read_for_a_server_without_tls() {
     Rig::ready(nowhere(TlsPolicy::Allow));
 }
 
-#[test]
-fn late_credentials_are_asked_for_once_when_tls_is_agreed_on() {
-    let now = Instant::now();
-    let mut session = Session::new(nowhere(TlsPolicy::Require), 1, now).unwrap();
+/// A server has said hello, in fixed newstyle and without zeroes.
+fn greeted(options: ConnectOptions, now: Instant) -> Session {
+    let mut session = Session::new(options, 1, now).unwrap();
     let Some(Step::Connect(connect)) = session.next_step() else { panic!("no credentials first") };
     session.connected(connect.generation, Ok(IoMode::Vectored), now);
-    // Fixed newstyle, without zeroes.
     session.read(&mut Received::new(b"NBDMAGICIHAVEOPT\0\x03"), &mut Discard, now);
     session.write(&mut Vec::new(), &mut Discard, now);
+    session
+}
+
+/// It agrees to TLS. Returns the settings of which credentials are to be read.
+fn agreed(session: &mut Session, now: Instant) -> Box<TlsConfig> {
     let agreed = b"\0\x03\xe8\x89\x04\x55\x65\xa9\0\0\0\x05\0\0\0\x01\0\0\0\0";
     session.read(&mut Received::new(agreed), &mut Discard, now);
     assert!(session.needs_drive() && session.direction().is_empty());
     let Some(Step::Credentials(config)) = session.next_step() else { panic!("now they are due") };
+    config
+}
+
+#[test]
+fn late_credentials_are_asked_for_once_when_tls_is_agreed_on() {
+    let now = Instant::now();
+    let mut session = greeted(nowhere(TlsPolicy::Require), now);
+    let config = agreed(&mut session, now);
     session.read(&mut Received::new(b""), &mut Discard, now);
     assert!(session.next_step().is_none(), "asked for twice");
     session.credentials(config.connector(), now);
     let error = session.end().expect("they could not be read");
     assert_eq!(error.kind(), ErrorKind::Usage, "{error}");
+}
+
+/// The server has done its part, whether or not the caller had asked for TLS by hand.
+#[test]
+fn late_credentials_that_never_come_are_not_the_servers_fault() {
+    let limit = Duration::from_secs(5);
+    for by_hand in [false, true] {
+        let now = Instant::now();
+        let policy = if by_hand { TlsPolicy::Disable } else { TlsPolicy::Require };
+        let config = ClientConfig::new().option_mode(true).structured_replies(false);
+        let mut session =
+            greeted(nowhere(policy).config(config.tls(policy)).connect_timeout(limit), now);
+        if by_hand {
+            session.request_option(OptionRequest::StartTls, Limit::Default, now).unwrap();
+            session.write(&mut Vec::new(), &mut Discard, now);
+        }
+        agreed(&mut session, now);
+        session.handle_timeout(now + limit);
+        let told = session.take_option().map(|answer| answer.expect_err("it took too long"));
+        assert_eq!(told.is_some(), by_hand);
+        for error in told.iter().chain(session.end()) {
+            let text = error.to_string();
+            assert!(text.contains("reading credentials") && !text.contains("server"), "{text}");
+            assert!(error.is_timeout() && error.blame() != Blame::Server);
+        }
+        assert!(session.is_over());
+    }
 }
