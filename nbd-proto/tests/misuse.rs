@@ -53,6 +53,12 @@ fn a_name_that_cannot_travel_is_not_taken() {
         let seen = misuse(negotiation.reconfigure(contexts));
         assert_eq!(seen, verdict, "{name:.9}");
         assert_eq!(negotiation.config().meta_contexts().is_empty(), verdict.is_some());
+        let seen =
+            misuse(negotiation.reconfigure(|config| config.export(name).tls(TlsPolicy::Allow)));
+        assert_eq!(seen, verdict, "{name:.9}");
+        let kept = negotiation.config().tls_policy() == TlsPolicy::Disable;
+        assert_eq!(kept, verdict.is_some(), "{name:.9}");
+        negotiation.reconfigure(|config| config.export("before")).unwrap();
         let seen = misuse(negotiation.set_export_name(name));
         assert_eq!(seen, verdict, "{name:.9}");
         // Nothing has changed when it was refused.
@@ -99,6 +105,47 @@ fn a_client_is_not_told_of_tls_that_is_not_due() {
     negotiation.drain(&mut Vec::new(), &Discard).unwrap();
     negotiation.feed(&granted(), &mut Discard).unwrap();
     assert_eq!((negotiation.phase(), negotiation.tls_ready()), (Phase::Established, refused));
+}
+
+/// Whoever comes to require TLS has it, or is told that he does not.
+#[test]
+fn what_requires_tls_is_not_asked_for_in_clear() {
+    type Ask = fn(&mut Negotiation) -> Result<(), Error>;
+    let asks: [(Ask, bool); 9] = [
+        (Negotiation::go, false),
+        (Negotiation::info, false),
+        (Negotiation::list, false),
+        (Negotiation::structured_replies, false),
+        (Negotiation::extended_headers, false),
+        (|negotiation| negotiation.list_meta_contexts(&[]), false),
+        (|negotiation| negotiation.set_meta_contexts(&["base:"]), false),
+        (Negotiation::start_tls, true),
+        (Negotiation::abort, true),
+    ];
+    let require = |config: ClientConfig| config.tls(TlsPolicy::Require);
+    for (ask, allowed) in asks {
+        let structured = ClientConfig::new().extended_headers(false);
+        let mut negotiation = idle(structured, &[opt::STRUCTURED_REPLY]);
+        negotiation.reconfigure(require).unwrap();
+        let expected = if allowed { Ok(()) } else { Err(ApiMisuse::TlsRequired.into()) };
+        assert_eq!(ask(&mut negotiation), expected);
+        let sent = negotiation.drain(&mut Vec::new(), &Discard).unwrap();
+        assert_eq!(sent > 0, allowed);
+    }
+    // With TLS, and where it is not required any more, there is nothing against it.
+    for encrypted in [true, false] {
+        let mut negotiation = idle(plain(), &[]);
+        negotiation.reconfigure(require).unwrap();
+        if encrypted {
+            negotiation.start_tls().unwrap();
+            negotiation.drain(&mut Vec::new(), &Discard).unwrap();
+            negotiation.feed(&ack(opt::STARTTLS), &mut Discard).unwrap();
+            negotiation.tls_ready().unwrap();
+        } else {
+            negotiation.reconfigure(|config| config.tls(TlsPolicy::Allow)).unwrap();
+        }
+        assert_eq!(negotiation.go(), Ok(()));
+    }
 }
 
 #[test]

@@ -46,6 +46,11 @@ pub enum ApiMisuse {
     /// `tls_ready` without an upgrade under way.
     #[error("no upgrade to TLS is under way")]
     NotUpgrading,
+    /// The configuration requires TLS, and the connection is in clear.
+    #[error(
+        "nothing is asked for in clear where TLS is required: start TLS first, or do not require it"
+    )]
+    TlsRequired,
 }
 
 impl ApiMisuse {
@@ -64,7 +69,8 @@ impl ApiMisuse {
             | Self::TooManyContexts
             | Self::NoSuchRequest
             | Self::WrongReply
-            | Self::NotUpgrading => Errno::Inval,
+            | Self::NotUpgrading
+            | Self::TlsRequired => Errno::Inval,
         }
     }
 }

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use super::order::{Goal, Stage};
 use super::{Negotiation, Phase};
-use crate::config::{ClientConfig, check_sendable};
+use crate::config::{ClientConfig, TlsPolicy, check_sendable};
 use crate::error::{ApiMisuse, Error, PeerIncompatible};
 use crate::negotiate::facts::Protocol;
 use crate::types::HeaderStyle;
@@ -29,7 +29,7 @@ impl Negotiation {
     /// Outside [`Phase::Idle`], and when the server is not fixed newstyle.
     #[doc(alias("nbd_opt_info", "nbd_aio_opt_info"))]
     pub fn info(&mut self) -> Result<(), Error> {
-        self.check_option()?;
+        self.check_option(OptionCode::Info)?;
         self.session.core.goal = Goal::Info;
         self.session.core.stage = Stage::MetaContext;
         self.go_on()
@@ -43,6 +43,7 @@ impl Negotiation {
     #[doc(alias("nbd_opt_go", "nbd_aio_opt_go"))]
     pub fn go(&mut self) -> Result<(), Error> {
         self.check_idle()?;
+        self.check_tls(OptionCode::Go)?;
         self.session.core.goal = Goal::Go;
         self.session.core.stage = Stage::MetaContext;
         self.go_on()
@@ -140,16 +141,19 @@ impl Negotiation {
         Ok(())
     }
 
-    /// Changes the configuration of what is still to come.
+    /// Changes the configuration of what is still to come. Where it comes to
+    /// [require](TlsPolicy::Require) TLS on a connection in clear, nothing more is asked for there
+    /// but [TLS](Self::start_tls) or the [end](Self::abort).
     ///
     /// # Errors
-    /// Outside [`Phase::Idle`], and for a bad name.
+    /// Outside [`Phase::Idle`], and for a bad name: then nothing has changed.
     pub fn reconfigure(
         &mut self,
         change: impl FnOnce(ClientConfig) -> ClientConfig,
     ) -> Result<(), Error> {
         self.check_idle()?;
         let config = change(self.session.core.config.clone());
+        check_sendable(&config.export)?;
         check_all(&config.meta_contexts)?;
         let name = config.export.clone();
         self.session.core.config = config;
@@ -161,8 +165,9 @@ impl Negotiation {
         if self.phase() == Phase::Idle { Ok(()) } else { Err(ApiMisuse::WrongState.into()) }
     }
 
-    fn check_option(&self) -> Result<(), Error> {
+    fn check_option(&self, option: OptionCode) -> Result<(), Error> {
         self.check_idle()?;
+        self.check_tls(option)?;
         match self.session.core.facts.protocol {
             Protocol::FixedNewstyle => Ok(()),
             Protocol::Newstyle | Protocol::Oldstyle => {
@@ -171,8 +176,27 @@ impl Negotiation {
         }
     }
 
+    /// The policy may have changed since TLS was negotiated by itself.
+    fn check_tls(&self, option: OptionCode) -> Result<(), ApiMisuse> {
+        let core = &self.session.core;
+        if core.facts.tls || core.config.tls != TlsPolicy::Require {
+            return Ok(());
+        }
+        match option {
+            OptionCode::StartTls | OptionCode::Abort => Ok(()),
+            OptionCode::ExportName
+            | OptionCode::List
+            | OptionCode::Info
+            | OptionCode::Go
+            | OptionCode::StructuredReply
+            | OptionCode::ListMetaContext
+            | OptionCode::SetMetaContext
+            | OptionCode::ExtendedHeaders => Err(ApiMisuse::TlsRequired),
+        }
+    }
+
     fn ask(&mut self, option: OptionCode, write: impl FnOnce(&mut Vec<u8>)) -> Result<(), Error> {
-        self.check_option()?;
+        self.check_option(option)?;
         self.session.core.explicit = true;
         self.session.core.send_option(option, write);
         self.session.restart();
@@ -181,7 +205,7 @@ impl Negotiation {
 
     fn ask_contexts(&mut self, option: OptionCode, queries: &[&str]) -> Result<(), Error> {
         check_all(queries)?;
-        self.check_option()?;
+        self.check_option(option)?;
         // proto.md, "NBD_OPT_LIST_META_CONTEXT", "NBD_OPT_SET_META_CONTEXT".
         if self.session.core.facts.headers == HeaderStyle::Simple {
             return Err(PeerIncompatible::NoStructuredReplies.into());
