@@ -1,5 +1,5 @@
-//! Who is there: who has said nothing yet, who negotiates, who has chosen an export; and how all
-//! are told that the server stops.
+//! Who is there: who has said nothing yet, who negotiates, who has chosen an export, who lingers;
+//! and how all are told that the server stops.
 
 use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
@@ -22,6 +22,8 @@ pub(crate) struct Clients {
 /// How far a client is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {
+    /// It has been told that it is over, before it chose an export, and may not have noticed.
+    Lingering,
     /// Nothing has come from it.
     Silent,
     /// It negotiates.
@@ -36,7 +38,7 @@ enum Stage {
 struct Present {
     /// By stage, and by age in each.
     clients: BTreeMap<(Stage, u64), Client>,
-    counts: [usize; 4],
+    counts: [usize; 5],
     /// How many there have been.
     taken_in: u64,
 }
@@ -60,8 +62,8 @@ pub(crate) struct Place {
 
 impl Clients {
     /// Takes a client in, which is woken with the waker for its number. When `max_handshakes`
-    /// others have not chosen an export, one of them is displaced: the oldest that has said
-    /// nothing, or else any of them.
+    /// others have not chosen an export, one of them is displaced: the oldest that lingers, or
+    /// else the oldest that has said nothing, or else any of them.
     pub(crate) fn admit(
         self: &Arc<Self>,
         waker: impl FnOnce(u64) -> Waker,
@@ -115,7 +117,8 @@ impl Clients {
 
     fn displace_one_of(&self, present: &mut Present) -> bool {
         let random = self.random.hash_one(present.taken_in);
-        let Some((stage, number)) = present.first_of(Stage::Silent).or_else(|| {
+        let idle = || present.first_of(Stage::Lingering).or_else(|| present.first_of(Stage::Silent));
+        let Some((stage, number)) = idle().or_else(|| {
             // Who comes in great numbers and says a little must not know who gives way.
             let (_, first) = present.first_of(Stage::Talking)?;
             let from = first + random % (present.taken_in - first);
@@ -171,7 +174,9 @@ pub(crate) fn check_gone(clients: usize, requests: usize) -> io::Result<()> {
 
 impl Present {
     const fn undecided(&self) -> usize {
-        self.counts[Stage::Silent as usize] + self.counts[Stage::Talking as usize]
+        self.counts[Stage::Lingering as usize]
+            + self.counts[Stage::Silent as usize]
+            + self.counts[Stage::Talking as usize]
     }
 
     fn insert(&mut self, stage: Stage, number: u64, client: Client) {
@@ -233,6 +238,12 @@ impl Place {
     pub(crate) fn unsettle(&mut self) {
         let clients = Arc::clone(&self.clients);
         self.shift(&mut clients.present(), Stage::Talking);
+    }
+
+    /// It has been told that it is over, and may take a moment to notice.
+    pub(crate) fn lingers(&mut self) {
+        let clients = Arc::clone(&self.clients);
+        self.shift(&mut clients.present(), Stage::Lingering);
     }
 
     fn shift(&mut self, present: &mut Present, to: Stage) {

@@ -38,7 +38,7 @@ pub struct Limits {
     pub max_connections: usize,
     /// Most clients at a time that have not chosen an export (default 4096). They cost little.
     /// When there are more, the oldest that has said nothing is cut, or any if all have, so that
-    /// newcomers are served.
+    /// newcomers are served. Those who are being told why TLS has failed count, too, and go first.
     pub max_handshakes: usize,
     /// Longest payload of one request, in bytes (default 32 MiB). Clients are told. Less than
     /// 64 KiB counts as that.

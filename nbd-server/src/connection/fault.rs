@@ -44,6 +44,13 @@ pub enum ConnectionError {
     Abandoned,
 }
 
+impl ConnectionError {
+    /// Whether the client is told why, by an alert, which takes the socket a moment to deliver.
+    pub(crate) const fn is_told(&self) -> bool {
+        matches!(self, Self::Tls(_))
+    }
+}
+
 impl From<ApiMisuse> for ConnectionError {
     fn from(misuse: ApiMisuse) -> Self {
         Self::Protocol(misuse.into())

@@ -333,11 +333,22 @@ impl Handshake {
     }
 
     /// The data phase: the machine, what carries its bytes, the export, and the client.
-    pub(crate) fn finish(self) -> Option<(Established, Place)> {
+    ///
+    /// # Errors
+    /// Its place, when it has not chosen an export.
+    pub(crate) fn finish(self) -> Result<(Established, Place), Place> {
         let Self { negotiation, link, opened, peer, place, .. } = self;
-        let server = negotiation.finish().ok()?;
-        let (_, opened) = opened?;
-        Some((Established { server, link, opened, peer }, place))
+        match (negotiation.finish(), opened) {
+            (Ok(server), Some((_, opened))) => {
+                Ok((Established { server, link, opened, peer }, place))
+            }
+            _ => Err(place),
+        }
+    }
+
+    /// The place of a client that is to leave.
+    pub(crate) fn into_place(self) -> Place {
+        self.place
     }
 }
 

@@ -18,6 +18,7 @@
 //! | `mailbox` | where the others come back |
 //! | `buffers` | memory for payload, of one connection |
 //! | `budget` | memory for payload, of the whole server |
+//! | `linger` | clients that have been told that it is over, and may not have noticed |
 //! | `fault` | why a connection ended before its time |
 
 pub(crate) mod budget;
@@ -26,6 +27,7 @@ pub(crate) mod describe;
 mod fault;
 pub(crate) mod handshake;
 pub(crate) mod job;
+pub(crate) mod linger;
 pub(crate) mod mailbox;
 pub(crate) mod placement;
 pub(crate) mod session;

@@ -1,14 +1,13 @@
 //! The task of one client.
 
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::task::Waker;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nbd_proto::Direction;
 use nbd_transport::SocketIo;
-use rustix::net::{Shutdown, shutdown};
 use tokio::io::Ready as Readiness;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
@@ -19,13 +18,11 @@ use crate::clients::Place;
 use crate::config::Shared;
 use crate::connection::ConnectionError;
 use crate::connection::handshake::{Established, Handshake, Step};
+use crate::connection::linger::{Linger, Lingering};
 use crate::connection::mailbox::Mailbox;
 use crate::connection::placement::Placement;
 use crate::connection::session::{Next, Session};
 use crate::event::Event;
-
-/// How long a client may take to notice that the server hung up.
-const LINGER: Duration = Duration::from_secs(1);
 
 /// A client and what serves it.
 pub(super) struct ClientTask {
@@ -41,15 +38,21 @@ impl ClientTask {
         let peer = handshake.peer().clone();
         let mut handshake = Some(handshake);
         let result = self.negotiate(&mut handshake).await;
-        if let Err(ConnectionError::Tls(_)) = result {
-            // Or the alert that tells the client why would be lost.
-            self.hang_up(Instant::now() + LINGER).await;
-        }
         let error = result.as_ref().err();
-        match handshake.and_then(|handshake| handshake.finish()) {
-            Some((established, place)) if error.is_none() => self.run(established, &place).await,
-            // Whose place, if any, is given back when all is told.
-            _unsettled => self.shared.tell(&Event::Closed { peer: &peer, error }),
+        let mut place = match handshake.map(|handshake| handshake.finish()) {
+            Some(Ok((established, place))) if error.is_none() => {
+                return self.run(established, &place).await;
+            }
+            Some(Ok((_, place)) | Err(place)) => Some(place),
+            // It went with whoever asked the exports for it.
+            None => None,
+        };
+        self.shared.tell(&Event::Closed { peer: &peer, error });
+        if let Some(place) = &mut place
+            && error.is_some_and(ConnectionError::is_told)
+        {
+            place.lingers();
+            self.linger(place).await;
         }
     }
 
@@ -144,34 +147,29 @@ impl ClientTask {
             }
         }
         session.close(&mut self.io());
-        if let Some(deadline) = place.stop_by() {
-            self.hang_up(deadline.min(Instant::now() + LINGER)).await;
+        if place.stop_by().is_some() {
+            self.linger(place).await;
         }
         Ok(())
     }
 
-    /// Ends a connection of which the client does not know yet. To close a
-    /// socket with unread bytes would take back replies that are on their way,
-    /// so those bytes are read and thrown away until the client closes too.
-    async fn hang_up(&self, deadline: Instant) {
-        let mut bytes = [0; 4 << 10];
-        if shutdown(self.socket.get_ref(), Shutdown::Write).is_err() {
-            return;
-        }
+    /// Ends a connection of which the client does not know yet.
+    async fn linger(&self, place: &Place) {
+        let begun = Linger::begin(self.socket.get_ref(), Instant::now(), place.stop_by());
+        let Some(linger) = begun else { return };
         let mut ready = None;
-        while Instant::now() < deadline {
-            match self.io().read(&mut bytes) {
-                Ok(0) => return,
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+        loop {
+            match linger.drive(&mut self.io(), place, Instant::now()) {
+                Lingering::Over => return,
+                Lingering::Again => tokio::task::yield_now().await,
+                Lingering::Wait(until) => {
                     clear(ready.take(), Direction::READ);
-                    match self.task_waker.wait(&self.socket, Direction::READ, Some(deadline)).await
-                    {
+                    let (wakes, reads) = (&self.task_waker, Direction::READ);
+                    match wakes.wait(&self.socket, reads, Some(until)).await {
                         Ok(woken) => ready = woken,
                         Err(_) => return,
                     }
                 }
-                Err(_) => return,
             }
         }
     }

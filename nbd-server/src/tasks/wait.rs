@@ -12,6 +12,7 @@ use nbd_proto::Direction;
 use tokio::io::Interest;
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 use tokio::sync::Notify;
+use tokio::task::coop::consume_budget;
 use tokio::time::sleep_until;
 
 /// Wakes the one task that waits with it.
@@ -34,7 +35,8 @@ pub(super) fn register(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 
 impl TaskWaker {
     /// Waits until the socket can go on in one of the directions, somebody wakes, or the time is
-    /// up. Nothing but the first gives what is ready.
+    /// up. Nothing but the first gives what is ready. Others have their turn now and then, however
+    /// seldom there is anything to wait for.
     ///
     /// # Errors
     /// When the runtime is gone.
@@ -44,6 +46,8 @@ impl TaskWaker {
         direction: Direction,
         deadline: Option<Instant>,
     ) -> io::Result<Option<Ready<'a>>> {
+        // Where there is always something, nothing else has the task give its thread to others.
+        consume_budget().await;
         let reads = direction.contains(Direction::READ).then_some(Interest::READABLE);
         let writes = direction.contains(Direction::WRITE).then_some(Interest::WRITABLE);
         let interest = match (reads, writes) {

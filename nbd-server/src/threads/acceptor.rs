@@ -8,7 +8,7 @@
 //! ```
 
 use std::collections::{BTreeSet, HashMap};
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,14 +18,14 @@ use nbd_transport::SocketIo;
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
-use rustix::net::{Shutdown, shutdown};
 
-use super::client::LINGER;
 use super::inbox::{ExportsQuery, Message};
 use super::wait::ThreadWaker;
 use super::{Accepting, Core, Ended};
+use crate::clients::Place;
 use crate::connection::ConnectionError;
 use crate::connection::handshake::{Handshake, Step};
+use crate::connection::linger::{Linger, Lingering};
 use crate::event::Event;
 use crate::listener::{Listener, is_short_of_descriptors, is_transient};
 use crate::peer::Peer;
@@ -70,9 +70,8 @@ enum State {
     Negotiates(Box<Handshake>),
     /// The exports are being asked.
     Waits,
-    /// It has been told that it is over. To close a socket with unread bytes would take that
-    /// back, so they are read and thrown away until the client closes too.
-    Leaves,
+    /// It has been told that it is over.
+    Leaves(Linger, Place),
 }
 
 impl Acceptor {
@@ -238,11 +237,9 @@ impl Acceptor {
         let step = match &mut client.state {
             State::Negotiates(handshake) => handshake.drive(&mut io, now),
             State::Waits => return,
-            State::Leaves => {
-                if has_left(&mut io) || client.due.is_none_or(|due| due <= now) {
-                    self.remove(number);
-                }
-                return;
+            State::Leaves(linger, place) => {
+                let lingering = linger.drive(&mut io, place, now);
+                return self.linger(number, lingering);
             }
         };
         match step {
@@ -305,7 +302,7 @@ impl Acceptor {
     fn settle(&mut self, number: u64) {
         let Some(client) = self.remove(number) else { return };
         let State::Negotiates(handshake) = client.state else { return };
-        let Some((established, place)) = handshake.finish() else { return };
+        let Ok((established, place)) = handshake.finish() else { return };
         let attended = self.thread_waker().and_then(|thread_waker| {
             self.core.attend(client.socket, established, place, thread_waker)
         });
@@ -337,21 +334,32 @@ impl Acceptor {
     /// A client is done with, without an export.
     fn leave(&mut self, number: u64, result: Result<(), ConnectionError>) {
         let Some(client) = self.clients.get_mut(&number) else { return };
-        // Whose place is given back when all is told.
-        let handshake = match std::mem::replace(&mut client.state, State::Leaves) {
-            State::Negotiates(handshake) => handshake,
-            State::Waits | State::Leaves => return,
+        let State::Negotiates(handshake) = std::mem::replace(&mut client.state, State::Waits)
+        else {
+            return;
         };
-        let socket = client.socket.as_fd();
-        // Or the alert that tells the client why would be lost.
-        let lingers = matches!(result, Err(ConnectionError::Tls(_)))
-            && shutdown(socket, Shutdown::Write).is_ok()
-            && self.watch(number, Direction::READ, Instant::now() + LINGER).is_ok();
-        if !lingers {
+        // It is given back when all is told.
+        let mut place = handshake.into_place();
+        let error = result.as_ref().err();
+        self.core.shared.tell(&Event::Closed { peer: &client.peer, error });
+        let lingers = error.is_some_and(ConnectionError::is_told);
+        let (socket, stop_by) = (client.socket.as_fd(), place.stop_by());
+        if lingers && let Some(linger) = Linger::begin(socket, Instant::now(), stop_by) {
+            place.lingers();
+            client.state = State::Leaves(linger, place);
+            self.look_at(number);
+        } else {
             self.remove(number);
         }
-        let (peer, error) = (handshake.peer(), result.as_ref().err());
-        self.core.shared.tell(&Event::Closed { peer, error });
+    }
+
+    /// What becomes of a client that has been told that it is over.
+    fn linger(&mut self, number: u64, lingering: Lingering) {
+        match lingering {
+            Lingering::Wait(until) if self.watch(number, Direction::READ, until).is_ok() => {}
+            Lingering::Again => self.core.inbox.put(Message::Woken(number)),
+            Lingering::Wait(_) | Lingering::Over => drop(self.remove(number)),
+        }
     }
 
     fn remove(&mut self, number: u64) -> Option<Negotiating> {
@@ -362,14 +370,5 @@ impl Acceptor {
             let _ = epoll::delete(&self.poller, &client.socket);
         }
         Some(client)
-    }
-}
-
-/// Whether a client that is to leave has left.
-fn has_left(io: &mut SocketIo<'_>) -> bool {
-    match io.read(&mut [0; 4 << 10]) {
-        Ok(0) => true,
-        Ok(_) => false,
-        Err(error) => error.kind() != io::ErrorKind::WouldBlock,
     }
 }

@@ -1,29 +1,25 @@
 //! The thread of one client.
 
-use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::task::Waker;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nbd_proto::{Direction, Error, PeerMisbehaved};
 use nbd_transport::SocketIo;
-use rustix::net::{Shutdown, shutdown};
 
 use super::wait::{Reader, ThreadWaker};
 use crate::clients::Place;
 use crate::config::Shared;
 use crate::connection::ConnectionError;
 use crate::connection::handshake::{Established, Handshake, Step};
+use crate::connection::linger::{Linger, Lingering};
 use crate::connection::mailbox::Mailbox;
 use crate::connection::placement::Placement;
 use crate::connection::session::{Next, Session};
 use crate::event::Event;
 use crate::pool::{Pool, Request};
-
-/// How long a client may take to notice that the server hung up.
-pub(super) const LINGER: Duration = Duration::from_secs(1);
 
 /// A client and what serves it.
 pub(super) struct ClientThread {
@@ -37,18 +33,17 @@ impl ClientThread {
     /// Negotiates, and serves the client until it leaves or the server stops.
     pub(super) fn negotiate_and_run(self, mut handshake: Handshake) -> Result<(), ConnectionError> {
         let result = self.negotiate(&mut handshake);
-        if let Err(ConnectionError::Tls(_)) = result {
-            // Or the alert that tells the client why would be lost.
-            self.hang_up(Instant::now() + LINGER);
-        }
         let (peer, error) = (handshake.peer().clone(), result.as_ref().err());
-        match handshake.finish() {
-            Some((established, place)) if error.is_none() => self.run(established, &place),
-            _ => {
-                self.shared.tell(&Event::Closed { peer: &peer, error });
-                result
-            }
+        let mut place = match handshake.finish() {
+            Ok((established, place)) if error.is_none() => return self.run(established, &place),
+            Ok((_, place)) | Err(place) => place,
+        };
+        self.shared.tell(&Event::Closed { peer: &peer, error });
+        if error.is_some_and(ConnectionError::is_told) {
+            place.lingers();
+            self.linger(&place);
         }
+        result
     }
 
     /// Negotiates until the client has chosen an export, or leaves.
@@ -143,8 +138,8 @@ impl ClientThread {
             }
         }
         session.close(&mut SocketIo::non_blocking(self.socket.as_fd()));
-        if let Some(deadline) = place.stop_by() {
-            self.hang_up(deadline.min(Instant::now() + LINGER));
+        if place.stop_by().is_some() {
+            self.linger(place);
         }
         Ok(())
     }
@@ -170,29 +165,21 @@ impl ClientThread {
         Ok(None)
     }
 
-    /// Ends a connection of which the client does not know yet. To close a
-    /// socket with unread bytes would take back replies that are on their way,
-    /// so those bytes are read and thrown away until the client closes too.
-    fn hang_up(&self, deadline: Instant) {
-        let mut bytes = [0; 4 << 10];
-        if shutdown(&self.socket, Shutdown::Write).is_err() {
-            return;
-        }
-        let mut io = SocketIo::non_blocking(self.socket.as_fd());
-        while Instant::now() < deadline {
-            match io.read(&mut bytes) {
-                Ok(0) => return,
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if self
-                        .thread_waker
-                        .wait(&self.socket, Direction::READ, Some(deadline))
-                        .is_err()
-                    {
+    /// Ends a connection of which the client does not know yet.
+    fn linger(&self, place: &Place) {
+        let begun = Linger::begin(&self.socket, Instant::now(), place.stop_by());
+        let Some(linger) = begun else { return };
+        loop {
+            let mut io = SocketIo::non_blocking(self.socket.as_fd());
+            match linger.drive(&mut io, place, Instant::now()) {
+                Lingering::Over => return,
+                Lingering::Again => {}
+                Lingering::Wait(until) => {
+                    let (wakes, reads) = (&self.thread_waker, Direction::READ);
+                    if wakes.wait(&self.socket, reads, Some(until)).is_err() {
                         return;
                     }
                 }
-                Err(_) => return,
             }
         }
     }

@@ -3,7 +3,9 @@
 use std::io::{self, ErrorKind, Write};
 use std::time::{Duration, Instant};
 
-use nbd_server::{Event, Exports, Limits, Listed, MemoryExport, Opened, Peer, Server};
+use nbd_server::tls::TlsServerConfig;
+use nbd_server::{Event, Exports, Limits, Listed, MemoryExport, Opened, Peer, Server, TlsPolicy};
+use nbd_sim::peer::pki::Pki;
 use nbd_sim::raw::{LIMIT, READ, Raw, WRITE, request};
 
 use super::support::{Running, ending, start};
@@ -109,6 +111,29 @@ fn silent_clients_keep_nobody_out() {
     assert_eq!(settled.get(0, 4), [0; 4]);
     let displaced = (0..60).filter_map(|_| ending(&endings)).count();
     assert!(displaced > 0);
+}
+
+/// Who is told why TLS has failed, and stays, is one of those who have chosen no export.
+#[test]
+fn clients_that_do_not_leave_are_bounded() {
+    let pki = Pki::new();
+    let acceptor = TlsServerConfig::directory(pki.dir()).acceptor().unwrap();
+    let (server, endings) =
+        start(server(|limits| limits.max_handshakes = 2).tls(TlsPolicy::Require, acceptor));
+    let mut stay = Vec::new();
+    for _ in 0..64 {
+        let mut client = Raw::negotiating(&server);
+        // NBD_OPT_STARTTLS
+        client.write(b"IHAVEOPT\0\0\0\x05\0\0\0\0");
+        client.read(20);
+        client.write(b"no TLS at all");
+        assert_ne!(ending(&endings), None);
+        // One whose socket is closed can send no more.
+        stay.retain_mut(|client: &mut Raw| client.stream.write(&[0]).is_ok());
+        stay.push(client);
+        // Those who were told to go a moment ago may still be on their way.
+        assert!(stay.len() <= 16, "{} clients stay", stay.len());
+    }
 }
 
 /// All who come at once are served, also when each says something only after all have come.

@@ -1,14 +1,19 @@
 //! What only a server in tasks does.
 
-use std::io;
+use std::io::{self, Write};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use nbd_server::tls::TlsServerConfig;
 use nbd_server::{
-    Abilities, AsyncExport, BoxFuture, Bytes, Event, ExportList, MemoryExport, Server, Zeroing,
+    Abilities, AsyncExport, BoxFuture, Bytes, Event, ExportList, MemoryExport, Server, TlsPolicy,
+    Zeroing,
 };
+use nbd_sim::peer::pki::Pki;
 use nbd_sim::peer::{run, tool};
+use nbd_sim::raw::Raw;
 use tokio::runtime::{Builder, Runtime};
 
 fn runtime() -> Runtime {
@@ -138,5 +143,82 @@ fn the_end_of_an_acceptor_is_the_end_of_the_server() {
         let _connection = uri.endpoint().connect(None).unwrap();
         let error = server.wait().await.unwrap_err();
         assert!(error.to_string().contains("has failed"), "{error}");
+    });
+}
+
+/// Clients that come without end leave the thread to others now and then.
+#[test]
+fn a_crowd_at_the_door_holds_up_no_other_task() {
+    const CROWD: usize = 1000;
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("socket");
+    let come = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&come);
+    let server = Server::new(MemoryExport::new(1 << 20))
+        .on_event(move |event| {
+            if let Event::Connected { .. } = event {
+                counted.fetch_add(1, Ordering::SeqCst);
+            }
+        })
+        .listen_unix(&path)
+        .unwrap();
+    // All of them wait before the first is taken in.
+    let crowd: Vec<_> = (0..CROWD).map(|_| UnixStream::connect(&path).unwrap()).collect();
+    runtime.block_on(async {
+        let server = server.spawn().unwrap();
+        let (mut seen, mut most) = (0, 0);
+        while seen < CROWD {
+            tokio::task::yield_now().await;
+            let now = come.load(Ordering::SeqCst);
+            most = most.max(now - seen);
+            seen = now;
+        }
+        assert!(most < CROWD / 2, "{most} clients in a row");
+        drop(crowd);
+        server.stop().await.unwrap();
+    });
+}
+
+/// One that sends on and on after it was told that it is over does so, too.
+#[test]
+fn who_does_not_stop_sending_holds_up_no_other_task() {
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    let pki = Pki::new();
+    let acceptor = TlsServerConfig::directory(pki.dir()).acceptor().unwrap();
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let (sent, over) = (AtomicUsize::new(0), Arc::new(AtomicBool::new(false)));
+    let told = Arc::clone(&over);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut client = Raw::over(ours);
+            client.negotiate();
+            client.write(b"IHAVEOPT\0\0\0\x05\0\0\0\0");
+            client.read(20);
+            while let Ok(n) = client.stream.write(&[0; 64 << 10]) {
+                sent.fetch_add(n, Ordering::SeqCst);
+            }
+        });
+        runtime.block_on(async {
+            let server = Server::new(MemoryExport::new(1 << 20))
+                .tls(TlsPolicy::Require, acceptor)
+                .on_event(move |event| {
+                    told.fetch_or(matches!(event, Event::Closed { .. }), Ordering::SeqCst);
+                })
+                .spawn()
+                .unwrap();
+            server.serve(theirs).unwrap();
+            while !over.load(Ordering::SeqCst) {
+                tokio::task::yield_now().await;
+            }
+            // What the socket holds, and what is read in a row.
+            for _ in 0..1000 {
+                let before = sent.load(Ordering::SeqCst);
+                tokio::task::yield_now().await;
+                let more = sent.load(Ordering::SeqCst) - before;
+                assert!(more <= 4 << 20, "{more} bytes in a row");
+            }
+            server.stop().await.unwrap();
+        });
     });
 }
