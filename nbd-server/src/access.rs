@@ -1,8 +1,10 @@
 //! Who may use an export, and how.
 
 use std::fmt;
+use std::fs;
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::sync::LazyLock;
 
 use nbd_transport::tls::TlsPeer;
 
@@ -18,6 +20,10 @@ use crate::peer::{Peer, PeerAddress};
 /// | `cert:host.example` | clients whose certificate has this name; nobody, unless the server verifies clients (`TlsServerConfig::verify_clients`) |
 /// | `psk:alice` | clients with the pre-shared key of this user |
 /// | `*` | every client |
+///
+/// Users and groups have the numbers that the server's user name space gives them. All who have
+/// none there look alike, as `overflowuid` and `overflowgid` of the system, usually 65534: no
+/// rule for that number matches anybody, for it would match all of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AccessRule {
@@ -39,16 +45,44 @@ pub enum AccessRule {
 
 /// A text that is no [`AccessRule`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "`{0}` names nobody: it should be an address, a network such as 10.0.0.0/8, uid:, gid:, \
-     vsock:, cert:, psk: or *"
-)]
-pub struct AccessRuleError(String);
+#[error(transparent)]
+pub struct AccessRuleError(BadRule);
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+enum BadRule {
+    #[error(
+        "`{0}` names nobody: it should be an address, a network such as 10.0.0.0/8, uid:, gid:, \
+         vsock:, cert:, psk: or *"
+    )]
+    NamesNobody(String),
+    #[error("`{0}` would be for everybody who has no number here: give those whom you mean one")]
+    NamesStrangers(String),
+}
+
+/// The numbers of users and groups who have none in this user name space.
+#[derive(Clone, Copy, Debug)]
+struct Strangers {
+    uid: u32,
+    gid: u32,
+}
+
+static STRANGERS: LazyLock<Strangers> = LazyLock::new(|| {
+    let number = |path| fs::read_to_string(path).ok()?.trim().parse().ok();
+    // What the kernel has unless it was told otherwise.
+    let or_usual = |number: Option<u32>| number.unwrap_or(65534);
+    Strangers {
+        uid: or_usual(number("/proc/sys/kernel/overflowuid")),
+        gid: or_usual(number("/proc/sys/kernel/overflowgid")),
+    }
+});
 
 impl AccessRule {
     /// Whether a client is meant.
     #[must_use]
     pub fn matches(&self, peer: &Peer) -> bool {
+        if self.names_strangers() {
+            return false;
+        }
         let proof = peer.tls.as_ref().map(|tls| &tls.peer);
         match (self, &peer.address) {
             (Self::Anybody, _) => true,
@@ -66,6 +100,19 @@ impl AccessRule {
                 matches!(proof, Some(TlsPeer::PresharedKey { username }) if username == wanted)
             }
             (Self::Network(..) | Self::User(_) | Self::Group(_) | Self::Vsock(_), _) => false,
+        }
+    }
+
+    /// Whether it means a user or a group who may be anybody.
+    fn names_strangers(&self) -> bool {
+        match self {
+            Self::User(uid) => *uid == STRANGERS.uid,
+            Self::Group(gid) => *gid == STRANGERS.gid,
+            Self::Anybody
+            | Self::Network(..)
+            | Self::Vsock(_)
+            | Self::Certificate(_)
+            | Self::PresharedKey(_) => false,
         }
     }
 }
@@ -88,7 +135,7 @@ impl FromStr for AccessRule {
     type Err = AccessRuleError;
 
     fn from_str(text: &str) -> Result<Self, AccessRuleError> {
-        let bad = || AccessRuleError(text.to_owned());
+        let bad = || AccessRuleError(BadRule::NamesNobody(text.to_owned()));
         let number = |text: &str| text.parse().map_err(|_| bad());
         if text == "*" {
             return Ok(Self::Anybody);
@@ -102,15 +149,19 @@ impl FromStr for AccessRule {
             let prefix = prefix.map_or(Ok(longest), |prefix| prefix.parse().map_err(|_| bad()))?;
             return if prefix <= longest { Ok(Self::Network(address, prefix)) } else { Err(bad()) };
         }
-        match text.split_once(':') {
-            Some((_, "")) | None => Err(bad()),
-            Some(("uid", id)) => Ok(Self::User(number(id)?)),
-            Some(("gid", id)) => Ok(Self::Group(number(id)?)),
-            Some(("vsock", cid)) => Ok(Self::Vsock(number(cid)?)),
-            Some(("cert", name)) => Ok(Self::Certificate(name.to_owned())),
-            Some(("psk", user)) => Ok(Self::PresharedKey(user.to_owned())),
-            Some(_) => Err(bad()),
+        let rule = match text.split_once(':') {
+            Some((_, "")) | None => return Err(bad()),
+            Some(("uid", id)) => Self::User(number(id)?),
+            Some(("gid", id)) => Self::Group(number(id)?),
+            Some(("vsock", cid)) => Self::Vsock(number(cid)?),
+            Some(("cert", name)) => Self::Certificate(name.to_owned()),
+            Some(("psk", user)) => Self::PresharedKey(user.to_owned()),
+            Some(_) => return Err(bad()),
+        };
+        if rule.names_strangers() {
+            return Err(AccessRuleError(BadRule::NamesStrangers(text.to_owned())));
         }
+        Ok(rule)
     }
 }
 
@@ -219,6 +270,18 @@ mod tests {
         ] {
             let rule: AccessRule = rule.parse().unwrap();
             assert_eq!(rule.matches(&peer), expected, "{rule} and {peer}");
+        }
+    }
+
+    #[test]
+    fn nobody_is_let_in_by_the_number_of_those_who_have_none() {
+        let Strangers { uid, gid } = *STRANGERS;
+        let stranger = peer(PeerAddress::Unix { pid: 0, uid, gid });
+        assert!(!AccessRule::User(uid).matches(&stranger));
+        assert!(!AccessRule::Group(gid).matches(&stranger));
+        for text in [format!("uid:{uid}"), format!("gid:{gid}")] {
+            let error = text.parse::<AccessRule>().unwrap_err();
+            assert!(error.to_string().contains("no number here"), "{error}");
         }
     }
 

@@ -117,7 +117,8 @@ impl Clients {
 
     fn displace_one_of(&self, present: &mut Present) -> bool {
         let random = self.random.hash_one(present.taken_in);
-        let idle = || present.first_of(Stage::Lingering).or_else(|| present.first_of(Stage::Silent));
+        let idle =
+            || present.first_of(Stage::Lingering).or_else(|| present.first_of(Stage::Silent));
         let Some((stage, number)) = idle().or_else(|| {
             // Who comes in great numbers and says a little must not know who gives way.
             let (_, first) = present.first_of(Stage::Talking)?;

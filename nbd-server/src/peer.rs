@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nbd_proto::escape;
 use nbd_transport::tls::{TlsInfo, TlsPeer};
-use rustix::net::sockopt::socket_peercred;
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
 use socket2::SockRef;
 
 /// A client, as far as it is known: to decide what it may do, and to name it in a log.
@@ -25,13 +26,15 @@ pub struct Peer {
 pub enum PeerAddress {
     /// TCP.
     Tcp(SocketAddr),
-    /// A process on this machine, at the other end of a Unix socket.
+    /// A process on this machine, at the other end of a Unix socket, as the server's name spaces
+    /// have it.
     Unix {
-        /// Its process id.
+        /// Its process id, 0 where it has none here.
         pid: i32,
-        /// Its user id.
+        /// Its user id. One that has none here has that of the system's `overflowuid`, usually
+        /// 65534.
         uid: u32,
-        /// Its group id.
+        /// Its group id, likewise by `overflowgid`.
         gid: u32,
     },
     /// A virtual machine, or the host of one.
@@ -68,10 +71,9 @@ impl PeerAddress {
         if let Some((cid, port)) = address.as_vsock_address() {
             return Self::Vsock { cid, port };
         }
-        match socket_peercred(socket) {
+        match getsockopt(&socket, PeerCredentials) {
             Ok(owner) if address.is_unix() => {
-                let (uid, gid) = (owner.uid.as_raw(), owner.gid.as_raw());
-                Self::Unix { pid: owner.pid.as_raw_nonzero().get(), uid, gid }
+                Self::Unix { pid: owner.pid(), uid: owner.uid(), gid: owner.gid() }
             }
             Ok(_) | Err(_) => Self::Unknown,
         }
@@ -82,6 +84,7 @@ impl fmt::Display for PeerAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => address.fmt(f),
+            Self::Unix { pid: 0, uid, .. } => write!(f, "a process of uid {uid}"),
             Self::Unix { pid, uid, .. } => write!(f, "process {pid} of uid {uid}"),
             Self::Vsock { cid, port } => write!(f, "vsock {cid}:{port}"),
             Self::Unknown => f.write_str("a client"),

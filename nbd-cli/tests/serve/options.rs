@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 
-use nbd_sim::peer::{run, tool};
+use nbd_sim::peer::{Server, run, tool};
 use nbd_sim::raw::{READ, request};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -345,4 +345,33 @@ fn exports_may_be_for_some() -> TestResult {
     let refused = run(tool("nbdinfo")?.args(["--size", &server.export_uri("theirs")]))?;
     assert!(!refused.status.success());
     Ok(())
+}
+
+/// Who comes from another name space of processes has no number there, and is still who it is.
+#[test]
+fn a_user_is_known_without_a_process_id() -> TestResult {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("exports.toml");
+    // Whoever runs the test is its root.
+    let toml = "[[export]]\nname = 'mine'\nmemory = '1M'\nusers = ['uid:0']\n";
+    fs::write(&config, toml).unwrap();
+    let config = config.display().to_string();
+    let unshare = ["--user", "--map-root-user", "--pid", "--fork", "--kill-child"];
+    let serve = [NBD, "serve", "--unix", "{socket}", "--config", &config];
+    let server = Server::command("unshare", &[&unshare[..], &serve].concat()).start()?;
+    assert_eq!(nbdinfo(&["--size", &server.export_uri("mine")]), "1048576");
+    Ok(())
+}
+
+/// A number that stands for everybody who has none would let everybody in.
+#[test]
+fn nobody_is_let_in_by_the_number_of_those_who_have_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("exports.toml");
+    for rule in ["uid:65534", "gid:65534"] {
+        let toml = format!("[[export]]\nname = 'x'\nmemory = '1M'\nusers = ['{rule}']\n");
+        fs::write(&config, toml).unwrap();
+        let (success, _, told) = ends(&["--single", "--config", &config.display().to_string()]);
+        assert!(!success && told.contains("has no number here"), "{told}");
+    }
 }
