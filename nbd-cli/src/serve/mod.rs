@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `mod` | the command |
+//! | `limits` | what clients can make it hold |
 //! | `sources` | what is served |
 //! | `listen` | where clients come in |
 //! | `tls` | what TLS takes |
@@ -12,6 +13,7 @@
 //! | `log` | standard error, which may be full or gone |
 
 mod captive;
+mod limits;
 mod listen;
 mod log;
 mod report;
@@ -27,11 +29,12 @@ use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Duration;
 
-use nbd_server::{Event, Limits, Server, ServerHandle};
+use nbd_server::{Event, Server, ServerHandle};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::failure::{Failure, Result};
 use captive::Captive;
+use limits::LimitArgs;
 use listen::ListenArgs;
 use log::Log;
 use report::{LastClient, LogFormat, Report};
@@ -51,9 +54,8 @@ pub(crate) struct Args {
     listen: ListenArgs,
     #[command(flatten)]
     tls: TlsArgs,
-    /// Most clients at a time that use an export
-    #[arg(long, value_name = "COUNT", default_value_t = 4096)]
-    max_connections: usize,
+    #[command(flatten)]
+    limits: LimitArgs,
     /// Look for the next request for so many microseconds awake before going to sleep: quicker
     /// with one request at a time, for a processor for each busy client
     #[arg(long, value_name = "MICROSECONDS", default_value_t = 0,
@@ -91,10 +93,8 @@ fn serve(args: Args) -> io::Result<ExitCode> {
     use_all_descriptors();
     let sources = Arc::new(args.source.open(&|warning| report.warn(warning))?);
     let last_client = Arc::new(LastClient::new(args.exit_with_last || args.listen.single));
-    let mut limits = Limits::default();
-    limits.max_connections = args.max_connections;
     let mut server = Server::with_exports(Arc::clone(&sources.exports))
-        .limits(limits)
+        .limits(args.limits.limits())
         .busy_poll(Duration::from_micros(args.busy_poll));
     let (telling, counting) = (Arc::clone(&report), Arc::clone(&last_client));
     server = server.on_event(move |event: &Event<'_>| {

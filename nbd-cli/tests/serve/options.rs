@@ -347,6 +347,28 @@ fn exports_may_be_for_some() -> TestResult {
     Ok(())
 }
 
+/// The longest request that is taken is a quarter of the memory there is, and clients are told.
+#[test]
+fn memory_may_be_less() -> TestResult {
+    let server = serve(&["--memory", "8M", "--max-memory", "4M"]).start()?;
+    let told = nbdinfo(&["--json", &server.uri()]);
+    assert!(told.contains("\"block_size_maximum\": 1048576,"), "{told}");
+    // Nothing but the server refuses it here.
+    let script = "h.set_strict_mode(0)\n\
+                  assert h.pread(1 << 20, 0) == bytes(1 << 20)\n\
+                  try: h.pread((1 << 20) + 1, 0)\n\
+                  except nbd.Error as e: print(e.errno)\n\
+                  assert h.pread(1 << 20, 1 << 20) == bytes(1 << 20)";
+    assert_eq!(nbdsh(&server.uri(), script)?, "EOVERFLOW");
+    for (size, why) in
+        [("255K", "it should be 256K at least"), ("much", "a size is a whole number")]
+    {
+        let (success, _, told) = ends(&["--memory", "1M", "--single", "--max-memory", size]);
+        assert!(!success && told.contains(why), "{told}");
+    }
+    Ok(())
+}
+
 /// Who comes from another name space of processes has no number there, and is still who it is.
 #[test]
 fn a_user_is_known_without_a_process_id() -> TestResult {
